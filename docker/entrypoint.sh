@@ -1,0 +1,6 @@
+#!/bin/sh
+# As process 1, stand behind an init that forwards signals and reaps orphans; `docker run --init` brings its own.
+if [ "$$" = 1 ] && command -v tini >/dev/null 2>&1; then
+    exec tini -g -- "$@"
+fi
+exec "$@"

@@ -1,0 +1,59 @@
+"""Build stage of the CUDA image: compile what Triton would compile with gcc at its first kernel.
+
+Triton has one C source, the binding to libcuda, and keeps the result in its cache under a hash of that source. Put
+there while the image is built (TRITON_CACHE_DIR), it is found at run time and no compiler is needed. The build machine
+has no NVIDIA driver, so the binding is linked against a stub of the driver's name and functions.
+"""
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+from triton.backends.nvidia import driver
+from triton.runtime import build
+from triton.runtime.cache import get_cache_manager
+
+SOURCE = Path(driver.dirname, "driver.c").read_text()
+
+
+def make_stub(folder: str) -> None:
+    functions = sorted(set(re.findall(r"\bcu[A-Z]\w+", SOURCE)))
+    code = "".join(f"int {name}(void) {{ return 0; }}\n" for name in functions)
+    argv = ["gcc", "-shared", "-Wl,-soname,libcuda.so.1", "-x", "c", "-", "-o", f"{folder}/libcuda.so.1"]
+    subprocess.run(argv, input=code, text=True, check=True)
+
+
+def compile_binding(folder: str) -> None:
+    c_file = Path(folder, "cuda_utils.c")
+    c_file.write_text(SOURCE)
+    libraries = [driver.libdevice_dir, folder]
+    built = build._build("cuda_utils", str(c_file), folder, libraries, driver.include_dirs, driver.libraries, [])
+    # The same key and name as triton.runtime.build.compile_module_from_src.
+    key = hashlib.sha256((SOURCE + build.platform_key()).encode()).hexdigest()
+    name = "cuda_utils" + sysconfig.get_config_var("EXT_SUFFIX")
+    get_cache_manager(key).put(Path(built).read_bytes(), name, binary=True)
+
+
+def load_without_compiler() -> None:
+    """Fails unless Triton itself takes the binding from its cache.
+
+    The PATH must be the run time's: Triton's key holds platform.architecture(), which asks `file` where there is one.
+    """
+    os.environ["CC"] = "/bin/false"
+    build.compile_module_from_src(SOURCE, "cuda_utils")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--check"]:
+        load_without_compiler()
+    else:
+        with tempfile.TemporaryDirectory() as scratch:
+            make_stub(scratch)
+            compile_binding(scratch)
+            check = [sys.executable, __file__, "--check"]
+            subprocess.run(check, env={**os.environ, "LD_LIBRARY_PATH": scratch}, check=True)
