@@ -1,0 +1,5 @@
+"""`python -m launcher` is `zlaunch`."""
+
+from launcher.cli import main
+
+main()

@@ -1,0 +1,118 @@
+"""What a failure was: causes by the log's text or the way a process ended, each with its advice."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+
+TYPE_CHECKING = False  # importing typing costs every host milliseconds
+if TYPE_CHECKING:
+    from typing import Iterable, List, Optional
+
+    from .files import Json
+
+
+class Cause:
+    def __init__(self, name: str, pattern: str, advice: str, retryable: bool = True) -> None:
+        self.name = name
+        self.pattern = pattern
+        """Regular expression over the last part of the rank's log; empty: never found by text."""
+        self.advice = advice
+        self.retryable = retryable
+
+
+CAUSES = (
+    Cause(
+        "out_of_memory",
+        r"OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|can't allocate memory|Cannot allocate memory"
+        r"|^MemoryError|std::bad_alloc",
+        "lower train.micro_batch_size or data.max_length, or set train.gradient_checkpointing or model.quantization",
+        retryable=False,
+    ),
+    Cause(
+        "disk_full",
+        r"No space left on device|Disk quota exceeded",
+        "free space on the file system of the run directory (and in /dev/shm and the temporary directory)",
+        retryable=False,
+    ),
+    Cause(
+        "port_taken",
+        r"EADDRINUSE|Address already in use|address already in use",
+        "another program holds the rendezvous port; start again (a new port is picked)",
+    ),
+    Cause(
+        "bad_configuration",
+        r"ModuleNotFoundError|unrecognized arguments|can't open file|ValidationError: ",
+        "correct the job; the message above names the place",
+        retryable=False,
+    ),
+    Cause("data", "", "correct the records named above", retryable=False),
+    Cause(
+        "nccl",
+        r"NCCL (?:error|WARN .*error)|nccl\w*Error|DistBackendError|Watchdog caught collective operation timeout"
+        r"|gloo.*(?:Connection (?:closed|reset)|timed out|timeout)|Connection (?:closed|reset) by peer",
+        "look at the other ranks first: a rank that died shows up as a broken connection on its peers; "
+        "else set env.NCCL_DEBUG=INFO and check the network interfaces",
+    ),
+    Cause(
+        "killed",
+        "",
+        "signal 9 without a request: the kernel's out-of-memory killer is likely (dmesg | grep -i oom); "
+        "lower the memory the job needs or ask for more",
+    ),
+    Cause("lost_host", "", "check the host; with max_restarts and elastic: true the run goes on without it"),
+    Cause("bug", "", "the last lines of the rank's log show where it failed"),
+)
+CAUSE = {cause.name: cause for cause in CAUSES}
+SECONDARY = {"lost_host": 1, "nccl": 2}
+"""Causes that are often the echo of another rank's failure: shown only if there is no better one, in this order."""
+
+
+def cause_of_text(text: str) -> str:
+    """The first class of the table whose pattern stands in the log, else `bug`."""
+    for cause in CAUSES:
+        if cause.pattern and re.search(cause.pattern, text, re.MULTILINE):
+            return cause.name
+    return "bug"
+
+
+def cause_of_exit(code: Optional[int], signum: Optional[int], text: str) -> str:
+    if signum == signal.SIGKILL:
+        return "killed"
+    if signum == signal.SIGBUS:
+        return "disk_full"  # a shared-memory file that could not grow (/dev/shm full) ends so
+    found = cause_of_text(text)
+    if found == "bug" and signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        return "killed"
+    return "bad_configuration" if found == "bug" and code == 2 else found
+
+
+def first_cause(failures: Iterable[Json]) -> Optional[Json]:
+    """The failure to show: the earliest known one that is not merely the echo of another."""
+    return min(failures, key=lambda failure: SECONDARY.get(failure["cause"], 0), default=None)
+
+
+def failure_of(
+    cause: str,
+    message: str,
+    *,
+    rank: Optional[int] = None,
+    node_rank: Optional[int] = None,
+    exit_code: Optional[int] = None,
+    signum: Optional[int] = None,
+    advice: Optional[List[str]] = None,
+    log_tail: Optional[List[str]] = None,
+    host: Optional[str] = None,
+) -> Json:
+    return {
+        "rank": rank,
+        "node_rank": node_rank,
+        "host": host or os.uname().nodename,
+        "exit_code": exit_code,
+        "signal": signum,
+        "cause": cause,
+        "message": message,
+        "advice": advice or [CAUSE.get(cause, CAUSE["bug"]).advice],
+        "log_tail": log_tail or [],
+    }

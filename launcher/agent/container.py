@@ -1,0 +1,171 @@
+"""A node whose ranks run in a container: the agent outside starts the engine and the agent inside."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import time
+
+from .causes import failure_of
+from .files import append_line, last_lines, read_json, remove, suppress, tail
+from .launch import EXIT_OF_STATE, OVERRIDES
+from .proc import descendants, kill_descendants, kill_quietly, reap_children, split_status
+from .signals import REQUEST_OF_SIGNAL, Signals
+
+TYPE_CHECKING = False  # importing typing costs every host milliseconds
+if TYPE_CHECKING:
+    from typing import Callable, Dict, Iterable, List, Mapping, Optional, Tuple
+
+    from .files import File, Json
+    from .launch import Names
+    from .records import Recorder
+
+ENGINE_ENDS = {
+    "docker": (("stop", "-t", "5"), ("rm", "--force")),
+    "podman": (("stop", "-t", "5"), ("rm", "--force")),
+}
+"""How a container is ended by its exact name. Engines without a daemon run it below us: their tree ends as ours."""
+
+
+def gpus_of_host(environ: Mapping[str, str]) -> List[str]:
+    """The GPUs given to this node's part of the run, as the whole host numbers them; empty: nothing says which.
+
+    Slurm's own variables come first: with ConstrainDevices its CUDA_VISIBLE_DEVICES counts from 0 within the job
+    (slurm.schedmd.com/gres.html), and means other GPUs to a container engine's daemon outside of it.
+    """
+    for name in ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "CUDA_VISIBLE_DEVICES"):
+        found = [word.strip() for word in environ.get(name, "").split(",") if word.strip()]
+        if found:
+            return found
+    return []
+
+
+def place_container(container: Json, run_dir: File, node_rank: int) -> Json:
+    """The container of this node: the plan's, with what only this host knows filled in (launcher/container.py)."""
+    gpus = gpus_of_host(os.environ)
+    values: Dict[str, Callable[[str], Iterable[str]]] = {
+        "gpus": lambda _: [",".join(gpus)] if gpus else [],
+        "each_gpu": lambda _: gpus,
+        "all_gpus": lambda _: [] if gpus else ["all"],
+        "path": lambda path: [path] if os.path.exists(path) else [],
+        "variable": lambda name: [os.environ[name]] if name in os.environ else [],
+        "rootless": lambda _: [str(os.getuid())] if os.getuid() else [],
+        # Inputs that lie elsewhere on this host: what a link says must be there inside as well.
+        "links": lambda folder: links_of(os.path.join(run_dir, folder)),
+    }
+    extra: List[str] = []
+    for kind, subject, words in container.get("when", ()):
+        extra += [word.replace("{value}", value) for value in values[kind](subject) for word in words]
+    known = {
+        "{run_dir}": str(run_dir), "{node_rank}": str(node_rank), "{uid}": str(os.getuid()), "{gid}": str(os.getgid()),
+    }  # fmt: skip
+
+    def fill(word: str) -> str:
+        return re.sub(r"\{(?:run_dir|node_rank|uid|gid)\}", lambda match: known[match.group()], word)
+
+    argv = [filled for word in container["argv"] for filled in (extra if word == "{when}" else [fill(word)])]
+    return {**container, "name": fill(container["name"]), "argv": argv}
+
+
+def links_of(folder: str) -> List[str]:
+    """What the links two levels below a folder say."""
+    from glob import escape, glob
+
+    return [os.readlink(path) for path in sorted(glob(escape(folder) + "/*/*")) if os.path.islink(path)]
+
+
+def end_container(container: Json, recorder: Recorder, steps: slice = slice(None)) -> None:
+    for words in ENGINE_ENDS.get(container["engine"], ())[steps]:
+        argv = [container["engine"], *words, container["name"]]
+        try:
+            done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=30)
+            recorder.log("%s: %s" % (" ".join(argv), done.returncode))
+        except (OSError, subprocess.SubprocessError) as error:
+            recorder.log("%s: %s" % (" ".join(argv), error))
+
+
+class ContainerAgent:
+    """The agent outside: starts the engine, which starts the agent inside; forwards signals, mirrors the record."""
+
+    def __init__(self, launch: Json, names: Names, node_rank: int, secrets: Dict[str, str], recorder: Recorder) -> None:
+        self.launch, self.names, self.node_rank, self.recorder = launch, names, node_rank, recorder
+        self.secrets = secrets
+        self.container: Json = launch["container"]
+        self.signals = Signals()
+        self.deadline: Optional[float] = None
+
+    def _start(self) -> int:
+        run_dir = str(self.container.get("run_dir") or self.names.root)
+        program = [self.container.get("python", "python3"), "-S", run_dir + "/code/agent", "--run-dir", run_dir]
+        argv = [*self.container["argv"], *program, "--node-rank", str(self.node_rank), "--inside", "--secrets-stdin"]
+        for stale in (self.names.signals, self.names.inside_record):
+            remove(stale)
+        with open(self.names.log, "ab") as output:
+            child = subprocess.Popen(
+                argv, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True, cwd=self.names.root
+            )
+        child.returncode = 0
+        told = {"secrets": self.secrets, "environ": {name: str(self.launch[key]) for name, key, _ in OVERRIDES}}
+        assert child.stdin is not None
+        with suppress(BrokenPipeError), child.stdin as pipe:
+            pipe.write(json.dumps(told).encode())
+        return child.pid
+
+    def run(self) -> Tuple[str, Optional[Json]]:
+        end_container(self.container, self.recorder, slice(-1, None))  # what an earlier attempt of this run left
+        try:
+            engine = self._start()
+        except OSError as error:
+            message = "cannot start %s: %s" % (self.container["argv"][:1], error)
+            return "FAILED", failure_of("bad_configuration", message, node_rank=self.node_rank)
+        status = self._wait(engine)
+        end_container(self.container, self.recorder)
+        kill_descendants()
+        return self._verdict(status)
+
+    def _wait(self, engine: int) -> int:
+        while True:
+            select.select([self.signals.reader], [], [], 0.5)
+            for number in self.signals.read():
+                self._forward(number)
+            for pid, status in reap_children():
+                if pid == engine:
+                    return status
+            inside = read_json(self.names.inside_record)
+            if inside and inside.get("run_id") == self.launch["run_id"]:
+                self.recorder.content.update(ranks=inside["ranks"], restarts=inside["restarts"])
+            self.recorder.tick(time.monotonic())
+            if self.deadline is not None and time.monotonic() >= self.deadline:
+                self.deadline = time.monotonic() + 15
+                end_container(self.container, self.recorder)
+                for pid in descendants(os.getpid()) if self.container["engine"] not in ENGINE_ENDS else ():
+                    kill_quietly(pid, signal.SIGKILL)
+
+    def _forward(self, number: int) -> None:
+        request = REQUEST_OF_SIGNAL.get(signal.Signals(number))
+        if request is None:
+            return
+        append_line(self.names.signals, str(int(number)))
+        if request == "stop" and self.deadline is None:
+            wait = self.launch["stop_deadline"] if self.launch["cooperative"] else 0.0
+            self.deadline = time.monotonic() + wait + self.launch["kill_after"] + 2
+
+    def _verdict(self, status: int) -> Tuple[str, Optional[Json]]:
+        inside = read_json(self.names.inside_record) or {}
+        self.recorder.content.update(ranks=inside.get("ranks", []), restarts=inside.get("restarts", 0))
+        if inside.get("state") in EXIT_OF_STATE:
+            return inside["state"], inside["failure"]
+        if self.deadline is not None:
+            return "CANCELLED", None
+        code, signum = split_status(status)
+        lines = last_lines(tail(self.names.log))
+        message = "the container ended (code %s, signal %s) before its agent wrote a record" % (code, signum)
+        said = [line for line in lines if not re.match(r"\d{4}-\d\d-\d\d ", line) and "--help" not in line]
+        message += ": " + said[-1] if said else ""
+        return "FAILED", failure_of(
+            "bad_configuration", message, node_rank=self.node_rank, exit_code=code, signum=signum, log_tail=lines
+        )

@@ -1,0 +1,201 @@
+"""The decisions of a run, taken on node 0: when an attempt starts, when it is over, whether there is another one."""
+
+from __future__ import annotations
+
+import signal
+
+from .batch import BatchError, resize_run
+from .causes import CAUSE, failure_of, first_cause
+from .launch import eof_grace, table_without, world_size_of
+
+TYPE_CHECKING = False  # importing typing costs every host milliseconds
+if TYPE_CHECKING:
+    from typing import Callable, Dict, List, Optional
+
+    from .files import File, Json
+
+
+class Member:
+    """What the hub knows of one node."""
+
+    def __init__(self, node: Json) -> None:
+        self.node = node
+        self.present = False
+        self.lost = False
+        self.outcome: Optional[str] = None
+        self.due: Optional[float] = None
+        """The node counts as lost at this time unless it is heard of."""
+        self.why = ""
+
+
+class Coordinator:
+    """The decisions of a run: pure but for the clock handed in. Commands go out through `send(node_rank, command)`.
+
+    Commands: {"do": "start", "attempt", "table"} · {"do": "stop"} · {"do": "force"} · {"do": "end"} (terminate the
+    ranks) · {"do": "finish", "state", "failure"}.
+    Reports come in by the methods below. Phases: waiting, running, ending (someone failed), finished.
+    """
+
+    def __init__(self, launch: Json, send: Callable[[int, Json], None], emit: Callable[..., None], root: File) -> None:
+        self.launch, self.send, self.emit, self.root = launch, send, emit, root
+        self.members = {int(node["node_rank"]): Member(node) for node in launch["nodes"]}
+        self.phase = "waiting"
+        self.attempt = 0
+        self.stopping = False
+        self.failures: List[Json] = []
+        self.start_by: Optional[float] = None
+        self.verdict: Optional[Json] = None
+
+    def begin(self, now: float) -> None:
+        self.start_by = now + self.launch["start_timeout"]
+
+    @property
+    def active(self) -> Dict[int, Member]:
+        return {rank: member for rank, member in self.members.items() if not member.lost}
+
+    def _broadcast(self, command: Json) -> None:
+        for rank in self.active:
+            self.send(rank, command)
+
+    # reports
+
+    def arrived(self, node_rank: int) -> None:
+        self.members[node_rank].present = True
+        if self.phase == "waiting" and all(member.present for member in self.members.values()):
+            self._start()
+
+    def returned(self, node_rank: int) -> None:
+        """Tell a node that (re)connected what it may have missed; members know what they have done already."""
+        if self.phase in ("running", "ending"):
+            self.send(node_rank, {"do": "start", "attempt": self.attempt, "table": self._table()})
+        if self.phase == "ending":
+            self.send(node_rank, {"do": "end", "attempt": self.attempt})
+        if self.phase == "finished" and self.verdict is not None:
+            self.send(node_rank, self.verdict)
+        elif self.stopping:
+            self.send(node_rank, {"do": "stop"})
+
+    def heard(self, node_rank: int, now: float) -> None:
+        if node_rank != 0:
+            self.members[node_rank].due = now + self.launch["heartbeat_timeout"]
+            self.members[node_rank].why = "no sign of life for %g s" % self.launch["heartbeat_timeout"]
+
+    def disconnected(self, node_rank: int, now: float) -> None:
+        member = self.members[node_rank]
+        grace = now + eof_grace(self.launch)
+        member.due = min(member.due or grace, grace)
+        member.why = "its agent was killed, or the host was restarted"
+
+    def failing(self, node_rank: int, attempt: int, failure: Json) -> None:
+        if attempt != self.attempt or self.phase not in ("running", "ending"):
+            return
+        self.failures.append(failure)
+        self._end_attempt()
+
+    def reported(self, node_rank: int, attempt: int, outcome: str) -> None:
+        if attempt != self.attempt or self.phase not in ("running", "ending"):
+            return
+        self.members[node_rank].outcome = outcome
+        self._decide()
+
+    def request(self, what: str) -> None:
+        """stop, force (a second stop) or checkpoint, asked for on any node."""
+        if what == "checkpoint":
+            self.send(0, {"do": "checkpoint"})  # one file is enough: the ranks agree by a collective
+            return
+        self.stopping = True
+        if self.phase == "waiting":
+            self._finish("CANCELLED", None)
+        else:
+            self._broadcast({"do": what})
+
+    def tick(self, now: float) -> None:
+        if self.phase == "waiting" and self.start_by is not None and now >= self.start_by:
+            absent = [member.node for member in self.members.values() if not member.present]
+            hosts = ", ".join("node %s (%s)" % (node["node_rank"], node["host"]) for node in absent)
+            message = "%s did not come within %g s" % (hosts, self.launch["start_timeout"])
+            self._finish("FAILED", failure_of("lost_host", message, host=str(absent[0]["host"]) if absent else None))
+        for rank, member in self.active.items():
+            if member.due is not None and now >= member.due and self.phase != "finished":
+                self._lose(rank, member)
+
+    # decisions
+
+    def _start(self) -> None:
+        self.phase = "running"
+        self.failures = []
+        for member in self.members.values():
+            member.outcome = None
+        self._broadcast({"do": "start", "attempt": self.attempt, "table": self._table()})
+
+    def _table(self) -> List[Json]:
+        return table_without(self.launch["nodes"], set(self.members) - set(self.active))
+
+    def _lose(self, rank: int, member: Member) -> None:
+        member.lost = True
+        host = str(member.node["host"])
+        message = "node %d (%s) is lost: %s" % (rank, host, member.why)
+        self.emit("node_lost", lost=rank, host=host, reason=member.why)
+        failure = failure_of("lost_host", message, node_rank=rank, host=host)
+        if self.phase == "waiting":
+            self._finish("FAILED", failure)
+            return
+        self.failures.append(failure)
+        self._end_attempt()
+        self._decide()
+
+    def _end_attempt(self) -> None:
+        if self.phase == "running":
+            self.phase = "ending"
+            self._broadcast({"do": "end", "attempt": self.attempt})
+
+    def _decide(self) -> None:
+        outcomes = [member.outcome for member in self.active.values()]
+        if self.phase == "finished" or None in outcomes:
+            return
+        failure = first_cause(self.failures)
+        if failure is None or (self.stopping and failure["signal"] in (signal.SIGTERM, signal.SIGINT)):
+            self._finish(state_of_outcomes(outcomes), None)
+            return
+        refusal = self._no_restart(failure)
+        if refusal is None:
+            self._restart(failure)
+        else:
+            if refusal:
+                failure = {**failure, "message": "%s; %s" % (failure["message"], refusal)}
+            self._finish("FAILED", failure)
+
+    def _no_restart(self, failure: Json) -> Optional[str]:
+        """None: try again. Else why not; empty if nobody asked for restarts."""
+        if self.launch["max_restarts"] < 1 or self.stopping:
+            return ""
+        if not CAUSE.get(failure["cause"], CAUSE["bug"]).retryable:
+            return "not restarted: %s would fail again" % failure["cause"]
+        if self.attempt >= self.launch["max_restarts"]:
+            return "all %d restarts are used" % self.launch["max_restarts"]
+        if len(self.active) == len(self.members):
+            return None
+        if not self.launch["elastic"]:
+            return "not restarted: a node is gone for good and `elastic` is off"
+        try:
+            resize_run(self.root, world_size_of(self._table()), write=False)
+        except BatchError as error:
+            return "not restarted on the nodes that are left: %s" % error
+        return None
+
+    def _restart(self, failure: Json) -> None:
+        self.attempt += 1
+        self.emit("restart", count=self.attempt, reason=failure["message"], cause=failure["cause"])
+        self._start()
+
+    def _finish(self, state: str, failure: Optional[Json]) -> None:
+        self.phase = "finished"
+        self.verdict = {"do": "finish", "state": state, "failure": failure}
+        self._broadcast(self.verdict)
+
+
+def state_of_outcomes(outcomes: List[Optional[str]]) -> str:
+    """How a run without a failure ended: one saved checkpoint makes it STOPPED, one cancelled node CANCELLED."""
+    if "stopped" in outcomes:
+        return "STOPPED"
+    return "CANCELLED" if "cancelled" in outcomes else "SUCCEEDED"

@@ -1,0 +1,86 @@
+"""Small files, read and written so that a reader never sees a part, a torn line or an exception."""
+
+from __future__ import annotations
+
+import json
+import os
+
+TYPE_CHECKING = False  # importing typing costs every host milliseconds
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any, Dict, List, Optional, Type, Union
+
+    Json = Dict[str, Any]
+    File = Union[str, "os.PathLike[str]"]
+
+LOG_TAIL_LINES = 20
+LOG_TAIL_BYTES = 64 * 1024
+
+
+class suppress:
+    def __init__(self, *kinds: Type[BaseException]) -> None:
+        self.kinds = kinds
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> bool:
+        return kind is not None and issubclass(kind, self.kinds)
+
+
+def remove(path: File) -> None:
+    """Delete a file that may be gone already."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def write_atomic(path: File, text: str) -> None:
+    """Replace `path` by `text`: readers see the old or the new file, never a part. Raises OSError."""
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, ".%s.%d.tmp" % (name, os.getpid()))
+    try:
+        with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def read_json(path: File) -> Optional[Json]:
+    """The object in `path`; None if the file is absent, unreadable or no JSON object."""
+    try:
+        with open(path, "rb") as file:
+            value = json.loads(file.read().decode("utf-8", "replace"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def append_line(path: File, text: str) -> None:
+    """One line in one write(2) on an O_APPEND descriptor, so that lines of several writers never mix."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(fd, (text + "\n").encode("utf-8", "replace"))
+    finally:
+        os.close(fd)
+
+
+def tail(path: File, start: int = 0) -> str:
+    """The last LOG_TAIL_BYTES of a log from byte `start` on, as text whatever the bytes are."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(start, size - LOG_TAIL_BYTES))
+            return file.read(LOG_TAIL_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def last_lines(text: str, count: int = LOG_TAIL_LINES) -> List[str]:
+    """The last `count` non-empty lines; of a line that a progress bar rewrote, what was visible at the end."""
+    lines = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n")]
+    return [line for line in lines if line.strip()][-count:]

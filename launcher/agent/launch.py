@@ -1,0 +1,158 @@
+"""What a run is made of: the names of its files, plan.json["launch"], the rank table and the ranks' environment."""
+
+from __future__ import annotations
+
+import os
+
+from .files import read_json
+
+TYPE_CHECKING = False  # importing typing costs every host milliseconds
+if TYPE_CHECKING:
+    from typing import Dict, List, Set
+
+    from .files import File, Json
+
+EXIT_STOPPED = 75
+EXIT_OF_STATE = {"SUCCEEDED": 0, "FAILED": 1, "STOPPED": EXIT_STOPPED, "CANCELLED": 130}
+HEARTBEAT_EVERY = 5.0
+"""Seconds between two refreshes of the node's record, and between two heartbeats on the control channel."""
+EOF_GRACE = 5.0
+"""Seconds in which an agent whose connection closed may come back. A closed connection means that its host's kernel
+is alive, so a living agent reconnects at once; only a silent connection needs the whole heartbeat time-out."""
+
+
+class Names:
+    """The files of a run directory that the agent of one node touches."""
+
+    def __init__(self, run_dir: File, node_rank: int, inside: bool = False) -> None:
+        self.root = os.fspath(run_dir)
+        self.plan = self._below("plan.json")
+        self.events = self._below("events.jsonl")
+        self.nodes = self._below("nodes")
+        self.inside_record = os.path.join(self.nodes, "inside-%d.json" % node_rank)
+        self.record = self.inside_record if inside else os.path.join(self.nodes, "node-%d.json" % node_rank)
+        self.control = self._below("control")
+        self.stop = os.path.join(self.control, "stop")
+        self.checkpoint = os.path.join(self.control, "checkpoint")
+        self.signals = os.path.join(self.control, "signals-%d" % node_rank)
+        self.logs = self._below("logs", "node-%d" % node_rank)
+        self.log = os.path.join(self.logs, "agent-inside.log" if inside else "agent.log")
+        self.errors = self._below("errors")
+
+    def _below(self, *names: str) -> str:
+        return os.path.join(self.root, *names)
+
+    def rank_log(self, rank: int) -> str:
+        return os.path.join(self.logs, "rank-%d.log" % rank)
+
+    def rank_error(self, rank: int) -> str:
+        return os.path.join(self.errors, "rank-%d.json" % rank)
+
+    def make(self) -> None:
+        for folder in (self.nodes, self.control, self.logs, self.errors):
+            os.makedirs(folder, exist_ok=True)
+
+
+DEFAULTS: Json = {
+    "backend": "local",
+    "device": "cpu",
+    "master_addr": "127.0.0.1",
+    "cwd": None,
+    "env": {},
+    "cooperative": True,
+    "stop_deadline": 25.0,
+    "kill_after": 5.0,
+    "heartbeat_timeout": 60.0,
+    "start_timeout": 300.0,
+    "max_restarts": 0,
+    "elastic": False,
+    "container": None,
+    "token": "",
+}
+OVERRIDES = (
+    ("ZLAUNCH_MASTER_ADDR", "master_addr", str),
+    ("ZLAUNCH_MASTER_PORT", "master_port", int),
+    ("ZLAUNCH_CONTROL_PORT", "control_port", int),
+    ("ZLAUNCH_TOKEN", "token", str),
+)
+
+
+class StartError(Exception):
+    """The agent cannot start; the text says why."""
+
+
+def load_launch(plan: str, environ: Dict[str, str]) -> Json:
+    """plan.json["launch"] with defaults and the target's own addresses. Raises StartError."""
+    content = read_json(plan)
+    if content is None or not isinstance(content.get("launch"), dict):
+        raise StartError("%s is missing or holds no object `launch`" % plan)
+    launch: Json = {**DEFAULTS, **content["launch"]}
+    for name, key, convert in OVERRIDES:
+        if environ.get(name):
+            launch[key] = convert(environ[name])
+    launch.setdefault("control_port", int(launch["master_port"]) + 1)
+    return launch
+
+
+def port_of_attempt(launch: Json, attempt: int) -> int:
+    """A rendezvous port of its own for each attempt (the last one's may linger), never the control port."""
+    first, control = int(launch["master_port"]), int(launch["control_port"])
+    port = first + attempt
+    return port + 1 if first < control <= port else port
+
+
+def table_without(nodes: List[Json], lost: Set[int]) -> List[Json]:
+    """The rank table of the nodes that are left, ranks numbered anew in the old order."""
+    table, first = [], 0
+    for node in nodes:
+        if node["node_rank"] not in lost:
+            table.append({**node, "first_rank": first})
+            first += int(node["procs"])
+    return table
+
+
+def world_size_of(table: List[Json]) -> int:
+    return sum(int(node["procs"]) for node in table)
+
+
+def rank_environment(launch: Json, table: List[Json], node_rank: int, local_rank: int, attempt: int) -> Dict[str, str]:
+    """What torchrun would set for this rank, under static rendezvous."""
+    index = next(i for i, node in enumerate(table) if node["node_rank"] == node_rank)
+    node = table[index]
+    procs = int(node["procs"])
+    return {
+        "RANK": str(int(node["first_rank"]) + local_rank),
+        "LOCAL_RANK": str(local_rank),
+        "WORLD_SIZE": str(world_size_of(table)),
+        "LOCAL_WORLD_SIZE": str(procs),
+        "GROUP_RANK": str(index),
+        "NODE_RANK": str(index),
+        "GROUP_WORLD_SIZE": str(len(table)),
+        "MASTER_ADDR": str(launch["master_addr"]),
+        "MASTER_PORT": str(port_of_attempt(launch, attempt)),
+        "ZLAUNCH_RUN_ID": str(launch["run_id"]),
+        "ZLAUNCH_NODE_RANK": str(node_rank),
+        "ZLAUNCH_RESTART_COUNT": str(attempt),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def base_environment(launch: Json, names: Names, procs: int, secrets: Dict[str, str]) -> Dict[str, str]:
+    """The environment that all ranks of this node share. Secrets are here and nowhere else."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("TORCHELASTIC_")}
+    environ.pop("ZLAUNCH_TOKEN", None)
+    environ.update({name: str(value) for name, value in launch["env"].items()})
+    environ.update(secrets)
+    environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // max(1, procs))))
+    path = [os.path.join(names.root, "code"), environ.get("PYTHONPATH", "")]
+    environ["PYTHONPATH"] = os.pathsep.join(part for part in path if part)
+    environ["ZLAUNCH_RUN_DIR"] = names.root
+    return environ
+
+
+def eof_grace(launch: Json) -> float:
+    return min(EOF_GRACE, float(launch["heartbeat_timeout"]))
+
+
+def beat_of(launch: Json) -> float:
+    return min(HEARTBEAT_EVERY, float(launch["heartbeat_timeout"]) / 4)

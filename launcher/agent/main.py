@@ -1,0 +1,252 @@
+"""The start of an agent: what may refuse it, how it detaches, and its two processes."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import sys
+import time
+
+from .causes import failure_of
+from .files import read_json, suppress
+from .launch import EXIT_OF_STATE, Names, StartError, load_launch
+from .light import prctl, socket
+from .proc import PR_SET_CHILD_SUBREAPER, die_with_parent, kill_descendants, start_time_of
+from .records import Recorder
+from .signals import SIGNALS
+from .warden import guard
+
+TYPE_CHECKING = False  # importing typing costs every host milliseconds
+if TYPE_CHECKING:
+    from typing import Dict, List, Optional, Tuple, Type, Union
+
+    from .container import ContainerAgent
+    from .files import Json
+    from .node import Agent
+
+
+def claim(launch: Json, names: Names, node_rank: int, inside: bool) -> socket.socket:
+    """Be the only agent of this run and node on this host. Raises StartError.
+
+    An abstract socket name is atomic, needs no file system and vanishes with its holders (agent and warden).
+    """
+    place = os.stat(names.root)
+    name = "\0zlaunch/%s/%d/%d.%d%s" % (
+        str(launch["run_id"])[:60], node_rank, place.st_dev, place.st_ino, "/in" if inside else "",
+    )  # fmt: skip
+    lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        lock.bind(name)
+    except OSError as error:
+        lock.close()
+        raise StartError(
+            "an agent of run %s, node %d is running here already" % (launch["run_id"], node_rank)
+        ) from error
+    record = read_json(names.record)
+    if record is not None and record.get("state") == "RUNNING" and runs_elsewhere(launch, record):
+        lock.close()
+        raise StartError("node %d of run %s is running on %s" % (node_rank, launch["run_id"], record["host"]))
+    return lock
+
+
+def runs_elsewhere(launch: Json, record: Json) -> bool:
+    """Another host's fresh heartbeat on a shared file system. Slurm itself sees to it that a node runs once."""
+    fresh = time.time() - float(record["heartbeat"]) < float(launch["heartbeat_timeout"])
+    return bool(fresh and record["host"] != os.uname().nodename and launch["backend"] != "slurm")
+
+
+def read_secrets(options: Options) -> Tuple[Dict[str, str], Dict[str, str]]:
+    """(secrets, environment overrides). A secrets file is deleted once read. Raises StartError."""
+    try:
+        if options.secrets_stdin:
+            content = json.loads(sys.stdin.buffer.read().decode() or "{}")
+        elif options.secrets_file:
+            with open(options.secrets_file, "rb") as file:
+                content = json.loads(file.read().decode())
+            os.unlink(options.secrets_file)
+        else:
+            content = {}
+    except (OSError, ValueError) as error:
+        raise StartError("cannot read the secrets: %s" % type(error).__name__) from None  # the text may show one
+    if options.inside:
+        return content.get("secrets", {}), content.get("environ", {})
+    return content, {}
+
+
+def supervise(launch: Json, names: Names, node_rank: int, secrets: Dict[str, str], warden: int, ready: int) -> int:
+    """The agent's life, in the warden's child. Returns the exit status."""
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    die_with_parent(signal.SIGTERM, warden)
+    recorder = Recorder(names, launch, node_rank)
+    recorder.content["warden"] = {"pid": warden, "start_time": start_time_of(warden)}
+    recorder.save()
+    recorder.event("agent_started", host=recorder.content["host"], pid=os.getpid())
+    state = "FAILED"
+    failure: Optional[Json] = None
+    try:
+        agent = kind_of(launch)(launch, names, node_rank, secrets, recorder)
+        gc.enable()
+        tell(ready, "ok")
+        state, failure = agent.run()
+    except StartError as error:
+        failure = failure_of("port_taken", str(error), node_rank=node_rank)
+    except Exception as error:  # ours to repair; the ranks must not outlive it
+        import traceback
+
+        recorder.log(traceback.format_exc())
+        failure = failure_of("bug", "the agent failed: %r (see agent.log)" % error, node_rank=node_rank)
+    kill_descendants()
+    code = EXIT_OF_STATE[state]
+    recorder.save(state=state, failure=failure, ended=time.time(), exit_code=code)
+    recorder.event("end", state=state, **({"reason": failure["message"]} if failure else {}))
+    return code
+
+
+def kind_of(launch: Json) -> Union[Type[Agent], Type[ContainerAgent]]:
+    """The loop of this node: around the ranks, or around a container with another agent in it."""
+    if launch["container"] and not launch["inside"]:
+        from .container import ContainerAgent
+
+        return ContainerAgent
+    from .node import Agent
+
+    return Agent
+
+
+def tell(pipe: int, text: str) -> None:
+    """The first word of a detached agent to the one who waits for it to start."""
+    if pipe >= 0:
+        with suppress(OSError):
+            os.write(pipe, text.encode())
+            os.close(pipe)
+
+
+def detach() -> int:
+    """Go on in a session of our own; the original process waits for the word that all is well. Returns its pipe."""
+    reader, writer = os.pipe()
+    if os.fork():
+        os.close(writer)
+        word = os.read(reader, 65536).decode()
+        if word != "ok":
+            sys.stderr.write((word or "the agent ended before it could start") + "\n")
+        sys.stderr.flush()
+        os._exit(0 if word == "ok" else 1)
+    os.close(reader)
+    os.setsid()
+    return writer
+
+
+def redirect(log: str) -> None:
+    """Standard streams of a detached agent: nothing in, its log out, so that no terminal or pipe is held."""
+    with open(os.devnull, "rb") as nothing, open(log, "ab") as output:
+        os.dup2(nothing.fileno(), 0)
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+
+
+class Options:
+    """The command line of an agent, read without argparse: one run starts many agents, and each import adds up."""
+
+    def __init__(self) -> None:
+        self.run_dir = ""
+        self.node_rank = -1
+        self.secrets_stdin = False
+        """A JSON object {NAME: value} on standard input."""
+        self.secrets_file = ""
+        """The same in a file, which is deleted once read."""
+        self.detach = False
+        """Return as soon as the agent is recorded."""
+        self.inside = False
+        """This is the agent in a container; another one is outside."""
+
+
+USAGE = "usage: agent --run-dir DIR --node-rank N [--secrets-stdin | --secrets-file FILE] [--detach]"
+
+
+def parse(argv: List[str]) -> Options:
+    """Raises StartError."""
+    options, words = Options(), list(argv)
+    while words:
+        word, equals, value = words.pop(0).partition("=")
+        name = word[2:].replace("-", "_")
+        if not word.startswith("--") or name not in vars(options):
+            raise StartError("%s is no option; %s" % (word, USAGE))
+        if isinstance(getattr(options, name), bool):
+            setattr(options, name, True)
+            continue
+        if not equals and not words:
+            raise StartError("%s needs a value; %s" % (word, USAGE))
+        value = value if equals else words.pop(0)
+        setattr(options, name, int(value) if value.isdigit() and name == "node_rank" else value)
+    if not options.run_dir or not isinstance(options.node_rank, int) or options.node_rank < 0:
+        raise StartError(USAGE)
+    return options
+
+
+def prepare(options: Options) -> Tuple[Json, Names, Dict[str, str], socket.socket]:
+    """Everything that can be refused before a process is started. Raises StartError."""
+    names = Names(os.path.abspath(options.run_dir), options.node_rank, options.inside)
+    secrets, environ = read_secrets(options)
+    launch = load_launch(names.plan, {**os.environ, **environ})
+    launch["inside"] = options.inside
+    if launch["container"]:
+        if not options.inside:  # the engine hears the job's variables, too: DOCKER_HOST, APPTAINER_CACHEDIR
+            os.environ.update(launch["env"])
+            os.environ.setdefault("USER", str(os.getuid()))  # ch-run refuses to start without
+        from .container import place_container
+
+        launch["container"] = place_container(launch["container"], names.root, options.node_rank)
+    if options.node_rank not in [node["node_rank"] for node in launch["nodes"]]:
+        raise StartError("the plan has no node %d" % options.node_rank)
+    if len(launch["nodes"]) > 1 and not launch["token"]:
+        raise StartError("a run on several nodes needs launch.token in plan.json or ZLAUNCH_TOKEN")
+    try:
+        names.make()
+    except OSError as error:
+        raise StartError("cannot write into the run directory: %s" % error) from error
+    return launch, names, secrets, claim(launch, names, options.node_rank, options.inside)
+
+
+def main(argv: List[str]) -> int:
+    try:
+        options = parse(argv)
+    except StartError as error:
+        sys.stderr.write("agent: %s\n" % error)
+        return 2
+    ready = detach() if options.detach else -1
+    try:
+        launch, names, secrets, lock = prepare(options)
+    except StartError as error:
+        tell(ready, "agent: %s" % error)
+        if ready < 0:
+            sys.stderr.write("agent: %s\n" % error)
+        return 1
+    if options.detach:
+        redirect(names.log)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    warden, agent = os.getpid(), os.fork()
+    if agent == 0:
+        return in_child(launch, names, options.node_rank, secrets, warden, ready)
+    with suppress(OSError):
+        os.close(ready)
+    secrets.clear()
+    start_time = start_time_of(agent)
+    code = guard(launch, names, agent, start_time)
+    lock.close()
+    return code
+
+
+def in_child(launch: Json, names: Names, node_rank: int, secrets: Dict[str, str], warden: int, ready: int) -> int:
+    """The agent after the fork: leave by _exit, or the warden's own stack would unwind a second time."""
+    code = 1
+    try:
+        code = supervise(launch, names, node_rank, secrets, warden, ready)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,260 @@
+"""The agent of one node: its loop, its part in the run, the requests that it passes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import time
+
+from .batch import BatchError, resize_run
+from .causes import cause_of_text, failure_of
+from .files import remove, suppress, write_atomic
+from .launch import StartError, beat_of, world_size_of
+from .proc import reap_children
+from .ranks import Ranks
+from .signals import REQUEST_OF_SIGNAL, SAME_SIGNAL, Signals
+
+TYPE_CHECKING = False  # importing typing costs every host milliseconds
+if TYPE_CHECKING:
+    from typing import Dict, List, Optional, Tuple
+
+    from .coordinator import Coordinator
+    from .files import Json
+    from .hub import Hub
+    from .launch import Names
+    from .link import Link
+    from .records import Recorder
+
+
+class Agent:
+    """The loop of one node."""
+
+    def __init__(self, launch: Json, names: Names, node_rank: int, secrets: Dict[str, str], recorder: Recorder) -> None:
+        self.launch, self.names, self.node_rank, self.recorder = launch, names, node_rank, recorder
+        self.loop = selectors.DefaultSelector()
+        self.signals = Signals()
+        self.loop.register(self.signals.reader, selectors.EVENT_READ, lambda _: None)
+        self.ranks = Ranks(launch, names, node_rank, secrets, recorder.event)
+        self.coordinator: Optional[Coordinator] = None
+        self.hub: Optional[Hub] = None
+        self.link: Optional[Link] = None
+        self.running = False
+        self.told_failures = 0
+        self.stop_seen_at: Optional[float] = None
+        self.forwarded = 0
+        self.reads_signals = bool(launch.get("inside") or (launch["backend"] == "slurm" and node_rank == 0))
+        self.verdict: Optional[Tuple[str, Optional[Json]]] = None
+        self.commands: List[Json] = []
+
+    # set-up
+
+    def join(self) -> None:
+        """Take part in the run: as hub, as a member, or alone. Raises StartError."""
+        if self.node_rank != 0:
+            from .link import Link
+
+            self.link = Link(self.launch, self.node_rank, self.loop, self.commands.append)
+            return
+        from .coordinator import Coordinator
+
+        self.coordinator = Coordinator(self.launch, self._send, self.recorder.event, self.names.root)
+        self.coordinator.begin(time.monotonic())
+        if len(self.launch["nodes"]) > 1:
+            from .hub import Hub
+
+            try:
+                self.hub = Hub(self.launch, self.loop, self.coordinator)
+            except OSError as error:
+                where = "%s:%s" % (self.launch["master_addr"], self.launch["control_port"])
+                raise StartError("cannot open the control port %s: %s" % (where, error)) from error
+        self.coordinator.arrived(0)
+
+    def _send(self, node_rank: int, command: Json) -> None:
+        if node_rank == self.node_rank:
+            self.commands.append(command)  # carried out by the loop: a decision never runs inside another one
+        elif self.hub is not None:
+            self.hub.send(node_rank, command)
+
+    # the loop
+
+    def run(self) -> Tuple[str, Optional[Json]]:
+        """(final state, failure) of the run as this node knows it; nothing of the node's ranks is left then."""
+        self.join()
+        while True:
+            now = time.monotonic()
+            self._tick(now)
+            if self.verdict is not None and not self.running and self._may_leave():
+                break
+            for key, mask in self.loop.select(self._pause(time.monotonic())):
+                key.data(mask)
+            for number in self.signals.read():
+                self._signal(number)
+            self._inside_signals()
+            for pid, status in reap_children():
+                self.ranks.ended(pid, status)
+        if self.link is not None:
+            self.link.close()
+        if self.hub is not None:
+            self.hub.close()
+        return self.verdict
+
+    def _tick(self, now: float) -> None:
+        for part in (self.coordinator, self.hub, self.link, self.recorder):
+            if part is not None:
+                part.tick(now)
+        if self.link is not None and self.verdict is None and self.link.hub_is_lost(now):
+            self._hub_lost()
+        while self.commands:
+            self._obey(self.commands.pop(0))
+        if self.running:
+            self._watch(now)
+            while self.commands:
+                self._obey(self.commands.pop(0))
+
+    def _pause(self, now: float) -> float:
+        """Seconds to sleep: signals and messages wake the loop, the rest are clocks."""
+        dues = [self.recorder.beat_at]
+        if self.ranks.deadline is not None and self.running:
+            dues.append(self.ranks.deadline)
+        if self.hub is not None or self.link is not None:
+            dues.append(now + min(1.0, beat_of(self.launch) / 2))
+        if self.link is not None and self.link.connection is None:
+            dues.append(self.link.next_try)
+        if self.commands:
+            return 0.0
+        if self.reads_signals:
+            dues.append(now + 0.3)
+        return max(0.0, min(dues) - now)
+
+    def _watch(self, now: float) -> None:
+        for failure in self.ranks.failures[self.told_failures :]:
+            self.told_failures += 1
+            self.recorder.log("failure: %s" % failure["message"])
+            self._report({"say": "failing", "attempt": self.ranks.attempt, "failure": failure})
+            self.ranks.terminate()
+        self.ranks.tick(now)
+        if self.ranks.living or not self.ranks.gone():
+            return
+        self.running = False
+        self.recorder.save(ranks=self.ranks.rows)
+        self._report({"say": "ended", "attempt": self.ranks.attempt, "outcome": self.ranks.outcome()})
+
+    def _report(self, message: Json) -> None:
+        if self.link is not None:
+            self.link.report(message)
+        elif self.coordinator is not None and message["say"] == "failing":
+            self.coordinator.failing(0, message["attempt"], message["failure"])
+        elif self.coordinator is not None:
+            self.coordinator.reported(0, message["attempt"], message["outcome"])
+
+    # commands
+
+    def _obey(self, command: Json) -> None:
+        kind = command.get("do")
+        if kind == "start" and self.verdict is None and command["attempt"] > self.ranks.attempt:
+            self._start(command["table"], command["attempt"])
+        elif kind in ("stop", "force"):
+            self._stop(force=kind == "force")
+        elif kind == "checkpoint":
+            self._write_request(self.names.checkpoint)
+        elif kind == "end" and command["attempt"] == self.ranks.attempt and self.running:
+            self.ranks.terminate()
+        elif kind == "finish" and self.verdict is None:
+            self.verdict = (command["state"], command["failure"])
+            if self.running:
+                self.ranks.terminate()
+
+    def _start(self, table: List[Json], attempt: int) -> None:
+        for request in (self.names.stop, self.names.checkpoint):
+            remove(request)
+        if self.link is not None:
+            self.link.new_attempt()
+        self.told_failures = 0
+        self.running = True
+        try:
+            if world_size_of(table) != world_size_of(self.launch["nodes"]):
+                resize_run(self.names.root, world_size_of(table), write=True)
+            self.ranks.start(table, attempt)
+        except (OSError, BatchError) as error:
+            message = "cannot start %s on %s: %s" % (self.launch["argv"][:1], os.uname().nodename, error)
+            found = cause_of_text(message)
+            cause = "bad_configuration" if found == "bug" else found
+            self.ranks.failures.append(failure_of(cause, message, node_rank=self.node_rank))
+        self.recorder.save(ranks=self.ranks.rows, restarts=attempt)
+
+    def _stop(self, force: bool) -> None:
+        self._write_request(self.names.stop)
+        if self.running:
+            self.ranks.ask_to_stop()
+            if force:
+                self.ranks.terminate()
+
+    def _write_request(self, path: str) -> None:
+        try:
+            write_atomic(path, json.dumps({"time": time.time(), "node": self.node_rank}))
+        except OSError as error:
+            self.recorder.log("cannot write %s: %s" % (path, error))
+
+    # signals
+
+    def _signal(self, number: int) -> None:
+        request = REQUEST_OF_SIGNAL.get(signal.Signals(number))
+        if request is None:
+            return
+        now = time.monotonic()
+        if request == "stop":
+            if self.stop_seen_at is not None:
+                if now - self.stop_seen_at < SAME_SIGNAL or number == signal.SIGUSR2:
+                    return
+                request = "force"
+            else:
+                self.stop_seen_at = now
+        self.recorder.event("request", request=request, by=signal.Signals(number).name)
+        if self.coordinator is not None:
+            self.coordinator.request(request)
+            return
+        assert self.link is not None
+        if request != "checkpoint" and not self.link.trusted:
+            self._stop(force=request == "force")  # the hub may be out of reach: at least this node obeys at once
+            if not self.link.met:
+                self.verdict = ("CANCELLED", None)
+        self.link.report({"say": "request", "request": request})
+
+    def _inside_signals(self) -> None:
+        """Signals come as numbers appended to a file, by the agent outside a container or by Slurm's batch script.
+
+        Slurm's own way to signal a task reaches every process of it, the ranks too, and most signals would end them.
+        """
+        if not self.reads_signals:
+            return
+        with suppress(OSError, ValueError), open(self.names.signals) as file:
+            numbers = [int(word) for word in file.read().split()]
+            for number in numbers[self.forwarded :]:
+                self._signal(number)
+            self.forwarded = len(numbers)
+
+    # the end
+
+    def _hub_lost(self) -> None:
+        assert self.link is not None
+        host = next(str(node["host"]) for node in self.launch["nodes"] if node["node_rank"] == 0)
+        met = "went away" if self.link.met else "was not reached within %g s" % self.launch["start_timeout"]
+        message = "the agent of node 0 (%s:%s) %s" % (host, self.launch["control_port"], met)
+        self.recorder.log(message)
+        self.verdict = ("FAILED", failure_of("lost_host", message, node_rank=0, host=host))
+        if self.running:
+            self.ranks.terminate()
+
+    def _may_leave(self) -> bool:
+        """The hub stays until every agent has read the verdict (or is lost in its turn)."""
+        if self.hub is None or self.coordinator is None:
+            return True
+        if self.hub.all_left():
+            return True
+        now = time.monotonic()
+        for rank, member in self.coordinator.active.items():
+            if not member.present or (member.due is not None and now >= member.due):
+                self.hub.left.add(rank)
+        return False

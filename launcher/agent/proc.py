@@ -1,0 +1,202 @@
+"""Processes as the kernel shows them: the table, who lives, who is below whom, and their ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from .files import suppress
+from .light import prctl
+
+TYPE_CHECKING = False  # importing typing costs every host milliseconds
+if TYPE_CHECKING:
+    from typing import Callable, Dict, List, Optional, Tuple
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+
+class Process:
+    def __init__(self, parent: int, session: int, state: str, start_time: int) -> None:
+        self.parent, self.session, self.state = parent, session, state
+        self.start_time = start_time
+        """Clock ticks since boot, field 22 of /proc/PID/stat: with the pid it names a process for good."""
+
+
+def process_of(pid: int) -> Optional[Process]:
+    try:
+        with open("/proc/%d/stat" % pid, "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()  # the name in parentheses may hold anything
+    except OSError:
+        return None
+    return Process(int(fields[1]), int(fields[3]), fields[0].decode(), int(fields[19])) if len(fields) > 19 else None
+
+
+def process_table() -> Dict[int, Process]:
+    found = ((int(name), process_of(int(name))) for name in os.listdir("/proc") if name.isdigit())
+    return {pid: process for pid, process in found if process is not None}
+
+
+def start_time_of(pid: int) -> Optional[int]:
+    process = process_of(pid)
+    return process.start_time if process else None
+
+
+def boot_id() -> str:
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
+
+
+def pid_namespace() -> str:
+    """Where a pid means something: hosts in containers share the boot id with the machine they run on."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def is_alive(pid: int, start_time: Optional[int]) -> bool:
+    """The same process as recorded, and not a zombie that only waits for its parent."""
+    process = process_of(pid)
+    return process is not None and process.start_time == start_time and process.state not in "ZX"
+
+
+def descendants(root: int, table: Optional[Dict[int, Process]] = None) -> List[int]:
+    """All living pids below `root` (zombies left out); of a subreaper these are all that it ever started."""
+    table = process_table() if table is None else table
+    children: Dict[int, List[int]] = {}
+    for pid, process in table.items():
+        children.setdefault(process.parent, []).append(pid)
+    found, queue = [], list(children.get(root, ()))
+    while queue:
+        pid = queue.pop()
+        queue += children.get(pid, ())
+        if table[pid].state not in "ZX":
+            found.append(pid)
+    return found
+
+
+def environ_of(pid: int) -> Dict[bytes, bytes]:
+    """The environment a process was started with; empty for another user's process or one that is gone."""
+    try:
+        with open("/proc/%d/environ" % pid, "rb") as file:
+            pairs = file.read().split(b"\0")
+    except OSError:
+        return {}
+    return dict(pair.partition(b"=")[::2] for pair in pairs if b"=" in pair)
+
+
+def find_run_processes(run_id: str, node_rank: Optional[int] = None) -> List[Tuple[int, int]]:
+    """(pid, start_time) of this user's living processes that a rank of the run started, on this machine.
+
+    They are found by ZLAUNCH_RUN_ID (and ZLAUNCH_NODE_RANK) in the environment they were started with, which every
+    descendant of a rank inherits; the caller itself is left out.
+    """
+    wanted = {b"ZLAUNCH_RUN_ID": os.fsencode(run_id)}
+    if node_rank is not None:
+        wanted[b"ZLAUNCH_NODE_RANK"] = str(node_rank).encode()
+    found = []
+    for pid, process in process_table().items():
+        if pid == os.getpid() or process.state in "ZX":
+            continue
+        environ = environ_of(pid)
+        if all(environ.get(name) == value for name, value in wanted.items()):
+            found.append((pid, process.start_time))
+    return found
+
+
+def spawn(argv: List[str], cwd: str, environ: Dict[str, str], output: int, prepare: Callable[[], None]) -> int:
+    """Start a program in a session of its own, its output in the descriptor `output`; its pid. Raises OSError.
+
+    The module subprocess would do the same, and its import costs every host as much as all of the agent.
+    """
+    reader, writer = os.pipe()  # closed by a successful exec; else it carries the reason
+    pid = os.fork()
+    if pid == 0:
+        _become(argv, cwd, environ, output, prepare, writer)
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        said = pipe.read().decode()
+    if not said:
+        return pid
+    os.waitpid(pid, 0)
+    number, _, name = said.partition(" ")
+    raise OSError(int(number), os.strerror(int(number)), name)
+
+
+def _become(
+    argv: List[str], cwd: str, environ: Dict[str, str], output: int, prepare: Callable[[], None], writer: int
+) -> None:
+    """The child's part: never returns."""
+    at = cwd
+    try:
+        os.setsid()
+        prepare()
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for source, target in ((nothing, 0), (output, 1), (output, 2)):
+            os.dup2(source, target)
+        for name in os.listdir("/proc/self/fd"):  # what whoever started the agent left open
+            if int(name) > 2 and int(name) != writer:
+                with suppress(OSError):
+                    os.close(int(name))
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # ignored by Python itself
+            signal.signal(number, signal.SIG_DFL)
+        os.chdir(cwd)
+        at = argv[0]
+        os.execvpe(argv[0], argv, environ)
+    except OSError as error:
+        os.write(writer, ("%d %s" % (error.errno or 0, at)).encode("utf-8", "replace"))
+    finally:
+        os._exit(127)
+
+
+def kill_quietly(pid: int, signum: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signum)
+
+
+def reap_children() -> List[Tuple[int, int]]:
+    """(pid, wait status) of every child that ended, adopted ones too."""
+    ended = []
+    with suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                break
+            ended.append((pid, status))
+    return ended
+
+
+def split_status(status: int) -> Tuple[Optional[int], Optional[int]]:
+    """(exit code, signal) of a wait status; one of them is None."""
+    return (None, os.WTERMSIG(status)) if os.WIFSIGNALED(status) else (os.WEXITSTATUS(status), None)
+
+
+def die_with_parent(signum: int, parent: int) -> None:
+    """Have the kernel signal this process when its parent ends; at once if that has happened already."""
+    prctl(PR_SET_PDEATHSIG, signum)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signum)
+
+
+def left_below() -> List[int]:
+    """Living descendants of this process, a subreaper. The kernel knows at once when there are none: an orphan becomes
+    a child of ours before its parent can be collected, so without children there is nothing further down either."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return []
+    return descendants(os.getpid())
+
+
+def kill_descendants() -> None:
+    """SIGKILL below this process until nothing is left; what it starts meanwhile is found in the next round."""
+    while True:
+        left = left_below()
+        for pid in left:
+            kill_quietly(pid, signal.SIGKILL)
+        reap_children()
+        if not left:
+            return
+        time.sleep(0.01)

@@ -1,0 +1,166 @@
+"""The ranks of one node: started, watched, ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from .causes import cause_of_exit, failure_of
+from .files import last_lines, read_json, remove, tail
+from .launch import EXIT_STOPPED, base_environment, rank_environment
+from .proc import (
+    descendants,
+    die_with_parent,
+    kill_quietly,
+    left_below,
+    process_table,
+    spawn,
+    split_status,
+    start_time_of,
+)
+
+TYPE_CHECKING = False  # importing typing costs every host milliseconds
+if TYPE_CHECKING:
+    from typing import Callable, Dict, List, Optional, Tuple
+
+    from .files import Json
+    from .launch import Names
+
+
+class Ranks:
+    """The processes of one attempt on this node, and how they end: asked, terminated, killed, proved gone."""
+
+    def __init__(self, launch: Json, names: Names, node_rank: int, secrets: Dict[str, str], emit: Callable[..., None]):
+        self.launch, self.names, self.node_rank, self.secrets, self.emit = launch, names, node_rank, secrets, emit
+        self.attempt = -1
+        self.rows: List[Json] = []
+        self.failures: List[Json] = []
+        self.offsets: Dict[int, int] = {}
+        self.stop_asked = False
+        self.terminated = False
+        self.cut_short = False
+        """Ranks were still running when they were terminated: exit codes of 0 then mean obedience, not success."""
+        self.deadline: Optional[float] = None
+        """When the next harder step is due: TERM if not yet terminated, else KILL (again and again)."""
+
+    @property
+    def shielded(self) -> Tuple[signal.Signals, ...]:
+        """Signals that the ranks ignore: Slurm sends them to every process, and ranks that watch control/ would die
+        of what asks the agent for a checkpoint. They end by SIGKILL then, where they do not end by themselves."""
+        cooperative_on_slurm = self.launch["backend"] == "slurm" and self.launch["cooperative"]
+        return (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2) if cooperative_on_slurm else ()
+
+    def start(self, table: List[Json], attempt: int) -> None:
+        """Start every rank of this node. Raises OSError if the program cannot be started; nothing is left then."""
+        node = next(node for node in table if node["node_rank"] == self.node_rank)
+        self.attempt, self.rows, self.failures, self.offsets = attempt, [], [], {}
+        self.stop_asked = self.terminated = self.cut_short = False
+        self.deadline = None
+        base = base_environment(self.launch, self.names, int(node["procs"]), self.secrets)
+        for local_rank in range(int(node["procs"])):
+            environ = {**base, **rank_environment(self.launch, table, self.node_rank, local_rank, attempt)}
+            self.rows.append(self._spawn(int(environ["RANK"]), local_rank, environ))
+        self.emit("ranks_started", ranks=[row["rank"] for row in self.rows], attempt=attempt)
+
+    def _spawn(self, rank: int, local_rank: int, environ: Dict[str, str]) -> Json:
+        log = self.names.rank_log(rank)
+        remove(self.names.rank_error(rank))
+        parent = os.getpid()
+
+        def in_child() -> None:
+            die_with_parent(signal.SIGKILL, parent)
+            for number in self.shielded:
+                signal.signal(number, signal.SIG_IGN)
+
+        with open(log, "ab") as output:
+            self.offsets[rank] = output.tell()
+            pid = spawn(self.launch["argv"], self.launch["cwd"] or self.names.root, environ, output.fileno(), in_child)
+        row = {"rank": rank, "local_rank": local_rank, "pid": pid, "start_time": start_time_of(pid)}
+        return {**row, "exit_code": None, "signal": None}
+
+    @property
+    def living(self) -> List[Json]:
+        return [row for row in self.rows if row["exit_code"] is None and row["signal"] is None]
+
+    def ended(self, pid: int, status: int) -> None:
+        """Note that a child ended; a rank's unasked failure is written down with its cause."""
+        row = next((row for row in self.living if row["pid"] == pid), None)
+        if row is None:
+            return
+        row["exit_code"], row["signal"] = split_status(status)
+        self.emit("rank_exit", rank=row["rank"], code=row["exit_code"], signal=row["signal"])
+        if row["exit_code"] not in (0, EXIT_STOPPED) and not self.terminated and not self._was_asked(row):
+            self.failures.append(self._failure(row))
+
+    def _was_asked(self, row: Json) -> bool:
+        """Schedulers signal the ranks as well as us: dying of that is obedience, not failure."""
+        polite = (signal.SIGTERM, signal.SIGINT)
+        return self.stop_asked and (row["signal"] in polite or row["exit_code"] in [128 + number for number in polite])
+
+    def _failure(self, row: Json) -> Json:
+        rank, text = row["rank"], tail(self.names.rank_log(row["rank"]), self.offsets[row["rank"]])
+        own = read_json(self.names.rank_error(rank)) or {}
+        cause = str(own.get("cause") or cause_of_exit(row["exit_code"], row["signal"], text))
+        how = "was ended by signal %s" % row["signal"] if row["signal"] else "exited with code %s" % row["exit_code"]
+        lines = last_lines(text)
+        said = own.get("message") or (lines[-1].strip() if lines and not row["signal"] else "")
+        return failure_of(
+            cause,
+            "rank %d on %s %s" % (rank, os.uname().nodename, how) + (": %s" % said if said else ""),
+            rank=rank,
+            node_rank=self.node_rank,
+            exit_code=row["exit_code"],
+            signum=row["signal"],
+            advice=own.get("advice"),
+            log_tail=lines,
+        )
+
+    def ask_to_stop(self) -> None:
+        """A requested end: the control file is there already; harder means follow after the deadline."""
+        if not self.stop_asked:
+            self.stop_asked = True
+            wait = self.launch["stop_deadline"] if self.launch["cooperative"] else 0.0
+            self._due(wait)
+
+    def terminate(self) -> None:
+        """SIGTERM now, SIGKILL after kill_after."""
+        if not self.terminated:
+            self._signal_groups(signal.SIGTERM)
+            self.terminated, self.cut_short = True, bool(self.living)
+            self.deadline = time.monotonic() + self.launch["kill_after"]
+
+    def _due(self, seconds: float) -> None:
+        due = time.monotonic() + seconds
+        self.deadline = due if self.deadline is None else min(due, self.deadline)
+
+    def _signal_groups(self, signum: int) -> None:
+        sessions = {row["pid"] for row in self.rows}
+        table = process_table()
+        for pid in descendants(os.getpid(), table):
+            if signum == signal.SIGKILL or table[pid].session in sessions or not self.living:
+                kill_quietly(pid, signum)
+
+    def tick(self, now: float) -> None:
+        """Take the next harder step if it is due. Left-over descendants of ended ranks are treated the same."""
+        if self.rows and not self.living and not self.terminated and left_below():
+            self.terminate()
+        if self.deadline is not None and now >= self.deadline:
+            if not self.terminated:
+                self.terminate()
+            else:
+                self._signal_groups(signal.SIGKILL)
+                self.deadline = now + 0.2
+
+    def gone(self) -> bool:
+        """The proof: every rank was collected and no descendant is in /proc."""
+        return not self.living and not left_below()
+
+    def outcome(self) -> str:
+        """ok, stopped (a rank saved and ended on request), failed, or cancelled (we ended it)."""
+        if self.failures:
+            return "failed"
+        codes = [row["exit_code"] for row in self.rows]
+        if EXIT_STOPPED in codes:
+            return "stopped"
+        return "ok" if not self.cut_short and all(code == 0 for code in codes) else "cancelled"

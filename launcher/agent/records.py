@@ -1,0 +1,79 @@
+"""What an agent writes down: its node's record, its log and the run's events."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+from .files import append_line, suppress, write_atomic
+from .launch import HEARTBEAT_EVERY
+from .proc import boot_id, pid_namespace, start_time_of
+
+TYPE_CHECKING = False  # importing typing costs every host milliseconds
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .files import Json
+    from .launch import Names
+
+
+class Recorder:
+    """The node's record, its log and its events; a full disk must not keep the agent from ending processes."""
+
+    def __init__(self, names: Names, launch: Json, node_rank: int) -> None:
+        self.names, self.node_rank = names, node_rank
+        self.beat_at = 0.0
+        self.content: Json = {
+            "schema": 1,
+            "run_id": launch["run_id"],
+            "node_rank": node_rank,
+            "host": os.uname().nodename,
+            "pid": os.getpid(),
+            "start_time": start_time_of(os.getpid()),
+            "boot_id": boot_id(),
+            "pid_namespace": pid_namespace(),
+            "warden": None,
+            "state": "RUNNING",
+            "ranks": [],
+            "started": time.time(),
+            "ended": None,
+            "restarts": 0,
+            "exit_code": None,
+            "heartbeat": time.time(),
+            "failure": None,
+        }
+
+    def save(self, **changes: Any) -> None:
+        self.content.update(changes, heartbeat=time.time())
+        self.beat_at = time.monotonic() + HEARTBEAT_EVERY
+        try:
+            write_atomic(self.names.record, json.dumps(self.content, indent=1))
+        except OSError as error:
+            self.log("cannot write %s: %s" % (self.names.record, error))
+            if self.content["ended"]:
+                self._save_in_place()
+
+    def _save_in_place(self) -> None:
+        """The last word on a full disk: into the block that the record has already, so without the log's lines."""
+        failure = self.content["failure"]
+        short = {**self.content, "failure": failure and {**failure, "log_tail": []}}
+        with suppress(OSError), open(self.names.record, "r+b") as file:
+            file.write(json.dumps(short).encode())
+            file.truncate()
+
+    def tick(self, now: float) -> None:
+        """Refresh the heartbeat when it is due."""
+        if now >= self.beat_at:
+            self.save()
+
+    def event(self, name: str, **fields: Any) -> None:
+        line = json.dumps({"time": time.time(), "event": name, "node": self.node_rank, **fields})
+        with suppress(OSError):
+            append_line(self.names.events, line)
+        self.log("%s %s" % (name, json.dumps(fields) if fields else ""))
+
+    def log(self, text: str) -> None:
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        with suppress(OSError):
+            append_line(self.names.log, "%s %s" % (stamp, text.rstrip()))

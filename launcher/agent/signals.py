@@ -1,0 +1,44 @@
+"""Signals: which of them are requests, and how a loop waits for them."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from .files import suppress
+
+TYPE_CHECKING = False  # importing typing costs every host milliseconds
+if TYPE_CHECKING:
+    from typing import List
+
+SAME_SIGNAL = 0.5
+"""Seconds in which a second SIGTERM counts as the first one: schedulers signal warden and agent both."""
+
+
+REQUEST_OF_SIGNAL = {
+    signal.SIGINT: "stop",
+    signal.SIGTERM: "stop",
+    signal.SIGUSR2: "stop",  # Slurm's word before preemption and before the time limit
+    signal.SIGUSR1: "checkpoint",
+}
+SIGNALS = (*REQUEST_OF_SIGNAL, signal.SIGCHLD, signal.SIGHUP)
+"""What warden and agent take notice of. SIGHUP only so that a closed terminal does not kill; a handler, unlike
+SIG_IGN, is not inherited by the ranks."""
+
+
+class Signals:
+    """Signals as readable bytes, so that the loop sleeps until something happens."""
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe()
+        os.set_blocking(self.reader, False)
+        os.set_blocking(self.writer, False)
+        signal.set_wakeup_fd(self.writer, warn_on_full_buffer=False)
+        for number in SIGNALS:
+            signal.signal(number, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # blocked since before the fork, so that none is lost
+
+    def read(self) -> List[int]:
+        with suppress(BlockingIOError):
+            return list(os.read(self.reader, 4096))
+        return []

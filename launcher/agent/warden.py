@@ -1,0 +1,58 @@
+"""The agent's small parent: waits for it, ends what a killed agent left, and writes the record then."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+
+from .causes import failure_of
+from .files import last_lines, read_json, tail
+from .proc import kill_descendants, kill_quietly, reap_children, split_status
+from .records import Recorder
+from .signals import REQUEST_OF_SIGNAL, Signals
+
+TYPE_CHECKING = False  # importing typing costs every host milliseconds
+if TYPE_CHECKING:
+    from typing import Optional
+
+    from .files import Json
+    from .launch import Names
+
+
+def guard(launch: Json, names: Names, agent: int, start_time: Optional[int]) -> int:
+    """The warden's life: hand signals on, wait for the agent, end what a killed agent left. Returns the exit status."""
+    signals = Signals()
+    status: Optional[int] = None
+    while status is None:
+        select.select([signals.reader], [], [])
+        for number in signals.read():
+            if signal.Signals(number) in REQUEST_OF_SIGNAL:
+                kill_quietly(agent, number)
+        status = next((status for pid, status in reap_children() if pid == agent), None)
+    code, signum = split_status(status)
+    kill_descendants()
+    record_death(launch, names, agent, start_time, code, signum)
+    return code if code is not None else 1
+
+
+def record_death(
+    launch: Json, names: Names, agent: int, start_time: Optional[int], code: Optional[int], signum: Optional[int]
+) -> None:
+    """Write what a killed agent could not: only into its own record, and only if it was still running."""
+    record = read_json(names.record)
+    if record is None or (record["pid"], record["start_time"]) != (agent, start_time) or record["ended"]:
+        return
+    how = "killed by signal %s" % signum if signum else "ended with code %s" % code
+    node_rank = int(record["node_rank"])
+    failure = failure_of("killed" if signum else "bug", "the agent on %s was %s" % (os.uname().nodename, how))
+    failure.update(node_rank=node_rank, signal=signum, exit_code=code, log_tail=last_lines(tail(names.log)))
+    recorder = Recorder(names, launch, node_rank)
+    recorder.content = record
+    if launch["container"] and not launch["inside"]:
+        from .container import end_container
+
+        end_container(launch["container"], recorder)
+    recorder.save(state="FAILED", ended=time.time(), exit_code=1, failure=failure)
+    recorder.event("end", state="FAILED")

@@ -1,0 +1,91 @@
+"""The control channel: JSON lines over TCP, and how both ends prove that they know the run's token."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+from .files import suppress
+from .light import blake2b, compare_digest, socket
+
+TYPE_CHECKING = False  # importing typing costs every host milliseconds
+if TYPE_CHECKING:
+    from typing import Any, List, Optional, Tuple
+
+    from .files import Json
+
+
+class Connection:
+    """JSON lines over a non-blocking socket."""
+
+    LIMIT = 1 << 20
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.received = b""
+        self.pending = b""
+        self.peer: Optional[int] = None
+        """The node rank at the other end, once it has proved that it knows the token."""
+        self.nonce = os.urandom(16).hex()
+        self.heard = time.monotonic()
+        self.closed: Optional[OSError] = None
+
+    def send(self, message: Json) -> None:
+        self.pending += json.dumps(message).encode() + b"\n"
+        self.flush()
+
+    def flush(self) -> None:
+        with suppress(BlockingIOError, InterruptedError):
+            try:
+                while self.pending:
+                    self.pending = self.pending[self.sock.send(self.pending) :]
+            except (BlockingIOError, InterruptedError):
+                raise
+            except OSError as error:
+                self.closed = error
+
+    def receive(self) -> List[Json]:
+        """Whole messages that have come; sets `closed` at the end of the stream, at an error and at nonsense."""
+        try:
+            data = self.sock.recv(65536)
+        except (BlockingIOError, InterruptedError):
+            return []
+        except OSError as error:
+            self.closed = error
+            return []
+        if not data:
+            self.closed = ConnectionResetError("closed by the other end")
+            return []
+        self.heard = time.monotonic()
+        *lines, self.received = (self.received + data).split(b"\n")
+        try:
+            messages = [json.loads(line.decode()) for line in lines if line]
+        except ValueError:
+            messages, self.received = [None], b""
+        if len(self.received) > self.LIMIT or not all(isinstance(message, dict) for message in messages):
+            self.closed = ConnectionAbortedError("not our protocol")
+            return []
+        return messages
+
+
+def proof(token: str, role: str, nonce: str) -> str:
+    """Answer to a challenge: shows knowledge of the token without sending it; the role keeps it from being mirrored."""
+    return blake2b(("%s:%s" % (role, nonce)).encode(), key=digest_of(token), digest_size=32).hexdigest()
+
+
+def digest_of(token: str) -> bytes:
+    """A key for blake2b, which takes at most 64 bytes."""
+    return blake2b(token.encode()).digest()
+
+
+def same_proof(left: Any, right: str) -> bool:
+    return isinstance(left, str) and bool(compare_digest(left.encode(), right.encode()))
+
+
+def resolve(address: str, port: int) -> Tuple[int, Any]:
+    """(family, socket address); IPv4 first, since that is what the hosts of a cluster agree on."""
+    found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
+    family, _, _, _, target = min(found, key=lambda info: info[0] != socket.AF_INET)
+    return family, target

@@ -1,0 +1,30 @@
+"""Where the files that are not Python lie: templates, the Dockerfile and its requirements, the Slurm script.
+
+In a checkout they stand beside the package; in a wheel they travel inside it (pyproject.toml maps them). Nothing else
+in the project may guess these places.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal["templates", "docker", "slurm"]
+
+_PACKAGE = Path(__file__).resolve().parent
+AGENT = _PACKAGE / "agent"
+"""Sources of the node supervisor; copied into every run directory."""
+
+
+def path(kind: Kind) -> Path:
+    """The directory of that kind; FileNotFoundError means a broken installation."""
+    for candidate in (_PACKAGE / kind, _PACKAGE.parent / kind):
+        # A wheel's own directory wins, so that an unrelated `docker/` beside site-packages is never taken.
+        if candidate.is_dir():
+            return candidate
+    raise FileNotFoundError(f"{kind}/ lies neither in {_PACKAGE} nor beside it: is the installation complete?")
+
+
+def train_package() -> Path:
+    """Directory of the training program's sources, copied into every run directory. Does not import it."""
+    return _PACKAGE.parent / "train"

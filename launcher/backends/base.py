@@ -1,0 +1,73 @@
+"""The protocol of a backend, the states of a run, and a fake for tests."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from launcher.plan import RunPlan
+    from launcher.runs import RunDir
+
+
+class RunState(str, enum.Enum):
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    """Ended on request; resumable if a checkpoint was saved."""
+    LOST = "LOST"
+    """The record says running, and nothing of it is found."""
+
+    @property
+    def is_final(self) -> bool:
+        return self not in (RunState.PENDING, RunState.RUNNING)
+
+
+@dataclass(frozen=True)
+class LogLine:
+    node_rank: int
+    rank: int | None
+    """None: a line of the agent itself."""
+    text: str
+
+
+class Backend(Protocol):
+    def submit(self, run: RunDir, plan: RunPlan, secrets: dict[str, str]) -> tuple[str, ...]:
+        """Start the run described by the rendered run directory; return its identifiers promptly.
+
+        Raises TargetError (HostsError) when the target refuses; then nothing of the run is left running.
+        """
+
+    def state(self, run: RunDir) -> RunState: ...
+
+    def logs(self, run: RunDir, *, rank: int | None = None, follow: bool = False) -> Iterator[LogLine]: ...
+
+    def cancel(self, run: RunDir, *, checkpoint: bool = True) -> None:
+        """End the run, with a last checkpoint if asked; idempotent; returns when nothing of it is left."""
+
+
+@dataclass
+class FakeBackend:
+    """Records what it was asked; its state is whatever the test sets."""
+
+    states: list[RunState] = field(default_factory=lambda: [RunState.SUCCEEDED])
+    lines: list[LogLine] = field(default_factory=list)
+    submitted: list[str] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+
+    def submit(self, run: RunDir, plan: RunPlan, secrets: dict[str, str]) -> tuple[str, ...]:
+        self.submitted.append(run.run_id)
+        return (f"fake:{len(self.submitted)}",)
+
+    def state(self, run: RunDir) -> RunState:
+        return self.states.pop(0) if len(self.states) > 1 else self.states[0]
+
+    def logs(self, run: RunDir, *, rank: int | None = None, follow: bool = False) -> Iterator[LogLine]:
+        return iter([line for line in self.lines if rank is None or line.rank == rank])
+
+    def cancel(self, run: RunDir, *, checkpoint: bool = True) -> None:
+        self.cancelled.append(run.run_id)

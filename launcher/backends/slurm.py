@@ -1,0 +1,323 @@
+"""A Slurm cluster: one batch job a run, one task a node, each task the node's agent.
+
+Three witnesses tell a run's state: its own events (the batch script writes what it decides), its agents' records, and
+Slurm. The newest word wins; where Slurm does not know the job any more, the run's own files decide.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from launcher import follow as files
+from launcher import process, slurm_plan, slurm_query, slurm_shell
+from launcher.backends.base import LogLine, RunState
+from launcher.errors import TargetError
+from launcher.runs import RunDir, list_runs
+from launcher.slurm_query import Snapshot, Watch
+from launcher.slurm_shell import Shell
+from launcher.slurm_states import JobInfo, parse_gpus, parse_partitions
+from launcher.spec import SlurmSpec
+
+if TYPE_CHECKING:
+    from launcher.plan import RunPlan
+
+SUBMITTING = 60.0
+"""Seconds in which a job that Slurm does not list yet counts as waiting."""
+END_POLL = 1.0
+"""Seconds between two looks at a job that is being cancelled."""
+KILL_WAIT = 45.0
+"""Seconds for Slurm to end a job (its own KillWait is 30 by default)."""
+
+WHY: dict[str, tuple[str, str]] = {
+    "TIMEOUT": (
+        "the time limit ended the job before it could save a checkpoint",
+        "raise slurm.signal_before or slurm.time, or lower train.checkpoint_every",
+    ),
+    "OUT_OF_MEMORY": ("the job used more memory than it asked for", "raise slurm.mem"),
+    "NODE_FAIL": ("a node failed and Slurm did not queue the job again", "go on with `zlaunch resume`"),
+    "PREEMPTED": ("the job was preempted and not queued again", "go on with `zlaunch resume`"),
+    "BOOT_FAIL": ("a node did not boot", "go on with `zlaunch resume`, or leave the node out with slurm.exclude"),
+    "DEADLINE": ("the job passed its deadline", "see slurm.sbatch: deadline"),
+    "CANCELLED": ("the job was cancelled in Slurm", "go on with `zlaunch resume`"),
+}
+"""Slurm's state -> (what happened, what to do), for jobs whose agents could not say it."""
+
+
+class SlurmBackend:
+    """Implements launcher.backends.base.Backend."""
+
+    def __init__(self, shell: Shell | None = None, *, announce: bool = False) -> None:
+        self._shell = shell
+        self._watches: dict[str, Watch] = {}
+        self._said: str | None = None
+        self._fetched: dict[str, float] = {}
+        self.announce = announce
+        """Write why a job waits into its events, for whoever follows it."""
+
+    # submit
+
+    def submit(self, run: RunDir, plan: RunPlan, secrets: dict[str, str]) -> tuple[str, ...]:
+        """Queue the run; its job id. Raises TargetError when Slurm refuses or does not answer."""
+        assert plan.slurm is not None
+        shell = self._shell_of(plan.slurm)
+        check_limits(shell, plan)
+        return (self.submit_script(shell, run.path, "train.sbatch", [run], secrets),)
+
+    def submit_script(
+        self,
+        shell: Shell,
+        directory: Path,
+        script: str,
+        of: list[RunDir],
+        secrets: dict[str, str],
+        array: str | None = None,
+    ) -> str:
+        """sbatch `script` of `directory`, for one run or for the runs of an array; the job id."""
+        process.run(["bash", "-n", directory / script])
+        for run in of:
+            forget_start(run)
+            if secrets:
+                shell.write_secret(secrets_file(run), secrets)
+        shell.send([directory, *(run.path for run in of if run.path != directory)])
+        for run in of:  # the copy on the cluster may be that of an earlier start
+            shell.remove(run.control_dir / "cancelled")
+        place = shell.place(directory)
+        further = [f"--array={array}"] if array else []
+        try:
+            for argv in (["sbatch", "--test-only"], ["sbatch", "--parsable"]):
+                result = shell.run([*argv, *further, script], cwd=place, hide=tuple(secrets))
+                if result.code != 0:
+                    raise slurm_query.explain_sbatch(result)
+        except BaseException:
+            for run in of:
+                shell.remove(secrets_file(run))
+            raise
+        job = result.stdout.strip().splitlines()[-1].partition(";")[0]
+        self._watch(shell).forget()
+        return job
+
+    # state
+
+    def state(self, run: RunDir) -> RunState:
+        shell = self._shell_of(stored(run))
+        own, since = own_state(run)
+        if own.is_final:
+            return self._over(run, own, None)
+        snapshot = self._watch(shell).look(job_id(run), lambda: unfinished(run.path.parent, shell.name))
+        if self._fetched.get(run.run_id, 0.0) < snapshot.time:
+            self._fetched[run.run_id] = snapshot.time
+            shell.fetch(run)
+            own, since = own_state(run)
+        state = own if own.is_final else merge(own, since, snapshot, heartbeat=files.derive_state(run))
+        if self.announce and state is RunState.PENDING:
+            self._announce(run, snapshot)
+        return self._over(run, state, snapshot.job) if state.is_final else state
+
+    def _announce(self, run: RunDir, snapshot: Snapshot) -> None:
+        text = waiting(snapshot)
+        if text and text != self._said:
+            self._said = text
+            run.event("note", text=text)
+
+    def _over(self, run: RunDir, state: RunState, job: JobInfo | None) -> RunState:
+        """The end of a run: its secrets go, and a failure that no agent could write down is written down."""
+        shell = self._shell_of(stored(run))
+        secret = secrets_file(run)
+        if secret.exists():
+            shell.remove(secret)
+        told = run.errors_dir / "slurm.json"
+        if state is RunState.FAILED and not told.exists() and files.first_failure(run) is None:
+            run.write({"errors/slurm.json": json.dumps(account(run, job), ensure_ascii=False, indent=2) + "\n"})
+        return state
+
+    # logs
+
+    def logs(self, run: RunDir, *, rank: int | None = None, follow: bool = False) -> Iterator[LogLine]:
+        """The ranks' and agents' lines; before there are any, those of the batch script."""
+        self.state(run)  # brings the logs of a run on a login host
+        if rank is None and not any(run.logs_dir.glob("node-*/*.log")) and (run.path / slurm_plan.LOG).exists():
+            for line in (run.path / slurm_plan.LOG).read_bytes().splitlines():
+                yield LogLine(0, None, files.visible(line))
+        yield from files.follow_logs(run, rank=rank, follow=follow, ended=lambda: self.state(run).is_final)
+
+    # cancel
+
+    def cancel(self, run: RunDir, *, checkpoint: bool = True) -> None:
+        """End the job: a waiting one at once, a running one with a last checkpoint first if asked."""
+        shell = self._shell_of(stored(run))
+        job = job_id(run)
+        shell.touch(run.control_dir / "cancelled", json.dumps({"time": time.time()}))  # so that nothing queues it again
+        if self._native(shell, job) in ("RUNNING", "SUSPENDED"):
+            launch = (run.read_json(run.plan_json) or {}).get("launch", {})
+            orderly = launch.get("stop_deadline", 25.0) + launch.get("kill_after", 5.0) + 10.0
+            self._signal(shell, run, "12" if checkpoint else "15")
+            if not checkpoint:  # the agents take a second one as "at once"
+                time.sleep(0.8)
+                self._signal(shell, run, "15 15")
+            process.wait_until(lambda: self._native(shell, job) not in ("RUNNING", "SUSPENDED"), orderly, END_POLL)
+        if self._native(shell, job) not in ("", "COMPLETING"):
+            result = shell.run(["scancel", job])
+            if result.code != 0 and self._native(shell, job):
+                raise TargetError(f"scancel {job}: {' '.join(result.last_lines)}", hint="is the Slurm controller up?")
+        if not process.wait_until(lambda: not self._native(shell, job), KILL_WAIT, END_POLL / 2):
+            raise TargetError(f"job {job} is still {self._native(shell, job)}", hint=f"look at `squeue -j {job}`")
+        shell.remove(secrets_file(run))
+        run.event("slurm_end", job=job, reason="cancelled")
+        self._watch(shell).forget()
+        shell.fetch(run)
+
+    def _signal(self, shell: Shell, run: RunDir, numbers: str) -> None:
+        """Signal the first node's agent through its file (Slurm's own signals reach every process of the ranks too)."""
+        shell.touch(run.control_dir / "signals-0", numbers + "\n")
+
+    def _native(self, shell: Shell, job: str) -> str:
+        """Slurm's word for an unfinished job, asked for now; empty when it is over. Raises TargetError."""
+        result = shell.run(["squeue", "--noheader", "--array", f"--jobs={job}", "--format=%T"])
+        if result.code != 0 and "Invalid job id" not in result.stderr:
+            raise TargetError(f"squeue: {' '.join(result.last_lines)}", hint="is the Slurm controller up? try later")
+        return result.stdout.split()[0] if result.stdout.split() else ""
+
+    # whom to ask
+
+    def _shell_of(self, slurm: dict[str, Any]) -> Shell:
+        return self._shell if self._shell is not None else shell_of(slurm)
+
+    def _watch(self, shell: Shell) -> Watch:
+        return self._watches.setdefault(shell.name, Watch(shell))
+
+
+_shell_for = functools.lru_cache(maxsize=8)(slurm_shell.shell_for)
+
+
+def shell_of(slurm: dict[str, Any]) -> Shell:
+    """Where the commands of a run's Slurm are run; one connection for all runs that share a login host."""
+    asked, ssh = slurm.get("asked", {}), slurm.get("ssh", {})
+    return _shell_for(
+        asked.get("login"), asked.get("workdir"), ssh.get("ssh_config"), bool(ssh.get("accept_new_host_keys"))
+    )
+
+
+def check_limits(shell: Shell, plan: RunPlan) -> None:
+    """Refuse what the cluster's partitions can never run. Raises TargetError; says nothing where Slurm says nothing."""
+    partitions = shell.run(["scontrol", "show", "partition", "--oneliner"])
+    if partitions.code != 0:
+        raise TargetError(
+            f"Slurm does not answer: {' '.join(partitions.last_lines)}",
+            hint="nothing was queued; the run directory is kept: `zlaunch resume RUN` submits it later",
+        )
+    gres = shell.run(["sinfo", "--noheader", "--format=%R|%G"])
+    found = parse_partitions(partitions.stdout, parse_gpus(gres.stdout) if gres.code == 0 else None)
+    gpus = plan.launch.nodes[0].procs if plan.launch.device == "cuda" else 0
+    assert plan.slurm is not None
+    slurm_plan.check_limits(msgspec.convert(plan.slurm["asked"], SlurmSpec), gpus, found)
+
+
+# -------------------------------------------------------------------------------------------------- the run's files
+
+
+def stored(run: RunDir) -> dict[str, Any]:
+    """The `slurm` section of plan.json."""
+    section = (run.read_json(run.plan_json) or {}).get("slurm")
+    return section if isinstance(section, dict) else {}
+
+
+def job_id(run: RunDir) -> str:
+    ids = run.record.ids
+    return ids[0] if ids else ""
+
+
+def secrets_file(run: RunDir) -> Path:
+    """Beside the run directories, so that a copied or archived run never holds it."""
+    return run.path.parent / ".secrets" / f"{run.run_id}.json"
+
+
+def forget_start(run: RunDir) -> None:
+    """Mark a new submission: what an earlier job of this run left is history from here on."""
+    (run.control_dir / "cancelled").unlink(missing_ok=True)
+    (run.errors_dir / "slurm.json").unlink(missing_ok=True)
+    if any(run.nodes_dir.glob("node-*.json")):
+        earlier = run.nodes_dir / f"before-{time.time_ns()}"
+        earlier.mkdir()
+        for record in run.nodes_dir.glob("node-*.json"):
+            record.rename(earlier / record.name)
+    run.event("slurm_submit")
+
+
+def last_event(run: RunDir, *names: str) -> dict[str, Any]:
+    """The newest event of one of those names; empty if there is none."""
+    return next((event for event in reversed(run.read_events()) if event.get("event") in names), {})
+
+
+def own_state(run: RunDir) -> tuple[RunState, float]:
+    """(state, unix seconds of the word it rests on) by the batch script's last event and the agents' records."""
+    last = last_event(run, "slurm_submit", "slurm_start", "slurm_requeue", "slurm_end")
+    since = float(last.get("time", 0.0))
+    kind = last.get("event")
+    verdict = files.derive_state(run)
+    if kind == "slurm_end":
+        if verdict in (RunState.SUCCEEDED, RunState.CANCELLED, RunState.FAILED):
+            return verdict, since
+        return (RunState.CANCELLED if last.get("reason") == "cancelled" else RunState.FAILED), since
+    if kind == "slurm_start":
+        return (RunState.SUCCEEDED if verdict is RunState.SUCCEEDED else RunState.RUNNING), since
+    return RunState.PENDING, since  # slurm_submit, slurm_requeue
+
+
+def merge(own: RunState, since: float, snapshot: Snapshot, *, heartbeat: RunState) -> RunState:
+    """The state of a run that its own files do not know to be over. `heartbeat`: state by the agents' records."""
+    if snapshot.job is not None and snapshot.time > since and snapshot.error is None:
+        return snapshot.job.state
+    if snapshot.job is not None or snapshot.error is not None or not snapshot.searched:
+        return own
+    if snapshot.time - since < SUBMITTING:
+        return own
+    # Slurm has forgotten the job, and its script has not said how it ended.
+    return RunState.RUNNING if heartbeat is RunState.RUNNING else RunState.LOST
+
+
+def waiting(snapshot: Snapshot) -> str | None:
+    """One line on why a job waits; None when that is not known."""
+    if snapshot.error is not None:
+        return f"Slurm does not answer: {snapshot.error}"
+    job = snapshot.job
+    if job is None or job.state is not RunState.PENDING:
+        return None
+    expected = time.strftime(", expected to start at %H:%M on %Y-%m-%d", time.localtime(job.start)) if job.start else ""
+    return f"waiting in the queue{f': {job.reason}' if job.reason else ''}{expected}"
+
+
+def unfinished(root: Path, shell_name: str) -> Iterable[str]:
+    """Job ids of the runs under `root` that go through the same Slurm and are not known to be over."""
+    for run in list_runs(root):
+        try:
+            record = run.record
+        except Exception:  # rendered only, or half written: not ours to report here
+            continue
+        if record.backend == "slurm" and record.ids and not RunState(record.state).is_final:
+            login = stored(run).get("asked", {}).get("login")
+            if shell_name == f"login:{login}" if login else shell_name.startswith("local:"):
+                yield record.ids[0]
+
+
+def account(run: RunDir, job: JobInfo | None) -> dict[str, Any]:
+    """Why the run failed, where no agent could say it: Slurm's state, the script's last word, the log's end."""
+    last = last_event(run, "slurm_end", "slurm_requeue")
+    message, advice = WHY.get(job.native if job else "", ("", ""))
+    log = process.last_log_lines(run.path / slurm_plan.LOG, 20)
+    return {
+        "rank": None,
+        "host": job.nodes if job else None,
+        "exit_code": job.exit_code if job else None,
+        "signal": None,
+        "cause": job.native.lower() if job else "slurm",
+        "message": message or last.get("reason") or (f"Slurm says {job.native} {job.reason}".strip() if job else ""),
+        "advice": [advice] if advice else [],
+        "log_tail": log,
+    }

@@ -1,0 +1,126 @@
+"""What travels to a host: one content-hashed bundle of the run's own files, and the data files it names.
+
+The bundle is compressed JSON and bytes, not a tar: reading a tar would cost every host an import of ten milliseconds.
+Data files are found again on a host by their hash, so that they are sent there once and never for a second run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launcher.errors import DataError
+from launcher.runs import RunDir
+from launcher.spec import JobSpec
+
+RUN_FILES = ("job.yaml", "plan.json", "train.json", "ds_config.json", "hostfile", "node.sh", "deepspeed.sh")
+"""The files of a run directory that a run needs, beside code/."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    data: bytes
+    digest: str
+    """blake2b: to the hosts it comes without OpenSSL."""
+
+
+def build(run: RunDir) -> Bundle:
+    """The run's files in one piece; the same files always give the same bytes."""
+    code = sorted(path for path in run.code.rglob("*") if path.is_file())
+    files = [run.path / name for name in RUN_FILES if (run.path / name).is_file()] + code
+    blobs = [file.read_bytes() for file in files]
+    index = [[file.relative_to(run.path).as_posix(), len(blob)] for file, blob in zip(files, blobs, strict=True)]
+    data = zlib.compress(json.dumps(index).encode() + b"\n" + b"".join(blobs), 3)
+    return Bundle(data, hashlib.blake2b(data).hexdigest())
+
+
+@dataclass(frozen=True)
+class Input:
+    """One file that the training reads."""
+
+    path: Path
+    """On this machine."""
+    link: str
+    """Its name in the run directory on the host, `inputs/<hash>/<name>`."""
+    size: int
+    sha256: str
+
+    @property
+    def item(self) -> dict[str, Any]:
+        """As the far end wants it."""
+        return {"path": str(self.path), "name": self.path.name, "size": self.size, "sha256": self.sha256}
+
+
+def inputs(spec: JobSpec) -> tuple[tuple[Input, ...], dict[str, str]]:
+    """The job's local input files, and {path here: path in the run directory} for the plan. Raises DataError."""
+    found: list[Input] = []
+    paths: dict[str, str] = {}
+    for text in named_paths(spec):
+        path = Path(text).absolute()
+        files = _below(path)
+        if text in paths or not files:
+            continue
+        sums = {file: _sha256(file) for file in files}
+        whole = hashlib.sha256("".join(f"{file.name}{digest}" for file, digest in sums.items()).encode()).hexdigest()
+        paths[text] = f"inputs/{whole[:16]}/{path.name}"
+        for file, digest in sums.items():
+            inside = file.relative_to(path).as_posix() if path.is_dir() else ""
+            link = f"{paths[text]}/{inside}" if inside else paths[text]
+            found.append(Input(file, link, file.stat().st_size, digest))
+    return tuple(found), paths
+
+
+def named_paths(spec: JobSpec) -> Iterator[str]:
+    """The local paths that a job names: data sets and an adapter to continue from, or files of a user's program."""
+    if spec.program:
+        yield from program_files(spec.program)
+        return
+    for sources in (spec.data.train, spec.data.eval or ()):
+        for source in [sources] if isinstance(sources, str) else sources:
+            text = source if isinstance(source, str) else source.path
+            if text and "://" not in text and not text.startswith("hub:"):
+                yield text
+    if spec.lora.adapter:
+        yield spec.lora.adapter
+
+
+def program_files(words: Sequence[str]) -> Iterator[str]:
+    """Files of the working directory among a program's words. What lies elsewhere is taken to be the hosts' own, and so
+    is the first word, which a shell would look up, unless it is a Python file."""
+    here = Path.cwd()
+    for position, word in enumerate(words):
+        path = Path(here, word)
+        if (position or word.endswith(".py")) and path.is_relative_to(here) and _is_file(path):
+            yield word
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a whole script as one word is too long for a name
+        return False
+
+
+def _below(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            for block in iter(lambda: file.read(1 << 20), b""):
+                digest.update(block)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def links_of(files: Iterable[Input], places: dict[str, str]) -> dict[str, str]:
+    """{name in the run directory: where the file lies on the host}; `places` maps hashes to paths there."""
+    return {file.link: places[file.sha256] for file in files}

@@ -1,0 +1,108 @@
+"""Commands that use what a run has learned, by the training environment's interpreter: eval, export, chat, convert.
+
+What they do stands in train/ (evaluate, export, chat, convert); here is only how they are started.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from launcher import assets, facts, process, runs
+from launcher.errors import UsageError
+from launcher.runs import RunDir
+
+
+def find(run: str) -> RunDir:
+    """The run, which must have an adapter: finished, or with a checkpoint. Raises RunNotFound and UsageError."""
+    found = runs.find_run(run, runs.runs_root())
+    if not (found.adapter / "adapter_config.json").exists() and not list(found.checkpoints.glob("step-*/COMPLETE")):
+        raise UsageError(f"{found.run_id} has no adapter yet", hint=f"zlaunch status {found.run_id}")
+    return found
+
+
+def in_training_environment(found: RunDir, words: Sequence[str]) -> int:
+    """Run `<the run's python> WORDS` on this terminal.
+
+    Where that is our own interpreter, with our own train package, which knows runs of older versions too; another
+    environment gets the run's snapshot of it.
+    """
+    python = str(found.read_json(found.plan_json)["launch"]["python"])
+    own = python == facts.this_python()
+    return process.passthrough([python, *words], env=environment(assets.train_package().parent if own else found.code))
+
+
+def environment(code: Path) -> dict[str, str]:
+    path = os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path}
+
+
+@click.command("eval")
+@click.argument("run")
+@click.option("--data", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Default: data.eval.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--max-records", type=click.IntRange(min=1))
+@click.option("--json", "as_json", is_flag=True, help="Print the scores as one JSON object.")
+def evaluate(run: str, data: Path | None, device: str, max_records: int | None, as_json: bool) -> int:
+    """Measure RUN's adapter on records: loss, and its answers by each task's metrics; on all local GPUs."""
+    found = find(run)
+    gpus = len(facts.local_gpus()) if device != "cpu" else 0
+    place = found.path / "evaluations" / (data.stem if data else "eval")
+    words = ["-m", "train.evaluate", "--run-dir", str(found.path), "--device", device, "--out", str(place)]
+    words += ["--data", str(data.absolute())] if data else []
+    words += ["--max-records", str(max_records)] if max_records else []
+    if gpus > 1:
+        words = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}", *words]
+    status = in_training_environment(found, words)
+    if status:
+        return status
+    scores = found.read_json(place / "scores.json")
+    if as_json:
+        click.echo(json.dumps(scores, ensure_ascii=False))
+        return 0
+    from launcher import view  # Rich
+
+    view.print_scores(scores)
+    click.echo(f"predictions: {place / 'predictions.jsonl'}")
+    return 0
+
+
+@click.command()
+@click.argument("run")
+@click.option("--to", "kind", type=click.Choice(["adapter", "merged", "ollama"]), default="merged", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="A new directory; default: RUN/export-KIND.")
+def export(run: str, kind: str, out: Path | None) -> int:
+    """Write RUN's result for use elsewhere: the adapter, merged weights, or merged weights with a Modelfile."""
+    found = find(run)
+    place = (out or found.path / f"export-{kind}").absolute()
+    return in_training_environment(
+        found, ["-m", "train.export", "--run-dir", str(found.path), "--to", kind, "--out", str(place)]
+    )
+
+
+@click.command()
+@click.argument("run")
+@click.option("--system", help="System message; default: the run's data.system.")
+@click.option("--max-new-tokens", type=int, default=512, show_default=True)
+@click.option("--temperature", type=float, default=0.0, show_default=True, help="0: the likeliest answer.")
+@click.option("--base", is_flag=True, help="Without the adapter, for comparison.")
+def chat(run: str, system: str | None, max_new_tokens: int, temperature: float, base: bool) -> int:
+    """Talk to RUN's adapter; /reset forgets, /exit ends."""
+    found = find(run)
+    words = ["-m", "train.chat", "--run-dir", str(found.path), "--max-new-tokens", str(max_new_tokens)]
+    words += ["--temperature", str(temperature), *(["--base"] if base else [])]
+    words += [] if system is None else ["--system", system]
+    return in_training_environment(found, words)
+
+
+@click.command()
+@click.argument("source", metavar="SRC", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("target", metavar="DST", type=click.Path(path_type=Path))
+def convert(source: Path, target: Path) -> int:
+    """Convert a ChatGLM or Baichuan checkpoint in its original layout to one that plain transformers reads."""
+    argv = [facts.this_python(), "-m", "train.convert", str(source.absolute()), str(target.absolute())]
+    return process.passthrough(argv, env=environment(assets.train_package().parent))

@@ -1,0 +1,153 @@
+"""`zlaunch data check JOB`: what a job's records are like, before anything is queued."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from launcher import assets, facts, process, submit
+from launcher.commands import options
+from launcher.errors import UsageError
+from launcher.plan import Target, plan
+from launcher.process import CommandError
+from launcher.spec import JobSpec
+from train import config as train_config
+
+
+@click.group()
+def data() -> None:
+    """Look at a job's records."""
+
+
+@data.command()
+@options.job_options
+@click.option("--all", "everything", is_flag=True, help="Make tokens of every record, and keep them for a run here.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def check(
+    ctx: click.Context,
+    /,
+    job: Path | None,
+    overrides: tuple[str, ...],
+    smoke: bool,
+    everything: bool,
+    as_json: bool,
+    **parameters: Any,
+) -> int:
+    """Read all records of JOB: duplicates, conflicts, empty and over-long ones, lengths, loss and padding.
+
+    The exit status is 2 if a run would stop at these records.
+    """
+    wanted = options.load_job(ctx, job, overrides, smoke, parameters).spec
+    target = target_of(wanted)
+    submit.check_inputs(wanted, target)
+    planned = plan(wanted, target, run_id="check", model_config=facts.model_config(wanted.model.path)).train
+    if planned is None:
+        raise UsageError("a program of your own reads its own data: there is nothing to check")
+    code, found = run(target.python, train_config.dump(planned), everything)
+    click.echo(json.dumps(found, ensure_ascii=False) if as_json else text(found))
+    return code
+
+
+def target_of(job: JobSpec) -> Target:
+    """The planned batch's shape; whether this machine has the GPUs does not matter to records."""
+    device = "cpu" if job.device == "cpu" or not (job.device == "cuda" or facts.local_gpus()) else "cuda"
+    ranks = (job.local.procs if device == "cpu" else job.local.gpus) or 1
+    return Target(
+        backend="local",
+        device="cpu" if device == "cpu" else "cuda",
+        hosts=(("localhost", ranks),),
+        python=job.local.python or facts.this_python(),
+        master_port=0,
+        control_port=0,
+        token="",
+    )
+
+
+def run(python: str, config: str, everything: bool) -> tuple[int, dict[str, Any]]:
+    """(exit status, report) of the training environment's own check. Raises CommandError and UsageError."""
+    with tempfile.TemporaryDirectory(prefix="zlaunch-") as place:
+        file = Path(place) / "train.json"
+        file.write_text(config, encoding="utf-8")
+        path = os.pathsep.join(filter(None, [str(assets.train_package().parent), os.environ.get("PYTHONPATH")]))
+        argv = [python, "-m", "train.datacheck", "--config", str(file), "--json", *(["--all"] if everything else [])]
+        result = process.run(argv, env={**os.environ, "PYTHONPATH": path}, check=False)
+    try:
+        found = json.loads(result.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        lines = result.stderr.strip().splitlines()
+        said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        if result.code == 2 and said:
+            raise UsageError(
+                said[-1], hint="; ".join(ln[4:] for ln in lines if ln.startswith("  - ")) or None
+            ) from None
+        raise CommandError(result, f"exit status {result.code}") from None
+    return result.code, found
+
+
+def text(found: dict[str, Any]) -> str:
+    """The report for people."""
+    lines: list[str] = []
+    for name in ("train", "eval"):
+        if found[name]:
+            lines += [*part_lines(name, found[name]), ""]
+    if found["eval_in_train"]:
+        lines += [f"{found['eval_in_train']} eval records stand in data.train too: scores on them mean little", ""]
+    if found["packing"]:
+        lines += [*packing_lines(found["packing"]), ""]
+    lines += [f"error: {error}" for error in found["errors"]] or ["nothing here would stop a run"]
+    return "\n".join(lines)
+
+
+def part_lines(name: str, part: dict[str, Any]) -> list[str]:
+    over, tokens = part["over_long"], part["tokens"]
+    about = "" if over["exact"] else "about "
+    lines = [f"data.{name}: {part['records']:,} records"]
+    if len(part["sources"]) > 1:
+        lines += [f"  {one['records']:>12,}  x {one['weight']:g}  {one['path']}" for one in part["sources"]]
+    rows = [
+        ("unreadable", f"{part['unreadable']:,}" + (f" ({part['empty']:,} empty)" if part["empty"] else "")),
+        ("duplicates", f"{part['duplicates']:,}"),
+        ("conflicts", f"{part['conflicts']:,}  (the same input, another output)"),
+        (
+            "over-long",
+            f"{about}{over['cut']:,} cut, {about}{over['dropped']:,} dropped at {over['max_length']:,} tokens",
+        ),
+    ]
+    if part["sequences"] != part["records"]:
+        rows.append(("sequences", f"{about}{part['sequences']:,}"))
+    if part["loss_share"] is not None:
+        spread = ", ".join(f"{key} {tokens[key]:,}" for key in ("mean", "median", "p90", "p99", "max"))
+        rows.append(("tokens", f"{about}{tokens['total']:,}; a sequence: {spread}"))
+        rows.append(("carry loss", f"{part['loss_share']:.1%} of the tokens"))
+    if part["sampled"] is not None:
+        rows.append(("measured on", f"{part['sampled']:,} records, chosen by hash (--all: every one)"))
+    lines += [f"  {label:<12} {value}" for label, value in rows]
+    lines += [f"  {told}" for told in (*part["problems"][:5], *part["warnings"][:5])]
+    return [*lines, *histogram(tokens.get("histogram") or [])]
+
+
+def packing_lines(packing: dict[str, Any]) -> list[str]:
+    shares = "  ".join(f"{mode} {waste:.1%}" for mode, waste in packing["waste"].items())
+    batch = f"{packing['micro_batch_size']} of {packing['global_batch_size']} records a pass"
+    return [f"padding      {shares}  ({batch}; planned: {packing['planned']})"]
+
+
+def histogram(bars: list[list[float]]) -> list[str]:
+    """Token lengths as a plot of plain characters."""
+    if len(bars) < 2:
+        return []
+    import plotext
+
+    plotext.clear_figure()
+    width = bars[1][0] - bars[0][0]
+    plotext.bar([f"{edge + width:.0f}" for edge, _ in bars], [count for _, count in bars], width=0.9)
+    plotext.title("tokens a sequence, up to")
+    plotext.plot_size(78, 12)
+    plotext.theme("clear")
+    return [line.rstrip() for line in plotext.uncolorize(plotext.build()).splitlines()]

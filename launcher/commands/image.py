@@ -1,0 +1,58 @@
+"""`zlaunch image save|load|list`: images for hosts that reach no registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from launcher import image as images
+from launcher.errors import UsageError
+
+_engine = click.option("--engine", type=click.Choice(["docker", "podman"]), default="docker", show_default=True)
+
+
+@click.group()
+def image() -> None:
+    """Move the training image to hosts without a registry."""
+
+
+@image.command()
+@click.argument("tag")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--directory", is_flag=True, help="Unpack it into a directory, as Charliecloud's ch-run wants it.")
+@_engine
+def save(tag: str, file: Path, directory: bool, engine: str) -> None:
+    """Write an image to FILE: .tar (docker, podman), .sif (Apptainer) or .sqsh (enroot, pyxis).
+
+    Write a .sif, a .sqsh or a directory once on the shared file system, instead of pulling on every node.
+    """
+    pinned = images.read_lock().pinned(tag)
+    if directory:
+        images.export_directory(engine, pinned, file.absolute())
+    else:
+        archive = images.archive_of(file)
+        if file.exists():
+            raise UsageError(f"{file} exists already")
+        # A tar keeps the name only if it is saved by name; the others read from the engine by name, too.
+        for argv in archive.save:
+            images.run(images.fill(argv, engine=engine, image=tag, file=str(file)), engine, tag)
+    click.echo(f"wrote {file} ({pinned})")
+
+
+@image.command()
+@click.argument("file", type=click.Path(exists=True, path_type=Path))
+@_engine
+def load(file: Path, engine: str) -> None:
+    """Load a .tar that `image save` wrote, on this host."""
+    archive = images.archive_of(file)
+    if not archive.load:
+        raise UsageError(f"{file} needs no loading", hint=f"name it as the image: --image {file}")
+    click.echo(images.run(images.fill(archive.load, engine=engine, file=str(file)), engine, str(file)).strip())
+
+
+@image.command("list")
+def list_() -> None:
+    """List the images of image.lock."""
+    for tag, locked in images.read_lock().images.items():
+        click.echo(f"{tag}  {locked.digest or locked.id}  {locked.variant}  {locked.built}")

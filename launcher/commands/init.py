@@ -1,0 +1,25 @@
+"""`zlaunch init`: write a commented job file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from launcher import render
+from launcher.errors import UsageError
+
+
+@click.command()
+@click.argument("file", default="job.yaml", type=click.Path(path_type=Path))
+@click.option("--model", default="Qwen/Qwen3-8B", show_default=True, help="Hub id or local directory.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
+def init(file: Path, model: str, force: bool) -> None:
+    """Write a commented job file (default job.yaml)."""
+    if file.exists() and not force:
+        raise UsageError(f"{file} exists already", hint="--force overwrites it")
+    try:
+        file.write_text(render.template("job.yaml.j2").render(model=model), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {file}: {error.strerror}") from error
+    click.echo(f"wrote {file}; next: zlaunch local {file} --dry-run")

@@ -1,0 +1,57 @@
+"""`zlaunch local`: train on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from launcher import submit, sweep
+from launcher.backends.local import LocalBackend
+from launcher.commands.options import LaunchCommand, job_options, load_job, run_options
+from launcher.commands.outcome import launch
+from launcher.runs import RunDir
+from launcher.spec import Job
+
+
+@click.command(cls=LaunchCommand)
+@job_options
+@click.option("--gpus", type=int, help="Ranks, one a GPU (default: every GPU).")
+@click.option("--procs", type=int, help="Ranks on a CPU, with --device cpu.")
+@click.option("--sweep", "sweeps", multiple=True, metavar="KEY=A,B,C", help="One run for each combination, in turn.")
+@run_options
+@click.pass_context
+def local(
+    ctx: click.Context,
+    /,
+    job: Path | None,
+    overrides: tuple[str, ...],
+    smoke: bool,
+    gpus: int | None,
+    procs: int | None,
+    sweeps: tuple[str, ...],
+    dry_run: bool,
+    detach: bool,
+    as_json: bool,
+    **parameters: Any,
+) -> int:
+    """Train on this machine's GPUs, or on CPU ranks.
+
+    JOB: a job file; without one, job.yaml of the working directory, else the demonstration that ships with zlaunch.
+    After `--`, any program of your own runs under the same agent instead.
+    """
+
+    def load(values: dict[str, Any]) -> Job:
+        flags = {"local.gpus": gpus, "local.procs": procs, **values}
+        return load_job(ctx, job, overrides, smoke, parameters, flags)
+
+    def start(asked: Job, run: RunDir | None = None) -> int:
+        target, backend = submit.local_target(asked.spec), LocalBackend()
+        submit.refuse_procs_on_gpus(procs, target)
+        return launch(asked, target, backend, smoke=smoke, dry_run=dry_run, detach=detach, as_json=as_json, run=run)
+
+    if sweeps:
+        sweep.refuse_detach(detach)
+        return sweep.one_after_another(sweeps, load, overrides, start, backend="local")
+    return start(load({}))

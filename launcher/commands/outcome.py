@@ -1,0 +1,92 @@
+"""What every launching command does once the job is loaded and the target known: prepare, submit, follow, sum up."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from launcher import submit, summary
+from launcher.backends.base import Backend, RunState
+from launcher.interrupts import like_ctrl_c
+from launcher.plan import RunPlan, Target
+from launcher.runs import RunDir
+from launcher.spec import Job
+
+EXIT = {RunState.SUCCEEDED: 0, RunState.CANCELLED: 130}
+"""Exit status by final state; every other is 1."""
+
+
+def launch(
+    job: Job,
+    target: Target,
+    backend: Backend,
+    *,
+    smoke: bool = False,
+    dry_run: bool = False,
+    detach: bool = False,
+    as_json: bool = False,
+    run: RunDir | None = None,
+    **record: Any,
+) -> int:
+    """Take a job to its end (or to its start, with `detach`; or to its files, with `dry_run`); return the exit code."""
+    secrets = {} if dry_run else submit.read_secrets(job.spec.secrets)
+    run, plan = submit.prepare(job, target, run=run)
+    if dry_run:
+        return _say_rendered(run, plan, as_json)
+    if detach:
+        submit.submit(run, plan, backend, secrets, **record)
+        return _say_detached(run, as_json)
+    from launcher import view  # noqa: F401 - Rich, before the start: a Ctrl-C must find everything ready
+
+    with like_ctrl_c():
+        try:
+            submit.submit(run, plan, backend, secrets, **record)
+            return attach(run, backend, smoke=smoke, as_json=as_json)
+        except KeyboardInterrupt:  # between the start and the first look
+            backend.cancel(run, checkpoint=False)
+            state = backend.state(run)
+            return conclude(run, state if state.is_final else RunState.CANCELLED, as_json=as_json)
+
+
+def attach(run: RunDir, backend: Backend, *, smoke: bool = False, as_json: bool = False) -> int:
+    """Follow a submitted run to its end and print what came of it."""
+    from launcher import view  # Rich: not needed to submit
+
+    state = view.follow(run, backend, show=sys.stderr if as_json else sys.stdout)
+    return conclude(run, state, smoke=smoke, as_json=as_json)
+
+
+def conclude(run: RunDir, state: RunState, *, smoke: bool = False, as_json: bool = False) -> int:
+    """Record and print what came of a run; the exit code."""
+    from launcher import view
+
+    run.update_record(state=state.value)
+    problems = summary.smoke_problems(run) if smoke and state is RunState.SUCCEEDED else []
+    view.print_outcome(run, state, show=sys.stderr if as_json else sys.stdout)
+    for problem in problems:
+        click.echo(f"smoke: {problem}", err=True)
+    if as_json:
+        click.echo(json.dumps({**summary.of(run, state), **({"smoke_problems": problems} if smoke else {})}))
+    return 1 if problems else EXIT.get(state, 1)
+
+
+def _say_rendered(run: RunDir, plan: RunPlan, as_json: bool) -> int:
+    if as_json:
+        click.echo(json.dumps({"run": run.run_id, "directory": str(run.path), "world_size": plan.launch.world_size}))
+        return 0
+    click.echo(f"rendered {run.path}")
+    for reason in plan.reasons:
+        click.echo(f"  {reason.setting} = {reason.value}: {reason.reason}")
+    click.echo(f"  {plan.launch.world_size} ranks on {len(plan.launch.nodes)} node(s); nothing was started")
+    return 0
+
+
+def _say_detached(run: RunDir, as_json: bool) -> int:
+    if as_json:
+        click.echo(json.dumps({"run": run.run_id, "state": run.record.state, "directory": str(run.path)}))
+    else:
+        click.echo(f"{run.run_id}\n  zlaunch status {run.run_id}\n  zlaunch logs -f {run.run_id}")
+    return 0

@@ -1,0 +1,197 @@
+"""`zlaunch plan`: what a job would need and how fast it would be, before any GPU is touched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from launcher import facts, gpus, planner, spec
+from launcher.errors import SpecError
+from launcher.planner import Choice, DoesNotFit, Situation
+from launcher.spec import JobSpec
+from train import memory
+from train.memory import GIB, Shape
+
+
+@click.command("plan")
+@click.argument("job", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--model", help="Model path, hub id or a built-in shape: llama3-8b, qwen3-14b, 70b ...")
+@click.option("--gpu", help="GPU to plan for: h200, h100, a100-80, a100-40, l40s, 4090, 3090 ...")
+@click.option("--gpu-memory", help="Its memory, 24GiB, for a GPU that --gpu does not know.")
+@click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--gpus", "gpus_per_node", type=click.IntRange(min=1), help="GPUs a node.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key of the job.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def plan(
+    job: Path | None,
+    model: str | None,
+    gpu: str | None,
+    gpu_memory: str | None,
+    nodes: int,
+    gpus_per_node: int | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    """Show memory by part, every automatic setting with its reason, speed, and what to change if JOB does not fit."""
+    wanted = spec.load(job, overrides, {"model.path": model}).spec
+    shape = shape_of(wanted)
+    situation = situation_of(gpu, gpu_memory, nodes, gpus_per_node or wanted.local.gpus or 1)
+    try:
+        choice = planner.choose(wanted, shape, situation)
+    except DoesNotFit as error:
+        if not as_json:
+            raise
+        click.echo(json.dumps(_refusal(wanted, shape, situation, error), indent=2, ensure_ascii=False))
+        return error.exit_code
+    work = work_of(wanted, choice)
+    if as_json:
+        click.echo(json.dumps(report(wanted, shape, situation, choice, work), indent=2, ensure_ascii=False))
+    else:
+        click.echo(table(wanted, shape, situation, choice, work))
+    return 0
+
+
+def shape_of(wanted: JobSpec) -> Shape:
+    """The model's shape from its config.json, else from its name. Raises SpecError."""
+    config = facts.model_config(wanted.model.path) if wanted.model.path else None
+    if config is not None:
+        try:
+            return memory.from_config(config)
+        except memory.UnknownShape as error:
+            raise SpecError(f"model.path {wanted.model.path!r}: {error}") from error
+    shape = memory.named(wanted.model.path)
+    if shape is None:
+        raise SpecError(
+            f"model.path {wanted.model.path!r}: no config.json here and no built-in shape of that name",
+            hint=f"give a directory with config.json, or one of: {', '.join(memory.SHAPES)}",
+        )
+    return shape
+
+
+def situation_of(gpu: str | None, gpu_memory: str | None, nodes: int, per_node: int) -> Situation:
+    """The GPUs to plan for: those named, else this machine's, else an H100. Raises SpecError."""
+    world = nodes * per_node
+    if gpu is None and gpu_memory is None:
+        found = facts.local_gpus()
+        if found:
+            card = gpus.identify(found[0].name, found[0].memory_bytes)
+            rate = card.matrix_rate if card else 100e12
+            smallest = min(one.memory_bytes for one in found)
+            return Situation(world, smallest, found[0].name, rate, per_node)
+    model = gpus.find(gpu) if gpu else gpus.GPUS["h100"] if gpu_memory is None else None
+    size = gpus.parse_memory(gpu_memory) if gpu_memory else (model.memory_bytes if model else 0)
+    if model is None:
+        return Situation(world, size, f"a GPU of {size / GIB:.0f} GiB", 100e12, per_node)
+    return Situation(world, size, model.title, model.matrix_rate, per_node)
+
+
+def work_of(wanted: JobSpec, choice: Choice) -> dict[str, Any] | None:
+    """Steps and hours, where the number of records can be read here; tokens are estimated from the bytes."""
+    records, size = _count(wanted)
+    steps = wanted.train.max_steps
+    if steps is None:
+        if not records:
+            return None
+        steps = max(1, round(wanted.train.epochs * records / choice.batch.global_batch_size))
+    tokens = min(wanted.data.max_length, size / records / 3.5) if records else wanted.data.max_length
+    seconds = steps * choice.batch.global_batch_size * tokens / choice.tokens_per_second
+    return {"records": records, "tokens_per_record": round(tokens), "steps": steps, "hours": seconds / 3600}
+
+
+def _count(wanted: JobSpec) -> tuple[int, int]:
+    sources = [wanted.data.train] if isinstance(wanted.data.train, str) else wanted.data.train
+    records = size = 0
+    for source in sources:
+        file = Path(source if isinstance(source, str) else source.path).expanduser()
+        if file.suffix == ".jsonl" and file.is_file():
+            with file.open("rb") as lines:
+                records += sum(1 for line in lines if line.strip())
+            size += file.stat().st_size
+    return records, size
+
+
+def report(
+    wanted: JobSpec, shape: Shape, situation: Situation, choice: Choice, work: dict[str, Any] | None
+) -> dict[str, Any]:
+    setting, solved = choice.setting, choice.batch
+    settings = {
+        "model.quantization": setting.quantization,
+        "train.engine": setting.engine,
+        "train.global_batch_size": solved.global_batch_size,
+        "train.micro_batch_size": solved.micro_batch_size,
+        "train.gradient_accumulation_steps": solved.gradient_accumulation_steps,
+        "train.gradient_checkpointing": setting.checkpointing,
+        "train.zero_stage": setting.zero_stage,
+        "train.packing": choice.packing,
+    }
+    reasons = {reason.setting: reason.reason for reason in choice.reasons}
+    return {
+        "fits": True,
+        **_heading(wanted, shape, situation),
+        "predicted_peak_bytes": choice.predicted_peak_bytes,
+        "parts": choice.memory.parts,
+        "room_bytes": planner.room(situation),
+        "settings": {key: {"value": value, "reason": reasons.get(key, "as given")} for key, value in settings.items()},
+        "tokens_per_second": round(choice.tokens_per_second),
+        "work": work,
+    }
+
+
+def _refusal(wanted: JobSpec, shape: Shape, situation: Situation, error: DoesNotFit) -> dict[str, Any]:
+    return {
+        "fits": False,
+        **_heading(wanted, shape, situation),
+        "predicted_peak_bytes": error.smallest.total,
+        "parts": error.smallest.parts,
+        "room_bytes": planner.room(situation),
+        "error": str(error),
+        "changes": [
+            {
+                "change": change.text,
+                "predicted_peak_bytes": change.choice.predicted_peak_bytes,
+                "tokens_per_second": round(change.choice.tokens_per_second),
+            }
+            for change in error.changes
+        ],
+    }
+
+
+def _heading(wanted: JobSpec, shape: Shape, situation: Situation) -> dict[str, Any]:
+    return {
+        "model": wanted.model.path,
+        "parameters": shape.parameters,
+        "trainable": memory.lora_parameters(shape, wanted.lora.r),
+        "gpu": situation.gpu_name,
+        "gpu_memory_bytes": situation.gpu_memory_bytes,
+        "world_size": situation.world_size,
+    }
+
+
+def table(wanted: JobSpec, shape: Shape, situation: Situation, choice: Choice, work: dict[str, Any] | None) -> str:
+    """The plan as text."""
+    facts_ = report(wanted, shape, situation, choice, work)
+    lines = [
+        f"{wanted.model.path}: {shape.parameters / 1e9:.2f} billion parameters, "
+        f"{facts_['trainable'] / 1e6:.1f} million trained (LoRA r={wanted.lora.r})",
+        f"on {situation.world_size} x {situation.gpu_name} ({situation.gpu_memory_bytes / GIB:.1f} GiB each)",
+        "",
+        "memory a GPU at the peak of a step",
+        *(f"  {name:<12} {size / GIB:8.2f} GiB" for name, size in choice.memory.parts.items()),
+        f"  {'together':<12} {choice.predicted_peak_bytes / GIB:8.2f} GiB of {planner.room(situation) / GIB:.2f} free",
+        "",
+        "settings",
+    ]
+    for key, item in facts_["settings"].items():
+        lines.append(f"  {key:<34} {item['value']!s:<8} {item['reason']}")
+    lines += ["", f"about {choice.tokens_per_second:,.0f} tokens/s on all GPUs together"]
+    if work:
+        estimate = f", about {work['tokens_per_record']} tokens a record" if work["records"] else ""
+        lines.append(f"{work['steps']} steps{estimate}: about {_duration(work['hours'])}")
+    return "\n".join(lines)
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"

@@ -1,0 +1,147 @@
+"""`zlaunch list | status | logs | cancel`: all of them read the run directory."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+import click
+
+from launcher import runs, summary
+from launcher.backends import backend_of
+from launcher.backends.base import RunState
+from launcher.runs import RunDir
+
+
+@click.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def list_(as_json: bool) -> None:
+    """List the runs under $ZLAUNCH_RUNS (default ./runs), oldest first."""
+    found = [run for run in runs.list_runs(runs.runs_root()) if run.run_json.exists()]
+    if not found and not as_json:
+        click.echo(f"no runs in {runs.runs_root()}", err=True)
+    for run in found:
+        row = overview(run)
+        click.echo(json.dumps(row) if as_json else _line(row))
+
+
+@click.command()
+@click.argument("run")
+@click.option("--json", "as_json", is_flag=True)
+def status(run: str, as_json: bool) -> None:
+    """Show what RUN does or did."""
+    found = runs.find_run(run, runs.runs_root())
+    state = state_of(found)
+    if as_json:
+        click.echo(json.dumps({**summary.of(found, state), "nodes": summary.nodes(found), "last": last_metric(found)}))
+        return
+    print_status(found, state)
+
+
+@click.command()
+@click.argument("run")
+@click.option("--rank", type=int, help="Only this rank's lines.")
+@click.option("-f", "--follow", is_flag=True, help="Go on printing until the run ends.")
+def logs(run: str, rank: int | None, follow: bool) -> None:
+    """Print the logs of RUN's ranks, each line behind its rank."""
+    found = runs.find_run(run, runs.runs_root())
+    many = rank is None
+    try:
+        for line in backend_of(found.record.backend).logs(found, rank=rank, follow=follow):
+            who = f"[{line.rank}] " if line.rank is not None else f"[node {line.node_rank}] "
+            click.echo(f"{who if many else ''}{line.text}")
+            if follow:
+                sys.stdout.flush()
+    except KeyboardInterrupt:  # the end of following, not of the run
+        return
+
+
+@click.command()
+@click.argument("run")
+@click.option("--now", is_flag=True, help="Do not wait for a checkpoint.")
+def cancel(run: str, now: bool) -> None:
+    """End RUN: a last checkpoint, then every process of it, on every node."""
+    found = runs.find_run(run, runs.runs_root())
+    backend = backend_of(found.record.backend)
+    before = state_of(found)
+    if before.is_final:
+        click.echo(f"{found.run_id}: already {before.value}")
+        return
+    backend.cancel(found, checkpoint=not now)
+    click.echo(f"{found.run_id}: {state_of(found).value}")
+
+
+def state_of(run: RunDir) -> RunState:
+    """The run's state; a final one is kept in run.json and not asked for again."""
+    record = run.record
+    known = RunState(record.state)
+    if known.is_final and known is not RunState.LOST:
+        return known
+    state = backend_of(record.backend).state(run)
+    if state is not known:
+        run.update_record(state=state.value)
+    return state
+
+
+def overview(run: RunDir) -> dict[str, Any]:
+    """One row of `list`."""
+    record = run.record
+    last = last_metric(run) or {}
+    return {
+        "run": run.run_id,
+        "state": state_of(run).value,
+        "backend": record.backend,
+        "created": record.created,
+        "step": last.get("step"),
+        "loss": last.get("loss"),
+    }
+
+
+def last_metric(run: RunDir) -> dict[str, Any] | None:
+    found = [metric for metric in run.read_metrics() if "loss" in metric]
+    return found[-1] if found else None
+
+
+def _line(row: dict[str, Any]) -> str:
+    created = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["created"]))
+    loss = f"step {row['step']} loss {row['loss']:.4f}" if row["loss"] is not None else ""
+    return f"{row['state']:<10} {created}  {row['backend']:<6} {row['run']}  {loss}".rstrip()
+
+
+def print_status(run: RunDir, state: RunState) -> None:
+    """The run, its nodes and ranks, its progress, its checkpoints, and why it failed if it did."""
+    from rich.console import Console
+
+    from launcher import view
+
+    record = run.record
+    click.echo(f"{run.run_id}: {state.value} ({record.backend} {' '.join(record.ids)})")
+    click.echo(f"  directory   {run.path}")
+    for node in summary.nodes(run):
+        ranks = ", ".join(_rank(rank) for rank in node.get("ranks", []))
+        click.echo(f"  node {node['node_rank']}      {node.get('host')} {node.get('state')}: {ranks}")
+    if restarts := max((node.get("restarts") or 0 for node in summary.nodes(run)), default=0):
+        click.echo(f"  restarts    {restarts}")
+    if metric := last_metric(run):
+        rate = f", {metric['tokens_per_second']:,.0f} tokens/s" if metric.get("tokens_per_second") else ""
+        click.echo(f"  progress    step {metric['step']}, loss {metric['loss']:.4f}{rate}")
+    if steps := checkpoints(run):
+        click.echo(f"  checkpoints {', '.join(f'step {step}' for step in steps)}")
+    if state in (RunState.FAILED, RunState.LOST):
+        view.print_failure(run, Console())
+
+
+def checkpoints(run: RunDir) -> list[int]:
+    """Steps of the complete checkpoints, oldest first."""
+    complete = (path.parent.name for path in run.checkpoints.glob("step-*/COMPLETE"))
+    return sorted(int(name.removeprefix("step-")) for name in complete)
+
+
+def _rank(rank: dict[str, Any]) -> str:
+    if rank.get("signal"):
+        return f"rank {rank['rank']} ended by signal {rank['signal']}"
+    if rank.get("exit_code") is not None:
+        return f"rank {rank['rank']} exit {rank['exit_code']}"
+    return f"rank {rank['rank']} pid {rank['pid']}"

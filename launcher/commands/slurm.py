@@ -1,0 +1,134 @@
+"""`zlaunch slurm`: train on a Slurm cluster."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from launcher import slurm_plan, submit, sweep
+from launcher.backends.slurm import SlurmBackend
+from launcher.commands.options import LaunchCommand, job_options, load_job, run_options
+from launcher.commands.outcome import attach
+from launcher.errors import SpecError
+from launcher.interrupts import like_ctrl_c
+from launcher.runs import RunDir
+from launcher.slurm_target import slurm_target
+from launcher.spec import Job
+
+SLURM_FLAGS: tuple[tuple[tuple[str, ...], str, dict[str, Any]], ...] = (
+    (("--nodes", "-N"), "nodes", {"type": int, "help": "Nodes (default 1)."}),
+    (("--gpus-per-node",), "gpus_per_node", {"type": int, "help": "Ranks a node, one a GPU (default 8)."}),
+    (("--procs-per-node",), "procs_per_node", {"type": int, "help": "Ranks a node with --device cpu (default 1)."}),
+    (("--cpus-per-task",), "cpus_per_task", {"type": int, "help": "Processors of a node's ranks together."}),
+    (("--partition", "-p"), "partition", {}),
+    (("--account", "-A"), "account", {}),
+    (("--qos", "-q"), "qos", {}),
+    (("--time", "-t"), "time", {"help": "Time limit of one start; a longer training queues itself again."}),
+    (("--constraint", "-C"), "constraint", {}),
+    (("--reservation",), "reservation", {}),
+    (("--nodelist", "-w"), "nodelist", {}),
+    (("--exclude", "-x"), "exclude", {}),
+    (("--mem",), "mem", {}),
+    (("--array-limit", "--array"), "array_limit", {"type": int, "help": "Points of a sweep that run at once."}),
+    (("--signal-before",), "signal_before", {"type": int, "help": "Seconds before the limit for the last checkpoint."}),
+    (("--max-requeues",), "max_requeues", {"type": int, "help": "Times the job may be queued again (default 20)."}),
+    (("--template",), "template", {"help": "Batch script of your own; see `zlaunch templates`."}),
+    (("--login",), "login", {"metavar": "USER@HOST", "help": "Submit over SSH, from a machine without Slurm."}),
+    (("--workdir",), "workdir", {"help": "Directory on the login host (default ~/zlaunch)."}),
+    (("--python",), "python", {"help": "Interpreter of the training environment on the nodes."}),
+)
+"""(flags, field of SlurmSpec, click's settings)."""
+
+
+def slurm_options(function: Any) -> Any:
+    for flags, field, settings in reversed(SLURM_FLAGS):
+        function = click.option(*flags, f"slurm__{field}", default=None, **settings)(function)
+    return function
+
+
+@click.command(cls=LaunchCommand)
+@job_options
+@slurm_options
+@click.option("--sbatch", "further", multiple=True, metavar="KEY[=VALUE]", help="Any further option of sbatch.")
+@click.option(
+    "--sweep", "sweeps", multiple=True, metavar="KEY=A,B,C", help="One run for each combination, as one array."
+)
+@click.option("--print-script", is_flag=True, help="Write the run directory, print the batch script and stop.")
+@click.option("--wait", is_flag=True, help="Follow the job, from the queue to its end.")
+@run_options
+@click.pass_context
+def slurm(
+    ctx: click.Context,
+    /,
+    job: Path | None,
+    overrides: tuple[str, ...],
+    smoke: bool,
+    further: tuple[str, ...],
+    sweeps: tuple[str, ...],
+    print_script: bool,
+    wait: bool,
+    dry_run: bool,
+    detach: bool,
+    as_json: bool,
+    **parameters: Any,
+) -> int:
+    """Train on a Slurm cluster: one batch job, one task a node.
+
+    Returns the job's id at once; --wait follows it (as --smoke does, which must see the end).
+    JOB and `-- PROGRAM ARGS...` as for `zlaunch local`.
+    """
+    flags = {f"slurm.{field}": parameters.pop(f"slurm__{field}") for _, field, _ in SLURM_FLAGS}
+    if further:
+        flags["slurm.sbatch"] = sbatch_options(further)
+
+    def load(values: dict[str, Any]) -> Job:
+        return load_job(ctx, job, overrides, smoke, parameters, {**flags, **values})
+
+    show = dry_run or print_script
+    follow = (wait or smoke) and not detach
+    if sweeps:
+        return sweep.on_slurm(sweeps, load, overrides, show=show, follow=follow, as_json=as_json)
+    return one(load({}), smoke=smoke, show=show, quiet=print_script, follow=follow, as_json=as_json)
+
+
+def one(job: Job, *, smoke: bool, show: bool, quiet: bool, follow: bool, as_json: bool) -> int:
+    """A single run: its script shown, or its job queued, and followed if asked."""
+    secrets = {} if show else submit.read_secrets(job.spec.secrets)
+    run, plan = submit.prepare(job, slurm_target(job.spec))
+    if show:
+        click.echo(run.sbatch.read_text(encoding="utf-8"), nl=False)
+        if not quiet:
+            click.echo(f"rendered {run.path}; nothing was queued", err=True)
+        return 0
+    backend = SlurmBackend(announce=follow)
+    if not follow:
+        record = submit.submit(run, plan, backend, secrets)
+        say_queued(run, record.ids[0], as_json)
+        return 0
+    with like_ctrl_c():
+        submit.submit(run, plan, backend, secrets)
+        return attach(run, backend, smoke=smoke, as_json=as_json)
+
+
+def say_queued(run: RunDir, job: str, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"run": run.run_id, "job": job, "state": "PENDING", "directory": str(run.path)}))
+        return
+    click.echo(f"job {job}: {run.run_id}\n  zlaunch status {run.run_id}\n  zlaunch logs -f {run.run_id}")
+    sys.stdout.flush()
+
+
+def sbatch_options(texts: tuple[str, ...]) -> dict[str, str | None]:
+    """`comment=a b` and `exclusive` -> {"comment": "a b", "exclusive": None}. Raises SpecError."""
+    found: dict[str, str | None] = {}
+    for text in texts:
+        name, equals, value = text.lstrip("-").partition("=")
+        if not name:
+            raise SpecError(f"--sbatch {text!r}: expected key=value or key", hint="for example --sbatch mail-type=END")
+        found[name] = value if equals else None
+    slurm_plan.check_sbatch(found)
+    return found

@@ -1,0 +1,117 @@
+"""`zlaunch ssh`: train on a list of hosts."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from launcher import bundle, hosts, submit, sweep
+from launcher.backends.ssh import SshBackend
+from launcher.commands.options import LaunchCommand, job_options, load_job, run_options
+from launcher.commands.outcome import launch
+from launcher.plan import Target
+from launcher.runs import RunDir
+from launcher.spec import Job
+
+HOST_FLAGS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("--hosts", "ssh.hosts", {"metavar": "A,B,USER@C:PORT", "help": "Hosts in node order."}),
+    ("--hostfile", "ssh.hostfile", {"metavar": "FILE", "help": "Hosts and slots in DeepSpeed's format."}),
+    ("--include", "ssh.include", {"metavar": "HOST:0,1@HOST", "help": "Only these hosts and slots."}),
+    ("--exclude", "ssh.exclude", {"metavar": "HOST:0@HOST", "help": "Not these hosts and slots."}),
+    (
+        "--slots",
+        "ssh.slots",
+        {"type": int, "help": "Ranks a host, where no hostfile says (default: its GPUs; CPU: 1)."},
+    ),
+    ("--workdir", "ssh.workdir", {"help": "Directory on the hosts (default ~/zlaunch)."}),
+    ("--python", "ssh.python", {"help": "Interpreter of the training environment on the hosts."}),
+    ("--ssh-config", "ssh.ssh_config", {"metavar": "FILE", "help": "Instead of ~/.ssh/config."}),
+    ("--connect-timeout", "ssh.connect_timeout", {"type": float, "help": "Seconds to wait for a host (default 10)."}),
+    ("--master-addr", "ssh.master_addr", {"help": "Address of the first host that the others reach."}),
+)
+"""(flag, key of the job, click's settings)."""
+
+
+def host_options(function: Any) -> Any:
+    """Which hosts and how to reach them."""
+    function = click.option(
+        "--accept-new-host-keys", is_flag=True, help="Write unknown host keys to known_hosts instead of refusing them."
+    )(function)
+    for flag, _, settings in reversed(HOST_FLAGS):
+        function = click.option(flag, default=None, **settings)(function)
+    return function
+
+
+def host_flags(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Take host_options' values out of a command's parameters, as keys of the job."""
+    flags = {key: parameters.pop(flag[2:].replace("-", "_")) for flag, key, _ in HOST_FLAGS}
+    if parameters.pop("accept_new_host_keys"):
+        flags["ssh.accept_new_host_keys"] = True
+    return flags
+
+
+def hosts_of_flags(job: Job, flags: dict[str, Any]) -> Job:
+    """A flag wins over the job file, also over its other way of naming hosts."""
+    for given, other in (("hosts", "hostfile"), ("hostfile", "hosts")):
+        if flags[f"ssh.{given}"] is not None and flags[f"ssh.{other}"] is None:
+            section = {key: value for key, value in job.tree["ssh"].items() if key != other}
+            spec = msgspec.structs.replace(job.spec, ssh=msgspec.structs.replace(job.spec.ssh, **{other: None}))
+            return dataclasses.replace(job, spec=spec, tree={**job.tree, "ssh": section})
+    return job
+
+
+@click.command(cls=LaunchCommand)
+@job_options
+@host_options
+@click.option("--sweep", "sweeps", multiple=True, metavar="KEY=A,B,C", help="One run for each combination, in turn.")
+@run_options
+@click.pass_context
+def ssh(
+    ctx: click.Context,
+    /,
+    job: Path | None,
+    overrides: tuple[str, ...],
+    smoke: bool,
+    sweeps: tuple[str, ...],
+    dry_run: bool,
+    detach: bool,
+    as_json: bool,
+    **parameters: Any,
+) -> int:
+    """Train on a list of hosts over SSH.
+
+    JOB: a job file; without one, job.yaml of the working directory, else the demonstration that ships with zlaunch.
+    After `--`, any program of your own runs instead; files of the working directory that it names are sent along.
+    The run goes on when this command is killed or the laptop closed: see it again with `zlaunch status`.
+    """
+    flags = host_flags(parameters)
+
+    def load(values: dict[str, Any]) -> Job:
+        return hosts_of_flags(load_job(ctx, job, overrides, smoke, parameters, {**flags, **values}), flags)
+
+    def start(asked: Job, run: RunDir | None = None) -> int:
+        target, backend = target_and_backend(asked)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal is no wish to end the run
+        return launch(asked, target, backend, smoke=smoke, dry_run=dry_run, detach=detach, as_json=as_json, run=run)
+
+    if sweeps:
+        sweep.refuse_detach(detach)
+        return sweep.one_after_another(sweeps, load, overrides, start, backend="ssh")
+    return start(load({}))
+
+
+def target_and_backend(job: Job) -> tuple[Target, SshBackend]:
+    """Survey the hosts of a job: where it goes, and the backend that has the connections open."""
+    submit.check_inputs(job.spec, _UNKNOWN)
+    inputs, paths = bundle.inputs(job.spec)
+    survey = hosts.survey(job.spec)
+    return hosts.target(job.spec, survey, paths), SshBackend(survey, inputs)
+
+
+_UNKNOWN = Target(backend="ssh", device="cpu", hosts=(), python="", master_port=0, control_port=0, token="")
+"""Enough to check the input files before any host is asked."""

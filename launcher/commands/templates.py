@@ -1,0 +1,61 @@
+"""`zlaunch templates`: the stock batch script, and how a site's own differs from it."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import click
+
+from launcher import assets
+from launcher.errors import UsageError
+
+TEMPLATES = {"train.sbatch.j2": "slurm"}
+"""name -> the kind of asset it is; these may be replaced (slurm.template)."""
+
+
+@click.group()
+def templates() -> None:
+    """Keep a batch script of your own: eject the stock one, change it, name it with --template or slurm.template."""
+
+
+@templates.command("list")
+def list_() -> None:
+    """The templates that a site may replace."""
+    for name in TEMPLATES:
+        click.echo(f"{name}  {source(name)}")
+
+
+@templates.command()
+@click.argument("name", default="train.sbatch.j2")
+@click.option("--to", "to", type=click.Path(path_type=Path), help="File to write (default: the name, here).")
+def eject(name: str, to: Path | None) -> None:
+    """Write the stock template NAME here, to be changed."""
+    target = to or Path(name)
+    if target.exists():
+        raise UsageError(f"{target} exists already", hint=f"zlaunch templates diff {target} shows how it differs")
+    target.write_text(source(name).read_text(encoding="utf-8"), encoding="utf-8")
+    click.echo(f"{target}\n  zlaunch slurm --template {target} ...   or in the job: slurm: {{template: {target}}}")
+
+
+@templates.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--name", default="train.sbatch.j2", help="The stock template to compare with.")
+def diff(file: Path, name: str) -> int:
+    """How FILE differs from the stock template; exit status 1 if it does."""
+    try:
+        own = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}") from error
+    stock = source(name).read_text(encoding="utf-8")
+    lines = list(difflib.unified_diff(stock.splitlines(True), own.splitlines(True), f"stock {name}", str(file)))
+    click.echo("".join(lines), nl=False)
+    return 1 if lines else 0
+
+
+def source(name: str) -> Path:
+    """The stock file. Raises UsageError naming the known ones."""
+    if name not in TEMPLATES:
+        raise UsageError(f"no template {name!r}", hint=f"known: {', '.join(TEMPLATES)}")
+    kind = TEMPLATES[name]
+    return assets.path("slurm" if kind == "slurm" else "templates") / name

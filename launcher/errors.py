@@ -1,0 +1,75 @@
+"""Every error that a user can meet, drawn as a tree.
+
+ZlaunchError
+├── UsageError            exit 2: the request was wrong; nothing was started
+│   ├── SpecError         a key or value of the job file or of --set
+│   ├── BatchError        the batch arithmetic has no solution
+│   ├── DataError         records that cannot be trained on
+│   ├── CompatibilityError  settings that cannot work together
+│   ├── HostfileError     hostfile, --hosts, --include, --exclude
+│   └── RunNotFound       no run, or several, of that name
+├── TargetError           exit 1: the target refused: GPUs, ports, disk, ssh, sbatch, container engine
+│   └── HostsError        several hosts, each with its own result
+└── RunFailed             exit 1: the run started and did not succeed
+
+An error says what was tried, where, what came back and what to do next. Commands print `str(error)` and `error.hint`
+without a traceback; anything that is not a ZlaunchError is a bug of ours and shows one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class ZlaunchError(Exception):
+    """Base of all; `hint` says what to do next."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(ZlaunchError):
+    exit_code = 2
+
+
+class SpecError(UsageError):
+    pass
+
+
+class BatchError(UsageError):
+    pass
+
+
+class DataError(UsageError):
+    pass
+
+
+class CompatibilityError(UsageError):
+    pass
+
+
+class HostfileError(UsageError):
+    pass
+
+
+class RunNotFound(UsageError):
+    pass
+
+
+class TargetError(ZlaunchError):
+    pass
+
+
+class HostsError(TargetError):
+    """Partial failure over several hosts; keeps every host's result, the good ones too."""
+
+    def __init__(self, message: str, results: Mapping[str, str], *, hint: str | None = None) -> None:
+        super().__init__(message + "".join(f"\n  {host}: {text}" for host, text in results.items()), hint=hint)
+        self.results = dict(results)
+
+
+class RunFailed(ZlaunchError):
+    pass

@@ -1,0 +1,82 @@
+"""GPUs by name: memory, dense bf16 rate, memory bandwidth. Data sheets, except where a rate was measured."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+
+from launcher.errors import SpecError
+
+GIB = 2**30
+TERA = 1e12
+
+
+@dataclass(frozen=True)
+class GpuModel:
+    key: str
+    title: str
+    memory_bytes: int
+    """What nvidia-smi shows, which is a little less than the number on the box."""
+    matrix_rate: float
+    """FLOP/s of a large bf16 product (fp16 where the GPU has no bf16): measured, or four fifths of the data sheet."""
+    bandwidth: float
+    """Bytes a second of its memory."""
+    compute_capability: float
+
+
+def _gpu(key: str, title: str, gib: float, tflops: float, tbs: float, capability: float) -> GpuModel:
+    return GpuModel(key, title, round(gib * GIB), tflops * TERA, tbs * TERA, capability)
+
+
+_TABLE = (
+    _gpu("b200", "NVIDIA B200", 178.0, 1800, 8.0, 10.0),
+    _gpu("h200", "NVIDIA H200", 139.7, 790, 4.8, 9.0),  # measured: 8192 x 8192 x 8192, random data
+    _gpu("h100", "NVIDIA H100 80GB", 79.1, 790, 3.35, 9.0),  # measured likewise
+    _gpu("h20", "NVIDIA H20", 95.0, 118, 4.0, 9.0),
+    _gpu("a100-80", "NVIDIA A100 80GB", 79.1, 250, 2.0, 8.0),
+    _gpu("a100-40", "NVIDIA A100 40GB", 39.4, 250, 1.55, 8.0),
+    _gpu("a800", "NVIDIA A800 80GB", 79.1, 250, 2.0, 8.0),
+    _gpu("a40", "NVIDIA A40", 44.4, 120, 0.7, 8.6),
+    _gpu("a10", "NVIDIA A10", 22.1, 100, 0.6, 8.6),
+    _gpu("l40s", "NVIDIA L40S", 44.5, 290, 0.86, 8.9),
+    _gpu("l4", "NVIDIA L4", 22.0, 97, 0.3, 8.9),
+    _gpu("5090", "NVIDIA GeForce RTX 5090", 31.4, 170, 1.79, 12.0),
+    _gpu("4090", "NVIDIA GeForce RTX 4090", 23.5, 132, 1.0, 8.9),
+    _gpu("3090", "NVIDIA GeForce RTX 3090", 23.6, 57, 0.94, 8.6),
+    _gpu("v100-32", "NVIDIA V100 32GB", 31.7, 90, 0.9, 7.0),
+    _gpu("v100-16", "NVIDIA V100 16GB", 15.8, 90, 0.9, 7.0),
+    _gpu("t4", "NVIDIA T4", 14.6, 45, 0.32, 7.5),
+)
+GPUS: dict[str, GpuModel] = {gpu.key: gpu for gpu in _TABLE}
+
+_ALIASES = {"a100": "a100-80", "rtx4090": "4090", "rtx3090": "3090", "rtx5090": "5090", "v100": "v100-16"}
+
+
+def find(name: str) -> GpuModel:
+    """The GPU that --gpu names. Raises SpecError naming the known ones."""
+    key = name.lower().replace("_", "-").removeprefix("nvidia-").removesuffix("gb")
+    key = _ALIASES.get(key, key)
+    if key in GPUS:
+        return GPUS[key]
+    near = difflib.get_close_matches(key, GPUS, n=1, cutoff=0.5)
+    hint = (f"did you mean {near[0]}? " if near else "") + f"known: {', '.join(GPUS)}; or give --gpu-memory 24GiB"
+    raise SpecError(f"--gpu {name!r}: not a GPU of the table", hint=hint)
+
+
+def identify(title: str | None, memory_bytes: int | None) -> GpuModel | None:
+    """The table's entry for a name that nvidia-smi reports, `NVIDIA A100-SXM4-40GB`; None if it is not in the table."""
+    words = re.split(r"[^a-z0-9]+", (title or "").lower())
+    found = [gpu for gpu in _TABLE if gpu.key.split("-")[0] in words]
+    if not found or memory_bytes is None:
+        return found[0] if found else None
+    return min(found, key=lambda gpu: abs(gpu.memory_bytes - memory_bytes))
+
+
+def parse_memory(text: str) -> int:
+    """`24GiB`, `24G`, `24000MB` -> bytes. Raises SpecError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(gib|g|gb|mib|m|mb)?\s*", text.lower())
+    if not match:
+        raise SpecError(f"--gpu-memory {text!r}: not a size", hint="for example 24GiB or 80GB")
+    unit = {"gib": GIB, "g": GIB, "gb": 10**9, "mib": 2**20, "m": 2**20, "mb": 10**6, None: GIB}[match[2]]
+    return round(float(match[1]) * unit)

@@ -1,0 +1,370 @@
+"""Which hosts a run gets, what they are like, and whether they can carry it: the survey before anything starts.
+
+wanted(job) -> Fleet.open -> hello everywhere -> shared marks, ports, addresses -> Survey -> Target
+"""
+
+from __future__ import annotations
+
+import secrets
+import statistics
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from launcher import facts, hostfile, image
+from launcher.connect import Options
+from launcher.errors import HostfileError, HostsError, TargetError, UsageError
+from launcher.fleet import Fleet, Json, Session
+from launcher.plan import Target
+from launcher.spec import JobSpec, SshSpec
+
+PACKAGES = ("torch", "transformers", "peft", "deepspeed", "unsloth", "accelerate", "bitsandbytes")
+"""What must be the same everywhere if it is anywhere."""
+NEEDED = ("torch", "transformers", "peft")
+"""What a training cannot do without."""
+CLOCK_SKEW = 30.0
+"""Seconds by which a host's clock may differ from the others': beyond it events, certificates and caches go wrong."""
+ROOM = 256 << 20
+"""Bytes that must be free where the run directory goes."""
+REACH_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The hosts of a job before anyone asked them: name -> slots, None where their GPUs decide."""
+
+    pool: dict[str, int | None]
+    include: str
+    exclude: str
+
+    @property
+    def names(self) -> list[str]:
+        """The hosts that have a part in the run at all; the others are not even connected to."""
+        guess = {name: 4096 if slots is None else slots for name, slots in self.pool.items()}
+        return [name for name, slots in hostfile.select(guess, self.include, self.exclude).items() if slots]
+
+    def slots(self, counted: Mapping[str, int]) -> dict[str, list[int]]:
+        """The slots to use on each host; `counted` says how many a host has that did not say itself."""
+        pool = {name: counted.get(name, 0) if slots is None else slots for name, slots in self.pool.items()}
+        return {name: slots for name, slots in hostfile.select(pool, self.include, self.exclude).items() if slots}
+
+
+def wanted(ssh: SshSpec) -> Wanted:
+    """The hosts that the job names. Raises HostfileError."""
+    include, exclude = ssh.include or "", ssh.exclude or ""
+    if ssh.hosts and ssh.hostfile:
+        raise HostfileError("both hosts and a hostfile are given", hint="give one of --hosts and --hostfile")
+    file = ssh.hostfile or _as_file(ssh.hosts)
+    if file:
+        pool: dict[str, int | None] = dict(hostfile.load(Path(file).expanduser()))
+        for name in pool:
+            hostfile.parse_address(name, where=file)
+    elif ssh.hosts:
+        pool = dict.fromkeys(hostfile.parse_hosts(ssh.hosts), ssh.slots)
+    else:
+        raise HostfileError("no hosts are given", hint="say --hosts node1,node2 or --hostfile FILE")
+    found = Wanted(pool, include, exclude)
+    if not found.names:
+        raise HostfileError(
+            "no slot is left on any host", hint="look at --include, --exclude and slots= of the hostfile"
+        )
+    return found
+
+
+def _as_file(hosts: str | tuple[str, ...] | None) -> str | None:
+    """`hosts: hosts.txt` means the file; a host's name has no slash and is no file here."""
+    if not isinstance(hosts, str) or "," in hosts:
+        return None
+    return hosts if "/" in hosts or hosts.endswith(".txt") or Path(hosts).is_file() else None
+
+
+def options(ssh: SshSpec) -> Options:
+    return Options(ssh.ssh_config, ssh.accept_new_host_keys, ssh.connect_timeout)
+
+
+@dataclass
+class Survey:
+    """What the hosts said; node rank is the index everywhere."""
+
+    fleet: Fleet
+    facts: dict[int, Json]
+    slots: list[list[int]]
+    device: Literal["cuda", "cpu"]
+    leaders: list[int]
+    """For each host the first host that sees the same working directory: itself, if it shares it with none before."""
+    python: str
+    ports: tuple[int, int]
+    master_addr: str
+    skew: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        return [session.name for session in self.fleet.sessions]
+
+    def workdir(self, rank: int) -> str:
+        return str(self.facts[rank]["workdir"])
+
+    def environment(self, rank: int) -> dict[str, str]:
+        """What only this host's agent gets: which GPUs to use, where that is not simply the first ones."""
+        chosen = self.slots[rank]
+        plain = chosen == list(range(len(chosen))) and len(chosen) == len(gpus_of(self.facts[rank]))
+        if self.device == "cpu" or plain:
+            return {}
+        return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, chosen))}
+
+
+def survey(job: JobSpec) -> Survey:
+    """Connect to the job's hosts and learn all that planning needs. Raises HostsError with a line for every host."""
+    asked = wanted(job.ssh)
+    fleet = Fleet(asked.names, options(job.ssh), job.ssh.python)
+    try:
+        fleet.open()
+        return _survey(job, asked, fleet)
+    except BaseException:
+        fleet.close()
+        raise
+
+
+def _survey(job: JobSpec, asked: Wanted, fleet: Fleet) -> Survey:
+    token = secrets.token_hex(8)
+    said, skew = greet(fleet, job, token)
+    device = device_of(job, [len(gpus_of(facts)) for facts in said.values()])
+    ranks = range(len(fleet))
+    each = {fleet.sessions[rank].name: len(gpus_of(said[rank])) if device == "cuda" else 1 for rank in ranks}
+    by_name = asked.slots(each)
+    slots = [by_name.get(session.name, []) for session in fleet.sessions]
+    problems = {
+        rank: find_problems(job, said[rank], slots[rank], device, skew[rank], majority(said.values())) for rank in ranks
+    }
+    refuse("the hosts are not ready", fleet, problems)
+    refuse("the hosts cannot run the image", fleet, image_problems(ask_images(fleet, job, device, ranks)))
+    door = open_door(fleet, said, job.ssh.master_addr)
+    met = meet(fleet, said, token, door)
+    leaders = [min(met[rank]["seen"], default=rank) for rank in ranks]
+    ports, master = door.ports, address_for_all(fleet, door, met, job.ssh.master_addr)
+    return Survey(fleet, said, slots, device, leaders, python_of(job, said, fleet), ports, master, skew)
+
+
+def greet(fleet: Fleet, job: JobSpec, token: str) -> tuple[dict[int, Json], dict[int, float]]:
+    """Every host's facts, and its clock's distance in seconds from the middle of all clocks. Raises HostsError."""
+    # A program's or an image's run needs none of them there, and looking for them is most of a host's answer.
+    packages = () if job.program or job.container.image else PACKAGES
+    said, skew, refused = greet_some(fleet, job, token, packages, range(len(fleet)))
+    refuse("the hosts cannot be asked", fleet, {rank: [str(error)] for rank, error in refused.items()})
+    return said, skew
+
+
+def greet_some(
+    fleet: Fleet, job: JobSpec, token: str, packages: Sequence[str], ranks: Iterable[int]
+) -> tuple[dict[int, Json], dict[int, float], dict[int, TargetError]]:
+    """Facts and clock skew (against the middle of all clocks, ours too) of hosts that answer; why others do not."""
+    offsets: dict[int, float] = {}
+    paths = [job.model.path] if job.model.path.startswith(("/", "~")) and not job.program else []
+
+    def ask(rank: int, session: Session) -> Json:
+        before = time.time()
+        answer = session.call(
+            "hello", workdir=job.ssh.workdir, token=token, index=rank, packages=list(packages),
+            gpus=job.device != "cpu", paths=paths,
+        )  # fmt: skip
+        offsets[rank] = answer["time"] - (before + time.time()) / 2
+        return answer
+
+    said, refused = fleet.each(ask, ranks)
+    middle = statistics.median_low([0.0, *offsets.values()])
+    return said, {rank: offset - middle for rank, offset in offsets.items()}, refused
+
+
+def gpus_of(said: Json) -> tuple[facts.Gpu, ...]:
+    """The GPUs of a host's facts."""
+    text = said.get("gpus") or ""
+    return tuple(
+        gpu for _, gpu in facts.parse_nvidia_smi("\n".join(line.rpartition(",")[0] for line in text.splitlines()))
+    )
+
+
+def drivers_of(said: Json) -> set[str]:
+    return {line.rpartition(",")[2].strip() for line in (said.get("gpus") or "").splitlines()}
+
+
+def device_of(job: JobSpec, gpus: Sequence[int]) -> Literal["cuda", "cpu"]:
+    if job.device != "auto":
+        return job.device
+    if any(gpus) and not all(gpus):
+        raise UsageError("some hosts have GPUs and some have none", hint="say --device cuda or --device cpu")
+    return "cuda" if any(gpus) else "cpu"
+
+
+def majority(said: Any) -> dict[str, str]:
+    """The version of each package that most hosts have."""
+    counts: dict[str, Counter[str]] = {}
+    for facts_ in said:
+        for package, version in versions(facts_).items():
+            counts.setdefault(package, Counter())[version] += 1
+    return {package: counter.most_common(1)[0][0] for package, counter in counts.items()}
+
+
+def versions(said: Json) -> dict[str, str]:
+    return {"python": ".".join(map(str, said["version"][:2])), **said["packages"]}
+
+
+def find_problems(
+    job: JobSpec, said: Json, slots: Sequence[int], device: str, skew: float, usual: Mapping[str, str]
+) -> list[str]:
+    """Why this host cannot carry its part, each with what to do; empty: it can."""
+    problems = []
+    if said["workdir_error"]:
+        problems.append(f"working directory: {said['workdir_error']}; choose another with --workdir")
+    elif said["free_bytes"] < ROOM:
+        free = said["free_bytes"] >> 20
+        problems.append(
+            f"disk full: {free} MiB free in {said['workdir']}, {ROOM >> 20} needed; free some or set --workdir"
+        )
+    if abs(skew) > CLOCK_SKEW:
+        problems.append(
+            f"clock is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}: start NTP there (timedatectl)"
+        )
+    if tuple(said["version"]) < (3, 8):
+        problems.append(f"Python {'.'.join(map(str, said['version']))} is too old: 3.8 or newer, see --python")
+    if not job.program and not job.container.image:
+        absent = [package for package in NEEDED if package not in said["packages"]]
+        if absent:
+            problems.append(
+                f"{', '.join(absent)} not installed for {said['python']}: name the environment with --python"
+            )
+        for package, version in versions(said).items():
+            if version != usual[package]:
+                problems.append(f"{package} {version}, but {usual[package]} on most hosts: make them equal")
+    if device == "cuda":
+        count = len(gpus_of(said))
+        if not slots:
+            problems.append("no GPU found (nvidia-smi)")
+        elif max(slots) >= count:
+            problems.append(f"slot {max(slots)} asked for, but the host has {count} GPUs")
+    problems += [f"{path} is missing there: copy the model to it, or name a hub id" for path in said["missing"]]
+    return problems
+
+
+def ask_images(fleet: Fleet, job: JobSpec, device: str, ranks: Iterable[int]) -> dict[int, image.HostImage]:
+    """What each host has under the name of the job's image; empty for a job without a container."""
+    asked = image.question(job, device)
+    if asked is None:
+        return {}
+    answers, failed = fleet.each(
+        lambda _, session: session.call(
+            "image", engine=list(asked.argv), name=asked.image, environ=dict(asked.environ), timeout=65
+        ),
+        ranks,
+    )
+    said = {rank: image.answer(asked, answer) for rank, answer in answers.items()}
+    return {**said, **{rank: image.HostImage(problem=str(error)) for rank, error in failed.items()}}
+
+
+def image_problems(found: Mapping[int, image.HostImage]) -> dict[int, list[str]]:
+    """Why hosts cannot run the image, each with what to do."""
+    other = image.different(found)
+    problems: dict[int, list[str]] = {rank: [] for rank in found}
+    for rank, has in found.items():
+        if has.problem:
+            problems[rank] = ["; ".join(filter(None, (has.problem, has.advice)))]
+        elif rank in other:
+            problems[rank] = [f"its image is {has.id}, but {other[rank]} on most hosts; {image.MAKE_EQUAL}"]
+    return problems
+
+
+def refuse(what: str, fleet: Fleet, problems: Mapping[int, Sequence[str]]) -> None:
+    """Raise HostsError with every host's line if any host has a problem."""
+    bad = sum(1 for found in problems.values() if found)
+    if bad:
+        results = {fleet.sessions[rank].name: "; ".join(found) or "ok" for rank, found in sorted(problems.items())}
+        raise HostsError(f"{what}: {bad} of {len(results)}", results, hint="zlaunch doctor ssh shows more")
+
+
+def python_of(job: JobSpec, said: Mapping[int, Json], fleet: Fleet) -> str:
+    """One path of the interpreter for all hosts: the plan names one."""
+    found = {facts_["python"] for facts_ in said.values()}
+    if len(found) == 1:
+        return str(found.pop())
+    if not job.ssh.python.startswith("~"):
+        return job.ssh.python
+    results = {fleet.sessions[rank].name: facts_["python"] for rank, facts_ in said.items()}
+    raise HostsError(f"{job.ssh.python} is another path on each host", results, hint="use one absolute path everywhere")
+
+
+@dataclass(frozen=True)
+class Door:
+    """Where the first host can be reached, perhaps: two ports free there, and what answers on the first of them."""
+
+    ports: tuple[int, int]
+    addresses: tuple[str, ...]
+    nonce: str
+
+
+def open_door(fleet: Fleet, said: Mapping[int, Json], asked: str | None) -> Door:
+    """Have the first host listen for the others. Raises HostError."""
+    nonce = secrets.token_hex(16)
+    peers = sorted({facts_["address"] for rank, facts_ in said.items() if rank and facts_["address"]})
+    opened = fleet.sessions[0].call("listen", nonce=nonce, peers=peers)
+    return Door((opened["ports"][0], opened["ports"][1]), (asked,) if asked else tuple(opened["addresses"]), nonce)
+
+
+def meet(fleet: Fleet, said: Mapping[int, Json], token: str, door: Door) -> dict[int, Json]:
+    """What each host sees of the others: their marks in its working directory, and the first host through its door."""
+    targets = [[address, door.ports[0], door.nonce] for address in door.addresses]
+    met = fleet.all(
+        "the hosts cannot be asked about each other",
+        lambda rank, session: session.call(
+            "meet", workdir=said[rank]["workdir"], token=token, targets=targets if rank else [],
+            seconds=REACH_SECONDS, timeout=30,
+        ),
+    )  # fmt: skip
+    fleet.sessions[0].call("unlisten")
+    return met
+
+
+def address_for_all(fleet: Fleet, door: Door, met: Mapping[int, Json], asked: str | None) -> str:
+    """The first host's address at which every other host really got an answer. Raises HostsError."""
+    others = range(1, len(fleet))
+    if not others:
+        return asked or "127.0.0.1"
+    reached = {
+        rank: [address for address, ok in zip(door.addresses, met[rank]["reached"], strict=True) if ok]
+        for rank in others
+    }
+    for address in door.addresses:
+        if all(address in reached[rank] for rank in others):
+            return address
+    name = fleet.sessions[0].name
+    results = {
+        fleet.sessions[rank].name: f"reaches {', '.join(reached[rank]) or 'none'} of {', '.join(door.addresses)}"
+        for rank in others
+    }
+    hint = f"open TCP ports 10000-29999 to {name}, or name an address the others reach with --master-addr"
+    raise HostsError(f"{name} has no address at which all others reach port {door.ports[0]}", results, hint=hint)
+
+
+def target(job: JobSpec, found: Survey, paths: Mapping[str, str]) -> Target:
+    """The facts that planning needs."""
+    gpus = [gpus_of(facts_)[slot] for rank, facts_ in found.facts.items() for slot in _gpu_slots(found, rank)]
+    capabilities = [gpu.compute_capability for gpu in gpus if gpu.compute_capability]
+    return Target(
+        backend="ssh",
+        device=found.device,
+        hosts=tuple((name, len(slots)) for name, slots in zip(found.names, found.slots, strict=True)),
+        python=found.python,
+        master_addr=found.master_addr,
+        master_port=found.ports[0],
+        control_port=found.ports[1],
+        token=facts.new_token(),
+        gpu_memory_bytes=min((gpu.memory_bytes for gpu in gpus), default=None),
+        gpu_name=gpus[0].name if gpus else None,
+        compute_capability=min(capabilities, default=None),
+        paths=dict(paths),
+    )
+
+
+def _gpu_slots(found: Survey, rank: int) -> list[int]:
+    return found.slots[rank] if found.device == "cuda" else []

@@ -1,0 +1,340 @@
+"""JobSpec + facts about the target -> RunPlan: every number and every argv resolved. Pure.
+
+Nothing here touches the network, the clock or a GPU: what must be known of the target stands in `Target`, what the
+model is in `ModelFacts`, and both are gathered at the edges (launcher/facts.py and the backends).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from launcher import batch, container, gpus, planner, slurm_plan
+from launcher.container import ContainerPlan
+from launcher.errors import CompatibilityError
+from launcher.spec import JobSpec
+from train import compat, families, memory
+from train.config import Data, Device, Lora, Source, TrainConfig, Training
+
+BackendName = Literal["local", "ssh", "slurm"]
+CONTAINER_PYTHON = "python3"
+"""The interpreter of the training environment in an image: the first on its PATH."""
+
+
+class Frozen(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+class Node(Frozen, frozen=True, kw_only=True):
+    node_rank: int
+    host: str
+    procs: int
+    first_rank: int
+
+
+class Launch(Frozen, frozen=True, kw_only=True):
+    """All that the agent reads of plan.json."""
+
+    run_id: str
+    backend: BackendName
+    nodes: tuple[Node, ...]
+    world_size: int
+    device: Device
+    master_addr: str
+    master_port: int
+    control_port: int
+    token: str
+    """Shared secret of the run's own control channel between its agents."""
+    python: str
+    """Interpreter of the agent and of the training environment."""
+    argv: tuple[str, ...]
+    cwd: str | None
+    """Working directory of the ranks; null: the run directory."""
+    env: dict[str, str]
+    secrets: tuple[str, ...]
+    cooperative: bool
+    """The program watches control/; false: it gets SIGTERM at once."""
+    stop_deadline: float
+    kill_after: float = 5.0
+    heartbeat_timeout: float
+    max_restarts: int
+    elastic: bool
+    container: ContainerPlan | None = None
+
+
+class Reason(Frozen, frozen=True, kw_only=True):
+    setting: str
+    value: Any
+    reason: str
+
+
+class Target(Frozen, frozen=True, kw_only=True):
+    """Facts about where the run goes."""
+
+    backend: BackendName
+    device: Device
+    hosts: tuple[tuple[str, int], ...]
+    """(host, ranks on it), in node order."""
+    python: str
+    master_addr: str = "127.0.0.1"
+    master_port: int
+    control_port: int
+    token: str
+    cwd: str | None = None
+    gpu_memory_bytes: int | None = None
+    gpu_name: str | None = None
+    compute_capability: float | None = None
+    """Of the oldest GPU; bfloat16 needs 8.0."""
+    paths: dict[str, str] = {}
+    """{input file here: its name on the target, relative to the run directory}, where they differ."""
+
+    @property
+    def world_size(self) -> int:
+        return sum(procs for _, procs in self.hosts)
+
+
+class RunPlan(Frozen, frozen=True, kw_only=True):
+    schema: int = 1
+    run_id: str
+    name: str
+    backend: BackendName
+    launch: Launch
+    train: TrainConfig | None
+    """None for a program of the user's own."""
+    reasons: tuple[Reason, ...] = ()
+    """Why each automatic setting is what it is."""
+    setup: tuple[str, ...] = ()
+    """Shell lines that node.sh runs before the agent."""
+    slurm: dict[str, Any] | None = None
+    """What train.sbatch needs (written by the Slurm backend's own planning)."""
+
+
+def plan(spec: JobSpec, target: Target, *, run_id: str, model_config: dict[str, Any] | None = None) -> RunPlan:
+    """Resolve a job for a target.
+
+    `model_config` is the model's config.json where it could be read (None: unknown until the model is loaded).
+    Raises BatchError and CompatibilityError.
+    """
+    config, reasons = (None, ()) if spec.program else plan_training(spec, target, run_id, model_config)
+    resolved = RunPlan(
+        run_id=run_id,
+        name=spec.name,
+        backend=target.backend,
+        launch=_launch(spec, target, run_id),
+        train=config,
+        reasons=reasons,
+        setup=spec.slurm.setup if target.backend == "slurm" else (),
+    )
+    if target.backend != "slurm":
+        return resolved
+    pyxis = container.pyxis(container_needs(spec, target, run_id)) if spec.container.runtime == "pyxis" else None
+    resolved = slurm_plan.complete(resolved, spec)
+    return msgspec.structs.replace(resolved, slurm={**(resolved.slurm or {}), "pyxis": pyxis})
+
+
+def nodes_of(hosts: tuple[tuple[str, int], ...]) -> tuple[Node, ...]:
+    """The rank table: ranks are dealt to the hosts in order, all of a host's together."""
+    nodes: list[Node] = []
+    for rank, (host, procs) in enumerate(hosts):
+        first = nodes[-1].first_rank + nodes[-1].procs if nodes else 0
+        nodes.append(Node(node_rank=rank, host=host, procs=procs, first_rank=first))
+    return tuple(nodes)
+
+
+def _launch(spec: JobSpec, target: Target, run_id: str) -> Launch:
+    runtime = spec.container.runtime
+    ranks_python = target.python if runtime in ("auto", "none") else CONTAINER_PYTHON
+    training = (ranks_python, "-m", "train", "--config", "train.json")
+    return Launch(
+        run_id=run_id,
+        backend=target.backend,
+        nodes=nodes_of(target.hosts),
+        world_size=target.world_size,
+        device=target.device,
+        master_addr=target.master_addr,
+        master_port=target.master_port,
+        control_port=target.control_port,
+        token=target.token,
+        # Under pyxis the agent is inside as well.
+        python=CONTAINER_PYTHON if runtime == "pyxis" else target.python,
+        argv=_program(spec.program, ranks_python, target.paths) or training,
+        cwd=target.cwd if spec.program else None,
+        env=dict(spec.env),
+        secrets=spec.secrets,
+        cooperative=not spec.program,
+        stop_deadline=spec.stop_deadline,
+        heartbeat_timeout=spec.heartbeat_timeout,
+        max_restarts=spec.max_restarts,
+        elastic=spec.elastic,
+        container=_container(spec, target, run_id),
+    )
+
+
+def _container(spec: JobSpec, target: Target, run_id: str) -> ContainerPlan | None:
+    """What the agent starts; None without a container, and under pyxis, where srun starts it."""
+    runtime = spec.container.runtime
+    if runtime == "auto" or runtime == "none" or runtime == "pyxis":
+        return None
+    return container.container_plan(runtime, container_needs(spec, target, run_id))
+
+
+def container_needs(spec: JobSpec, target: Target, run_id: str) -> container.Needs:
+    """What a run needs of the engine that spec.container names. Raises UsageError."""
+    data = _data_on(target, spec.data)
+    return container.needs_of(
+        spec.container,
+        run_id=run_id,
+        gpus=target.device == "cuda",
+        stop_deadline=spec.stop_deadline,
+        reads=[] if spec.program else [spec.model.path, *source_paths(data.train), *source_paths(data.eval)],
+        writes=[target.cwd] if spec.program and target.cwd else [],
+    )
+
+
+def source_paths(sources: Any) -> list[str]:
+    """The paths that data.train or data.eval names."""
+    items = [sources] if isinstance(sources, (str, Source)) else sources or ()
+    return [item if isinstance(item, str) else item.path for item in items]
+
+
+def _program(words: tuple[str, ...], python: str, paths: dict[str, str]) -> tuple[str, ...]:
+    """The user's own program; a Python file is run by the training environment's interpreter, unbuffered."""
+    words = tuple(paths.get(word, word) for word in words)
+    return (python, "-u", *words) if words and words[0].endswith(".py") else words
+
+
+def _data_on(target: Target, data: Data) -> Data:
+    """The data section with the names that its files have on the target."""
+
+    def sources(value: Any) -> Any:
+        if isinstance(value, str):
+            return target.paths.get(value, value)
+        if isinstance(value, Source):
+            return msgspec.structs.replace(value, path=sources(value.path))
+        return None if value is None else tuple(sources(item) for item in value)
+
+    return msgspec.structs.replace(data, train=sources(data.train), eval=sources(data.eval))
+
+
+def _lora_on(target: Target, lora: Lora) -> Lora:
+    adapter = lora.adapter
+    return msgspec.structs.replace(lora, adapter=target.paths.get(adapter, adapter) if adapter else adapter)
+
+
+def plan_training(
+    spec: JobSpec, target: Target, run_id: str, model_config: dict[str, Any] | None
+) -> tuple[TrainConfig, tuple[Reason, ...]]:
+    """The training program's configuration and the reason of every automatic choice in it."""
+    reasons: list[Reason] = []
+    choice = _choice(spec, target, model_config)
+    if choice is not None:
+        reasons += [Reason(setting=r.setting, value=r.value, reason=r.reason) for r in choice.reasons]
+        spec = planner.settled(spec, choice)
+
+    def auto(setting: str, value: Any, reason: str) -> Any:
+        reasons.append(Reason(setting=setting, value=value, reason=reason))
+        return value
+
+    zero_stage = spec.train.zero_stage
+    if zero_stage == "auto":
+        zero_stage = auto("train.zero_stage", *_zero_stage(spec, target))
+    dtype = spec.model.dtype
+    if dtype == "auto":
+        dtype = auto("model.dtype", *_dtype(target))
+    checkpointing = spec.train.gradient_checkpointing
+    if checkpointing == "auto":
+        on = target.device == "cuda"
+        why = "saves activation memory on the GPU" if on else "a CPU has memory to spare; recomputing costs a third"
+        checkpointing = auto("train.gradient_checkpointing", on, why)
+    packing = spec.train.packing
+    if packing == "auto":
+        packing = auto("train.packing", "bucket", "records of like lengths share a micro batch within each step")
+    largest = 8 if target.device == "cpu" else 16
+    solved = batch.solve(spec.train.global_batch_size, spec.train.micro_batch_size, target.world_size, largest=largest)
+    if spec.train.micro_batch_size == "auto":
+        auto(
+            "train.micro_batch_size",
+            solved.micro_batch_size,
+            f"largest divisor of {solved.global_batch_size}/{solved.world_size} records a rank up to {largest}",
+        )
+    training = Training(
+        **{
+            **{f: getattr(spec.train, f) for f in Training.__struct_fields__ if hasattr(spec.train, f)},
+            "global_batch_size": solved.global_batch_size,
+            "micro_batch_size": solved.micro_batch_size,
+            "gradient_accumulation_steps": solved.gradient_accumulation_steps,
+            "zero_stage": zero_stage,
+            "gradient_checkpointing": checkpointing,
+            "packing": packing,
+        }
+    )
+    config = TrainConfig(
+        run_id=run_id,
+        device=target.device,
+        world_size=target.world_size,
+        model=msgspec.structs.replace(spec.model, dtype=dtype),
+        data=_data_on(target, spec.data),
+        lora=_lora_on(target, spec.lora),
+        train=training,
+        eval=spec.eval,
+        predicted_peak_bytes=choice.predicted_peak_bytes if choice else None,
+        verify_adapter=spec.verify_adapter,
+    )
+    _refuse_what_cannot_work(config, target, model_config)
+    return config, tuple(reasons)
+
+
+def _choice(spec: JobSpec, target: Target, model_config: dict[str, Any] | None) -> planner.Choice | None:
+    """The planner's word, where the GPU and the model's shape are known; raises DoesNotFit."""
+    if target.device != "cuda" or not target.gpu_memory_bytes:
+        return None
+    try:
+        shape = memory.from_config(model_config) if model_config else memory.named(spec.model.path)
+    except memory.UnknownShape:
+        return None
+    if shape is None:
+        return None
+    card = gpus.identify(target.gpu_name, target.gpu_memory_bytes)
+    capability = target.compute_capability or (card.compute_capability if card else 8.0)
+    situation = planner.Situation(
+        world_size=target.world_size,
+        gpu_memory_bytes=target.gpu_memory_bytes,
+        gpu_name=target.gpu_name or "GPU",
+        matrix_rate=card.matrix_rate if card else 100e12,
+        bfloat16=capability >= 8.0,
+    )
+    return planner.choose(spec, shape, situation)
+
+
+def _zero_stage(spec: JobSpec, target: Target) -> tuple[int, str]:
+    if target.world_size == 1:
+        return 0, "one rank has nothing to share"
+    return 0, "LoRA's optimizer state is small: plain data parallelism is fastest where the weights fit each GPU"
+
+
+def _dtype(target: Target) -> tuple[str, str]:
+    if target.device == "cpu":
+        return "float32", "most CPUs multiply bfloat16 no faster"
+    if target.compute_capability is not None and target.compute_capability < 8.0:
+        return "float16", f"{target.gpu_name} (compute capability {target.compute_capability}) has no bfloat16"
+    return "bfloat16", "the GPU's native training format; needs no loss scaling"
+
+
+def _refuse_what_cannot_work(config: TrainConfig, target: Target, model_config: dict[str, Any] | None) -> None:
+    """Raise CompatibilityError with the nearest settings that work. A model that could not be read is given the
+    family that takes everything; the training program asks again when it has it."""
+    family = families.FAMILIES[0] if model_config is None else families.family_of(model_config)
+    capability = None if target.compute_capability is None else _two_parts(target.compute_capability)
+    refusals = compat.check(compat.Settings.of(config, family, capability))
+    if refusals:
+        raise CompatibilityError(
+            "; ".join(refusal.reason for refusal in refusals),
+            hint="set " + ", ".join(dict.fromkeys(refusal.instead for refusal in refusals)),
+        )
+
+
+def _two_parts(capability: float) -> tuple[int, int]:
+    """8.6 -> (8, 6)"""
+    major, _, minor = f"{capability:.1f}".partition(".")
+    return int(major), int(minor)

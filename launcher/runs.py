@@ -1,0 +1,233 @@
+"""The run directory: RunDir knows every file name of a run, RunRecord is run.json; listing and finding runs.
+
+Every write goes to a temporary name in the same directory and is renamed into place.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from launcher.errors import RunNotFound, TargetError
+
+_RUN_ID = re.compile(r"(?P<name>.+)-(?P<stamp>\d{8}-\d{6})-[0-9a-f]{4}")
+
+
+class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """run.json: what the launcher knows of a run; the node records tell the rest."""
+
+    schema: int = 1
+    run_id: str
+    name: str
+    backend: str
+    ids: tuple[str, ...] = ()
+    """Identifiers on the target: a pid, one a host, or a Slurm job id."""
+    created: float
+    submitted: float | None = None
+    state: str = "PENDING"
+    """The last state that a command saw; final states are not asked for again."""
+    resumed_from: str | None = None
+    zlaunch: str = ""
+    """Version that wrote it."""
+    extra: dict[str, Any] = {}
+    """What the backend needs to find the run again (workdirs, addresses, cluster)."""
+
+
+class RunDir:
+    """Names and small reads and writes of one run's directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.run_id = path.name
+
+    def __repr__(self) -> str:
+        return f"RunDir({str(self.path)!r})"
+
+    job_yaml = property(lambda self: self.path / "job.yaml")
+    plan_json = property(lambda self: self.path / "plan.json")
+    train_json = property(lambda self: self.path / "train.json")
+    ds_config = property(lambda self: self.path / "ds_config.json")
+    hostfile = property(lambda self: self.path / "hostfile")
+    node_sh = property(lambda self: self.path / "node.sh")
+    sbatch = property(lambda self: self.path / "train.sbatch")
+    code = property(lambda self: self.path / "code")
+    run_json = property(lambda self: self.path / "run.json")
+    nodes_dir = property(lambda self: self.path / "nodes")
+    logs_dir = property(lambda self: self.path / "logs")
+    errors_dir = property(lambda self: self.path / "errors")
+    events = property(lambda self: self.path / "events.jsonl")
+    metrics = property(lambda self: self.path / "metrics.jsonl")
+    control_dir = property(lambda self: self.path / "control")
+    checkpoints = property(lambda self: self.path / "checkpoints")
+    adapter = property(lambda self: self.path / "adapter")
+    result_json = property(lambda self: self.path / "result.json")
+
+    def write(self, files: Mapping[str, str]) -> None:
+        """Write rendered files. Raises TargetError when the disk is full or the place not writable."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.chmod(0o700)  # the control channel's token and the user's paths are nobody else's business
+            for name, text in files.items():
+                write_atomic(self.path / name, text)
+        except OSError as error:
+            raise TargetError(
+                f"cannot write the run directory {self.path}: {error.strerror}",
+                hint="set ZLAUNCH_RUNS to a directory on a disk with room",
+            ) from error
+
+    def read_json(self, path: Path) -> Any:
+        """The content of a JSON file of this run, or None if it is not there yet."""
+        try:
+            return msgspec.json.decode(path.read_bytes())
+        except FileNotFoundError:
+            return None
+
+    @property
+    def record(self) -> RunRecord:
+        try:
+            return msgspec.json.decode(self.run_json.read_bytes(), type=RunRecord)
+        except FileNotFoundError as error:
+            raise RunNotFound(
+                f"{self.path} holds no run.json: it was rendered (--dry-run) but not submitted"
+            ) from error
+        except msgspec.MsgspecError as error:
+            raise RunNotFound(f"{self.run_json} cannot be read: {error}") from error
+
+    def save_record(self, record: RunRecord) -> None:
+        write_atomic(self.run_json, msgspec.json.format(msgspec.json.encode(record)).decode() + "\n")
+
+    def update_record(self, **changes: Any) -> RunRecord:
+        record = msgspec.structs.replace(self.record, **changes)
+        self.save_record(record)
+        return record
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Append one line to events.jsonl (a single write, so that concurrent writers never mix)."""
+        line = msgspec.json.encode({"time": time.time(), "event": name, **fields}) + b"\n"
+        handle = os.open(self.events, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(handle, line)
+        finally:
+            os.close(handle)
+
+    def read_events(self) -> list[dict[str, Any]]:
+        return list(read_jsonl(self.events))
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        return list(read_jsonl(self.metrics))
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a file that may still be written: a torn last line is left out."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return
+    for line in data.split(b"\n"):
+        try:
+            yield msgspec.json.decode(line)
+        except msgspec.DecodeError:
+            continue
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write `text` so that a reader sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            os.fchmod(file.fileno(), 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def runs_root(environ: Mapping[str, str] | None = None) -> Path:
+    return Path((environ or os.environ).get("ZLAUNCH_RUNS") or "runs").expanduser().absolute()
+
+
+def new_run_id(name: str) -> str:
+    """`<name>-<yyyymmdd>-<hhmmss>-<4 hex>`, the name reduced to letters, digits, `.`, `_` and `-`."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:60] or "run"
+    return f"{plain}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def list_runs(root: Path) -> list[RunDir]:
+    """The runs under `root`, oldest first."""
+    try:
+        names = [entry.name for entry in os.scandir(root) if entry.is_dir() and _RUN_ID.fullmatch(entry.name)]
+    except FileNotFoundError:
+        return []
+    return [RunDir(root / name) for name in sorted(names, key=_age)]
+
+
+def _age(run_id: str) -> tuple[str, str]:
+    match = _RUN_ID.fullmatch(run_id)
+    assert match is not None  # list_runs has filtered
+    return match["stamp"], run_id
+
+
+def find_run(text: str, root: Path) -> RunDir:
+    """The run meant by `text`: a path, a run id, an unambiguous prefix, or `last`. Raises RunNotFound."""
+    if (os.sep in text or text.startswith(".")) and Path(text, "plan.json").exists():
+        return RunDir(Path(text).absolute())
+    runs = list_runs(root)
+    if text == "last" and runs:
+        return max(runs, key=lambda run: (_age(run.run_id)[0], run.path.stat().st_mtime_ns))
+    matches = [run for run in runs if run.run_id == text] or [run for run in runs if run.run_id.startswith(text)]
+    if len(matches) == 1:
+        return matches[0]
+    if not runs:
+        raise RunNotFound(f"no runs in {root}", hint="run `zlaunch local`, or set ZLAUNCH_RUNS to where your runs are")
+    if not matches:
+        recent = ", ".join(run.run_id for run in runs[-3:])
+        raise RunNotFound(f"no run {text!r} in {root}", hint=f"the newest runs: {recent}")
+    raise RunNotFound(f"{text!r} is the beginning of {len(matches)} runs: {', '.join(r.run_id for r in matches[:5])}")
+
+
+def snapshot_code(run: RunDir, sources: Mapping[str, Path]) -> str:
+    """Copy the training program and the agent into code/ and return their content hash.
+
+    `sources`: name under code/ -> file or package directory. Uncommitted changes travel too: the files are taken as
+    they are now.
+    """
+    import hashlib
+
+    digest = hashlib.sha256()
+    shutil.rmtree(run.code, ignore_errors=True)  # a resumed run must not keep modules that are gone from the sources
+    for name, source in sorted(sources.items()):
+        files = (
+            [source] if source.is_file() else sorted(p for p in source.rglob("*.py") if "__pycache__" not in p.parts)
+        )
+        for file in files:
+            relative = Path(name) if source.is_file() else Path(name) / file.relative_to(source)
+            target = run.code / relative
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+            digest.update(f"{relative}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def compile_code(package: Path) -> None:
+    """Put the compiled modules beside a copied package, so that no host compiles them, where its Python is ours.
+
+    `Unchecked`: they hold whatever the files' times are on the host. Another Python overlooks them.
+    """
+    import py_compile
+
+    for file in sorted(package.glob("*.py")):
+        py_compile.compile(
+            str(file), dfile=f"{package.name}/{file.name}", doraise=True,
+            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+        )  # fmt: skip

@@ -1,0 +1,292 @@
+"""SlurmSpec -> what train.sbatch needs, and what is wrong with it on a given cluster. Pure.
+
+The section is plain data in plan.json under `slurm`; the template slurm/train.sbatch.j2 lays it out.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from launcher.errors import CompatibilityError, SpecError, TargetError
+from launcher.slurm_states import Partition, seconds_of
+from launcher.spec import JobSpec, SlurmSpec
+
+if TYPE_CHECKING:
+    from launcher.plan import RunPlan
+
+DEFAULT_GPUS = 8
+LOG = "slurm.log"
+"""Output of the batch script and of srun, in the run directory; appended to by every restart."""
+ARRAY_LOG = "slurm-%a.log"
+FIRST_PORT, LAST_PORT = 10_000, 32_767
+"""The kernel hands ports from 32768 on to outgoing connections."""
+PORTS_PER_JOB = 32
+CONTROL_OFFSET = 16
+"""The agent counts restarts up from the master port, so the control port keeps its distance."""
+
+OPTIONS: tuple[tuple[str, str], ...] = (
+    ("partition", "partition"),
+    ("account", "account"),
+    ("qos", "qos"),
+    ("time", "time"),
+    ("constraint", "constraint"),
+    ("reservation", "reservation"),
+    ("nodelist", "nodelist"),
+    ("exclude", "exclude"),
+    ("mem", "mem"),
+)
+"""(field of SlurmSpec, option of sbatch) of those that are handed on as they are."""
+
+OWNED: dict[str, str] = {
+    "nodes": "say slurm.nodes",
+    "ntasks": "zlaunch starts one task a node",
+    "ntasks-per-node": "zlaunch starts one task a node",
+    "tasks-per-node": "zlaunch starts one task a node",
+    "gpus-per-node": "say slurm.gpus_per_node",
+    "gpus": "say slurm.gpus_per_node",
+    "gpus-per-task": "say slurm.gpus_per_node",
+    "array": "say --sweep, and slurm.array_limit for how many run at once",
+    "output": f"zlaunch reads {LOG} of the run directory",
+    "error": f"zlaunch reads {LOG} of the run directory",
+    "open-mode": "restarts append to one log",
+    "chdir": "the job runs in its run directory",
+    "signal": "say slurm.signal_before",
+    "requeue": "zlaunch decides, see slurm.max_requeues",
+    "no-requeue": "say slurm.max_requeues=0",
+    "wrap": "the script is train.sbatch; a site's own: slurm.template",
+    "parsable": "zlaunch sets it",
+    "test-only": "zlaunch asks this before it submits",
+    "wait": "say zlaunch slurm --wait",
+    **{option: f"say slurm.{field}" for field, option in OPTIONS},
+}
+"""Options of sbatch that slurm.sbatch may not name, and what to do instead."""
+
+
+def complete(plan: RunPlan, spec: JobSpec) -> RunPlan:
+    """The plan with its `slurm` section; a requested stop gets as long as Slurm's warning leaves. Raises SpecError."""
+    launch = plan.launch
+    warned = max(launch.stop_deadline, spec.slurm.signal_before - launch.kill_after - 15.0)
+    # Ranks that watch control/ ignore SIGTERM on Slurm (agent/ranks.py: shielded): no use in waiting long for it.
+    kill_after = 1.0 if launch.cooperative else launch.kill_after
+    return msgspec.structs.replace(
+        plan,
+        slurm=section(spec, plan.run_id, launch.device),
+        launch=msgspec.structs.replace(launch, stop_deadline=warned, kill_after=kill_after),
+    )
+
+
+def section(spec: JobSpec, run_id: str, device: Literal["cuda", "cpu"]) -> dict[str, Any]:
+    """Everything that the template of the batch script is given. Raises SpecError and CompatibilityError."""
+    check(spec.slurm)
+    slurm = spec.slurm
+    return {
+        "asked": msgspec.to_builtins(slurm),
+        "ssh": {"ssh_config": spec.ssh.ssh_config, "accept_new_host_keys": spec.ssh.accept_new_host_keys},
+        "options": options(spec, run_id, device),
+        "srun": srun_arguments(spec),
+        "procs_per_node": procs_per_node(slurm, device),
+        "max_requeues": slurm.max_requeues,
+        "secrets": bool(spec.secrets),
+        "ports": {
+            "first": FIRST_PORT,
+            "slots": (LAST_PORT + 1 - FIRST_PORT) // PORTS_PER_JOB,
+            "each": PORTS_PER_JOB,
+            "control": CONTROL_OFFSET,
+        },
+    }
+
+
+def procs_per_node(slurm: SlurmSpec, device: Literal["cuda", "cpu"]) -> int:
+    return slurm.procs_per_node if device == "cpu" else slurm.gpus_per_node or DEFAULT_GPUS
+
+
+def options(spec: JobSpec, run_id: str, device: Literal["cuda", "cpu"]) -> list[list[str | None]]:
+    """[option, value] of the #SBATCH lines in order; value None: an option without one."""
+    slurm = spec.slurm
+    lines: list[list[str | None]] = [
+        ["job-name", run_id],
+        ["nodes", str(slurm.nodes)],
+        ["ntasks-per-node", "1"],
+    ]
+    if device == "cuda":
+        lines.append(["gpus-per-node", str(slurm.gpus_per_node or DEFAULT_GPUS)])
+    if slurm.cpus_per_task is not None:
+        lines.append(["cpus-per-task", str(slurm.cpus_per_task)])
+    lines += [[option, str(getattr(slurm, field))] for field, option in OPTIONS if getattr(slurm, field) is not None]
+    lines += [
+        ["output", LOG],
+        ["open-mode", "append"],
+        ["signal", f"B:USR2@{slurm.signal_before}"],
+        # Slurm itself may queue the job again after a node failure or a preemption; the script counts these too.
+        ["requeue", None] if slurm.max_requeues else ["no-requeue", None],
+    ]
+    if spec.elastic:
+        lines.append(["no-kill", None])
+    lines += [[option.lstrip("-"), value] for option, value in slurm.sbatch.items()]
+    return lines
+
+
+def srun_arguments(spec: JobSpec) -> list[str]:
+    """Flags of srun: one task a node, each the agent of its node.
+
+    --kill-on-bad-exit is off on purpose: agents end with 75 or 1 once all of them know the verdict, a few milliseconds
+    apart, and Slurm would kill the later ones while they still write their records. The agents watch each other
+    themselves; --wait ends what is left when one of them never started. An elastic run outlives a lost node.
+    """
+    arguments = [f"--nodes={spec.slurm.nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=0"]
+    arguments.append(f"--wait={0 if spec.elastic else 60}")
+    if spec.elastic:
+        arguments.append("--no-kill")
+    if spec.slurm.cpus_per_task is not None:  # srun no longer takes it over from sbatch (Slurm 22.05)
+        arguments.append(f"--cpus-per-task={spec.slurm.cpus_per_task}")
+    return [*arguments, "--input=none", "--label", "--unbuffered"]
+
+
+def check(slurm: SlurmSpec) -> None:
+    """What cannot be right on any cluster. Raises SpecError and CompatibilityError."""
+    check_sbatch(slurm.sbatch)
+    values = [getattr(slurm, field) for field, _ in OPTIONS] + list(slurm.sbatch.values())
+    for value in values:
+        if value is not None and any(ord(char) < 32 and char != "\t" for char in value):
+            raise SpecError(f"slurm: {value!r}: a line break cannot stand in an option of sbatch")
+    if slurm.time is not None:
+        limit = seconds_of(slurm.time)
+        if limit is None and slurm.time.strip().upper() not in ("UNLIMITED", "INFINITE"):
+            raise SpecError(
+                f"slurm.time: {slurm.time!r} is not a time limit",
+                hint="hours:minutes:seconds, days-hours:minutes:seconds or minutes, for example 04:00:00",
+            )
+        if limit is not None and limit <= slurm.signal_before:
+            raise CompatibilityError(
+                f"slurm.signal_before {slurm.signal_before} s leaves nothing of the time limit {slurm.time}",
+                hint="lower slurm.signal_before or ask for more time",
+            )
+
+
+def check_sbatch(further: Mapping[str, str | None]) -> None:
+    """Refuse options of sbatch that zlaunch sets itself, and what is no option. Raises SpecError."""
+    for option in further:
+        name = option.lstrip("-")
+        if name in OWNED:
+            raise SpecError(f"slurm.sbatch: `{name}` is not for here", hint=OWNED[name])
+        if not name or any(not (char.isalnum() or char == "-") for char in name):
+            raise SpecError(f"slurm.sbatch: {option!r} is not the name of an option of sbatch")
+
+
+def check_limits(slurm: SlurmSpec, gpus_per_node: int, partitions: Mapping[str, Partition]) -> None:
+    """Refuse what this cluster's partitions can never run. Raises TargetError naming what they can.
+
+    `gpus_per_node` is 0 for a run on CPUs. Without any partition known nothing is refused.
+    """
+    wanted = slurm.partition.split(",") if slurm.partition else [p.name for p in partitions.values() if p.is_default]
+    chosen = [partitions[name] for name in wanted if name in partitions]
+    if slurm.partition and partitions:
+        for name in wanted:
+            if name not in partitions:
+                near = difflib.get_close_matches(name, partitions, n=1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise TargetError(
+                    f"slurm.partition: this cluster has no partition {name!r}",
+                    hint=f"{hint}partitions: {', '.join(sorted(partitions))}",
+                )
+    problems = [problem for partition in chosen if (problem := _problem(slurm, gpus_per_node, partition))]
+    if problems and len(problems) == len(chosen):  # a job may name several partitions: one that can run it is enough
+        message, hint = problems[0]
+        raise TargetError(message, hint=hint)
+
+
+def _problem(slurm: SlurmSpec, gpus: int, partition: Partition) -> tuple[str, str] | None:
+    """(what is wrong, what to do) for one partition; None if it can run the job."""
+    name = f"partition {partition.name!r}"
+    if not partition.is_up:
+        return f"{name} is down", "ask for another one with --partition; `sinfo` shows their states"
+    if slurm.nodes > partition.max_nodes:
+        return (
+            f"slurm.nodes: {slurm.nodes} nodes asked for, {name} gives a job at most {partition.max_nodes}",
+            f"say --nodes {partition.max_nodes}, or another partition",
+        )
+    if partition.most_gpus is not None and gpus > partition.most_gpus:
+        most = f"has at most {partition.most_gpus}" if partition.most_gpus else "has none"
+        hint = f"say --gpus-per-node {partition.most_gpus}" if partition.most_gpus else "say --device cpu"
+        return f"slurm.gpus_per_node: {gpus} asked for, a node of {name} {most}", f"{hint}, or another partition"
+    limit = seconds_of(slurm.time) if slurm.time else None
+    if limit is not None and partition.max_seconds is not None and limit > partition.max_seconds:
+        most = format_seconds(partition.max_seconds)
+        return (
+            f"slurm.time: {slurm.time} asked for, {name} allows {most}",
+            f"say --time {most}: a longer training saves a checkpoint, queues itself again and goes on",
+        )
+    default = partition.default_seconds
+    if slurm.time is None and default is not None and default <= slurm.signal_before:
+        return (
+            f"{name} gives a job {format_seconds(default)} unless it asks for more, and "
+            f"slurm.signal_before is {slurm.signal_before} s",
+            "say --time",
+        )
+    return None
+
+
+def format_seconds(seconds: float) -> str:
+    """86400 -> 1-00:00:00; the way Slurm reads it back."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    return f"{f'{days}-' if days else ''}{hour:02}:{minute:02}:{second:02}"
+
+
+def script(
+    slurm: Mapping[str, Any], run_ids: Sequence[str], directories: Sequence[str] = (".",), name: str | None = None
+) -> str:
+    """The batch script: for one run, in its own directory, or for an array, one task for each of `directories`.
+
+    `name` is the name of an array's job.
+
+    Raises SpecError when a site's own template cannot be used.
+    """
+    import jinja2
+
+    from launcher import render
+
+    own = slurm["asked"]["template"]
+    array = len(directories) > 1 or directories[0] != "."
+    context = {
+        "slurm": slurm,
+        "sbatch": [sbatch_line(*line) for line in _options_of(slurm, name, len(directories) if array else 0)],
+        "run_ids": list(run_ids),
+        "directories": list(directories),
+        "array": array,
+    }
+    try:
+        return render.template("train.sbatch.j2", Path(own) if own else None).render(**context)
+    except (jinja2.TemplateError, OSError) as error:
+        if own is None:
+            raise
+        raise SpecError(
+            f"slurm.template: {own}: {error}", hint="`zlaunch templates diff` shows how it differs from the stock one"
+        ) from error
+
+
+def _options_of(slurm: Mapping[str, Any], name: str | None, tasks: int) -> list[tuple[str, str | None]]:
+    """The options of a run, or of an array of `tasks` runs."""
+    lines: list[tuple[str, str | None]] = [(option, value) for option, value in slurm["options"]]
+    if not tasks:
+        return lines
+    most = slurm["asked"]["array_limit"]
+    limit = f"%{most}" if most else ""
+    changed = {"output": ARRAY_LOG, **({"job-name": name} if name else {})}
+    return [*((option, changed.get(option, value)) for option, value in lines), ("array", f"0-{tasks - 1}{limit}")]
+
+
+def sbatch_line(option: str, value: str | None = None) -> str:
+    """`--option="value"`, quoted for the way sbatch itself reads #SBATCH lines (no shell does)."""
+    if value is None:
+        return f"--{option}"
+    if value and all(char.isalnum() or char in "._-+:/@=,%" for char in value):
+        return f"--{option}={value}"
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'--{option}="{escaped}"'

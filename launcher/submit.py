@@ -1,0 +1,175 @@
+"""From a request to a running run, the same steps for every backend:
+
+    load_job -> plan -> render -> prepare (run directory) -> submit
+
+A dry run stops before the last step; a real submit uses exactly the files it wrote.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from launcher import __version__, assets, facts, image, render, runs, spec
+from launcher.backends.base import Backend
+from launcher.errors import DataError, SpecError, TargetError, UsageError
+from launcher.plan import RunPlan, Target, plan, source_paths
+from launcher.runs import RunDir, RunRecord
+from launcher.spec import Job, JobSpec
+
+
+def load_job(
+    file: Path | None, *, overrides: Iterable[str] = (), flags: Mapping[str, Any] | None = None, smoke: bool = False
+) -> Job:
+    """The job to run: `file`, else job.yaml of the working directory, else the one that ships; then flags.
+
+    A smoke run keeps a named job's target settings and replaces what is trained. Raises SpecError.
+    """
+    overlay = assets.path("templates") / "smoke.yaml" if smoke else None
+    if file is None and not smoke and not (flags or {}).get("program"):
+        here = Path("job.yaml")
+        file = here if here.exists() else assets.path("templates") / "demo" / "job.yaml"
+    return spec.load(file, overrides, flags, overlay=overlay)
+
+
+def prepare(job: Job, target: Target, *, root: Path | None = None, run: RunDir | None = None) -> tuple[RunDir, RunPlan]:
+    """Plan, render and write the run directory (a new one, or `run` again for a resume)."""
+    check_inputs(job.spec, target)
+    run = run or RunDir((root or runs.runs_root()) / runs.new_run_id(job.spec.name))
+    settled = image.settled(job.spec, target.backend, target.device)
+    run_plan = plan(settled, target, run_id=run.run_id, model_config=facts.model_config(job.spec.model.path))
+    write(run, run_plan, job)
+    return run, run_plan
+
+
+def write(run: RunDir, run_plan: RunPlan, job: Job) -> None:
+    """Write every file of the run directory that exists before the run starts."""
+    run.write({"job.yaml": job_text(job), **render.render(run_plan)})
+    sources = {"agent": assets.AGENT}
+    if run_plan.train is not None:
+        sources["train"] = assets.train_package()
+    runs.snapshot_code(run, sources)
+    runs.compile_code(run.code / "agent")
+
+
+def job_text(job: Job) -> str:
+    """The job as asked for, flags merged in; read again, it is the same job."""
+    text = yaml.safe_dump(job.tree, allow_unicode=True, sort_keys=False)
+    return f"# {job.origin}, with the flags of the command line\n{text}"
+
+
+def submit(run: RunDir, run_plan: RunPlan, backend: Backend, secrets: Mapping[str, str], **record: Any) -> RunRecord:
+    """Start a prepared run and write its record. Raises TargetError; then nothing of the run is left running."""
+    now = time.time()
+    created = run.record.created if run.run_json.exists() else now
+    run.save_record(
+        RunRecord(
+            run_id=run.run_id,
+            name=run_plan.name,
+            backend=run_plan.backend,
+            created=created,
+            zlaunch=__version__,
+            **record,
+        )
+    )
+    try:
+        ids = backend.submit(run, run_plan, dict(secrets))
+    except KeyboardInterrupt:  # it may have started all the same
+        backend.cancel(run, checkpoint=False)
+        run.update_record(state="CANCELLED")
+        raise
+    except BaseException:
+        run.update_record(state="FAILED")
+        raise
+    run.event("submitted", backend=run_plan.backend, ids=list(ids))
+    return run.update_record(ids=ids, submitted=time.time(), state="PENDING")
+
+
+def read_secrets(names: Iterable[str], environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The secrets' values from the environment. Raises UsageError naming those that are not set."""
+    environ = os.environ if environ is None else environ
+    missing = [name for name in names if name not in environ]
+    if missing:
+        raise UsageError(
+            f"secrets not set in the environment: {', '.join(missing)}",
+            hint=f"export {missing[0]}=..., or take it out of `secrets:`",
+        )
+    return {name: environ[name] for name in names}
+
+
+def check_inputs(job: JobSpec, target: Target) -> None:
+    """What can be known to fail before anything starts: absent data, an absent local model, an absent program."""
+    if job.program:
+        return
+    if not job.model.path and job.model.source != "random":
+        raise SpecError("model.path is not set", hint="a hub id such as Qwen/Qwen3-8B, or a local directory")
+    if not job.data.train:
+        raise SpecError("data.train is not set", hint="a JSONL file of instruction / input / output records")
+    for key, sources in (("data.train", job.data.train), ("data.eval", job.data.eval or ())):
+        for path in source_paths(sources):
+            if "://" not in path and not path.startswith("hub:"):
+                _check_file(key, Path(path))
+    path = job.model.path
+    if path.startswith(("/", "~", ".")) and target.backend == "local" and not Path(path).expanduser().is_dir():
+        raise DataError(f"model.path: no directory {path}", hint="a local path must hold config.json and the weights")
+
+
+def _check_file(key: str, path: Path) -> None:
+    try:
+        if path.is_dir() or path.stat().st_size > 0:
+            return
+    except OSError as error:
+        raise DataError(f"{key}: cannot read {path}: {error.strerror}") from error
+    raise DataError(f"{key}: {path} is empty")
+
+
+def local_target(job: JobSpec) -> Target:
+    """Facts of this machine for `zlaunch local`. Raises TargetError when it has not what the job asks for."""
+    gpus = facts.local_gpus() if job.device != "cpu" else ()
+    shared = bool(gpus) and os.environ.get("ZLAUNCH_SHARE_GPU") == "1"  # several ranks on GPU 0, see train/dist.py
+    device, ranks = local_ranks(job, max(len(gpus), job.local.gpus or 0) if shared else len(gpus))
+    gpus = gpus[:ranks]
+    master_port, control_port = facts.free_ports(2)
+    capabilities = [gpu.compute_capability for gpu in gpus if gpu.compute_capability]
+    return Target(
+        backend="local",
+        device=device,
+        hosts=(("localhost", ranks),),
+        python=job.local.python or facts.this_python(),
+        master_port=master_port,
+        control_port=control_port,
+        token=facts.new_token(),
+        cwd=os.getcwd(),
+        gpu_memory_bytes=min((gpu.memory_bytes for gpu in gpus), default=None),
+        gpu_name=gpus[0].name if gpus else None,
+        compute_capability=min(capabilities, default=None),
+    )
+
+
+def local_ranks(job: JobSpec, gpus: int) -> tuple[Any, int]:
+    """(device, ranks) on a machine with `gpus` GPUs."""
+    if job.device == "cpu":
+        if job.local.gpus:
+            raise UsageError("--gpus and --device cpu contradict each other", hint="on a CPU say --procs N")
+        return "cpu", job.local.procs or 1
+    if job.local.gpus and gpus < job.local.gpus:
+        hint = f"say --gpus {gpus}, or free the others" if gpus else "say --device cpu --procs N to train on the CPU"
+        raise TargetError(f"{job.local.gpus} GPUs asked for, {gpus} found on this machine", hint=hint)
+    if job.device == "cuda" and not gpus:
+        raise TargetError("no GPU found on this machine", hint="say --device cpu --procs N to train on the CPU")
+    if not gpus:
+        return "cpu", job.local.procs or 1
+    return "cuda", job.local.gpus or gpus
+
+
+def refuse_procs_on_gpus(procs: int | None, target: Target) -> None:
+    """A --procs on the command line that would count for nothing; in a job file it waits for a machine without GPUs."""
+    if procs and target.device == "cuda":
+        raise UsageError(
+            "--procs counts ranks on a CPU, and this machine has GPUs", hint="say --gpus N, or --device cpu --procs N"
+        )

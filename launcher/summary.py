@@ -1,0 +1,55 @@
+"""What a run came to, as plain data read from its directory. Pure but for the reading."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from launcher import follow
+from launcher.backends.base import RunState
+from launcher.runs import RunDir
+
+
+def of(run: RunDir, state: RunState) -> dict[str, Any]:
+    """The one JSON object of `--json`: run, state, loss_first, loss_last, world_size, adapter, seconds."""
+    result = run.read_json(run.result_json) or {}
+    launch = (run.read_json(run.plan_json) or {}).get("launch", {})
+    adapter = run.adapter if (run.adapter / "adapter_config.json").exists() else None
+    started, ended = span(run)
+    return {
+        "run": run.run_id,
+        "state": state.value,
+        "loss_first": result.get("loss_first"),
+        "loss_last": result.get("loss_last"),
+        "world_size": launch.get("world_size"),
+        "adapter": str(adapter) if adapter else None,
+        "seconds": round(ended - started, 3) if started and ended else None,
+        "directory": str(run.path),
+        "failure": follow.first_failure(run) if state is RunState.FAILED else None,
+    }
+
+
+def span(run: RunDir) -> tuple[float | None, float | None]:
+    """(submitted, last thing that happened), unix seconds."""
+    times = [event["time"] for event in run.read_events() if "time" in event]
+    return (run.record.submitted or min(times, default=None), max(times, default=None))
+
+
+def nodes(run: RunDir) -> list[dict[str, Any]]:
+    """The records of the nodes' agents, in order."""
+    return [record for _, record in sorted(follow.node_records(run).items())]
+
+
+def smoke_problems(run: RunDir) -> list[str]:
+    """Why a finished smoke run does not count as a pass; empty: it does."""
+    result = run.read_json(run.result_json)
+    if not result:
+        return ["the training left no result.json"]
+    first, last, smallest = (result.get(key) for key in ("loss_first", "loss_last", "grad_norm_min"))
+    problems = []
+    if first is None or last is None or not last < first:
+        problems.append(f"the loss did not fall: first {first}, last {last}")
+    if not smallest or not smallest > 0:
+        problems.append(f"a step had a gradient norm of {smallest}")
+    if not result.get("adapter_reloads"):
+        problems.append("the saved adapter does not reload with the same logits")
+    return problems

@@ -1,0 +1,300 @@
+"""Sweeps: one run for each combination of values, compared by `zlaunch report`.
+
+On Slurm the runs are one array job; on this machine and over SSH they follow one another. A sweep is a directory
+`sweeps/<id>/` beside the run directories, with sweep.json (which runs, which values), on Slurm sweep.sbatch, elsewhere
+the jobs of the points, by which those start that a Ctrl-C kept from starting.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from launcher import runs, slurm_plan, spec, submit, yamlfile
+from launcher.backends import backend_of
+from launcher.backends.base import RunState
+from launcher.errors import RunFailed, RunNotFound, SpecError, UsageError, ZlaunchError
+from launcher.plan import RunPlan
+from launcher.runs import RunDir
+from launcher.spec import Job
+
+Load = Callable[[dict[str, Any]], Job]
+"""The command's job with some keys replaced."""
+
+
+class Point(msgspec.Struct, frozen=True, kw_only=True):
+    run: str
+    """Run id."""
+    values: dict[str, Any]
+
+
+class Sweep(msgspec.Struct, frozen=True, kw_only=True):
+    schema: int = 1
+    sweep_id: str
+    backend: str
+    created: float
+    points: tuple[Point, ...]
+
+
+# ------------------------------------------------------------------------------------------------------------- pure
+
+
+def parse(texts: Iterable[str]) -> dict[str, list[Any]]:
+    """`lora.r=8,16` -> {"lora.r": [8, 16]}. Raises SpecError."""
+    axes: dict[str, list[Any]] = {}
+    for text in texts:
+        key, equals, values = text.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise SpecError(f"--sweep {text!r}: expected key=value,value", hint="for example --sweep lora.r=8,16,32")
+        if key in axes:
+            raise SpecError(f"--sweep: {key} stands there twice")
+        parsed = yamlfile.loads(f"[{values}]", where=f"--sweep {key}")  # a list's own commas stand in brackets
+        if not parsed:
+            raise SpecError(f"--sweep {key}: no values")
+        axes[key] = parsed
+    return axes
+
+
+def combinations(axes: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """Every combination, the last key changing fastest."""
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def check_axes(axes: dict[str, list[Any]], overrides: Sequence[str], *, fixed: Sequence[str] = ()) -> None:
+    """Refuse keys that --set gives too, and sections (`fixed`) that all points must share. Raises SpecError."""
+    given = {spec.parse_set(text)[0] for text in overrides}
+    for key in axes:
+        if key in given:
+            raise SpecError(f"{key} is given by both --sweep and --set")
+        if key == "name" or key.partition(".")[0] in fixed:
+            raise SpecError(
+                f"--sweep {key}: all points of a sweep share it",
+                hint="one array job has one shape; for different shapes start several runs",
+            )
+
+
+def label(values: dict[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in values.items())
+
+
+# ------------------------------------------------------------------------------------------------------------ files
+
+
+def folder(root: Path | None = None) -> Path:
+    return (root or runs.runs_root()) / "sweeps"
+
+
+def save(sweep: Sweep) -> Path:
+    directory = folder() / sweep.sweep_id
+    runs.write_atomic(directory / "sweep.json", msgspec.json.format(msgspec.json.encode(sweep)).decode() + "\n")
+    return directory
+
+
+def find(text: str) -> Sweep | None:
+    """The sweep of that id or beginning of one; None if there is none. Raises RunNotFound if there are several."""
+    names = [path.parent.name for path in folder().glob("*/sweep.json")]
+    matches = [name for name in names if name == text] or [name for name in names if name.startswith(text)]
+    if len(matches) > 1:
+        raise RunNotFound(f"{text!r} is the beginning of {len(matches)} sweeps: {', '.join(sorted(matches)[:5])}")
+    if not matches:
+        return None
+    return msgspec.json.decode((folder() / matches[0] / "sweep.json").read_bytes(), type=Sweep)
+
+
+def run_of(point: Point) -> RunDir:
+    return RunDir(runs.runs_root() / point.run)
+
+
+def state_of(run: RunDir) -> RunState | None:
+    """The run's state; None for a point that was never started."""
+    if not run.run_json.exists():
+        return None
+    known = RunState(run.record.state)
+    if known.is_final and known is not RunState.LOST:
+        return known
+    state = backend_of(run.record.backend).state(run)
+    if state is not known:
+        run.update_record(state=state.value)
+    return state
+
+
+# ------------------------------------------------------------------------------------------------------------ start
+
+
+def new_sweep(name: str, backend: str, made: Iterable[tuple[RunDir, dict[str, Any]]]) -> Sweep:
+    points = tuple(Point(run=run.run_id, values=values) for run, values in made)
+    return Sweep(sweep_id=runs.new_run_id(f"{name}-sweep"), backend=backend, created=time.time(), points=points)
+
+
+def points_of(
+    texts: Sequence[str], load: Load, overrides: Sequence[str], *, fixed: Sequence[str] = ()
+) -> list[tuple[Job, dict[str, Any]]]:
+    """Each point's job and its values; every job is checked before any run starts. Raises SpecError."""
+    axes = parse(texts)
+    check_axes(axes, overrides, fixed=fixed)
+    name = load({}).spec.name
+    found = combinations(axes)
+    width = len(str(len(found) - 1))
+    return [(load({**values, "name": f"{name}-{index:0{width}}"}), values) for index, values in enumerate(found)]
+
+
+def refuse_detach(detach: bool) -> None:
+    """Points that follow one another need someone to start them. Raises UsageError."""
+    if detach:
+        raise UsageError("--sweep and --detach do not go together here", hint="run it in tmux or under nohup")
+
+
+def one_after_another(
+    texts: Sequence[str],
+    load: Load,
+    overrides: Sequence[str],
+    start: Callable[[Job, RunDir], int],
+    *,
+    backend: str,
+) -> int:
+    """Run every point with `start`, which takes a run to its end; a point that fails does not end the others.
+
+    Returns 0 if all succeeded, 130 at Ctrl-C, else 1.
+    """
+    jobs = points_of(texts, load, overrides)
+    made = [(job, RunDir(runs.runs_root() / runs.new_run_id(job.spec.name)), values) for job, values in jobs]
+    sweep = new_sweep(load({}).spec.name, backend, [(run, values) for _, run, values in made])
+    directory = save(sweep)
+    for job, run, _ in made:
+        runs.write_atomic(directory / f"{run.run_id}.yaml", submit.job_text(job))
+    return _in_turn(sweep, range(len(made)), lambda index: start(*made[index][:2]))
+
+
+def _in_turn(sweep: Sweep, todo: Sequence[int], start: Callable[[int], int]) -> int:
+    """Start points one after another, each when the one before has ended."""
+    codes = []
+    for index in todo:
+        click.echo(f"point {index + 1} of {len(sweep.points)}: {label(sweep.points[index].values)}", err=True)
+        try:
+            codes.append(start(index))
+        except ZlaunchError as error:
+            click.echo(f"error: {error}", err=True)
+            codes.append(1)
+        if codes[-1] == 130:
+            break
+    click.echo(f"sweep {sweep.sweep_id}\n  zlaunch report {sweep.sweep_id}", err=True)
+    return next((code for code in (130, 1, 2) if code in codes), 0)
+
+
+def unfinished(sweep: Sweep) -> list[int]:
+    """The points that did not succeed. Raises UsageError if one still runs, or none is left."""
+    states = {index: state_of(run_of(point)) for index, point in enumerate(sweep.points)}
+    running = [sweep.points[index].run for index, state in states.items() if state is not None and not state.is_final]
+    if running:
+        raise UsageError(f"still queued or running: {', '.join(running)}", hint="wait, or cancel them first")
+    todo = [index for index, state in states.items() if state is not RunState.SUCCEEDED]
+    if not todo:
+        raise UsageError(f"all {len(states)} points of {sweep.sweep_id} have succeeded")
+    return todo
+
+
+def resume_in_turn(sweep: Sweep, again: Callable[[Job, RunDir], int]) -> int:
+    """Start again what did not succeed, one after another: from its checkpoint, or for the first time."""
+
+    def start(index: int) -> int:
+        run = run_of(sweep.points[index])
+        kept = run.job_yaml if run.run_json.exists() else folder() / sweep.sweep_id / f"{run.run_id}.yaml"
+        return again(spec.load(kept), run)
+
+    return _in_turn(sweep, unfinished(sweep), start)
+
+
+class _Queued:
+    """A backend whose submission has happened already, as one element of an array."""
+
+    def __init__(self, job: str) -> None:
+        self.job = job
+
+    def submit(self, run: RunDir, plan: RunPlan, secrets: dict[str, str]) -> tuple[str, ...]:
+        return (self.job,)
+
+
+def on_slurm(
+    texts: Sequence[str], load: Load, overrides: Sequence[str], *, show: bool, follow: bool, as_json: bool
+) -> int:
+    """All points as one array job; returns at once, or with `follow` when the last point has ended."""
+    from launcher.backends.slurm import SlurmBackend, check_limits, shell_of
+    from launcher.slurm_target import slurm_target
+
+    jobs = points_of(texts, load, overrides, fixed=("slurm", "secrets", "device"))
+    secrets = {} if show else submit.read_secrets(jobs[0][0].spec.secrets)
+    made = [(submit.prepare(job, slurm_target(job.spec)), values) for job, values in jobs]
+    sweep = new_sweep(load({}).spec.name, "slurm", [(run, values) for (run, _), values in made])
+    directory = save(sweep)
+    first = made[0][0][1]
+    assert first.slurm is not None
+    names = [point.run for point in sweep.points]
+    text = slurm_plan.script(first.slurm, names, [f"../../{name}" for name in names], sweep.sweep_id)
+    runs.write_atomic(directory / "sweep.sbatch", text)
+    if show:
+        click.echo(text, nl=False)
+        click.echo(f"rendered {directory} and {len(made)} run directories; nothing was queued", err=True)
+        return 0
+    backend, shell = SlurmBackend(), shell_of(first.slurm)
+    check_limits(shell, first)
+    job = backend.submit_script(shell, directory, "sweep.sbatch", [run for (run, _), _ in made], secrets)
+    for index, ((run, plan), _) in enumerate(made):
+        submit.submit(run, plan, _Queued(f"{job}_{index}"), {}, extra={"sweep": sweep.sweep_id})  # type: ignore[arg-type]
+    say(sweep, job, as_json)
+    return wait_for(sweep) if follow else 0
+
+
+def resume_on_slurm(sweep: Sweep, *, as_json: bool) -> int:
+    """Start again what did not succeed, as one array job with only these points. Raises UsageError."""
+    from launcher.backends.slurm import SlurmBackend, shell_of, stored
+
+    todo = unfinished(sweep)
+    again = [run_of(sweep.points[index]) for index in todo]
+    plan = msgspec.json.decode(again[0].plan_json.read_bytes(), type=RunPlan)
+    assert plan.slurm is not None
+    secrets = submit.read_secrets(plan.launch.secrets)
+    limit = stored(again[0])["asked"]["array_limit"]
+    array = ",".join(map(str, todo)) + (f"%{limit}" if limit else "")
+    backend, shell = SlurmBackend(), shell_of(plan.slurm)
+    job = backend.submit_script(shell, folder() / sweep.sweep_id, "sweep.sbatch", again, secrets, array)
+    for index, run in zip(todo, again, strict=True):
+        own = msgspec.json.decode(run.plan_json.read_bytes(), type=RunPlan)
+        submit.submit(run, own, _Queued(f"{job}_{index}"), {}, extra={"sweep": sweep.sweep_id})  # type: ignore[arg-type]
+    say(sweep, job, as_json, points=todo)
+    return 0
+
+
+def wait_for(sweep: Sweep, pause: float = 1.0) -> int:
+    """Until every point has ended. Raises RunFailed naming those that did not succeed."""
+    while True:
+        states = {point.run: state_of(run_of(point)) for point in sweep.points}
+        if all(state is not None and state.is_final for state in states.values()):
+            break
+        time.sleep(pause)
+    bad = [f"{run} {state.value if state else ''}" for run, state in states.items() if state is not RunState.SUCCEEDED]
+    if bad:
+        raise RunFailed(
+            f"{len(bad)} of {len(states)} points did not succeed: {', '.join(bad)}",
+            hint=f"zlaunch report {sweep.sweep_id}; zlaunch resume {sweep.sweep_id} starts only these again",
+        )
+    return 0
+
+
+def say(sweep: Sweep, job: str, as_json: bool, points: Sequence[int] | None = None) -> None:
+    chosen = range(len(sweep.points)) if points is None else points
+    if as_json:
+        named = [sweep.points[index].run for index in chosen]
+        click.echo(json.dumps({"sweep": sweep.sweep_id, "job": job, "runs": named}))
+        return
+    click.echo(f"job {job}: {sweep.sweep_id}")
+    for index in chosen:
+        click.echo(f"  {job}_{index}  {sweep.points[index].run}  {label(sweep.points[index].values)}")
+    click.echo(f"  zlaunch report {sweep.sweep_id}")

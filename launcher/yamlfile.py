@@ -1,0 +1,77 @@
+"""YAML as people mean it: the core schema of YAML 1.2, duplicate keys refused, errors with file, line and column.
+
+PyYAML reads YAML 1.1, where `04:00:00` is the number 14400, `no` is false and `2e-4` is a text. A job file holds all
+three, so the loader here resolves scalars by the rules of YAML 1.2.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from launcher.errors import SpecError
+
+
+class _CoreLoader(yaml.SafeLoader):
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, (dict, list)):
+                raise yaml.MarkedYAMLError("", None, "a key must be a plain word", key_node.start_mark)
+            if key in seen:
+                raise yaml.MarkedYAMLError("", None, f"the key {key!r} stands here a second time", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_CORE = (
+    ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", "~nN\0"),
+    ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("tag:yaml.org,2002:int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    (
+        "tag:yaml.org,2002:float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+0123456789.",
+    ),
+)
+for _tag, _pattern, _first in _CORE:
+    _CoreLoader.add_implicit_resolver(_tag, re.compile(rf"^(?:{_pattern})$"), ["" if c == "\0" else c for c in _first])
+
+
+def _construct_int(loader: _CoreLoader, node: yaml.ScalarNode) -> int:
+    text = loader.construct_scalar(node)
+    return int(text, 0) if text.startswith(("0x", "0o")) else int(text)
+
+
+_CoreLoader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+
+
+def loads(text: str, *, where: str) -> Any:
+    """Parse `text`; `where` names its origin in errors. Raises SpecError."""
+    try:
+        return yaml.load(text, Loader=_CoreLoader)  # a SafeLoader with other scalar rules
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{where}, line {mark.line + 1}, column {mark.column + 1}" if mark else where
+        raise SpecError(f"{place}: not valid YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise SpecError(f"{where}: not valid YAML: {error}") from error
+
+
+def load(path: Path) -> Any:
+    """Parse a UTF-8 file. Raises SpecError (absent, a directory, wrong encoding, not YAML)."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise SpecError(f"no such job file: {path}", hint="`zlaunch init` writes a commented job.yaml") from error
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path}: not UTF-8 (byte {error.start}: {error.reason})", hint="save it as UTF-8") from error
+    except OSError as error:
+        raise SpecError(f"cannot read the job file {path}: {error.strerror}") from error
+    return loads(text, where=str(path))
