@@ -1,0 +1,1 @@
+"""The shared training program of zlaunch: `python -m train --config train.json`."""

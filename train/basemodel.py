@@ -1,0 +1,320 @@
+"""Where a base model comes from: each source ends as a local directory in transformers' format, once per node.
+
+`local_directory` is the only entry; downloads and conversions happen under a lock, so that of all ranks of a node one
+works and the others find the result. All of it happens before the ranks form a group: any of them may be the one that
+works, and `save_pretrained` of transformers writes nothing on other ranks than 0 once there is a group.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from train import families
+from train.config import Model, TrainConfig
+from train.errors import UserError
+from train.families import Family
+from train.rundir import RunDir
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    directory: Path
+    name: str
+    """What the adapter records as its base: the hub id where there is one, else the directory."""
+    revision: str | None = None
+    """Of the hub id."""
+
+
+def cache_directory() -> Path:
+    """$ZLAUNCH_CACHE, else ~/.cache/zlaunch."""
+    return Path(os.environ.get("ZLAUNCH_CACHE") or Path.home() / ".cache" / "zlaunch")
+
+
+def local_directory(config: TrainConfig, rundir: RunDir, texts: Callable[[], Iterable[str]]) -> BaseModel:
+    """The base model of this run on this node's disk. `texts` are the records, for a tokenizer made on the spot.
+
+    Raises UserError where there is no such model.
+    """
+    return _SOURCES[config.model.source](config, rundir, texts)
+
+
+def _random(config: TrainConfig, rundir: RunDir, texts: Callable[[], Iterable[str]]) -> BaseModel:
+    _once(rundir.base_model, lambda place: make_random(place, texts(), config.train.seed))
+    return BaseModel(rundir.base_model, str(rundir.base_model))
+
+
+def _hub(config: TrainConfig, rundir: RunDir, texts: Callable[[], Iterable[str]]) -> BaseModel:
+    path = Path(config.model.path).expanduser()
+    if path.is_dir():
+        _check_complete(path)
+        return _readable(BaseModel(path.resolve(), str(path.resolve())), rundir)
+    if path.is_absolute() or config.model.path.startswith((".", "~")) or config.model.path.count("/") > 1:
+        raise UserError(f"model.path: there is no directory {path}", "give a hub id (owner/name) or a local directory")
+    directory = _locked(f"hub-{config.model.path}", lambda: _DOWNLOADS[config.model.source](config))
+    return _readable(BaseModel(directory, config.model.path, config.model.revision), rundir)
+
+
+def _readable(base: BaseModel, rundir: RunDir) -> BaseModel:
+    """The model as transformers reads it: checkpoints in ChatGLM's or Baichuan's own layout are converted, once.
+
+    The adapter then records the conversion's directory as its base, for it does not fit the original's layer names.
+    """
+    config = read_config(base.directory)
+    if config is None or not families.needs_conversion(config):
+        return base
+    from train.convert import ConversionError, converted
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+        rundir.event("convert", message=text)
+
+    try:
+        place = converted(base.directory, say, cache_directory())
+    except ConversionError as error:
+        raise UserError(f"model.path: {error}") from error
+    return BaseModel(place, str(place))
+
+
+def read_config(directory: Path) -> dict[str, Any] | None:
+    """config.json of a model's directory; None if there is none to read."""
+    try:
+        found = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def family(config: TrainConfig) -> Family:
+    """The family of the model that the job names, before the model is here: its config.json is fetched alone.
+
+    A family that takes everything where it cannot be read: what is wrong is told in full when the model is loaded.
+    """
+    model = config.model
+    if model.source == "random":
+        found: dict[str, Any] | None = {"model_type": "llama"}
+    elif model.source == "package":
+        found = {"model_type": gguf_architecture(find_gguf(model.path)[0])}
+    elif Path(model.path).expanduser().is_dir():
+        found = read_config(Path(model.path).expanduser())
+    else:
+        found = _fetched_config(model)
+    return families.FAMILIES[0] if found is None else families.family_of(found)
+
+
+def _fetched_config(model: Model) -> dict[str, Any] | None:
+    try:
+        if model.source == "modelscope":
+            from modelscope.hub.file_download import model_file_download
+
+            return read_config(Path(model_file_download(model.path, "config.json", revision=model.revision)).parent)
+        from huggingface_hub import hf_hub_download
+
+        return read_config(Path(hf_hub_download(model.path, "config.json", revision=model.revision)).parent)
+    except Exception:  # offline, no such model, no such package: their errors have no common base
+        return None
+
+
+def family_at(directory: Path) -> Family:
+    """The family of a model that is here."""
+    return families.family_of(read_config(directory) or {})
+
+
+def register_types(directory: Path) -> None:
+    """Let transformers know the model types that are this project's own."""
+    if (read_config(directory) or {}).get("model_type") == "alibi_llama":
+        from train import alibi
+
+        alibi.register()
+
+
+def _package(config: TrainConfig, rundir: RunDir, texts: Callable[[], Iterable[str]]) -> BaseModel:
+    gguf, version = find_gguf(config.model.path)
+    place = cache_directory() / "models" / f"{config.model.path}-{version}"
+    _once(place, lambda temporary: dequantize(gguf, temporary))
+    return BaseModel(place, str(place))
+
+
+_SOURCES: dict[str, Callable[[TrainConfig, RunDir, Callable[[], Iterable[str]]], BaseModel]] = {
+    "random": _random,
+    "huggingface": _hub,
+    "modelscope": _hub,
+    "package": _package,
+}
+
+
+def _from_huggingface(config: TrainConfig) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+    model = config.model
+    try:
+        return Path(
+            snapshot_download(
+                model.path, revision=model.revision, ignore_patterns=["*.gguf", "*.pth", "original/*", "*.onnx*"]
+            )
+        )
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise UserError(
+            f"model.path: the hub has no {model.path}{f' at {model.revision}' if model.revision else ''}",
+            "check the spelling; a private or gated model needs HF_TOKEN in `secrets`",
+        ) from error
+    except (LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"model.path: {model.path} is neither a local directory nor in the cache, and the hub cannot be reached",
+            "set HF_ENDPOINT to a mirror, use model.source=modelscope, or give a local directory",
+        ) from error
+
+
+def _from_modelscope(config: TrainConfig) -> Path:
+    try:
+        from modelscope import snapshot_download
+    except ImportError:
+        raise UserError("model.source=modelscope needs the package `modelscope`", "pip install modelscope") from None
+    try:
+        return Path(snapshot_download(config.model.path, revision=config.model.revision))
+    except Exception as error:  # its errors have no common base
+        raise UserError(f"model.path: ModelScope did not give {config.model.path}: {error}") from error
+
+
+_DOWNLOADS: dict[str, Callable[[TrainConfig], Path]] = {
+    "huggingface": _from_huggingface,
+    "modelscope": _from_modelscope,
+}
+
+
+def _check_complete(path: Path) -> None:
+    """Raise UserError for a directory that cannot be a model, or whose index names shards that are not there."""
+    if not (path / "config.json").is_file():
+        raise UserError(f"model.path: {path} has no config.json", "it must be a directory in transformers' format")
+    for index in path.glob("*.index.json"):
+        shards = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+        missing = sorted(shard for shard in shards if not (path / shard).is_file())
+        if missing:
+            raise UserError(f"model.path: {path} lacks {', '.join(missing)}, which {index.name} names")
+
+
+def _locked(name: str, work: Callable[[], Path]) -> Path:
+    from filelock import FileLock
+
+    locks = cache_directory() / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / f"{name.replace('/', '--')}.lock"):
+        return work()
+
+
+def _once(place: Path, make: Callable[[Path], None]) -> None:
+    """Let `make` fill a temporary directory and rename it to `place`, unless that exists already."""
+    from filelock import FileLock
+
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(place.parent / f".{place.name}.lock"):
+        if place.exists():
+            return
+        temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        try:
+            make(temporary)
+            temporary.rename(place)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def make_random(place: Path, texts: Iterable[str], seed: int) -> None:
+    """A tiny untrained Llama and a byte-level BPE tokenizer of `texts`; the same seed and texts give the same."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=768, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHATML
+    )
+    tokenizer.save_pretrained(place)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=64,
+                intermediate_size=128,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=4096,
+                tie_word_embeddings=True,
+                bos_token_id=None,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+    model.save_pretrained(place)
+
+
+def find_gguf(package: str) -> tuple[Path, str]:
+    """The GGUF file inside an installed Python package, without importing it, and the package's version."""
+    from importlib import metadata
+
+    try:
+        distribution = metadata.distribution(package)
+    except metadata.PackageNotFoundError:
+        raise UserError(f"model.path: no Python package {package!r} is installed", f"pip install {package}") from None
+    found = [file for file in distribution.files or () if file.suffix == ".gguf"]
+    if len(found) != 1:
+        raise UserError(f"model.path: the package {package} holds {len(found)} GGUF files, expected one")
+    return Path(str(distribution.locate_file(found[0]))), distribution.version
+
+
+def gguf_architecture(gguf: Path) -> str:
+    """`general.architecture` of a GGUF file, which the format wants first; "" for a file that has it elsewhere.
+
+    https://github.com/ggml-org/ggml/blob/master/docs/gguf.md: magic, version, counts, then key, type 8, text.
+    """
+    with gguf.open("rb") as file:
+        head = file.read(4096)
+
+    def text(at: int) -> tuple[str, int]:
+        size = int.from_bytes(head[at : at + 8], "little")
+        return head[at + 8 : at + 8 + size].decode("utf-8", "replace"), at + 8 + size
+
+    key, at = text(24)
+    return text(at + 4)[0] if head[:4] == b"GGUF" and key == "general.architecture" else ""
+
+
+def dequantize(gguf: Path, place: Path) -> None:
+    """A GGUF file as safetensors in float32, with its tokenizer and chat template."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    options: dict[str, Any] = {"gguf_file": gguf.name}
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
+    tokenizer.save_pretrained(place)
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
+    config = AutoConfig.from_pretrained(gguf.parent, **options)
+    with suppress(AttributeError):
+        del config.quantization_config
+    fresh = type(loaded)(config)  # what came out of the GGUF reader refuses to be saved
+    fresh.load_state_dict(loaded.state_dict())
+    fresh.tie_weights()
+    fresh.to(torch.float32).save_pretrained(place)

@@ -1,0 +1,310 @@
+"""Which settings cannot work together, why, and the nearest setting that does. Checked before anything is queued.
+
+A table of rules over plain values: nothing is raised, imported or looked up here. What a rule claims was seen to fail
+(tests/train/test_compat.py tries what a CPU can try), or is named with its source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from train import families
+from train.config import TrainConfig
+from train.families import Engine, Family
+
+AMPERE = (8, 0)
+"""CUDA compute capability from which bfloat16 is native."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the rules look at; `engine` and `dtype` may be "auto"."""
+
+    family: Family = families.FAMILIES[0]
+    engine: str = "auto"
+    quantization: str = "none"
+    dtype: str = "auto"
+    device: str = "cuda"
+    capability: tuple[int, int] | None = None
+    """Compute capability of the GPUs; None: not known, and rules about it are silent."""
+    zero_stage: int = 0
+    offload: str = "none"
+    packing: str = "bucket"
+    dora: bool = False
+    init: str = "default"
+    adapter: bool = False
+    """Training continues from an existing adapter."""
+    dropout: bool = False
+    wide: bool = False
+    """More is trained than LoRA on the layers' own projections: other modules, or whole modules."""
+
+    @staticmethod
+    def of(config: TrainConfig, family: Family, capability: tuple[int, int] | None = None) -> Settings:
+        return Settings(
+            family=family,
+            engine=config.train.engine,
+            quantization=config.model.quantization,
+            dtype=config.model.dtype,
+            device=config.device,
+            capability=capability,
+            zero_stage=config.train.zero_stage,
+            offload=config.train.offload,
+            packing=config.train.packing,
+            dora=config.lora.dora,
+            init=config.lora.init,
+            adapter=config.lora.adapter is not None,
+            dropout=config.lora.dropout > 0,
+            wide=bool(config.lora.modules_to_save) or not _usual(config.lora.target_modules),
+        )
+
+
+def _usual(targets: str | tuple[str, ...]) -> bool:
+    """A regular expression may mean anything."""
+    return targets == "auto" or (not isinstance(targets, str) and set(targets) <= set(families.LLAMA_TARGETS))
+
+
+@dataclass(frozen=True)
+class Refusal:
+    reason: str
+    instead: str
+    """The nearest setting that works, as in the job file: `train.engine: peft`."""
+    changes: Mapping[str, Any]
+    """The same as fields of Settings."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    applies: Callable[[Settings], bool]
+    reason: Callable[[Settings], str] | str
+    key: str
+    """Key of the job file to change, and its nearest value that works."""
+    value: Callable[[Settings], Any] | Any
+
+    def refusal(self, settings: Settings) -> Refusal:
+        reason = self.reason(settings) if callable(self.reason) else self.reason
+        value = self.value(settings) if callable(self.value) else self.value
+        return Refusal(reason, f"{self.key}: {value}", {_FIELDS[self.key]: value})
+
+
+_FIELDS = {
+    "train.engine": "engine",
+    "model.quantization": "quantization",
+    "model.dtype": "dtype",
+    "train.zero_stage": "zero_stage",
+    "train.offload": "offload",
+    "train.packing": "packing",
+    "lora.init": "init",
+}
+
+
+def _nearest(wanted: int, allowed: tuple[int, ...]) -> int:
+    return min(allowed, key=lambda stage: abs(stage - wanted))
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        lambda s: s.engine == "fused" and "fused" not in s.family.engines,
+        lambda s: f"there are no fused layers for {s.family.title}",
+        "train.engine",
+        "auto",
+    ),
+    Rule(
+        lambda s: s.engine == "fused" and s.quantization == "int8",
+        "the fused layers read 16-bit and nf4 weights, not int8",
+        "train.engine",
+        "auto",
+    ),
+    Rule(
+        lambda s: s.engine == "fused" and s.zero_stage == 3,
+        "the fused layers join weights in buffers of their own, and ZeRO-3 takes them apart",
+        "train.engine",
+        "auto",
+    ),
+    Rule(
+        lambda s: s.engine == "fused" and (s.dora or s.dropout),
+        lambda s: f"the fused layers have no {'DoRA' if s.dora else 'LoRA dropout'}",
+        "train.engine",
+        "auto",
+    ),
+    Rule(
+        lambda s: s.engine == "fused" and s.wide,
+        "the fused layers train LoRA on q, k, v, o, gate, up and down projections and nothing else",
+        "train.engine",
+        "auto",
+    ),
+    Rule(
+        lambda s: s.engine == "fused" and s.device == "cuda" and s.dtype in ("float16", "float32"),
+        "the attention kernels of the fused layers compute in bfloat16",
+        "train.engine",
+        "auto",
+    ),
+    Rule(
+        lambda s: s.engine == "unsloth" and "unsloth" not in s.family.engines,
+        lambda s: f"Unsloth cannot train {s.family.title}: {s.family.why}",
+        "train.engine",
+        "peft",
+    ),
+    Rule(
+        lambda s: s.engine == "unsloth" and s.quantization == "int8",
+        "Unsloth's kernels read 16-bit and nf4 weights, not int8",
+        "train.engine",
+        "peft",
+    ),
+    Rule(
+        lambda s: s.engine == "unsloth" and s.quantization == "nf4" and s.zero_stage == 3,
+        "Unsloth stores nf4 weights as bytes, and ZeRO-3 shards them only in the type that is computed with",
+        "train.engine",
+        "peft",
+    ),
+    Rule(
+        lambda s: s.engine == "unsloth" and s.dora,
+        "Unsloth's get_peft_model has no DoRA",
+        "train.engine",
+        "peft",
+    ),
+    Rule(
+        lambda s: s.engine == "unsloth" and s.adapter,
+        "continuing an adapter goes through PEFT's own loader",
+        "train.engine",
+        "peft",
+    ),
+    Rule(
+        lambda s: s.engine == "unsloth" and s.device == "cpu" and s.init == "pissa",
+        "Unsloth's CPU backend has no PiSSA initialisation",
+        "train.engine",
+        "peft",
+    ),
+    Rule(
+        lambda s: s.quantization == "int8" and s.zero_stage == 3,
+        "int8 weights under ZeRO-3 give wrong losses (bitsandbytes issue 1451)",
+        "train.zero_stage",
+        2,
+    ),
+    Rule(
+        lambda s: s.quantization not in s.family.quantizations,
+        lambda s: f"{s.family.title} cannot be quantised to {s.quantization}",
+        "model.quantization",
+        lambda s: s.family.quantizations[0],
+    ),
+    Rule(
+        lambda s: s.zero_stage not in s.family.zero_stages,
+        lambda s: f"{s.family.title} cannot be trained with ZeRO-{s.zero_stage}",
+        "train.zero_stage",
+        lambda s: _nearest(s.zero_stage, s.family.zero_stages),
+    ),
+    Rule(
+        lambda s: s.init == "pissa" and s.quantization != "none",
+        lambda s: f"PiSSA decomposes the weights, and {s.quantization} weights cannot be decomposed",
+        "lora.init",
+        "default",
+    ),
+    Rule(
+        lambda s: s.init == "pissa" and s.zero_stage == 3,
+        "PiSSA decomposes whole weights, and under ZeRO-3 no rank has them",
+        "train.zero_stage",
+        2,
+    ),
+    Rule(
+        lambda s: s.init == "pissa" and s.adapter,
+        "an existing adapter already has its weights: PiSSA would replace them",
+        "lora.init",
+        "default",
+    ),
+    Rule(
+        lambda s: s.init == "pissa" and s.dora,
+        "what PiSSA learned can be told for the original weights only as a sum, and DoRA rescales them",
+        "lora.init",
+        "default",
+    ),
+    Rule(
+        lambda s: s.dora and s.quantization == "int8",
+        "DoRA needs the norms of the weights before the first step, and bitsandbytes has int8 ones ready only after it",
+        "model.quantization",
+        "nf4",
+    ),
+    Rule(
+        lambda s: s.dora and s.zero_stage == 3,
+        "DoRA starts from the norms of whole weights, and under ZeRO-3 no rank has them",
+        "train.zero_stage",
+        2,
+    ),
+    Rule(
+        lambda s: s.packing == "pack" and not s.family.packs,
+        "nothing is known about this model's attention, so records in one packed row could see each other",
+        "train.packing",
+        "bucket",
+    ),
+    Rule(
+        lambda s: s.dtype == "float16" and s.capability is not None and s.capability >= AMPERE,
+        "float16 overflows and needs loss scaling, and these GPUs compute bfloat16 as fast",
+        "model.dtype",
+        "bfloat16",
+    ),
+    Rule(
+        lambda s: s.dtype == "bfloat16" and s.device == "cuda" and s.capability is not None and s.capability < AMPERE,
+        "these GPUs compute bfloat16 only by emulation",
+        "model.dtype",
+        "float16",
+    ),
+    Rule(
+        lambda s: s.dtype == "float16" and s.device == "cpu",
+        "float16 training on a CPU has no loss scaling and underflows",
+        "model.dtype",
+        "float32",
+    ),
+    Rule(
+        lambda s: s.offload == "cpu" and s.zero_stage == 0,
+        "offloading the optimizer is DeepSpeed's, and without ZeRO there is no DeepSpeed",
+        "train.zero_stage",
+        2,
+    ),
+    Rule(
+        lambda s: s.offload == "cpu" and s.device == "cpu",
+        "there is no GPU to offload from",
+        "train.offload",
+        "none",
+    ),
+)
+
+
+def check(settings: Settings) -> list[Refusal]:
+    """Every rule that the settings break, in the table's order; empty if they can work together."""
+    return [rule.refusal(settings) for rule in RULES if rule.applies(settings)]
+
+
+def engine_for(settings: Settings, *, unsloth_installed: bool = True) -> tuple[Engine, str]:
+    """The engine that trains this, and why: the first of its family's engines that no rule refuses.
+
+    An engine that was asked for is given; `check` may refuse it.
+    """
+    if settings.engine != "auto":
+        return cast(Engine, settings.engine), f"train.engine={settings.engine} in the job"
+    family, told = settings.family, ""
+    for engine in family.engines:
+        if engine == "fused" and settings.device != "cuda":
+            continue  # its kernels are the GPU's
+        if engine == "unsloth" and not unsloth_installed:
+            told = "Unsloth is not installed here"
+            continue
+        tried = replace(settings, engine=engine)
+        refused = [rule for rule in RULES if rule.key == "train.engine" and rule.applies(tried)]
+        if not refused:
+            where = " (its CPU backend here)" if engine == "unsloth" and settings.device == "cpu" else ""
+            return engine, (told or _WHY.get(engine) or family.why) + where
+        told = refused[0].refusal(tried).reason
+    return "peft", told  # takes everything
+
+
+_WHY: Mapping[str, str] = {"fused": "the family has fused layers, the fastest path, and the job asks for plain LoRA"}
+
+
+def corrected(settings: Settings) -> Settings:
+    """The settings after every refusal's own advice, one at a time: what the nearest working job would be."""
+    for _ in range(2 * len(RULES)):
+        refusals = check(settings)
+        if not refusals:
+            return settings
+        settings = replace(settings, **refusals[0].changes)
+    raise AssertionError("the rules' advice goes in a circle")  # tests/train/test_compat.py tries every combination

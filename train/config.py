@@ -1,0 +1,146 @@
+"""TrainConfig: the one schema of train.json.
+
+The launcher writes it (every `auto` of the user's job resolved), the training program reads it, and nothing else
+passes between the two. Only msgspec is imported, so that the launcher can use these types without torch.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+Device = Literal["cuda", "cpu"]
+Engine = Literal["auto", "fused", "unsloth", "peft"]
+Packing = Literal["none", "bucket", "pack"]
+
+EXIT_STOPPED = 75
+"""Exit status of a rank that saved a checkpoint and ended because `control/stop` asked for it (EX_TEMPFAIL)."""
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=False):
+    """A mapping of the job file: immutable, no unknown keys."""
+
+
+class Model(Section, frozen=True):
+    path: str = ""
+    """Hub id, local directory, or (source `package`) the name of an installed Python package that ships a GGUF file."""
+    source: Literal["huggingface", "modelscope", "package", "random"] = "huggingface"
+    """`random` makes a tiny untrained model and a tokenizer on the spot (smoke runs)."""
+    revision: str | None = None
+    quantization: Literal["none", "nf4", "int8"] = "none"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: bfloat16 on a GPU that has it, float16 on an older GPU, float32 on a CPU."""
+    trust_remote_code: bool = False
+
+
+class Source(Section, frozen=True, kw_only=True):
+    """One file or hub data set and its weight in the mixture (1.0: each record once an epoch)."""
+
+    path: str
+    weight: float = 1.0
+
+
+class Data(Section, frozen=True):
+    train: str | tuple[str | Source, ...] = ""
+    eval: str | tuple[str | Source, ...] | None = None
+    max_length: int = 2048
+    """Tokens a record may have, prompt and answer together."""
+    overlong: Literal["cut", "drop"] = "cut"
+    """cut: the answer's end is cut (and the end token with it); a record whose prompt alone is too long is dropped."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What happens to unreadable records (bad JSON, missing keys, empty answers, duplicates are only reported)."""
+    system: str | None = None
+    """System message of every record that has none of its own."""
+    chat_template: str | None = None
+    """A Jinja chat template instead of the tokenizer's own."""
+
+
+class Lora(Section, frozen=True):
+    r: int = 16
+    alpha: float = 32
+    dropout: float = 0.0
+    target_modules: str | tuple[str, ...] = "auto"
+    """auto: by the model's family; a tuple of names; or one regular expression over whole module names."""
+    rslora: bool = False
+    dora: bool = False
+    plus_ratio: float | None = None
+    """LoRA+: learning rate of B over that of A (Hayou et al. 2024, arXiv 2402.12354)."""
+    init: Literal["default", "pissa"] = "default"
+    modules_to_save: tuple[str, ...] = ()
+    adapter: str | None = None
+    """Directory of an existing adapter (PEFT format) to continue from."""
+
+
+class Training(Section, frozen=True, kw_only=True):
+    """Resolved numbers: global_batch_size = micro_batch_size * gradient_accumulation_steps * world_size."""
+
+    epochs: float = 1.0
+    max_steps: int | None = None
+    """Optimizer steps; overrides epochs."""
+    global_batch_size: int
+    micro_batch_size: int
+    gradient_accumulation_steps: int
+    learning_rate: float = 2e-4
+    scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: float = 0.03
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    seed: int = 3407
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    offload: Literal["none", "cpu"] = "none"
+    engine: Engine = "auto"
+    packing: Packing = "bucket"
+    gradient_checkpointing: bool = False
+    checkpoint_every: int = 200
+    """Optimizer steps between checkpoints; 0: none but the requested and the last."""
+    keep_checkpoints: int = 2
+    log_every: int = 1
+    tensorboard: bool = False
+
+
+class Evaluation(Section, frozen=True):
+    before: bool = False
+    """Generate answers for data.eval before training too, for comparison."""
+    after: bool = True
+    every: int = 0
+    """Steps between evaluations of the loss on data.eval; 0: only at the end."""
+    max_records: int | None = None
+    max_new_tokens: int = 64
+    batch_size: int = 16
+    samples: int = 4
+    """Answers kept in result.json for people to read."""
+
+
+class TrainConfig(Section, frozen=True, kw_only=True):
+    schema: int = 1
+    run_id: str
+    run_dir: str = "."
+    """Where control/, metrics.jsonl, checkpoints/ ... lie; relative paths are relative to the working directory."""
+    device: Device
+    world_size: int = 1
+    """The planned number of ranks; a start with another number is refused."""
+    model: Model
+    data: Data
+    lora: Lora
+    train: Training
+    eval: Evaluation = Evaluation()
+    resume: bool = True
+    """Continue from the newest complete checkpoint of run_dir, if there is one."""
+    init_from: str | None = None
+    """A checkpoint directory of another run to start from (zlaunch resume of a finished or copied run)."""
+    predicted_peak_bytes: int | None = None
+    verify_adapter: bool = False
+    """At the end, load the adapter into a fresh base model and compare logits (result.json: adapter_reloads)."""
+
+
+def load(path: str | os.PathLike[str]) -> TrainConfig:
+    """Read train.json. Raises OSError or msgspec.ValidationError (which names the field)."""
+    return msgspec.json.decode(Path(path).read_bytes(), type=TrainConfig)
+
+
+def dump(config: TrainConfig) -> str:
+    """The text of train.json: indented, key order as declared."""
+    return msgspec.json.format(msgspec.json.encode(config), indent=2).decode() + "\n"

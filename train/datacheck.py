@@ -1,0 +1,260 @@
+"""Look at a job's records before anything is queued:
+
+    python -m train.datacheck --config train.json [--json] [--all]
+
+Every record is read, checked and rendered by the chat template; a sample, chosen by hash, is made tokens (`--all`: each
+of them, kept where a run on this machine finds them). Prints one JSON object. Exit status 2: a run would stop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from train import config as schema
+from train import schedule, tokencache
+from train.config import TrainConfig
+from train.errors import EXIT_USER, DataError, TrainError, UserError
+from train.records import as_sources
+from train.schedule import Sampler
+from train.tokencache import Entry
+from train.tokens import Recipe, set_template
+
+SAMPLE = 20_000
+"""Records that are made tokens of a larger number: the mean length is then known to about half a percent."""
+_STEPS = 50
+"""Optimizer steps dealt out to see how much padding they need."""
+_BINS = 24
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m train.datacheck", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--config", required=True, help="train.json of a run directory")
+    parser.add_argument("--json", action="store_true", help="on one line")
+    parser.add_argument("--all", action="store_true", help="make tokens of every record, and keep them for the run")
+    options = parser.parse_args(arguments)
+    try:
+        found = check(schema.load(options.config), everything=options.all)
+    except TrainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        for line in error.advice:
+            print(f"  - {line}", file=sys.stderr)
+        return error.exit_code
+    print(json.dumps(found, ensure_ascii=False, indent=None if options.json else 2), flush=True)
+    return EXIT_USER if found["errors"] else 0
+
+
+def check(config: TrainConfig, *, everything: bool = False, tokenizer: Any = None) -> dict[str, Any]:
+    """The report. Raises UserError for sources that cannot be opened and tokenizers that cannot be had."""
+    started = time.perf_counter()
+    parts = [(name, as_sources(value)) for name, value in (("train", config.data.train), ("eval", config.data.eval))]
+    tokenizer = tokenizer or load_tokenizer(config)
+    set_template(tokenizer, config.data.chat_template)
+    data = config.data
+    recipe = Recipe.of(tokenizer, max_length=data.max_length, overlong=data.overlong, system=data.system)
+    report: dict[str, Any] = {"errors": [], "train": None, "eval": None, "eval_in_train": None, "packing": None}
+    entries: dict[str, Entry] = {}
+    for name, sources in parts:
+        if not sources:
+            continue
+        paths = [source.path for source in sources]
+        share = 1.0 if everything else _share(paths)
+        entry = entries[name] = tokencache.entry(paths, recipe, share=share, tokenizer=tokenizer)
+        report[name] = {"sources": _sources(sources, entry), **_described(entry, data.max_length)}
+        try:
+            tokencache.refuse_problems(entry.meta, f"data.{name}", data.on_error)
+        except DataError as error:
+            report["errors"].append(str(error))
+    if "train" not in entries or not len(entries["train"].tokens):
+        report["errors"].append("data.train holds no record that can be trained on")
+    else:
+        report["packing"] = padding(config, entries["train"])
+    if len(entries) == 2:
+        seen = [_whole_hashes(entries[name]) for name in ("train", "eval")]
+        report["eval_in_train"] = int(np.isin(seen[1], seen[0]).sum())
+    report["seconds"] = round(time.perf_counter() - started, 2)
+    return report
+
+
+def _share(paths: list[str]) -> float:
+    """Of the records: what gives about SAMPLE of them, judged by the files' size; all of small files."""
+    from train.sources import files
+
+    size = sum(Path(file).stat().st_size for path in paths for file, _ in files(path))
+    return min(1.0, round(SAMPLE / max(1, size / _BYTES_A_RECORD), 6)) if size > _SMALL else 1.0
+
+
+_BYTES_A_RECORD = 300
+_SMALL = 8 << 20
+
+
+def _sources(sources: tuple[schema.Source, ...], entry: Entry) -> list[dict[str, Any]]:
+    return [
+        {"path": source.path, "weight": source.weight, "records": records}
+        for source, records in zip(sources, entry.meta.records, strict=True)
+    ]
+
+
+def _described(entry: Entry, max_length: int) -> dict[str, Any]:
+    meta, lengths = entry.meta, entry.tokens.lengths
+    sampled = len(np.unique(entry.tokens.kept)) + meta.too_long
+    scale = sum(meta.records) / sampled if meta.share < 1.0 and sampled else 1.0
+    return {
+        "records": sum(meta.records),
+        "unreadable": meta.unreadable,
+        "empty": meta.empty,
+        "problems": [str(problem) for problem in meta.problems],
+        "duplicates": meta.duplicates,
+        "conflicts": meta.conflicts,
+        "warnings": [str(warning) for warning in meta.warnings],
+        "sampled": None if meta.share == 1.0 else sampled,
+        "sequences": round(meta.sequences * scale),
+        "over_long": {
+            "cut": round(meta.cut * scale),
+            "dropped": round(meta.too_long * scale),
+            "max_length": max_length,
+            "exact": meta.share == 1.0,
+        },
+        "tokens": {"total": round(meta.tokens * scale), **_distribution(lengths)},
+        "loss_share": round(meta.loss_tokens / meta.tokens, 4) if meta.tokens else None,
+    }
+
+
+def _distribution(lengths: npt.NDArray[np.int64]) -> dict[str, Any]:
+    if not len(lengths):
+        return {}
+    counts, edges = np.histogram(lengths, bins=_BINS, range=(0, float(lengths.max()) + 1))
+    quantiles = np.quantile(lengths, [0.5, 0.9, 0.99])
+    return {
+        "mean": round(float(lengths.mean()), 1),
+        **{name: round(float(value)) for name, value in zip(("median", "p90", "p99"), quantiles, strict=True)},
+        "max": int(lengths.max()),
+        "histogram": [[round(float(edge), 1), int(count)] for edge, count in zip(edges, counts, strict=False)],
+    }
+
+
+def padding(config: TrainConfig, entry: Entry) -> dict[str, Any]:
+    """Share of the tokens in a batch that are padding, by packing mode, over the first steps of the planned batches."""
+    from train import packing
+
+    train, world = config.train, config.world_size
+    lengths = entry.tokens.lengths
+    weights = tuple(source.weight for source in as_sources(config.data.train))
+    sampler = Sampler(entry.counts(entry.tokens.kept), weights, train.seed)
+    size, multiple = train.micro_batch_size, 16 if config.device == "cuda" else 1
+    steps = min(_STEPS, sampler.steps(train.epochs, train.global_batch_size))
+    real = 0
+    padded = {"none": 0, "bucket": 0, "pack": 0}
+    for step in range(steps):
+        chosen = sampler.step(step, train.global_batch_size)
+        sizes = lengths[chosen]
+        real += int(sizes.sum())
+        for mode in ("none", "bucket"):
+            shares = schedule.deal(
+                chosen,
+                sizes,
+                world_size=world,
+                micro_batch_size=size,
+                order=mode,  # type: ignore[arg-type]
+            )
+            padded[mode] += sum(
+                schedule.padded_tokens(lengths[batch].tolist(), multiple) for share in shares for batch in share
+            )
+        rows = packing.deal(chosen, sizes, world_size=world, capacity=size * config.data.max_length)
+        whole = packing.MULTIPLE if config.device == "cuda" else 1
+        padded["pack"] += sum(-(-int(lengths[row].sum()) // whole) * whole for share in rows for row in share)
+    return {
+        "planned": train.packing,
+        "global_batch_size": train.global_batch_size,
+        "micro_batch_size": size,
+        "waste": {mode: round(1 - real / total, 4) for mode, total in padded.items()},
+    }
+
+
+def _whole_hashes(entry: Entry) -> npt.NDArray[np.uint64]:
+    """One hash a record of question and answer together."""
+    asked, answered = np.asarray(entry.array("asked")), np.asarray(entry.array("answered"))
+    mixed: npt.NDArray[np.uint64] = asked * np.uint64(0x9E3779B97F4A7C15) ^ answered
+    return mixed
+
+
+# The tokenizer alone, without the model's weights ---------------------------------------------------------------------
+
+
+def load_tokenizer(config: TrainConfig) -> Any:
+    """The job's tokenizer as the run will have it. Raises UserError."""
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    with tempfile.TemporaryDirectory() as made:
+        place, options = _place(config, Path(made))
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                place, trust_remote_code=config.model.trust_remote_code, **options
+            )
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"model.path: no tokenizer could be loaded from {place}: {str(error).partition(chr(10))[0]}",
+                "give a hub id (owner/name) or a local directory",
+            ) from error
+    if not tokenizer.is_fast or tokenizer.eos_token_id is None:
+        raise UserError(f"the tokenizer of {config.model.path} is not a fast one with an end-of-sequence token")
+    return tokenizer
+
+
+def _place(config: TrainConfig, temporary: Path) -> tuple[str, dict[str, Any]]:
+    """(what to load from, options): only what the tokenizer needs is fetched or made."""
+    from train import basemodel
+    from train.dataset import Data
+    from train.rundir import RunDir
+
+    model = config.model
+    if model.source == "random":
+        basemodel.make_random(temporary, Data(config, RunDir(temporary)).texts(), config.train.seed)
+        return str(temporary), {}
+    if model.source == "package":
+        gguf, version = basemodel.find_gguf(model.path)
+        made = basemodel.cache_directory() / "models" / f"{model.path}-{version}"
+        return (str(made), {}) if made.is_dir() else (str(gguf.parent), {"gguf_file": gguf.name})
+    local = Path(model.path).expanduser()
+    if local.is_dir():
+        return _converted(local, temporary), {}
+    if model.source == "modelscope":
+        try:
+            from modelscope import snapshot_download
+        except ImportError:
+            raise UserError("model.source=modelscope needs `modelscope`", "pip install modelscope") from None
+        weights = [r".*\.safetensors$", r".*\.bin$", r".*\.pth$", r".*\.gguf$"]
+        return str(snapshot_download(model.path, revision=model.revision, ignore_file_pattern=weights)), {}
+    return model.path, {"revision": model.revision} if model.revision else {}
+
+
+def _converted(local: Path, temporary: Path) -> str:
+    """An original ChatGLM or Baichuan checkpoint's tokenizer, converted; any other directory as it is."""
+    from train import convert
+
+    if not (local / "config.json").is_file() or not convert.needs_conversion(local):
+        return str(local)
+    from train.layouts import recipe_for
+
+    try:
+        source = convert.read_source(local)
+        recipe = recipe_for(source)
+        convert.write_tokenizer(source, recipe, temporary)
+        convert.write_config(source, recipe, temporary)
+    except convert.ConversionError as error:
+        raise UserError(str(error)) from None
+    return str(temporary)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

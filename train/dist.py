@@ -1,0 +1,225 @@
+"""Who we are among the ranks, and the few collectives that the program needs.
+
+The environment is torchrun's (RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT); without it
+this is a world of one. On a CPU the group must exist before the model is loaded under DeepSpeed; on a GPU Unsloth must
+load before it: `start_early` and `start_late` hold that rule.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from train.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+JOIN_TIMEOUT = timedelta(minutes=10)
+"""How long ranks wait for each other, to meet and in any collective (rank 0 may be saving or downloading)."""
+
+
+@dataclass(frozen=True)
+class World:
+    rank: int
+    local_rank: int
+    world_size: int
+    local_world_size: int
+    node_rank: int
+    device: str
+    """`cpu` or `cuda:<index>`."""
+    backend: str
+    """`gloo` or `nccl`."""
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def many(self) -> bool:
+        return self.world_size > 1
+
+
+def from_environment(kind: str, environ: dict[str, str] | None = None) -> World:
+    """The world that the environment describes, on devices of `kind` (`cpu` or `cuda`).
+
+    ZLAUNCH_SHARE_GPU=1 puts every rank of the node on GPU 0, over gloo (NCCL refuses that): a way to check several
+    ranks on a machine with one GPU.
+    """
+    env = os.environ if environ is None else environ
+    number = {
+        name: int(env.get(name, default))
+        for name, default in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_WORLD_SIZE", 1))
+    }
+    node = int(env.get("GROUP_RANK", env.get("NODE_RANK", 0)))
+    shared = env.get("ZLAUNCH_SHARE_GPU") == "1"
+    local = 0 if shared and kind == "cuda" else number["LOCAL_RANK"]
+    return World(
+        rank=number["RANK"],
+        local_rank=local,
+        world_size=number["WORLD_SIZE"],
+        local_world_size=number["LOCAL_WORLD_SIZE"],
+        node_rank=node,
+        device="cpu" if kind == "cpu" else f"cuda:{local}",
+        backend="gloo" if kind == "cpu" or shared else "nccl",
+    )
+
+
+def prepare(world: World) -> None:
+    """What must be in the environment before torch, transformers, deepspeed or unsloth are imported."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true" if world.local_world_size == 1 else "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ["DS_ACCELERATOR"] = "cpu" if world.device == "cpu" else "cuda"  # else DeepSpeed warns that it guesses
+    os.environ["LOCAL_RANK"] = str(world.local_rank)  # Unsloth and DeepSpeed read it
+    if os.environ.get("TORCH_CUDA_ARCH_LIST") == "9.0a":  # some CUDA images; DeepSpeed cannot parse it
+        os.environ["TORCH_CUDA_ARCH_LIST"] = "9.0"
+
+
+def check_device(world: World) -> None:
+    """Raise UserError if this rank has no GPU to run on."""
+    if world.device == "cpu":
+        return
+    import torch
+
+    count = torch.cuda.device_count()
+    if world.local_rank >= count:
+        raise UserError(
+            f"rank {world.rank} wants GPU {world.local_rank}, but {count} can be seen on this node",
+            "ask for fewer GPUs, or look at CUDA_VISIBLE_DEVICES and nvidia-smi",
+        )
+    torch.cuda.set_device(world.local_rank)
+
+
+def start_early(world: World, *, deepspeed: bool) -> None:
+    """Before the model is loaded: on a CPU, and wherever gloo is the backend."""
+    if world.backend == "gloo":
+        _start(world, deepspeed=deepspeed)
+
+
+def start_late(world: World, *, deepspeed: bool) -> None:
+    """After the model was loaded: on GPUs over NCCL."""
+    if world.backend == "nccl":
+        _start(world, deepspeed=deepspeed)
+
+
+def _start(world: World, *, deepspeed: bool) -> None:
+    import torch.distributed as group
+
+    if group.is_initialized():  # by whoever called us
+        pass
+    elif world.many:
+        group.init_process_group(world.backend, timeout=JOIN_TIMEOUT)
+    elif deepspeed:  # DeepSpeed wants a group even for one rank; a store in memory needs no port
+        group.init_process_group(world.backend, store=group.HashStore(), rank=0, world_size=1)
+        os.environ.setdefault("RANK", "0")
+        os.environ.setdefault("WORLD_SIZE", "1")
+    if deepspeed:
+        start_deepspeed(world)
+
+
+def start_deepspeed(world: World) -> None:
+    """Let DeepSpeed take over the process group, quietly and without a compiler."""
+    import logging
+
+    import deepspeed
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.ERROR)
+    # DeepSpeed calls collectives by names that newer versions of torch warn about, at every step.
+    warnings.filterwarnings("ignore", message=".*torch.distributed.* is deprecated", category=FutureWarning)
+    # With gloo DeepSpeed would compile `deepspeed_shm_comm`, which only speeds up collectives inside one host and
+    # needs g++ and a minute. Its table of usable operators decides, so we strike it out there.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend=world.backend, verbose=False)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what a library prints off standard output, unless it fails."""
+    chatter = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(chatter):
+            yield
+    except BaseException:
+        print(chatter.getvalue(), end="")
+        raise
+
+
+def stop() -> None:
+    """Leave the group, if there is one."""
+    import torch.distributed as group
+
+    if group.is_initialized():
+        group.destroy_process_group()
+
+
+def sum_over_ranks(world: World, values: list[float]) -> list[float]:
+    """Element-wise sum over all ranks, in float64 (a collective: every rank calls it)."""
+    if not world.many:
+        return values
+    import torch
+    import torch.distributed as group
+
+    tensor = torch.tensor(values, dtype=torch.float64, device=world.device)
+    group.all_reduce(tensor)
+    return [float(value) for value in tensor.tolist()]
+
+
+def sum_tensors(world: World, tensors: list[torch.Tensor]) -> None:
+    """Sum over all ranks in place, as one flat message of each dtype."""
+    if not world.many:
+        return
+    import torch
+    import torch.distributed as group
+
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        same = [tensor for tensor in tensors if tensor.dtype == dtype]
+        flat = torch.cat([tensor.reshape(-1) for tensor in same])
+        group.all_reduce(flat)
+        for tensor, part in zip(same, flat.split([tensor.numel() for tensor in same]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def share(world: World, value: Any) -> Any:
+    """Rank 0's `value` on every rank (any picklable object of ours)."""
+    if not world.many:
+        return value
+    import torch
+    import torch.distributed as group
+
+    box = [value]
+    group.broadcast_object_list(box, src=0, device=torch.device(world.device))
+    return box[0]
+
+
+def share_tensor(world: World, tensor: torch.Tensor) -> None:
+    """Rank 0's content into `tensor` of every rank; it must lie on the world's device."""
+    if world.many:
+        import torch.distributed as group
+
+        group.broadcast(tensor, src=0)
+
+
+def collect(world: World, value: Any) -> list[Any] | None:
+    """Every rank's `value`, in rank order, on rank 0; None elsewhere."""
+    if not world.many:
+        return [value]
+    import torch.distributed as group
+
+    boxes: list[Any] | None = [None] * world.world_size if world.first else None
+    group.gather_object(value, boxes, dst=0)
+    return boxes
+
+
+def wait(world: World) -> None:
+    """Until every rank is here."""
+    if world.many:
+        sum_over_ranks(world, [0.0])

@@ -1,0 +1,158 @@
+"""How a rank ends badly: one account in errors/rank-<R>.json, one exit status, a traceback only for bugs of ours.
+
+TrainError         something that is not a bug; carries a cause of the table and advice
+└── UserError      exit 2: the request was wrong
+    └── DataError  exit 2: records that cannot be trained on, with file and line
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from train.config import TrainConfig
+from train.rundir import RunDir, write_json
+
+EXIT_FAILED = 1
+EXIT_USER = 2
+
+
+class TrainError(Exception):
+    """Not a bug: `cause` is one of CAUSES, `advice` says what to do next."""
+
+    cause = "bug"
+    exit_code = EXIT_FAILED
+
+    def __init__(self, message: str, *advice: str) -> None:
+        super().__init__(message)
+        self.advice = advice
+
+
+class UserError(TrainError):
+    cause = "bad_configuration"
+    exit_code = EXIT_USER
+
+
+class DataError(UserError):
+    cause = "data"
+
+
+@dataclass(frozen=True)
+class Account:
+    """What errors/rank-<R>.json says."""
+
+    cause: str
+    message: str
+    advice: tuple[str, ...] = ()
+    exit_code: int = EXIT_FAILED
+
+    @property
+    def is_bug(self) -> bool:
+        return self.cause == "bug"
+
+
+def account(error: BaseException, config: TrainConfig | None = None) -> Account:
+    """What happened, in the terms of a user. Pure apart from asking torch for its memory counters after an OOM."""
+    for matches, explain in _CAUSES:
+        if matches(error):
+            return explain(error, config)
+    return Account("bug", f"{type(error).__name__}: {error}")
+
+
+def report(error: BaseException, rundir: RunDir | None, config: TrainConfig | None, rank: int) -> int:
+    """Write the account to the run directory and to stderr; the exit status of this rank."""
+    found = account(error, config)
+    if found.is_bug:
+        traceback.print_exception(error, file=sys.stderr)
+    else:
+        print(f"error: {found.message}", file=sys.stderr)
+        for line in found.advice:
+            print(f"  - {line}", file=sys.stderr)
+    if rundir is not None:
+        content = {"cause": found.cause, "message": found.message, "advice": list(found.advice), "rank": rank}
+        try:
+            write_json(rundir.error(rank), content)
+        except OSError as failure:  # a full disk, most likely: stderr has said it already
+            print(f"errors/rank-{rank}.json could not be written: {failure}", file=sys.stderr)
+    return found.exit_code
+
+
+def memory_advice(config: TrainConfig) -> tuple[str, ...]:
+    """The three settings that lower the peak most, with this run's numbers; pure."""
+    train, ways = config.train, []
+    if train.micro_batch_size > 1:
+        half = max(size for size in range(1, train.micro_batch_size) if train.micro_batch_size % size == 0)
+        factor = train.micro_batch_size // half
+        ways.append(
+            f"train.micro_batch_size={half} (now {train.micro_batch_size}; accumulation becomes "
+            f"{train.gradient_accumulation_steps * factor}, the global batch of {train.global_batch_size} stays)"
+        )
+    if not train.gradient_checkpointing:
+        ways.append("train.gradient_checkpointing=true (activations are computed again instead of kept)")
+    if config.model.quantization == "none":
+        ways.append("model.quantization=nf4 (weights take about 4.5 bits instead of 16)")
+    ways.append(f"data.max_length={config.data.max_length // 2} (now {config.data.max_length})")
+    if train.zero_stage < 3 and config.world_size > 1:
+        ways.append(f"train.zero_stage=3 (now {train.zero_stage}; weights are shared by {config.world_size} ranks)")
+    if train.offload == "none":
+        ways.append("train.offload=cpu (the optimizer's state moves to the host)")
+    return tuple(ways[:3])
+
+
+def _out_of_memory(error: BaseException, config: TrainConfig | None) -> Account:
+    message = "out of GPU memory" if type(error).__name__ == "OutOfMemoryError" else "out of memory"
+    if config is not None:
+        train = config.train
+        message += (
+            f": micro batch {train.micro_batch_size} x up to {config.data.max_length} tokens, ZeRO stage "
+            f"{train.zero_stage}, {config.model.quantization} quantization, gradient checkpointing "
+            f"{'on' if train.gradient_checkpointing else 'off'}"
+        )
+    first_line = str(error).partition("\n")[0]
+    return Account("out_of_memory", f"{message} ({first_line})", memory_advice(config) if config else ())
+
+
+def _disk_full(error: BaseException, config: TrainConfig | None) -> Account:
+    place = getattr(error, "filename", None)
+    return Account(
+        "disk_full",
+        f"no space left on the disk{f' while writing {place}' if place else ''}",
+        ("free some space; the last complete checkpoint is untouched, and `zlaunch resume` goes on from it",),
+    )
+
+
+def _own(error: BaseException, config: TrainConfig | None) -> Account:
+    assert isinstance(error, TrainError)
+    return Account(error.cause, str(error), error.advice, error.exit_code)
+
+
+def _schema(error: BaseException, config: TrainConfig | None) -> Account:
+    return Account("bad_configuration", f"train.json: {error}", (), EXIT_USER)
+
+
+def _nccl(error: BaseException, config: TrainConfig | None) -> Account:
+    return Account(
+        "nccl",
+        f"the ranks lost each other: {str(error).partition(chr(10))[0]}",
+        ("look for the first failing rank: `zlaunch status` names it", "NCCL_DEBUG=INFO in `env` shows the network"),
+    )
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or "No space left on device" in str(error)  # safetensors raises its own type
+
+
+_CAUSES: tuple[tuple[Callable[[BaseException], bool], Callable[[BaseException, TrainConfig | None], Account]], ...] = (
+    (lambda e: isinstance(e, TrainError), _own),
+    (lambda e: isinstance(e, msgspec.ValidationError), _schema),
+    (lambda e: type(e).__name__ == "OutOfMemoryError" or isinstance(e, MemoryError), _out_of_memory),
+    (_is_disk_full, _disk_full),
+    (lambda e: type(e).__name__ in ("DistBackendError", "DistNetworkError", "DistStoreError"), _nccl),
+    (lambda e: isinstance(e, RuntimeError) and "gloo" in str(e), _nccl),
+)

@@ -1,0 +1,203 @@
+"""A table: model family -> LoRA targets, chat format, converter, engines, quantisation and ZeRO it can take.
+
+Which of a family's engines trains a given job is said by train/compat.py, whose rules know what each engine cannot do.
+
+Standard library only: the launcher reads this table to check a job before anything is queued.
+To add a family, add a row; what a row cannot say does not belong to a family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Engine = Literal["fused", "unsloth", "peft"]
+
+FUSED_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+"""`model_type` (after conversion) of the models whose layers train/fused.py computes."""
+
+MARKER = "zlaunch_family"
+"""Key of a converted checkpoint's config.json: the family it came from (its own model type is a general one)."""
+
+LLAMA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+GLM_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj")
+
+# The formats below are those of the original programs. They end with the answer's text: the end token follows only the
+# last answer, as in the originals' own fine-tuning. Every conversation's text is a prefix of its continuation's text.
+CHATGLM2_CHAT = (
+    "[gMASK]<sop>{% set ns = namespace(round=0) %}{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ message['content'] + '\\n\\n' }}"
+    "{% elif message['role'] == 'user' %}{% if ns.round %}{{ '\\n\\n' }}{% endif %}{% set ns.round = ns.round + 1 %}"
+    "{{ '[Round ' ~ ns.round ~ ']\\n\\n问：' ~ message['content'] }}"
+    "{% else %}{{ '\\n\\n答：' + message['content'] }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\\n\\n答：' }}{% endif %}"
+)
+CHATGLM3_CHAT = (
+    "[gMASK]<sop>{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' }}"
+    # The blank before an answer is the model's to say: it is one token with an English word.
+    "{% if message['role'] == 'assistant' %}{% generation %}{{ ' ' + message['content'] }}{% endgeneration %}"
+    "{% else %}{{ ' ' + message['content'] }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"  # the line for a tool's name stays empty
+)
+BAICHUAN_CHAT = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}{{ '<USER>' + message['content'] }}"
+    "{% elif message['role'] == 'assistant' %}{{ '<ASSISTANT>' + message['content'] }}"
+    "{% else %}{{ message['content'] }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<ASSISTANT>' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    name: str
+    title: str
+    model_types: tuple[str, ...] = ()
+    """`model_type` of config.json, and what `architectures` begins with otherwise."""
+    architectures: tuple[str, ...] = ()
+    lora_targets: tuple[str, ...] = ()
+    """Names of the linear layers; empty: every linear layer but the output head."""
+    engines: tuple[Engine, ...] = ("fused", "unsloth", "peft")
+    """Those that can train it, the preferred one first; `fused` is preferred on a GPU only."""
+    why: str = ""
+    """Why the preferred engine is preferred, or why another is missing."""
+    converter: Literal["chatglm", "baichuan"] | None = None
+    chat_template: str | None = None
+    """Jinja, for families whose original tokenizer has none; saved into the converted tokenizer. <USER> and <ASSISTANT>
+    stand for pieces that only the tokenizer's vocabulary names."""
+    stop_tokens: tuple[str, ...] = ()
+    """Tokens that end an answer besides the tokenizer's end token."""
+    positions: Literal["rope", "alibi", "unknown"] = "rope"
+    quantizations: tuple[str, ...] = ("none", "nf4", "int8")
+    zero_stages: tuple[int, ...] = (0, 1, 2, 3)
+    packs: bool = True
+    """Attention can be kept inside each record of a packed row."""
+
+
+_FAST = "Unsloth has a fast path for this family"
+
+ALIBI = Family(
+    name="baichuan-alibi",
+    title="Baichuan-13B, Baichuan2-13B",
+    model_types=("alibi_llama",),
+    architectures=("AlibiLlamaForCausalLM",),
+    lora_targets=LLAMA_TARGETS,
+    engines=("peft",),
+    why="its positions are ALiBi, and Unsloth's attention takes no ALiBi bias",
+    converter="baichuan",
+    chat_template=BAICHUAN_CHAT,
+    positions="alibi",
+)
+BAICHUAN = Family(
+    name="baichuan",
+    title="Baichuan-7B, Baichuan2-7B",
+    model_types=("baichuan",),
+    architectures=("BaiChuanForCausalLM", "BaichuanForCausalLM"),
+    lora_targets=LLAMA_TARGETS,
+    why=f"converted to Llama: {_FAST}",
+    converter="baichuan",
+    chat_template=BAICHUAN_CHAT,
+)
+CHATGLM2 = Family(
+    name="chatglm2",
+    title="ChatGLM2-6B",
+    model_types=("chatglm",),
+    architectures=("ChatGLMModel", "ChatGLMForConditionalGeneration"),
+    lora_targets=GLM_TARGETS,
+    engines=("peft",),
+    why="Unsloth has no path for GLM",
+    converter="chatglm",
+    chat_template=CHATGLM2_CHAT,
+)
+CHATGLM3 = Family(
+    name="chatglm3",
+    title="ChatGLM3-6B",
+    lora_targets=GLM_TARGETS,
+    engines=("peft",),
+    why="Unsloth has no path for GLM",
+    converter="chatglm",
+    chat_template=CHATGLM3_CHAT,
+    stop_tokens=("<|user|>", "<|observation|>"),
+)
+ANY = Family(
+    name="any",
+    title="any other causal model of transformers",
+    engines=("peft", "unsloth"),
+    why="the model's family is not in the table, and PEFT works with every linear layer",
+    positions="unknown",
+    packs=False,
+)
+
+FAMILIES: tuple[Family, ...] = (
+    Family(
+        name="llama",
+        title="LLaMA 3, 3.1, 3.2",
+        model_types=("llama",),
+        architectures=("LlamaForCausalLM",),
+        lora_targets=LLAMA_TARGETS,
+        why=_FAST,
+        stop_tokens=("<|eot_id|>", "<|eom_id|>"),
+    ),
+    Family(
+        name="qwen",
+        title="Qwen 2, 2.5, 3",
+        model_types=("qwen2", "qwen3"),
+        architectures=("Qwen2ForCausalLM", "Qwen3ForCausalLM"),
+        lora_targets=LLAMA_TARGETS,
+        why=_FAST,
+        stop_tokens=("<|im_end|>",),
+    ),
+    Family(
+        name="mistral",
+        title="Mistral 7B",
+        model_types=("mistral",),
+        architectures=("MistralForCausalLM",),
+        lora_targets=LLAMA_TARGETS,
+        why=_FAST,
+    ),
+    CHATGLM2,
+    CHATGLM3,
+    Family(
+        name="glm",
+        title="GLM-4 in transformers' layout",
+        model_types=("glm",),
+        architectures=("GlmForCausalLM",),
+        lora_targets=GLM_TARGETS,
+        engines=("peft",),
+        why="Unsloth has no path for GLM",
+        stop_tokens=("<|user|>", "<|observation|>"),
+    ),
+    BAICHUAN,
+    ALIBI,
+    ANY,
+)
+
+_BY_NAME = {family.name: family for family in FAMILIES}
+_BY_TYPE = {model_type: family for family in FAMILIES for model_type in family.model_types}
+_BY_ARCHITECTURE = {architecture: family for family in FAMILIES for architecture in family.architectures}
+
+
+def family_of(config: Mapping[str, Any]) -> Family:
+    """The family of a model by its config.json (parsed), converted or not; `any` if the table does not know it.
+
+    An unconverted ChatGLM3 says so only in `_name_or_path`; the converter looks at the other files too.
+    """
+    marked = _BY_NAME.get(str(config.get(MARKER)))
+    if marked:
+        return marked
+    names = [name for name in config.get("architectures") or () if name in _BY_ARCHITECTURE]
+    by_name = _BY_ARCHITECTURE[names[0]] if names else ANY
+    family = _BY_TYPE.get(str(config.get("model_type")), by_name)
+    if family is CHATGLM2 and "chatglm3" in str(config.get("_name_or_path", "")).lower():
+        return CHATGLM3
+    # Both sizes of Baichuan carry the same names; only the rotary ones limit their positions in the config.
+    if family is BAICHUAN and "max_position_embeddings" not in config:
+        return ALIBI
+    return family
+
+
+def needs_conversion(config: Mapping[str, Any]) -> bool:
+    """Whether the checkpoint is in an original layout that transformers does not read."""
+    if config.get(MARKER) or config.get("model_type") == "alibi_llama":
+        return False
+    return family_of(config).converter is not None

@@ -1,0 +1,182 @@
+"""Answers from a model: in batches for evaluation, or as a stream for a person.
+
+python -m train.generate --run-dir RUN --prompt "..."     prints the answer as it comes
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def answer_batch(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop: list[int], synced: bool
+) -> list[str]:
+    """Greedy answers to token prompts, padded on the left. `synced`: ZeRO-3, where every rank must take every step."""
+    import torch
+
+    device = model.get_input_embeddings().weight.device
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.full((len(prompts), width), tokenizer.pad_token_id, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
+        mask[row, width - len(prompt) :] = 1
+    out = model.generate(
+        input_ids=ids.to(device),
+        attention_mask=mask.to(device),
+        generation_config=generation_config(tokenizer, max_new_tokens, stop),
+        synced_gpus=synced,
+    )
+    return [text_of(tokenizer, row[width:].tolist(), stop) for row in out]
+
+
+def generation_config(tokenizer: Any, max_new_tokens: int, stop: list[int], temperature: float = 0.0) -> Any:
+    """Greedy (temperature 0) or sampled, whatever the model's own generation_config.json says."""
+    from transformers import GenerationConfig
+
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        **({"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}),
+        eos_token_id=stop,
+        pad_token_id=tokenizer.pad_token_id,
+        use_cache=True,
+    )
+
+
+def stop_ids(tokenizer: Any, config: Any) -> list[int]:
+    """Tokens that end an answer: the end of sequence, what the template writes after answers, the family's own."""
+    from train.families import family_of
+    from train.tokens import end_ids
+
+    known = tokenizer.get_vocab()
+    own = [known[token] for token in family_of(config.to_dict()).stop_tokens if token in known]
+    return list(dict.fromkeys([*end_ids(tokenizer), *own]))
+
+
+def text_of(tokenizer: Any, ids: list[int], stop: list[int]) -> str:
+    """The text up to the first stop token."""
+    end = next((place for place, token in enumerate(ids) if token in stop), len(ids))
+    return str(tokenizer.decode(ids[:end], skip_special_tokens=True)).strip()
+
+
+def stream(
+    model: Any, tokenizer: Any, prompt: str, *, max_new_tokens: int, stop: list[int], temperature: float = 0.0
+) -> Iterator[str]:
+    """Pieces of the answer to a rendered prompt, as they come."""
+    import threading
+
+    from transformers import TextIteratorStreamer
+
+    inputs = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").to(model.device)
+    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            config = generation_config(tokenizer, max_new_tokens, stop, temperature)
+            model.generate(**inputs, generation_config=config, streamer=streamer)
+        except BaseException as error:
+            failure.append(error)
+            streamer.end()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    yield from streamer
+    thread.join()
+    if failure:
+        raise failure[0]
+
+
+def load_adapted(adapter: Path, *, device: str, bare: bool = False) -> tuple[Any, Any]:
+    """(model, tokenizer) of an adapter directory, with plain transformers and PEFT; `bare`: the base model alone.
+
+    Raises UserError.
+    """
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from train.basemodel import register_types
+    from train.errors import UserError
+
+    config = adapter / "adapter_config.json"
+    if not config.is_file():
+        raise UserError(f"{adapter} holds no adapter", "a run has one after its first checkpoint or at its end")
+    recorded = json.loads(config.read_text(encoding="utf-8"))
+    dtype = torch.float32 if device == "cpu" else "auto"
+    base = recorded["base_model_name_or_path"]
+    register_types(Path(base))
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base, revision=recorded.get("revision"), dtype=dtype)
+    except OSError as error:
+        first = str(error).partition("\n")[0]
+        raise UserError(f"the base model {base} of {adapter} cannot be loaded: {first}") from error
+    if not bare:
+        model = PeftModel.from_pretrained(model, adapter)
+    return model.to(device).eval(), AutoTokenizer.from_pretrained(adapter)
+
+
+def newest_adapter(run: Path) -> Path:
+    """The finished adapter, else that of the newest complete checkpoint."""
+    from train.checkpoint import complete
+
+    if (run / "adapter" / "adapter_config.json").is_file():
+        return run / "adapter"
+    found = complete(run / "checkpoints")
+    return found[-1] / "adapter" if found else run / "adapter"
+
+
+def any_device() -> str:
+    """`cuda` where there is a GPU."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def trained_system(run: Path) -> str | None:
+    """The system message that every record of the run was trained with."""
+    from train import config
+
+    return config.load(run / "train.json").data.system
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m train.generate", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--prompt", required=True)
+    parser.add_argument("--system", default=None, help="default: the run's data.system")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--max-new-tokens", type=int, default=256)
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--base", action="store_true", help="the base model without the adapter")
+    options = parser.parse_args(arguments)
+
+    from train import dist
+    from train.errors import TrainError, report
+
+    device = options.device if options.device != "auto" else any_device()
+    dist.prepare(dist.from_environment(device, {}))
+    try:
+        from train.tokens import prompt_text
+
+        model, tokenizer = load_adapted(newest_adapter(options.run_dir), device=device, bare=options.base)
+        system = options.system if options.system is not None else trained_system(options.run_dir)
+        turns = [("system", system)] if system else []
+        prompt = prompt_text(tokenizer, [*turns, ("user", options.prompt)])
+        stop = stop_ids(tokenizer, model.config)
+        length, warmth = options.max_new_tokens, options.temperature
+        for piece in stream(model, tokenizer, prompt, max_new_tokens=length, stop=stop, temperature=warmth):
+            print(piece, end="", flush=True)
+        print()
+    except TrainError as error:
+        return report(error, None, None, 0)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""The training loop: optimizer steps from a checkpoint's step to the last, with logs, checkpoints and requests.
+
+Everything random in a step is a function of (seed, step, rank), the records of a step of (seed, step), and the loss is
+averaged over the labelled tokens of the whole global batch; so a run is the same run however often it is cut and,
+rounding aside, on however many ranks.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from train import dist, packing, rundir
+from train.batches import COLLATORS
+from train.checkpoint import Progress
+from train.config import TrainConfig
+from train.dataset import Part
+from train.dist import World
+from train.engine import Engine
+from train.rundir import RunDir
+from train.schedule import deal, learning_rate
+
+
+@dataclass(frozen=True)
+class Loop:
+    config: TrainConfig
+    world: World
+    rundir: RunDir
+    data: Part
+    engine: Engine
+    pad: int
+    total: int
+    """Optimizer steps of the whole run."""
+    save: Callable[[Progress], None]
+    evaluate: Callable[[], float] | None
+    """Loss on data.eval, where there is one."""
+    first_step_done: Callable[[], None]
+
+    def run(self, progress: Progress) -> tuple[Progress, bool]:
+        """Train from `progress` to the end or to a request to stop; (where it stands, was it stopped?)."""
+        sampler = self.data.sampler(self.config.train.seed)
+        writer = _Writer(self.config, self.rundir, self.world, sampler.epoch_size, self.total)
+        begin = last_saved = progress.step
+        for step in range(begin, self.total):
+            started = time.perf_counter()
+            wanted = self.rundir.requests()
+            records = sampler.step(step, self.config.train.global_batch_size)
+            summed_loss, count = self._forward_backward(step, records)
+            rate = self._rate(step)
+            norm = self.engine.step(rate)
+            # only now is the GPU waited for: reading the loss earlier would leave it idle before the optimizer's step
+            loss, *seen = dist.sum_over_ranks(self.world, [float(summed_loss), *map(float, wanted)])
+            loss, flags = loss / count, [value > 0 for value in seen]
+            seconds = time.perf_counter() - started
+            if step == begin:
+                self.first_step_done()
+            tokens = int(self.data.lengths[records].sum())
+            progress = _advance(progress, loss, norm, tokens, seconds)
+            writer.step(progress, loss, norm, rate, tokens / seconds)
+            asked = [name for name, flag in zip(rundir.REQUESTS, flags, strict=True) if flag]
+            every = self.config.train.checkpoint_every
+            if asked or (every and progress.step % every == 0) or progress.step == self.total:
+                self.save(progress)
+                last_saved = progress.step
+            if asked:
+                self._acknowledge(asked)
+            if "stop" in asked and progress.step < self.total:
+                return progress, True
+            if self._evaluation_due(progress.step) and self.evaluate is not None:
+                writer.evaluation(progress.step, self.evaluate())
+        if last_saved != progress.step:  # nothing was left to train
+            self.save(progress)
+        return progress, False
+
+    def _forward_backward(self, step: int, records: np.ndarray) -> tuple[torch.Tensor, int]:
+        """(this rank's sum of losses, labelled tokens of the global batch); the gradients are in the engine."""
+        train = self.config.train
+        torch.manual_seed(_seed(train.seed, step, self.world.rank))
+        mine = self._share(records)
+        count = int(self.data.loss_tokens[records].sum())
+        total = torch.zeros((), dtype=torch.float64, device=self.world.device)
+        for place, indices in enumerate(mine):
+            batch = self._batch(indices.tolist())
+            total += self.engine.backward(batch, 1.0 / count, last=place == len(mine) - 1).double()
+        return total, count
+
+    def _share(self, records: np.ndarray) -> list[np.ndarray]:
+        """This rank's micro batches of a step; packed rows are filled by tokens, not by number of records."""
+        train, lengths = self.config.train, self.data.lengths[records]
+        world_size = self.world.world_size
+        if train.packing == "pack":
+            capacity = train.micro_batch_size * self.config.data.max_length
+            return packing.deal(records, lengths, world_size=world_size, capacity=capacity)[self.world.rank]
+        size = train.micro_batch_size
+        shares = deal(records, lengths, world_size=world_size, micro_batch_size=size, order=train.packing)
+        return shares[self.world.rank]
+
+    def _batch(self, indices: list[int]) -> dict[str, Any]:
+        if self.config.train.packing == "pack" and getattr(self.engine.loss, "takes_layout", False):
+            row = packing.collate(self.data.tokens, indices, pad=self.pad, pin=self.config.device == "cuda")
+            return packing.to_device(row, self.world.device)
+        collator, multiple = COLLATORS[self.config.train.packing], 16 if self.config.device == "cuda" else 1
+        return collator(self.data.tokens, indices, pad=self.pad, multiple=multiple, device=self.world.device)
+
+    def _rate(self, step: int) -> float:
+        train = self.config.train
+        return learning_rate(
+            step, self.total, peak=train.learning_rate, warmup_ratio=train.warmup_ratio, shape=train.scheduler
+        )
+
+    def _acknowledge(self, asked: list[str]) -> None:
+        """Remove the requests that were met, once every rank has seen them."""
+        if self.world.first:
+            for name in asked:
+                self.rundir.event("request", request=name, by=self.rundir.asked_by(name))
+        dist.wait(self.world)
+        for name in asked:
+            self.rundir.withdraw(name)
+        dist.wait(self.world)
+
+    def _evaluation_due(self, step: int) -> bool:
+        every = self.config.eval.every
+        return bool(every) and step % every == 0 and step < self.total
+
+
+def _seed(seed: int, step: int, rank: int) -> int:
+    """One number from three, different for each triple in practice."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _advance(progress: Progress, loss: float, norm: float, tokens: int, seconds: float) -> Progress:
+    known = [value for value in (progress.grad_norm_min, norm) if value is not None and math.isfinite(value)]
+    return replace(
+        progress,
+        step=progress.step + 1,
+        tokens=progress.tokens + tokens,
+        loss_first=loss if progress.loss_first is None else progress.loss_first,
+        loss_last=loss,
+        grad_norm_min=min(known, default=None),
+        seconds=progress.seconds + seconds,
+    )
+
+
+class _Writer:
+    """metrics.jsonl, a line a step on standard output, and TensorBoard if asked; on rank 0, nothing elsewhere."""
+
+    def __init__(self, config: TrainConfig, rundir: RunDir, world: World, epoch_size: int, total: int) -> None:
+        self.config, self.rundir, self.world = config, rundir, world
+        self.epoch_size, self.total = epoch_size, total
+        self.board: Any = None
+        if world.first and config.train.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(rundir.tensorboard))
+
+    def step(self, progress: Progress, loss: float, norm: float, rate: float, tokens_per_second: float) -> None:
+        if not self.world.first or (progress.step % self.config.train.log_every and progress.step != self.total):
+            return
+        line = {
+            "step": progress.step,
+            "epoch": round(progress.step * self.config.train.global_batch_size / self.epoch_size, 4),
+            "loss": loss,
+            "grad_norm": norm if math.isfinite(norm) else None,
+            "learning_rate": rate,
+            "tokens": progress.tokens,
+            "tokens_per_second": round(tokens_per_second, 1),
+            "peak_memory_bytes": peak_memory(self.world),
+            "time": round(time.time(), 3),
+        }
+        rundir.append_line(self.rundir.metrics, line)
+        print(
+            f"step {progress.step}/{self.total}  loss {loss:.4f}  grad_norm {norm:.3f}  lr {rate:.2e}  "
+            f"{tokens_per_second:.0f} tokens/s",
+            flush=True,
+        )
+        self._plot(progress.step, line)
+
+    def evaluation(self, step: int, loss: float) -> None:
+        if self.world.first:
+            rundir.append_line(self.rundir.metrics, {"step": step, "eval_loss": loss, "time": round(time.time(), 3)})
+            print(f"step {step}/{self.total}  eval_loss {loss:.4f}", flush=True)
+            self._plot(step, {"eval_loss": loss})
+
+    def _plot(self, step: int, values: dict[str, Any]) -> None:
+        if self.board is not None:
+            for name, value in values.items():
+                if name not in ("step", "time") and value is not None:
+                    self.board.add_scalar(name, value, step)
+            self.board.flush()
+
+
+def peak_memory(world: World) -> int:
+    """Bytes: the most this rank ever held, on its GPU or (CPU) resident in memory."""
+    if world.device != "cpu":
+        return int(torch.cuda.max_memory_allocated())
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,453 @@
+"""Bytes on the GPU and FLOPs a token: arithmetic over a model's shape. Standard library only; the launcher imports it.
+
+    config.json -> Shape;   Shape + Setting -> Memory (bytes by part);   Shape + Setting -> FLOPs a token
+
+What a training step holds at its peak is either the end of the forward pass (everything saved for the backward pass,
+and a chunk of logits) or the first layer of the backward pass (the same without logits, but with that layer's
+gradients, weights made dense, and DeepSpeed's buckets). Both are counted and the larger one is the prediction. The byte
+counts follow from train/fused.py and from transformers' and PEFT's layers line by line; Unsloth's were fitted to
+measurements (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+Quantization = Literal["none", "nf4", "int8"]
+EngineName = Literal["fused", "unsloth", "peft"]
+
+GIB = 2**30
+
+CHUNK_BYTES = 512 * 2**20
+"""Logits computed at a time by the fused loss (train/fused.py): bfloat16, so 2,048 tokens of a 128k vocabulary."""
+
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""A weight in nf4 with double quantisation: 4 bits, one byte of scale per 64 weights, four per 16,384."""
+
+
+class UnknownShape(ValueError):
+    """config.json lacks what the arithmetic needs; the message names the keys."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder-only transformer with gated MLPs."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    tied: bool = False
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    family: str = "llama"
+
+    @property
+    def q_width(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        return self.kv_heads * self.head_dim
+
+    @property
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """(in, out) of each linear map of one layer, by its usual name."""
+        return {
+            "q_proj": (self.hidden, self.q_width),
+            "k_proj": (self.hidden, self.kv_width),
+            "v_proj": (self.hidden, self.kv_width),
+            "o_proj": (self.q_width, self.hidden),
+            "gate_proj": (self.hidden, self.intermediate),
+            "up_proj": (self.hidden, self.intermediate),
+            "down_proj": (self.intermediate, self.hidden),
+        }
+
+    @property
+    def layer_weights(self) -> int:
+        """Weights in the linear maps of one layer (what quantisation shrinks)."""
+        return sum(rows * columns for rows, columns in self.linears.values())
+
+    @property
+    def other_weights(self) -> int:
+        """Weights that stay in 16 bits: embedding, output head, norms, biases."""
+        embeddings = self.vocab * self.hidden * (1 if self.tied else 2)
+        norms = (2 * self.layers + 1) * self.hidden + (2 * self.layers * self.head_dim if self.qk_norm else 0)
+        biases = self.layers * (self.q_width + 2 * self.kv_width) if self.qkv_bias else 0
+        return embeddings + norms + biases
+
+    @property
+    def parameters(self) -> int:
+        return self.layers * self.layer_weights + self.other_weights
+
+
+def _shape(layers: int, hidden: int, inner: int, heads: int, kv: int, vocab: int, dim: int = 0, **more: Any) -> Shape:
+    return Shape(layers, hidden, inner, heads, kv, dim or hidden // heads, vocab, **more)
+
+
+_QWEN3: dict[str, Any] = {"dim": 128, "qk_norm": True, "family": "qwen3"}
+_QWEN2: dict[str, Any] = {"qkv_bias": True, "family": "qwen2"}
+
+SHAPES: dict[str, Shape] = {
+    "smollm2-135m": _shape(30, 576, 1536, 9, 3, 49152, tied=True),
+    "llama3.2-1b": _shape(16, 2048, 8192, 32, 8, 128256, tied=True),
+    "llama3.2-3b": _shape(28, 3072, 8192, 24, 8, 128256, tied=True),
+    "llama2-7b": _shape(32, 4096, 11008, 32, 32, 32000),
+    "llama2-13b": _shape(40, 5120, 13824, 40, 40, 32000),
+    "llama3-8b": _shape(32, 4096, 14336, 32, 8, 128256),
+    "llama3-70b": _shape(80, 8192, 28672, 64, 8, 128256),
+    "mistral-7b": _shape(32, 4096, 14336, 32, 8, 32768, family="mistral"),
+    "qwen2.5-0.5b": _shape(24, 896, 4864, 14, 2, 151936, tied=True, **_QWEN2),
+    "qwen2.5-1.5b": _shape(28, 1536, 8960, 12, 2, 151936, tied=True, **_QWEN2),
+    "qwen2.5-7b": _shape(28, 3584, 18944, 28, 4, 152064, **_QWEN2),
+    "qwen2.5-14b": _shape(48, 5120, 13824, 40, 8, 152064, **_QWEN2),
+    "qwen2.5-32b": _shape(64, 5120, 27648, 40, 8, 152064, **_QWEN2),
+    "qwen2.5-72b": _shape(80, 8192, 29568, 64, 8, 152064, **_QWEN2),
+    "qwen3-0.6b": _shape(28, 1024, 3072, 16, 8, 151936, tied=True, **_QWEN3),
+    "qwen3-1.7b": _shape(28, 2048, 6144, 16, 8, 151936, tied=True, **_QWEN3),
+    "qwen3-4b": _shape(36, 2560, 9728, 32, 8, 151936, tied=True, **_QWEN3),
+    "qwen3-8b": _shape(36, 4096, 12288, 32, 8, 151936, **_QWEN3),
+    "qwen3-14b": _shape(40, 5120, 17408, 40, 8, 151936, **_QWEN3),
+    "qwen3-32b": _shape(64, 5120, 25600, 64, 8, 151936, **_QWEN3),
+    "glm2-6b": _shape(28, 4096, 13696, 32, 2, 65024, qkv_bias=True, family="glm"),
+    "glm3-6b": _shape(28, 4096, 13696, 32, 2, 65024, qkv_bias=True, family="glm"),
+    "glm4-9b": _shape(40, 4096, 13696, 32, 2, 151552, qkv_bias=True, family="glm"),
+    "baichuan2-7b": _shape(32, 4096, 11008, 32, 32, 125696, family="llama"),
+    "baichuan2-13b": _shape(40, 5120, 13696, 40, 40, 125696, family="baichuan"),
+}
+"""Shapes by name, for a plan without any file."""
+
+_ALIASES = {
+    "llama3.1-8b": "llama3-8b",
+    "llama-3.1-8b": "llama3-8b",
+    "llama-3-8b": "llama3-8b",
+    "llama3.1-70b": "llama3-70b",
+    "llama3.3-70b": "llama3-70b",
+    "llama-3.1-70b": "llama3-70b",
+    "llama-3.3-70b": "llama3-70b",
+    "llama-3.2-1b": "llama3.2-1b",
+    "llama-3.2-3b": "llama3.2-3b",
+    "llama-2-7b": "llama2-7b",
+    "llama-2-13b": "llama2-13b",
+    "chatglm2-6b": "glm2-6b",
+    "chatglm3-6b": "glm3-6b",
+    "glm-4-9b": "glm4-9b",
+    "70b": "llama3-70b",
+    "8b": "llama3-8b",
+}
+
+
+def named(name: str) -> Shape | None:
+    """The shape that a name like `llama3-8b`, `Qwen/Qwen3-8B` or `meta-llama/Llama-3.1-8B-Instruct` means, or None."""
+    plain = name.rsplit("/", 1)[-1].lower().replace("_", "-").removeprefix("meta-")
+    for suffix in ("", "-instruct", "-chat", "-base", "-hf", "-instruct-2507", "-chat-hf", "-base-hf"):
+        stem = plain.removesuffix(suffix) if suffix else plain
+        stem = _ALIASES.get(stem, stem)
+        if stem in SHAPES:
+            return SHAPES[stem]
+    return None
+
+
+def from_config(config: Mapping[str, Any]) -> Shape:
+    """The shape that a model's config.json describes: Llama, Mistral, Qwen2/3, GLM, ChatGLM2/3, Baichuan and their kin.
+
+    Raises UnknownShape, naming what is missing or not understood.
+    """
+    if isinstance(config.get("text_config"), Mapping):
+        config = config["text_config"]
+    experts = next((key for key in ("num_experts", "num_local_experts", "n_routed_experts") if config.get(key)), None)
+    if experts:
+        raise UnknownShape(f"mixtures of experts ({experts}) are not in the planner's arithmetic yet")
+    kind = str(config.get("model_type", "llama"))
+    missing: list[str] = []
+
+    def number(*keys: str, default: int | None = None) -> int:
+        for key in keys:
+            if isinstance(config.get(key), int) and config[key] > 0:
+                return int(config[key])
+        if default is None:
+            missing.append(" or ".join(keys))
+            return 1
+        return default
+
+    layers = number("num_hidden_layers", "num_layers", "n_layer")
+    hidden = number("hidden_size", "n_embd")
+    inner = number("intermediate_size", "ffn_hidden_size", "n_inner")
+    heads = number("num_attention_heads", "n_head")
+    grouped = bool(config.get("multi_query_attention"))
+    kv_heads = number("multi_query_group_num") if grouped else number("num_key_value_heads", default=heads)
+    vocab = number("vocab_size", "padded_vocab_size")
+    if missing:
+        raise UnknownShape(f"config.json lacks {', '.join(missing)}")
+    bias = bool(config.get("attention_bias") or config.get("add_qkv_bias") or kind == "qwen2")
+    return Shape(
+        layers=layers,
+        hidden=hidden,
+        intermediate=inner,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=number("head_dim", "kv_channels", default=hidden // heads),
+        vocab=number("padded_vocab_size", default=vocab),
+        tied=bool(config.get("tie_word_embeddings", kind in ("gemma", "gemma2"))),
+        qkv_bias=bias,
+        qk_norm=kind == "qwen3",
+        family=kind,
+    )
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What of a run decides its memory and speed."""
+
+    tokens: int
+    """Tokens a rank takes through one forward pass (padding included)."""
+    sequence: int
+    """Tokens one of them attends to at most: the length of a record."""
+    engine: EngineName = "fused"
+    quantization: Quantization = "none"
+    weight_bytes: int = 2
+    lora_r: int = 16
+    lora_targets: tuple[str, ...] | None = None
+    """Names of linear maps of a layer; None: all seven."""
+    checkpointing: bool = False
+    zero_stage: int = 0
+    world_size: int = 1
+    offload: bool = False
+    """The optimizer's state lies in the host's memory."""
+    zero_bucket: int = 0
+    """Elements of a ZeRO bucket (reduce_bucket_size); 0: DeepSpeed's 500 million."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one GPU at the peak of a step, by part."""
+
+    weights: int
+    adapter: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    buffers: int
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+    @property
+    def parts(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+def lora_parameters(shape: Shape, r: int, targets: tuple[str, ...] | None = None) -> int:
+    """Trainable weights of an adapter: r * (in + out) for every adapted linear map."""
+    linears = shape.linears
+    names = tuple(linears) if targets is None else tuple(name for name in _plain(targets) if name in linears)
+    return shape.layers * sum(r * sum(linears[name]) for name in names)
+
+
+_FUSED_NAMES = {
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+    "query_key_value": ("q_proj", "k_proj", "v_proj"),
+    "W_pack": ("q_proj", "k_proj", "v_proj"),
+    "dense": ("o_proj",),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+    "dense_h_to_4h": ("gate_proj", "up_proj"),
+    "dense_4h_to_h": ("down_proj",),
+}
+
+
+def _plain(targets: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for target in targets for name in _FUSED_NAMES.get(target, (target,)))
+
+
+def predict(shape: Shape, setting: Setting) -> Memory:
+    """Bytes at the peak of one training step on one GPU, as torch.cuda.max_memory_allocated would count them."""
+    world = max(1, setting.world_size)
+    stage = setting.zero_stage
+    adapter = lora_parameters(shape, setting.lora_r, setting.lora_targets)
+    linear_bytes = {"none": float(setting.weight_bytes), "nf4": NF4_BYTES, "int8": 1.0}[setting.quantization]
+    layer_bytes = round(shape.layer_weights * linear_bytes)
+    weights = shape.layers * layer_bytes + shape.other_weights * setting.weight_bytes
+    if stage == 3:
+        # a rank's share, and what is gathered at once: two layers (one at work, one prefetched) or the head
+        gathered = max(2 * layer_bytes, shape.vocab * shape.hidden * setting.weight_bytes)
+        weights = weights // world + (gathered if world > 1 else 0)
+    peak = max(_moments(shape, setting), key=lambda moment: moment.total)
+    return Memory(
+        weights=weights,
+        adapter=adapter * (4 if stage == 0 else 2) // (world if stage == 3 else 1),
+        # ZeRO-3 gathers them in float32
+        gradients=adapter * (2 if stage in (1, 2) else 4) // (world if stage >= 2 else 1),
+        # two moments, and under ZeRO the fp32 masters
+        optimizer=0 if setting.offload else adapter * (8 if stage == 0 else 12) // (world if stage >= 1 else 1),
+        activations=round(peak.activations),
+        logits=round(peak.logits),
+        buffers=round(peak.buffers),
+    )
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """What a step holds at one moment besides weights and optimizer: bytes."""
+
+    activations: float
+    logits: float
+    buffers: float
+
+    @property
+    def total(self) -> float:
+        return self.activations + self.logits + self.buffers
+
+
+STANDING = 64 * 2**20
+"""Rotary tables, cuBLAS's workspace and other small things that are always there."""
+
+
+def _moments(shape: Shape, setting: Setting) -> tuple[_Moment, ...]:
+    """The end of the forward pass, and the first layer of the backward pass."""
+    tokens = setting.tokens
+    saved, transient = _PER_TOKEN[setting.engine](shape, setting)
+    logits = _logits(shape, setting)
+    always = STANDING + _standing_bucket(setting)
+    layers = shape.layers * saved
+    if setting.checkpointing:
+        # Unsloth moves each layer's input to the host's memory; the others keep it on the GPU
+        layers = 0 if setting.engine == "unsloth" else shape.layers * 2 * shape.hidden
+    again = saved if setting.checkpointing else 0
+    backward = always + _dense_weights(shape, setting) + _backward_buckets(setting)
+    if setting.engine == "unsloth":  # fitted as one sum
+        return (_Moment(tokens * (layers + again + transient), logits, backward),)
+    return (
+        _Moment(tokens * layers, logits, always),
+        _Moment(tokens * (layers + again + transient), 0, backward),
+    )
+
+
+def _fused_per_token(shape: Shape, setting: Setting) -> tuple[float, float]:
+    """Bytes a token of one layer of train/fused.py: (saved, at work in the backward pass)."""
+    qkv = shape.q_width + 2 * shape.kv_width
+    saved = (
+        2 * 2 * shape.hidden  # the layer's input and the residual stream after attention
+        + 2 * (qkv + shape.q_width)  # rotated queries, keys, values; the attention's output
+        + 4 * shape.heads  # its log-sum-exp
+        + 2 * 2 * shape.intermediate  # gate and up
+        + 2 * 7 * setting.lora_r  # the adapters' inner activations
+        + 8  # 1/rms, twice
+    )
+    if shape.qk_norm:
+        saved += 2 * (shape.q_width + shape.kv_width) + 4 * (shape.heads + shape.kv_heads)
+    # the MLP: the gradient coming in, that of the residual stream, and the inner activation (gate and up are reused)
+    mlp = 2 * 2 * shape.hidden + 2 * shape.intermediate
+    # attention: the gradient coming in and that of the attention's output, the gradients of q, k, v, the same rotated
+    # back, and the kernel's float32 sum over queries
+    heads = 2 * shape.hidden + 2 * shape.q_width + 2 * 2 * qkv + 4 * shape.q_width
+    return saved, max(mlp, heads)
+
+
+def _unsloth_per_token(shape: Shape, setting: Setting) -> tuple[float, float]:
+    qkv = shape.q_width + 2 * shape.kv_width
+    saved = 2 * (5 * shape.hidden + qkv + shape.q_width + 2 * shape.intermediate) + 4 * shape.heads + 8
+    return saved, 2 * (3 * shape.hidden + 3 * shape.intermediate)
+
+
+def _peft_per_token(shape: Shape, setting: Setting) -> tuple[float, float]:
+    qkv = shape.q_width + 2 * shape.kv_width
+    saved = (
+        2 * 4 * shape.hidden  # both norms work in float32
+        + 2 * 2 * shape.hidden  # their results, which LoRA's A of q, k, v and of gate, up take
+        + 2 * (qkv + shape.q_width)  # queries, keys, values; the attention's output
+        + 4 * 2 * shape.intermediate  # gate, its silu, up, their product
+    )
+    if shape.qk_norm:
+        saved += 4 * (shape.q_width + shape.kv_width)
+    if not setting.zero_stage:
+        # LoRA in float32 under autocast: every branch keeps a 16-bit copy of its input
+        saved += 2 * (3 * shape.hidden + shape.q_width + shape.intermediate)
+    return saved, 2 * shape.hidden + 2 * 2 * shape.intermediate
+
+
+_PER_TOKEN = {"fused": _fused_per_token, "unsloth": _unsloth_per_token, "peft": _peft_per_token}
+
+PLAIN_CHUNK = 1024
+"""Positions whose logits train/loss.py holds at a time."""
+
+
+def _logits(shape: Shape, setting: Setting) -> int:
+    """What the loss adds: a chunk of logits, and the gradient of the hidden states."""
+    hidden = setting.tokens * shape.hidden * 2 * 2
+    if setting.engine == "peft":
+        # in float32: the logits, their log-softmax, the gradient
+        return min(setting.tokens, PLAIN_CHUNK) * shape.vocab * 3 * 4 + hidden
+    rows = min(setting.tokens, max(1, CHUNK_BYTES // (2 * shape.vocab)))
+    return rows * shape.vocab * 2 + hidden
+
+
+def _dense_weights(shape: Shape, setting: Setting) -> int:
+    """Quantised weights made dense for one product: the fused layers join gate and up, so two and their copy."""
+    if setting.quantization == "none":
+        return 0
+    widest = max(rows * columns for rows, columns in shape.linears.values())
+    return (4 if setting.engine == "fused" else 1) * widest * 2
+
+
+ZERO_BUCKET = 500_000_000
+"""DeepSpeed's reduce_bucket_size where none is given, elements."""
+
+
+def _backward_buckets(setting: Setting) -> int:
+    """ZeRO-1 and 2 take two 16-bit buckets (overlap_comm) of their full size when a backward pass begins, however small
+    the adapter is."""
+    return 2 * 2 * (setting.zero_bucket or ZERO_BUCKET) if setting.zero_stage in (1, 2) else 0
+
+
+def _standing_bucket(setting: Setting) -> int:
+    """ZeRO-3 holds one 16-bit bucket from the start."""
+    return 2 * (setting.zero_bucket or ZERO_BUCKET) if setting.zero_stage == 3 else 0
+
+
+def flops_per_token(shape: Shape, setting: Setting) -> float:
+    """Matrix operations a token of a training step with frozen weights.
+
+    Two a weight forward and two for the gradient of the input (none for a frozen weight itself), the adapter's six,
+    causal attention's two products (half of the square) three and a half times, and the forward pass once more where
+    activations are recomputed.
+    """
+    weights = shape.layers * shape.layer_weights + shape.vocab * shape.hidden
+    attention = shape.layers * 2 * 2 * shape.q_width * setting.sequence / 2
+    forward = 2.0 * weights + attention
+    backward = 2.0 * weights + 2.5 * attention
+    adapter = 6.0 * lora_parameters(shape, setting.lora_r, setting.lora_targets)
+    again = 2.0 * shape.layers * shape.layer_weights + attention if setting.checkpointing else 0.0
+    return forward + backward + adapter + again
+
+
+EFFICIENCY: dict[tuple[EngineName, Quantization], float] = {
+    ("fused", "none"): 0.715,
+    ("fused", "nf4"): 0.665,
+    ("fused", "int8"): 0.5,
+    ("unsloth", "none"): 0.62,
+    ("unsloth", "nf4"): 0.57,
+    ("unsloth", "int8"): 0.4,
+    ("peft", "none"): 0.40,
+    ("peft", "nf4"): 0.32,
+    ("peft", "int8"): 0.25,
+}
+"""Share of the measured matrix rate that a whole step reaches (docs/performance.md)."""
+
+
+def tokens_per_second(shape: Shape, setting: Setting, matrix_rate: float) -> float:
+    """Tokens a second of one GPU whose bfloat16 matrix product runs at `matrix_rate` FLOP/s, padding counted."""
+    efficiency = EFFICIENCY[(setting.engine, setting.quantization)]
+    # Short passes leave the multiprocessors partly idle: measured, half a thousand tokens reach two thirds.
+    filled = setting.tokens / (setting.tokens + 250.0)
+    return matrix_rate * efficiency * filled / flops_per_token(shape, setting)
+
+
+def with_tokens(setting: Setting, tokens: int) -> Setting:
+    return replace(setting, tokens=tokens)

@@ -1,0 +1,167 @@
+"""How good answers are: metrics over (expected, given) pairs, overall and per task.
+
+What is measured follows from the task's kind, which its name tells, or else its expected answers:
+
+classification  accuracy, macro_f1              a small closed set of answers
+qa              exact_match                      short answers
+translation     bleu, rouge_l                    BLEU as sacrebleu's 0 to 100, Chinese by characters
+text            rouge_1, rouge_2, rouge_l, bleu  everything longer; ROUGE's F1 from 0 to 1 over jieba's words
+
+`accuracy` and `exact_match` are the same measure under the name that people expect: answers compared after Unicode
+normalisation (full and half width are one), without punctuation, blanks and letters' case.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import sys
+import unicodedata
+import warnings
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, Literal
+
+Pairs = Sequence[tuple[str, str]]
+Kind = Literal["classification", "qa", "translation", "text"]
+
+_NAMES: tuple[tuple[Kind, tuple[str, ...]], ...] = (
+    ("classification", ("classif", "sentiment", "nli", "intent", "topic", "label", "分类", "情感", "判断")),
+    ("translation", ("transl", "翻译", "nmt")),
+    ("text", ("summar", "摘要", "总结", "dialog", "对话", "writing", "写作", "generation")),
+    ("qa", ("qa", "question", "问答", "回答", "math", "数学")),
+)
+"""Parts of task names, looked for in this order."""
+
+CLOSED_SET = 20
+"""Different answers that a classification has at most."""
+SHORT = 24
+"""Characters of a short answer."""
+
+
+def normal(text: str) -> str:
+    """NFKC, case folded, without punctuation and blanks; a text of nothing else is only stripped."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    kept = "".join(c for c in folded if not c.isspace() and not unicodedata.category(c).startswith("P"))
+    return kept or folded.strip()
+
+
+def exact_match(pairs: Pairs) -> float:
+    """Share of answers that equal the expected one after `normal`."""
+    return sum(normal(expected) == normal(given) for expected, given in pairs) / len(pairs)
+
+
+def macro_f1(pairs: Pairs) -> float:
+    """Mean over the labels (the expected answers) of 2 TP / (2 TP + FP + FN); another answer is a miss of its label."""
+    labelled = [(normal(expected), normal(given)) for expected, given in pairs]
+    scores = []
+    for label in {expected for expected, _ in labelled}:
+        hits = sum(expected == given == label for expected, given in labelled)
+        wrong = sum((expected == label) != (given == label) for expected, given in labelled)
+        scores.append(2 * hits / (2 * hits + wrong))
+    return statistics.fmean(scores)
+
+
+def bleu(pairs: Pairs) -> float:
+    """Corpus BLEU, 0 to 100 (sacrebleu; `zh` tokenisation where the expected answers are Chinese, else `13a`)."""
+    import sacrebleu
+
+    expected, given = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    tokenize = "zh" if is_chinese(expected) else "13a"
+    return float(sacrebleu.corpus_bleu(given, [expected], tokenize=tokenize).score)
+
+
+def is_chinese(texts: Sequence[str]) -> bool:
+    letters = [c for text in texts for c in text if c.isalpha()]
+    return sum("\u4e00" <= c <= "\u9fff" for c in letters) > 0.3 * len(letters)
+
+
+def rouge(part: str) -> Callable[[Pairs], float]:
+    """F1 of ROUGE `1`, `2` or `l`, mean over the pairs."""
+
+    def measure(pairs: Pairs) -> float:
+        return statistics.fmean(_rouge(expected, given)[f"rouge-{part}"]["f"] for expected, given in pairs)
+
+    return measure
+
+
+_NO_OVERLAP = {f"rouge-{part}": {"f": 0.0} for part in "12l"}
+
+
+@lru_cache(maxsize=10_000)
+def _rouge(expected: str, given: str) -> dict[str, dict[str, float]]:
+    from rouge_chinese import Rouge
+
+    wanted, found = words(expected), words(given)
+    if not wanted or not found:  # the library refuses empty texts
+        return _NO_OVERLAP
+    scores: dict[str, dict[str, float]] = Rouge().get_scores(" ".join(found), " ".join(wanted))[0]
+    return scores
+
+
+def words(text: str) -> list[str]:
+    """jieba's words: Chinese by its dictionary, other scripts at blanks."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # jieba's own regular expressions, on newer Pythons
+        import jieba
+    jieba.setLogLevel(logging.WARNING)
+    return [word for word in jieba.lcut(unicodedata.normalize("NFKC", text)) if word.strip() and word != "."]
+
+
+METRICS: dict[Kind, dict[str, Callable[[Pairs], float]]] = {
+    "classification": {"accuracy": exact_match, "macro_f1": macro_f1},
+    "qa": {"exact_match": exact_match},
+    "translation": {"bleu": bleu, "rouge_l": rouge("l")},
+    "text": {"rouge_1": rouge("1"), "rouge_2": rouge("2"), "rouge_l": rouge("l"), "bleu": bleu},
+}
+
+
+def kind_of(task: str | None, pairs: Pairs) -> Kind:
+    """By the task's name, else by its expected answers."""
+    for kind, parts in _NAMES:
+        if task is not None and any(part in task.casefold() for part in parts):
+            return kind
+    answers = [expected for expected, _ in pairs]
+    longest = max(map(len, answers))
+    if longest <= SHORT and len({normal(answer) for answer in answers}) <= min(CLOSED_SET, len(answers) // 3):
+        return "classification"
+    return "qa" if statistics.median(map(len, answers)) <= SHORT else "text"
+
+
+def score(pairs: Pairs, tasks: Sequence[str | None]) -> dict[str, Any]:
+    """{"records", "accuracy", <metric>: value, "tasks": {name: {"records", <metric>: value}}}
+
+    Overall, `accuracy` counts every record, and each other metric the records of the tasks that have it; records
+    without a task count in the whole only.
+    """
+    if not pairs:
+        return {"records": 0, "tasks": {}}
+    groups: dict[str | None, list[tuple[str, str]]] = {}
+    for pair, task in zip(pairs, tasks, strict=True):
+        groups.setdefault(task, []).append(pair)
+    kinds = {task: kind_of(task, group) for task, group in groups.items()}
+    shared: dict[str, list[tuple[str, str]]] = {}
+    for task, group in groups.items():
+        for name in METRICS[kinds[task]]:
+            shared.setdefault(name, []).extend(group)
+    shared.pop("exact_match", None)  # `accuracy` says it of all
+    shared["accuracy"] = list(pairs)
+    functions = {name: function for kind in METRICS.values() for name, function in kind.items()}
+    overall = _measure({name: functions[name] for name in ("accuracy", *shared)}, shared)
+    by_task = {
+        str(task): {"records": len(group), **_measure(METRICS[kinds[task]], dict.fromkeys(METRICS[kinds[task]], group))}
+        for task, group in sorted(groups.items(), key=lambda item: str(item[0]))
+        if task is not None
+    }
+    return {"records": len(pairs), **overall, "tasks": by_task}
+
+
+def _measure(metrics: dict[str, Callable[[Pairs], float]], pairs: dict[str, list[tuple[str, str]]]) -> dict[str, float]:
+    """A library that is not installed costs its metric, not the run that has just been trained."""
+    found = {}
+    for name, metric in metrics.items():
+        try:
+            found[name] = metric(pairs[name])
+        except ImportError as error:
+            print(f"warning: {name} is not measured: {error}", file=sys.stderr)
+    return found

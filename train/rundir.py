@@ -1,0 +1,101 @@
+"""The run directory as the training program sees it: every file name it uses, and how it writes them.
+
+Files that others read while we run are written to a temporary name and renamed; lines of a log are one write(2) each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+REQUESTS = ("checkpoint", "stop")
+"""What control/ may ask for, in the order of the flags that the ranks exchange."""
+
+
+class RunDir:
+    """Names and small writes of one run's directory."""
+
+    def __init__(self, path: str | os.PathLike[str], *, node: int = 0, rank: int = 0) -> None:
+        self.path = Path(path).resolve()
+        self.node = node
+        self.rank = rank
+        self.metrics = self.path / "metrics.jsonl"
+        self.events = self.path / "events.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.adapter = self.path / "adapter"
+        self.result = self.path / "result.json"
+        self.predictions = self.path / "predictions.jsonl"
+        self.evaluations = self.path / "evaluations"
+        """Of later evaluations: <name of the data>/{scores.json,predictions.jsonl}."""
+        self.ds_config = self.path / "ds_config.json"
+        self.base_model = self.path / "base_model"
+        """Only of runs with source `random`: the model that was made on the spot."""
+        self.cache = self.path / "cache"
+        self.tensorboard = self.path / "tensorboard"
+
+    def control(self, request: str) -> Path:
+        return self.path / "control" / request
+
+    def error(self, rank: int) -> Path:
+        return self.path / "errors" / f"rank-{rank}.json"
+
+    def event(self, event: str, **fields: Any) -> None:
+        """Append one line to events.jsonl, from this node and rank."""
+        append_line(
+            self.events, {"time": round(time.time(), 3), "event": event, "node": self.node, "rank": self.rank, **fields}
+        )
+
+    def requests(self) -> list[bool]:
+        """For each of REQUESTS: has it been asked for?"""
+        return [self.control(request).exists() for request in REQUESTS]
+
+    def asked_by(self, request: str) -> str | None:
+        """Who asked, where the request says so."""
+        try:
+            content = json.loads(self.control(request).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return content.get("by") if isinstance(content, dict) else None
+
+    def withdraw(self, request: str) -> None:
+        self.control(request).unlink(missing_ok=True)
+
+
+def append_line(path: Path, line: dict[str, Any]) -> None:
+    """One JSON object as one line; O_APPEND and one write, so that lines of several writers never mix."""
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(handle, (json.dumps(line, ensure_ascii=False) + "\n").encode())
+    finally:
+        os.close(handle)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write to a temporary name beside `path`, sync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_atomic(path, json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False, default=str) + "\n")
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames and new names inside `path` survive a power cut."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

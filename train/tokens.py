@@ -1,0 +1,402 @@
+"""Records as tokens: one sequence a record, by the model's own chat template, loss on answers and their end only.
+
+Each conversation is rendered once and tokenised once; where the answers lie is known in the rendered text
+(train/template.py) and carried to tokens by the tokenizer's offsets. So no prompt is ever tokenised apart from its
+answer, where a merge across the border would make other tokens.
+
+    Recipe      all that tokenising depends on: plain data, so that processes and cache keys can have it
+    Tokenizer   a Recipe at work, chunk by chunk; imports neither torch nor transformers
+    Tokens      the result, flat: tokens [total] int32, labelled [total] bool, offsets [sequences + 1] int64
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from train import formats, sources
+from train.errors import UserError
+from train.formats import Unreadable
+from train.records import SHOWN_PROBLEMS, Problem, Record
+from train.sources import Broken, Chunk
+from train.template import PLAIN_TEMPLATE, ChatTemplate, Rendered, TemplateRefusal, Turns
+
+__all__ = ["PLAIN_TEMPLATE", "Chunked", "Dropped", "Recipe", "Tokenizer", "Tokens"]
+
+_BATCH = 512
+"""Texts that the tokenizer gets at once."""
+_CHECKED_EVERY = 256
+"""One record of so many is rendered both ways."""
+
+Int32 = npt.NDArray[np.int32]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """What tokenising left out or cut, in sequences."""
+
+    too_long: int = 0
+    """Dropped: the prompt alone leaves no room for an answer, or `overlong` is drop."""
+    cut: int = 0
+    """Kept, with the end of the answer cut off."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    tokens: Int32
+    labelled: Bools
+    """Is this token's prediction part of the loss?"""
+    offsets: npt.NDArray[np.int64]
+    kept: npt.NDArray[np.int64]
+    """For each sequence the position of its record in what was tokenised."""
+    dropped: Dropped = Dropped()
+    counted: Int32 | None = None
+    """Labelled tokens of every sequence, where they were counted when they were made."""
+    answers: Int32 | None = None
+    """For each sequence the number of its conversation's answers that it holds; None: all of them."""
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        return np.diff(self.offsets)
+
+    @cached_property
+    def loss_tokens(self) -> npt.NDArray[np.int64]:
+        """Labelled tokens of every sequence."""
+        if self.counted is not None:
+            return np.asarray(self.counted, dtype=np.int64)
+        sums = np.concatenate([[0], np.cumsum(self.labelled, dtype=np.int64)])
+        return sums[self.offsets[1:]] - sums[self.offsets[:-1]]
+
+    def sequence(self, index: int) -> tuple[Int32, Bools]:
+        """(tokens, labelled) of one sequence."""
+        part = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+        return self.tokens[part], self.labelled[part]
+
+    def prompt(self, index: int) -> list[int]:
+        """The tokens before the last answer: what the model is given to answer."""
+        tokens, labelled = self.sequence(index)
+        place = len(tokens)
+        while place and labelled[place - 1]:
+            place -= 1
+        return tokens[:place].tolist()
+
+
+# A transformers tokenizer's side --------------------------------------------------------------------------------------
+
+
+def set_template(tokenizer: Any, template: str | None) -> None:
+    """The job's chat template, else the model's own, else the plain one."""
+    tokenizer.chat_template = template or tokenizer.chat_template or PLAIN_TEMPLATE
+
+
+def render(tokenizer: Any, messages: Turns, **options: Any) -> str:
+    turns = [{"role": role, "content": text} for role, text in messages]
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, **options))
+
+
+def prompt_text(tokenizer: Any, messages: Turns) -> str:
+    """What stands before the next answer to `messages`, exactly as in training."""
+    return _template_of(tokenizer).prompt_text(messages)
+
+
+def end_ids(tokenizer: Any) -> list[int]:
+    """Tokens that end an answer: the end of sequence, and the special token that the template writes after answers."""
+    first = tokenizer(_template_of(tokenizer).ending, add_special_tokens=False)["input_ids"][:1]
+    special = [token for token in first if token in tokenizer.added_tokens_decoder]
+    return list(dict.fromkeys([tokenizer.eos_token_id, *special]))
+
+
+def _template_of(tokenizer: Any) -> ChatTemplate:
+    return ChatTemplate(_own_template(tokenizer), tokenizer.special_tokens_map)
+
+
+def _own_template(tokenizer: Any) -> str:
+    """A tokenizer may carry several templates by name; `default` is the one for conversations."""
+    template = tokenizer.chat_template or PLAIN_TEMPLATE
+    return str(template.get("default", PLAIN_TEMPLATE) if isinstance(template, dict) else template)
+
+
+# The recipe and its work ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recipe:
+    tokenizer: str
+    """tokenizer.json, without padding and truncation, which are not our records' and may change as it is used."""
+    template: str
+    specials: tuple[tuple[str, str], ...]
+    eos: int
+    ends: tuple[int, ...]
+    """Tokens that end an answer."""
+    max_length: int
+    overlong: str = "cut"
+    system: str | None = None
+
+    @staticmethod
+    def of(tokenizer: Any, *, max_length: int, overlong: str = "cut", system: str | None = None) -> Recipe:
+        """What a fast transformers tokenizer does to records. `compare` proves it."""
+        named = tokenizer.special_tokens_map.items()
+        return Recipe(
+            _unpadded(tokenizer.backend_tokenizer.to_str()),
+            _own_template(tokenizer),
+            tuple(sorted((name, str(value)) for name, value in named if isinstance(value, (str, bytes)) or value)),
+            int(tokenizer.eos_token_id),
+            tuple(end_ids(tokenizer)),
+            max_length,
+            overlong,
+            system,
+        )
+
+    def compare(self, tokenizer: Any) -> None:
+        """Our rendering and tokens of two conversations beside transformers' own. Raises UserError if they differ."""
+        own = Tokenizer(self)
+        for probe in _PROBES:
+            try:
+                text = own.template.render(probe)
+            except TemplateRefusal as error:
+                if len(probe) > 2:  # a template for single questions
+                    continue
+                raise UserError(str(error), "give data.chat_template a template of your own") from None
+            theirs = tokenizer(text, add_special_tokens=False)["input_ids"]
+            if text != render(tokenizer, probe) or own.encode([text])[0].ids != theirs:
+                raise UserError(
+                    "the chat template or tokenizer of this model works otherwise in transformers than on its own",
+                    "give data.chat_template a plain template",
+                )
+
+
+def _unpadded(text: str) -> str:
+    """tokenizer.json without its padding and truncation. It is many megabytes, and they stand before all others."""
+    head, key, rest = text.partition('"added_tokens":')
+    if set(json.loads(f"{head.rstrip().rstrip(',')}}}")) == {"version", "truncation", "padding"}:
+        return f'{{"version":"1.0","truncation":null,"padding":null,{key}{rest}'
+    return json.dumps({**json.loads(text), "truncation": None, "padding": None}, ensure_ascii=False)
+
+
+_PROBES: tuple[Turns, ...] = (
+    (("user", "a b"), ("assistant", "c. d")),
+    (("user", "你好 "), ("assistant", "好\n"), ("user", "1 + 1?"), ("assistant", " 2")),
+)
+
+
+@dataclass
+class Chunked:
+    """What one chunk of a source came to. Records are numbered within the chunk, the readable ones only."""
+
+    lines: list[int] = field(default_factory=list)
+    asked: list[int] = field(default_factory=list)
+    """64-bit hash of everything before the last answer, whitespace normalised."""
+    answered: list[int] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    """The first of them."""
+    unreadable: int = 0
+    empty: int = 0
+    """Of the unreadable ones, those with an empty question or answer."""
+    kept: list[int] = field(default_factory=list)
+    answers: list[int] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    counted: list[int] = field(default_factory=list)
+    tokens: Int32 = field(default_factory=lambda: np.empty(0, np.int32))
+    labelled: Bools = field(default_factory=lambda: np.empty(0, np.bool_))
+    too_long: int = 0
+    cut: int = 0
+
+    def refuse(self, problem: Problem) -> None:
+        self.unreadable += 1
+        if len(self.problems) < SHOWN_PROBLEMS:
+            self.problems.append(problem)
+
+
+class Tokenizer:
+    """A recipe at work. `share` of all records, chosen by hash, are made tokens; all of them are read and rendered."""
+
+    def __init__(self, recipe: Recipe, share: float = 1.0) -> None:
+        from tokenizers import Tokenizer as Backend
+
+        self.recipe = recipe
+        self.template = ChatTemplate(recipe.template, dict(recipe.specials))
+        self.backend = Backend.from_str(recipe.tokenizer)
+        self.backend.post_processor = None  # it would cut blanks off the offsets, and adds no token of ours
+        self.ends = frozenset(recipe.ends)
+        self.limit = int(share * 2**64)
+
+    def encode(self, texts: list[str]) -> list[Any]:
+        return list(self.backend.encode_batch(texts, add_special_tokens=False))
+
+    def chunk(self, chunk: Chunk) -> Chunked:
+        """Read and tokenise one chunk."""
+        return self._work(lambda: self._conversations(chunk), chunk.shown)
+
+    def records(self, records: Sequence[Record]) -> Chunked:
+        return self._work(lambda: ((record.line, list(record.messages)) for record in records), "")
+
+    def _work(self, conversations: Any, shown: str) -> Chunked:
+        """Again from the start when a sample shows that conversations of some roles need the slow way."""
+        self.template.trust()
+        while True:
+            try:
+                return self._once(conversations(), shown)
+            except _Distrusted:
+                continue
+
+    def _once(self, conversations: Iterable[tuple[int, formats.Messages | Unreadable]], shown: str) -> Chunked:
+        done = Chunked()
+        waiting: list[tuple[int, Rendered]] = []
+        tokens: list[list[int]] = []
+        labelled: list[Bools] = []
+        for line, messages in conversations:
+            if isinstance(messages, Unreadable):
+                done.refuse(Problem(shown, line, str(messages)))
+                done.empty += isinstance(messages, formats.Empty)
+                continue
+            number = len(done.lines)
+            try:
+                if number % _CHECKED_EVERY < 2 and not self.template.agrees(messages):
+                    self.template.distrust(messages)
+                    raise _Distrusted
+                sequences = self.template.sequences(messages)
+            except TemplateRefusal as error:
+                done.refuse(Problem(shown, line, str(error)))
+                continue
+            asked, answered = _hashes(messages)
+            done.lines.append(line)
+            done.asked.append(asked)
+            done.answered.append(answered)
+            if asked <= self.limit:
+                waiting += [(number, sequence) for sequence in sequences]
+            if len(waiting) >= _BATCH:
+                self._encode(waiting, done, tokens, labelled)
+                waiting = []
+        self._encode(waiting, done, tokens, labelled)
+        total = sum(done.lengths)
+        done.tokens = np.fromiter(chain.from_iterable(tokens), np.int32, total)
+        done.labelled = np.concatenate(labelled) if labelled else np.empty(0, np.bool_)
+        return done
+
+    def _conversations(self, chunk: Chunk) -> Iterator[tuple[int, formats.Messages | Unreadable]]:
+        """(line, conversation or what is wrong with it)"""
+        system = self.recipe.system
+        for line, value in sources.objects(chunk):
+            if isinstance(value, Broken):
+                yield line, Unreadable(value.text)
+                continue
+            try:
+                yield line, formats.to_messages(value, system)
+            except Unreadable as error:
+                yield line, error
+
+    def _encode(
+        self, waiting: list[tuple[int, Rendered]], done: Chunked, tokens: list[list[int]], labelled: list[Bools]
+    ) -> None:
+        longest = self.recipe.max_length
+        for (number, rendered), encoding in zip(waiting, self.encode([item.text for _, item in waiting]), strict=True):
+            ids, mask = self._label(encoding, rendered)
+            if len(ids) > longest:
+                ids, mask = ids[:longest], mask[:longest]
+                if self.recipe.overlong == "drop" or not mask.any():
+                    done.too_long += 1
+                    continue
+                done.cut += 1
+            count = int(np.count_nonzero(mask))
+            if count:
+                done.kept.append(number)
+                done.answers.append(rendered.answers)
+                done.lengths.append(len(ids))
+                done.counted.append(count)
+                tokens.append(ids)
+                labelled.append(mask)
+
+    def _label(self, encoding: Any, rendered: Rendered) -> tuple[list[int], Bools]:
+        """Token ids up to the last answer's end token, and which of them carry loss."""
+        ids: list[int] = encoding.ids
+        mask = np.zeros(len(ids) + 1, dtype=np.bool_)
+        size, stop = len(rendered.text), 0
+        for start, end in rendered.spans:
+            # From the first token that reaches into the answer to the last that begins in it.
+            first = _token_at(encoding, start, size, len(ids))
+            stop = _token_at(encoding, end, size, len(ids))
+            while stop < len(ids) and encoding.token_to_chars(stop)[0] < end:
+                stop += 1
+            inside = next((place for place in range(first, stop) if ids[place] in self.ends), None)
+            if inside is not None:  # a template that marks the end token as part of the answer
+                stop = inside + 1
+                mask[first:stop] = True
+                continue
+            mask[first:stop] = True
+            if stop < len(ids) and ids[stop] in self.ends:
+                mask[stop] = True
+                stop += 1
+            elif (start, end) == rendered.spans[-1]:  # the template writes no end token: ours
+                ids = [*ids[:stop], self.recipe.eos]
+                mask[stop] = True
+                stop += 1
+        mask[0] = False  # nothing stands before it that could predict it
+        return ids[:stop], mask[:stop]
+
+
+class _Distrusted(Exception):
+    pass
+
+
+def _token_at(encoding: Any, char: int, size: int, count: int) -> int:
+    """The first token that reaches beyond this character; characters that no token covers are passed over."""
+    for place in range(char, size):
+        token = encoding.char_to_token(place)
+        if token is not None:
+            return int(token)
+    return count
+
+
+def _hashes(messages: formats.Messages) -> tuple[int, int]:
+    """64-bit hashes of (all before the last answer, the last answer), equal for texts that differ in blanks only."""
+    asked = "\0".join([f"{role}\1{' '.join(text.split())}" for role, text in messages[:-1]])
+    answered = " ".join(messages[-1][1].split())
+    return _hash(asked), _hash(answered)
+
+
+def _hash(text: str) -> int:
+    found = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(found, "little")
+
+
+def tokenize(tokenizer: Any, records: Sequence[Record], *, max_length: int, overlong: str) -> Tokens:
+    """Records that lie in memory, as Tokens. Raises UserError for one that the chat template cannot show."""
+    recipe = Recipe.of(tokenizer, max_length=max_length, overlong=overlong)
+    recipe.compare(tokenizer)
+    done = Tokenizer(recipe).records(records)
+    if done.problems:
+        raise UserError(done.problems[0].text)
+    offsets = np.concatenate([[0], np.cumsum(done.lengths, dtype=np.int64)]).astype(np.int64)
+    return Tokens(
+        done.tokens,
+        done.labelled,
+        offsets,
+        np.array(done.kept, dtype=np.int64),
+        Dropped(done.too_long, done.cut),
+        np.array(done.counted, dtype=np.int32),
+        np.array(done.answers, dtype=np.int32),
+    )
+
+
+def first(tokens: Tokens, records: int) -> Tokens:
+    """The sequences of the first `records` records."""
+    count = int(np.searchsorted(tokens.kept, records, side="left"))
+    return replace(
+        tokens,
+        offsets=tokens.offsets[: count + 1],
+        kept=tokens.kept[:count],
+        counted=None if tokens.counted is None else tokens.counted[:count],
+        answers=None if tokens.answers is None else tokens.answers[:count],
+    )
