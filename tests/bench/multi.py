@@ -1,0 +1,330 @@
+"""`make bench-multi`: several GPUs of one host, through `zlaunch local --gpus N` itself.
+
+    python -m tests.bench.multi [correctness] [faults] [speed] [--gpus N] [--device cuda|cpu] [--shape llama3-8b]
+
+correctness   1, 2, ... N ranks, ZeRO 0, 2 and 3, Unsloth and PEFT, bf16 and nf4: 50 steps of a small model, whose
+              losses differ from one rank's by at most 1e-2 in the mean
+faults        a killed rank, Ctrl-C, and a checkpoint of N ranks resumed on N/2; nothing is left on the GPUs afterwards
+speed         a random checkpoint of a named shape: tokens a second and scaling efficiency on 1, 2, ... N GPUs, for DDP,
+              ZeRO-2 and ZeRO-3, on instruction records and on dense rows of 2,048 tokens; memory beside the prediction
+
+Runs that leave GPUs free go side by side, but for `speed`. `--device cpu` tries the program itself with CPU ranks over
+gloo (no `speed`). Exits 1 if a loss is off or a fault left anything behind. One line of JSON a result in --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+STEPS = 50
+TOLERANCE = 1e-2
+SETTLED = 3
+"""Steps before speed counts: the first ones compile."""
+SPEED_STEPS = 12
+WORKLOADS = {"records, median 150 tokens": (96, None), "dense 2,048": (16, 2048)}
+"""Name -> (records a step and GPU, tokens of each; None: lognormal)."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to train."""
+
+    ranks: int
+    zero: int = 0
+    engine: str = "unsloth"
+    quantization: str = "none"
+
+    @property
+    def words(self) -> list[str]:
+        sets = {
+            "train.zero_stage": self.zero,
+            "train.engine": self.engine,
+            "model.quantization": self.quantization,
+        }
+        return [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
+
+    @property
+    def name(self) -> str:
+        return f"{self.engine} {self.quantization.replace('none', 'bf16')} ZeRO-{self.zero} on {self.ranks}"
+
+
+@dataclass
+class Bench:
+    device: str
+    gpus: int
+    engines: list[str]
+    place: Path
+    out: Path
+    failed: list[str] = field(default_factory=list)
+    _free: set[int] = field(default_factory=set)
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def __post_init__(self) -> None:
+        self._free = set(range(self.gpus))
+
+    @contextmanager
+    def devices(self, count: int) -> Iterator[dict[str, str]]:
+        """An environment with `count` GPUs that no other run of ours has; waits until there are as many."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._free) >= count)
+            mine = {self._free.pop() for _ in range(count)}
+        try:
+            yield {"CUDA_VISIBLE_DEVICES": ",".join(map(str, sorted(mine)))} if self.device == "cuda" else {}
+        finally:
+            with self._changed:
+                self._free |= mine
+                self._changed.notify_all()
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "launcher", *words]
+
+    def environ(self, more: dict[str, str]) -> dict[str, str]:
+        ours = {"ZLAUNCH_RUNS": str(self.place / "runs"), "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+        return {**os.environ, **ours, "ZLAUNCH_CACHE": str(self.place / "cache"), **more}
+
+    def local(self, setting: Setting, *words: str) -> list[str]:
+        count = ["--gpus", str(setting.ranks)] if self.device == "cuda" else ["--procs", str(setting.ranks)]
+        return self.command("local", "--device", self.device, *count, *setting.words, *words)
+
+    def run(self, setting: Setting, *words: str) -> Path:
+        """A run to its end; its directory. Raises RuntimeError with its last words."""
+        with self.devices(setting.ranks) as more:
+            return _ended(self.local(setting, *words, "--json"), self.environ(more))
+
+    def tell(self, **line: Any) -> None:
+        with self.out.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def expect(self, good: bool, what: str) -> None:
+        print(f"{'ok  ' if good else 'FAIL'}  {what}", flush=True)
+        if not good:
+            self.failed.append(what)
+
+
+def _ended(command: list[str], environ: dict[str, str]) -> Path:
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        raise RuntimeError((done.stdout + done.stderr)[-3000:])
+    return Path(json.loads(done.stdout.splitlines()[-1])["directory"])
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if "loss" in line]
+
+
+# ------------------------------------------------------------------------------------------------------ correctness
+
+
+def sizes(most: int) -> list[int]:
+    """1, 2, 4, ... most"""
+    return sorted({2**power for power in range(most.bit_length()) if 2**power <= most} | {most})
+
+
+def comparisons(most: int, engines: list[str]) -> Iterator[tuple[Setting, list[Setting]]]:
+    """(one rank without ZeRO, what must give the same losses)"""
+    for engine in engines:
+        for quantization, stages in (("none", (0, 2, 3)), ("nf4", (0, 2))):
+            first = Setting(1, 0, engine, quantization)
+            every = [Setting(n, zero, engine, quantization) for n in sizes(most) for zero in stages]
+            yield first, [setting for setting in every if setting != first]
+
+
+def correctness(bench: Bench) -> None:
+    """Every setting's losses beside one rank's: the mean of the relative differences over all steps."""
+    dtype = "bfloat16" if bench.device == "cuda" else "float32"
+    words = ["--smoke", "--max-steps", str(STEPS), "--set", f"model.dtype={dtype}", "--set", "eval.after=false"]
+    words += ["--set", "train.global_batch_size=16", "--set", "verify_adapter=true"]
+    pairs = list(comparisons(bench.gpus, bench.engines))
+    settings = list(dict.fromkeys(setting for first, others in pairs for setting in (first, *others)))
+
+    def losses(setting: Setting) -> list[float] | str:
+        try:
+            return [line["loss"] for line in metrics(bench.run(setting, *words))]
+        except RuntimeError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(bench.gpus) as pool:
+        found = dict(zip(settings, pool.map(losses, settings), strict=True))
+    for first, others in pairs:
+        expected = found[first]
+        bench.expect(isinstance(expected, list), f"{first.name} trains" if isinstance(expected, list) else expected)
+        for setting in others:
+            seen = found[setting]
+            if isinstance(seen, str) or isinstance(expected, str):
+                bench.expect(False, f"{setting.name}: {seen if isinstance(seen, str) else 'nothing to compare with'}")
+                continue
+            off = [abs(a - b) / b for a, b in zip(seen, expected, strict=True)]
+            bench.tell(part="correctness", setting=setting.name, mean=statistics.fmean(off), worst=max(off))
+            text = f"{setting.name}: mean difference {statistics.fmean(off):.2%}, worst step {max(off):.2%}"
+            bench.expect(statistics.fmean(off) <= TOLERANCE, text)
+
+
+# ----------------------------------------------------------------------------------------------------------- faults
+
+
+def faults(bench: Bench) -> None:
+    all_ranks = Setting(bench.gpus, 2 if bench.gpus > 1 else 0)
+    half = max(1, bench.gpus // 2)
+    long = ["--smoke", "--max-steps", "4000", "--set", "train.checkpoint_every=0"]
+    with bench.devices(bench.gpus) as more:
+        environ = bench.environ(more)
+        for what, act, code in (
+            ("a killed rank", _kill_last_rank, 1),
+            ("Ctrl-C", lambda run, process: process.send_signal(signal.SIGINT), 130),
+        ):
+            before = set((bench.place / "runs").glob("*")) if (bench.place / "runs").is_dir() else set()
+            process = subprocess.Popen(
+                bench.local(all_ranks, *long), env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            run = _when_it_trains(bench.place / "runs", before)
+            started = time.monotonic()
+            act(run, process)
+            ended = process.wait(60)
+            seconds = time.monotonic() - started
+            bench.tell(part="faults", what=what, seconds=seconds, code=ended)
+            bench.expect(ended == code and seconds < 30, f"{what}: exit {ended} after {seconds:.1f} s")
+            bench.expect(not _left(run.name), f"{what}: no process of the run is left")
+            if bench.device == "cuda":
+                bench.expect(not _gpu_pids(), f"{what}: no process is left on the GPUs")
+        saved = len(metrics(run))
+        resumed = bench.command(
+            "resume", run.name, "--gpus" if bench.device == "cuda" else "--procs", str(half), "--json",
+            "--set", f"train.max_steps={saved + 10}",
+        )  # fmt: skip
+        _ended(resumed, environ)
+        steps = [line["step"] for line in metrics(run)]
+        bench.expect(
+            steps == list(range(1, saved + 11)), f"{bench.gpus} ranks' checkpoint of step {saved} goes on with {half}"
+        )
+
+
+def _when_it_trains(runs: Path, before: set[Path]) -> Path:
+    end = time.monotonic() + 180
+    while time.monotonic() < end:
+        for run in set(runs.glob("*")) - before:
+            if (run / "metrics.jsonl").is_file() and len(metrics(run)) >= 3:
+                return run
+        time.sleep(0.1)
+    raise RuntimeError("the run did not begin to train within 180 s")
+
+
+def _kill_last_rank(run: Path, _: Any) -> None:
+    record = json.loads((run / "nodes" / "node-0.json").read_text(encoding="utf-8"))
+    os.kill(record["ranks"][-1]["pid"], signal.SIGKILL)
+
+
+def _left(run_id: str) -> list[Any]:
+    from launcher import agent
+
+    return list(agent.find_run_processes(run_id))
+
+
+def _gpu_pids() -> list[str]:
+    query = ["nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader"]
+    return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
+
+
+# ------------------------------------------------------------------------------------------------------------ speed
+
+
+def write_workload(place: Path, records: int, tokens: int | None) -> Path:
+    """Records of random letters for a byte tokenizer: every token but the prompt's few carries loss."""
+    chosen = random.Random(7)
+    lines = []
+    for _ in range(records):
+        length = tokens or min(512, max(24, round(150 * chosen.lognormvariate(0, 0.55))))
+        text = "".join(chosen.choice("abcdefghijklmnopqrstuvwxyz ") for _ in range(length))
+        lines.append(json.dumps({"instruction": "", "input": text[:4], "output": text[4:]}))
+    file = place / f"{records}-{tokens or 'records'}.jsonl"
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
+
+
+def speed(bench: Bench, shape: str) -> None:
+    from train.bench import checkpoint
+
+    model = checkpoint(shape, bench.place)
+    print("| workload | setting | GPUs | tokens/s | efficiency | peak GiB | predicted |\n|---|---|---|---|---|---|---|")
+    for name, (records, tokens) in WORKLOADS.items():
+        alone: dict[int, float] = {}
+        for ranks in sizes(bench.gpus):
+            file = write_workload(bench.place, records * ranks * (SPEED_STEPS + 1), tokens)
+            words = ["--set", f"model.path={model}", "--set", f"data.train={file}", "--set", "train.epochs=1"]
+            words += ["--set", f"data.max_length={tokens or 512}", "--max-steps", str(SPEED_STEPS)]
+            words += ["--set", f"train.global_batch_size={records * ranks}", "--set", "train.checkpoint_every=0"]
+            for zero in (0, 2, 3) if ranks > 1 else (0,):
+                setting = Setting(ranks, zero, "auto")
+                try:
+                    run = bench.run(setting, *words)
+                except RuntimeError as error:
+                    bench.expect(False, f"{name} {setting.name}: {error}")
+                    continue
+                _tell_speed(bench, name, setting, run, alone)
+
+
+def _tell_speed(bench: Bench, workload: str, setting: Setting, run: Path, alone: dict[int, float]) -> None:
+    lines = metrics(run)[SETTLED - 1 :]
+    rate = (lines[-1]["tokens"] - lines[0]["tokens"]) / (lines[-1]["time"] - lines[0]["time"])
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    peak, predicted = ((result["peak_memory_bytes"][key] or 0) / 2**30 for key in ("measured", "predicted"))
+    alone.setdefault(1, rate)
+    efficiency = rate / (alone[1] * setting.ranks)
+    bench.tell(
+        part="speed", workload=workload, zero=setting.zero, gpus=setting.ranks, tokens_per_second=rate,
+        efficiency=efficiency, peak_gib=peak, predicted_gib=predicted,
+    )  # fmt: skip
+    way = f"ZeRO-{setting.zero}" if setting.zero else "DDP" if setting.ranks > 1 else "one GPU"
+    print(
+        f"| {workload} | {way} | {setting.ranks} | {rate:,.0f} | {efficiency:.0%} | {peak:.1f} | {predicted:.1f} |",
+        flush=True,
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parts: dict[str, Callable[..., None]] = {"correctness": correctness, "faults": faults, "speed": speed}
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("parts", nargs="*", default=list(parts), help=", ".join(parts))
+    parser.add_argument("--gpus", type=int, help="default: all of this machine")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--engines", default="unsloth,peft", help="of `correctness` (default %(default)s)")
+    parser.add_argument("--shape", default="llama3-8b", help="of `speed` (default %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("bench-multi.jsonl"))
+    options = parser.parse_args(arguments)
+    if unknown := set(options.parts) - set(parts):
+        parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
+    from launcher import facts
+
+    gpus = options.gpus or (len(facts.local_gpus()) if options.device == "cuda" else 2)
+    if not gpus:
+        parser.error("no GPU found on this machine")
+    with tempfile.TemporaryDirectory(prefix="bench-multi-") as scratch:
+        bench = Bench(options.device, gpus, options.engines.split(","), Path(scratch), options.out)
+        for part in options.parts:
+            if part == "speed" and options.device == "cpu":
+                continue
+            print(f"== {part}, {gpus} ranks at most", flush=True)
+            parts[part](bench, *([options.shape] if part == "speed" else []))
+    print("all as expected" if not bench.failed else f"{len(bench.failed)} not as expected")
+    return 1 if bench.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# usage: bash node.sh NODE_RANK [agent options]     run demo-20261123-120000-abcd
+# The one node command of every backend: it becomes the agent, which starts and supervises this node's ranks.
+# -S: the agent needs no installed packages, the ranks' own interpreters look for theirs.
+set -euo pipefail
+here=${BASH_SOURCE[0]%node.sh}
+cd -- "${here:-.}"
+rank=${1:?usage: bash node.sh NODE_RANK}
+shift
+exec /usr/bin/python3 -S code/agent/__main__.py --run-dir . --node-rank "$rank" "$@"

@@ -1,0 +1,79 @@
+"""What the far end does on a host, without a host: it runs here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from launcher import bundle, farend, fleet
+from launcher.runs import RunDir
+
+
+@pytest.mark.parametrize("version", ["ours", "another"])
+def test_it_starts_from_its_code_or_from_its_text(version: str) -> None:
+    from importlib.util import MAGIC_NUMBER
+
+    magic = MAGIC_NUMBER.hex() if version == "ours" else "00000000"
+    code = fleet._CODE if version == "ours" else b"\0" * len(fleet._CODE)
+    request = json.dumps({"op": "marks", "workdir": "/nowhere", "token": "t"}).encode() + b"\n"
+    told = f"{magic} {len(fleet._SOURCE)} {len(code)} hello\n".encode() + fleet._SOURCE + code + request
+    done = subprocess.run([sys.executable, "-S", "-c", fleet._BOOT], input=told, capture_output=True, check=True)
+    assert done.stdout.splitlines()[1] == b"hello"
+    assert json.loads(done.stdout.splitlines()[2])["ok"]
+
+
+def test_a_program_is_fed_and_heard_and_has_a_session_of_its_own(tmp_path: Path) -> None:
+    status, output = farend.run(["sh", "-c", "wc -c; echo oops >&2; ps -o sid= $$; exit 3"], {}, b"x" * 200_000, 10)
+    assert status is not None
+    assert status >> 8 == 3
+    assert output.split()[:2] == [b"200000", b"oops"]
+    assert farend.run(["no-such-program"], {"PATH": "/bin"}, b"x", 10)[1].startswith(b"no-such-program: ")
+
+
+def test_a_program_that_hangs_is_killed_with_all_that_it_started() -> None:
+    started = time.monotonic()
+    argv = ["sh", "-c", "echo begun; sleep 60 & sleep 60"]
+    assert farend.run(argv, {"PATH": "/bin"}, b"x", 0.5) == (None, b"begun\n")
+    assert farend.run(["sh", "-c", "exec >&- 2>&-; sleep 60"], {"PATH": "/bin"}, b"x", 0.5) == (None, b"")
+    assert time.monotonic() - started < 5
+
+
+def test_a_start_feeds_the_secrets_to_what_was_unpacked_and_takes_the_hosts_mark_away(tmp_path: Path) -> None:
+    run, there = RunDir(tmp_path / "here"), tmp_path / "there"
+    run.write({"node.sh": f'cd "{there}"; cat > told; mkdir nodes; echo "{{}}" > nodes/node-0.json\n'})
+    packed = bundle.build(run)
+    farend.hello(str(tmp_path), "token", 0, [], False)
+    assert list((tmp_path / ".marks").rglob("0"))
+    farend.unpack(str(there), packed.digest, {}, packed.data)
+    assert farend.start(str(there), 0, {}, 10, b"secrets") == {"record": {}}
+    assert (there / "told").read_bytes() == b"secrets"
+    assert not list((tmp_path / ".marks").iterdir())
+
+
+def test_a_damaged_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(farend.Refused, match="damaged"):
+        farend.unpack(str(tmp_path), hashlib.blake2b(b"whole").hexdigest(), {}, b"torn")
+
+
+def test_only_the_host_that_listens_is_reached() -> None:
+    opened = farend.listen("nonce", [])
+    silent = socket.create_server(("127.0.0.1", 0))
+    try:
+        port = opened["ports"][0]
+        targets = [
+            ["127.0.0.1", port, "nonce"], ["127.0.0.1", port, "another's"], ["127.0.0.1", 1, "nonce"],
+            ["127.0.0.1", silent.getsockname()[1], "nonce"], ["no such name", port, "nonce"],
+        ]  # fmt: skip
+        started = time.monotonic()
+        assert farend.reach(targets, 1.0) == {"reached": [True, False, False, False, False]}
+        assert time.monotonic() - started < 5
+    finally:
+        farend.unlisten()
+        silent.close()

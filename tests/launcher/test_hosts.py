@@ -1,0 +1,83 @@
+"""Which hosts and slots a job gets, and what the hosts' answers mean; no network here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher import hosts
+from launcher.backends.base import RunState
+from launcher.backends.ssh import Seen, verdict
+from launcher.errors import HostfileError, UsageError
+from launcher.fleet import shell_path
+from launcher.spec import convert
+
+
+def ssh(**keys: Any) -> Any:
+    return convert({"ssh": keys}, where="test").ssh
+
+
+def test_hosts_without_slots_get_what_their_gpus_say() -> None:
+    wanted = hosts.wanted(ssh(hosts="a,b"))
+    assert wanted.slots({"a": 8, "b": 4}) == {"a": list(range(8)), "b": list(range(4))}
+    assert hosts.wanted(ssh(hosts="a,b", slots=2)).slots({"a": 8, "b": 8}) == {"a": [0, 1], "b": [0, 1]}
+
+
+def test_excluded_hosts_and_hosts_without_slots_are_not_even_connected_to(tmp_path: Path) -> None:
+    file = tmp_path / "hosts"
+    file.write_text("a slots=2\nb slots=0\nc slots=2\nd slots=2\n")
+    assert hosts.wanted(ssh(hostfile=str(file), exclude="c")).names == ["a", "d"]
+    assert hosts.wanted(ssh(hosts=str(file), include="d:1@a")).slots({}) == {"a": [0, 1], "d": [1]}
+
+
+def test_hosts_may_be_a_long_list_and_still_no_file_name() -> None:
+    assert len(hosts.wanted(ssh(hosts=",".join(f"node{i}" for i in range(200)))).names) == 200
+
+
+@pytest.mark.parametrize("keys", [{}, {"hosts": "a", "hostfile": "b"}, {"hosts": "a", "exclude": "a"}])
+def test_no_hosts_two_ways_to_name_them_and_nothing_left_are_refused(keys: dict[str, str]) -> None:
+    with pytest.raises(HostfileError):
+        hosts.wanted(ssh(**keys))
+
+
+def test_hosts_with_and_without_gpus_are_not_mixed_silently() -> None:
+    job = convert({}, where="test")
+    assert hosts.device_of(job, [8, 8]) == "cuda"
+    assert hosts.device_of(job, [0, 0]) == "cpu"
+    with pytest.raises(UsageError):
+        hosts.device_of(job, [8, 0])
+
+
+def test_an_interpreter_below_the_home_is_found_by_the_hosts_own_shell() -> None:
+    assert shell_path("~/my env/bin/python") == "\"$HOME\"/'my env/bin/python'"
+    assert shell_path("/opt/a b/python") == "'/opt/a b/python'"
+
+
+def seen(state: str | None, alive: bool = False, reached: bool = True) -> Seen:
+    return Seen({"state": state} if state else None, reached, alive)
+
+
+LOST, AWAY = seen("RUNNING"), seen("RUNNING", reached=False)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "state"),
+    [
+        ([seen("RUNNING", True), seen("RUNNING", True)], RunState.RUNNING),
+        ([seen("SUCCEEDED"), seen("RUNNING", True)], RunState.RUNNING),
+        ([seen("SUCCEEDED"), seen("SUCCEEDED")], RunState.SUCCEEDED),
+        ([seen("SUCCEEDED"), seen("FAILED")], RunState.SUCCEEDED),  # elastic: the hub's word counts
+        ([seen("FAILED"), AWAY], RunState.FAILED),
+        ([seen("STOPPED"), seen("STOPPED")], RunState.CANCELLED),
+        ([LOST, seen("FAILED")], RunState.LOST),
+        ([AWAY, seen("RUNNING", True)], RunState.RUNNING),
+        ([AWAY, seen("FAILED")], RunState.FAILED),
+        ([AWAY, AWAY], None),
+        ([seen(None), seen(None)], RunState.PENDING),
+        ([seen(None, reached=False)], None),
+    ],
+)
+def test_the_state_of_a_run_follows_from_what_its_hosts_show(nodes: list[Seen], state: RunState | None) -> None:
+    assert verdict(nodes) is state

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from launcher import assets, runs
+from launcher.errors import RunNotFound
+from launcher.runs import RunDir, RunRecord
+
+
+def make_run(root, run_id):
+    run = RunDir(root / run_id)
+    run.write({"plan.json": "{}"})
+    run.save_record(RunRecord(run_id=run_id, name="x", backend="local", created=1.0))
+    return run
+
+
+@pytest.mark.parametrize("name", ["demo", "情感 $(x)", "../../etc", "a" * 300, "", "a\nb", "-rf"])
+def test_a_run_id_is_safe_whatever_the_name(name):
+    run_id = runs.new_run_id(name)
+    assert re.fullmatch(r"[A-Za-z0-9_.][A-Za-z0-9._-]*-\d{8}-\d{6}-[0-9a-f]{4}", run_id)
+    assert len(run_id) < 90
+
+
+def test_a_run_is_found_by_id_prefix_path_and_last(tmp_path):
+    first = make_run(tmp_path, "demo-20260101-000000-aaaa")
+    second = make_run(tmp_path, "other-20260102-000000-bbbb")
+    assert runs.find_run(first.run_id, tmp_path).path == first.path
+    assert runs.find_run("oth", tmp_path).path == second.path
+    assert runs.find_run("last", tmp_path).path == second.path
+    assert runs.find_run(str(first.path), tmp_path).path == first.path
+
+
+def test_an_ambiguous_or_absent_run_says_which_there_are(tmp_path):
+    with pytest.raises(RunNotFound, match="no runs in"):
+        runs.find_run("last", tmp_path)
+    make_run(tmp_path, "demo-20260101-000000-aaaa")
+    make_run(tmp_path, "demo-20260101-000001-aaab")
+    with pytest.raises(RunNotFound, match="2 runs"):
+        runs.find_run("demo", tmp_path)
+    with pytest.raises(RunNotFound) as caught:
+        runs.find_run("zzz", tmp_path)
+    assert "demo-20260101-000001-aaab" in str(caught.value.hint)
+
+
+def test_events_of_many_writers_never_mix(tmp_path):
+    run = make_run(tmp_path, "demo-20260101-000000-aaaa")
+    threads = [
+        threading.Thread(target=lambda i=i: [run.event("x", writer=i, text="y" * 500) for _ in range(50)])
+        for i in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(run.read_events()) == 400
+
+
+def test_a_torn_last_line_is_left_out(tmp_path):
+    file = tmp_path / "m.jsonl"
+    file.write_bytes(b'{"step": 1}\n{"step"')
+    assert list(runs.read_jsonl(file)) == [{"step": 1}]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    file = tmp_path / "run.json"
+    runs.write_atomic(file, "old")
+    with pytest.raises(UnicodeEncodeError):
+        runs.write_atomic(file, "new \udc80")
+    assert file.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_the_run_directory_is_its_owners_alone(tmp_path):
+    run = make_run(tmp_path, "demo-20260101-000000-aaaa")
+    assert run.path.stat().st_mode & 0o077 == 0
+
+
+def test_the_code_snapshot_has_a_hash_of_its_content(tmp_path):
+    source = tmp_path / "src"
+    (source / "sub").mkdir(parents=True)
+    (source / "a.py").write_text("a = 1\n")
+    (source / "sub" / "b.py").write_text("b = 1\n")
+    one, two = RunDir(tmp_path / "one"), RunDir(tmp_path / "two")
+    first = runs.snapshot_code(one, {"train": source, "agent.py": source / "a.py"})
+    assert first == runs.snapshot_code(two, {"train": source, "agent.py": source / "a.py"})
+    assert (one.code / "train" / "sub" / "b.py").read_text() == "b = 1\n"
+    (source / "a.py").write_text("a = 2\n")
+    assert first != runs.snapshot_code(two, {"train": source, "agent.py": source / "a.py"})
+
+
+def test_the_compiled_agent_is_used_where_the_python_is_ours_whatever_the_files_times_are(tmp_path):
+    run = RunDir(tmp_path / "one")
+    runs.snapshot_code(run, {"agent": assets.AGENT})
+    runs.compile_code(run.code / "agent")
+    os.utime(run.code / "agent" / "main.py", (1, 1))
+    argv = [sys.executable, "-S", "-v", "code/agent/__main__.py"]
+    said = subprocess.run(argv, cwd=run.path, capture_output=True, text=True).stderr
+    assert "/code/agent/__pycache__/main.cpython" in said
+    assert "# wrote" not in said

@@ -1,0 +1,164 @@
+"""The batch script: its options, its quoting, its limits, and its text."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher import render, slurm_plan, spec
+from launcher.errors import CompatibilityError, SpecError, TargetError
+from launcher.plan import RunPlan, plan
+from launcher.slurm_plan import check_limits, sbatch_line, script
+from launcher.slurm_states import Partition
+from launcher.slurm_target import slurm_target
+from launcher.spec import JobSpec, SlurmSpec
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "slurm"
+RUN = "zh-20261101-120000-abcd"
+
+
+def job(*overrides: str, **flags: Any) -> JobSpec:
+    return spec.load(None, overrides, {"program": ("true",), **flags}).spec
+
+
+def planned(*overrides: str) -> RunPlan:
+    asked = job(*overrides)
+    return plan(asked, slurm_target(asked), run_id=RUN)
+
+
+JOBS = {
+    "cpu": ("device=cpu", "slurm.nodes=4", "slurm.procs_per_node=2"),
+    "gpu": (
+        "slurm.nodes=4", "slurm.gpus_per_node=8", "slurm.partition=gpu", "slurm.account=lab", "slurm.time=04:00:00",
+        "slurm.cpus_per_task=32", "secrets=[HF_TOKEN]",
+        'slurm.sbatch={mail-type: END, comment: "it\'s \\"odd\\" $(id) 中文 #1", exclusive: null}',
+    ),
+    "elastic": ("device=cpu", "slurm.nodes=2", "elastic=true", "slurm.max_requeues=0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_the_script_is_the_reviewed_one_and_parses(name: str, tmp_path: Path) -> None:
+    text = render.render(planned(*JOBS[name]))["train.sbatch"]
+    (tmp_path / "train.sbatch").write_text(text)
+    subprocess.run(["bash", "-n", tmp_path / "train.sbatch"], check=True)
+    assert text == (GOLDEN / f"{name}.sbatch").read_text()
+
+
+def test_the_script_of_a_sweep_is_the_reviewed_one_and_parses(tmp_path: Path) -> None:
+    names = [f"zh-{index}-20261101-120000-abcd" for index in range(3)]
+    section = planned("device=cpu", "slurm.array_limit=2", "secrets=[HF_TOKEN]").slurm
+    assert section is not None
+    text = script(section, names, [f"../../{name}" for name in names], "zh-sweep-20261101-120000-abcd")
+    (tmp_path / "sweep.sbatch").write_text(text)
+    subprocess.run(["bash", "-n", tmp_path / "sweep.sbatch"], check=True)
+    assert text == (GOLDEN / "sweep.sbatch").read_text()
+
+
+def test_a_slurm_run_differs_from_an_ssh_run_on_as_many_hosts_only_in_names_and_ports() -> None:
+    asked = spec.load(None, ["device=cpu", "slurm.nodes=4", "train.zero_stage=2"], {"model.source": "random"}).spec
+    on_slurm = slurm_target(asked)
+    changes = {"backend": "ssh", "hosts": tuple((f"h{i}", 1) for i in range(4)), "master_addr": "10.0.0.1"}
+    over_ssh = type(on_slurm)(**{**{f: getattr(on_slurm, f) for f in on_slurm.__struct_fields__}, **changes})
+    first, second = (plan(asked, target, run_id=RUN) for target in (on_slurm, over_ssh))
+    table = [[(n.node_rank, n.procs, n.first_rank) for n in p.launch.nodes] for p in (first, second)]
+    assert table[0] == table[1] == [(0, 1, 0), (1, 1, 1), (2, 1, 2), (3, 1, 3)]
+    assert first.launch.env == second.launch.env
+    assert first.launch.argv == second.launch.argv
+    files = [render.render(p) for p in (first, second)]
+    assert files[0]["ds_config.json"] == files[1]["ds_config.json"]
+    assert files[0]["train.json"] == files[1]["train.json"]
+    assert files[0]["node.sh"] == files[1]["node.sh"]
+
+
+def test_a_requested_stop_gets_as_long_as_slurms_warning_leaves() -> None:
+    assert planned("slurm.signal_before=300").launch.stop_deadline == 280.0
+    assert planned("slurm.signal_before=10").launch.stop_deadline == 25.0
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        ("gpu", "--partition=gpu"),
+        ("a b", '--partition="a b"'),
+        ('q"x\\', '--partition="q\\"x\\\\"'),
+        ("$(id)", '--partition="$(id)"'),
+        ("", '--partition=""'),
+        (None, "--partition"),
+    ],
+)
+def test_values_are_quoted_as_sbatch_reads_them(value: str | None, line: str) -> None:
+    assert sbatch_line("partition", value) == line
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["slurm.sbatch={nodes: 3}"], "slurm.nodes"),
+        (["slurm.sbatch={output: x}"], "slurm.log"),
+        (["slurm.sbatch={'a b': x}"], "not the name"),
+        (['slurm.partition="a\\nb"'], "line break"),
+        (["slurm.time=4h"], "time limit"),
+    ],
+)
+def test_what_no_cluster_takes_is_refused_before_anything_is_written(overrides: list[str], message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        planned(*overrides)
+    assert message in f"{caught.value} {caught.value.hint}"
+
+
+def test_a_warning_longer_than_the_time_limit_is_refused() -> None:
+    with pytest.raises(CompatibilityError, match="signal_before 120 s leaves nothing"):
+        planned("slurm.time=00:02:00")
+
+
+GPU = Partition("gpu", True, True, 3600.0, 300.0, 4, 2)
+SHORT = Partition("short", False, True, 120.0, 60.0, 4, 0)
+DOWN = Partition("down", False, False, None, None, 4, 2)
+ALL = {"gpu": GPU, "short": SHORT, "down": DOWN}
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "parts"),
+    [
+        (SlurmSpec(partition="gpx"), 0, ("no partition 'gpx'", "did you mean 'gpu'", "down, gpu, short")),
+        (SlurmSpec(partition="down"), 0, ("is down",)),
+        (SlurmSpec(nodes=9), 0, ("9 nodes", "at most 4", "--nodes 4")),
+        (SlurmSpec(), 8, ("8 asked for", "at most 2", "--gpus-per-node 2")),
+        (SlurmSpec(partition="short"), 1, ("has none", "--device cpu")),
+        (SlurmSpec(time="02:00:00"), 0, ("allows 01:00:00", "queues itself again")),
+        (SlurmSpec(partition="short"), 0, ("00:01:00 unless it asks", "--time")),
+    ],
+)
+def test_what_the_partitions_cannot_run_is_refused_with_what_they_can(
+    asked: SlurmSpec, gpus: int, parts: tuple[str, ...]
+) -> None:
+    with pytest.raises(TargetError) as caught:
+        check_limits(asked, gpus, ALL)
+    for part in parts:
+        assert part in f"{caught.value} {caught.value.hint}"
+
+
+def test_one_of_several_partitions_that_can_run_the_job_is_enough() -> None:
+    check_limits(SlurmSpec(partition="gpu,short", time="00:30:00"), 2, ALL)
+    check_limits(SlurmSpec(nodes=99), 8, {})  # nothing known, nothing refused
+
+
+def test_a_sites_own_template_is_used_and_its_mistakes_are_told(tmp_path: Path) -> None:
+    own = tmp_path / "own.j2"
+    own.write_text("#!/bin/bash\n{% for line in sbatch %}\n#SBATCH {{ line }}\n{% endfor %}\necho {{ run_ids | sh }}\n")
+    assert render.render(planned(f"slurm.template={own}"))["train.sbatch"].endswith(f"echo {RUN}\n")
+    own.write_text("{{ sbtach }}")
+    with pytest.raises(SpecError, match="sbtach"):
+        render.render(planned(f"slurm.template={own}"))
+
+
+def test_no_secret_stands_in_any_file_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_never_written")
+    assert "hf_never_written" not in json.dumps(render.render(planned("secrets=[HF_TOKEN]")))
+
+
+def test_seconds_are_written_as_slurm_reads_them_back() -> None:
+    assert [slurm_plan.format_seconds(value) for value in (59, 3600, 90061)] == ["00:00:59", "01:00:00", "1-01:01:01"]

@@ -1,0 +1,126 @@
+"""The job file: what it accepts, and how clearly it refuses the rest."""
+
+from __future__ import annotations
+
+import pytest
+
+from launcher import spec
+from launcher.errors import SpecError
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text: str, name: str = "job.yaml"):
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def refusal(*args, **kwargs) -> SpecError:
+    with pytest.raises(SpecError) as caught:
+        spec.load(*args, **kwargs)
+    return caught.value
+
+
+def test_scalars_mean_what_people_mean(write):
+    job = spec.load(
+        write("train: {learning_rate: 2e-4, global_batch_size: 0x10}\nslurm: {time: 04:00:00}\nenv: {A: no, B: 1.0}\n")
+    ).spec
+    assert job.train.learning_rate == pytest.approx(2e-4)
+    assert job.train.global_batch_size == 16
+    assert job.slurm.time == "04:00:00"
+    assert job.env == {"A": "no", "B": "1.0"}
+
+
+def test_flags_win_over_the_file_and_set_wins_over_flags(write):
+    file = write("train: {epochs: 3}\nlora: {r: 4}\n")
+    job = spec.load(file, ["train.epochs=5"], {"train.epochs": 4, "lora.r": 8, "lora.alpha": None}).spec
+    assert (job.train.epochs, job.lora.r, job.lora.alpha) == (5, 8, 32)
+
+
+def test_an_unknown_key_names_the_nearest_known_one(write):
+    error = refusal(write("train: {learning_rte: 1}\n"))
+    assert "train.learning_rte" in str(error)
+    assert error.hint == "did you mean `train.learning_rate`?"
+
+
+def test_a_known_key_in_the_wrong_section_names_the_right_place():
+    assert refusal(None, ["data.epochs=2"]).hint == "did you mean `train.epochs`?"
+
+
+def test_an_unknown_key_far_from_all_lists_the_section():
+    assert "epochs" in (refusal(None, ["train.zzzzzz=2"]).hint or "")
+
+
+@pytest.mark.parametrize(
+    ("setting", "parts"),
+    [
+        ("train.epochs=many", ["train.epochs", "float", "'many'"]),
+        ("train.zero_stage=4", ["train.zero_stage", "0, 1, 2, 3", "4"]),
+        ("model.quantization=nf5", ["model.quantization", "nf4", "nf5"]),
+        ("train.global_batch_size=0", ["train.global_batch_size", "at least 1"]),
+        ("train.learning_rate=nan", ["train.learning_rate", "out of range"]),
+        ("lora.dropout=1.5", ["lora.dropout", "0 to 0.99"]),
+        ("env.A-B=1", ["A-B", "environment variable"]),
+        ("train=3", ["train", "3"]),
+    ],
+)
+def test_a_wrong_value_names_field_value_and_what_is_accepted(setting, parts):
+    text = str(refusal(None, [setting]))
+    assert [part for part in parts if part not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("train: {epochs: 1}\ntrain: {epochs: 2}\n", "line 2"),
+        ("train: [1, 2\n", "not valid YAML"),
+        ("- a\n- b\n", "expected a mapping"),
+        ("train: {? [a, b] : 1}\n", "plain word"),
+        ("a: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
+    ],
+)
+def test_a_file_that_is_not_a_job_says_where(write, text, part):
+    assert part in str(refusal(write(text)))
+
+
+def test_wrong_encoding_absent_file_and_directory_are_clear(tmp_path):
+    bad = tmp_path / "gbk.yaml"
+    bad.write_bytes("name: 训练".encode("gbk"))
+    assert "UTF-8" in str(refusal(bad))
+    assert "no such job file" in str(refusal(tmp_path / "none.yaml"))
+    assert "cannot read" in str(refusal(tmp_path))
+
+
+def test_paths_of_a_file_are_relative_to_it_and_those_of_flags_to_here(write, tmp_path, monkeypatch):
+    (tmp_path / "数据 $(x)").mkdir()
+    file = write("data: {train: a.jsonl, eval: [b.jsonl, {path: c.jsonl, weight: 2}]}\n", "数据 $(x)/job.yaml")
+    elsewhere = tmp_path / "else"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    job = spec.load(file).spec
+    assert job.data.train == str(file.parent / "a.jsonl")
+    assert job.data.eval[0] == str(file.parent / "b.jsonl")
+    assert (job.data.eval[1].path, job.data.eval[1].weight) == (str(file.parent / "c.jsonl"), 2)
+    assert spec.load(file, ["data.train=a.jsonl"]).spec.data.train == str(elsewhere / "a.jsonl")
+
+
+def test_a_local_model_directory_is_found_beside_the_file_and_a_hub_id_left_alone(write, tmp_path):
+    (tmp_path / "my-model").mkdir()
+    assert spec.load(write("model: {path: my-model}\n")).spec.model.path == str(tmp_path / "my-model")
+    assert spec.load(write("model: {path: Qwen/Qwen3-8B}\n")).spec.model.path == "Qwen/Qwen3-8B"
+
+
+def test_the_merged_job_loads_to_the_same_job_again(write, tmp_path):
+    import yaml
+
+    first = spec.load(write("name: 情感\ntrain: {learning_rate: 1e-3}\n"), ["lora.r=8", "env.X=a b"])
+    again = write(yaml.safe_dump(first.tree, allow_unicode=True), "again.yaml")
+    assert spec.load(again).spec == first.spec
+
+
+def test_empty_sections_and_an_empty_file_mean_the_defaults(write):
+    assert spec.load(write("ssh:\nslurm:\n")).spec == spec.JobSpec()
+    assert spec.load(write("")).spec == spec.JobSpec()

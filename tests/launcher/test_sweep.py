@@ -1,0 +1,155 @@
+"""Sweeps without a cluster: their points, their files, their order."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from launcher import spec, sweep
+from launcher.cli import cli
+from launcher.commands.report import table
+from launcher.errors import RunFailed, SpecError, UsageError
+from launcher.runs import RunDir, RunRecord
+from launcher.spec import Job
+
+
+def load(values: dict[str, Any]) -> Job:
+    return spec.load(None, [], {"program": ("true",), "name": "zh", **values})
+
+
+def test_values_are_read_as_yaml_and_lists_stand_in_brackets() -> None:
+    assert sweep.parse(
+        ["lora.r=8,16", "train.learning_rate=1e-4,2e-4", "lora.target_modules=auto,[q_proj,v_proj]"]
+    ) == {
+        "lora.r": [8, 16],
+        "train.learning_rate": [1e-4, 2e-4],
+        "lora.target_modules": ["auto", ["q_proj", "v_proj"]],
+    }
+
+
+@pytest.mark.parametrize("texts", [["lora.r"], ["=3"], ["lora.r="], ["lora.r=1", "lora.r=2"]])
+def test_what_is_no_sweep_is_an_error(texts: list[str]) -> None:
+    with pytest.raises(SpecError):
+        sweep.parse(texts)
+
+
+def test_points_are_every_combination_with_the_last_key_fastest() -> None:
+    assert sweep.combinations({"a": [1, 2], "b": [3, 4]}) == [
+        {"a": 1, "b": 3}, {"a": 1, "b": 4}, {"a": 2, "b": 3}, {"a": 2, "b": 4},
+    ]  # fmt: skip
+
+
+def test_each_point_is_a_checked_job_with_a_name_of_its_own() -> None:
+    points = sweep.points_of(["lora.r=8,16"], load, [])
+    assert [(job.spec.name, job.spec.lora.r, values) for job, values in points] == [
+        ("zh-0", 8, {"lora.r": 8}),
+        ("zh-1", 16, {"lora.r": 16}),
+    ]
+    with pytest.raises(SpecError, match=r"lora\.r"):
+        sweep.points_of(["lora.r=8,0"], load, [])
+
+
+def test_a_sweep_over_what_all_points_share_is_refused() -> None:
+    with pytest.raises(SpecError, match="both --sweep and --set"):
+        sweep.points_of(["lora.r=8,16"], load, ["lora.r=4"])
+    with pytest.raises(SpecError, match="share it"):
+        sweep.points_of(["slurm.nodes=1,2"], load, [], fixed=("slurm",))
+
+
+def test_points_follow_one_another_and_a_failing_one_does_not_end_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
+    seen: list[int] = []
+
+    def start(job: Job, run: RunDir) -> int:
+        seen.append(job.spec.lora.r)
+        if job.spec.lora.r == 8:
+            raise RunFailed("no")
+        run.path.mkdir()
+        run.save_record(RunRecord(run_id=run.run_id, name="zh", backend="local", created=1.0, state="SUCCEEDED"))
+        run.metrics.write_text('{"step": 1, "loss": 2.5}\n{"step": 2, "loss": 2.0}\n')
+        return 0
+
+    code = sweep.one_after_another(["lora.r=8,16,32"], load, [], start, backend="local")
+    assert (code, seen) == (1, [8, 16, 32])
+    (name,) = (path.name for path in (tmp_path / "sweeps").iterdir())
+    result = CliRunner().invoke(cli, ["report", name, "--json"], catch_exceptions=False)
+    rows = [json.loads(line) for line in result.output.splitlines()]
+    assert [(row["lora.r"], row["state"], row.get("loss_last")) for row in rows] == [
+        (8, "not started", None), (16, "SUCCEEDED", 2.0), (32, "SUCCEEDED", 2.0),
+    ]  # fmt: skip
+
+
+def test_ctrl_c_ends_the_whole_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
+    codes = iter([0, 130, 0])
+    assert sweep.one_after_another(["lora.r=1,2,3"], load, [], lambda *_: next(codes), backend="local") == 130
+    assert next(codes) == 0  # the third never started
+    (name,) = (path.name for path in (tmp_path / "sweeps").iterdir())
+    found = sweep.find(name)
+    assert found is not None
+    asked = []
+
+    def again(job: Job, run: RunDir) -> int:
+        asked.append((job.spec.lora.r, run.run_id))
+        return 0
+
+    assert sweep.resume_in_turn(found, again) == 0
+    assert asked == [(r, point.run) for r, point in zip((1, 2, 3), found.points, strict=True)]
+
+
+def test_the_table_has_a_dash_where_a_run_has_no_value() -> None:
+    text = table(
+        [{"run": "a", "lora.r": 8, "state": "SUCCEEDED", "loss_last": 1.23456}, {"run": "b", "state": "FAILED"}]
+    )
+    assert text.splitlines() == [
+        "run  lora.r  state      loss_last",
+        "a    8       SUCCEEDED  1.2346",
+        "b    -       FAILED     -",
+    ]
+
+
+def test_templates_eject_and_diff_show_what_a_site_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = CliRunner().invoke
+    assert run(cli, ["templates", "eject"], catch_exceptions=False, standalone_mode=False).exit_code == 0
+    own = tmp_path / "train.sbatch.j2"
+    same = run(cli, ["templates", "diff", str(own)], catch_exceptions=False, standalone_mode=False)
+    assert (same.return_value, same.output) == (0, "")
+    own.write_text(own.read_text().replace("set -uo pipefail", "set -euo pipefail"))
+    changed = run(cli, ["templates", "diff", str(own)], catch_exceptions=False, standalone_mode=False)
+    assert changed.return_value == 1
+    assert "-set -uo pipefail\n+set -euo pipefail\n" in changed.output
+
+
+def test_a_local_sweep_runs_its_points_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "local",
+        "--device",
+        "cpu",
+        "--sweep",
+        "env.POINT=one,two",
+        "--",
+        "bash",
+        "-c",
+        'echo "$POINT"; [ "$POINT" = two ] || [ -e "$HERE/let-it-pass" ]',
+    ]
+    monkeypatch.setenv("HERE", str(tmp_path))
+    result = CliRunner().invoke(cli, words, standalone_mode=False, catch_exceptions=False)
+    assert result.return_value == 1
+    logs = sorted(path.read_text() for path in tmp_path.glob("run-*/logs/node-0/rank-0.log"))
+    assert logs == ["one\n", "two\n"]
+    (name,) = (path.name for path in (tmp_path / "sweeps").iterdir())
+    rows = CliRunner().invoke(cli, ["report", name, "--json"], catch_exceptions=False).output.splitlines()
+    assert [json.loads(row)["state"] for row in rows] == ["FAILED", "SUCCEEDED"]
+    (tmp_path / "let-it-pass").touch()
+    assert CliRunner().invoke(cli, ["resume", name], standalone_mode=False, catch_exceptions=False).return_value == 0
+    rows = CliRunner().invoke(cli, ["report", name, "--json"], catch_exceptions=False).output.splitlines()
+    assert [json.loads(row)["state"] for row in rows] == ["SUCCEEDED", "SUCCEEDED"]
+    with pytest.raises(UsageError, match="have succeeded"):
+        CliRunner().invoke(cli, ["resume", name], standalone_mode=False, catch_exceptions=False)

@@ -1,0 +1,44 @@
+"""The README's Slurm lines on a real cluster, word for word but for the cluster's size."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from launcher.runs import RunDir
+from tests.slurm.conftest import Zl
+from tests.train.conftest import write_records
+
+ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
+OUR_SIZE = {"8": "2", "04:00:00": "00:30:00"}
+"""Four nodes of eight GPUs for four hours are more than the test cluster has."""
+
+
+def zlaunch_lines(readme: str) -> list[list[str]]:
+    """Words of each `.venv/bin/zlaunch ...` line of the page's Slurm section."""
+    section = re.search(r"^## Slurm\n(.*?)^## ", (ROOT / readme).read_text(encoding="utf-8"), re.M | re.S)
+    assert section is not None
+    lines = [line for line in section[1].splitlines() if line.startswith(".venv/bin/zlaunch")]
+    return [[OUR_SIZE.get(word, word) for word in shlex.split(line, comments=True)[1:]] for line in lines]
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
+def test_the_readmes_lines_lead_from_nothing_to_a_queued_job_of_four_nodes(zl: Zl, readme: str) -> None:
+    init, *others = zlaunch_lines(readme)
+    zl(*init)
+    job = zl.home / "job.yaml"
+    (zl.home / "data").mkdir()
+    text = job.read_text(encoding="utf-8")
+    for name in re.findall(r"data/\w+\.jsonl", text):
+        write_records(zl.home / name, 80)
+    submitted = [(words, zl(*words)) for words in others]
+    assert [words[0] for words, _ in submitted] == ["slurm", "slurm", "status"]
+    assert "#SBATCH --nodes=4" in submitted[0][1]
+    run = RunDir(max(zl.runs.glob("*/run.json")).parent)
+    assert run.record.ids[0].isdigit()
+    assert run.run_id in submitted[2][1]
+    assert zl.cluster.run(["scontrol", "show", "job", run.record.ids[0]]).stdout.count("NumNodes=4") == 1

@@ -1,0 +1,81 @@
+"""The house's rules on who may import whom (ARCHITECTURE.md, "Imports")."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEAVY = {"torch", "transformers", "unsloth", "deepspeed", "peft", "datasets", "bitsandbytes", "trl", "accelerate"}
+TRAIN_FOR_LAUNCHER = {"train", "train.config", "train.families", "train.memory", "train.compat"}
+STDLIB_ONLY = [*sorted((ROOT / "launcher/agent").glob("*.py")), ROOT / "launcher/farend.py"]
+PURE_TRAIN = ["train/config.py", "train/families.py", "train/memory.py", "train/compat.py"]
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of every module that a file imports, at any depth of it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            is_package = (ROOT / node.module.replace(".", "/")).is_dir()
+            found |= names if is_package else {node.module}
+    return found
+
+
+def files(package: str) -> list[Path]:
+    return sorted(path for path in (ROOT / package).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", files("launcher"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_launcher_imports_nothing_heavy_and_only_the_pure_part_of_train(path):
+    names = imports(path)
+    assert {name for name in names if name.split(".")[0] in HEAVY} == set()
+    from_train = {name for name in names if name.split(".")[0] == "train"}
+    assert {name for name in from_train if name not in TRAIN_FOR_LAUNCHER} == set()
+
+
+@pytest.mark.parametrize("path", files("train"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_training_program_never_imports_the_launcher(path):
+    assert {name for name in imports(path) if name.split(".")[0] == "launcher"} == set()
+
+
+@pytest.mark.parametrize("name", [name for name in PURE_TRAIN if (ROOT / name).exists()])
+def test_what_the_launcher_takes_from_train_needs_no_torch(name):
+    allowed = sys.stdlib_module_names | {"msgspec", "train", "__future__"}
+    assert {module for module in imports(ROOT / name) if module.split(".")[0] not in allowed} == set()
+
+
+@pytest.mark.parametrize("path", STDLIB_ONLY, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_runs_on_bare_hosts_is_standard_library(path):
+    allowed = sys.stdlib_module_names | {"agent"}  # there the package is `agent`
+    assert {module for module in imports(path) if module.split(".")[0] not in allowed} == set()
+
+
+LAYERS = ("errors", "spec", "plan", "render", "submit", "commands", "cli")
+"""Lower names know nothing of those behind them."""
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_imports_point_one_way(layer):
+    above = {f"launcher.{name}" for name in LAYERS[LAYERS.index(layer) + 1 :]}
+    own = files("launcher/commands") if layer == "commands" else [ROOT / "launcher" / f"{layer}.py"]
+    found = set().union(*(imports(path) for path in own))
+    assert {name for name in found if any(name == up or name.startswith(up + ".") for up in above)} == set()
+
+
+def test_help_loads_no_heavy_module_and_no_command():
+    code = (
+        "import sys\nfrom click.testing import CliRunner\nfrom launcher.cli import cli\n"
+        "assert CliRunner().invoke(cli, ['--help']).exit_code == 0\n"
+        "print([m for m in sys.modules if m.split('.')[0] in "
+        "('torch', 'rich', 'fabric', 'msgspec', 'yaml', 'jinja2') or m.startswith('launcher.commands')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"

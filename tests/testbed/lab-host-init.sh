@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# PID 1 of one simulated host, in namespaces of its own: builds the host's file system, enters it, runs sshd.
+# usage: BIND="/dir ..." lab-host-init.sh ROOT I
+set -euo pipefail
+ROOT=$1 I=$2
+hostname "node$I"
+mount --make-rprivate /
+disk=$ROOT/upper/node$I
+mkdir -p "$disk"
+mount -t tmpfs -o size=1g,mode=755 tmpfs "$disk"
+mkdir "$disk"/{up,work,root}
+mount -t overlay overlay -o "lowerdir=/,upperdir=$disk/up,workdir=$disk/work" "$disk/root"
+new=$disk/root
+mount -t proc proc "$new/proc"
+mount --rbind /sys "$new/sys"
+mount --rbind /dev "$new/dev"
+mount -t tmpfs -o mode=1777 tmpfs "$new/dev/shm"            # shared memory is a host's own
+mount -t tmpfs -o mode=755 tmpfs "$new/run"
+mkdir -p "$new/run/sshd"
+mount -t tmpfs -o mode=700 tmpfs "$new/root"                # an empty home: nobody's ~/.bashrc
+mount -t tmpfs -o mode=1777 tmpfs "$new/tmp"
+mkdir -p "$new$ROOT"
+mount -t tmpfs -o mode=755 tmpfs "$new$ROOT"                # a host sees of the lab only what is bound below
+for directory in "$ROOT/ssh" "$ROOT/shared" $BIND; do
+  mkdir -p "$new$directory"
+  mount --bind "$directory" "$new$directory"
+done
+cp "$ROOT/hosts" "$new/etc/hosts"
+echo "node$I" > "$new/etc/hostname"
+: > "$new/etc/resolv.conf"
+cd "$new"
+# As PID 1 bash reaps the orphans of this host: `wait -n` returns when sshd ends or a child was collected.
+exec chroot "$new" /bin/bash -c '
+  trap "exit 0" TERM
+  /usr/sbin/sshd -D -e -f "$0/ssh/sshd$1.conf" &
+  while :; do wait -n || sleep 1; sleep 0.2; done' "$ROOT" "$I"

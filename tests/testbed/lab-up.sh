@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# N simulated hosts, node1..nodeN at NET.11, NET.12, ...: each has its own network, hostname, processes, IPC, a private
+# writable file system (an overlay on tmpfs over this machine's own) and a real sshd. ROOT/shared is their NFS.
+# usage: TAG=zl0 NET=10.97.0 [BIND="/dir /dir"] lab-up.sh ROOT N        (stops an older lab of the same ROOT first)
+# The bridge is named TAGbr, the cables TAGv1.., the network namespaces TAG-node1..; two labs need two TAGs and NETs.
+set -euo pipefail
+ROOT=${1:?} N=${2:?}; : "${TAG:?}" "${NET:?}"
+HERE=$(cd "$(dirname "$0")" && pwd)
+. "$HERE/common.sh"
+bash "$HERE/lab-down.sh" "$ROOT"
+mkdir -p "$ROOT"/{ssh,run,shared,upper}
+chmod 755 "$ROOT" "$ROOT/ssh"
+printf 'TAG=%q\nNET=%q\nN=%q\nBIND=%q\n' "$TAG" "$NET" "$N" "${BIND:-}" > "$ROOT/lab.env"
+
+# Nothing may leak to the default route while a host is down: an address of the lab that has no cable is unreachable.
+ip route replace blackhole "$NET.0/24" metric 4096
+ip link add "${TAG}br" type bridge
+ip addr add "$NET.1/24" dev "${TAG}br"
+ip link set "${TAG}br" up
+
+ssh-keygen -q -t ed25519 -N '' -C testbed -f "$ROOT/ssh/id_ed25519"
+cp "$ROOT/ssh/id_ed25519.pub" "$ROOT/ssh/authorized_keys"
+{ echo "127.0.0.1 localhost"; echo "$NET.1 ctl"; for i in $(seq 1 "$N"); do echo "$NET.$((10 + i)) node$i"; done; } > "$ROOT/hosts"
+
+for i in $(seq 1 "$N"); do
+  address=$NET.$((10 + i)) namespace=$TAG-node$i
+  ip netns add "$namespace"
+  ip link add "${TAG}v$i" type veth peer name eth0 netns "$namespace"
+  ip link set "${TAG}v$i" master "${TAG}br" up
+  ip -n "$namespace" addr add "$address/24" dev eth0
+  ip -n "$namespace" link set eth0 up
+  ip -n "$namespace" link set lo up
+
+  ssh-keygen -q -t ed25519 -N '' -C "node$i" -f "$ROOT/ssh/hostkey$i"
+  key=$(cut -d' ' -f1,2 "$ROOT/ssh/hostkey$i.pub")
+  printf '%s %s\n' "node$i" "$key" "$address" "$key" >> "$ROOT/ssh/known_hosts"
+  printf 'Host node%s\n  HostName %s\n  HostKeyAlias node%s\n' "$i" "$address" "$i" >> "$ROOT/ssh/config"
+  { printf 'Port 22\nListenAddress %s\nHostKey %s\nPidFile none\n' "$address" "$ROOT/ssh/hostkey$i"
+    sshd_options "$ROOT/ssh/authorized_keys"; } > "$ROOT/ssh/sshd$i.conf"
+done
+ssh_client_options "$ROOT/ssh" >> "$ROOT/ssh/config"
+
+for i in $(seq 1 "$N"); do bash "$HERE/lab-host.sh" "$ROOT" "$i" nowait; done
+for i in $(seq 1 "$N"); do
+  wait_for 10 bash -c "exec 3<>/dev/tcp/$NET.$((10 + i))/22" || { cat "$ROOT/run/node$i.log" >&2; exit 1; }
+done

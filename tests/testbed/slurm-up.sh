@@ -1,0 +1,113 @@
+#!/usr/bin/env bash
+# A real Slurm cluster of N nodes on one machine; all of its state lies under ROOT.
+#   flat:    N slurmd on this machine (several slurmd, one file system)
+#   LAB=DIR  one slurmd inside each host of a lab; ROOT must then lie under DIR/shared
+# usage: BASE_PORT=26800 [LAB=DIR] slurm-up.sh ROOT N [accounting]
+# Ports: controller BASE_PORT, slurmdbd +1, MariaDB +2, slurmd i +100+i.
+# Other knobs (environment): CRED_EXPIRE seconds (a requeued job waits at least twice that), SLURMD_TIMEOUT seconds.
+set -euo pipefail
+ROOT=${1:?} N=${2:?} ACCOUNTING=${3:-}; : "${BASE_PORT:?}"
+LAB=${LAB:-}
+HERE=$(cd "$(dirname "$0")" && pwd)
+. "$HERE/common.sh"
+bash "$HERE/slurm-down.sh" "$ROOT"
+mkdir -p "$ROOT"/{etc,log,run,state,spool,munge,munge-run,dev}
+chmod 755 "$ROOT" "$ROOT"/*
+chmod 700 "$ROOT/munge"
+controller=127.0.0.1
+if [ -n "$LAB" ]; then . "$LAB/lab.env"; controller=$NET.1; : > "$ROOT/lab"; fi
+
+# Two GPUs a node that are only device files (the numbers of /dev/null): enough for --gres, never used.
+for gpu in 0 1; do mknod -m 666 "$ROOT/dev/nvidia$gpu" c 1 3; done
+
+# munge with its own key and socket; it insists on directories that only their owner may write.
+dd if=/dev/urandom of="$ROOT/munge/munge.key" bs=1 count=1024 status=none
+chmod 400 "$ROOT/munge/munge.key"
+munged --key-file="$ROOT/munge/munge.key" --socket="$ROOT/munge-run/munge.socket" --pid-file="$ROOT/munge/munged.pid" \
+  --log-file="$ROOT/munge/munged.log" --seed-file="$ROOT/munge/munged.seed" --force 2>/dev/null
+
+if [ -n "$ACCOUNTING" ]; then
+  storage="AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=localhost
+AccountingStoragePort=$((BASE_PORT + 1))
+AccountingStoragePass=$ROOT/munge-run/munge.socket
+AccountingStorageTRES=gres/gpu
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=5"
+else
+  storage="AccountingStorageType=accounting_storage/none"
+fi
+hardware="CPUs=4 Boards=1 SocketsPerBoard=1 CoresPerSocket=4 ThreadsPerCore=1 RealMemory=4000 Gres=gpu:h200:2 State=UNKNOWN"
+if [ -n "$LAB" ]; then
+  nodes=$(for i in $(seq 1 "$N"); do echo "NodeName=node$i NodeAddr=$NET.$((10 + i)) Port=$((BASE_PORT + 100)) $hardware"; done)
+else
+  nodes="NodeName=node[1-$N] NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 Port=[$((BASE_PORT + 101))-$((BASE_PORT + 100 + N))] $hardware"
+fi
+cat > "$ROOT/etc/slurm.conf" <<CONF
+ClusterName=zlaunch
+SlurmctldHost=$(hostname -s)($controller)
+SlurmctldPort=$BASE_PORT
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket=$ROOT/munge-run/munge.socket,cred_expire=${CRED_EXPIRE:-6}
+CredType=cred/munge
+StateSaveLocation=$ROOT/state
+SlurmdSpoolDir=$ROOT/spool/%n
+SlurmctldPidFile=$ROOT/run/slurmctld.pid
+SlurmdPidFile=$ROOT/run/slurmd-%n.pid
+SlurmctldLogFile=$ROOT/log/slurmctld.log
+SlurmdLogFile=$ROOT/log/slurmd-%n.log
+SlurmctldDebug=info
+SlurmdDebug=info
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SwitchType=switch/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SchedulerType=sched/backfill
+SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0,sched_min_interval=10000
+SlurmdParameters=config_overrides
+ReturnToService=2
+SlurmctldTimeout=10
+SlurmdTimeout=${SLURMD_TIMEOUT:-10}
+InactiveLimit=0
+MinJobAge=600
+KillWait=3
+Waittime=0
+BatchStartTimeout=5
+MessageTimeout=10
+TCPTimeout=2
+GresTypes=gpu
+PropagateResourceLimitsExcept=MEMLOCK
+$storage
+$nodes
+PartitionName=gpu Nodes=ALL Default=YES MaxTime=01:00:00 DefaultTime=00:05:00 State=UP
+PartitionName=short Nodes=ALL MaxTime=00:02:00 DefaultTime=00:01:00 State=UP
+CONF
+cat > "$ROOT/etc/gres.conf" <<CONF
+AutoDetect=off
+NodeName=node[1-$N] Name=gpu Type=h200 File=$ROOT/dev/nvidia[0-1]
+CONF
+cat > "$ROOT/etc/cgroup.conf" <<CONF
+CgroupPlugin=cgroup/v1
+CgroupAutomount=no
+ConstrainCores=no
+ConstrainDevices=no
+ConstrainRAMSpace=no
+CONF
+
+export SLURM_CONF=$ROOT/etc/slurm.conf
+[ -z "$ACCOUNTING" ] || bash "$HERE/slurm-accounting.sh" "$ROOT" "$BASE_PORT"
+slurmctld -f "$SLURM_CONF" >/dev/null 2>&1
+for i in $(seq 1 "$N"); do
+  mkdir -p "$ROOT/spool/node$i"
+  if [ -n "$LAB" ]; then
+    ssh -n -F "$LAB/ssh/config" "node$i" "/usr/sbin/slurmd -f $SLURM_CONF -N node$i >/dev/null 2>&1"
+  else
+    slurmd -f "$SLURM_CONF" -N "node$i" >/dev/null 2>&1
+  fi
+done
+idle() { [ "$(sinfo -h -p gpu -t idle -o %D 2>/dev/null)" = "$N" ]; }
+wait_for 20 idle || { sinfo -N -l >&2; tail -n 5 "$ROOT"/log/slurm*.log >&2; exit 1; }

@@ -1,0 +1,244 @@
+"""The compatibility gate: each refusal, its reason, its advice; and that the claims are true where a CPU can tell."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from train import compat, families
+from train.compat import Settings, check, corrected, engine_for
+from train.config import Data, Lora, Model, TrainConfig, Training
+
+FAMILY = {family.name: family for family in families.FAMILIES}
+
+REFUSED: list[tuple[dict[str, Any], str, str]] = [
+    ({"family": FAMILY["chatglm2"], "engine": "fused"}, "no fused layers", "train.engine: auto"),
+    ({"engine": "fused", "quantization": "int8"}, "int8", "train.engine: auto"),
+    ({"engine": "fused", "zero_stage": 3}, "ZeRO-3", "train.engine: auto"),
+    ({"engine": "fused", "dora": True}, "DoRA", "train.engine: auto"),
+    ({"engine": "fused", "dropout": True}, "dropout", "train.engine: auto"),
+    ({"engine": "fused", "wide": True}, "nothing else", "train.engine: auto"),
+    ({"engine": "fused", "dtype": "float16"}, "bfloat16", "train.engine: auto"),
+    ({"family": FAMILY["baichuan-alibi"], "engine": "unsloth"}, "ALiBi", "train.engine: peft"),
+    ({"family": FAMILY["chatglm2"], "engine": "unsloth"}, "GLM", "train.engine: peft"),
+    ({"engine": "unsloth", "quantization": "int8"}, "int8", "train.engine: peft"),
+    ({"engine": "unsloth", "quantization": "nf4", "zero_stage": 3}, "ZeRO-3", "train.engine: peft"),
+    ({"engine": "unsloth", "dora": True}, "DoRA", "train.engine: peft"),
+    ({"engine": "unsloth", "adapter": True}, "adapter", "train.engine: peft"),
+    ({"engine": "unsloth", "device": "cpu", "init": "pissa"}, "PiSSA", "train.engine: peft"),
+    ({"quantization": "int8", "zero_stage": 3}, "bitsandbytes issue 1451", "train.zero_stage: 2"),
+    ({"init": "pissa", "quantization": "nf4"}, "decomposed", "lora.init: default"),
+    ({"init": "pissa", "quantization": "int8"}, "decomposed", "lora.init: default"),
+    ({"init": "pissa", "zero_stage": 3}, "no rank has them", "train.zero_stage: 2"),
+    ({"init": "pissa", "adapter": True}, "existing adapter", "lora.init: default"),
+    ({"init": "pissa", "dora": True}, "DoRA", "lora.init: default"),
+    ({"dora": True, "quantization": "int8"}, "norms", "model.quantization: nf4"),
+    ({"dora": True, "quantization": "nf4", "zero_stage": 3}, "no rank has them", "train.zero_stage: 2"),
+    ({"dora": True, "zero_stage": 3}, "no rank has them", "train.zero_stage: 2"),
+    ({"family": families.ANY, "packing": "pack"}, "see each other", "train.packing: bucket"),
+    ({"dtype": "float16", "capability": (8, 0)}, "bfloat16", "model.dtype: bfloat16"),
+    ({"dtype": "float16", "capability": (9, 0)}, "bfloat16", "model.dtype: bfloat16"),
+    ({"dtype": "bfloat16", "capability": (7, 5)}, "emulation", "model.dtype: float16"),
+    ({"dtype": "float16", "device": "cpu"}, "CPU", "model.dtype: float32"),
+    ({"offload": "cpu"}, "DeepSpeed", "train.zero_stage: 2"),
+    ({"offload": "cpu", "zero_stage": 2, "device": "cpu"}, "no GPU", "train.offload: none"),
+]
+
+ALLOWED: list[dict[str, Any]] = [
+    {},
+    {"engine": "fused", "quantization": "nf4", "zero_stage": 2, "packing": "pack", "adapter": True},
+    {"family": FAMILY["baichuan"], "engine": "fused"},
+    {"family": FAMILY["mistral"], "packing": "pack"},
+    {"engine": "unsloth"},
+    {"engine": "unsloth", "zero_stage": 3},
+    {"engine": "unsloth", "quantization": "nf4", "zero_stage": 2},
+    {"engine": "unsloth", "packing": "pack"},
+    {"quantization": "nf4", "zero_stage": 3},
+    {"quantization": "int8", "zero_stage": 2},
+    {"dora": True, "quantization": "nf4"},
+    {"init": "pissa", "zero_stage": 2},
+    {"dora": True, "zero_stage": 2},
+    {"offload": "cpu", "zero_stage": 1},
+    {"dtype": "float16", "capability": (7, 5)},
+    {"dtype": "bfloat16", "device": "cpu"},
+    {"family": FAMILY["baichuan-alibi"], "engine": "peft", "quantization": "nf4", "packing": "pack"},
+    {"family": FAMILY["chatglm3"], "engine": "peft", "packing": "pack"},
+    {"family": families.ANY, "engine": "unsloth"},
+]
+
+
+@pytest.mark.parametrize(("settings", "reason", "instead"), REFUSED, ids=str)
+def test_what_cannot_work_is_refused_with_its_reason_and_what_does(
+    settings: dict[str, Any], reason: str, instead: str
+) -> None:
+    refusals = check(Settings(**settings))
+    assert any(reason in refusal.reason and refusal.instead == instead for refusal in refusals), refusals
+    assert check(corrected(Settings(**settings))) == []
+
+
+@pytest.mark.parametrize("settings", ALLOWED, ids=str)
+def test_what_works_is_not_refused(settings: dict[str, Any]) -> None:
+    assert check(Settings(**settings)) == []
+
+
+def test_every_rule_has_a_refusal_in_this_file_unless_no_family_needs_it_today() -> None:
+    hit = {rule for rule in compat.RULES for settings, _, _ in REFUSED if rule.applies(Settings(**settings))}
+    silent = [rule.key for rule in compat.RULES if rule not in hit]
+    assert silent == ["model.quantization", "train.zero_stage"]  # a family's own limits: all take everything
+    assert all(len(f.quantizations) == 3 and len(f.zero_stages) == 4 for f in families.FAMILIES)
+
+
+def test_a_familys_own_limits_are_refused_too() -> None:
+    limited = families.Family("limited", "Limited", quantizations=("none",), zero_stages=(0, 1))
+    refusals = check(Settings(family=limited, quantization="nf4", zero_stage=3))
+    assert [refusal.instead for refusal in refusals] == ["model.quantization: none", "train.zero_stage: 1"]
+
+
+def test_the_advice_leads_to_working_settings_from_every_combination() -> None:
+    values: dict[str, tuple[Any, ...]] = {
+        "family": families.FAMILIES,
+        "engine": ("auto", "fused", "unsloth", "peft"),
+        "quantization": ("none", "nf4", "int8"),
+        "dtype": ("auto", "float16", "bfloat16"),
+        "device": ("cuda", "cpu"),
+        "capability": (None, (7, 5), (9, 0)),
+        "zero_stage": (0, 2, 3),
+        "offload": ("none", "cpu"),
+        "packing": ("bucket", "pack"),
+        "dora": (False, True),
+        "init": ("default", "pissa"),
+        "adapter": (False, True),
+        "dropout": (False, True),
+        "wide": (False, True),
+    }
+    assert set(values) == {field.name for field in fields(Settings)}
+    # What the user meant is not changed.
+    kept = ("family", "device", "capability", "dora", "adapter", "dropout", "wide")
+    combinations = itertools.islice(
+        itertools.product(*values.values()), 0, None, 53
+    )  # 53 shares no factor with the sizes
+    for combination in combinations:
+        settings = Settings(**dict(zip(values, combination, strict=True)))
+        end = corrected(settings)
+        assert check(end) == []
+        assert all(getattr(end, name) == getattr(settings, name) for name in kept)
+
+
+def test_the_engine_chosen_for_auto_is_never_one_that_the_gate_refuses() -> None:
+    for family, quantization, device, zero, dora, dropout, wide in itertools.product(
+        families.FAMILIES, ("none", "nf4", "int8"), ("cuda", "cpu"), range(4), *[(False, True)] * 3
+    ):
+        settings = Settings(family=family, quantization=quantization, device=device, zero_stage=zero, dora=dora)
+        settings = replace(settings, dropout=dropout, wide=wide)
+        engine, reason = engine_for(settings)
+        refusals = check(replace(settings, engine=engine))
+        assert [refusal for refusal in refusals if "train.engine" in refusal.instead] == []
+        assert reason
+
+
+def test_settings_are_read_from_a_training_configuration() -> None:
+    config = TrainConfig(
+        run_id="r",
+        device="cpu",
+        model=Model(quantization="int8", dtype="float32"),
+        data=Data(),
+        lora=Lora(init="pissa", adapter="a", dropout=0.1, target_modules=("lm_head",)),
+        train=Training(
+            global_batch_size=1, micro_batch_size=1, gradient_accumulation_steps=1, zero_stage=3, engine="unsloth"
+        ),
+    )
+    settings = Settings.of(config, families.BAICHUAN, (8, 6))
+    assert settings == Settings(
+        family=families.BAICHUAN,
+        engine="unsloth",
+        quantization="int8",
+        dtype="float32",
+        device="cpu",
+        capability=(8, 6),
+        zero_stage=3,
+        init="pissa",
+        adapter=True,
+        dropout=True,
+        wide=True,
+    )
+
+
+# ---------------------------------------------------------------- the claims, tried on a CPU
+
+
+def train_a_little(place: Path, kind: str, quantization: str, **lora: Any) -> list[float]:
+    """Losses of six steps of plain PEFT on a tiny model."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("bitsandbytes")
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GlmConfig, LlamaConfig
+
+    from train import alibi
+
+    alibi.register()
+    shape = {"vocab_size": 256, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    shape |= {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16, "pad_token_id": 0, "eos_token_id": 2}
+    torch.manual_seed(0)
+    configs = {"llama": LlamaConfig, "glm": GlmConfig, "alibi": alibi.AlibiLlamaConfig}
+    AutoModelForCausalLM.from_config(configs[kind](**shape)).save_pretrained(place)
+    bits = {"nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "int8": {"load_in_8bit": True}}
+    options = {} if quantization == "none" else {"quantization_config": BitsAndBytesConfig(**bits[quantization])}
+    model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **options)
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    if options:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    targets = families.GLM_TARGETS if kind == "glm" else families.LLAMA_TARGETS
+    model = get_peft_model(model, LoraConfig(r=4, target_modules=list(targets), task_type="CAUSAL_LM", **lora))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    ids = torch.randint(3, 256, (1, 12), generator=torch.Generator().manual_seed(0))
+    losses = []
+    for _ in range(6):
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
+@pytest.mark.parametrize("kind", ["llama", "glm", "alibi"])
+def test_every_layout_trains_in_every_quantisation(kind: str, quantization: str, tmp_path: Path) -> None:
+    losses = train_a_little(tmp_path, kind, quantization)
+    assert losses[-1] < losses[0] - 0.1
+
+
+@pytest.mark.train
+@pytest.mark.parametrize(
+    ("quantization", "lora"),
+    [("none", {"use_dora": True}), ("nf4", {"use_dora": True}), ("none", {"init_lora_weights": "pissa"})],
+    ids=str,
+)
+def test_the_allowed_kinds_of_lora_train(quantization: str, lora: dict[str, Any], tmp_path: Path) -> None:
+    losses = train_a_little(tmp_path, "llama", quantization, **lora)
+    assert losses[-1] < losses[0] - 0.1
+
+
+@pytest.mark.train
+@pytest.mark.parametrize(
+    ("quantization", "lora", "error"),
+    [
+        ("nf4", {"init_lora_weights": "pissa"}, TypeError),
+        ("int8", {"init_lora_weights": "pissa"}, TypeError),
+        ("int8", {"use_dora": True}, AttributeError),
+    ],
+    ids=str,
+)
+def test_the_refused_kinds_of_lora_do_not_train(
+    quantization: str, lora: dict[str, Any], error: type[Exception], tmp_path: Path
+) -> None:
+    """When one of these begins to work, its rule can go."""
+    with pytest.raises(error):
+        train_a_little(tmp_path, "llama", quantization, **lora)

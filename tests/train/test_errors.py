@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from train.config import Data, Lora, Model, TrainConfig, Training
+from train.errors import DataError, UserError, account, memory_advice, report
+from train.rundir import RunDir
+
+
+def config(**train: object) -> TrainConfig:
+    numbers = {"global_batch_size": 32, "micro_batch_size": 8, "gradient_accumulation_steps": 4, **train}
+    return TrainConfig(
+        run_id="r",
+        device="cuda",
+        model=Model(),
+        data=Data(),
+        lora=Lora(),
+        train=Training(**numbers),  # type: ignore[arg-type]
+    )
+
+
+def test_out_of_memory_names_three_settings_with_the_numbers_of_this_run() -> None:
+    class OutOfMemoryError(RuntimeError):
+        pass
+
+    told = account(OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore"), config())
+    assert told.cause == "out_of_memory"
+    assert "micro batch 8 x up to 2048 tokens" in told.message
+    assert len(told.advice) == 3
+    assert told.advice[0].startswith("train.micro_batch_size=4 (now 8; accumulation becomes 8, the global batch of 32")
+
+
+def test_advice_leaves_out_what_is_already_set() -> None:
+    advice = memory_advice(config(micro_batch_size=1, gradient_accumulation_steps=32, gradient_checkpointing=True))
+    assert [line.partition("=")[0] for line in advice] == ["model.quantization", "data.max_length", "train.offload"]
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "status"),
+    [
+        (UserError("no"), "bad_configuration", 2),
+        (DataError("no"), "data", 2),
+        (OSError(errno.ENOSPC, "No space left on device", "/x/state"), "disk_full", 1),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "disk_full", 1),
+        (RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer"), "nccl", 1),
+        (KeyError("x"), "bug", 1),
+    ],
+)
+def test_every_end_has_a_cause_and_an_exit_status(
+    error: Exception, cause: str, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report(error, RunDir(tmp_path), None, 3) == status
+    told = json.loads((tmp_path / "errors" / "rank-3.json").read_text())
+    assert told["cause"] == cause
+    assert told["rank"] == 3
+    assert ("KeyError" in capsys.readouterr().err) == (cause == "bug")

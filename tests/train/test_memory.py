@@ -1,0 +1,183 @@
+"""The arithmetic of memory and work, against known models and against measured peaks."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import pytest
+
+from train import memory
+from train.memory import GIB, SHAPES, Setting, Shape, predict
+
+KNOWN = {  # parameters as the models' own cards and checkpoints count them
+    "llama3-8b": 8_030_261_248,
+    "llama3-70b": 70_553_706_496,
+    "llama3.2-1b": 1_235_814_400,
+    "qwen2.5-7b": 7_615_616_512,
+    "qwen3-8b": 8_190_735_360,
+    "qwen3-0.6b": 596_049_920,
+    "mistral-7b": 7_248_023_552,
+    "llama2-7b": 6_738_415_616,
+    "baichuan2-7b": 7_505_973_248,
+    "glm2-6b": 6_243_584_000,
+    "smollm2-135m": 134_515_008,
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_parameters_of_known_models_are_counted_exactly(name: str) -> None:
+    # ChatGLM counts its rotary table as a parameter: 32 numbers
+    assert SHAPES[name].parameters == pytest.approx(KNOWN[name], abs=32)
+
+
+def test_lora_weights_are_counted_exactly() -> None:
+    assert memory.lora_parameters(SHAPES["llama3-8b"], 16) == 41_943_040
+    assert memory.lora_parameters(SHAPES["llama3-8b"], 8, ("q_proj", "v_proj")) == 3_407_872
+    assert memory.lora_parameters(SHAPES["glm2-6b"], 8, ("query_key_value",)) > 0
+
+
+def test_shapes_come_from_config_json_of_every_family() -> None:
+    llama = {
+        "model_type": "llama", "num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 14336,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256,
+    }  # fmt: skip
+    assert memory.from_config(llama) == SHAPES["llama3-8b"]
+    chatglm = {
+        "model_type": "chatglm", "num_layers": 28, "hidden_size": 4096, "ffn_hidden_size": 13696, "kv_channels": 128,
+        "num_attention_heads": 32, "multi_query_attention": True, "multi_query_group_num": 2,
+        "padded_vocab_size": 65024, "add_qkv_bias": True,
+    }  # fmt: skip
+    assert replace(memory.from_config(chatglm), family="glm") == SHAPES["glm2-6b"]
+    assert memory.from_config({"text_config": llama}) == SHAPES["llama3-8b"]
+    qwen3 = {**llama, "model_type": "qwen3", "head_dim": 128, "tie_word_embeddings": True}
+    assert memory.from_config(qwen3).qk_norm
+    assert memory.from_config(qwen3).tied
+    with pytest.raises(memory.UnknownShape, match="num_hidden_layers"):
+        memory.from_config({"hidden_size": 8})
+    with pytest.raises(memory.UnknownShape, match="experts"):
+        memory.from_config({**llama, "num_experts": 64})
+
+
+@pytest.mark.parametrize(
+    "name", ["meta-llama/Llama-3.1-8B-Instruct", "llama3-8b", "8b", "Qwen/Qwen3-8B", "THUDM/chatglm2-6b"]
+)
+def test_models_are_known_by_the_names_people_use(name: str) -> None:
+    assert memory.named(name) is not None
+    assert memory.named("somebody/own-model") is None
+
+
+def peak(**changes: object) -> int:
+    return predict(SHAPES["llama3-8b"], replace(Setting(tokens=8192, sequence=2048), **changes)).total  # type: ignore[arg-type]
+
+
+def test_every_saving_saves_and_every_load_costs() -> None:
+    assert peak(checkpointing=True) < peak()
+    assert peak(quantization="nf4") < peak(quantization="int8") < peak()
+    assert peak(tokens=4096) < peak() < peak(tokens=16384)
+    assert peak(lora_r=64) > peak()
+    assert peak(engine="fused") < peak(engine="unsloth") < peak(engine="peft")
+    assert peak(zero_stage=3, world_size=8) < peak(zero_stage=2, world_size=8)
+
+
+MEASURED = [  # GiB on an H200, torch 2.11, Llama-3.1-8B shape, LoRA r=16 on all projections (docs/performance.md)
+    (Setting(tokens=8192, sequence=2048), 39.37),
+    (Setting(tokens=16384, sequence=8192), 62.85),
+    (Setting(tokens=16384, sequence=8192, checkpointing=True), 22.10),
+    (Setting(tokens=15872, sequence=512), 61.25),
+    (Setting(tokens=16896, sequence=512), 64.56),
+    (Setting(tokens=17152, sequence=512), 65.29),
+    (Setting(tokens=15872, sequence=512, quantization="nf4"), 51.57),
+    (Setting(tokens=8192, sequence=2048, zero_stage=2), 40.46),
+    (Setting(tokens=8192, sequence=2048, engine="unsloth"), 46.53),
+    (Setting(tokens=16384, sequence=4096, engine="unsloth"), 75.8),
+    (Setting(tokens=8192, sequence=2048, engine="unsloth", checkpointing=True), 17.7),
+    (Setting(tokens=8192, sequence=2048, engine="unsloth", checkpointing=True, quantization="nf4"), 8.1),
+    (Setting(tokens=8192, sequence=2048, engine="peft", checkpointing=True), 20.06),
+]
+
+
+@pytest.mark.parametrize(("setting", "gib"), MEASURED)
+def test_predicted_peaks_are_within_a_tenth_of_the_measured_and_never_three_hundredths_below(
+    setting: Setting, gib: float
+) -> None:
+    ratio = predict(SHAPES["llama3-8b"], setting).total / GIB / gib
+    assert 0.97 <= ratio <= 1.10
+
+
+TABLE = {  # `python -m train.bench memory` on an H200, 24 November 2026: GiB
+    "workload=dense:8x512 shape=llama3.2-1b": 6.2,
+    "workload=dense:2x2048 shape=llama3.2-1b checkpointing=True": 3.31,
+    "workload=dense:8x512 shape=llama3.2-1b quantization=nf4": 4.81,
+    "workload=dense:2x2048 shape=llama3.2-1b quantization=nf4 checkpointing=True": 1.91,
+    "workload=dense:1x8192 shape=llama3.2-1b": 9.37,
+    "workload=dense:8x512 shape=qwen3-4b": 19.55,
+    "workload=dense:2x2048 shape=qwen3-4b checkpointing=True": 9.24,
+    "workload=dense:8x512 shape=qwen3-4b quantization=nf4": 14.55,
+    "workload=dense:2x2048 shape=qwen3-4b quantization=nf4 checkpointing=True": 4.24,
+    "workload=dense:1x8192 shape=qwen3-4b": 30.63,
+    "workload=dense:8x512": 27.7,
+    "workload=dense:2x2048 checkpointing=True": 17.19,
+    "workload=dense:8x512 quantization=nf4": 18.04,
+    "workload=dense:2x2048 quantization=nf4 checkpointing=True": 7.74,
+    "workload=dense:1x8192": 39.34,
+    "workload=dense:8x512 shape=qwen2.5-14b": 47.6,
+    "workload=dense:2x2048 shape=qwen2.5-14b checkpointing=True": 31.12,
+    "workload=dense:8x512 shape=qwen2.5-14b quantization=nf4": 29.33,
+    "workload=dense:2x2048 shape=qwen2.5-14b quantization=nf4 checkpointing=True": 13.09,
+    "workload=dense:1x8192 shape=qwen2.5-14b": 66.18,
+    "workload=dense:2x2048 shape=llama3.2-1b zero=2": 7.43,
+    "workload=dense:2x2048 shape=qwen3-4b zero=2": 20.89,
+    "workload=dense:2x2048 zero=2": 28.95,
+    "engine=peft workload=dense:2x1024 shape=llama3.2-1b zero=3": 7.96,
+    "engine=peft workload=dense:2x1024 shape=qwen3-4b zero=3": 21.05,
+}
+
+
+def test_the_table_is_the_benchmarks_own() -> None:
+    bench = pytest.importorskip("train.bench")
+    names = [replace(case, steps=6, warmup=2).name for case in bench.memory_cases()]
+    assert names == list(TABLE)
+
+
+@pytest.mark.parametrize(("words", "gib"), TABLE.items())
+def test_predictions_hold_from_1b_to_14b_with_nf4_checkpointing_and_zero(words: str, gib: float) -> None:
+    given = dict(word.split("=") for word in words.split())
+    rows, length = map(int, given["workload"].removeprefix("dense:").split("x"))
+    setting = Setting(
+        tokens=rows * length,
+        sequence=length,
+        engine=given.get("engine", "fused"),  # type: ignore[arg-type]
+        quantization=given.get("quantization", "none"),  # type: ignore[arg-type]
+        checkpointing="checkpointing" in given,
+        zero_stage=int(given.get("zero", 0)),
+    )
+    ratio = predict(SHAPES[given.get("shape", "llama3-8b")], setting).total / GIB / gib
+    assert 0.97 <= ratio <= 1.10
+
+
+def test_the_parts_are_the_whole() -> None:
+    made = predict(SHAPES["qwen3-14b"], Setting(tokens=4096, sequence=4096, zero_stage=2, world_size=4))
+    assert sum(made.parts.values()) == made.total
+    assert all(size >= 0 for size in made.parts.values())
+
+
+def test_work_a_token_is_four_operations_a_weight_and_the_attention() -> None:
+    shape, setting = SHAPES["llama3-8b"], Setting(tokens=8192, sequence=2048)
+    assert memory.flops_per_token(shape, setting) == pytest.approx(32.2e9, rel=0.02)
+    again = memory.flops_per_token(shape, replace(setting, checkpointing=True))
+    assert 1.4 < again / memory.flops_per_token(shape, setting) < 1.55
+
+
+def test_nothing_but_the_standard_library_is_imported() -> None:
+    import subprocess
+
+    heavy = "{'torch', 'numpy', 'msgspec'}"
+    code = f"import sys, train.memory; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_shape_of_ones_own_needs_no_name() -> None:
+    tiny = Shape(2, 64, 128, 4, 2, 16, 300)
+    assert predict(tiny, Setting(tokens=64, sequence=64)).total < GIB

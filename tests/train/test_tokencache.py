@@ -1,0 +1,154 @@
+"""Tokens are made once, by one process or many, and mapped afterwards; counts and warnings are right."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.train import bpe
+from tests.train.test_template import SMOLLM2
+from train import sources, tokencache, tokenworker
+from train.errors import DataError, TrainError
+from train.schedule import Sampler
+from train.tokens import Recipe, first
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return bpe.recipe(SMOLLM2)
+
+
+def record(question: str, answer: str) -> dict[str, Any]:
+    return {"instruction": question, "output": answer}
+
+
+def write(path: Path, *records: Any) -> str:
+    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), encoding="utf-8")
+    return str(path)
+
+
+def test_an_entry_is_made_once_and_then_mapped(tmp_path: Path, recipe: Recipe) -> None:
+    path = write(tmp_path / "a.jsonl", *(record(f"hello {i}", f"again {i}") for i in range(20)))
+    made = tokencache.entry([path], recipe, tmp_path / "cache")
+    again = tokencache.entry([path], recipe, tmp_path / "cache")
+    assert (made.made, again.made) == (True, False)
+    assert isinstance(again.tokens.tokens, np.memmap)
+    assert len(again.tokens) == 20
+    assert np.array_equal(made.tokens.tokens, again.tokens.tokens)
+    assert again.tokens.loss_tokens.tolist() == [int(again.tokens.sequence(i)[1].sum()) for i in range(20)]
+    assert [place.name for place in (tmp_path / "cache").iterdir() if place.name.endswith(".tmp")] == []
+
+
+@pytest.mark.parametrize("change", ["content", "template", "max_length", "system"])
+def test_whatever_changes_the_tokens_makes_another_entry(tmp_path: Path, recipe: Recipe, change: str) -> None:
+    path = write(tmp_path / "a.jsonl", record("hello", "again"))
+    tokencache.entry([path], recipe, tmp_path / "cache")
+    fields = {**recipe.__dict__}
+    if change == "content":
+        write(tmp_path / "a.jsonl", record("hello", "agaim"))  # as long as before
+    else:
+        fields |= {"template": {"template": SMOLLM2 + " "}, "max_length": {"max_length": 9}}.get(
+            change, {"system": "be brief"}
+        )
+    assert tokencache.entry([path], Recipe(**fields), tmp_path / "cache").made
+
+
+def test_the_same_content_under_another_name_is_the_same_entry(tmp_path: Path, recipe: Recipe) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        write(tmp_path / name, record("hello", "again"))
+    assert tokencache.entry([str(tmp_path / "a.jsonl")], recipe, tmp_path / "cache").made
+    assert not tokencache.entry([str(tmp_path / "b.jsonl")], recipe, tmp_path / "cache").made
+
+
+def test_many_processes_and_small_chunks_make_the_same_tokens(
+    tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.jsonl", *(record(f"hello {i}", f"again {i}" * (i % 5 + 1)) for i in range(200)))
+    alone = tokencache.entry([path], recipe, tmp_path / "one", processes=1)
+    monkeypatch.setattr(sources, "CHUNK_BYTES", 512)
+    shared = tokencache.entry([path], recipe, tmp_path / "two", processes=2)
+    assert np.array_equal(alone.tokens.tokens, shared.tokens.tokens)
+    assert np.array_equal(alone.tokens.labelled, shared.tokens.labelled)
+    assert np.array_equal(alone.tokens.kept, shared.tokens.kept)
+    assert alone.meta == shared.meta
+
+
+def test_a_child_that_dies_is_an_error_and_not_a_wait(tmp_path: Path, recipe: Recipe) -> None:
+    path = write(tmp_path / "a.jsonl", record("hello", "again"))
+    with tokenworker._Children(recipe, 1.0, 1) as children:
+        children.processes[0].kill()
+        with pytest.raises(TrainError, match=r"died \(exit status -9\)"):
+            children.do(next(sources.chunks(path)))
+
+
+def test_duplicates_and_conflicts_are_found_across_sources_and_blanks(tmp_path: Path, recipe: Recipe) -> None:
+    one = write(tmp_path / "a.jsonl", record("q", "a"), record("q", " a"), record("r", "a"))
+    two = write(tmp_path / "b.jsonl", record("q ", "b"), record("s", "a"), record("q", "b"))
+    meta = tokencache.entry([one, two], recipe, tmp_path / "cache").meta
+    assert meta.records == (3, 3)
+    assert (meta.duplicates, meta.conflicts) == (2, 1)
+    assert [str(warning) for warning in meta.warnings] == [
+        f"{one}:2: the same record as in line 1",
+        f"{two}:3: the same record as in line 1",
+        f"{two}:1: answers otherwise than {one}:1",
+    ]
+
+
+def test_unreadable_records_are_remembered_with_the_entry(tmp_path: Path, recipe: Recipe) -> None:
+    path = write(tmp_path / "a.jsonl", record("q", "a"), {"instruction": "q"}, record("q", " "))
+    for _ in range(2):
+        meta = tokencache.entry([path], recipe, tmp_path / "cache").meta
+        assert (meta.unreadable, meta.empty, meta.sequences) == (2, 1, 1)
+        with pytest.raises(DataError, match=r"2 records of x cannot be used:\n.*a\.jsonl:2: the key 'output'"):
+            tokencache.refuse_problems(meta, "x", "stop")
+        tokencache.refuse_problems(meta, "x", "skip")
+
+
+def test_counts_by_source_follow_the_sequences_that_are_kept(tmp_path: Path, recipe: Recipe) -> None:
+    one = write(tmp_path / "a.jsonl", record("q", "a"), record("hello " * 600, "b"), record("r", "a"))
+    two = write(tmp_path / "b.jsonl", *(record(f"s{i}", "a") for i in range(4)))
+    found = tokencache.entry([one, two], recipe, tmp_path / "cache")
+    assert found.meta.too_long == 1
+    assert found.counts(found.tokens.kept) == (2, 4)
+    limited = first(found.tokens, 4)
+    assert found.counts(limited.kept) == (2, 1)
+    assert len(limited) == 3
+
+
+def test_a_sample_is_chosen_by_hash_and_still_counts_every_record(tmp_path: Path, recipe: Recipe) -> None:
+    path = write(tmp_path / "a.jsonl", *(record(f"hello {i}", "again") for i in range(400)))
+    some = tokencache.entry([path], recipe, tmp_path / "cache", share=0.25)
+    assert some.meta.records == (400,)
+    assert 60 < some.meta.sequences < 140
+    everything = tokencache.entry([path], recipe, tmp_path / "cache")
+    assert everything.made
+    assert everything.meta.sequences == 400
+
+
+def test_an_empty_file_is_an_entry_without_sequences(tmp_path: Path, recipe: Recipe) -> None:
+    (tmp_path / "a.jsonl").write_text("")
+    assert len(tokencache.entry([str(tmp_path / "a.jsonl")], recipe, tmp_path / "cache").tokens) == 0
+
+
+def test_weights_repeat_records_or_take_a_share_that_the_seed_alone_decides() -> None:
+    sampler = Sampler((10, 10), (2.0, 0.5), seed=3)
+    seen = sampler.epoch(0).tolist()
+    assert sorted(seen)[:20] == sorted([*range(10)] * 2)
+    assert len(seen) == 25
+    assert len({place for place in seen if place >= 10}) == 5
+    assert seen == Sampler((10, 10), (2.0, 0.5), seed=3).epoch(0).tolist()
+    assert seen != Sampler((10, 10), (2.0, 0.5), seed=4).epoch(0).tolist()
+
+
+def test_making_tokens_needs_no_torch() -> None:
+    code = (
+        "import sys, train.tokencache, train.tokenworker; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "False"]
