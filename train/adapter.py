@@ -67,7 +67,7 @@ def _fresh(place: Path, config: TrainConfig, world: World, base: BaseModel, dtyp
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from train.model import quantization_options
+    from train.model import keep_four_bit_unpacked, quantization_options
 
     register_types(base.directory)
     model = AutoModelForCausalLM.from_pretrained(
@@ -77,4 +77,5 @@ def _fresh(place: Path, config: TrainConfig, world: World, base: BaseModel, dtyp
         trust_remote_code=config.model.trust_remote_code,
         **quantization_options(config, dtype),
     )
+    keep_four_bit_unpacked(model)
     return PeftModel.from_pretrained(model, place).eval()

@@ -120,7 +120,7 @@ def merge(found: Learned, say: Say) -> Any:
     from transformers import AutoModelForCausalLM
 
     from train.basemodel import register_types
-    from train.model import quantization_options
+    from train.model import keep_four_bit_unpacked, quantization_options
 
     register_types(Path(found.base))
     quantised = found.config.model.quantization != "none"
@@ -132,6 +132,7 @@ def merge(found: Learned, say: Say) -> Any:
     except OSError as error:
         first = str(error).partition("\n")[0]
         raise UserError(f"the base model {found.base} cannot be loaded: {first}") from error
+    keep_four_bit_unpacked(base)
     tied = base.config.tie_word_embeddings
     trained = _logits(PeftModel.from_pretrained(base, found.adapter))
     if quantised:

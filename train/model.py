@@ -145,8 +145,7 @@ def _load_peft(
         options["device_map"] = {"": world.device}
     register_types(base.directory)
     model = AutoModelForCausalLM.from_pretrained(base.directory, **options)
-    if config.device == "cpu":
-        _keep_four_bit_unpacked(model)
+    keep_four_bit_unpacked(model)
     if checkpointing and config.train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
@@ -179,8 +178,9 @@ def quantization_options(config: TrainConfig, dtype: Any) -> dict[str, Any]:
     return {"quantization_config": four_bit}
 
 
-def _keep_four_bit_unpacked(model: Any) -> None:
-    """On AVX512-BF16 CPUs bitsandbytes repacks weights at the first forward without gradients, and then none flow."""
+def keep_four_bit_unpacked(model: Any) -> None:
+    """On CPUs with AVX512-BF16 bitsandbytes repacks nf4 weights at the first forward pass without gradients. None flow
+    from then on, and the other kernel's logits are not the training's: every model of ours goes without."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
