@@ -19,8 +19,7 @@ import msgspec
 from launcher import batch, gpus
 from launcher.errors import BatchError, CompatibilityError
 from launcher.spec import JobSpec
-from train import memory
-from train.families import FUSED_TYPES
+from train import compat, families, memory
 from train.memory import GIB, Memory, Setting, Shape
 
 MARGIN = 0.05
@@ -136,15 +135,13 @@ def fits(need: Memory, situation: Situation) -> bool:
 
 
 def engine_of(spec: JobSpec, shape: Shape, situation: Situation, zero_stage: int) -> memory.EngineName:
-    """The engine that the training program would take on a GPU (train/model.py decides by the same facts)."""
-    if spec.train.engine != "auto":
-        return spec.train.engine
-    plain = not (spec.lora.dora or spec.lora.dropout or spec.lora.modules_to_save) and spec.model.quantization != "int8"
-    if not (situation.bfloat16 and spec.model.dtype in ("auto", "bfloat16")):
-        plain = False
-    if plain and zero_stage < 3 and shape.family in FUSED_TYPES:
-        return "fused"
-    return "peft" if spec.lora.dora or spec.model.quantization == "int8" else "unsloth"
+    """The engine that the training program would take on a GPU: by the same table and the same rules."""
+    family = families.family_of({"model_type": shape.family})
+    dtype = spec.model.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if situation.bfloat16 else "float16"
+    settings = compat.Settings.of(spec, family)
+    return compat.engine_for(replace(settings, device="cuda", dtype=dtype, zero_stage=zero_stage))[0]
 
 
 def setting_of(

@@ -62,6 +62,8 @@ class Family:
     why: str = ""
     """Why the preferred engine is preferred, or why another is missing."""
     converter: Literal["chatglm", "baichuan"] | None = None
+    becomes: str = ""
+    """`model_type` of a converted checkpoint."""
     chat_template: str | None = None
     """Jinja, for families whose original tokenizer has none; saved into the converted tokenizer. <USER> and <ASSISTANT>
     stand for pieces that only the tokenizer's vocabulary names."""
@@ -85,6 +87,7 @@ ALIBI = Family(
     engines=("peft",),
     why="its positions are ALiBi, and Unsloth's attention takes no ALiBi bias",
     converter="baichuan",
+    becomes="alibi_llama",
     chat_template=BAICHUAN_CHAT,
     positions="alibi",
 )
@@ -96,6 +99,7 @@ BAICHUAN = Family(
     lora_targets=LLAMA_TARGETS,
     why=f"converted to Llama: {_FAST}",
     converter="baichuan",
+    becomes="llama",
     chat_template=BAICHUAN_CHAT,
 )
 CHATGLM2 = Family(
@@ -107,6 +111,7 @@ CHATGLM2 = Family(
     engines=("peft",),
     why="Unsloth has no path for GLM",
     converter="chatglm",
+    becomes="glm",
     chat_template=CHATGLM2_CHAT,
 )
 CHATGLM3 = Family(
@@ -116,6 +121,7 @@ CHATGLM3 = Family(
     engines=("peft",),
     why="Unsloth has no path for GLM",
     converter="chatglm",
+    becomes="glm",
     chat_template=CHATGLM3_CHAT,
     stop_tokens=("<|user|>", "<|observation|>"),
 )

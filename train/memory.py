@@ -1,4 +1,4 @@
-"""Bytes on the GPU and FLOPs a token: arithmetic over a model's shape. Standard library only; the launcher imports it.
+"""Bytes on the GPU and FLOPs a token: arithmetic over a model's shape. Nothing heavy; the launcher imports it.
 
     config.json -> Shape;   Shape + Setting -> Memory (bytes by part);   Shape + Setting -> FLOPs a token
 
@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+from train.families import family_of
 
 Quantization = Literal["none", "nf4", "int8"]
 EngineName = Literal["fused", "unsloth", "peft"]
@@ -46,6 +48,7 @@ class Shape:
     qkv_bias: bool = False
     qk_norm: bool = False
     family: str = "llama"
+    """`model_type`, after conversion where the checkpoint's layout needs one."""
 
     @property
     def q_width(self) -> int:
@@ -118,7 +121,7 @@ SHAPES: dict[str, Shape] = {
     "glm3-6b": _shape(28, 4096, 13696, 32, 2, 65024, qkv_bias=True, family="glm"),
     "glm4-9b": _shape(40, 4096, 13696, 32, 2, 151552, qkv_bias=True, family="glm"),
     "baichuan2-7b": _shape(32, 4096, 11008, 32, 32, 125696, family="llama"),
-    "baichuan2-13b": _shape(40, 5120, 13696, 40, 40, 125696, family="baichuan"),
+    "baichuan2-13b": _shape(40, 5120, 13696, 40, 40, 125696, family="alibi_llama"),
 }
 """Shapes by name, for a plan without any file."""
 
@@ -196,7 +199,7 @@ def from_config(config: Mapping[str, Any]) -> Shape:
         tied=bool(config.get("tie_word_embeddings", kind in ("gemma", "gemma2"))),
         qkv_bias=bias,
         qk_norm=kind == "qwen3",
-        family=kind,
+        family=family_of(config).becomes or kind,
     )
 
 

@@ -104,7 +104,9 @@ def test_what_the_user_fixed_stays():
         ({"lora": {"dropout": 0.1}}, "unsloth"),
         ({"lora": {"dora": True}}, "peft"),
         ({"model": {"quantization": "int8"}}, "peft"),
-        ({"train": {"zero_stage": 3}}, "unsloth"),
+        ({"train": {"zero_stage": 3}}, "fused"),
+        ({"train": {"zero_stage": 3}, "model": {"quantization": "nf4"}}, "peft"),
+        ({"lora": {"target_modules": ".*_proj"}}, "unsloth"),
     ],
 )
 def test_the_engine_follows_from_the_job(sections: dict[str, Any], engine: str):
@@ -112,6 +114,41 @@ def test_the_engine_follows_from_the_job(sections: dict[str, Any], engine: str):
     old = msgspec.convert({}, JobSpec)
     situation = Situation(1, 32 * GIB, "old", 9e13, bfloat16=False)
     assert planner.engine_of(old, SHAPES["llama3-8b"], situation, 0) == "unsloth"
+
+
+CHATGLM2 = {
+    "model_type": "chatglm", "architectures": ["ChatGLMModel"], "num_layers": 28, "hidden_size": 4096,
+    "ffn_hidden_size": 13696, "num_attention_heads": 32, "multi_query_attention": True, "multi_query_group_num": 2,
+    "kv_channels": 128, "padded_vocab_size": 65024,
+}  # fmt: skip
+BAICHUAN_13B = {
+    "model_type": "baichuan", "architectures": ["BaichuanForCausalLM"], "num_hidden_layers": 40, "hidden_size": 5120,
+    "intermediate_size": 13696, "num_attention_heads": 40, "vocab_size": 125696,
+}  # fmt: skip
+BAICHUAN_7B = {**BAICHUAN_13B, "num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 11008,
+               "num_attention_heads": 32, "max_position_embeddings": 4096}  # fmt: skip
+GLM4 = {**CHATGLM2, "model_type": "glm", "architectures": ["GlmForCausalLM"]}
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "engine"),
+    [
+        (CHATGLM2, (), "peft"),
+        (GLM4, (), "peft"),
+        (BAICHUAN_13B, (), "peft"),
+        (BAICHUAN_7B, (), "fused"),
+        (BAICHUAN_7B, ("train.zero_stage=3", "model.quantization=nf4"), "peft"),
+    ],
+    ids=str,
+)
+def test_every_family_gets_an_engine_that_can_train_it(config: dict[str, Any], settings: tuple[str, ...], engine: str):
+    """On a GPU with everything `auto`; the gate in front of submission agrees with the planner."""
+    plan = make(
+        "train.global_batch_size=64", *settings, device="cuda", gpu_memory_bytes=80 * GIB, gpu_name="NVIDIA H100",
+        compute_capability=9.0, hosts=(("localhost", 2),), model_config=config,
+    )  # fmt: skip
+    assert plan.train is not None
+    assert plan.train.train.engine == engine
 
 
 def test_a_real_plan_carries_the_planners_word_and_its_prediction():
@@ -166,7 +203,7 @@ def test_the_command_reads_a_local_config_and_refuses_what_it_does_not_know(tmp_
     (tmp_path / "config.json").write_text(json.dumps(config))
     arguments = ["--model", str(tmp_path), "--gpu-memory", "8GiB", "--json"]
     answer = json.loads(CliRunner().invoke(command, arguments, standalone_mode=False).output)
-    assert answer["settings"]["train.engine"]["value"] == "unsloth"
+    assert answer["settings"]["train.engine"]["value"] == "peft"
     done = CliRunner().invoke(command, ["--model", "no/such-model"], standalone_mode=False)
     assert isinstance(done.exception, SpecError)
     refusal = CliRunner().invoke(command, ["--model", "70b", "--gpu", "t4", "--json"], standalone_mode=False)
