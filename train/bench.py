@@ -235,8 +235,7 @@ def run_case(case: Case, held: Held, out: Path) -> dict[str, Any]:
         held.model, held.key = build(case), key
     shape, config, data = SHAPES[case.shape], train_config(case), data_of(case, SHAPES[case.shape].vocab)
     world = dist.from_environment(device_kind())
-    name = case.engine if case.zero < 3 else "peft"
-    engine = build_engine(config, world, held.model, torch.bfloat16, _ds_config(case, config), name)
+    engine = build_engine(config, world, held.model, torch.bfloat16, _ds_config(case, config), case.engine)
     gc.collect()
     torch.cuda.empty_cache()
     marks: list[float] = []
@@ -283,7 +282,7 @@ def _ds_config(case: Case, config: Any) -> dict[str, Any] | None:
         "train_micro_batch_size_per_gpu": train.micro_batch_size,
         "gradient_accumulation_steps": train.gradient_accumulation_steps,
         "gradient_clipping": 1.0,
-        "bf16": {"enabled": True},
+        "bf16": {"enabled": True, "check_grad_overflow": False},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": {"stage": case.zero, "overlap_comm": True, "contiguous_gradients": True},
@@ -365,8 +364,7 @@ def _profile(loop: Any, file: Path) -> None:
 def checkpoint(shape: str, place: Path) -> Path:
     """A random model of a shape on disk with a byte tokenizer, for engines that load from there. Made once."""
     import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoModelForCausalLM
 
     target = place / shape
     if (target / "tokenizer.json").is_file():
@@ -374,13 +372,73 @@ def checkpoint(shape: str, place: Path) -> Path:
     with torch.device("cuda"):
         model = AutoModelForCausalLM.from_config(hf_config(SHAPES[shape]), dtype=torch.bfloat16)
     model.save_pretrained(target)
+    byte_tokenizer().save_pretrained(target)
+    return target
+
+
+def byte_tokenizer() -> Any:
+    """A token for each byte."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     words = {word: i for i, word in enumerate(["<s>", "</s>", "<pad>", *sorted(alphabet)])}
     tokenizer = Tokenizer(models.BPE(vocab=words, merges=[], unk_token="<s>"))
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
-    ).save_pretrained(target)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+
+
+def large_checkpoint(shape: str, place: Path, quantization: str) -> Path:
+    """A checkpoint of a model too large to be built whole: one random layer, written as every layer of the model.
+
+    nf4 as bitsandbytes saves it: packed weights, their scales, and the quantisation's state beside them.
+    """
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM
+
+    target = place / f"{shape}-{quantization}"
+    target.mkdir(parents=True, exist_ok=True)
+    config = hf_config(SHAPES[shape])
+    config.num_hidden_layers = 1
+    with torch.device("cuda"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    kind = type(model).__name__
+    state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+    if quantization == "nf4":
+        state = {name: part for item in state.items() for name, part in _saved_as_nf4(*item)}
+        config.quantization_config = {
+            "quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": "bfloat16",
+        }  # fmt: skip
+    del model
+    torch.cuda.empty_cache()
+    prefix, shards = "model.layers.0.", {}
+    for layer in range(SHAPES[shape].layers):
+        part = {name.replace(prefix, f"model.layers.{layer}."): t for name, t in state.items() if prefix in name}
+        shards[f"model-{layer:05d}.safetensors"] = part
+    shards["model-rest.safetensors"] = {name: tensor for name, tensor in state.items() if prefix not in name}
+    for name, part in shards.items():
+        save_file(part, target / name, metadata={"format": "pt"})
+    index = {tensor: name for name, part in shards.items() for tensor in part}
+    (target / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    config.num_hidden_layers = SHAPES[shape].layers
+    config.architectures = [kind]
+    config.save_pretrained(target)
+    byte_tokenizer().save_pretrained(target)
     return target
+
+
+def _saved_as_nf4(name: str, tensor: Any) -> Iterator[tuple[str, Any]]:
+    """A tensor as it stands in a quantised checkpoint: linear maps of the layers packed, all others as they are."""
+    from bitsandbytes.functional import quantize_4bit
+
+    if not any(f".{target}.weight" in name for target in TARGETS):
+        yield name, tensor
+        return
+    packed, state = quantize_4bit(tensor.cuda(), quant_type="nf4", compress_statistics=True)
+    yield name, packed.cpu()
+    for key, value in state.as_dict(packed=True).items():
+        yield f"{name}.{key}", value.cpu().contiguous()
 
 
 def run_unsloth(case: Case, place: Path) -> dict[str, Any]:
@@ -523,6 +581,9 @@ def speed_cases() -> Iterator[Case]:
             yield Case(workload="dense:4x2048", profile=True)
             yield Case(workload="dense:2x8192")
             yield Case(workload="dense:2x8192", checkpointing=True, steps=3)
+    yield Case(workload="dense:4x2048", zero=2)
+    yield Case(workload="dense:4x2048", zero=3)
+    yield Case(engine="peft", workload="dense:4x2048", zero=3, checkpointing=True, steps=3)
     yield Case(engine="peft", checkpointing=True, steps=3)
     yield Case(engine="peft", workload="dense:4x2048", checkpointing=True, steps=3)
     yield Case(engine="unsloth", checkpointing=True, steps=4)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from train import families
-from train.config import TrainConfig
 from train.families import Engine, Family
 
 AMPERE = (8, 0)
@@ -41,7 +40,8 @@ class Settings:
     """More is trained than LoRA on the layers' own projections: other modules, or whole modules."""
 
     @staticmethod
-    def of(config: TrainConfig, family: Family, capability: tuple[int, int] | None = None) -> Settings:
+    def of(config: Any, family: Family, capability: tuple[int, int] | None = None) -> Settings:
+        """Of a TrainConfig, or of a job, which has the same sections."""
         return Settings(
             family=family,
             engine=config.train.engine,
@@ -117,8 +117,8 @@ RULES: tuple[Rule, ...] = (
         "auto",
     ),
     Rule(
-        lambda s: s.engine == "fused" and s.zero_stage == 3,
-        "the fused layers join weights in buffers of their own, and ZeRO-3 takes them apart",
+        lambda s: s.engine == "fused" and s.quantization == "nf4" and s.zero_stage == 3,
+        "the fused layers read nf4 weights where they lie, and ZeRO-3 takes them apart",
         "train.engine",
         "auto",
     ),

@@ -85,20 +85,23 @@ def build(
     config: TrainConfig, world: World, model: nn.Module, dtype: torch.dtype, ds_config: dict[str, Any] | None, name: str
 ) -> Engine:
     """The engine of this run; every rank starts from rank 0's adapter."""
-    loss = _loss(config, model, name, sharded=ds_config is not None)
+    loss = _loss(config, model, name)
     if ds_config is None:
         return PlainEngine(config, world, loss, dtype)
     return DeepSpeedEngine(config, world, loss, dtype, ds_config)
 
 
-def _loss(config: TrainConfig, model: nn.Module, name: str, *, sharded: bool) -> nn.Module:
+def _loss(config: TrainConfig, model: nn.Module, name: str) -> nn.Module:
     if name != "fused":
         return AnswerLoss(model, fused=name == "unsloth" and config.device == "cuda")
     from train.fused import fuse
 
-    # DeepSpeed sends every parameter to the other ranks, and NCCL takes no strided ones
+    stage = config.train.zero_stage
     try:
-        return fuse(model, checkpointing=config.train.gradient_checkpointing, wide=not sharded)
+        # DeepSpeed sends every parameter to the other ranks, and NCCL takes no strided ones
+        return fuse(
+            model, checkpointing=config.train.gradient_checkpointing, wide=stage == 0, sharded=stage == 3
+        )
     except ValueError as error:
         advice = "set train.engine: unsloth or peft"
         raise UserError(f"the fused layers do not fit this model: {error}", advice) from error
@@ -168,6 +171,8 @@ class DeepSpeedEngine:
         self.autocast = nullcontext if half else _autocast(world, dtype)
         self.names = {id(parameter): name for name, parameter in trainable(loss.model)}
         self.parameters = [parameter for _, parameter in trainable(loss.model)]
+        if self.stage == 3:
+            ds_config = _gather_layers_whole(loss, ds_config)
         with dist.quiet():
             self.engine, *_ = deepspeed.initialize(
                 model=loss, optimizer=optimizer_of(config, loss.model), config=ds_config
@@ -259,6 +264,21 @@ class DeepSpeedEngine:
             self._adam().state[master] = {"step": _adam_step(self._adam(), 0, master), **zeros}
         if missing and self.stage < 3:
             optimizer._lazy_init_hp_params_optimizer_state()  # the map from names to parts of the moments
+
+
+def _gather_layers_whole(loss: nn.Module, ds_config: dict[str, Any]) -> dict[str, Any]:
+    """Under ZeRO-3, modules that read the weights of those inside them get them all at once, and one such module ahead
+    of its turn (DeepSpeed's own 50 million elements are a quarter of an 8B model's layer: the rest is waited for)."""
+    from deepspeed.utils import set_z3_leaf_module
+
+    wholes: list[nn.Module] = getattr(loss, "wholes", [])
+    if not wholes:
+        return ds_config
+    for module in wholes:
+        set_z3_leaf_module(module, True)
+    layer = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in wholes[0].parameters())
+    zero = {"stage3_prefetch_bucket_size": layer, **ds_config["zero_optimization"]}
+    return {**ds_config, "zero_optimization": zero}
 
 
 def _adam_step(optimizer: torch.optim.Optimizer, step: int, parameter: torch.Tensor) -> torch.Tensor:

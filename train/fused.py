@@ -35,31 +35,33 @@ CHUNK_BYTES = 512 * 2**20
 class _Linear:
     """One or several linear maps of the same input as one matrix product, with their LoRA branches.
 
-    Weights [N, K] (N: all outputs), inner width e: the sum of the ranks. Where the weights are dense, they lie in one
-    buffer [N, K + e] whose last columns are the scaled B's as a block diagonal. Where the buffer must be contiguous
-    (not `wide`) or the weights are quantised (and made dense for each product), LoRA is a product of its own.
+    Weights [N, K] (N: all outputs), inner width e: the sum of the ranks. Where the weights are dense and whole, they
+    lie in one buffer [N, K + e] whose last columns are the scaled B's as a block diagonal. Where the buffer must be
+    contiguous (not `wide`), LoRA is a product of its own. Where the weights cannot be moved (`apart`: quantised, or
+    sharded by ZeRO-3 and whole only while a layer is at work), each map is a product of its own as well.
     """
 
-    def __init__(self, modules: Sequence[nn.Module], *, wide: bool) -> None:
+    def __init__(self, modules: Sequence[nn.Module], *, wide: bool, sharded: bool) -> None:
         self.bases = [getattr(module, "base_layer", module) for module in modules]
         self.adapters = [_adapter(module) for module in modules]
         self.quantised = any(hasattr(base.weight, "quant_state") for base in self.bases)
         self.rows = [base.out_features for base in self.bases]
         self.inputs: int = self.bases[0].in_features
         self.outputs = sum(self.rows)
-        self.inner = sum(adapter.a.shape[0] for adapter in self.adapters if adapter)
+        self.inner = sum(adapter.rank for adapter in self.adapters if adapter)
         device, dtype = self._place()
         self.a = torch.zeros(self.inner, self.inputs, device=device, dtype=dtype)
-        self.wide = wide and not self.quantised
+        self.wide = wide and not self.quantised and not sharded
+        self.apart = self.quantised or sharded or (len(self.bases) == 1 and not self.wide)
+        if self.apart:
+            self.b = torch.zeros(self.outputs, self.inner, device=device, dtype=dtype)
+            return
         self.bias = self._joined_bias()
         columns = self.inputs + (self.inner if self.wide else 0)
-        if self.quantised or (len(self.bases) == 1 and not self.wide):
-            self.weight = self.bases[0].weight
-        else:
-            self.weight = torch.zeros(self.outputs, columns, device=device, dtype=dtype)
-            for base, part in zip(self.bases, self.weight.split(self.rows), strict=True):
-                part[:, : self.inputs].copy_(base.weight.data)
-                base.weight.data = part[:, : self.inputs]  # the model's parameter is now a view of the buffer
+        self.weight = torch.zeros(self.outputs, columns, device=device, dtype=dtype)
+        for base, part in zip(self.bases, self.weight.split(self.rows), strict=True):
+            part[:, : self.inputs].copy_(base.weight.data)
+            base.weight.data = part[:, : self.inputs]  # the model's parameter is now a view of the buffer
         if self.wide:
             self.b = self.weight[:, self.inputs :]
         else:
@@ -88,20 +90,24 @@ class _Linear:
         column = 0
         for adapter, block in zip(self.adapters, self.b.split(self.rows), strict=True):
             if adapter:
-                rank = adapter.a.shape[0]
+                rank = adapter.rank
                 yield self.a[column : column + rank], adapter.a, 1.0
                 yield block[:, column : column + rank], adapter.b, adapter.scale
                 column += rank
 
-    def dense(self) -> Tensor:
-        """The weights as one matrix [N, K] for the next product."""
-        if not self.quantised:
-            return self.weight[:, : self.inputs]
-        from bitsandbytes.functional import dequantize_4bit
+    def _parts(self, whole: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """(columns of `whole` [tokens, N], weights [n, K], bias [n]) of each product; one dequantised weight a time."""
+        if not self.apart:
+            yield whole, self.weight[:, : self.inputs], self.bias
+            return
+        for base, part in zip(self.bases, whole.split(self.rows, dim=1), strict=True):
+            if self.quantised:
+                from bitsandbytes.functional import dequantize_4bit
 
-        parts = [dequantize_4bit(base.weight.data, base.weight.quant_state).view(n, self.inputs)
-                 for base, n in zip(self.bases, self.rows, strict=True)]  # fmt: skip
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+                weight = dequantize_4bit(base.weight.data, base.weight.quant_state).view(-1, self.inputs)
+            else:
+                weight = base.weight
+            yield part, weight, base.bias
 
     def room(self, tokens: int) -> Tensor:
         """An uninitialised input [tokens, K (+ e)]; the caller fills the first K columns."""
@@ -114,12 +120,16 @@ class _Linear:
         inner = x[:, : self.inputs] @ self.a.t()
         if self.wide:
             x[:, self.inputs :] = inner
-        weight = self.weight if self.wide else self.dense()
-        added = self.bias if plus is None else plus
-        product = x @ weight.t() if added is None else torch.addmm(added, x, weight.t())
-        if plus is not None and self.bias is not None:
-            product.add_(self.bias)
-        if self.inner and not self.wide:
+            product = _plus_product(None, x, self.weight.t(), self.bias if plus is None else plus)
+            if plus is not None and self.bias is not None:
+                product.add_(self.bias)
+            return product, inner
+        product = x.new_empty(len(x), self.outputs)
+        for part, weight, bias in self._parts(product):
+            _plus_product(part, x, weight.t(), bias if plus is None else plus)
+            if plus is not None and bias is not None:
+                part.add_(bias)
+        if self.inner:
             product.addmm_(inner, self.b.t())
         return product, inner
 
@@ -128,7 +138,11 @@ class _Linear:
         # Forward, the further columns of a wide weight cost nothing; backward they would break the product's tiles
         # (measured on an H200: 2.94 ms against 2.79 + 0.12 for gate and up of 8,320 tokens).
         inner = grad @ self.b
-        dx = grad @ self.dense() if inputs else None
+        if not inputs:
+            return None, inner
+        dx: Tensor | None = None
+        for part, weight, _ in self._parts(grad):
+            dx = part @ weight if dx is None else dx.addmm_(part, weight)
         if dx is not None and self.inner:
             dx.addmm_(inner, self.a)
         return dx, inner
@@ -142,7 +156,7 @@ class _Linear:
         column = 0
         for adapter, block in zip(self.adapters, db.split(self.rows), strict=True):
             if adapter:
-                rank = adapter.a.shape[0]
+                rank = adapter.rank
                 part = slice(column, column + rank)
                 found.append(da[part].to(adapter.a.dtype))
                 found.append((block[:, part].to(adapter.b.dtype)) * adapter.scale)
@@ -157,13 +171,22 @@ class _Adapter:
     b: Tensor
     """[outputs, rank]"""
     scale: float
+    rank: int
+
+
+def _plus_product(out: Tensor | None, x: Tensor, weight: Tensor, added: Tensor | None) -> Tensor:
+    """x weight (+ added), in `out` where it is given."""
+    if added is None:
+        return torch.mm(x, weight) if out is None else torch.mm(x, weight, out=out)
+    return torch.addmm(added, x, weight) if out is None else torch.addmm(added, x, weight, out=out)
 
 
 def _adapter(module: Any) -> _Adapter | None:
     if not hasattr(module, "lora_A") or not module.lora_A:
         return None
     (name,) = module.active_adapters
-    return _Adapter(module.lora_A[name].weight, module.lora_B[name].weight, float(module.scaling[name]))
+    a, b = module.lora_A[name], module.lora_B[name]
+    return _Adapter(a.weight, b.weight, float(module.scaling[name]), a.out_features)
 
 
 @dataclass(frozen=True)
@@ -194,15 +217,15 @@ class _Kept:
 class _Layer:
     """A decoder layer's weights and its two directions."""
 
-    def __init__(self, layer: Any, config: Any, *, wide: bool) -> None:
+    def __init__(self, layer: Any, config: Any, *, wide: bool, sharded: bool) -> None:
         heads = layer.self_attn
         self.dim: int = heads.head_dim
         self.queries = config.num_attention_heads
         self.keys = config.num_key_value_heads
-        self.qkv = _Linear([heads.q_proj, heads.k_proj, heads.v_proj], wide=wide)
-        self.o = _Linear([heads.o_proj], wide=False)
-        self.up = _Linear([layer.mlp.gate_proj, layer.mlp.up_proj], wide=wide)
-        self.down = _Linear([layer.mlp.down_proj], wide=wide)
+        self.qkv = _Linear([heads.q_proj, heads.k_proj, heads.v_proj], wide=wide, sharded=sharded)
+        self.o = _Linear([heads.o_proj], wide=False, sharded=sharded)
+        self.up = _Linear([layer.mlp.gate_proj, layer.mlp.up_proj], wide=wide, sharded=sharded)
+        self.down = _Linear([layer.mlp.down_proj], wide=wide, sharded=sharded)
         self.norm1, self.norm2 = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
         self.eps = float(config.rms_norm_eps)
         self.head_norms: tuple[Tensor, Tensor, float] | None = None
@@ -356,22 +379,57 @@ class _HeadFunction(torch.autograd.Function):
         return dx * grads[0].to(dx.dtype), None, None, None, None, None
 
 
+class _Decoder(nn.Module):
+    """A decoder layer, called as a module: what gathers weights before a module and frees them behind it (ZeRO-3) does
+    so for the layer as a whole."""
+
+    def __init__(self, layer: nn.Module, fused: _Layer) -> None:
+        super().__init__()
+        # the parameters alone: DeepSpeed lists them four times a step, and through a layer's thirty modules that takes
+        # longer than the layer's arithmetic
+        for index, parameter in enumerate(layer.parameters()):
+            self.register_parameter(str(index), parameter)
+        self.fused = fused
+
+    def forward(self, hidden: Tensor, *, run: _Pass, again: bool) -> Tensor:
+        self.fused.refresh()
+        return _LayerFunction.apply(hidden, self.fused, run, again, *self.fused.parameters)  # type: ignore[no-any-return]
+
+
+class _Head(nn.Module):
+    """The final norm and the output head with the loss, called as a module for the same reason."""
+
+    def __init__(self, norm: nn.Module, head: nn.Module, eps: float) -> None:
+        super().__init__()
+        self.norm, self.head, self.eps = norm, head, eps
+
+    def forward(self, hidden: Tensor, *, places: Tensor, targets: Tensor) -> Tensor:
+        return _HeadFunction.apply(hidden, places, targets, self.head.weight, self.norm.weight, self.eps)  # type: ignore[no-any-return]
+
+
 class FusedModel(nn.Module):
     """A PEFT model with its loss; forward gives the sum of the cross entropy of the labelled tokens, float32."""
 
     takes_layout = True
     """Batches may come from train.packing.to_device."""
 
-    def __init__(self, model: Any, *, checkpointing: bool = False, wide: bool = True) -> None:
+    def __init__(self, model: Any, *, checkpointing: bool = False, wide: bool = True, sharded: bool = False) -> None:
         super().__init__()
         self.model = model
-        self.checkpointing = checkpointing
+        self.checkpointing, self.sharded = checkpointing, sharded
         base = model.get_base_model()
-        self._config = base.config
+        config = base.config
         self._backbone = [base.model]  # in a list: registered under self.model already
-        self._head = [base.lm_head]
-        self._layers = [_Layer(layer, base.config, wide=wide) for layer in base.model.layers]
+        self.layers = nn.ModuleList(
+            _Decoder(layer, _Layer(layer, config, wide=wide, sharded=sharded)) for layer in base.model.layers
+        )
+        self.head = _Head(base.model.norm, base.lm_head, float(config.rms_norm_eps))
         self._tables: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def wholes(self) -> list[nn.Module]:
+        """Modules whose weights are wanted all at once, and which call none of the modules inside them."""
+        return [*self.layers, self.head]
 
     def forward(
         self,
@@ -397,15 +455,13 @@ class FusedModel(nn.Module):
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
         cos, sin = self._rotary(layout.longest, input_ids.device)
         run = _Pass(layout, position_ids.reshape(-1), cos, sin)
-        backbone = self._backbone[0]
-        hidden = backbone.embed_tokens(input_ids.reshape(-1))
-        for layer in self._layers:
-            layer.refresh()
-            hidden = _LayerFunction.apply(hidden, layer, run, self.checkpointing, *layer.parameters)
-        head = self._head[0].weight
-        return _HeadFunction.apply(
-            hidden, places, flat[places], head, backbone.norm.weight, float(self._config.rms_norm_eps)
-        )
+        hidden = self._backbone[0].embed_tokens(input_ids.reshape(-1))
+        if self.sharded and torch.is_grad_enabled():
+            # DeepSpeed collects a module's gradients when that of its input is there; without one, before its backward
+            hidden = hidden.detach().requires_grad_()
+        for layer in self.layers:
+            hidden = layer(hidden, run=run, again=self.checkpointing)
+        return self.head(hidden, places=places, targets=flat[places])  # type: ignore[no-any-return]
 
     def _rotary(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """cos and sin of all positions up to `length`, [positions, dim / 2] float32."""
@@ -467,9 +523,12 @@ def _adapter_obstacle(model: Any) -> str | None:
     return None
 
 
-def fuse(model: Any, *, checkpointing: bool = False, wide: bool = True) -> FusedModel:
-    """The model on the fast path. Raises ValueError with the reason where it cannot be (see `obstacle`)."""
+def fuse(model: Any, *, checkpointing: bool = False, wide: bool = True, sharded: bool = False) -> FusedModel:
+    """The model on the fast path. Raises ValueError with the reason where it cannot be (see `obstacle`).
+
+    `sharded`: ZeRO-3 holds the weights; each layer's are whole only while it is at work.
+    """
     reason = obstacle(model)
     if reason is not None:
         raise ValueError(reason)
-    return FusedModel(model, checkpointing=checkpointing, wide=wide)
+    return FusedModel(model, checkpointing=checkpointing, wide=wide, sharded=sharded)

@@ -1,15 +1,17 @@
 """`make bench-multi`: several GPUs of one host, through `zlaunch local --gpus N` itself.
 
-    python -m tests.bench.multi [correctness] [faults] [speed] [--gpus N] [--device cuda|cpu] [--shape llama3-8b]
+    python -m tests.bench.multi [correctness] [faults] [speed] [large] [--gpus N] [--device cuda|cpu]
 
-correctness   1, 2, ... N ranks, ZeRO 0, 2 and 3, Unsloth and PEFT, bf16 and nf4: 50 steps of a small model, whose
-              losses differ from one rank's by at most 1e-2 in the mean
+correctness   1, 2, ... N ranks, ZeRO 0, 2 and 3, every engine, bf16 and nf4: 50 steps of a small model, whose losses
+              differ from one rank's by at most 1e-2 in the mean
 faults        a killed rank, Ctrl-C, and a checkpoint of N ranks resumed on N/2; nothing is left on the GPUs afterwards
-speed         a random checkpoint of a named shape: tokens a second and scaling efficiency on 1, 2, ... N GPUs, for DDP,
-              ZeRO-2 and ZeRO-3, on instruction records and on dense rows of 2,048 tokens; memory beside the prediction
+speed         a random checkpoint of a named shape (--shape): tokens a second and scaling efficiency on 1, 2, ... N
+              GPUs, for DDP, ZeRO-2 and ZeRO-3, on instruction records and dense rows; memory beside the prediction
+large         a model of 70B: nf4 on two GPUs, bf16 under ZeRO-3 where there are four or more
 
-Runs that leave GPUs free go side by side, but for `speed`. `--device cpu` tries the program itself with CPU ranks over
-gloo (no `speed`). Exits 1 if a loss is off or a fault left anything behind. One line of JSON a result in --out.
+Runs of `correctness` share the GPUs, those of `speed` and `large` do not. `--device cpu` tries the program itself with
+CPU ranks over gloo (the first two parts). Exits 1 if a loss is off or a fault left anything behind. One line of JSON a
+result in --out.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -38,8 +41,12 @@ TOLERANCE = 1e-2
 SETTLED = 3
 """Steps before speed counts: the first ones compile."""
 SPEED_STEPS = 12
-WORKLOADS = {"records, median 150 tokens": (96, None), "dense 2,048": (16, 2048)}
+LARGE_STEPS = 6
+WORKLOADS = {"records, median 150 tokens": (96, None), "dense 4 x 2,048": (4, 2048)}
 """Name -> (records a step and GPU, tokens of each; None: lognormal)."""
+LARGE = "llama3-70b"
+ABREAST = 4
+"""Runs of a small model that share a GPU: most of their time goes into imports."""
 
 
 @dataclass(frozen=True)
@@ -72,24 +79,28 @@ class Bench:
     engines: list[str]
     place: Path
     out: Path
+    abreast: int = 1
+    """Runs that may share a GPU."""
     failed: list[str] = field(default_factory=list)
-    _free: set[int] = field(default_factory=set)
+    _runs_on: Counter[int] = field(default_factory=Counter)
     _changed: threading.Condition = field(default_factory=threading.Condition)
-
-    def __post_init__(self) -> None:
-        self._free = set(range(self.gpus))
 
     @contextmanager
     def devices(self, count: int) -> Iterator[dict[str, str]]:
-        """An environment with `count` GPUs that no other run of ours has; waits until there are as many."""
+        """An environment with the `count` GPUs that have the fewest runs of ours; waits until there is room on them."""
+
+        def idlest() -> list[int]:
+            return sorted(range(self.gpus), key=lambda gpu: self._runs_on[gpu])[:count]
+
         with self._changed:
-            self._changed.wait_for(lambda: len(self._free) >= count)
-            mine = {self._free.pop() for _ in range(count)}
+            self._changed.wait_for(lambda: all(self._runs_on[gpu] < self.abreast for gpu in idlest()))
+            mine = idlest()
+            self._runs_on.update(mine)
         try:
             yield {"CUDA_VISIBLE_DEVICES": ",".join(map(str, sorted(mine)))} if self.device == "cuda" else {}
         finally:
             with self._changed:
-                self._free |= mine
+                self._runs_on.subtract(mine)
                 self._changed.notify_all()
 
     def command(self, *words: str) -> list[str]:
@@ -98,6 +109,16 @@ class Bench:
     def environ(self, more: dict[str, str]) -> dict[str, str]:
         ours = {"ZLAUNCH_RUNS": str(self.place / "runs"), "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
         return {**os.environ, **ours, "ZLAUNCH_CACHE": str(self.place / "cache"), **more}
+
+    @staticmethod
+    def job(model: Path, data: Path, steps: int, batch: int, length: int) -> list[str]:
+        """Words that train `model` on `data`, nothing else."""
+        sets = {
+            "model.source": "huggingface", "model.path": model, "data.train": data, "data.max_length": length,
+            "train.global_batch_size": batch, "train.checkpoint_every": 0, "data.eval": "null",
+        }  # fmt: skip
+        words = [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
+        return ["--max-steps", str(steps), *words]
 
     def local(self, setting: Setting, *words: str) -> list[str]:
         count = ["--gpus", str(setting.ranks)] if self.device == "cuda" else ["--procs", str(setting.ranks)]
@@ -161,8 +182,10 @@ def correctness(bench: Bench) -> None:
         except RuntimeError as error:
             return str(error)
 
-    with ThreadPoolExecutor(bench.gpus) as pool:
+    bench.abreast = ABREAST
+    with ThreadPoolExecutor(ABREAST * bench.gpus) as pool:
         found = dict(zip(settings, pool.map(losses, settings), strict=True))
+    bench.abreast = 1
     for first, others in pairs:
         expected = found[first]
         bench.expect(isinstance(expected, list), f"{first.name} trains" if isinstance(expected, list) else expected)
@@ -267,9 +290,7 @@ def speed(bench: Bench, shape: str) -> None:
         alone: dict[int, float] = {}
         for ranks in sizes(bench.gpus):
             file = write_workload(bench.place, records * ranks * (SPEED_STEPS + 1), tokens)
-            words = ["--set", f"model.path={model}", "--set", f"data.train={file}", "--set", "train.epochs=1"]
-            words += ["--set", f"data.max_length={tokens or 512}", "--max-steps", str(SPEED_STEPS)]
-            words += ["--set", f"train.global_batch_size={records * ranks}", "--set", "train.checkpoint_every=0"]
+            words = bench.job(model, file, SPEED_STEPS, records * ranks, tokens or 512)
             for zero in (0, 2, 3) if ranks > 1 else (0,):
                 setting = Setting(ranks, zero, "auto")
                 try:
@@ -280,31 +301,55 @@ def speed(bench: Bench, shape: str) -> None:
                 _tell_speed(bench, name, setting, run, alone)
 
 
+def large(bench: Bench) -> None:
+    """A model of 70B on two GPUs (nf4, one copy each), and where there are four or more, on all (bf16, shared)."""
+    from train.bench import large_checkpoint
+
+    print("| workload | setting | GPUs | tokens/s | efficiency | peak GiB | predicted |\n|---|---|---|---|---|---|---|")
+    wanted = [Setting(min(2, bench.gpus), 0, "auto", "nf4")]
+    if bench.gpus >= 4:
+        wanted.append(Setting(bench.gpus, 3, "auto"))
+    for setting in wanted:
+        model = large_checkpoint(LARGE, bench.place, setting.quantization)
+        records = 2 * setting.ranks
+        file = write_workload(bench.place, records * (LARGE_STEPS + 1), 2048)
+        words = bench.job(model, file, LARGE_STEPS, records, 2048)
+        try:
+            run = bench.run(setting, *words)
+        except RuntimeError as error:
+            bench.expect(False, f"70B {setting.name}: {error}")
+            continue
+        _tell_speed(bench, f"70B {setting.quantization.replace('none', 'bf16')}, dense 2 x 2,048", setting, run, {})
+
+
 def _tell_speed(bench: Bench, workload: str, setting: Setting, run: Path, alone: dict[int, float]) -> None:
     lines = metrics(run)[SETTLED - 1 :]
     rate = (lines[-1]["tokens"] - lines[0]["tokens"]) / (lines[-1]["time"] - lines[0]["time"])
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     peak, predicted = ((result["peak_memory_bytes"][key] or 0) / 2**30 for key in ("measured", "predicted"))
-    alone.setdefault(1, rate)
-    efficiency = rate / (alone[1] * setting.ranks)
+    if setting.ranks == 1:
+        alone[1] = rate
+    efficiency = rate / (alone[1] * setting.ranks) if alone else None
     bench.tell(
         part="speed", workload=workload, zero=setting.zero, gpus=setting.ranks, tokens_per_second=rate,
-        efficiency=efficiency, peak_gib=peak, predicted_gib=predicted,
+        efficiency=efficiency, quantization=setting.quantization, peak_gib=peak, predicted_gib=predicted,
     )  # fmt: skip
     way = f"ZeRO-{setting.zero}" if setting.zero else "DDP" if setting.ranks > 1 else "one GPU"
+    share = "" if efficiency is None else f"{efficiency:.0%}"
     print(
-        f"| {workload} | {way} | {setting.ranks} | {rate:,.0f} | {efficiency:.0%} | {peak:.1f} | {predicted:.1f} |",
-        flush=True,
+        f"| {workload} | {way} | {setting.ranks} | {rate:,.0f} | {share} | {peak:.1f} | {predicted:.1f} |", flush=True
     )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parts: dict[str, Callable[..., None]] = {"correctness": correctness, "faults": faults, "speed": speed}
+    parts: dict[str, Callable[..., None]] = {
+        "correctness": correctness, "faults": faults, "speed": speed, "large": large,
+    }  # fmt: skip
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("parts", nargs="*", default=list(parts), help=", ".join(parts))
     parser.add_argument("--gpus", type=int, help="default: all of this machine")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--engines", default="unsloth,peft", help="of `correctness` (default %(default)s)")
+    parser.add_argument("--engines", default="fused,unsloth,peft", help="of `correctness` (default %(default)s)")
     parser.add_argument("--shape", default="llama3-8b", help="of `speed` (default %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("bench-multi.jsonl"))
     options = parser.parse_args(arguments)
@@ -318,7 +363,7 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="bench-multi-") as scratch:
         bench = Bench(options.device, gpus, options.engines.split(","), Path(scratch), options.out)
         for part in options.parts:
-            if part == "speed" and options.device == "cpu":
+            if part in ("speed", "large") and options.device == "cpu":
                 continue
             print(f"== {part}, {gpus} ranks at most", flush=True)
             parts[part](bench, *([options.shape] if part == "speed" else []))

@@ -18,7 +18,7 @@ FAMILY = {family.name: family for family in families.FAMILIES}
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"family": FAMILY["chatglm2"], "engine": "fused"}, "no fused layers", "train.engine: auto"),
     ({"engine": "fused", "quantization": "int8"}, "int8", "train.engine: auto"),
-    ({"engine": "fused", "zero_stage": 3}, "ZeRO-3", "train.engine: auto"),
+    ({"engine": "fused", "quantization": "nf4", "zero_stage": 3}, "ZeRO-3", "train.engine: auto"),
     ({"engine": "fused", "dora": True}, "DoRA", "train.engine: auto"),
     ({"engine": "fused", "dropout": True}, "dropout", "train.engine: auto"),
     ({"engine": "fused", "wide": True}, "nothing else", "train.engine: auto"),
@@ -52,6 +52,7 @@ ALLOWED: list[dict[str, Any]] = [
     {},
     {"engine": "fused", "quantization": "nf4", "zero_stage": 2, "packing": "pack", "adapter": True},
     {"family": FAMILY["baichuan"], "engine": "fused"},
+    {"engine": "fused", "zero_stage": 3},
     {"family": FAMILY["mistral"], "packing": "pack"},
     {"engine": "unsloth"},
     {"engine": "unsloth", "zero_stage": 3},

@@ -50,7 +50,7 @@ def test_a_config_names_its_family(config: dict, name: str, conversion: bool) ->
     ("name", "options", "engine", "words"),
     [
         ("llama", {}, "fused", "fused layers"),
-        ("llama", {"zero_stage": 3}, "unsloth", "ZeRO-3"),
+        ("llama", {"zero_stage": 3}, "fused", "fused layers"),
         ("llama", {"dropout": True}, "unsloth", "dropout"),
         ("llama", {"dora": True}, "peft", "DoRA"),
         ("llama", {"wide": True}, "unsloth", "nothing else"),

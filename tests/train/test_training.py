@@ -52,7 +52,7 @@ def weights(run: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def alone(configure: Any) -> dict[str, Path]:
-    """Runs of one process: a plain one, one with evaluation before, dropout, LoRA+; nf4; packed."""
+    """Runs of one process: a plain one, one with evaluation before, dropout, LoRA+; nf4; packed; the fused layers."""
     runs = {
         "plain": configure("plain", verify_adapter=True, **{"eval.before": True, "train.tensorboard": True}),
         "dropout": configure("dropout", **{"lora.dropout": 0.2, "lora.plus_ratio": 4.0, "train.packing": "none"}),
@@ -60,6 +60,7 @@ def alone(configure: Any) -> dict[str, Path]:
         "bf16": configure("bf16", verify_adapter=True, **{"model.dtype": "bfloat16"}),
         "nf4": configure("nf4", verify_adapter=True, **{"model.quantization": "nf4"}),
         "zero3": configure("zero3-alone", **{"train.zero_stage": 3}),
+        "fused-nf4": configure("fused-nf4", **{"model.quantization": "nf4", "train.engine": "fused"}),
     }
     train(*runs.values())
     return runs
@@ -67,14 +68,26 @@ def alone(configure: Any) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def pair(configure: Any, alone: dict[str, Path]) -> dict[str, Path]:
-    """The plain run on two processes at every ZeRO stage, and its checkpoint of one process continued there."""
+    """The plain run on two processes at every ZeRO stage, with the fused layers too, and its checkpoint of one process
+    continued there."""
     runs = {f"zero{stage}": configure(f"zero{stage}", 2, **{"train.zero_stage": stage}) for stage in range(4)}
+    fused = {
+        f"fused{stage}": configure(f"fused{stage}", 2, **{"train.zero_stage": stage, "train.engine": "fused"})
+        for stage in (0, 2, 3)
+    }
+    fused["fused3-again"] = configure(
+        "fused3-again",
+        2,
+        **{"train.zero_stage": 3, "train.engine": "fused", "train.gradient_checkpointing": True},
+    )
     runs |= {
         f"continued{stage}": copy_run(alone["plain"], configure, f"continued{stage}", 2, **{"train.zero_stage": stage})
         for stage in range(4)
     }
-    for stage in range(4):  # any rank may make the random model, but none can once the ranks form a group
-        shutil.copytree(alone["plain"] / "base_model", runs[f"zero{stage}"] / "base_model")
+    for run in (*(runs[f"zero{stage}"] for stage in range(4)), *fused.values()):
+        # any rank may make the random model, but none can once the ranks form a group
+        shutil.copytree(alone["plain"] / "base_model", run / "base_model")
+    runs |= fused
     train(*runs.values(), world_size=2)
     return runs
 
@@ -141,6 +154,20 @@ def test_two_processes_at_any_zero_stage_give_the_losses_of_one(
     assert result(run)["eval"]["after"]["loss"] == pytest.approx(
         result(alone["plain"])["eval"]["after"]["loss"], rel=1e-3
     )
+
+
+@pytest.mark.parametrize("name", ["fused0", "fused2", "fused3", "fused3-again"])
+def test_the_fused_layers_on_two_processes_give_the_losses_of_the_plain_engine(
+    alone: dict[str, Path], pair: dict[str, Path], name: str
+) -> None:
+    """fused3: no rank has a layer's weights but while that layer is at work."""
+    assert result(pair[name])["engine"] == "fused"
+    assert metrics(pair[name]) == pytest.approx(metrics(alone["plain"]), rel=1e-3)
+    assert metrics(pair[name], "grad_norm") == pytest.approx(metrics(alone["plain"], "grad_norm"), rel=1e-2)
+
+
+def test_the_fused_layers_read_nf4_weights_as_the_plain_engine_does(alone: dict[str, Path]) -> None:
+    assert metrics(alone["fused-nf4"]) == pytest.approx(metrics(alone["nf4"]), rel=1e-3)
 
 
 @pytest.mark.parametrize("stage", range(4))
