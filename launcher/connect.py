@@ -133,6 +133,8 @@ def _prepare(address: hostfile.Address, options: Options) -> Any:
 
 
 def _harden(connection: Any, options: Options) -> None:
+    # Fabric's open() asks the shared configuration for this, in a thread of its own, when others may be at work on it.
+    connection._set(authentication=connection.authentication)
     settings = connection.ssh_config
     if str(settings.get("identitiesonly", "")).lower() in ("yes", "true"):
         connection.connect_kwargs.setdefault("look_for_keys", False)
