@@ -95,9 +95,10 @@ def train(config: TrainConfig, world: World, rundir: RunDir) -> int:
     base = local_directory(config, rundir, data.texts)
     if world.local_rank == 0:
         data.prefetch(lambda: models.load_tokenizer(config, base))
-    dist.start_early(world, deepspeed=ds_config is not None)
+    if dist.starts_early(world, engine=choice.engine, zero_stage=stage):
+        dist.start(world, deepspeed=ds_config is not None)
     loaded = models.load(config, world, base, choice.engine, ds_config)
-    dist.start_late(world, deepspeed=ds_config is not None)
+    dist.start(world, deepspeed=ds_config is not None)
     tokenizer = loaded.tokenizer
     set_template(tokenizer, config.data.chat_template)
 

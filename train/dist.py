@@ -98,22 +98,17 @@ def check_device(world: World) -> None:
     torch.cuda.set_device(world.local_rank)
 
 
-def start_early(world: World, *, deepspeed: bool) -> None:
-    """Before the model is loaded: on a CPU, and wherever gloo is the backend."""
-    if world.backend == "gloo":
-        _start(world, deepspeed=deepspeed)
+def starts_early(world: World, *, engine: str, zero_stage: int) -> bool:
+    """Whether the ranks form their group before the model is loaded: on gloo, and where ZeRO-3 shares its parameters
+    over the group as they are loaded. Unsloth, which wants to load first, has them shared afterwards."""
+    return world.backend == "gloo" or (zero_stage == 3 and engine != "unsloth")
 
 
-def start_late(world: World, *, deepspeed: bool) -> None:
-    """After the model was loaded: on GPUs over NCCL."""
-    if world.backend == "nccl":
-        _start(world, deepspeed=deepspeed)
-
-
-def _start(world: World, *, deepspeed: bool) -> None:
+def start(world: World, *, deepspeed: bool) -> None:
+    """Form the group of ranks, unless it is there already."""
     import torch.distributed as group
 
-    if group.is_initialized():  # by whoever called us
+    if group.is_initialized():
         pass
     elif world.many:
         group.init_process_group(world.backend, timeout=JOIN_TIMEOUT)

@@ -169,9 +169,8 @@ def evaluate(config: TrainConfig, world: World, rundir: RunDir, adapter: Path) -
 
     data = Data(config, rundir)
     base = local_directory(config, rundir, data.texts)
-    dist.start_early(world, deepspeed=False)
+    dist.start(world, deepspeed=False)
     loaded = models.load(config, world, base, "peft", None)
-    dist.start_late(world, deepspeed=False)
     set_template(loaded.tokenizer, config.data.chat_template)
     model = PeftModel.from_pretrained(loaded.model, adapter)
     part = data.eval(loaded.tokenizer)

@@ -249,7 +249,8 @@ def _adapt_peft(config: TrainConfig, loaded: Loaded, wanted: dict[str, Any]) -> 
 
 
 def _ready_for_training(config: TrainConfig, loaded: Loaded) -> Any:
-    if config.model.quantization == "none":
+    # PEFT turns what is not quantised (embeddings, head, norms) into float32, which the fused layers do without
+    if config.model.quantization == "none" or loaded.engine == "fused":
         return loaded.model
     from peft import prepare_model_for_kbit_training
 

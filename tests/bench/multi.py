@@ -286,19 +286,26 @@ def speed(bench: Bench, shape: str) -> None:
 
     model = checkpoint(shape, bench.place)
     print("| workload | setting | GPUs | tokens/s | efficiency | peak GiB | predicted |\n|---|---|---|---|---|---|---|")
-    for name, (records, tokens) in WORKLOADS.items():
-        alone: dict[int, float] = {}
-        for ranks in sizes(bench.gpus):
-            file = write_workload(bench.place, records * ranks * (SPEED_STEPS + 1), tokens)
-            words = bench.job(model, file, SPEED_STEPS, records * ranks, tokens or 512)
-            for zero in (0, 2, 3) if ranks > 1 else (0,):
-                setting = Setting(ranks, zero, "auto")
-                try:
-                    run = bench.run(setting, *words)
-                except RuntimeError as error:
-                    bench.expect(False, f"{name} {setting.name}: {error}")
-                    continue
-                _tell_speed(bench, name, setting, run, alone)
+    alone: dict[str, float] = {}
+    for ranks in sizes(bench.gpus):
+        stages = (0, 2, 3) if ranks > 1 else (0,)
+        asked = [(name, Setting(ranks, zero, "auto")) for name in WORKLOADS for zero in stages]
+
+        def train(one: tuple[str, Setting]) -> Path | str:
+            records, tokens = WORKLOADS[one[0]]
+            batch = records * one[1].ranks
+            file = write_workload(bench.place, batch * (SPEED_STEPS + 1), tokens)
+            try:
+                return bench.run(one[1], *bench.job(model, file, SPEED_STEPS, batch, tokens or 512))
+            except RuntimeError as error:
+                return str(error)
+
+        with ThreadPoolExecutor(bench.gpus // ranks) as pool:  # each with GPUs of its own
+            for (name, setting), run in zip(asked, pool.map(train, asked), strict=True):
+                if isinstance(run, str):
+                    bench.expect(False, f"{name} {setting.name}: {run}")
+                else:
+                    _tell_speed(bench, name, setting, run, alone)
 
 
 def large(bench: Bench) -> None:
@@ -319,17 +326,19 @@ def large(bench: Bench) -> None:
         except RuntimeError as error:
             bench.expect(False, f"70B {setting.name}: {error}")
             continue
-        _tell_speed(bench, f"70B {setting.quantization.replace('none', 'bf16')}, dense 2 x 2,048", setting, run, {})
+        kind = setting.quantization.replace("none", "bf16")
+        _tell_speed(bench, f"70B {kind}, dense 2 x 2,048", setting, run, {})
 
 
-def _tell_speed(bench: Bench, workload: str, setting: Setting, run: Path, alone: dict[int, float]) -> None:
+def _tell_speed(bench: Bench, workload: str, setting: Setting, run: Path, alone: dict[str, float]) -> None:
+    """A row; `alone` keeps the rate of one GPU by workload."""
     lines = metrics(run)[SETTLED - 1 :]
     rate = (lines[-1]["tokens"] - lines[0]["tokens"]) / (lines[-1]["time"] - lines[0]["time"])
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     peak, predicted = ((result["peak_memory_bytes"][key] or 0) / 2**30 for key in ("measured", "predicted"))
     if setting.ranks == 1:
-        alone[1] = rate
-    efficiency = rate / (alone[1] * setting.ranks) if alone else None
+        alone[workload] = rate
+    efficiency = rate / (alone[workload] * setting.ranks) if workload in alone else None
     bench.tell(
         part="speed", workload=workload, zero=setting.zero, gpus=setting.ranks, tokens_per_second=rate,
         efficiency=efficiency, quantization=setting.quantization, peak_gib=peak, predicted_gib=predicted,
