@@ -1,8 +1,8 @@
 """The other end of an SSH session: one process on a host that answers the launcher's questions until it hangs up.
 
-The launcher sends this file's text over the channel, so nothing has to be installed on a host but Python 3.8. Standard
-library only, and what costs milliseconds to import is imported by the operation that needs it: a run on 64 hosts starts
-64 of these.
+The launcher sends this file over the channel, and the one module of ours that it imports, so nothing has to be
+installed on a host but Python 3.8. Else standard library only, and what costs milliseconds to import is imported by the
+operation that needs it: a run on 64 hosts starts 64 of these.
 
 A request is a line of JSON {"op", "payload": number of bytes, ...} and its payload; an answer is a line
 {"ok": true, "payload": n, ...} or {"ok": false, "error": text} and its payload. Nothing of it is secret to the host;
@@ -11,10 +11,11 @@ secrets come in a payload and go to the agent's standard input.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
+
+from launcher.agent.lightjson import dumps, loads
 
 TYPE_CHECKING = False  # importing typing costs every host ten milliseconds
 if TYPE_CHECKING:
@@ -310,7 +311,8 @@ def reach(targets: Sequence[Any], seconds: float, **_: Any) -> Json:
     poll = select.poll()
     for index, (address, port, _nonce) in enumerate(targets):
         try:
-            family, _kind, _protocol, _name, target = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+            host = address.encode() if address.isascii() else address  # text would load the codec for other names
+            family, _kind, _protocol, _name, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
             sock = socket.socket(family, socket.SOCK_STREAM)
             sock.setblocking(False)
             sock.connect_ex(target)  # its error, if there is one, comes with the first read
@@ -428,7 +430,7 @@ def unpack(run_dir: str, digest: str, links: Dict[str, str], payload: Any, **_: 
 
             shutil.rmtree(os.path.join(run_dir, stale), ignore_errors=True)
     start, made = 0, set()
-    for name, size in json.loads(head.decode()):
+    for name, size in loads(head.decode()):
         path = os.path.join(run_dir, name)
         if os.path.dirname(path) not in made:
             os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -560,7 +562,10 @@ def run(argv: List[str], environ: Dict[str, str], told: bytes, seconds: float) -
 
 def become(argv: List[str], environ: Dict[str, str], stdin: int, stdout: int) -> None:
     """A forked child turns into the program; never returns."""
-    import signal
+    try:
+        import _signal as signal  # type: ignore[import-not-found] # without enumerations, which cost as much as the rest
+    except ImportError:
+        import signal
 
     try:
         os.setsid()
@@ -576,7 +581,7 @@ def become(argv: List[str], environ: Dict[str, str], stdin: int, stdout: int) ->
 
 def record_of(run_dir: str, node_rank: int) -> Optional[Json]:
     try:
-        record: Json = json.loads(read(os.path.join(run_dir, "nodes", "node-%d.json" % node_rank)))
+        record: Json = loads(read(os.path.join(run_dir, "nodes", "node-%d.json" % node_rank)))
     except ValueError:
         return None
     return record
@@ -692,7 +697,7 @@ OPERATIONS = {
 
 def main(source: BinaryIO, sink: BinaryIO) -> None:
     for line in iter(source.readline, b""):
-        request = json.loads(line.decode())
+        request = loads(line.decode())
         operation = OPERATIONS[request.pop("op")]
         size = request.pop("payload", 0)
         if operation is keep:
@@ -709,7 +714,7 @@ def main(source: BinaryIO, sink: BinaryIO) -> None:
         except Exception as error:  # ours to repair; said here, because a dead far end says nothing
             answer = {"ok": False, "error": "%s failed: %r" % (operation.__name__, error)}
         payload = answer.pop("payload", b"")
-        sink.write(json.dumps(dict(answer, payload=len(payload))).encode() + b"\n" + payload)
+        sink.write(dumps(dict(answer, payload=len(payload))).encode() + b"\n" + payload)
         sink.flush()
     forget(MARKS)
 

@@ -32,25 +32,34 @@ GREETING_LIMIT = 65536
 BLOCK = 1 << 18
 
 
-def _code() -> Any:
-    """The far end, compiled; Python has that on disk already."""
-    spec = importlib.util.find_spec("launcher.farend")
+def _code(module: str) -> Any:
+    """A module, compiled; Python has that on disk already."""
+    spec = importlib.util.find_spec(module)
     assert spec is not None
     return cast(InspectLoader, spec.loader).get_code(spec.name)
 
 
-_SOURCE = (Path(__file__).parent / "farend.py").read_bytes()
-_CODE = marshal.dumps(_code())
-"""For hosts whose Python is ours: compiling the text takes them longer than all that they do with it."""
+_JSON = "launcher.agent.lightjson"
+"""The one module of ours that the far end imports; it travels along."""
+_SOURCES = tuple((Path(__file__).parent / name).read_bytes() for name in ("agent/lightjson.py", "farend.py"))
+_CODE = marshal.dumps((_code(_JSON), _code("launcher.farend")))
+"""For hosts whose Python is ours: compiling the texts takes them longer than all that they do with them."""
 _BOOT = (
     "import gc,sys,marshal,_frozen_importlib_external as f;gc.disable();"
     "sys.path[0] or sys.path.pop(0);i=sys.stdin.buffer;"
-    "v,s,c,g=i.readline().decode().split();s,c=i.read(int(s)),i.read(int(c));"
-    "exec(marshal.loads(c) if f.MAGIC_NUMBER.hex()==v else compile(s,'farend','exec'),"
-    "{'__name__':'__main__','GREETING':g})"
+    "v,j,s,c,g=i.readline().decode().split();j,s,c=(i.read(int(n))for n in(j,s,c));"
+    "j,s=marshal.loads(c) if f.MAGIC_NUMBER.hex()==v else (compile(j,'json','exec'),compile(s,'farend','exec'));"
+    f"m=sys.modules['{_JSON}']=type(sys)('json');exec(j,m.__dict__);"
+    "exec(s,{'__name__':'__main__','GREETING':g})"
 )
 """-S leaves out the packages of the host's Python; the far end wants none of them, nor what lies in the home there.
 The few cycles that it makes are not worth looking for."""
+
+
+def _opening(greeting: str, magic: str = importlib.util.MAGIC_NUMBER.hex()) -> bytes:
+    """What `_BOOT` reads: the far end as text and, for a Python whose bytecode has our magic number, as code."""
+    sizes = [len(part) for part in (*_SOURCES, _CODE)]
+    return b"".join([f"{magic} {' '.join(map(str, sizes))} {greeting}\n".encode(), *_SOURCES, _CODE])
 
 
 class HostError(TargetError):
@@ -98,8 +107,7 @@ class Session:
             self._reader = self._channel.makefile("rb", BLOCK)
             self._channel.exec_command(f"exec {shell_path(self.python)} -S -c {shlex.quote(_BOOT)}")
             greeting = secrets.token_hex(8)
-            head = f"{importlib.util.MAGIC_NUMBER.hex()} {len(_SOURCE)} {len(_CODE)} {greeting}\n"
-            self._channel.sendall(head.encode() + _SOURCE + _CODE)
+            self._channel.sendall(_opening(greeting))
             self._wait_for(greeting.encode() + b"\n")
         except (OSError, EOFError) as error:
             raise HostError(self._last_words() or f"the session broke: {error or type(error).__name__}") from error

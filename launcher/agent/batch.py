@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 from .files import read_json, write_atomic
@@ -47,6 +46,8 @@ def resized_files(files: Dict[str, Json], world_size: int) -> Dict[str, Json]:
 
 def resize_run(root: File, world_size: int, write: bool) -> None:
     """Check (and write) the batch arithmetic for `world_size` ranks. Raises BatchError, OSError."""
+    import json
+
     read = {name: read_json(os.path.join(root, name)) for name in ("train.json", "ds_config.json")}
     files = resized_files({name: value for name, value in read.items() if value is not None}, world_size)
     for name, value in files.items() if write else ():

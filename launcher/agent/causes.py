@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
-import signal
+
+from .light import signal
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ SECONDARY = {"lost_host": 1, "nccl": 2}
 
 def cause_of_text(text: str) -> str:
     """The first class of the table whose pattern stands in the log, else `bug`."""
+    import re  # by every host only when something failed
+
     for cause in CAUSES:
         if cause.pattern and re.search(cause.pattern, text, re.MULTILINE):
             return cause.name

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import select
-import signal
 import subprocess
 import time
 
 from .causes import failure_of
 from .files import append_line, last_lines, read_json, remove, suppress, tail
 from .launch import EXIT_OF_STATE, OVERRIDES
+from .light import dumps, signal
 from .proc import descendants, kill_descendants, kill_quietly, reap_children, split_status
 from .signals import REQUEST_OF_SIGNAL, Signals
 
@@ -112,7 +111,7 @@ class ContainerAgent:
         told = {"secrets": self.secrets, "environ": {name: str(self.launch[key]) for name, key, _ in OVERRIDES}}
         assert child.stdin is not None
         with suppress(BrokenPipeError), child.stdin as pipe:
-            pipe.write(json.dumps(told).encode())
+            pipe.write(dumps(told).encode())
         return child.pid
 
     def run(self) -> Tuple[str, Optional[Json]]:
@@ -146,7 +145,7 @@ class ContainerAgent:
                     kill_quietly(pid, signal.SIGKILL)
 
     def _forward(self, number: int) -> None:
-        request = REQUEST_OF_SIGNAL.get(signal.Signals(number))
+        request = REQUEST_OF_SIGNAL.get(number)
         if request is None:
             return
         append_line(self.names.signals, str(int(number)))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-
 from .batch import BatchError, resize_run
 from .causes import CAUSE, failure_of, first_cause
 from .launch import eof_grace, table_without, world_size_of
+from .light import signal
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:

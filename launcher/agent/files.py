@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
+
+from .light import loads
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def read_json(path: File) -> Optional[Json]:
     """The object in `path`; None if the file is absent, unreadable or no JSON object."""
     try:
         with open(path, "rb") as file:
-            value = json.loads(file.read().decode("utf-8", "replace"))
+            value = loads(file.read().decode("utf-8", "replace"))
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import selectors
 import socket
 import time
 
@@ -12,16 +11,17 @@ from .wire import Connection, proof, resolve, same_proof
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
-    from typing import Dict, List, Set
+    from typing import Callable, Dict, List, Set
 
     from .coordinator import Coordinator
     from .files import Json
+    from .loop import Loop
 
 
 class Hub:
     """Node 0's end: accepts the other agents, hands their messages to the coordinator."""
 
-    def __init__(self, launch: Json, loop: selectors.BaseSelector, coordinator: Coordinator) -> None:
+    def __init__(self, launch: Json, loop: Loop, coordinator: Coordinator) -> None:
         self.launch, self.loop, self.coordinator = launch, loop, coordinator
         self.connections: List[Connection] = []
         self.by_node: Dict[int, Connection] = {}
@@ -33,16 +33,19 @@ class Hub:
         host = target[0] if target[0] in ("127.0.0.1", "::1") and all_here(launch) else everywhere
         self.server = socket.create_server((host, launch["control_port"]), family=family, backlog=1024)
         self.server.setblocking(False)
-        loop.register(self.server, selectors.EVENT_READ, self._accept)
+        loop.watch(self.server, self._accept)
 
-    def _accept(self, _: int) -> None:
+    def _accept(self) -> None:
         with suppress(OSError):
             while True:
                 sock, _address = self.server.accept()
                 connection = Connection(sock)
                 self.connections.append(connection)
-                self.loop.register(sock, selectors.EVENT_READ, lambda _, c=connection: self._read(c))
+                self.loop.watch(sock, self._reader(connection))
                 connection.send({"nonce": connection.nonce})
+
+    def _reader(self, connection: Connection) -> Callable[[], None]:
+        return lambda: self._read(connection)
 
     def _read(self, connection: Connection) -> None:
         for message in connection.receive():
@@ -98,7 +101,7 @@ class Hub:
         if connection.closed is None or connection not in self.connections:
             return
         self.connections.remove(connection)
-        self.loop.unregister(connection.sock)
+        self.loop.forget(connection.sock)
         connection.sock.close()
         peer = connection.peer
         if peer is None or self.by_node.get(peer) is not connection:
@@ -130,8 +133,7 @@ class Hub:
 
     def close(self) -> None:
         for sock in [self.server] + [connection.sock for connection in self.connections]:
-            with suppress(KeyError, ValueError):
-                self.loop.unregister(sock)
+            self.loop.forget(sock)
             sock.close()
 
 

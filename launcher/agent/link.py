@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import selectors
 import time
 
-from .files import suppress
 from .launch import beat_of, eof_grace
 from .light import socket
+from .loop import READ, WRITE
 from .wire import Connection, proof, resolve, same_proof
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
@@ -17,14 +16,13 @@ if TYPE_CHECKING:
     from typing import Callable, List, Optional
 
     from .files import Json
+    from .loop import Loop
 
 
 class Link:
     """Another node's end: keeps one connection to the hub, repeats after a reconnect what the hub may have missed."""
 
-    def __init__(
-        self, launch: Json, node_rank: int, loop: selectors.BaseSelector, obey: Callable[[Json], None]
-    ) -> None:
+    def __init__(self, launch: Json, node_rank: int, loop: Loop, obey: Callable[[Json], None]) -> None:
         self.launch, self.node_rank, self.loop, self.obey = launch, node_rank, loop, obey
         self.connection: Optional[Connection] = None
         self.connected = False
@@ -54,9 +52,9 @@ class Link:
         if code not in (0, errno.EINPROGRESS):
             self._drop(OSError(code, os.strerror(code)))
             return
-        self.loop.register(sock, selectors.EVENT_WRITE | selectors.EVENT_READ, self._ready)
+        self.loop.watch(sock, self._ready, WRITE)
 
-    def _ready(self, _: int) -> None:
+    def _ready(self) -> None:
         connection = self.connection
         if connection is None:
             return
@@ -66,7 +64,7 @@ class Link:
                 self._drop(OSError(code, os.strerror(code)))
                 return
             self.connected = True
-            self.loop.modify(connection.sock, selectors.EVENT_READ, self._ready)
+            self.loop.watch(connection.sock, self._ready, READ)
         for message in connection.receive():
             self._message(connection, message)
         if connection.closed is not None:
@@ -101,8 +99,7 @@ class Link:
         connection, self.connection = self.connection, None
         if connection is None:
             return
-        with suppress(KeyError, ValueError):
-            self.loop.unregister(connection.sock)
+        self.loop.forget(connection.sock)
         connection.sock.close()
         self.connected = self.trusted = False
         now = time.monotonic()

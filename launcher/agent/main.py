@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
-import signal
 import sys
 import time
 
 from .causes import failure_of
 from .files import read_json, suppress
 from .launch import EXIT_OF_STATE, Names, StartError, load_launch
-from .light import prctl, socket
+from .light import loads, prctl, signal, socket
 from .proc import PR_SET_CHILD_SUBREAPER, die_with_parent, kill_descendants, start_time_of
 from .records import Recorder
 from .signals import SIGNALS
@@ -61,10 +59,10 @@ def read_secrets(options: Options) -> Tuple[Dict[str, str], Dict[str, str]]:
     """(secrets, environment overrides). A secrets file is deleted once read. Raises StartError."""
     try:
         if options.secrets_stdin:
-            content = json.loads(sys.stdin.buffer.read().decode() or "{}")
+            content = loads(sys.stdin.buffer.read().decode() or "{}")
         elif options.secrets_file:
             with open(options.secrets_file, "rb") as file:
-                content = json.loads(file.read().decode())
+                content = loads(file.read().decode())
             os.unlink(options.secrets_file)
         else:
             content = {}

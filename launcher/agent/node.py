@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
-import selectors
-import signal
 import time
 
 from .batch import BatchError, resize_run
 from .causes import cause_of_text, failure_of
 from .files import remove, suppress, write_atomic
 from .launch import StartError, beat_of, world_size_of
+from .light import dumps, signal
+from .loop import Loop
 from .proc import reap_children
 from .ranks import Ranks
-from .signals import REQUEST_OF_SIGNAL, SAME_SIGNAL, Signals
+from .signals import REQUEST_OF_SIGNAL, SAME_SIGNAL, Signals, name_of
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
@@ -33,9 +32,9 @@ class Agent:
 
     def __init__(self, launch: Json, names: Names, node_rank: int, secrets: Dict[str, str], recorder: Recorder) -> None:
         self.launch, self.names, self.node_rank, self.recorder = launch, names, node_rank, recorder
-        self.loop = selectors.DefaultSelector()
+        self.loop = Loop()
         self.signals = Signals()
-        self.loop.register(self.signals.reader, selectors.EVENT_READ, lambda _: None)
+        self.loop.watch(self.signals.reader, lambda: None)
         self.ranks = Ranks(launch, names, node_rank, secrets, recorder.event)
         self.coordinator: Optional[Coordinator] = None
         self.hub: Optional[Hub] = None
@@ -87,8 +86,7 @@ class Agent:
             self._tick(now)
             if self.verdict is not None and not self.running and self._may_leave():
                 break
-            for key, mask in self.loop.select(self._pause(time.monotonic())):
-                key.data(mask)
+            self.loop.wait(self._pause(time.monotonic()))
             for number in self.signals.read():
                 self._signal(number)
             self._inside_signals()
@@ -193,14 +191,14 @@ class Agent:
 
     def _write_request(self, path: str) -> None:
         try:
-            write_atomic(path, json.dumps({"time": time.time(), "node": self.node_rank}))
+            write_atomic(path, dumps({"time": time.time(), "node": self.node_rank}))
         except OSError as error:
             self.recorder.log("cannot write %s: %s" % (path, error))
 
     # signals
 
     def _signal(self, number: int) -> None:
-        request = REQUEST_OF_SIGNAL.get(signal.Signals(number))
+        request = REQUEST_OF_SIGNAL.get(number)
         if request is None:
             return
         now = time.monotonic()
@@ -211,7 +209,7 @@ class Agent:
                 request = "force"
             else:
                 self.stop_seen_at = now
-        self.recorder.event("request", request=request, by=signal.Signals(number).name)
+        self.recorder.event("request", request=request, by=name_of(number))
         if self.coordinator is not None:
             self.coordinator.request(request)
             return

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 
 from .causes import cause_of_exit, failure_of
 from .files import last_lines, read_json, remove, tail
 from .launch import EXIT_STOPPED, base_environment, rank_environment
+from .light import signal
 from .proc import (
     descendants,
     die_with_parent,

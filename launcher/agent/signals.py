@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-import signal
 
 from .files import suppress
+from .light import signal
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
-    from typing import List
+    from typing import Dict, List
 
 SAME_SIGNAL = 0.5
 """Seconds in which a second SIGTERM counts as the first one: schedulers signal warden and agent both."""
 
 
-REQUEST_OF_SIGNAL = {
+REQUEST_OF_SIGNAL: Dict[int, str] = {
     signal.SIGINT: "stop",
     signal.SIGTERM: "stop",
     signal.SIGUSR2: "stop",  # Slurm's word before preemption and before the time limit
@@ -24,6 +24,13 @@ REQUEST_OF_SIGNAL = {
 SIGNALS = (*REQUEST_OF_SIGNAL, signal.SIGCHLD, signal.SIGHUP)
 """What warden and agent take notice of. SIGHUP only so that a closed terminal does not kill; a handler, unlike
 SIG_IGN, is not inherited by the ranks."""
+
+
+def name_of(number: int) -> str:
+    """SIGTERM for 15."""
+    import signal
+
+    return signal.Signals(number).name
 
 
 class Signals:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import time
 
 from .causes import failure_of
@@ -28,7 +27,7 @@ def guard(launch: Json, names: Names, agent: int, start_time: Optional[int]) -> 
     while status is None:
         select.select([signals.reader], [], [])
         for number in signals.read():
-            if signal.Signals(number) in REQUEST_OF_SIGNAL:
+            if number in REQUEST_OF_SIGNAL:
                 kill_quietly(agent, number)
         status = next((status for pid, status in reap_children() if pid == agent), None)
     code, signum = split_status(status)

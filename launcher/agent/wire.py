@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 
 from .files import suppress
-from .light import blake2b, compare_digest, socket
+from .light import address_info, blake2b, compare_digest, dumps, loads, socket
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ class Connection:
         self.closed: Optional[OSError] = None
 
     def send(self, message: Json) -> None:
-        self.pending += json.dumps(message).encode() + b"\n"
+        self.pending += dumps(message).encode() + b"\n"
         self.flush()
 
     def flush(self) -> None:
@@ -61,7 +60,7 @@ class Connection:
         self.heard = time.monotonic()
         *lines, self.received = (self.received + data).split(b"\n")
         try:
-            messages = [json.loads(line.decode()) for line in lines if line]
+            messages = [loads(line.decode()) for line in lines if line]
         except ValueError:
             messages, self.received = [None], b""
         if len(self.received) > self.LIMIT or not all(isinstance(message, dict) for message in messages):
@@ -86,6 +85,5 @@ def same_proof(left: Any, right: str) -> bool:
 
 def resolve(address: str, port: int) -> Tuple[int, Any]:
     """(family, socket address); IPv4 first, since that is what the hosts of a cluster agree on."""
-    found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
-    family, _, _, _, target = min(found, key=lambda info: info[0] != socket.AF_INET)
+    family, _, _, _, target = min(address_info(address, port), key=lambda info: info[0] != socket.AF_INET)
     return family, target

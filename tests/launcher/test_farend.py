@@ -21,9 +21,11 @@ def test_it_starts_from_its_code_or_from_its_text(version: str) -> None:
     from importlib.util import MAGIC_NUMBER
 
     magic = MAGIC_NUMBER.hex() if version == "ours" else "00000000"
-    code = fleet._CODE if version == "ours" else b"\0" * len(fleet._CODE)
     request = json.dumps({"op": "marks", "workdir": "/nowhere", "token": "t"}).encode() + b"\n"
-    told = f"{magic} {len(fleet._SOURCE)} {len(code)} hello\n".encode() + fleet._SOURCE + code + request
+    opening = fleet._opening("hello", magic)
+    if version == "another":
+        opening = opening.removesuffix(fleet._CODE) + b"\0" * len(fleet._CODE)
+    told = opening + request
     done = subprocess.run([sys.executable, "-S", "-c", fleet._BOOT], input=told, capture_output=True, check=True)
     assert done.stdout.splitlines()[1] == b"hello"
     assert json.loads(done.stdout.splitlines()[2])["ok"]
