@@ -89,7 +89,7 @@ for line in sys.stdin:
     finally:
         process.stdin.close()
         try:
-            process.wait(timeout=30)
+            process.wait(timeout=300)  # a killed process dies only when its fsync is through, on a busy disk late
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, 9)
