@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from statistics import NormalDist
@@ -400,7 +401,7 @@ def large_checkpoint(shape: str, place: Path, quantization: str) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     config = hf_config(SHAPES[shape])
     config.num_hidden_layers = 1
-    with torch.device("cuda"):
+    with torch.device(device_kind()):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     kind = type(model).__name__
     state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
@@ -417,8 +418,8 @@ def large_checkpoint(shape: str, place: Path, quantization: str) -> Path:
         part = {name.replace(prefix, f"model.layers.{layer}."): t for name, t in state.items() if prefix in name}
         shards[f"model-{layer:05d}.safetensors"] = part
     shards["model-rest.safetensors"] = {name: tensor for name, tensor in state.items() if prefix not in name}
-    for name, part in shards.items():
-        save_file(part, target / name, metadata={"format": "pt"})
+    with ThreadPoolExecutor(8) as pool:  # tens of gigabytes
+        list(pool.map(lambda item: save_file(item[1], target / item[0], metadata={"format": "pt"}), shards.items()))
     index = {tensor: name for name, part in shards.items() for tensor in part}
     (target / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
     config.num_hidden_layers = SHAPES[shape].layers
@@ -435,7 +436,7 @@ def _saved_as_nf4(name: str, tensor: Any) -> Iterator[tuple[str, Any]]:
     if not any(f".{target}.weight" in name for target in TARGETS):
         yield name, tensor
         return
-    packed, state = quantize_4bit(tensor.cuda(), quant_type="nf4", compress_statistics=True)
+    packed, state = quantize_4bit(tensor.to(device_kind()), quant_type="nf4", compress_statistics=True)
     yield name, packed.cpu()
     for key, value in state.as_dict(packed=True).items():
         yield f"{name}.{key}", value.cpu().contiguous()
