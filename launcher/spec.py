@@ -98,7 +98,8 @@ class SlurmSpec(Section, frozen=True):
     signal_before: int = 120
     """Seconds before the end of the time limit at which Slurm asks for the last checkpoint."""
     max_requeues: int = 20
-    """Times a job is queued again after a preemption, a time limit or a lost node; 0: never."""
+    """Times a job is queued again after a preemption, a time limit or a lost node, unless `max_restarts` is given,
+    which bounds it then; 0: never."""
     sbatch: dict[str, str | None] = {}
     """Any further option of sbatch, without dashes."""
     setup: tuple[str, ...] = ()
@@ -239,6 +240,11 @@ _RANGES: tuple[tuple[str, float, float | None], ...] = (
     ("lora.alpha", 0.0, None),
     ("lora.dropout", 0.0, 0.99),
     ("data.max_length", 8, None),
+    ("eval.every", 0, None),
+    ("eval.max_records", 1, None),
+    ("eval.max_new_tokens", 1, None),
+    ("eval.batch_size", 1, None),
+    ("eval.samples", 0, None),
     ("local.gpus", 1, None),
     ("local.procs", 1, None),
     ("slurm.nodes", 1, None),
@@ -250,6 +256,7 @@ _RANGES: tuple[tuple[str, float, float | None], ...] = (
     ("slurm.max_requeues", 0, None),
     ("heartbeat_timeout", 1.0, None),
     ("max_restarts", 0, None),
+    ("stop_deadline", 1.0, None),
 )
 
 
@@ -261,6 +268,12 @@ def _check_ranges(spec: JobSpec, where: str) -> None:
         if isinstance(value, (int, float)) and not (value >= low and (high is None or value <= high)):
             accepted = f"at least {low:g}" if high is None else f"{low:g} to {high:g}"
             raise SpecError(f"{where}: {key}: {value!r} is out of range; accepted: {accepted}")
+    for key, sources in (("data.train", spec.data.train), ("data.eval", spec.data.eval)):
+        for source in sources if isinstance(sources, tuple) else ():
+            if not isinstance(source, str) and not source.weight > 0:
+                raise SpecError(
+                    f"{where}: {key}: weight {source.weight!r} of {source.path} is out of range; accepted: above 0"
+                )
     if "\0" in spec.name:
         raise SpecError(f"{where}: name: a NUL character cannot stand in a name")
     for name in (*spec.env, *spec.secrets):

@@ -237,6 +237,11 @@ def evaluation_rows(evaluation: dict[str, Any]) -> list[tuple[str, str, str, str
             old = (tasks_before.get(task) or {}).get(metric)
             shown = f"{old:.3f}" if isinstance(old, (int, float)) else "-"
             rows.append((task, str(numbers.get("records", "")), metric, shown, f"{value:.3f}"))
+    for metric, value in after.items():
+        if metric not in ("loss", "records", "tasks") and isinstance(value, (int, float)):
+            old = before.get(metric)
+            shown = f"{old:.3f}" if isinstance(old, (int, float)) else "-"
+            rows.append(("all", str(after.get("records", "")), metric, shown, f"{value:.3f}"))
     if isinstance(after.get("loss"), (int, float)):
         old = before.get("loss")
         shown = f"{old:.4f}" if isinstance(old, (int, float)) else "-"

@@ -115,12 +115,18 @@ def train(config: TrainConfig, world: World, rundir: RunDir) -> int:
     # The engine, and where an earlier start left off.
     from train import adapter, checkpoint
     from train.checkpoint import Progress
-    from train.engine import build
+    from train.engine import build, trainable
     from train.evaluate import Evaluator, Interrupted, prediction_lines
     from train.loop import Loop, peak_memory
 
+    facts = {
+        "seed": config.train.seed,
+        "global_batch_size": config.train.global_batch_size,
+        "total_steps": total,
+        "lora.r": config.lora.r,
+        "trained_parameters": sum(parameter.numel() for _, parameter in trainable(model)),
+    }
     engine = build(config, world, model, loaded.dtype, ds_config, choice.engine)
-    facts = {"seed": config.train.seed, "global_batch_size": config.train.global_batch_size, "total_steps": total}
 
     def save_adapter(place: Any, state: Any) -> None:
         adapter.save(place, state, model, tokenizer)

@@ -58,6 +58,8 @@ def _hub(config: TrainConfig, rundir: RunDir, texts: Callable[[], Iterable[str]]
     if path.is_absolute() or config.model.path.startswith((".", "~")) or config.model.path.count("/") > 1:
         raise UserError(f"model.path: there is no directory {path}", "give a hub id (owner/name) or a local directory")
     directory = _locked(f"hub-{config.model.path}", lambda: _DOWNLOADS[config.model.source](config))
+    if config.model.source == "modelscope":  # its ids mean nothing to whoever reads the adapter later
+        return _readable(BaseModel(directory, str(directory)), rundir)
     return _readable(BaseModel(directory, config.model.path, config.model.revision), rundir)
 
 

@@ -60,14 +60,14 @@ def main(arguments: list[str] | None = None) -> int:
 
     from train import dist
     from train.errors import TrainError, report
-    from train.generate import any_device, load_adapted, newest_adapter, stop_ids, stream, trained_system
+    from train.generate import any_device, load_adapted, stop_ids, stream, trained_system
 
     device = options.device if options.device != "auto" else any_device()
     dist.prepare(dist.from_environment(device, {}))
     try:
         from train.tokens import prompt_text
 
-        model, tokenizer = load_adapted(newest_adapter(options.run_dir), device=device, bare=options.base)
+        model, tokenizer = load_adapted(options.run_dir, device=device, bare=options.base)
         system = options.system if options.system is not None else trained_system(options.run_dir)
         stop = stop_ids(tokenizer, model.config)
 

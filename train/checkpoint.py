@@ -121,10 +121,10 @@ def restore(place: Path | None, engine: Engine, world: World, facts: dict[str, A
     if content is None:
         return None
     for name, value in facts.items():
-        if content.get(name) != value and name not in MAY_CHANGE:
+        if content.get(name, value) != value and name not in MAY_CHANGE:
             raise UserError(
                 f"the checkpoint {place or ''} was made with {name} {content.get(name)}, this run has {value}",
-                "resume with the settings of the run, or start a new one (resume=false)",
+                "resume with the settings of the run, or start a new run with these",
             )
     if world.first and place is not None:
         from safetensors.torch import load_file

@@ -99,8 +99,10 @@ def memory_advice(config: TrainConfig) -> tuple[str, ...]:
     ways.append(f"data.max_length={config.data.max_length // 2} (now {config.data.max_length})")
     if train.zero_stage < 3 and config.world_size > 1:
         ways.append(f"train.zero_stage=3 (now {train.zero_stage}; weights are shared by {config.world_size} ranks)")
-    if train.offload == "none":
+    if train.offload == "none" and train.zero_stage and config.device == "cuda":
         ways.append("train.offload=cpu (the optimizer's state moves to the host)")
+    if config.lora.r > 1:
+        ways.append(f"lora.r={config.lora.r // 2} (now {config.lora.r}; adapter, gradients and optimizer halve)")
     return tuple(ways[:3])
 
 

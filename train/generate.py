@@ -92,33 +92,42 @@ def stream(
         raise failure[0]
 
 
-def load_adapted(adapter: Path, *, device: str, bare: bool = False) -> tuple[Any, Any]:
-    """(model, tokenizer) of an adapter directory, with plain transformers and PEFT; `bare`: the base model alone.
+def load_adapted(run: Path, *, device: str, bare: bool = False) -> tuple[Any, Any]:
+    """(model, tokenizer) of a run's newest adapter, with plain transformers and PEFT; `bare`: the base model alone.
 
-    Raises UserError.
+    The base is quantised as the run had it. Raises UserError.
     """
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from train import config as schema
     from train.basemodel import register_types
     from train.errors import UserError
+    from train.model import keep_four_bit_unpacked, quantization_options
 
+    adapter, trained = newest_adapter(run), schema.load(run / "train.json")
     config = adapter / "adapter_config.json"
     if not config.is_file():
         raise UserError(f"{adapter} holds no adapter", "a run has one after its first checkpoint or at its end")
     recorded = json.loads(config.read_text(encoding="utf-8"))
-    dtype = torch.float32 if device == "cpu" else "auto"
+    quantised = trained.model.quantization != "none"
+    dtype: Any = torch.float32 if device == "cpu" else torch.bfloat16 if quantised else "auto"
+    options: dict[str, Any] = {"revision": recorded.get("revision"), "dtype": dtype}
+    options["trust_remote_code"] = trained.model.trust_remote_code
+    if quantised:
+        options |= {**quantization_options(trained, dtype), "device_map": {"": device}}
     base = recorded["base_model_name_or_path"]
     register_types(Path(base))
     try:
-        model = AutoModelForCausalLM.from_pretrained(base, revision=recorded.get("revision"), dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(base, **options)
     except OSError as error:
         first = str(error).partition("\n")[0]
         raise UserError(f"the base model {base} of {adapter} cannot be loaded: {first}") from error
+    keep_four_bit_unpacked(model)
     if not bare:
         model = PeftModel.from_pretrained(model, adapter)
-    return model.to(device).eval(), AutoTokenizer.from_pretrained(adapter)
+    return (model if quantised else model.to(device)).eval(), AutoTokenizer.from_pretrained(adapter)
 
 
 def newest_adapter(run: Path) -> Path:
@@ -164,7 +173,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         from train.tokens import prompt_text
 
-        model, tokenizer = load_adapted(newest_adapter(options.run_dir), device=device, bare=options.base)
+        model, tokenizer = load_adapted(options.run_dir, device=device, bare=options.base)
         system = options.system if options.system is not None else trained_system(options.run_dir)
         turns = [("system", system)] if system else []
         prompt = prompt_text(tokenizer, [*turns, ("user", options.prompt)])

@@ -23,6 +23,7 @@ from train.config import TrainConfig
 from train.dataset import Part
 from train.dist import World
 from train.engine import Engine
+from train.evaluate import Interrupted
 from train.rundir import RunDir
 from train.schedule import deal, learning_rate
 
@@ -73,7 +74,13 @@ class Loop:
             if "stop" in asked and progress.step < self.total:
                 return progress, True
             if self._evaluation_due(progress.step) and self.evaluate is not None:
-                writer.evaluation(progress.step, self.evaluate())
+                try:
+                    writer.evaluation(progress.step, self.evaluate())
+                except Interrupted:  # on every rank at the same batch
+                    if last_saved != progress.step:
+                        self.save(progress)
+                    self._acknowledge(["stop"])
+                    return progress, True
         if last_saved != progress.step:  # nothing was left to train
             self.save(progress)
         return progress, False

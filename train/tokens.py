@@ -262,18 +262,18 @@ class Tokenizer:
                 done.empty += isinstance(messages, formats.Empty)
                 continue
             number = len(done.lines)
+            asked, answered = _hashes(messages)
+            done.lines.append(line)
+            done.asked.append(asked)
+            done.answered.append(answered)
             try:
                 if number % _CHECKED_EVERY < 2 and not self.template.agrees(messages):
                     self.template.distrust(messages)
                     raise _Distrusted
                 sequences = self.template.sequences(messages)
-            except TemplateRefusal as error:
+            except TemplateRefusal as error:  # a record all the same: Part.records counts it when it reads again
                 done.refuse(Problem(shown, line, str(error)))
                 continue
-            asked, answered = _hashes(messages)
-            done.lines.append(line)
-            done.asked.append(asked)
-            done.answered.append(answered)
             if asked <= self.limit:
                 waiting += [(number, sequence) for sequence in sequences]
             if len(waiting) >= _BATCH:

@@ -28,7 +28,7 @@ JOB_FLAGS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("--global-batch-size", "train.global_batch_size", {"type": int, "help": "Records an optimizer step sees."}),
     ("--micro-batch-size", "train.micro_batch_size", {"help": "Records a rank's forward pass sees, or auto."}),
     ("--zero-stage", "train.zero_stage", {"help": "0, 1, 2, 3 or auto."}),
-    ("--engine", "train.engine", {"type": click.Choice(["auto", "unsloth", "peft"])}),
+    ("--engine", "train.engine", {"type": click.Choice(["auto", "fused", "unsloth", "peft"])}),
     ("--seed", "train.seed", {"type": int}),
     ("--max-restarts", "max_restarts", {"type": int, "help": "Restarts from the newest checkpoint after a failure."}),
     (

@@ -63,6 +63,10 @@ def test_an_unknown_key_far_from_all_lists_the_section():
         ("train.global_batch_size=0", ["train.global_batch_size", "at least 1"]),
         ("train.learning_rate=nan", ["train.learning_rate", "out of range"]),
         ("lora.dropout=1.5", ["lora.dropout", "0 to 0.99"]),
+        ("eval.batch_size=0", ["eval.batch_size", "at least 1"]),
+        ("eval.max_new_tokens=-1", ["eval.max_new_tokens", "at least 1"]),
+        ("stop_deadline=-4", ["stop_deadline", "at least 1"]),
+        ("data.train=[{path: a.jsonl, weight: 0}]", ["data.train", "a.jsonl", "above 0"]),
         ("env.A-B=1", ["A-B", "environment variable"]),
         ("train=3", ["train", "3"]),
     ],
@@ -124,3 +128,13 @@ def test_the_merged_job_loads_to_the_same_job_again(write, tmp_path):
 def test_empty_sections_and_an_empty_file_mean_the_defaults(write):
     assert spec.load(write("ssh:\nslurm:\n")).spec == spec.JobSpec()
     assert spec.load(write("")).spec == spec.JobSpec()
+
+
+def test_every_engine_has_its_flag():
+    from typing import get_args
+
+    from launcher.commands.options import JOB_FLAGS
+    from train.config import Engine
+
+    (settings,) = [settings for flag, _, settings in JOB_FLAGS if flag == "--engine"]
+    assert tuple(settings["type"].choices) == get_args(Engine)

@@ -36,7 +36,7 @@ def test_out_of_memory_names_three_settings_with_the_numbers_of_this_run() -> No
 
 def test_advice_leaves_out_what_is_already_set() -> None:
     advice = memory_advice(config(micro_batch_size=1, gradient_accumulation_steps=32, gradient_checkpointing=True))
-    assert [line.partition("=")[0] for line in advice] == ["model.quantization", "data.max_length", "train.offload"]
+    assert [line.partition("=")[0] for line in advice] == ["model.quantization", "data.max_length", "lora.r"]
 
 
 @pytest.mark.parametrize(

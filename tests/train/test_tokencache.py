@@ -152,3 +152,16 @@ def test_making_tokens_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_a_record_that_the_template_refuses_does_not_shift_the_answers_of_those_behind_it(tmp_path: Path) -> None:
+    from train.config import Source
+    from train.dataset import Part
+
+    refuse = "{% if 'forbidden' in messages[0]['content'] %}{{ raise_exception('not this one') }}{% endif %}"
+    path = write(tmp_path / "a.jsonl", record("hello", "a0"), record("forbidden", "a1"), record("again", "a2"))
+    entry = tokencache.entry([path], bpe.recipe(refuse + SMOLLM2), tmp_path / "cache")
+    assert entry.meta.unreadable == 1
+    assert len(entry.tokens) == 2
+    part = Part((Source(path=path),), entry.tokens, (2,), (1.0,))
+    assert [found.answer for found in part.records] == ["a0", "a2"]

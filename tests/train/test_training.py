@@ -240,6 +240,14 @@ def test_a_stop_request_saves_at_one_step_and_the_run_goes_on_from_there(
     assert metrics(run) == pytest.approx(metrics(alone["plain"]), rel=1e-3)
 
 
+def test_a_run_does_not_go_on_with_an_adapter_of_another_size(configure: Any, alone: dict[str, Path]) -> None:
+    run = copy_run(alone["plain"], configure, "another-rank", **{"lora.r": 8})
+    ranks = Ranks(1, ["-m", "train", "--config", str(run / "train.json")])
+    assert ranks.wait() == [2]
+    assert "was made with lora.r 4, this run has 8" in ranks.output[0]
+    assert "Traceback" not in ranks.output[0]
+
+
 def test_a_checkpoint_request_saves_and_the_run_goes_on(configure: Any) -> None:
     run = configure("asked", **{"train.checkpoint_every": 0})
     (run / "control").mkdir()

@@ -1,0 +1,70 @@
+"""The training loop with an engine that only counts."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.train
+np = pytest.importorskip("numpy")
+torch = pytest.importorskip("torch")
+
+
+class Counting:
+    """As many steps as were made."""
+
+    def __init__(self) -> None:
+        self.loss = torch.nn.Identity()
+        self.steps = 0
+
+    def backward(self, inputs: dict[str, Any], scale: float, *, last: bool) -> Any:
+        return torch.tensor(1.0)
+
+    def step(self, rate: float) -> float:
+        self.steps += 1
+        return 1.0
+
+    def evaluation(self) -> Any:
+        return nullcontext()
+
+
+def test_a_stop_in_the_middle_of_an_evaluation_saves_the_step_that_was_reached(tmp_path: Path) -> None:
+    from train.checkpoint import Progress
+    from train.config import Data, Evaluation, Lora, Model, TrainConfig, Training
+    from train.dataset import Part
+    from train.dist import from_environment
+    from train.evaluate import Interrupted
+    from train.loop import Loop
+    from train.rundir import RunDir
+    from train.tokens import Tokens
+
+    count, length = 8, 4
+    offsets = np.arange(count + 1, dtype=np.int64) * length
+    tokens = np.zeros(count * length, dtype=np.int32)
+    data = Part((), Tokens(tokens, np.ones(len(tokens), dtype=np.bool_), offsets, np.arange(count)), (count,), (1.0,))
+    config = TrainConfig(
+        run_id="r", device="cpu", model=Model(), data=Data(max_length=8), lora=Lora(),
+        train=Training(global_batch_size=2, micro_batch_size=2, gradient_accumulation_steps=1, checkpoint_every=0),
+        eval=Evaluation(every=2),
+    )  # fmt: skip
+    engine, saved, rundir = Counting(), [], RunDir(tmp_path)
+    rundir.control("stop").parent.mkdir()
+
+    def evaluate() -> float:
+        if engine.steps < 4:
+            return 1.0
+        rundir.control("stop").write_text("{}")
+        raise Interrupted
+
+    loop = Loop(
+        config=config, world=from_environment("cpu", {}), rundir=rundir, data=data, engine=engine, pad=0, total=9,
+        save=lambda progress: saved.append((progress.step, engine.steps)), evaluate=evaluate,
+        first_step_done=lambda: None,
+    )  # fmt: skip
+    progress, stopped = loop.run(Progress(step=0))
+    assert (progress.step, stopped) == (4, True)
+    assert saved == [(4, 4)]
+    assert not rundir.control("stop").exists()
