@@ -1,17 +1,21 @@
 """One SSH connection, made as the user's own `ssh` would make it: their configuration, their keys, their known hosts.
 
 Fabric connects and reads the configuration. What it leaves out is done here: it accepts unknown host keys silently,
-knows neither UserKnownHostsFile nor HostKeyAlias, and waits for ever unless told otherwise.
+knows neither Include nor UserKnownHostsFile nor HostKeyAlias, and waits for ever unless told otherwise.
 """
 
 from __future__ import annotations
 
 import base64
 import functools
+import glob
 import hashlib
 import os
+import re
+import shlex
 import socket
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,8 @@ from launcher.errors import TargetError
 
 DEFAULT_KNOWN_HOSTS = "~/.ssh/known_hosts ~/.ssh/known_hosts2"
 GLOBAL_KNOWN_HOSTS = "/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2"
+INCLUDE_DEPTH = 16
+"""Files that may include one another; ssh's own limit (READCONF_MAX_DEPTH)."""
 KEEPALIVE = 15
 """Seconds between packets that keep a quiet connection open through firewalls."""
 
@@ -43,16 +49,26 @@ class UnknownHostKey(TargetError):
 class _Verify(paramiko.MissingHostKeyPolicy):  # type: ignore[misc] # paramiko ships no types
     """Refuse an unknown key with its fingerprint, or write it down if the user chose so."""
 
-    def __init__(self, name: str, files: list[Path], accept: bool) -> None:
-        self.name, self.files, self.accept = name, files, accept
+    def __init__(self, hop: Any, accept: bool) -> None:
+        self.name, self.files, self.accept = _known_as(hop), _user_files(hop), accept
+        self.host, self.port = hop.host, hop.port
+        self.alias = None if self.name == _dialled(hop) else self.name
+        self.direct = hop.gateway is None
 
     def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
         if not self.accept:
-            host, port = _split_lookup(self.name)
-            scan = f"ssh-keyscan{f' -p {port}' if port else ''} {host} >> {self.files[0]}"
+            kind = "ecdsa" if key.get_name().startswith("ecdsa") else key.get_name().rpartition("-")[2]
+            own = f"ssh-keygen -lf /etc/ssh/ssh_host_{kind}_key.pub"
+            if self.direct:
+                write = keyscan(self.host, self.port, self.alias, self.files[0])
+                compare = f"compare it with the host's own ({own})"
+            else:  # a keyscan from here would not reach it
+                line = shlex.quote(f"{self.name} {key.get_name()} {key.get_base64()}")
+                write = f"echo {line} >> {shlex.quote(str(self.files[0]))}"
+                compare = f"it is behind a ProxyJump or ProxyCommand: look at the key on the host itself ({own})"
             raise UnknownHostKey(
-                f"unknown host key {key.get_name()} {fingerprint(key)}; compare it with the host's own "
-                f"(ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then: {scan}   or say --accept-new-host-keys"
+                f"unknown host key {key.get_name()} {fingerprint(key)}; {compare}, then: {write}   "
+                "or say --accept-new-host-keys"
             )
         self.files[0].parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         line = f"{self.name} {key.get_name()} {key.get_base64()}\n"
@@ -68,30 +84,92 @@ def fingerprint(key: Any) -> str:
     return "SHA256:" + base64.b64encode(hashlib.sha256(key.asbytes()).digest()).decode().rstrip("=")
 
 
-def _split_lookup(name: str) -> tuple[str, str | None]:
-    if name.startswith("["):
-        host, _, port = name[1:].partition("]:")
-        return host, port
-    return name, None
+def keyscan(host: str, port: int, alias: str | None, file: Path) -> str:
+    """The command that writes a host's keys into a known_hosts file; under its HostKeyAlias if it has one. Pure."""
+    scan = f"ssh-keyscan{'' if port == 22 else f' -p {port}'} {shlex.quote(host)}"
+    if alias:  # ssh-keyscan knows only the name that it dials
+        word = re.sub(r"([\\/&])", r"\\\1", alias)
+        scan += f" | sed {shlex.quote(f's/^[^# ][^ ]*/{word}/')}"
+    return f"{scan} >> {shlex.quote(str(file))}"
 
 
 def _config(ssh_config: str | None) -> Any:
-    """Fabric's configuration with the user's ssh_config, read once for all hosts. Raises TargetError."""
+    """Fabric's configuration with the user's ssh_config, made once for all hosts. Raises TargetError."""
+    home = Path("~/.ssh").expanduser()
     if ssh_config is None:
-        return _read_config(None, 0.0)
+        texts = [expanded(home / "config", home), expanded(Path("/etc/ssh/ssh_config"), Path("/etc/ssh"))]
+        return _parse_config("\nHost *\n".join(texts), "~/.ssh/config")
     path = Path(ssh_config).expanduser()
     if not path.is_file():
         raise TargetError(f"no ssh configuration file {path}")
-    return _read_config(path, path.stat().st_mtime)
+    return _parse_config(expanded(path, home), str(path))
 
 
 @functools.lru_cache(maxsize=8)
-def _read_config(path: Path | None, stamp: float) -> Any:
-    """`stamp` is the file's mtime, so that a changed file is read again."""
+def _parse_config(text: str, where: str) -> Any:
+    """Its key is the whole text, so that a changed file is read again, and an included one as well."""
     try:
-        return fabric.Config() if path is None else fabric.Config(runtime_ssh_path=str(path))
+        return fabric.Config(ssh_config=paramiko.SSHConfig.from_text(text))
     except Exception as error:
-        raise TargetError(f"{path or '~/.ssh/config'}: {error}") from error
+        raise TargetError(f"{where}: {error}") from error
+
+
+_BLOCK = re.compile(r"\s*(host|match|include)(?:\s*=\s*|\s+)(.+)", re.IGNORECASE)
+
+
+def expanded(path: Path, base: Path, within: str = "", depth: int = 0) -> str:
+    """The text of an ssh configuration with its Include directives replaced by the files, as ssh_config(5) says.
+
+    A relative name is one below `base` (~/.ssh, or /etc/ssh for the system's file), a pattern's files come in lexical
+    order, and one without files is no error. `within` is the criteria of the blocks around the Include, as a `Match`
+    line has them: all of them must be met by what is included. An absent file is empty. Raises TargetError.
+    """
+    if depth > INCLUDE_DEPTH:
+        raise TargetError(f"{path}: more than {INCLUDE_DEPTH} ssh configuration files include one another")
+    try:
+        text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.is_file() else ""
+    except OSError as error:
+        raise TargetError(f"{path}: {error.strerror}") from error
+    out, criteria = [], within
+    for line in text.splitlines():
+        match = _BLOCK.match(line)
+        if match is None:
+            out.append(line)
+        elif match[1].lower() == "include":
+            for file in _included(match[2], base, path):
+                # What stands before the first block of the file belongs to the block around the Include.
+                out += [expanded(file, base, criteria, depth + 1), f"Match {criteria}" if criteria else "Host *"]
+        else:
+            own = _criteria(match[1].lower(), match[2], path)
+            criteria = _both(within, own)
+            out.append(f"Match {criteria}" if within else line)
+    return "\n".join(out)
+
+
+def _included(words: str, base: Path, path: Path) -> Iterator[Path]:
+    for word in _words(words, path):
+        name = re.sub(r"\$\{(\w+)\}", lambda name: os.environ.get(name[1], name[0]), word)
+        found = glob.glob(str(base / Path(name).expanduser()))  # noqa: PTH207 - as ssh does: * is no hidden file
+        yield from filter(Path.is_file, map(Path, sorted(found)))
+
+
+def _words(text: str, path: Path) -> list[str]:
+    try:
+        return shlex.split(text, comments=True)
+    except ValueError as error:
+        raise TargetError(f"{path}: {text!r}: {error}") from error
+
+
+def _criteria(kind: str, value: str, path: Path) -> str:
+    """What a Host or Match line asks for, in the words of a Match line."""
+    if kind == "match":
+        return value.strip()
+    return f"originalhost {shlex.quote(','.join(_words(value, path)))}"
+
+
+def _both(outer: str, inner: str) -> str:
+    """Criteria that are met where both are; `all` may stand with no others."""
+    return " ".join(part for part in (outer, inner) if part and part.lower() != "all") or inner or outer
 
 
 @functools.lru_cache(maxsize=64)
@@ -125,10 +203,8 @@ def _prepare(address: hostfile.Address, options: Options) -> Any:
         connect_timeout=max(1, round(options.connect_timeout)),
         connect_kwargs={"banner_timeout": patience, "auth_timeout": patience},
     )  # fmt: skip
-    hop = connection
-    while isinstance(hop, fabric.Connection):  # through every ProxyJump
+    for hop in _hops(connection):
         _harden(hop, options)
-        hop = hop.gateway
     return connection
 
 
@@ -139,22 +215,51 @@ def _harden(connection: Any, options: Options) -> None:
     if str(settings.get("identitiesonly", "")).lower() in ("yes", "true"):
         connection.connect_kwargs.setdefault("look_for_keys", False)
         connection.connect_kwargs.setdefault("allow_agent", False)
-    user = _paths(settings.get("userknownhostsfile", DEFAULT_KNOWN_HOSTS))
-    files = user + _paths(settings.get("globalknownhostsfile", GLOBAL_KNOWN_HOSTS))
     # paramiko looks keys up under the address that it dials; ssh looks under the alias if there is one.
-    dialled = connection.host if connection.port == 22 else f"[{connection.host}]:{connection.port}"
-    known_as = settings.get("hostkeyalias", dialled)
-    for file in files:
-        keys = _known_keys(file, file.stat().st_mtime if file.exists() else 0.0).lookup(known_as)
-        for kind, key in (keys or {}).items():
-            connection.client.get_host_keys().add(dialled, kind, key)
+    for file in _known_files(connection):
+        for kind, key in (_keys_in(file, _known_as(connection)) or {}).items():
+            connection.client.get_host_keys().add(_dialled(connection), kind, key)
     strict = str(settings.get("stricthostkeychecking", "ask")).lower()
     accept = options.accept_new_host_keys or strict in ("accept-new", "no", "off")
-    connection.client.set_missing_host_key_policy(_Verify(known_as, user, accept))
+    connection.client.set_missing_host_key_policy(_Verify(connection, accept))
+
+
+def _dialled(hop: Any) -> str:
+    return str(hop.host) if hop.port == 22 else f"[{hop.host}]:{hop.port}"
+
+
+def _known_as(hop: Any) -> str:
+    return str(hop.ssh_config.get("hostkeyalias", _dialled(hop)))
+
+
+def _user_files(hop: Any) -> list[Path]:
+    return _paths(hop.ssh_config.get("userknownhostsfile", DEFAULT_KNOWN_HOSTS))
+
+
+def _known_files(hop: Any) -> list[Path]:
+    return _user_files(hop) + _paths(hop.ssh_config.get("globalknownhostsfile", GLOBAL_KNOWN_HOSTS))
+
+
+def _keys_in(file: Path, name: str) -> Any:
+    return _known_keys(file, file.stat().st_mtime if file.exists() else 0.0).lookup(name)
 
 
 def _paths(value: str) -> list[Path]:
-    return [Path(word).expanduser() for word in value.split()] or [Path("/dev/null")]
+    return [Path(word).expanduser() for word in value.split() if word.lower() != "none"] or [Path("/dev/null")]
+
+
+def _hops(connection: Any) -> Iterator[Any]:
+    """The connection and those that it goes through, the last ProxyJump first."""
+    while isinstance(connection, fabric.Connection):
+        yield connection
+        connection = connection.gateway
+
+
+def forget_key(hop: Any) -> str:
+    """The commands that remove what is known of a host's keys, one for each file that has some."""
+    name = _known_as(hop)
+    files = [file for file in _known_files(hop) if _keys_in(file, name)] or _user_files(hop)[:1]
+    return " && ".join(f"ssh-keygen -R {shlex.quote(name)} -f {shlex.quote(str(file))}" for file in files)
 
 
 def explain(error: BaseException, connection: Any, timeout: float) -> str:
@@ -163,10 +268,11 @@ def explain(error: BaseException, connection: Any, timeout: float) -> str:
     if isinstance(error, UnknownHostKey):
         return str(error)
     if isinstance(error, paramiko.BadHostKeyException):
-        name = connection.ssh_config.get("hostkeyalias", connection.host)
+        hop = next((hop for hop in _hops(connection) if error.hostname in (hop.host, _dialled(hop))), connection)
+        where = f"{hop.user}@{hop.host}:{hop.port}"
         return (
             f"HOST KEY CHANGED: {where} shows {fingerprint(error.key)}, known is {fingerprint(error.expected_key)}. "
-            f"Someone may be listening in; if the host was reinstalled: ssh-keygen -R {name}"
+            f"Someone may be listening in; if the host was reinstalled: {forget_key(hop)}"
         )
     if isinstance(error, paramiko.PasswordRequiredException):
         return f"{where}: the key has a passphrase: load it with ssh-add"

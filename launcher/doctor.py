@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from launcher import bundle, hosts, image
-from launcher.fleet import Fleet, Json
+from launcher.fleet import Fleet, Json, Session
 from launcher.spec import JobSpec
 
 Level = Literal["ok", "warn", "bad"]
@@ -33,7 +34,10 @@ SLOW_LOGIN = 3.0
 LITTLE_MEMORY = 2 << 30
 ALL_PAIRS = 32
 """Hosts up to which every one tries to reach every other; beyond it only the first, which the run depends on."""
-PACKAGES = (*hosts.PACKAGES, "nvidia-nccl-cu12", "nvidia-nccl-cu13")
+NCCL = ("nvidia-nccl-cu11", "nvidia-nccl-cu12", "nvidia-nccl-cu13", "nvidia-nccl-cu14")
+CUDA = ("nvidia-cuda-runtime-cu11", "nvidia-cuda-runtime-cu12", "nvidia-cuda-runtime")
+"""NVIDIA's packages of the CUDA runtime, which lost the suffix with CUDA 13; wheels of torch bring one."""
+PACKAGES = (*hosts.PACKAGES, *NCCL, *CUDA)
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def find(job: JobSpec, fleet: Fleet, inputs: Sequence[bundle.Input]) -> Findings
     marks, _ = fleet.each(lambda rank, session: session.call("marks", workdir=places[rank], token=token), up)
     found.seen = {rank: answer["seen"] for rank, answer in marks.items()}
     fleet.each(lambda rank, session: session.call("marks", workdir=places[rank], token=token, clean=True), up)
-    found.unreached = connect_all(fleet, found.said)
+    found.unreached = connect_all(fleet, found.said, job.ssh.master_addr)
     device = "cuda" if job.device != "cpu" and any(hosts.gpus_of(said) for said in found.said.values()) else "cpu"
     found.images = hosts.ask_images(fleet, job, device, up)
     items = [file.item for file in inputs]
@@ -105,24 +109,50 @@ def find(job: JobSpec, fleet: Fleet, inputs: Sequence[bundle.Input]) -> Findings
     return found
 
 
-def connect_all(fleet: Fleet, said: Mapping[int, Json]) -> dict[int, list[int]]:
-    """{host: hosts it cannot connect to}; every host listens for a moment."""
+def connect_all(fleet: Fleet, said: Mapping[int, Json], master_addr: str | None) -> dict[int, list[int]]:
+    """{host: hosts it cannot connect to}; every host listens for a moment, at all addresses that a run would try."""
     ranks = sorted(said)
     servers = ranks if len(ranks) <= ALL_PAIRS else ranks[:1]
-    nonces = {rank: secrets.token_hex(16) for rank in servers}
-    opened, failed = fleet.each(lambda rank, session: session.call("listen", nonce=nonces[rank], peers=[]), servers)
-    targets = {rank: [said[rank]["address"], opened[rank]["ports"][0], nonces[rank]] for rank in opened}
+    doors, failed = fleet.each(
+        lambda rank, session: hosts.open_door(session, rank, said, None if rank else master_addr), servers
+    )
 
-    def ask(rank: int, session: Any) -> list[int]:
-        others = [other for other in targets if other != rank]
-        asked = [targets[other] for other in others]
-        reached = session.call("reach", targets=asked, seconds=hosts.REACH_SECONDS, timeout=30)["reached"]
-        silent = [other for other, ok in zip(others, reached, strict=True) if not ok]
-        return silent + [other for other in failed if other != rank]
+    def ask(rank: int, session: Session) -> dict[int, set[str]]:
+        asked = {other: door for other, door in doors.items() if other != rank}
+        targets = [target for door in asked.values() for target in door.targets]
+        reached = iter(session.call("reach", targets=targets, seconds=hosts.REACH_SECONDS, timeout=30)["reached"])
+        return {other: {address for address in door.addresses if next(reached)} for other, door in asked.items()}
 
-    answers, broken = fleet.each(ask, ranks)
+    answers, _ = fleet.each(ask, ranks)
     fleet.each(lambda _, session: session.call("unlisten"), servers)
-    return {**answers, **{rank: [other for other in ranks if other != rank] for rank in broken}}
+    return silent(ranks, {rank: door.addresses for rank, door in doors.items()}, set(failed), answers)
+
+
+def silent(
+    ranks: Sequence[int],
+    addresses: Mapping[int, Sequence[str]],
+    failed: set[int],
+    reached: Mapping[int, Mapping[int, set[str]]],
+) -> dict[int, list[int]]:
+    """{host: hosts it cannot connect to} from the addresses at which each host got an answer of each other. Pure.
+
+    Any address will do between two hosts; the first host of a run has one for all others, so one must do for all.
+    """
+    answers = [found.get(0, set()) for rank, found in reached.items() if rank]
+    best = hosts.most(address for address in addresses.get(0, ()) for found in answers if address in found)
+
+    def met(rank: int, other: int) -> bool:
+        answered = reached[rank].get(other, set())
+        return best in answered if other == 0 else bool(answered)
+
+    return {
+        rank: [
+            other
+            for other in (*addresses, *sorted(failed))
+            if other != rank and (rank not in reached or other in failed or not met(rank, other))
+        ]
+        for rank in ranks
+    }
 
 
 def rows(job: JobSpec, asked: hosts.Wanted, found: Findings, inputs: Sequence[bundle.Input]) -> list[Row]:
@@ -132,8 +162,8 @@ def rows(job: JobSpec, asked: hosts.Wanted, found: Findings, inputs: Sequence[bu
     device = job.device if job.device != "auto" else "cuda" if any(gpus.values()) else "cpu"
     each = {found.names[rank]: count if device == "cuda" else 1 for rank, count in gpus.items()}
     slots = asked.slots(each)
-    drivers = [driver for said in found.said.values() for driver in hosts.drivers_of(said)]
-    usual_driver = max(sorted(set(drivers)), key=drivers.count, default="")
+    cuda = {rank: cuda_versions(job, said) for rank, said in found.said.items()}
+    usual_cuda = common_versions([cuda[rank] for rank in cuda if gpus[rank]])
     table = []
     for rank, name in enumerate(found.names):
         row = Row(name)
@@ -144,11 +174,11 @@ def rows(job: JobSpec, asked: hosts.Wanted, found: Findings, inputs: Sequence[bu
         said = found.said[rank]
         row.cells = {
             "login": _login(found.login[rank]),
-            "python": _python(said, usual),
+            "python": _python(job, said, usual),
             "environment": _environment(job, said, usual),
             "image": _image(found, rank),
             "gpus": _gpus(device, gpus[rank], slots.get(name, [])),
-            "driver": _driver(said, usual_driver),
+            "driver": _driver(cuda[rank], usual_cuda if device == "cuda" and gpus[rank] else {}),
             "clock": _clock(found.skew[rank]),
             "disk": _disk(said),
             "memory": _memory(said),
@@ -166,25 +196,27 @@ def _login(seconds: float) -> Cell:
     return Cell(f"{seconds:.1f} s", "warn", "the login is slow: look at ~/.bashrc and at UseDNS of sshd there")
 
 
-def _python(said: Json, usual: Mapping[str, str]) -> Cell:
+def _python(job: JobSpec, said: Json, usual: Mapping[str, str]) -> Cell:
     version = ".".join(map(str, said["version"]))
     if tuple(said["version"]) < (3, 8):
         return Cell(version, "bad", f"{said['python']} is too old: 3.8 or newer, see --python")
-    if hosts.versions(said)["python"] != usual["python"]:
+    if hosts.uses_environment(job) and hosts.versions(said)["python"] != usual["python"]:
         return Cell(version, "bad", f"most hosts have Python {usual['python']}: make them equal, or see --python")
     return Cell(version)
 
 
 def _environment(job: JobSpec, said: Json, usual: Mapping[str, str]) -> Cell:
-    packages: dict[str, str] = said["packages"]
-    if job.container.image:
+    if hosts.in_container(job):
         return Cell("in the image")
+    packages = {package: version for package, version in said["packages"].items() if package in hosts.PACKAGES}
     torch = f"torch {packages['torch']}" if "torch" in packages else "no torch"
-    absent = [package for package in hosts.NEEDED if package not in packages]
-    if absent and not job.program:
+    if job.program:
+        return Cell(torch)  # shown only: what a program needs it knows itself
+    absent = [package for package in hosts.needed(job) if package not in packages]
+    if absent:
         advice = f"{', '.join(absent)} not installed for {said['python']}: name the environment with --python"
         return Cell(torch, "bad", advice)
-    other = [f"{p} {v} (most have {usual[p]})" for p, v in sorted(packages.items()) if v != usual[p]]
+    other = hosts.differences(packages, {p: v for p, v in usual.items() if p in hosts.PACKAGES})
     if other:
         return Cell(torch, "bad", f"{'; '.join(other)}: make them equal")
     return Cell(torch)
@@ -212,13 +244,38 @@ def _gpus(device: str, count: int, slots: Sequence[int]) -> Cell:
     return Cell(text)
 
 
-def _driver(said: Json, usual: str) -> Cell:
-    versions = sorted(hosts.drivers_of(said))
-    text = ", ".join(versions) or "-"
-    nccl = next((v for p, v in said["packages"].items() if p.startswith("nvidia-nccl")), None)
-    text += f", NCCL {nccl}" if nccl else ""
-    if versions and versions != [usual]:
-        return Cell(text, "warn", f"most hosts have driver {usual}: mixed drivers may not support the same CUDA")
+def cuda_versions(job: JobSpec, said: Json) -> dict[str, str]:
+    """What must be equal for GPUs to talk to each other: the host's driver, and what its environment brings along."""
+    packages: dict[str, str] = said["packages"] if not hosts.in_container(job) else {}
+    found = {
+        "driver": ", ".join(sorted(hosts.drivers_of(said))),
+        "CUDA": cuda_of(packages),
+        "NCCL": next((packages[name] for name in NCCL if name in packages), ""),
+    }
+    return {name: version for name, version in found.items() if version}
+
+
+def cuda_of(packages: Mapping[str, str]) -> str:
+    """`13.0` from torch's local version tag (2.11.0+cu130), else from the runtime's package; empty: nothing tells."""
+    tag = re.search(r"\+cu(\d+)(\d)(?!\d)", packages.get("torch", ""))
+    if tag:
+        return f"{tag[1]}.{tag[2]}"
+    runtime = next((packages[name] for name in CUDA if name in packages), "")
+    return ".".join(runtime.split(".")[:2])
+
+
+def common_versions(found: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """The driver, CUDA and NCCL that most hosts have."""
+    usual = {name: hosts.most(versions.get(name) for versions in found) for name in ("driver", "CUDA", "NCCL")}
+    return {name: version for name, version in usual.items() if version}
+
+
+def _driver(found: Mapping[str, str], usual: Mapping[str, str]) -> Cell:
+    """`usual` is empty where nothing is compared: in a run on CPUs, and on a host that has no GPU at all."""
+    text = ", ".join(v if name == "driver" else f"{name} {v}" for name, v in found.items()) or "-"
+    other = hosts.differences(found, usual) if usual else []
+    if other:
+        return Cell(text, "bad", f"{'; '.join(other)}: make driver, CUDA and NCCL equal")
     return Cell(text)
 
 
@@ -254,8 +311,10 @@ def _network(found: Findings, rank: int) -> Cell:
     silent = [found.names[other] for other in found.unreached.get(rank, [])]
     if silent:
         return Cell(
-            "blocked", "bad", f"cannot connect to {', '.join(silent)}: open TCP ports 10000-29999 between the hosts"
-        )
+            "blocked", "bad",
+            f"cannot connect to {', '.join(silent)}: open TCP ports 10000-29999 between the hosts, or name an address "
+            f"of {found.names[0]} that all others reach with --master-addr",
+        )  # fmt: skip
     return Cell("ok")
 
 

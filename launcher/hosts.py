@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from launcher import facts, hostfile, image
 from launcher.connect import Options
@@ -141,7 +141,7 @@ def _survey(job: JobSpec, asked: Wanted, fleet: Fleet) -> Survey:
     }
     refuse("the hosts are not ready", fleet, problems)
     refuse("the hosts cannot run the image", fleet, image_problems(ask_images(fleet, job, device, ranks)))
-    door = open_door(fleet, said, job.ssh.master_addr)
+    door = open_door(fleet.sessions[0], 0, said, job.ssh.master_addr)
     met = meet(fleet, said, token, door)
     leaders = [min(met[rank]["seen"], default=rank) for rank in ranks]
     ports, master = door.ports, address_for_all(fleet, door, met, job.ssh.master_addr)
@@ -151,7 +151,7 @@ def _survey(job: JobSpec, asked: Wanted, fleet: Fleet) -> Survey:
 def greet(fleet: Fleet, job: JobSpec, token: str) -> tuple[dict[int, Json], dict[int, float]]:
     """Every host's facts, and its clock's distance in seconds from the middle of all clocks. Raises HostsError."""
     # A program's or an image's run needs none of them there, and looking for them is most of a host's answer.
-    packages = () if job.program or job.container.image else PACKAGES
+    packages = PACKAGES if uses_environment(job) else ()
     said, skew, refused = greet_some(fleet, job, token, packages, range(len(fleet)))
     refuse("the hosts cannot be asked", fleet, {rank: [str(error)] for rank, error in refused.items()})
     return said, skew
@@ -198,17 +198,53 @@ def device_of(job: JobSpec, gpus: Sequence[int]) -> Literal["cuda", "cpu"]:
     return "cuda" if any(gpus) else "cpu"
 
 
-def majority(said: Any) -> dict[str, str]:
-    """The version of each package that most hosts have."""
-    counts: dict[str, Counter[str]] = {}
-    for facts_ in said:
-        for package, version in versions(facts_).items():
-            counts.setdefault(package, Counter())[version] += 1
-    return {package: counter.most_common(1)[0][0] for package, counter in counts.items()}
+def in_container(job: JobSpec) -> bool:
+    """Whether the run will be in a container: as launcher/image.py settles it, which names the newest image itself."""
+    runtime = job.container.runtime
+    return bool(job.container.image) if runtime == "auto" else runtime != "none"
+
+
+def uses_environment(job: JobSpec) -> bool:
+    """Whether the run needs a training environment on the hosts: a program brings its own, and so does an image."""
+    return not job.program and not in_container(job)
+
+
+def needed(job: JobSpec) -> tuple[str, ...]:
+    """The packages without which this training cannot start."""
+    sharded = isinstance(job.train.zero_stage, int) and job.train.zero_stage > 0
+    return (*NEEDED, "deepspeed") if sharded else NEEDED
+
+
+def majority(said: Iterable[Json]) -> dict[str, str]:
+    """The version of each package that most hosts have; without those that most hosts lack."""
+    all_versions = [versions(facts_) for facts_ in said]
+    packages = sorted({package for found in all_versions for package in found})
+    usual = {package: most([found.get(package) for found in all_versions]) for package in packages}
+    return {package: version for package, version in usual.items() if version is not None}
+
+
+def most(values: Iterable[str | None]) -> str | None:
+    """The commonest value, the first among equals; None stands for "not there" and loses against as many that are."""
+    counts = Counter(values)
+    return max(counts, key=lambda value: (counts[value], value is not None), default=None)
 
 
 def versions(said: Json) -> dict[str, str]:
     return {"python": ".".join(map(str, said["version"][:2])), **said["packages"]}
+
+
+def differences(found: Mapping[str, str], usual: Mapping[str, str]) -> list[str]:
+    """What a host has otherwise than most hosts, or lacks, or has alone; each by name."""
+    told = []
+    for package in sorted({*found, *usual}):
+        here, there = found.get(package), usual.get(package)
+        if here is None:
+            told.append(f"{package} is missing, but {there} on most hosts")
+        elif there is None:
+            told.append(f"{package} {here}, but not installed on most hosts")
+        elif here != there:
+            told.append(f"{package} {here}, but {there} on most hosts")
+    return told
 
 
 def find_problems(
@@ -229,15 +265,15 @@ def find_problems(
         )
     if tuple(said["version"]) < (3, 8):
         problems.append(f"Python {'.'.join(map(str, said['version']))} is too old: 3.8 or newer, see --python")
-    if not job.program and not job.container.image:
-        absent = [package for package in NEEDED if package not in said["packages"]]
+    if uses_environment(job):
+        absent = [package for package in needed(job) if package not in said["packages"]]
         if absent:
             problems.append(
                 f"{', '.join(absent)} not installed for {said['python']}: name the environment with --python"
             )
-        for package, version in versions(said).items():
-            if version != usual[package]:
-                problems.append(f"{package} {version}, but {usual[package]} on most hosts: make them equal")
+        # What is not installed though it is needed has been said, with what to do.
+        rest = {package: version for package, version in usual.items() if package not in absent}
+        problems += [f"{difference}: make them equal" for difference in differences(versions(said), rest)]
     if device == "cuda":
         count = len(gpus_of(said))
         if not slots:
@@ -296,28 +332,32 @@ def python_of(job: JobSpec, said: Mapping[int, Json], fleet: Fleet) -> str:
 
 @dataclass(frozen=True)
 class Door:
-    """Where the first host can be reached, perhaps: two ports free there, and what answers on the first of them."""
+    """Where a host can be reached, perhaps: two ports free there, and what answers on the first of them."""
 
     ports: tuple[int, int]
     addresses: tuple[str, ...]
     nonce: str
 
+    @property
+    def targets(self) -> list[list[str | int]]:
+        """What other hosts try, one for each address; see farend.reach."""
+        return [[address, self.ports[0], self.nonce] for address in self.addresses]
 
-def open_door(fleet: Fleet, said: Mapping[int, Json], asked: str | None) -> Door:
-    """Have the first host listen for the others. Raises HostError."""
+
+def open_door(session: Session, rank: int, said: Mapping[int, Json], asked: str | None) -> Door:
+    """Have a host listen for the others; `asked` is the one address that the user wants. Raises HostError."""
     nonce = secrets.token_hex(16)
-    peers = sorted({facts_["address"] for rank, facts_ in said.items() if rank and facts_["address"]})
-    opened = fleet.sessions[0].call("listen", nonce=nonce, peers=peers)
+    peers = sorted({facts_["address"] for other, facts_ in said.items() if other != rank and facts_["address"]})
+    opened = session.call("listen", nonce=nonce, peers=peers)
     return Door((opened["ports"][0], opened["ports"][1]), (asked,) if asked else tuple(opened["addresses"]), nonce)
 
 
 def meet(fleet: Fleet, said: Mapping[int, Json], token: str, door: Door) -> dict[int, Json]:
     """What each host sees of the others: their marks in its working directory, and the first host through its door."""
-    targets = [[address, door.ports[0], door.nonce] for address in door.addresses]
     met = fleet.all(
         "the hosts cannot be asked about each other",
         lambda rank, session: session.call(
-            "meet", workdir=said[rank]["workdir"], token=token, targets=targets if rank else [],
+            "meet", workdir=said[rank]["workdir"], token=token, targets=door.targets if rank else [],
             seconds=REACH_SECONDS, timeout=30,
         ),
     )  # fmt: skip

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from launcher import doctor, hosts
+from launcher.connect import Options
+from launcher.fleet import Fleet, Session
 from launcher.image import HostImage
 from launcher.spec import convert
 
@@ -39,14 +41,14 @@ def test_equal_hosts_block_nothing_and_show_driver_and_nccl() -> None:
     rows = table(facts(), facts())
     assert not any(row.blocks for row in rows)
     assert rows[0].cells["gpus"].text == "8 for 8 slots"
-    assert rows[0].cells["driver"].text == "580.1, NCCL 2.28.3"
+    assert rows[0].cells["driver"].text == "580.1, CUDA 13.0, NCCL 2.28.3"
 
 
 def test_a_host_with_other_versions_is_named_with_what_most_have() -> None:
     other = facts(packages={**facts()["packages"], "torch": "2.6.0"})
     rows = table(facts(), other, facts())
     assert [row.blocks for row in rows] == [False, True, False]
-    assert "torch 2.6.0 (most have 2.11.0+cu130)" in rows[1].cells["environment"].advice
+    assert "torch 2.6.0, but 2.11.0+cu130 on most hosts" in rows[1].cells["environment"].advice
 
 
 def test_slots_are_held_against_the_gpus_that_are_there() -> None:
@@ -55,11 +57,79 @@ def test_slots_are_held_against_the_gpus_that_are_there() -> None:
     assert "slot 7 is asked for" in rows[1].cells["gpus"].advice
 
 
-def test_another_driver_is_a_warning_and_no_driver_at_all_blocks() -> None:
-    rows = table(facts(), facts(), facts(driver="535.9"), facts(gpus=0))
-    assert rows[2].cells["driver"].level == "warn"
-    assert not rows[2].blocks
-    assert rows[3].cells["gpus"].level == "bad"
+def test_another_driver_cuda_or_nccl_blocks_and_so_does_no_gpu_at_all() -> None:
+    usual = facts()["packages"]
+    old_cuda = facts(packages={**usual, "torch": "2.11.0+cu128"})
+    old_nccl = facts(packages={**usual, "nvidia-nccl-cu13": "2.27.1"})
+    rows = table(facts(), facts(), facts(), facts(driver="535.9"), old_cuda, old_nccl, facts(gpus=0))
+    assert [row.cells["driver"].level for row in rows] == ["ok", "ok", "ok", "bad", "bad", "bad", "ok"]
+    told = [row.cells["driver"].advice.partition(":")[0] for row in rows[3:6]]
+    assert told[0] == "driver 535.9, but 580.1 on most hosts"
+    assert told[1] == "CUDA 12.8, but 13.0 on most hosts"
+    assert told[2] == "NCCL 2.27.1, but 2.28.3 on most hosts"
+    assert rows[6].cells["gpus"].level == "bad"
+
+
+def test_no_driver_is_compared_for_a_run_on_cpus_and_only_the_driver_for_one_in_an_image() -> None:
+    other = facts(driver="535.9", packages={})
+    assert table(facts(), facts(), other, job={"device": "cpu"})[2].cells["driver"].level == "ok"
+    inside = table(facts(), facts(), facts(packages={}), other, job={"container": {"runtime": "docker"}})
+    assert [row.blocks for row in inside] == [False, False, False, True]
+    assert inside[2].cells["environment"].text == "in the image"
+
+
+def test_cuda_is_told_by_torch_or_by_the_runtimes_package() -> None:
+    assert doctor.cuda_of({"torch": "2.11.0+cu130"}) == "13.0"
+    assert doctor.cuda_of({"torch": "2.4.0+cu118.post1"}) == "11.8"
+    assert doctor.cuda_of({"torch": "2.11.0", "nvidia-cuda-runtime-cu12": "12.8.90"}) == "12.8"
+    assert doctor.cuda_of({"torch": "2.11.0+cpu"}) == ""
+
+
+def test_a_package_that_one_host_lacks_is_named_and_deepspeed_is_needed_for_zero() -> None:
+    usual = {**facts()["packages"], "deepspeed": "0.19.8"}
+    without = facts()
+    rows = table(facts(packages=usual), without, facts(packages=usual))
+    assert [row.blocks for row in rows] == [False, True, False]
+    assert "deepspeed is missing, but 0.19.8 on most hosts" in rows[1].cells["environment"].advice
+    rows = table(without, without, job={"train": {"zero_stage": 2}})
+    assert "deepspeed not installed" in rows[0].cells["environment"].advice
+
+
+class Listening(Session):
+    """A host with two addresses, where every caller reaches the first one only if it is in `open_to`."""
+
+    def __init__(self, rank: int, open_to: dict[int, set[str]]) -> None:
+        super().__init__(f"h{rank}", Options(), "python")
+        self.rank, self.open_to = rank, open_to
+
+    def call(self, operation: str, payload: bytes = b"", *, timeout: float = 60, **arguments: Any) -> dict[str, Any]:
+        if operation == "listen":
+            return {"ports": [10000 + self.rank, 20000], "addresses": [f"10.0.0.{self.rank}", f"10.9.0.{self.rank}"]}
+        if operation == "reach":
+            return {"reached": [address in self.open_to[self.rank] for address, _, _ in arguments["targets"]]}
+        return {}
+
+
+def reached(open_to: dict[int, set[str]], master_addr: str | None = None) -> dict[int, list[int]]:
+    fleet = Fleet([], Options(), "python")
+    fleet.sessions = [Listening(rank, open_to) for rank in open_to]
+    return doctor.connect_all(fleet, {rank: {"address": f"10.0.0.{rank}"} for rank in open_to}, master_addr)
+
+
+def test_hosts_are_tried_at_all_addresses_that_a_run_would_try() -> None:
+    inner = {f"10.9.0.{rank}" for rank in range(3)}
+    assert reached(dict.fromkeys(range(3), inner)) == {0: [], 1: [], 2: []}
+    mixed = {0: inner, 1: {"10.0.0.0", "10.9.0.0", "10.9.0.2"}, 2: {"10.0.0.0", "10.9.0.1"}}
+    assert reached(mixed) == {0: [], 1: [], 2: []}
+    parted = {0: inner, 1: {"10.9.0.0", "10.9.0.2"}, 2: {"10.0.0.0", "10.9.0.1"}}  # no address for all others
+    assert [bool(silent) for silent in reached(parted).values()].count(True) == 1
+    assert reached({**mixed, 1: {"10.0.0.0"}}) == {0: [], 1: [2], 2: []}
+
+
+def test_the_address_that_the_user_names_is_the_one_that_counts() -> None:
+    inner = {"172.16.0.1", *(f"10.9.0.{rank}" for rank in range(3))}
+    assert reached(dict.fromkeys(range(3), inner), "172.16.0.1") == {0: [], 1: [], 2: []}
+    assert reached(dict.fromkeys(range(3), inner), "172.16.0.2") == {0: [], 1: [0], 2: [0]}
 
 
 def test_a_missing_model_a_full_disk_and_no_torch_block() -> None:

@@ -50,6 +50,41 @@ def test_hosts_with_and_without_gpus_are_not_mixed_silently() -> None:
         hosts.device_of(job, [8, 0])
 
 
+def said(**packages: str) -> dict[str, Any]:
+    return {
+        "workdir_error": None, "free_bytes": 1 << 40, "workdir": "/w", "version": [3, 11, 7], "python": "/env/python",
+        "missing": [], "packages": {"torch": "2.11", "transformers": "5.1", "peft": "0.2", **packages},
+    }  # fmt: skip
+
+
+def problems(*facts: dict[str, Any], **job: Any) -> list[list[str]]:
+    usual = hosts.majority(facts)
+    return [hosts.find_problems(convert(job, where="test"), one, [0], "cpu", 0.0, usual) for one in facts]
+
+
+def test_a_package_that_only_one_host_lacks_or_has_is_named() -> None:
+    assert problems(said(unsloth="1"), said(unsloth="1"), said()) == [
+        [], [], ["unsloth is missing, but 1 on most hosts: make them equal"],
+    ]  # fmt: skip
+    assert problems(said(), said(), said(unsloth="1"))[2] == [
+        "unsloth 1, but not installed on most hosts: make them equal"
+    ]
+    assert problems(said(), said(unsloth="1")) == [["unsloth is missing, but 1 on most hosts: make them equal"], []]
+
+
+def test_deepspeed_is_needed_where_a_zero_stage_is_asked_for() -> None:
+    assert "deepspeed not installed" in problems(said(), train={"zero_stage": 3})[0][0]
+    assert problems(said(), train={"zero_stage": 0}) == problems(said()) == [[]]
+
+
+def test_a_run_in_a_container_needs_no_environment_though_no_image_is_named() -> None:
+    bare = {**said(), "packages": {}}
+    assert problems(bare, container={"runtime": "docker"}) == [[]]
+    assert problems(bare, container={"image": "zlaunch:1"}) == [[]]
+    assert problems(bare)[0]
+    assert problems(bare, container={"runtime": "none", "image": "zlaunch:1"})[0]
+
+
 def test_an_interpreter_below_the_home_is_found_by_the_hosts_own_shell() -> None:
     assert shell_path("~/my env/bin/python") == "\"$HOME\"/'my env/bin/python'"
     assert shell_path("/opt/a b/python") == "'/opt/a b/python'"

@@ -131,12 +131,13 @@ def test_the_home_of_this_machine_is_left_alone(zl: Zl) -> None:
 
 def test_hosts_behind_another_are_reached_through_it(zl: Zl) -> None:
     """ProxyJump of the user's ssh configuration, with a host on the way that is one of the run's or is none."""
-    config = zl.home / "ssh_config"
+    config, included = zl.home / "ssh_config", zl.home / "hosts.conf"
     text = zl.lab.ssh_config.read_text()
     for behind, jump in (("node2", "node1"), ("node3", "node4")):
         text = text.replace(f"Host {behind}\n", f"Host {behind}\n  ProxyJump {jump}\n")
         zl.lab.run(behind, ["ip", "route", "add", "blackhole", f"{zl.lab.network}.1/32"])
-    config.write_text(text)
+    config.write_text(f"Include {zl.home}/*.conf\n")  # which paramiko does not know
+    included.write_text(text)
     hosts = ["node1", "node2", "node3"]
     try:
         assert "node2" in zl.ssh("--connect-timeout", "2", program="true", hosts=hosts, code=1)
