@@ -18,7 +18,7 @@ from typing import Literal
 import msgspec
 
 from launcher.errors import UsageError
-from launcher.spec import ContainerSpec
+from launcher.spec import ContainerSpec, JobSpec
 
 HOST_WORDS = ("{run_dir}", "{node_rank}", "{uid}", "{gid}")
 """What only the agent on the host knows; it fills them in (agent.place_container)."""
@@ -26,6 +26,15 @@ VARIABLES = ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "SLURM_RESTART_COUNT")
 """What the target's scheduler says in the environment and a container must hear; passed where it is set."""
 MARGIN = 15
 """Seconds that an engine waits on `stop` beyond the time the agent gives the training for a last checkpoint."""
+
+
+class SettledJob(JobSpec, frozen=True):
+    """A job whose engine and image are decided (image.settled), with what only the decision knows."""
+
+    why_engine: str = ""
+    """Why `auto` became this engine; empty: the job named it."""
+    caches: tuple[tuple[str, str], ...] = ()
+    """(variable, directory) of hub caches on hosts where nobody has looked."""
 
 
 class ContainerPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +73,11 @@ class Needs:
     """The run directory first."""
     args: tuple[str, ...] = ()
     """The user's own further arguments."""
+    links: tuple[str, ...] = ("inputs",)
+    """Directories of the run directory whose links, two levels below, must lead somewhere inside as well."""
+    caches: tuple[tuple[str, str], ...] = ()
+    """(variable, directory): what the host's variable names, else the directory where the host has it; writable, and
+    the variable says inside where it is."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +92,8 @@ class Engine:
     read_write: str = ""
     refused: str = ""
     """Characters that the engine's mount grammar cannot express in a path."""
+    makes_places: bool = True
+    """It makes a mount's place where the image has none."""
     name: tuple[str, ...] = ()
     init: tuple[str, ...] = ()
     network: tuple[str, ...] = ()
@@ -171,6 +187,7 @@ ENGINES: dict[EngineName, Engine] = {
         mount=("--bind={source}:{target}",),  # has no read-only mounts
         read_only="",
         refused=":\n",
+        makes_places=False,  # 0.31: "can't mkdir ...: Read-only file system"; --write would change a shared image
         image=("{image}", "--"),
     ),
 }
@@ -198,6 +215,7 @@ def container_plan(engine: EngineName, needs: Needs) -> ContainerPlan:
     )  # fmt: skip
     mounts = (word for mount in needs.mounts for word in _mount(engine, words, mount))
     argv = (*_fill(options, values), *mounts, *needs.args, *_fill(words.image, values))
+    caches = needs.caches if words.makes_places else ()
     when = [
         *[("rootless", "", words.rootless)] * bool(words.rootless),
         *[("path", "/dev/infiniband", words.infiniband)] * bool(words.infiniband),
@@ -207,9 +225,47 @@ def container_plan(engine: EngineName, needs: Needs) -> ContainerPlan:
             for name in VARIABLES
             if words.variable and not (name == "CUDA_VISIBLE_DEVICES" and words.gpus_when)
         ),
-        ("links", "inputs", _mount(engine, words, Mount("{value}", "{value}"))),
+        *(("links", folder, _mount(engine, words, Mount("{value}", "{value}"))) for folder in needs.links),
+        *(entry for variable, place in caches for entry in _cache(engine, words, variable, place)),
     ]
     return ContainerPlan(engine=engine, image=needs.image, name=needs.name, argv=argv, when=tuple(when))
+
+
+def _cache(engine: str, words: Engine, variable: str, place: str) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+    """What the agent adds for a hub cache. The host's own variable comes last, so that it wins; the two have different
+    places inside, because a host may have both in one directory and engines refuse to mount one place twice."""
+    inside = f"/mnt/{variable.lower()}"
+
+    def both(source: str, target: str) -> tuple[str, ...]:
+        mount = _mount(engine, words, Mount(source, target, read_only=False))
+        return (*mount, *_variable(words, variable, target))
+
+    return (("path", place, both(place, inside)), ("variable", variable, both("{value}", "{value}")))
+
+
+def _variable(words: Engine, name: str, value: str) -> tuple[str, ...]:
+    """The words that set a variable inside; some engines have one slot for name and value."""
+    one_slot = not any("{value}" in word for word in words.variable)
+    return _fill(words.variable, {"subject": f"{name}={value}" if one_slot else name, "value": value})
+
+
+def engines_for(image: str) -> tuple[tuple[EngineName, ...], str]:
+    """The engines that `auto` takes for an image, the likeliest first, and what the image looks like. Pure: no engine
+    and no file is asked. Raises UsageError for what no engine runs."""
+    if image.endswith((".tar", ".tar.gz", ".tgz")):
+        raise UsageError(
+            f"container.image: {image} is an archive, which no engine runs",
+            hint=f"load it on every host (zlaunch image load {image}) and name the image that is in it",
+        )
+    if image.endswith(".sif"):
+        return ("apptainer",), "a .sif file"
+    if image.endswith((".sqsh", ".squashfs")):
+        return ("enroot",), "a squash file"
+    if "://" in image:
+        return ("apptainer",), "an address with a scheme"
+    if image.startswith(("/", "./", "../", "~")):
+        return ("charliecloud",), "a directory"
+    return ("docker", "podman"), "a name in a registry or in an engine's store"
 
 
 def pyxis(needs: Needs) -> dict[str, list[str]]:
@@ -230,7 +286,15 @@ def pyxis_image(image: str) -> str:
 
 
 def needs_of(
-    spec: ContainerSpec, *, run_id: str, gpus: bool, stop_deadline: float, reads: Iterable[str], writes: Iterable[str]
+    spec: ContainerSpec,
+    *,
+    run_id: str,
+    gpus: bool,
+    stop_deadline: float,
+    reads: Iterable[str],
+    writes: Iterable[str],
+    links: Iterable[str] = ("inputs",),
+    caches: Iterable[tuple[str, str]] = (),
 ) -> Needs:
     """The needs of a run: its directory, what it reads and writes under the same paths, and the job's own mounts.
 
@@ -249,6 +313,8 @@ def needs_of(
         stop_timeout=int(stop_deadline) + MARGIN,
         mounts=(*mounts, *map(parse_mount, spec.mounts)),
         args=spec.args,
+        links=tuple(links),
+        caches=tuple(caches),
     )
 
 

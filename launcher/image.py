@@ -19,8 +19,9 @@ from typing import Any, Literal
 import msgspec
 
 from launcher import __version__, assets, process
-from launcher.container import PROGRAMS, EngineName
+from launcher.container import PROGRAMS, EngineName, SettledJob, engines_for
 from launcher.errors import TargetError, UsageError
+from launcher.plan import source_paths
 from launcher.spec import ContainerSpec, JobSpec
 
 Variant = Literal["cuda", "cpu"]
@@ -74,6 +75,7 @@ def build_argv(build: Build, context: Path, *, revision: str, lock: str) -> tupl
         "VERSION": __version__,
         "REVISION": revision,
         "LOCK_SHA256": lock,
+        **({"OFFLINE": "1"} if build.offline else {}),
         **({"BASE_IMAGE": base_image} if base_image else {}),
     }
     network = "none" if build.offline else build.network
@@ -202,18 +204,36 @@ class Archive:
     """A file (or directory) form of an image: how to make it, and whether an engine must load it before use."""
 
     suffix: str
-    save: tuple[tuple[str, ...], ...]
-    """Commands; `{engine}`, `{image}`, `{file}`."""
+    save: Mapping[str, tuple[tuple[str, ...], ...]]
+    """Engine that has the image -> commands; `{image}`, `{file}`, and `{scratch}`, a file that is deleted after."""
     load: tuple[str, ...] = ()
     """Empty: the engine runs the file itself, once it lies on the shared file system."""
 
 
 ARCHIVES: dict[str, Archive] = {
     "tar": Archive(
-        ".tar", (("{engine}", "save", "--output={file}", "{image}"),), load=("{engine}", "load", "--input={file}")
+        ".tar",
+        {engine: ((engine, "save", "--output={file}", "{image}"),) for engine in ("docker", "podman")},
+        load=("{engine}", "load", "--input={file}"),
     ),
-    "sif": Archive(".sif", (("apptainer", "build", "{file}", "docker-daemon:{image}"),)),
-    "sqsh": Archive(".sqsh", (("enroot", "import", "--output={file}", "dockerd://{image}"),)),
+    "sif": Archive(
+        ".sif",
+        {
+            "docker": (("apptainer", "build", "{file}", "docker-daemon:{image}"),),
+            # Apptainer does not read podman's storage.
+            "podman": (
+                ("podman", "save", "--format=docker-archive", "--output={scratch}", "{image}"),
+                ("apptainer", "build", "{file}", "docker-archive:{scratch}"),
+            ),
+        },
+    ),
+    "sqsh": Archive(
+        ".sqsh",
+        {
+            "docker": (("enroot", "import", "--output={file}", "dockerd://{image}"),),
+            "podman": (("enroot", "import", "--output={file}", "podman://{image}"),),
+        },
+    ),
 }
 """Format -> commands. A directory for Charliecloud is made by `export_directory`."""
 
@@ -226,6 +246,17 @@ def archive_of(file: Path) -> Archive:
     raise UsageError(
         f"{file}: the ending decides the format", hint=f"one of {endings}, or --directory for Charliecloud"
     )
+
+
+def save_archive(engine: str, image: str, file: Path) -> None:
+    """Write an image that the engine has to a file. Runs the engine, and the program that makes the format."""
+    commands = archive_of(file).save[engine]
+    if not file.absolute().parent.is_dir():
+        raise UsageError(f"no directory {file.parent}")
+    with tempfile.TemporaryDirectory(dir=file.absolute().parent, prefix=".zlaunch-image-") as folder:
+        for argv in commands:
+            words = fill(argv, image=image, file=str(file), scratch=str(Path(folder, "image.tar")))
+            run(words, words[0], image)
 
 
 def fill(argv: Iterable[str], **values: str) -> tuple[str, ...]:
@@ -305,9 +336,22 @@ def image_id(engine: str, image: str) -> str:
 def repository_digest(engine: str, image: str) -> str | None:
     """`name@sha256:...` under which a registry knows the image; None for one that was only built or loaded."""
     answer = ask(engine, image, "{{range .RepoDigests}}{{println .}}{{end}}").split()
-    name = image.rpartition(":")[0] if ":" in image.rpartition("/")[2] else image
-    fitting = [digest for digest in answer if digest.partition("@")[0].endswith(name)]
+    fitting = [digest for digest in answer if repository(digest) == repository(image)]
     return fitting[0] if fitting else None
+
+
+def repository(image: str) -> str:
+    """The image's name without tag and digest, in full: docker says `zl` where podman says `docker.io/library/zl`, or
+    `localhost/zl` of one that it built itself."""
+    name = image.partition("@")[0]
+    if ":" in name.rpartition("/")[2]:
+        name = name.rpartition(":")[0]
+    first, slash, _ = name.partition("/")
+    if not slash:
+        return f"docker.io/library/{name}"
+    if first == "localhost" and name.count("/") == 1:
+        return f"docker.io/library/{name.partition('/')[2]}"
+    return name if "." in first or ":" in first or first == "localhost" else f"docker.io/{name}"
 
 
 def locked_image(build: Build, *, revision: str, lock: str) -> LockedImage:
@@ -348,8 +392,10 @@ class HostImage:
 def question(spec: JobSpec, device: str) -> Question | None:
     """None: the job runs in no container, or in an image that hosts only fetch when they start it."""
     engine, lock = spec.container.runtime, read_lock()
+    if engine == "auto":  # as in `settled`
+        engine = engines_for(spec.container.image)[0][0] if spec.container.image else "none"
     name = spec.container.image or lock.newest(device)
-    if engine in ("none", "auto", "pyxis") or not name:
+    if engine in ("none", "pyxis") or not name:
         return None
     if engine in ("docker", "podman"):
         template = "{{.Id}}{{range .RepoDigests}} {{.}}{{end}}"
@@ -392,13 +438,16 @@ def _dockerfile_base() -> str:
     return next(line.partition("=")[2] for line in lines if line.startswith("ARG BASE_IMAGE="))
 
 
-def first_engine(environ: Mapping[str, str] = os.environ) -> EngineName:
-    """The first engine of the table that this machine has. Raises TargetError."""
-    for engine, program in PROGRAMS.items():
-        if shutil.which(program, path=environ.get("PATH")):
+def first_engine(engines: Iterable[EngineName], environ: Mapping[str, str] = os.environ) -> EngineName:
+    """The first of these engines that this machine has. Raises TargetError."""
+    engines = tuple(engines)
+    for engine in engines:
+        if shutil.which(PROGRAMS[engine], path=environ.get("PATH")):
             return engine
+    programs = " or ".join(PROGRAMS[engine] for engine in engines)
     raise TargetError(
-        "no container engine on this machine", hint=f"install one of {', '.join(PROGRAMS)}, or say --container none"
+        f"no {' or '.join(engines)} on this machine, which this image needs",
+        hint=f"install {programs}, or say --container ENGINE (or none)",
     )
 
 
@@ -421,19 +470,33 @@ def settled(spec: JobSpec, backend: str, device: str) -> JobSpec:
             f"container.runtime is {wanted.runtime}, and container.image names no image",
             hint=f"zlaunch build --variant {device}, or --image NAME",
         )
-    engine = wanted.runtime
+    engine, why = wanted.runtime, ""
     if engine == "auto":
-        if backend != "local":
-            raise UsageError("container.runtime auto is decided on this machine only", hint="say --container ENGINE")
-        engine = first_engine()
+        engine, why = _engine_for(image, backend)
     if engine == "pyxis" and backend != "slurm":
         raise UsageError("pyxis is a plugin of Slurm", hint=f"say --container {' or '.join(PROGRAMS)}")
     if engine in ("docker", "podman"):
         image = lock.pinned(image)
     if backend == "local" and engine != "pyxis":
-        spec = _with_local_model(spec)
         _check_image(engine, image)
-    return msgspec.structs.replace(spec, container=msgspec.structs.replace(spec.container, runtime=engine, image=image))
+    job = SettledJob(**{name: getattr(spec, name) for name in JobSpec.__struct_fields__}, why_engine=why)
+    decided = msgspec.structs.replace(job.container, runtime=engine, image=image)
+    return _with_caches(_with_home(msgspec.structs.replace(job, container=decided)), backend)
+
+
+def _engine_for(image: str, backend: str) -> tuple[EngineName, str]:
+    """What `auto` means for an image, and why. Elsewhere nobody has looked which engines there are, so the image's form
+    alone decides. Raises UsageError and TargetError."""
+    engines, form = engines_for(image)
+    if backend != "local":
+        return engines[0], f"{image} is {form}; say --container ENGINE for another engine"
+    if engines == ("charliecloud",) and Path(image).is_file():
+        raise UsageError(
+            f"container.image: {image} is a file of no known kind",
+            hint="a .sif, a .sqsh or a directory; or --container",
+        )
+    engine = first_engine(engines)
+    return engine, f"{image} is {form}, and {PROGRAMS[engine]} is on this machine"
 
 
 def _check_image(engine: EngineName, image: str) -> None:
@@ -445,23 +508,69 @@ def _check_image(engine: EngineName, image: str) -> None:
         raise TargetError(f"no image {image} here", hint="write it with: zlaunch image save TAG FILE")
 
 
-def _with_local_model(spec: JobSpec) -> JobSpec:
-    """A hub model comes from this user's cache: read-only if the model is in it, else to be filled."""
+def _with_home(spec: SettledJob) -> SettledJob:
+    """`~` is this user's home here, as in a job file (spec.load): inside, HOME is another place."""
     path = spec.model.path
-    if spec.program or spec.model.source == "random" or not path:
+    if not path.startswith("~"):
         return spec
-    if path.startswith("~"):
-        return msgspec.structs.replace(
-            spec, model=msgspec.structs.replace(spec.model, path=str(Path(path).expanduser()))
-        )
-    if spec.model.source != "huggingface" or path.startswith(("/", ".")) or "HF_HOME" in spec.env:
-        return spec
-    cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache/huggingface"))
-    cache.mkdir(parents=True, exist_ok=True)
-    held = (cache / "hub" / f"models--{path.replace('/', '--')}" / "snapshots").is_dir()
-    mount = f"{cache}:{cache}:{'ro' if held else 'rw'}"
-    return msgspec.structs.replace(
-        spec,
-        env={**spec.env, "HF_HOME": str(cache)},
-        container=msgspec.structs.replace(spec.container, mounts=(*spec.container.mounts, mount)),
-    )
+    model = msgspec.structs.replace(spec.model, path=str(Path(path).expanduser()))
+    return msgspec.structs.replace(spec, model=model)
+
+
+@dataclass(frozen=True)
+class HubCache:
+    """Where a hub's downloads lie."""
+
+    variable: str
+    """By which its library is told another place."""
+    default: str
+    """Below the home directory."""
+    model: str = ""
+    """What is there once a model is held, so that it can be read without writing; empty: it is always written to."""
+
+
+CACHES: dict[str, HubCache] = {
+    "huggingface": HubCache("HF_HOME", ".cache/huggingface", "hub/models--{name}/snapshots"),
+    "modelscope": HubCache("MODELSCOPE_CACHE", ".cache/modelscope/hub"),
+}
+"""model.source -> its cache."""
+
+
+def _with_caches(spec: SettledJob, backend: str) -> SettledJob:
+    """Downloads come from the user's caches: read-only here if the model is in it, else to be filled.
+
+    A place that the job's own `env` names is mounted on every backend. Else it is this user's cache here; hosts that
+    nobody has looked at mount what they have (container.Needs.caches).
+    """
+    env, mounts, elsewhere = dict(spec.env), list(spec.container.mounts), list[tuple[str, str]]()
+    pyxis = spec.container.runtime == "pyxis"
+    # Under pyxis no agent is there to look first, so the home directory is taken to be the nodes' as well.
+    here = backend == "local" or (pyxis and not spec.slurm.login)
+    for cache, writes in _caches_of(spec):
+        own = env.get(cache.variable)
+        place = Path(own or os.environ.get(cache.variable) or Path.home() / cache.default)
+        if not place.is_absolute() or any(text.split(":")[0] == str(place) for text in mounts):
+            continue
+        if own is None and not here:
+            elsewhere += [] if pyxis else [(cache.variable, str(place))]
+            continue
+        if here:
+            with contextlib.suppress(OSError):  # the engine says what is wrong with it
+                place.mkdir(parents=True, exist_ok=True)
+        name = spec.model.path.replace("/", "--")
+        held = here and not writes and bool(cache.model) and (place / cache.model.format(name=name)).is_dir()
+        mounts.append(f"{place}:{place}:{'ro' if held else 'rw'}")
+        env[cache.variable] = str(place)
+    container = msgspec.structs.replace(spec.container, mounts=tuple(mounts))
+    return msgspec.structs.replace(spec, env=env, container=container, caches=tuple(elsewhere))
+
+
+def _caches_of(spec: JobSpec) -> list[tuple[HubCache, bool]]:
+    """(cache, whether it is written to whatever it holds) of the hubs that a training reads from."""
+    if spec.program:
+        return []
+    paths = [path for sources in (spec.data.train, spec.data.eval) for path in source_paths(sources)]
+    data = any(path.startswith("hub:") for path in paths)  # `datasets` locks and converts in its cache
+    path, source = spec.model.path, spec.model.source
+    names = {source} if source in CACHES and path and not path.startswith(("/", ".", "~")) else set()
+    return [(CACHES[name], data) for name in sorted(names | ({"huggingface"} if data else set()))]

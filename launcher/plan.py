@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from launcher import batch, container, gpus, planner, slurm_plan
-from launcher.container import ContainerPlan
+from launcher.container import ContainerPlan, SettledJob
 from launcher.errors import CompatibilityError
 from launcher.spec import JobSpec
 from train import compat, families, memory
@@ -123,14 +123,14 @@ def plan(spec: JobSpec, target: Target, *, run_id: str, model_config: dict[str, 
         backend=target.backend,
         launch=_launch(spec, target, run_id),
         train=config,
-        reasons=reasons,
+        reasons=(*reasons, *_engine_reason(spec)),
         setup=spec.slurm.setup if target.backend == "slurm" else (),
     )
-    if target.backend != "slurm":
-        return resolved
-    pyxis = container.pyxis(container_needs(spec, target, run_id)) if spec.container.runtime == "pyxis" else None
-    resolved = slurm_plan.complete(resolved, spec)
-    return msgspec.structs.replace(resolved, slurm={**(resolved.slurm or {}), "pyxis": pyxis})
+    if target.backend == "slurm":
+        resolved = slurm_plan.complete(resolved, spec)
+        slurm = {**(resolved.slurm or {}), "inputs": dict(target.paths)}
+        resolved = msgspec.structs.replace(resolved, slurm=slurm)
+    return _in_container(resolved, spec, target)
 
 
 def nodes_of(hosts: tuple[tuple[str, int], ...]) -> tuple[Node, ...]:
@@ -167,28 +167,46 @@ def _launch(spec: JobSpec, target: Target, run_id: str) -> Launch:
         heartbeat_timeout=spec.heartbeat_timeout,
         max_restarts=spec.max_restarts,
         elastic=spec.elastic,
-        container=_container(spec, target, run_id),
     )
 
 
-def _container(spec: JobSpec, target: Target, run_id: str) -> ContainerPlan | None:
-    """What the agent starts; None without a container, and under pyxis, where srun starts it."""
+def _in_container(plan: RunPlan, spec: JobSpec, target: Target) -> RunPlan:
+    """The plan with what starts its container: the agent, or srun under pyxis. Comes last, because the engine must wait
+    for as long as the run really has for its last checkpoint. Raises UsageError."""
     runtime = spec.container.runtime
-    if runtime == "auto" or runtime == "none" or runtime == "pyxis":
-        return None
-    return container.container_plan(runtime, container_needs(spec, target, run_id))
+    pyxis: dict[str, Any] | None = None
+    launch = plan.launch
+    if runtime != "auto" and runtime != "none":
+        needs = container_needs(spec, target, plan.run_id, launch.stop_deadline)
+        if runtime == "pyxis":
+            pyxis = container.pyxis(needs)
+        else:
+            launch = msgspec.structs.replace(launch, container=container.container_plan(runtime, needs))
+    slurm = {**(plan.slurm or {}), "pyxis": pyxis} if target.backend == "slurm" else plan.slurm
+    return msgspec.structs.replace(plan, launch=launch, slurm=slurm)
 
 
-def container_needs(spec: JobSpec, target: Target, run_id: str) -> container.Needs:
+def _engine_reason(spec: JobSpec) -> tuple[Reason, ...]:
+    if not isinstance(spec, SettledJob) or not spec.why_engine:
+        return ()
+    return (Reason(setting="container.runtime", value=spec.container.runtime, reason=spec.why_engine),)
+
+
+def container_needs(spec: JobSpec, target: Target, run_id: str, stop_deadline: float) -> container.Needs:
     """What a run needs of the engine that spec.container names. Raises UsageError."""
-    data = _data_on(target, spec.data)
+    data, adapter = _data_on(target, spec.data), _lora_on(target, spec.lora).adapter
+    reads = [spec.model.path, *source_paths(data.train), *source_paths(data.eval), *([adapter] if adapter else [])]
+    # A directory's files are links one level deeper than a file's own link.
+    folders = sorted({path.rpartition("/")[0] for path in reads if path.startswith("inputs/")})
     return container.needs_of(
         spec.container,
         run_id=run_id,
         gpus=target.device == "cuda",
-        stop_deadline=spec.stop_deadline,
-        reads=[] if spec.program else [spec.model.path, *source_paths(data.train), *source_paths(data.eval)],
+        stop_deadline=stop_deadline,
+        reads=[] if spec.program else reads,
         writes=[target.cwd] if spec.program and target.cwd else [],
+        links=("inputs",) if spec.program else ("inputs", *folders),
+        caches=spec.caches if isinstance(spec, SettledJob) else (),
     )
 
 

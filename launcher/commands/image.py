@@ -31,12 +31,10 @@ def save(tag: str, file: Path, directory: bool, engine: str) -> None:
     if directory:
         images.export_directory(engine, pinned, file.absolute())
     else:
-        archive = images.archive_of(file)
         if file.exists():
             raise UsageError(f"{file} exists already")
         # A tar keeps the name only if it is saved by name; the others read from the engine by name, too.
-        for argv in archive.save:
-            images.run(images.fill(argv, engine=engine, image=tag, file=str(file)), engine, tag)
+        images.save_archive(engine, tag, file)
     click.echo(f"wrote {file} ({pinned})")
 
 

@@ -10,10 +10,11 @@ import msgspec
 import pytest
 
 from launcher import agent, container
-from launcher.container import ENGINES, Mount, Needs
+from launcher.container import ENGINES, Mount, Needs, SettledJob
 from launcher.errors import UsageError
 from launcher.plan import Target, plan
-from launcher.spec import ContainerSpec, JobSpec
+from launcher.spec import ContainerSpec, JobSpec, SlurmSpec
+from train.config import Data, Lora, Model
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "container"
 RUN_DIR = Mount("{run_dir}", "{run_dir}", read_only=False)
@@ -142,6 +143,78 @@ def test_the_agent_runs_on_the_host_and_the_ranks_with_the_images_python():
     assert launch.argv[0] == "python3"
     assert launch.container is not None
     assert launch.container.name == "zlaunch-r-{node_rank}"
+
+
+def argv_of(spec: JobSpec, backend: str) -> tuple[str, ...]:
+    container_ = plan(spec, target(backend), run_id="r").launch.container
+    assert container_ is not None
+    return container_.argv
+
+
+def test_an_adapter_to_continue_from_is_mounted_like_the_data():
+    spec = JobSpec(
+        model=Model(path="/m"),
+        data=Data(train="/d.jsonl"),
+        lora=Lora(adapter="/a/adapter"),
+        container=ContainerSpec(runtime="docker", image="i"),
+    )
+    for backend in ("local", "slurm"):
+        for path in ("/m", "/d.jsonl", "/a/adapter"):
+            assert f'--mount=type=bind,"source={path}","target={path}",readonly' in argv_of(spec, backend)
+
+
+def test_the_files_of_an_adapter_that_was_sent_to_a_host_are_mounted_through_their_links(tmp_path):
+    spec = JobSpec(
+        model=Model(path="/m"), lora=Lora(adapter="/a/ad"), container=ContainerSpec(runtime="docker", image="i")
+    )
+    sent = msgspec.structs.replace(target("ssh"), paths={"/a/ad": "inputs/00ff/ad"})
+    (tmp_path / "inputs/00ff/ad").mkdir(parents=True)
+    (tmp_path / "inputs/00ff/ad/adapter_config.json").symlink_to("/store/adapter_config.json")
+    made = msgspec.to_builtins(plan(spec, sent, run_id="r").launch.container)
+    argv = agent.place_container(made, tmp_path, 0)["argv"]
+    file = "/store/adapter_config.json"
+    assert argv.count(f'--mount=type=bind,"source={file}","target={file}",readonly') == 1
+
+
+def test_an_engine_waits_on_stop_for_as_long_as_the_run_has_for_its_last_checkpoint():
+    in_docker = ContainerSpec(runtime="docker", image="i")
+    assert "--stop-timeout=40" in argv_of(JobSpec(container=in_docker), "local")
+    assert "--stop-timeout=75" in argv_of(JobSpec(container=in_docker, stop_deadline=60), "ssh")
+    spec = JobSpec(container=in_docker, slurm=SlurmSpec(signal_before=300))
+    deadline = plan(spec, target("slurm"), run_id="r").launch.stop_deadline
+    assert deadline > 200
+    assert f"--stop-timeout={int(deadline) + container.MARGIN}" in argv_of(spec, "slurm")
+
+
+def test_the_plan_says_why_auto_became_this_engine():
+    spec = SettledJob(container=ContainerSpec(runtime="docker", image="zl:1"), why_engine="zl:1 is a name")
+    reason = plan(spec, target("ssh"), run_id="r").reasons[-1]
+    assert (reason.setting, reason.value, reason.reason) == ("container.runtime", "docker", "zl:1 is a name")
+
+
+@pytest.mark.parametrize("engine", [name for name, words_ in ENGINES.items() if words_.makes_places])
+def test_a_host_mounts_the_hub_cache_that_it_has_and_its_own_variable_wins(tmp_path, monkeypatch, engine):
+    place = tmp_path / "hf"
+    spec = SettledJob(container=ContainerSpec(runtime=engine, image="i"), caches=(("HF_HOME", str(place)),))
+    made = msgspec.to_builtins(plan(spec, target("ssh"), run_id="r").launch.container)
+
+    def words_with(name: str) -> list[str]:
+        return [word for word in agent.place_container(made, tmp_path, 0)["argv"] if name in word]
+
+    monkeypatch.delenv("HF_HOME", raising=False)
+    assert words_with("HF_HOME") == words_with(str(place)) == []
+    place.mkdir()
+    assert words_with("HF_HOME=")[-1].endswith("HF_HOME=/mnt/hf_home")
+    assert len(words_with(str(place))) == 1
+    monkeypatch.setenv("HF_HOME", str(place))
+    assert words_with("HF_HOME=")[-1].endswith(f"HF_HOME={place}")
+
+
+def test_no_hub_cache_is_put_where_charliecloud_would_find_no_place_for_it():
+    spec = SettledJob(container=ContainerSpec(runtime="charliecloud", image="/i"), caches=(("HF_HOME", "/c"),))
+    made = plan(spec, target("ssh"), run_id="r").launch.container
+    assert made is not None
+    assert not any("HF_HOME" in word for *_, extra in made.when for word in extra)
 
 
 def test_under_pyxis_the_agent_is_inside_as_well():

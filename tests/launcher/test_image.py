@@ -12,9 +12,11 @@ import msgspec
 import pytest
 
 from launcher import assets, farend, image, process
+from launcher.container import SettledJob
 from launcher.errors import TargetError, UsageError
 from launcher.image import Build, ImageLock, LockedImage
-from launcher.spec import ContainerSpec, JobSpec, Model
+from launcher.spec import ContainerSpec, JobSpec, Model, SlurmSpec
+from train.config import Data
 
 DOCKER = assets.path("docker")
 LOCKED = LockedImage(
@@ -52,6 +54,44 @@ def test_the_build_command_names_variant_lock_and_revision():
 def test_a_build_from_wheels_has_no_network():
     argv = image.build_argv(Build("cpu", "zl:1", offline=True), Path("/ctx"), revision="r", lock="l")
     assert "--network=none" in argv
+    assert "--build-arg=OFFLINE=1" in argv  # nor may it ask apt for what the image can do without
+
+
+@pytest.mark.parametrize("pid_1", [True, False])
+def test_the_entrypoint_runs_the_program_behind_tini_only_where_there_is_one(tmp_path, monkeypatch, pid_1):
+    script = (DOCKER / "entrypoint.sh").read_text()
+    script = script.replace('"$$" = 1', "1 = 1") if pid_1 else script
+    (tmp_path / "entry.sh").write_text(script)
+    argv = ["/bin/sh", tmp_path / "entry.sh", "/bin/echo", "a b"]
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert subprocess.check_output(argv, text=True) == "a b\n"
+    fake_engine(tmp_path / "bin", "tini", 'echo "tini $*"', monkeypatch)
+    assert subprocess.check_output(argv, text=True) == ("tini -g -- /bin/echo a b\n" if pid_1 else "a b\n")
+
+
+@pytest.mark.parametrize(
+    ("has", "offline", "asked"),
+    [
+        ({"python3", "apt-get"}, "0", "tini"),
+        ({"apt-get"}, "0", "ca-certificates python3 tini"),
+        ({"python3", "tini", "apt-get"}, "0", ""),
+        ({"python3", "apt-get"}, "1", ""),
+        ({"python3"}, "0", ""),
+    ],
+)
+def test_the_image_gets_tini_whether_or_not_its_base_has_python(tmp_path, has, offline, asked):
+    text = (DOCKER / "Dockerfile").read_text()
+    (step,) = re.findall(r"AS base\n.*?^RUN (.*?[^\\])\n\n", text, re.MULTILINE | re.DOTALL)
+    for name in ("python3", "tini", "apt-get", "rm"):
+        if name in has | {"rm"}:
+            (tmp_path / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {tmp_path}/said\n')
+            (tmp_path / name).chmod(0o755)
+    environ = {"PATH": str(tmp_path), "OFFLINE": offline}
+    output = subprocess.check_output(["/bin/sh", "-ec", step], text=True, env=environ)
+    said = (tmp_path / "said").read_text() if (tmp_path / "said").exists() else ""
+    installed = re.findall(r"install -y --no-install-recommends (.*)", said)
+    assert installed == ([asked] if asked else [])
+    assert ("docker run --init" in output) == ("tini" not in has and not asked)
 
 
 def test_default_base_images_are_pinned_by_digest():
@@ -125,9 +165,49 @@ def test_auto_takes_the_first_engine_that_is_there(lock_file, tmp_path, monkeypa
     assert image.settled(container(image="zl:1"), "local", "cpu").container.runtime == "podman"
 
 
-def test_auto_on_other_hosts_is_refused_because_nobody_has_looked_there(lock_file):
-    with pytest.raises(UsageError, match="this machine only"):
-        image.settled(container(image="zl:1"), "ssh", "cuda")
+@pytest.mark.parametrize(
+    ("name", "engine"),
+    [
+        ("zl", "docker"),
+        ("r.example.com:5000/team/zl:1", "docker"),
+        ("sha256:aa", "docker"),
+        ("/shared/zl.sif", "apptainer"),
+        ("docker://r/zl:1", "apptainer"),
+        ("/shared/zl.sqsh", "enroot"),
+        ("/shared/zl", "charliecloud"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["ssh", "slurm"])
+def test_auto_on_other_hosts_is_decided_by_the_images_form_and_says_why(lock_file, backend, name, engine):
+    settled = image.settled(container(image=name), backend, "cuda")
+    assert isinstance(settled, SettledJob)
+    assert settled.container.runtime == engine
+    assert settled.why_engine.startswith(f"{name} is a")
+    named = image.settled(container(image=name, runtime=engine), backend, "cuda")
+    assert isinstance(named, SettledJob)
+    assert named.why_engine == ""  # nothing was chosen for the user
+
+
+def test_hosts_are_asked_about_the_engine_that_auto_will_mean(lock_file):
+    asked = image.question(container(image="zl:1"), "cuda")
+    assert asked is not None
+    assert asked.engine == "docker"
+
+
+def test_an_archive_is_refused_because_no_engine_runs_it(lock_file):
+    with pytest.raises(UsageError, match="archive") as raised:
+        image.settled(container(image="/shared/zl.tar"), "ssh", "cuda")
+    assert "zlaunch image load" in (raised.value.hint or "")
+
+
+def test_auto_here_takes_an_engine_that_runs_this_form_of_image(lock_file, tmp_path, monkeypatch):
+    fake_engine(tmp_path / "bin", "docker", "echo sha256:aa", monkeypatch)
+    (tmp_path / "zl.sif").write_text("")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    with pytest.raises(TargetError, match="no apptainer on this machine"):
+        image.settled(container(image=str(tmp_path / "zl.sif")), "local", "cpu")
+    fake_engine(tmp_path / "bin", "apptainer", "", monkeypatch)
+    assert image.settled(container(image=str(tmp_path / "zl.sif")), "local", "cpu").container.runtime == "apptainer"
 
 
 def test_pyxis_without_slurm_is_refused(lock_file):
@@ -176,6 +256,104 @@ def test_a_hub_model_comes_from_the_users_cache_read_only_once_it_is_there(lock_
     assert first.container.mounts == (f"{tmp_path}/hf:{tmp_path}/hf:rw",)
     assert second.container.mounts == (f"{tmp_path}/hf:{tmp_path}/hf:ro",)
     assert second.env["HF_HOME"] == str(tmp_path / "hf")
+
+
+def test_a_cache_that_the_job_names_is_mounted_on_every_backend(lock_file):
+    for backend in ("ssh", "slurm"):
+        job = JobSpec(
+            model=Model(path="Qwen/Qwen3-8B"),
+            container=ContainerSpec(runtime="docker", image="i"),
+            env={"HF_HOME": "/shared/hf"},
+        )
+        assert image.settled(job, backend, "cuda").container.mounts == ("/shared/hf:/shared/hf:rw",)
+
+
+def test_hosts_that_nobody_has_looked_at_mount_the_caches_that_they_have(lock_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    job = JobSpec(model=Model(path="Qwen/Qwen3-8B"), container=ContainerSpec(runtime="docker", image="i"))
+    for backend in ("ssh", "slurm"):
+        settled = image.settled(job, backend, "cuda")
+        assert isinstance(settled, SettledJob)
+        assert settled.caches == (("HF_HOME", str(tmp_path / "hf")),)
+        assert (settled.container.mounts, settled.env) == ((), {})
+    assert not (tmp_path / "hf").exists()
+
+
+def test_under_pyxis_the_cache_of_a_shared_home_is_mounted_and_none_that_is_behind_a_login_host(lock_file, monkeypatch):
+    monkeypatch.setenv("HF_HOME", "/proc/nowhere")
+    job = JobSpec(model=Model(path="Qwen/Qwen3-8B"), container=ContainerSpec(runtime="pyxis", image="i"))
+    assert image.settled(job, "slurm", "cuda").container.mounts == ("/proc/nowhere:/proc/nowhere:rw",)
+    away = msgspec.structs.replace(job, slurm=SlurmSpec(login="there"))
+    assert image.settled(away, "slurm", "cuda").container.mounts == ()
+
+
+def test_a_data_set_of_the_hub_and_modelscope_have_caches_to_be_written(lock_file, tmp_path, monkeypatch):
+    fake_engine(tmp_path / "bin", "docker", "echo sha256:aa", monkeypatch)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "ms"))
+    job = JobSpec(
+        model=Model(path="q/m", source="modelscope"),
+        data=Data(train="hub:a/b"),
+        container=ContainerSpec(runtime="docker", image="i"),
+    )
+    settled = image.settled(job, "local", "cuda")
+    assert settled.container.mounts == tuple(f"{tmp_path}/{name}:{tmp_path}/{name}:rw" for name in ("hf", "ms"))
+    assert settled.env == {"HF_HOME": str(tmp_path / "hf"), "MODELSCOPE_CACHE": str(tmp_path / "ms")}
+
+
+@pytest.mark.parametrize("backend", ["ssh", "slurm"])
+def test_a_model_below_the_home_directory_has_its_full_path_inside(lock_file, monkeypatch, backend):
+    monkeypatch.setenv("HOME", "/home/u")
+    job = JobSpec(model=Model(path="~/m"), container=ContainerSpec(runtime="docker", image="i"))
+    assert image.settled(job, backend, "cuda").model.path == "/home/u/m"
+
+
+@pytest.mark.parametrize(
+    ("engine", "ending", "said"),
+    [
+        ("docker", "tar", ["docker save --output={file} zl:1"]),
+        ("podman", "tar", ["podman save --output={file} zl:1"]),
+        ("docker", "sif", ["apptainer build {file} docker-daemon:zl:1"]),
+        (
+            "podman",
+            "sif",
+            [
+                "podman save --format=docker-archive --output={scratch} zl:1",
+                "apptainer build {file} docker-archive:{scratch}",
+            ],
+        ),
+        ("docker", "sqsh", ["enroot import --output={file} dockerd://zl:1"]),
+        ("podman", "sqsh", ["enroot import --output={file} podman://zl:1"]),
+    ],
+)
+def test_an_image_is_saved_from_the_engine_that_has_it(tmp_path, monkeypatch, engine, ending, said):
+    for program in ("docker", "podman", "apptainer", "enroot"):
+        fake_engine(tmp_path / "bin", program, f'echo "{program} $*" >> {tmp_path}/said', monkeypatch)
+    file = tmp_path / f"zl.{ending}"
+    image.save_archive(engine, "zl:1", file)
+    lines = re.sub(r"/[^ :=]*/\.zlaunch-image-[^/]*/image\.tar", "{scratch}", (tmp_path / "said").read_text())
+    assert lines.replace(str(file), "{file}").splitlines() == said
+    assert not list(tmp_path.glob(".zlaunch-image-*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "digests", "found"),
+    [
+        ("zl:1", "r/other-zl@sha256:1 other-zl@sha256:2", None),
+        ("zl:1", "other-zl@sha256:2 zl@sha256:3", "zl@sha256:3"),
+        ("zl:1", "docker.io/library/zl@sha256:4", "docker.io/library/zl@sha256:4"),
+        ("zl", "localhost/zl@sha256:5", "localhost/zl@sha256:5"),
+        (
+            "localhost:5000/team/zl:1",
+            "team/zl@sha256:6 localhost:5000/team/zl@sha256:7",
+            "localhost:5000/team/zl@sha256:7",
+        ),
+        ("team/zl:1", "docker.io/team/zl@sha256:8", "docker.io/team/zl@sha256:8"),
+    ],
+)
+def test_a_digest_belongs_to_the_image_of_the_same_whole_name(tmp_path, monkeypatch, name, digests, found):
+    fake_engine(tmp_path / "bin", "docker", f"echo {digests}", monkeypatch)
+    assert image.repository_digest("docker", name) == found
 
 
 def test_the_ending_of_an_archive_decides_its_format():
