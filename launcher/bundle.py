@@ -56,13 +56,16 @@ class Input:
         return {"path": str(self.path), "name": self.path.name, "size": self.size, "sha256": self.sha256}
 
 
-def inputs(spec: JobSpec) -> tuple[tuple[Input, ...], dict[str, str]]:
-    """The job's local input files, and {path here: path in the run directory} for the plan. Raises DataError."""
+def inputs(spec: JobSpec, *, absent_ok: bool = False) -> tuple[tuple[Input, ...], dict[str, str]]:
+    """The job's local input files, and {path here: path in the run directory} for the plan. Raises DataError.
+
+    `absent_ok`: a path that is not here is taken to be the target's own.
+    """
     found: list[Input] = []
     paths: dict[str, str] = {}
     for text in named_paths(spec):
         path = Path(text).absolute()
-        files = _below(path)
+        files = [] if absent_ok and not path.exists() else _below(path)
         if text in paths or not files:
             continue
         sums = {file: _sha256(file) for file in files}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shlex
 import shutil
 import tarfile
+import tempfile
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -15,15 +16,16 @@ from typing import TYPE_CHECKING, Any
 from launcher import connect
 from launcher.errors import TargetError
 from launcher.process import Result
-from launcher.slurm_shell import TIMEOUT
+from launcher.slurm_shell import CHECKPOINTS, MIRRORED, TIMEOUT
 
 if TYPE_CHECKING:
     from launcher.runs import RunDir
 
-MIRRORED = (
-    "nodes", "events.jsonl", "metrics.jsonl", "result.json", "errors", "logs", "slurm.log", "hostfile", "adapter",
-)  # fmt: skip
-"""What the launcher's copy of a run on a login host is kept up to date with; checkpoints stay there."""
+NOT_SENT = frozenset({"checkpoints", "adapter", "logs", "metrics.jsonl", "result.json", "predictions.jsonl",
+                      "slurm.log", "inputs", "run.json"})  # fmt: skip
+"""What the run itself writes on the cluster, or only the launcher reads."""
+STORE = ".inputs"
+"""Input files that were sent to the login host, by the hash of their content."""
 
 
 class LoginShell:
@@ -70,38 +72,87 @@ class LoginShell:
         return f"{self._workdir}/{parent}{path.name}"
 
     def send(self, paths: Sequence[Path]) -> None:
-        connection = self._open()
-        archive = io.BytesIO()
-        with tarfile.open(fileobj=archive, mode="w:gz") as tar:
-            for path in paths:
-                name = self.place(path).removeprefix(f"{self._workdir}/")
-                tar.add(path, arcname=name, filter=_sendable)
-        archive.seek(0)
-        remote = f"{self._workdir}/.incoming-{os.getpid()}.tar.gz"
-        connection.put(archive, remote)
-        there = shlex.quote(remote)
-        words = f"tar -xzf {there} -C {shlex.quote(self._workdir)}; s=$?; rm -f {there}; exit $s"
-        answer = connection.run(words, hide=True, warn=True, in_stream=False)
-        if not answer.ok:
-            raise TargetError(f"{self.login}: cannot unpack the run directory: {answer.stderr.strip()}")
+        self._open()
+        names = {self.place(path).removeprefix(f"{self._workdir}/"): path for path in paths}
+        self._unpack(names, ".", "the run directory")
 
-    def fetch(self, run: RunDir) -> None:
+    def give(self, run: RunDir, inputs: Mapping[str, str]) -> None:
+        """Each file is sent once, kept by its hash, and linked hard into the run directories that read it: a container
+        sees no more of the host than the run directory."""
+        if not inputs:
+            return
+        self._open()
+        store, here = f"{self._workdir}/{STORE}", self.place(run.path)
+        links = {link.removeprefix("inputs/"): Path(path) for path, link in inputs.items()}
+        absent = self._checked(["bash", "-c", 'cd -- "$0" 2>/dev/null; for f; do [ -e "$f" ] || echo "$f"; done',
+                                store, *links], "look for the input files").splitlines()  # fmt: skip
+        if absent:
+            self._unpack({name: links[name] for name in absent}, STORE, "the input files")
+        lay = (
+            'for f; do [ -e "inputs/$f" ] && continue; mkdir -p -- "$(dirname -- "inputs/$f")" && '
+            '{ cp -rl -- "$0/$f" "inputs/$f" 2>/dev/null || cp -r -- "$0/$f" "inputs/$f"; } || exit 1; done'
+        )
+        self._checked(["bash", "-c", lay, store, *links], "lay out the input files", cwd=here)
+
+    def _checked(self, argv: Sequence[str], what: str, *, cwd: str | None = None) -> str:
+        result = self.run(argv, cwd=cwd)
+        if result.code != 0:
+            raise TargetError(f"slurm.login: {self.login}: cannot {what}: {' '.join(result.last_lines)}")
+        return result.stdout
+
+    def _unpack(self, names: Mapping[str, Path], below: str, what: str) -> None:
+        """Send files and directories: {name below the directory `below` of the working directory: path here}.
+
+        Below the store they appear whole or not at all: another run may look for them meanwhile.
+        """
         connection = self._open()
-        remote = f"{self._workdir}/.outgoing-{os.getpid()}.tar.gz"
-        names = " ".join(shlex.quote(name) for name in MIRRORED)
+        token = uuid.uuid4().hex[:8]
+        remote, workdir = f"{self._workdir}/.incoming-{token}.tar.gz", shlex.quote(self._workdir or "")
+        with tempfile.TemporaryFile() as archive:
+            # Data may be links here (a hub's cache is made of them); the files themselves are what must travel.
+            with tarfile.open(fileobj=archive, mode="w:gz", compresslevel=3, dereference=below == STORE) as tar:
+                for name, path in names.items():
+                    tar.add(path, arcname=name, filter=None if below == STORE else sendable)
+            archive.seek(0)
+            connection.put(archive, remote)
+        there = shlex.quote(remote)
+        words = f"tar -xzf {there} -C {workdir}"
+        if below == STORE:
+            new = f"{self._workdir}/.incoming-{token}"
+            tops = " ".join(dict.fromkeys(shlex.quote(name.partition("/")[0]) for name in names))
+            words = (
+                f"umask 077 && cd {workdir} && mkdir -p {STORE} {shlex.quote(new)} && "
+                f"tar -xzf {there} -C {shlex.quote(new)} && "
+                f"(cd {shlex.quote(new)} && for top in {tops}; do mv -nT -- $top ../{STORE}/$top; done); "
+                f"s=$?; rm -rf {shlex.quote(new)}; (exit $s)"
+            )
+        answer = connection.run(f"{words}; s=$?; rm -f {there}; exit $s", hide=True, warn=True, in_stream=False)
+        if not answer.ok:
+            raise TargetError(f"{self.login}: cannot unpack {what}: {answer.stderr.strip()}")
+
+    def fetch(self, run: RunDir, names: Sequence[str] = MIRRORED) -> list[str] | None:
+        connection = self._open()
+        remote = f"{self._workdir}/.outgoing-{uuid.uuid4().hex[:8]}.tar.gz"
+        there = shlex.quote(remote)
+        plain = " ".join(shlex.quote(name) for name in names if name != CHECKPOINTS)
+        complete = "$(ls -d checkpoints/step-*/COMPLETE 2>/dev/null | xargs -r dirname)" if CHECKPOINTS in names else ""
+        # A file that grows while it is read is no error, it comes whole the next time.
         words = (
-            f"cd -- {shlex.quote(self.place(run.path))} && "
-            f"tar -czf {shlex.quote(remote)} $(ls -d {names} 2>/dev/null) 2>/dev/null; test -s {shlex.quote(remote)}"
+            f"cd -- {shlex.quote(self.place(run.path))} && umask 077 && "
+            f"tar -czf {there} $(ls -d {plain} 2>/dev/null) {complete} 2>/dev/null; test -s {there}"
         )
         if not connection.run(words, hide=True, warn=True, in_stream=False).ok:
-            return
-        archive = io.BytesIO()
-        connection.get(remote, archive)
-        connection.run(f"rm -f {shlex.quote(remote)}", hide=True, warn=True, in_stream=False)
-        archive.seek(0)
-        shutil.rmtree(run.nodes_dir, ignore_errors=True)  # a new start moves the old records away
-        with tarfile.open(fileobj=archive, mode="r:gz") as tar:
-            tar.extractall(run.path, filter="data")
+            return []
+        with tempfile.TemporaryFile() as archive:
+            connection.get(remote, archive)
+            connection.run(f"rm -f {there}", hide=True, warn=True, in_stream=False)
+            archive.seek(0)
+            if "nodes" in names:
+                shutil.rmtree(run.nodes_dir, ignore_errors=True)  # a new start moves the old records away
+            with tarfile.open(fileobj=archive, mode="r:gz") as tar:
+                came = [member.name for member in tar.getmembers() if member.isfile()]
+                tar.extractall(run.path, filter="data")
+        return came
 
     def write_secret(self, path: Path, values: Mapping[str, str]) -> None:
         connection = self._open()
@@ -126,6 +177,7 @@ def _tilde(path: str) -> str:
     return f"~/{shlex.quote(path[2:])}" if path.startswith("~/") else shlex.quote(path)
 
 
-def _sendable(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    left_out = ("/checkpoints", "/adapter", "/__pycache__", "/run.json")
-    return None if any(part in f"/{info.name}" for part in left_out) else info
+def sendable(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Leave out what a run directory holds under a name of NOT_SENT; deeper down a name means something else."""
+    _, *below = PurePosixPath(info.name).parts
+    return None if below and below[0] in NOT_SENT else info

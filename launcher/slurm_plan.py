@@ -56,7 +56,7 @@ OWNED: dict[str, str] = {
     "open-mode": "restarts append to one log",
     "chdir": "the job runs in its run directory",
     "signal": "say slurm.signal_before",
-    "requeue": "zlaunch decides, see slurm.max_requeues",
+    "requeue": "zlaunch decides, see max_restarts and slurm.max_requeues",
     "no-requeue": "say slurm.max_requeues=0",
     "wrap": "the script is train.sbatch; a site's own: slurm.template",
     "parsable": "zlaunch sets it",
@@ -90,7 +90,8 @@ def section(spec: JobSpec, run_id: str, device: Literal["cuda", "cpu"]) -> dict[
         "options": options(spec, run_id, device),
         "srun": srun_arguments(spec),
         "procs_per_node": procs_per_node(slurm, device),
-        "max_requeues": slurm.max_requeues,
+        "max_requeues": requeue_bound(spec)[0],
+        "requeues_set_by": requeue_bound(spec)[1],
         "secrets": bool(spec.secrets),
         "ports": {
             "first": FIRST_PORT,
@@ -99,6 +100,14 @@ def section(spec: JobSpec, run_id: str, device: Literal["cuda", "cpu"]) -> dict[
             "control": CONTROL_OFFSET,
         },
     }
+
+
+def requeue_bound(spec: JobSpec) -> tuple[int, str]:
+    """(times the job may be queued again, the setting that says so): `max_restarts` where it is given, but where
+    requeues are ruled out altogether, it does not bring them back."""
+    if spec.slurm.max_requeues and spec.max_restarts:
+        return spec.max_restarts, "max_restarts"
+    return spec.slurm.max_requeues, "slurm.max_requeues"
 
 
 def procs_per_node(slurm: SlurmSpec, device: Literal["cuda", "cpu"]) -> int:
@@ -123,7 +132,7 @@ def options(spec: JobSpec, run_id: str, device: Literal["cuda", "cpu"]) -> list[
         ["open-mode", "append"],
         ["signal", f"B:USR2@{slurm.signal_before}"],
         # Slurm itself may queue the job again after a node failure or a preemption; the script counts these too.
-        ["requeue", None] if slurm.max_requeues else ["no-requeue", None],
+        ["requeue", None] if requeue_bound(spec)[0] else ["no-requeue", None],
     ]
     if spec.elastic:
         lines.append(["no-kill", None])

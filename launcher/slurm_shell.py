@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 TIMEOUT = 30.0
 """Seconds for one of Slurm's commands: a controller that is down makes them wait for about ten."""
 
+MIRRORED = ("nodes", "events.jsonl", "metrics.jsonl", "errors", "logs", "slurm.log", "hostfile")
+"""What the launcher's copy of a run on a login host is kept up to date with while it runs."""
+RESULTS = (*MIRRORED, "result.json", "predictions.jsonl", "adapter")
+"""What comes home when it is over."""
+CHECKPOINTS = "checkpoints"
+"""Fetches the complete ones."""
+
 
 class Shell(Protocol):
     name: str
@@ -37,8 +44,14 @@ class Shell(Protocol):
     def send(self, paths: Sequence[Path]) -> None:
         """Bring directories to the cluster."""
 
-    def fetch(self, run: RunDir) -> None:
-        """Bring what the run has written so far to the launcher's run directory."""
+    def give(self, run: RunDir, inputs: Mapping[str, str]) -> None:
+        """Lay input files of the launcher's machine into a run directory that was sent: {path: name in there}."""
+
+    def fetch(self, run: RunDir, names: Sequence[str] = MIRRORED) -> list[str] | None:
+        """Bring what the run has written under those names; the files that came.
+
+        None: they are here already. Raises TargetError when the cluster cannot be reached.
+        """
 
     def write_secret(self, path: Path, values: Mapping[str, str]) -> None:
         """A file that only its owner may read, where the cluster finds `path`."""
@@ -64,8 +77,11 @@ class LocalShell:
     def send(self, paths: Sequence[Path]) -> None:
         pass
 
-    def fetch(self, run: RunDir) -> None:
+    def give(self, run: RunDir, inputs: Mapping[str, str]) -> None:
         pass
+
+    def fetch(self, run: RunDir, names: Sequence[str] = MIRRORED) -> list[str] | None:
+        return None
 
     def write_secret(self, path: Path, values: Mapping[str, str]) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from launcher import facts, slurm_plan
+from launcher import bundle, facts, slurm_plan
 from launcher.plan import Target
 from launcher.spec import JobSpec
 from train.config import Device
 
+FAR_PYTHON = "python3"
+"""The interpreter on a cluster that is reached over a login host, unless the job or its setup lines choose another."""
+
 
 def slurm_target(job: JobSpec) -> Target:
     """The nodes that the job asks for. Their names, the address and the ports are known only when Slurm starts it:
-    train.sbatch sets them, and the plan holds placeholders."""
+    train.sbatch sets them, and the plan holds placeholders.
+
+    With `slurm.login` this machine is not of the cluster: its interpreter and its working directory mean nothing there,
+    and the input files that lie here travel. Raises DataError.
+    """
+    login = job.slurm.login is not None
     device: Device = "cpu" if job.device == "cpu" else "cuda"
     procs = slurm_plan.procs_per_node(job.slurm, device)
     return Target(
         backend="slurm",
         device=device,
         hosts=tuple((f"slurm-node-{rank}", procs) for rank in range(job.slurm.nodes)),
-        python=job.slurm.python or facts.this_python(),
+        python=job.slurm.python or (FAR_PYTHON if login else facts.this_python()),
         master_addr="127.0.0.1",
         master_port=slurm_plan.FIRST_PORT,
         control_port=slurm_plan.FIRST_PORT + slurm_plan.CONTROL_OFFSET,
         token=facts.new_token(),
-        cwd=None if job.slurm.login else str(Path.cwd()),
+        cwd=None if login else str(Path.cwd()),
+        paths=bundle.inputs(job, absent_ok=True)[1] if login else {},
     )

@@ -226,7 +226,7 @@ def on_slurm(
     texts: Sequence[str], load: Load, overrides: Sequence[str], *, show: bool, follow: bool, as_json: bool
 ) -> int:
     """All points as one array job; returns at once, or with `follow` when the last point has ended."""
-    from launcher.backends.slurm import SlurmBackend, check_limits, shell_of
+    from launcher.backends.slurm import SlurmBackend, check_limits, check_paths, shell_of
     from launcher.slurm_target import slurm_target
 
     jobs = points_of(texts, load, overrides, fixed=("slurm", "secrets", "device"))
@@ -245,6 +245,7 @@ def on_slurm(
         return 0
     backend, shell = SlurmBackend(), shell_of(first.slurm)
     check_limits(shell, first)
+    check_paths(shell, [plan for (_, plan), _ in made])
     job = backend.submit_script(shell, directory, "sweep.sbatch", [run for (run, _), _ in made], secrets)
     for index, ((run, plan), _) in enumerate(made):
         submit.submit(run, plan, _Queued(f"{job}_{index}"), {}, extra={"sweep": sweep.sweep_id})  # type: ignore[arg-type]

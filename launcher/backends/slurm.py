@@ -18,10 +18,11 @@ import msgspec
 from launcher import follow as files
 from launcher import process, slurm_plan, slurm_query, slurm_shell
 from launcher.backends.base import LogLine, RunState
-from launcher.errors import TargetError
+from launcher.errors import DataError, TargetError
+from launcher.plan import source_paths
 from launcher.runs import RunDir, list_runs
 from launcher.slurm_query import Snapshot, Watch
-from launcher.slurm_shell import Shell
+from launcher.slurm_shell import CHECKPOINTS, RESULTS, Shell
 from launcher.slurm_states import JobInfo, parse_gpus, parse_partitions
 from launcher.spec import SlurmSpec
 
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
 SUBMITTING = 60.0
 """Seconds in which a job that Slurm does not list yet counts as waiting."""
 END_POLL = 1.0
-"""Seconds between two looks at a job that is being cancelled."""
-KILL_WAIT = 45.0
-"""Seconds for Slurm to end a job (its own KillWait is 30 by default)."""
+"""Seconds between two looks at the files of a run that is being cancelled."""
+SETTLE = 1.0
+"""Seconds that Slurm gets to clear a job away whose script has ended, before it is asked."""
+KILL_WAIT = 60.0
+"""Seconds for Slurm to end a job (its own KillWait is 30 by default), and for the shared query to tell of it."""
 
 WHY: dict[str, tuple[str, str]] = {
     "TIMEOUT": (
@@ -58,6 +61,8 @@ class SlurmBackend:
         self._watches: dict[str, Watch] = {}
         self._said: str | None = None
         self._fetched: dict[str, float] = {}
+        self._home: set[str] = set()
+        """Runs whose results have been brought home."""
         self.announce = announce
         """Write why a job waits into its events, for whoever follows it."""
 
@@ -68,6 +73,7 @@ class SlurmBackend:
         assert plan.slurm is not None
         shell = self._shell_of(plan.slurm)
         check_limits(shell, plan)
+        check_paths(shell, [plan])
         return (self.submit_script(shell, run.path, "train.sbatch", [run], secrets),)
 
     def submit_script(
@@ -86,8 +92,9 @@ class SlurmBackend:
             if secrets:
                 shell.write_secret(secrets_file(run), secrets)
         shell.send([directory, *(run.path for run in of if run.path != directory)])
-        for run in of:  # the copy on the cluster may be that of an earlier start
-            shell.remove(run.control_dir / "cancelled")
+        for run in of:
+            shell.give(run, stored(run).get("inputs", {}))
+            shell.remove(run.control_dir / "cancelled")  # the copy on the cluster may be that of an earlier start
         place = shell.place(directory)
         further = [f"--array={array}"] if array else []
         try:
@@ -127,8 +134,12 @@ class SlurmBackend:
             run.event("note", text=text)
 
     def _over(self, run: RunDir, state: RunState, job: JobInfo | None) -> RunState:
-        """The end of a run: its secrets go, and a failure that no agent could write down is written down."""
+        """The end of a run: its results come home, its secrets go, and a failure that no agent could write down is
+        written down."""
         shell = self._shell_of(stored(run))
+        if run.run_id not in self._home:
+            shell.fetch(run, RESULTS)
+            self._home.add(run.run_id)
         secret = secrets_file(run)
         if secret.exists():
             shell.remove(secret)
@@ -150,39 +161,59 @@ class SlurmBackend:
     # cancel
 
     def cancel(self, run: RunDir, *, checkpoint: bool = True) -> None:
-        """End the job: a waiting one at once, a running one with a last checkpoint first if asked."""
+        """End the job: a waiting one at once, a running one with a last checkpoint first if asked.
+
+        How far it is, the run's own files tell; Slurm is asked only through the query that all watchers share.
+        """
         shell = self._shell_of(stored(run))
         job = job_id(run)
         shell.touch(run.control_dir / "cancelled", json.dumps({"time": time.time()}))  # so that nothing queues it again
-        if self._native(shell, job) in ("RUNNING", "SUSPENDED"):
-            launch = (run.read_json(run.plan_json) or {}).get("launch", {})
-            orderly = launch.get("stop_deadline", 25.0) + launch.get("kill_after", 5.0) + 10.0
+        own = self._own(shell, run)
+        if own is RunState.RUNNING:
             self._signal(shell, run, "12" if checkpoint else "15")
             if not checkpoint:  # the agents take a second one as "at once"
                 time.sleep(0.8)
                 self._signal(shell, run, "15 15")
-            process.wait_until(lambda: self._native(shell, job) not in ("RUNNING", "SUSPENDED"), orderly, END_POLL)
-        if self._native(shell, job) not in ("", "COMPLETING"):
-            result = shell.run(["scancel", job])
-            if result.code != 0 and self._native(shell, job):
-                raise TargetError(f"scancel {job}: {' '.join(result.last_lines)}", hint="is the Slurm controller up?")
-        if not process.wait_until(lambda: not self._native(shell, job), KILL_WAIT, END_POLL / 2):
-            raise TargetError(f"job {job} is still {self._native(shell, job)}", hint=f"look at `squeue -j {job}`")
+            launch = (run.read_json(run.plan_json) or {}).get("launch", {})
+            orderly = launch.get("stop_deadline", 25.0) + launch.get("kill_after", 5.0) + 10.0
+            process.wait_until(lambda: self._own(shell, run).is_final, orderly, END_POLL)
+            time.sleep(SETTLE)
+        watch = self._watch(shell)
+        watch.forget()
+        if not self._own(shell, run).is_final or not is_over(run, watch.look(job)):
+            self._scancel(shell, run, job)
+        if not process.wait_until(lambda: is_over(run, watch.look(job)), KILL_WAIT, END_POLL):
+            known = watch.look(job).job
+            raise TargetError(f"job {job} is still {known.native if known else 'there'}",
+                              hint=f"look at `squeue -j {job}`")  # fmt: skip
         shell.remove(secrets_file(run))
-        run.event("slurm_end", job=job, reason="cancelled")
-        self._watch(shell).forget()
-        shell.fetch(run)
+        if not self._own(shell, run).is_final:
+            note(shell, run, "slurm_end", job=job, reason="cancelled")
+        watch.forget()
+        shell.fetch(run, RESULTS)
+
+    def _scancel(self, shell: Shell, run: RunDir, job: str) -> None:
+        """Have Slurm end the job. Raises TargetError when Slurm does not answer."""
+        result = shell.run(["scancel", job])
+        watch = self._watch(shell)
+        watch.forget()
+        if result.code != 0 and watch.look(job).error is not None:
+            raise TargetError(f"scancel {job}: {' '.join(result.last_lines)}", hint="is the Slurm controller up?")
+
+    def _own(self, shell: Shell, run: RunDir) -> RunState:
+        """The state by the run's own files as they are now."""
+        shell.fetch(run, ("nodes", "events.jsonl"))
+        return own_state(run)[0]
 
     def _signal(self, shell: Shell, run: RunDir, numbers: str) -> None:
         """Signal the first node's agent through its file (Slurm's own signals reach every process of the ranks too)."""
         shell.touch(run.control_dir / "signals-0", numbers + "\n")
 
-    def _native(self, shell: Shell, job: str) -> str:
-        """Slurm's word for an unfinished job, asked for now; empty when it is over. Raises TargetError."""
-        result = shell.run(["squeue", "--noheader", "--array", f"--jobs={job}", "--format=%T"])
-        if result.code != 0 and "Invalid job id" not in result.stderr:
-            raise TargetError(f"squeue: {' '.join(result.last_lines)}", hint="is the Slurm controller up? try later")
-        return result.stdout.split()[0] if result.stdout.split() else ""
+    # pull
+
+    def pull(self, run: RunDir, *, checkpoints: bool = False) -> list[str] | None:
+        """Bring logs, metrics, result and adapter from the login host; the files that came. None: they are here."""
+        return self._shell_of(stored(run)).fetch(run, [*RESULTS, *([CHECKPOINTS] if checkpoints else [])])
 
     # whom to ask
 
@@ -219,6 +250,31 @@ def check_limits(shell: Shell, plan: RunPlan) -> None:
     slurm_plan.check_limits(msgspec.convert(plan.slurm["asked"], SlurmSpec), gpus, found)
 
 
+def check_paths(shell: Shell, plans: Iterable[RunPlan]) -> None:
+    """Refuse paths that neither travel nor lie on the cluster behind a login host. Raises DataError."""
+    wanted = {path: key for plan in plans for path, key in far_paths(plan).items()}
+    if not wanted:
+        return
+    result = shell.run(["bash", "-c", 'for f; do [ -e "$f" ] || printf "%s\\n" "$f"; done', "-", *wanted])
+    if absent := result.stdout.splitlines():
+        key, path = wanted.get(absent[0], "the job"), absent[0]
+        raise DataError(
+            f"{key}: {path} is neither here nor on the login host",
+            hint="data that lies here is sent along; a model is not: copy it to the cluster, or name a hub id",
+        )
+
+
+def far_paths(plan: RunPlan) -> dict[str, str]:
+    """{absolute path that a run behind a login host reads on the cluster: the key that names it}."""
+    if plan.train is None or plan.slurm is None or plan.slurm["asked"]["login"] is None:
+        return {}
+    train = plan.train
+    named = [("data.train", path) for path in source_paths(train.data.train)]
+    named += [("data.eval", path) for path in source_paths(train.data.eval)]
+    named += [("model.path", train.model.path), ("lora.adapter", train.lora.adapter or "")]
+    return {path: key for key, path in named if path.startswith("/")}
+
+
 # -------------------------------------------------------------------------------------------------- the run's files
 
 
@@ -248,6 +304,19 @@ def forget_start(run: RunDir) -> None:
         for record in run.nodes_dir.glob("node-*.json"):
             record.rename(earlier / record.name)
     run.event("slurm_submit")
+
+
+def note(shell: Shell, run: RunDir, name: str, **fields: Any) -> None:
+    """An event where the run's own are, in one write: the copy of a run on a login host is overwritten from there."""
+    line = json.dumps({"time": time.time(), "event": name, **fields})
+    shell.run(["bash", "-c", 'printf "%s\\n" "$1" >> events.jsonl', "-", line], cwd=shell.place(run.path))
+
+
+def is_over(run: RunDir, snapshot: Snapshot) -> bool:
+    """Whether the job is gone: by Slurm's word, or by the run's own where Slurm does not answer."""
+    if snapshot.error is not None:
+        return own_state(run)[0].is_final
+    return snapshot.job.state.is_final if snapshot.job is not None else snapshot.searched
 
 
 def last_event(run: RunDir, *names: str) -> dict[str, Any]:

@@ -35,7 +35,7 @@ SLURM_FLAGS: tuple[tuple[tuple[str, ...], str, dict[str, Any]], ...] = (
     (("--mem",), "mem", {}),
     (("--array-limit", "--array"), "array_limit", {"type": int, "help": "Points of a sweep that run at once."}),
     (("--signal-before",), "signal_before", {"type": int, "help": "Seconds before the limit for the last checkpoint."}),
-    (("--max-requeues",), "max_requeues", {"type": int, "help": "Times the job may be queued again (default 20)."}),
+    (("--max-requeues",), "max_requeues", {"type": int, "help": "Requeues at most (default 20; max_restarts wins)."}),
     (("--template",), "template", {"help": "Batch script of your own; see `zlaunch templates`."}),
     (("--login",), "login", {"metavar": "USER@HOST", "help": "Submit over SSH, from a machine without Slurm."}),
     (("--workdir",), "workdir", {"help": "Directory on the login host (default ~/zlaunch)."}),

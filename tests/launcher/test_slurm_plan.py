@@ -2,14 +2,17 @@
 
 import json
 import subprocess
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from launcher import render, slurm_plan, spec
+from launcher import render, slurm_plan, spec, submit
+from launcher.backends.slurm import far_paths
 from launcher.errors import CompatibilityError, SpecError, TargetError
 from launcher.plan import RunPlan, plan
+from launcher.slurm_login import sendable
 from launcher.slurm_plan import check_limits, sbatch_line, script
 from launcher.slurm_states import Partition
 from launcher.slurm_target import slurm_target
@@ -162,3 +165,43 @@ def test_no_secret_stands_in_any_file_of_the_run(monkeypatch: pytest.MonkeyPatch
 
 def test_seconds_are_written_as_slurm_reads_them_back() -> None:
     assert [slurm_plan.format_seconds(value) for value in (59, 3600, 90061)] == ["00:00:59", "01:00:00", "1-01:01:01"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "bound", "setting"),
+    [
+        ((), 20, "slurm.max_requeues"),
+        (("slurm.max_requeues=3",), 3, "slurm.max_requeues"),
+        (("max_restarts=2",), 2, "max_restarts"),
+        (("max_restarts=2", "slurm.max_requeues=0"), 0, "slurm.max_requeues"),
+    ],
+)
+def test_max_restarts_bounds_the_requeues_where_it_is_given(
+    overrides: tuple[str, ...], bound: int, setting: str
+) -> None:
+    text = render.render(planned("device=cpu", *overrides))["train.sbatch"]
+    assert f"all {bound} requeues are used ({setting})" in text
+    assert f'[ "$restart" -lt {bound} ]' in text
+
+
+def test_a_run_behind_a_login_host_takes_its_data_along_and_not_its_interpreter(tmp_path: Path) -> None:
+    here = tmp_path / "here.jsonl"
+    here.write_text("{}\n")
+    sets = [f"data.train={here}", "data.eval=/only/there.jsonl", "slurm.login=me@login", "device=cpu"]
+    asked = spec.load(None, sets, {"model.source": "random"}).spec
+    target = slurm_target(asked)
+    assert target.python == "python3"
+    submit.check_inputs(asked, target)
+    made = plan(asked, target, run_id=RUN)
+    assert made.train is not None
+    assert made.slurm is not None
+    assert made.slurm["inputs"] == {str(here): made.train.data.train}
+    assert far_paths(made) == {"/only/there.jsonl": "data.eval"}
+
+
+@pytest.mark.parametrize(
+    ("name", "is_sent"),
+    [("run", True), ("run/code/train/adapter.py", True), ("run/adapter", False), ("run/checkpoints", False)],
+)
+def test_what_a_run_made_stays_and_code_of_the_same_name_is_sent(name: str, is_sent: bool) -> None:
+    assert (sendable(tarfile.TarInfo(name)) is not None) is is_sent

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,3 +62,37 @@ def test_a_sweep_is_one_array_on_the_login_host(zl: Zl, sshd_farm: Callable[[int
     rows = [json.loads(line) for line in zl("report", answer["sweep"], "--json").splitlines()]
     assert [(row["env.POINT"], row["state"]) for row in rows] == [("one", "FAILED"), ("two", "SUCCEEDED")]
     assert "[0] two" in zl("logs", runs[1].run_id)
+
+
+@pytest.mark.train
+@pytest.mark.timeout(400)
+def test_a_training_goes_from_here_through_the_login_host_and_its_adapter_comes_home(
+    zl: Zl, sshd_farm: Callable[[int], Farm]
+) -> None:
+    farm = sshd_farm(1)
+    home = farm.home("node1")
+    (home / ".bash_profile").write_text(f"export SLURM_CONF={zl.environ.pop('SLURM_CONF')}\n")
+    words = ["slurm", "--smoke", "--device", "cpu", "--nodes", "2", "--json", "--login", "node1", "--workdir", "~/runs",
+             "--python", sys.executable, "--set", f"ssh.ssh_config={farm.ssh_config}"]  # fmt: skip
+    output = zl(*words, "--detach")
+    run = RunDir(Path(json.loads(output.splitlines()[-1])["directory"]))
+    there = RunDir(home / "runs" / run.run_id)
+    assert (there.code / "train" / "adapter.py").is_file()
+    source = json.loads((there.path / "train.json").read_text())["data"]["train"]
+    assert source.startswith("inputs/")
+    assert (there.path / source).is_file()
+    wait(lambda: zl.state(run) in ("SUCCEEDED", "FAILED"), 300)
+    assert zl.state(run) == "SUCCEEDED", zl("logs", run.run_id)
+    assert len([metric for metric in run.read_metrics() if "loss" in metric]) == 12
+    shutil.rmtree(run.adapter)
+    assert "adapter_model.safetensors" in zl("pull", run.run_id)
+    name = "adapter_model.safetensors"
+    assert (run.adapter / name).read_bytes() == (there.adapter / name).read_bytes()
+    assert run.result_json.exists()
+    assert (run.path / "predictions.jsonl").exists()
+    assert not run.checkpoints.exists()
+    zl("pull", run.run_id, "--checkpoints")
+    assert (run.checkpoints / "step-12" / "COMPLETE").exists()
+
+    absent = zl(*words, "--detach", "--set", "data.train=/only/on/the/cluster.jsonl", code=None)
+    assert "neither here nor on the login host" in absent
