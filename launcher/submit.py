@@ -8,6 +8,7 @@ A dry run stops before the last step; a real submit uses exactly the files it wr
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,10 +16,11 @@ from typing import Any
 
 import yaml
 
-from launcher import __version__, assets, facts, image, render, runs, spec
+from launcher import __version__, assets, facts, image, process, render, runs, spec
 from launcher.backends.base import Backend
 from launcher.errors import DataError, SpecError, TargetError, UsageError
 from launcher.plan import RunPlan, Target, plan, source_paths
+from launcher.process import CommandError
 from launcher.runs import RunDir, RunRecord
 from launcher.spec import Job, JobSpec
 
@@ -40,6 +42,8 @@ def load_job(
 def prepare(job: Job, target: Target, *, root: Path | None = None, run: RunDir | None = None) -> tuple[RunDir, RunPlan]:
     """Plan, render and write the run directory (a new one, or `run` again for a resume)."""
     check_inputs(job.spec, target)
+    if target.backend != "local":
+        check_records(job.spec)
     run = run or RunDir((root or runs.runs_root()) / runs.new_run_id(job.spec.name))
     settled = image.settled(job.spec, target.backend, target.device)
     run_plan = plan(settled, target, run_id=run.run_id, model_config=facts.model_config(job.spec.model.path))
@@ -110,13 +114,37 @@ def check_inputs(job: JobSpec, target: Target) -> None:
         raise SpecError("model.path is not set", hint="a hub id such as Qwen/Qwen3-8B, or a local directory")
     if not job.data.train:
         raise SpecError("data.train is not set", hint="a JSONL file of instruction / input / output records")
+    elsewhere = target.backend == "slurm" and job.slurm.login is not None
     for key, sources in (("data.train", job.data.train), ("data.eval", job.data.eval or ())):
         for path in source_paths(sources):
-            if "://" not in path and not path.startswith("hub:"):
-                _check_file(key, Path(path))
+            if "://" in path or path.startswith("hub:"):
+                continue
+            if elsewhere and not Path(path).exists():
+                continue  # the cluster's own; the Slurm backend asks there
+            _check_file(key, Path(path))
     path = job.model.path
     if path.startswith(("/", "~", ".")) and target.backend == "local" and not Path(path).expanduser().is_dir():
         raise DataError(f"model.path: no directory {path}", hint="a local path must hold config.json and the weights")
+
+
+def check_records(job: JobSpec) -> None:
+    """The first records of the job's files that lie here, before they are queued or sent: a cluster's queue is a slow
+    way to learn of a missing key. Raises DataError."""
+    here = [path for sources in (job.data.train, job.data.eval or ()) for path in source_paths(sources)]
+    # tables and hub data sets need packages that only a training environment has
+    files = [path for path in here if Path(path).is_file() and not path.endswith(".parquet")]
+    if not files or job.program:
+        return
+    words = ["--on-error", job.data.on_error, *(["--system", job.data.system] if job.data.system else [])]
+    path = os.pathsep.join(filter(None, [str(assets.train_package().parent), os.environ.get("PYTHONPATH")]))
+    argv = [sys.executable, "-m", "train.quickcheck", *words, *files]
+    result = process.run(argv, env={**os.environ, "PYTHONPATH": path}, check=False)
+    if result.code == 2:
+        said = result.stderr.strip().splitlines()
+        advice = "; ".join(line[4:] for line in said if line.startswith("  - "))
+        raise DataError("\n".join(line for line in said if not line.startswith("  - ")), hint=advice or None)
+    if result.code:
+        raise CommandError(result, "the records could not be looked at")
 
 
 def _check_file(key: str, path: Path) -> None:

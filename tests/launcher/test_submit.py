@@ -1,0 +1,42 @@
+"""What is looked at before anything is queued or sent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from launcher import spec, submit
+from launcher.errors import DataError
+
+GOOD = '{"instruction": "1 + 1", "output": "2"}\n'
+
+
+def job(train: Path, on_error: str = "stop") -> spec.JobSpec:
+    return spec.load(None, (), {"model.path": "m", "data.train": str(train), "data.on_error": on_error}).spec
+
+
+def test_records_that_would_stop_a_run_are_told_with_file_and_line_before_it_is_queued(tmp_path: Path) -> None:
+    bad = tmp_path / "bad 数据.jsonl"
+    bad.write_text(GOOD + "not json\n" + '{"instruction": "no answer"}\n', encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        submit.check_records(job(bad))
+    assert "2 records of" in str(caught.value)
+    assert f"{bad.name}:2" in str(caught.value)
+    assert f"{bad.name}:3" in str(caught.value)
+    assert "data.on_error=skip" in str(caught.value.hint)
+    submit.check_records(job(bad, "skip"))
+
+
+def test_good_records_and_files_that_are_elsewhere_are_no_reason_to_stop(tmp_path: Path) -> None:
+    good = tmp_path / "good.jsonl"
+    good.write_text(GOOD, encoding="utf-8")
+    submit.check_records(job(good))
+    submit.check_records(job(tmp_path / "on the cluster only.jsonl"))
+
+
+def test_nothing_but_broken_records_is_refused_even_if_they_are_to_be_skipped(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text("not json\n", encoding="utf-8")
+    with pytest.raises(DataError):
+        submit.check_records(job(bad, "skip"))

@@ -1,0 +1,51 @@
+"""The first records of some files, read as a run would read them, before anything is queued or sent:
+
+    python -m train.quickcheck [--on-error stop|skip] [--system TEXT] FILE...
+
+No tokenizer is needed, so it takes a fraction of a second where no training environment is installed. Exit status 2: a
+run would stop at these records, and standard error says which.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+
+from train import records
+from train.errors import EXIT_USER, DataError
+from train.records import Problem
+
+FIRST = 10_000
+"""Records of each file that are looked at; `zlaunch data check` reads them all."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m train.quickcheck")
+    parser.add_argument("files", nargs="+", metavar="FILE")
+    parser.add_argument("--on-error", choices=("stop", "skip"), default="stop")
+    parser.add_argument("--system")
+    options = parser.parse_args(arguments)
+    try:
+        for file in options.files:
+            look(file, system=options.system, on_error=options.on_error)
+    except DataError as error:
+        print(error, file=sys.stderr)
+        for line in error.advice:
+            print(f"  - {line}", file=sys.stderr)
+        return EXIT_USER
+    return 0
+
+
+def look(file: str, *, system: str | None, on_error: str) -> None:
+    """Raise DataError if a run would stop at the first records of `file`."""
+    found = list(itertools.islice(records.each(file, system=system), FIRST))
+    problems = [record for record in found if isinstance(record, Problem)]
+    if problems and (on_error == "stop" or len(problems) == len(found)):
+        raise records.unusable(file, problems, len(problems))
+    if not found:
+        raise DataError(f"{file} holds no record")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
