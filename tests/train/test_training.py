@@ -183,6 +183,20 @@ def test_a_run_of_one_process_goes_on_with_two(alone: dict[str, Path], pair: dic
     assert metrics(run) == pytest.approx(metrics(alone["plain"]), rel=1e-3)
 
 
+def test_a_run_of_two_processes_goes_on_with_four(
+    alone: dict[str, Path], pair: dict[str, Path], configure: Any
+) -> None:
+    """At every ZeRO stage, from the checkpoint of another one."""
+    runs = {
+        stage: copy_run(pair[f"zero{(stage + 2) % 4}"], configure, f"four{stage}", 4, **{"train.zero_stage": stage})
+        for stage in range(4)
+    }
+    train(*runs.values(), world_size=4)
+    for run in runs.values():
+        assert [event["step"] for event in events(run, "resumed")] == [3]
+        assert metrics(run) == pytest.approx(metrics(alone["plain"]), rel=1e-3)
+
+
 def test_a_resumed_run_ends_with_the_same_adapter_to_the_bit(
     alone: dict[str, Path], pair: dict[str, Path], configure: Any
 ) -> None:
