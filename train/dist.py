@@ -2,7 +2,7 @@
 
 The environment is torchrun's (RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT); without it
 this is a world of one. On a CPU the group must exist before the model is loaded under DeepSpeed; on a GPU Unsloth must
-load before it: `start_early` and `start_late` hold that rule.
+load before it: `starts_early` holds that rule.
 """
 
 from __future__ import annotations
