@@ -1,22 +1,27 @@
 """Causal attention inside records that lie end to end in one row: no padding, no mask, no leak from one to the next.
 
-    run(query, key, value, layout) -> output, backward;   backward(gradient) -> gradients of query, key, value
+    run(query, key, value, layout) -> output, backward
+    backward(gradient, room)       -> gradients of query, key and value, where the kernel can: in `room`
 
-On a GPU the variable-length flash kernel takes the records' borders as they are; records of one length (a dense batch)
-go to torch's dense attention, whose cuDNN kernels are faster on Hopper. Elsewhere each record is a call of its own.
+On a GPU short records go to kernels of ours (train/attention_triton.py); long ones to the variable-length flash kernel,
+which takes the records' borders as they are, or where all are of one length (a dense batch) to torch's dense attention,
+whose cuDNN kernels are faster on Hopper. Elsewhere each record is a call of its own.
 Both directions are plain functions, so that train/fused.py can place them inside its own backward pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-Backward = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+Backward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+"""(gradient of the output [tokens, heads, dim], room [tokens, heads + 2 * key heads, dim]) -> gradients of query, key
+and value; they may lie in the room, in this order, or elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class Layout:
     """int32 [records + 1] on the row's device: where each record begins, and the end of the last."""
     lengths: tuple[int, ...]
     """Tokens of each record, known on the host: no kernel launch waits for the GPU."""
+    _tiles: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property
     def longest(self) -> int:
@@ -35,6 +41,17 @@ class Layout:
     @property
     def dense(self) -> bool:
         return len(set(self.lengths)) == 1
+
+    def tiles(self, group: int) -> tuple[Tensor, Tensor]:
+        """The work list of our kernels for `group` query heads a key head; made once, all layers share it."""
+        if group not in self._tiles:
+            from train.attention_triton import tiles
+
+            found = tiles(self.lengths, group)
+            sent = torch.from_numpy(np.concatenate(found)).to(self.borders.device, non_blocking=True)
+            queries, keys = sent.split([len(part) for part in found])
+            self._tiles[group] = queries, keys
+        return self._tiles[group]
 
     @staticmethod
     def of(lengths: tuple[int, ...], device: torch.device | str) -> Layout:
@@ -45,6 +62,9 @@ class Layout:
 DENSE_FROM = 1024
 """Records of one length at least this long go to dense attention."""
 
+SHORT = 512
+"""Rows whose records are at most this long go to our kernels."""
+
 
 def run(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> tuple[Tensor, Backward]:
     """query [tokens, heads, dim], key and value [tokens, key heads, dim] -> output [tokens, heads, dim], backward."""
@@ -52,7 +72,23 @@ def run(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> tuple[Tens
         return _segments(query, key, value, layout)
     if (layout.dense and layout.longest >= DENSE_FROM) or query.dtype == torch.float32:
         return _dense(query, key, value, layout) if layout.dense else _segments(query, key, value, layout)
+    if layout.longest <= SHORT and query.shape[-1] in (32, 64, 128):
+        return _short(query, key, value, layout)
     return _flash(query, key, value, layout)
+
+
+def _short(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> tuple[Tensor, Backward]:
+    from train import attention_triton
+
+    tiles = layout.tiles(query.shape[1] // key.shape[1])
+    output, logsumexp = attention_triton.forward(query, key, value, tiles)
+
+    def backward(grad: Tensor, room: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        dq, dk, dv = room.split([query.shape[1], key.shape[1], key.shape[1]], dim=1)
+        attention_triton.backward(grad, query, key, value, output, logsumexp, tiles, (dq, dk, dv))
+        return dq, dk, dv
+
+    return output, backward
 
 
 def _flash(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> tuple[Tensor, Backward]:
@@ -63,7 +99,7 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> tuple[T
         query, key, value, borders, borders, longest, longest, 0.0, True, False
     )
 
-    def backward(grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(grad: Tensor, room: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         result: tuple[Tensor, Tensor, Tensor] = torch.ops.aten._flash_attention_backward(
             grad, query, key, value, output, logsumexp, borders, borders, longest, longest, 0.0, True, seed, offset
         )
@@ -82,7 +118,7 @@ def _dense(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> tuple[T
         attended = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
         output = attended.transpose(1, 2).flatten(0, 1)
 
-    def backward(grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(grad: Tensor, room: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         dq, dk, dv = torch.autograd.grad(output, inputs, grad)
         return dq, dk, dv
 
@@ -101,7 +137,7 @@ def _segments(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> tupl
             parts.append(one[0].transpose(0, 1))
         output = torch.cat(parts)
 
-    def backward(grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(grad: Tensor, room: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         dq, dk, dv = torch.autograd.grad(output, inputs, grad)
         return dq, dk, dv
 

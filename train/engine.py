@@ -37,8 +37,11 @@ class Engine(Protocol):
         """Forward and backward of one micro batch; the loss (a sum, unscaled, detached). `last` of this step?"""
         ...
 
-    def step(self, rate: float) -> float:
-        """One optimizer step with learning rate `rate`; the norm of the gradient before clipping."""
+    def step(self, rate: float) -> torch.Tensor | float:
+        """One optimizer step with learning rate `rate`; the norm of the gradient before clipping.
+
+        Reading a tensor's value waits for the GPU; what can be done meanwhile is done first (train/loop.py).
+        """
         ...
 
     def gather(self) -> State:
@@ -125,7 +128,7 @@ class PlainEngine:
         self.scaler.scale(loss * scale).backward()
         return loss.detach()
 
-    def step(self, rate: float) -> float:
+    def step(self, rate: float) -> torch.Tensor:
         for _, parameter in self.named:
             if parameter.grad is None:  # no record of this rank reached it; the sum over ranks needs it all the same
                 parameter.grad = torch.zeros_like(parameter)
@@ -138,7 +141,7 @@ class PlainEngine:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return float(norm)
+        return norm
 
     def gather(self) -> State:
         state: State = {}

@@ -312,15 +312,16 @@ class _Layer:
     def _attention_backward(self, grad: Tensor, kept: _Kept, run: _Pass) -> Tensor:
         """The gradient of the attention's output as that of the joined projections, [tokens, N of qkv]."""
         tokens = grad.shape[0]
-        dq, dk, dv = kept.attention_backward(grad.view(tokens, self.queries, self.dim))
         turning = self.queries + self.keys
         out = torch.empty(kept.qkv.shape, dtype=grad.dtype, device=grad.device)
+        dq, dk, dv = kept.attention_backward(grad.view(tokens, self.queries, self.dim), out)
         raw = None if self.head_norms is None else kept.qkv
         weights = (None, None) if self.head_norms is None else self.head_norms[:2]
         for first, part, weight in ((0, dq, weights[0]), (self.queries, dk, weights[1])):
             norm = None if weight is None else (weight, self.eps)
             kernels.rotate_backward(part, first, raw, out, run.cos, run.sin, run.positions, norm)
-        out[:, turning:] = dv
+        if dv.data_ptr() != out[:, turning:].data_ptr():
+            out[:, turning:] = dv
         return out.view(tokens, -1)
 
 

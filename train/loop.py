@@ -25,7 +25,20 @@ from train.dist import World
 from train.engine import Engine
 from train.evaluate import Interrupted
 from train.rundir import RunDir
-from train.schedule import deal, learning_rate
+from train.schedule import Sampler, deal, learning_rate
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One optimizer step's records as this rank sees them."""
+
+    tokens: int
+    """Of the global batch, as is `labelled`."""
+    labelled: int
+    shares: list[np.ndarray]
+    """Records of each of this rank's micro batches."""
+    first: dict[str, Any] | None
+    """The first micro batch, laid out and on its way to the device."""
 
 
 @dataclass(frozen=True)
@@ -48,20 +61,20 @@ class Loop:
         sampler = self.data.sampler(self.config.train.seed)
         writer = _Writer(self.config, self.rundir, self.world, sampler.epoch_size, self.total)
         begin = last_saved = progress.step
+        work = self._work(sampler, begin)
         for step in range(begin, self.total):
             started = time.perf_counter()
             wanted = self.rundir.requests()
-            records = sampler.step(step, self.config.train.global_batch_size)
-            summed_loss, count = self._forward_backward(step, records)
+            summed_loss = self.forward_backward(step, work)
             rate = self._rate(step)
-            norm = self.engine.step(rate)
-            # only now is the GPU waited for: reading the loss earlier would leave it idle before the optimizer's step
+            norm_seen = self.engine.step(rate)
+            count, tokens, work = work.labelled, work.tokens, self._work(sampler, step + 1)
+            # only now is the GPU waited for: before, it would have been idle while the next step's records are laid out
             loss, *seen = dist.sum_over_ranks(self.world, [float(summed_loss), *map(float, wanted)])
-            loss, flags = loss / count, [value > 0 for value in seen]
+            loss, norm, flags = loss / count, float(norm_seen), [value > 0 for value in seen]
             seconds = time.perf_counter() - started
             if step == begin:
                 self.first_step_done()
-            tokens = int(self.data.lengths[records].sum())
             progress = _advance(progress, loss, norm, tokens, seconds)
             writer.step(progress, loss, norm, rate, tokens / seconds)
             asked = [name for name, flag in zip(rundir.REQUESTS, flags, strict=True) if flag]
@@ -85,17 +98,28 @@ class Loop:
             self.save(progress)
         return progress, False
 
-    def _forward_backward(self, step: int, records: np.ndarray) -> tuple[torch.Tensor, int]:
-        """(this rank's sum of losses, labelled tokens of the global batch); the gradients are in the engine."""
-        train = self.config.train
-        torch.manual_seed(_seed(train.seed, step, self.world.rank))
+    def _work(self, sampler: Sampler, step: int) -> _Work:
+        """What `forward_backward` needs of a step; nothing for the step after the last."""
+        if step >= self.total:
+            return _Work(0, 0, [], None)
+        records = sampler.step(step, self.config.train.global_batch_size)
         mine = self._share(records)
-        count = int(self.data.loss_tokens[records].sum())
+        return _Work(
+            tokens=int(self.data.lengths[records].sum()),
+            labelled=int(self.data.loss_tokens[records].sum()),
+            shares=mine,
+            first=self._batch(mine[0].tolist()) if mine else None,
+        )
+
+    def forward_backward(self, step: int, work: _Work) -> torch.Tensor:
+        """This rank's sum of losses; the gradients are in the engine."""
+        torch.manual_seed(_seed(self.config.train.seed, step, self.world.rank))
         total = torch.zeros((), dtype=torch.float64, device=self.world.device)
-        for place, indices in enumerate(mine):
-            batch = self._batch(indices.tolist())
-            total += self.engine.backward(batch, 1.0 / count, last=place == len(mine) - 1).double()
-        return total, count
+        for place, indices in enumerate(work.shares):
+            batch = work.first if place == 0 and work.first is not None else self._batch(indices.tolist())
+            last = place == len(work.shares) - 1
+            total += self.engine.backward(batch, 1.0 / work.labelled, last=last).double()
+        return total
 
     def _share(self, records: np.ndarray) -> list[np.ndarray]:
         """This rank's micro batches of a step; packed rows are filled by tokens, not by number of records."""
