@@ -40,12 +40,12 @@ STEPS = 50
 TOLERANCE = 1e-2
 SETTLED = 3
 """Steps before speed counts: the first ones compile."""
-SPEED_STEPS = 12
+SPEED_STEPS = 11
 LARGE_STEPS = 6
 WORKLOADS = {"records, median 150 tokens": (96, None), "dense 4 x 2,048": (4, 2048)}
 """Name -> (records a step and GPU, tokens of each; None: lognormal)."""
 LARGE = "llama3-70b"
-ABREAST = 4
+ABREAST = 8
 """Runs of a small model that share a GPU: most of their time goes into imports."""
 
 
@@ -82,6 +82,7 @@ class Bench:
     abreast: int = 1
     """Runs that may share a GPU."""
     failed: list[str] = field(default_factory=list)
+    _writer: subprocess.Popen[bytes] | None = None
     _runs_on: Counter[int] = field(default_factory=Counter)
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -128,6 +129,23 @@ class Bench:
         """A run to its end; its directory. Raises RuntimeError with its last words."""
         with self.devices(setting.ranks) as more:
             return _ended(self.local(setting, *words, "--json"), self.environ(more))
+
+    def write_checkpoints(self, *wanted: tuple[str, str]) -> None:
+        """Random models (shape, quantisation), written by a process of its own: it leaves the GPU when it is done."""
+        code = "import sys; from pathlib import Path; from train.bench.models import checkpoint\n"
+        code += "for words in sys.argv[2:]: checkpoint(words.split()[0], Path(sys.argv[1]), words.split()[1])"
+        words = [" ".join(one) for one in wanted]
+        self._writer = subprocess.Popen([sys.executable, "-c", code, str(self.place), *words], env=self.environ({}))
+
+    def wait_for_checkpoints(self) -> None:
+        if self._writer is not None and self._writer.wait():
+            raise RuntimeError("the random models could not be written; see above")
+
+    def checkpoint(self, shape: str, quantization: str) -> Path:
+        self.wait_for_checkpoints()
+        from train.bench.cases import checkpoint_place
+
+        return checkpoint_place(shape, self.place, quantization)
 
     def tell(self, **line: Any) -> None:
         with self.out.open("a", encoding="utf-8") as file:
@@ -204,7 +222,10 @@ def correctness(bench: Bench) -> None:
 
 
 def faults(bench: Bench) -> None:
-    all_ranks = Setting(bench.gpus, 2 if bench.gpus > 1 else 0)
+    engine = "fused" if bench.device == "cuda" else "unsloth"
+    all_ranks = Setting(bench.gpus, 2 if bench.gpus > 1 else 0, engine)
+    if bench.device == "cuda":
+        bench.wait_for_checkpoints()  # the process that writes them is on a GPU
     half = max(1, bench.gpus // 2)
     long = ["--smoke", "--max-steps", "4000", "--set", "train.checkpoint_every=0"]
     with bench.devices(bench.gpus) as more:
@@ -282,9 +303,7 @@ def write_workload(place: Path, records: int, tokens: int | None) -> Path:
 
 
 def speed(bench: Bench, shape: str) -> None:
-    from train.bench import checkpoint
-
-    model = checkpoint(shape, bench.place)
+    model = bench.checkpoint(shape, "none")
     print("| workload | setting | GPUs | tokens/s | efficiency | peak GiB | predicted |\n|---|---|---|---|---|---|---|")
     alone: dict[str, float] = {}
     for ranks in sizes(bench.gpus):
@@ -308,16 +327,15 @@ def speed(bench: Bench, shape: str) -> None:
                     _tell_speed(bench, name, setting, run, alone)
 
 
+def large_settings(gpus: int) -> list[Setting]:
+    return [Setting(min(2, gpus), 0, "auto", "nf4"), *([Setting(gpus, 3, "auto")] if gpus >= 4 else [])]
+
+
 def large(bench: Bench) -> None:
     """A model of 70B on two GPUs (nf4, one copy each), and where there are four or more, on all (bf16, shared)."""
-    from train.bench import large_checkpoint
-
     print("| workload | setting | GPUs | tokens/s | efficiency | peak GiB | predicted |\n|---|---|---|---|---|---|---|")
-    wanted = [Setting(min(2, bench.gpus), 0, "auto", "nf4")]
-    if bench.gpus >= 4:
-        wanted.append(Setting(bench.gpus, 3, "auto"))
-    for setting in wanted:
-        model = large_checkpoint(LARGE, bench.place, setting.quantization)
+    for setting in large_settings(bench.gpus):
+        model = bench.checkpoint(LARGE, setting.quantization)
         records = 2 * setting.ranks
         file = write_workload(bench.place, records * (LARGE_STEPS + 1), 2048)
         words = bench.job(model, file, LARGE_STEPS, records, 2048)
@@ -369,13 +387,19 @@ def main(arguments: list[str] | None = None) -> int:
     gpus = options.gpus or (len(facts.local_gpus()) if options.device == "cuda" else 2)
     if not gpus:
         parser.error("no GPU found on this machine")
+    started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bench-multi-") as scratch:
         bench = Bench(options.device, gpus, options.engines.split(","), Path(scratch), options.out)
+        if options.device == "cuda":
+            models = [(options.shape, "none")] if "speed" in options.parts else []
+            models += [(LARGE, s.quantization) for s in large_settings(gpus)] if "large" in options.parts else []
+            bench.write_checkpoints(*models)
         for part in options.parts:
             if part in ("speed", "large") and options.device == "cpu":
                 continue
-            print(f"== {part}, {gpus} ranks at most", flush=True)
+            print(f"== {part}, {gpus} ranks at most, {time.monotonic() - started:.0f} s", flush=True)
             parts[part](bench, *([options.shape] if part == "speed" else []))
+    print(f"{time.monotonic() - started:.0f} s")
     print("all as expected" if not bench.failed else f"{len(bench.failed)} not as expected")
     return 1 if bench.failed else 0
 

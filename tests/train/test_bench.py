@@ -17,12 +17,12 @@ def test_a_large_checkpoint_is_one_random_layer_written_many_times(
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from train import bench
+    from train.bench import models
 
-    small = replace(bench.SHAPES["llama3-70b"], layers=3, hidden=64, intermediate=128, heads=4, kv_heads=2, head_dim=16,
-                    vocab=300)  # fmt: skip
-    monkeypatch.setitem(bench.SHAPES, "small", small)
-    place = bench.large_checkpoint("small", tmp_path, quantization)
+    narrow = {"hidden": 64, "intermediate": 128, "heads": 4, "kv_heads": 2, "head_dim": 16}
+    small = replace(models.SHAPES["llama3-70b"], layers=3, vocab=300, **narrow)
+    monkeypatch.setitem(models.SHAPES, "small", small)
+    place = models.checkpoint("small", tmp_path, quantization)
     model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.bfloat16)
     ups = [layer.mlp.up_proj.weight for layer in model.model.layers]
     assert len(ups) == 3

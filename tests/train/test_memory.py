@@ -135,9 +135,9 @@ TABLE = {  # `python -m train.bench memory` on an H200, 24 November 2026: GiB
 
 
 def test_the_table_is_the_benchmarks_own() -> None:
-    bench = pytest.importorskip("train.bench")
-    names = [replace(case, steps=6, warmup=2).name for case in bench.memory_cases()]
-    assert names == list(TABLE)
+    cases = pytest.importorskip("train.bench.cases")
+    names = [replace(case, steps=6, warmup=2).name for case in cases.memory_cases()]
+    assert sorted(names) == sorted(TABLE)
 
 
 @pytest.mark.parametrize(("words", "gib"), TABLE.items())
