@@ -86,6 +86,8 @@ def train(config: TrainConfig, world: World, rundir: RunDir) -> int:
     if world.first:
         rundir.event("engine", engine=choice.engine, reason=choice.reason)
         print(f"engine {choice.engine}: {choice.reason}", flush=True)
+    if choice.engine == "fused" and stage == 3 and not world.many:
+        ds_config = None  # one rank has nobody to share with
     models.import_first(choice)
 
     from train.dataset import Data

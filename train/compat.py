@@ -261,6 +261,12 @@ RULES: tuple[Rule, ...] = (
         2,
     ),
     Rule(
+        lambda s: s.offload == "cpu" and s.zero_stage == 3 and s.engine == "fused",
+        "under ZeRO-3 the fused layers share the frozen weights themselves and keep the adapter's optimizer on the GPU",
+        "train.engine",
+        "auto",
+    ),
+    Rule(
         lambda s: s.offload == "cpu" and s.device == "cpu",
         "there is no GPU to offload from",
         "train.offload",

@@ -1,6 +1,7 @@
 """Gradients, the optimizer's step and its state, with and without DeepSpeed, behind one small interface.
 
-PlainEngine       ZeRO stage 0: every rank holds everything; gradients are summed in one message a step
+PlainEngine       every rank holds the whole adapter; gradients are summed in one message a step. ZeRO stage 0, and
+                  stage 3 of the fused layers, which share the frozen weights themselves (train/sharded.py)
 DeepSpeedEngine   ZeRO stages 1 to 3 from ds_config.json; the optimizer is torch's AdamW, so nothing is compiled
 
 Both take losses that are sums over tokens, multiplied by a scale that already holds the number of tokens of the whole
@@ -88,23 +89,27 @@ def build(
     config: TrainConfig, world: World, model: nn.Module, dtype: torch.dtype, ds_config: dict[str, Any] | None, name: str
 ) -> Engine:
     """The engine of this run; every rank starts from rank 0's adapter."""
-    loss = _loss(config, model, name)
-    if ds_config is None:
+    loss = _loss(config, world, model, name)
+    if ds_config is None or shares_itself(config, name):
         return PlainEngine(config, world, loss, dtype)
     return DeepSpeedEngine(config, world, loss, dtype, ds_config)
 
 
-def _loss(config: TrainConfig, model: nn.Module, name: str) -> nn.Module:
+def shares_itself(config: TrainConfig, name: str) -> bool:
+    """Whether ZeRO-3 is the fused layers' own (train/sharded.py) and not DeepSpeed's."""
+    return name == "fused" and config.train.zero_stage == 3
+
+
+def _loss(config: TrainConfig, world: World, model: nn.Module, name: str) -> nn.Module:
     if name != "fused":
         return AnswerLoss(model, fused=name == "unsloth" and config.device == "cuda")
     from train.fused import fuse
 
-    stage = config.train.zero_stage
+    stage, checkpointing = config.train.zero_stage, config.train.gradient_checkpointing
     try:
-        # DeepSpeed sends every parameter to the other ranks, and NCCL takes no strided ones
-        return fuse(
-            model, checkpointing=config.train.gradient_checkpointing, wide=stage == 0, sharded=stage == 3
-        )
+        # under ZeRO-1 and 2 DeepSpeed sends every parameter to the other ranks, and NCCL takes no strided ones
+        sharing = world if stage == 3 and world.many else None
+        return fuse(model, checkpointing=checkpointing, wide=stage in (0, 3) and sharing is None, world=sharing)
     except ValueError as error:
         advice = "set train.engine: unsloth or peft"
         raise UserError(f"the fused layers do not fit this model: {error}", advice) from error
@@ -174,8 +179,6 @@ class DeepSpeedEngine:
         self.autocast = nullcontext if half else _autocast(world, dtype)
         self.names = {id(parameter): name for name, parameter in trainable(loss.model)}
         self.parameters = [parameter for _, parameter in trainable(loss.model)]
-        if self.stage == 3:
-            ds_config = _gather_layers_whole(loss, ds_config)
         with dist.quiet():
             self.engine, *_ = deepspeed.initialize(
                 model=loss, optimizer=optimizer_of(config, loss.model), config=ds_config
@@ -267,21 +270,6 @@ class DeepSpeedEngine:
             self._adam().state[master] = {"step": _adam_step(self._adam(), 0, master), **zeros}
         if missing and self.stage < 3:
             optimizer._lazy_init_hp_params_optimizer_state()  # the map from names to parts of the moments
-
-
-def _gather_layers_whole(loss: nn.Module, ds_config: dict[str, Any]) -> dict[str, Any]:
-    """Under ZeRO-3, modules that read the weights of those inside them get them all at once, and one such module ahead
-    of its turn (DeepSpeed's own 50 million elements are a quarter of an 8B model's layer: the rest is waited for)."""
-    from deepspeed.utils import set_z3_leaf_module
-
-    wholes: list[nn.Module] = getattr(loss, "wholes", [])
-    if not wholes:
-        return ds_config
-    for module in wholes:
-        set_z3_leaf_module(module, True)
-    layer = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in wholes[0].parameters())
-    zero = {"stage3_prefetch_bucket_size": layer, **ds_config["zero_optimization"]}
-    return {**ds_config, "zero_optimization": zero}
 
 
 def _adam_step(optimizer: torch.optim.Optimizer, step: int, parameter: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ The arithmetic is that of transformers + PEFT: same order of operations, float32
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,9 @@ from torch import Tensor, nn
 
 from train import attention, kernels
 from train.attention import Layout
+from train.dist import World
 from train.families import FUSED_TYPES
+from train.sharded import Shards, keep_whole
 
 IGNORED = -100
 CHUNK_BYTES = 512 * 2**20
@@ -37,8 +40,9 @@ class _Linear:
 
     Weights [N, K] (N: all outputs), inner width e: the sum of the ranks. Where the weights are dense and whole, they
     lie in one buffer [N, K + e] whose last columns are the scaled B's as a block diagonal. Where the buffer must be
-    contiguous (not `wide`), LoRA is a product of its own. Where the weights cannot be moved (`apart`: quantised, or
-    sharded by ZeRO-3 and whole only while a layer is at work), each map is a product of its own as well.
+    contiguous (not `wide`), LoRA is a product of its own. Where the weights cannot be moved (`apart`: quantised), each
+    map is a product of its own as well. Where the ranks share them (`sharded`), `weight` is there while a layer is at
+    work.
     """
 
     def __init__(self, modules: Sequence[nn.Module], *, wide: bool, sharded: bool) -> None:
@@ -52,11 +56,14 @@ class _Linear:
         device, dtype = self._place()
         self.a = torch.zeros(self.inner, self.inputs, device=device, dtype=dtype)
         self.wide = wide and not self.quantised and not sharded
-        self.apart = self.quantised or sharded or (len(self.bases) == 1 and not self.wide)
+        self.apart = self.quantised or (len(self.bases) == 1 and not self.wide and not sharded)
         if self.apart:
             self.b = torch.zeros(self.outputs, self.inner, device=device, dtype=dtype)
             return
         self.bias = self._joined_bias()
+        if sharded:
+            self.b = torch.zeros(self.outputs, self.inner, device=device, dtype=dtype)
+            return
         columns = self.inputs + (self.inner if self.wide else 0)
         self.weight = torch.zeros(self.outputs, columns, device=device, dtype=dtype)
         for base, part in zip(self.bases, self.weight.split(self.rows), strict=True):
@@ -226,11 +233,24 @@ class _Layer:
         self.o = _Linear([heads.o_proj], wide=False, sharded=sharded)
         self.up = _Linear([layer.mlp.gate_proj, layer.mlp.up_proj], wide=wide, sharded=sharded)
         self.down = _Linear([layer.mlp.down_proj], wide=wide, sharded=sharded)
+        self.shards: Shards | None = None
+        self.index = 0
         self.norm1, self.norm2 = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
         self.eps = float(config.rms_norm_eps)
         self.head_norms: tuple[Tensor, Tensor, float] | None = None
         if hasattr(heads, "q_norm"):
             self.head_norms = (heads.q_norm.weight, heads.k_norm.weight, self.eps)
+
+    @contextmanager
+    def at_work(self, *, towards: int) -> Iterator[None]:
+        """Its weights are here; `towards` +1 or -1 says which layer is next."""
+        if self.shards is None:
+            yield
+            return
+        for linear, weight in zip(self.linears, self.shards.take(self.index, ahead=self.index + towards), strict=True):
+            linear.weight = weight
+        yield
+        self.shards.done(self.index)
 
     def refresh(self) -> None:
         """Bring the low-precision copies of A and B up to date with the trained parameters.
@@ -330,7 +350,8 @@ class _LayerFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: _Layer, run: _Pass, again: bool, *parameters: Tensor) -> Tensor:
-        out, kept = layer.forward(x, run)
+        with layer.at_work(towards=1):
+            out, kept = layer.forward(x, run)
         ctx.layer, ctx.run = layer, run
         ctx.kept = None if again else kept
         ctx.save_for_backward(x)
@@ -340,9 +361,10 @@ class _LayerFunction(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
         kept, ctx.kept = ctx.kept, None
-        if kept is None:
-            _, kept = ctx.layer.forward(x, ctx.run)
-        dx, found = ctx.layer.backward(grads[0], x, kept, ctx.run, inputs=ctx.needs_input_grad[0])
+        with ctx.layer.at_work(towards=-1):
+            if kept is None:
+                _, kept = ctx.layer.forward(x, ctx.run)
+            dx, found = ctx.layer.backward(grads[0], x, kept, ctx.run, inputs=ctx.needs_input_grad[0])
         return dx, None, None, None, *found
 
 
@@ -380,32 +402,12 @@ class _HeadFunction(torch.autograd.Function):
         return dx * grads[0].to(dx.dtype), None, None, None, None, None
 
 
-class _Decoder(nn.Module):
-    """A decoder layer, called as a module: what gathers weights before a module and frees them behind it (ZeRO-3) does
-    so for the layer as a whole."""
-
-    def __init__(self, layer: nn.Module, fused: _Layer) -> None:
-        super().__init__()
-        # the parameters alone: DeepSpeed lists them four times a step, and through a layer's thirty modules that takes
-        # longer than the layer's arithmetic
-        for index, parameter in enumerate(layer.parameters()):
-            self.register_parameter(str(index), parameter)
-        self.fused = fused
-
-    def forward(self, hidden: Tensor, *, run: _Pass, again: bool) -> Tensor:
-        self.fused.refresh()
-        return _LayerFunction.apply(hidden, self.fused, run, again, *self.fused.parameters)  # type: ignore[no-any-return]
-
-
-class _Head(nn.Module):
-    """The final norm and the output head with the loss, called as a module for the same reason."""
-
-    def __init__(self, norm: nn.Module, head: nn.Module, eps: float) -> None:
-        super().__init__()
-        self.norm, self.head, self.eps = norm, head, eps
-
-    def forward(self, hidden: Tensor, *, places: Tensor, targets: Tensor) -> Tensor:
-        return _HeadFunction.apply(hidden, places, targets, self.head.weight, self.norm.weight, self.eps)  # type: ignore[no-any-return]
+_SHARED = tuple(
+    f"{name}{part}.weight"
+    for name in ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    for part in ("", ".base_layer")
+)
+"""Ends of the names of the weights that ranks share under ZeRO-3."""
 
 
 class FusedModel(nn.Module):
@@ -414,23 +416,30 @@ class FusedModel(nn.Module):
     takes_layout = True
     """Batches may come from train.packing.to_device."""
 
-    def __init__(self, model: Any, *, checkpointing: bool = False, wide: bool = True, sharded: bool = False) -> None:
+    def __init__(self, model: Any, *, checkpointing: bool, wide: bool, world: World | None) -> None:
         super().__init__()
         self.model = model
-        self.checkpointing, self.sharded = checkpointing, sharded
+        self.checkpointing = checkpointing
         base = model.get_base_model()
-        config = base.config
-        self._backbone = [base.model]  # in a list: registered under self.model already
-        self.layers = nn.ModuleList(
-            _Decoder(layer, _Layer(layer, config, wide=wide, sharded=sharded)) for layer in base.model.layers
-        )
-        self.head = _Head(base.model.norm, base.lm_head, float(config.rms_norm_eps))
+        self.eps = float(base.config.rms_norm_eps)
+        self._base = [base]  # in a list: registered under self.model already
+        if world is not None:
+            keep_whole(p for name, p in base.named_parameters() if not name.endswith(_SHARED))
+        self.layers = [_Layer(layer, base.config, wide=wide, sharded=world is not None) for layer in base.model.layers]
+        if world is not None:
+            self._share(base, world)
         self._tables: tuple[Tensor, Tensor] | None = None
 
-    @property
-    def wholes(self) -> list[nn.Module]:
-        """Modules whose weights are wanted all at once, and which call none of the modules inside them."""
-        return [*self.layers, self.head]
+    def _share(self, base: Any, world: World) -> None:
+        """Leave each rank its part of the layers' weights (train/sharded.py)."""
+        weights = [[[part.weight for part in linear.bases] for linear in layer.linears] for layer in self.layers]
+        shards = Shards(world, weights)
+        for index, (layer, plain) in enumerate(zip(self.layers, base.model.layers, strict=True)):
+            layer.shards, layer.index = shards, index
+            # generation goes through transformers' own layers, token after token: behind the last comes the first
+            after = (index + 1) % len(self.layers)
+            plain.register_forward_pre_hook(lambda *_, i=index, n=after: shards.take(i, ahead=n) and None)
+            plain.register_forward_hook(lambda *_, i=index: shards.done(i))
 
     def forward(
         self,
@@ -456,19 +465,20 @@ class FusedModel(nn.Module):
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
         cos, sin = self._rotary(layout.longest, input_ids.device)
         run = _Pass(layout, position_ids.reshape(-1), cos, sin)
-        hidden = self._backbone[0].embed_tokens(input_ids.reshape(-1))
-        if self.sharded and torch.is_grad_enabled():
-            # DeepSpeed collects a module's gradients when that of its input is there; without one, before its backward
-            hidden = hidden.detach().requires_grad_()
+        (base,) = self._base
+        hidden = base.model.embed_tokens(input_ids.reshape(-1))
         for layer in self.layers:
-            hidden = layer(hidden, run=run, again=self.checkpointing)
-        return self.head(hidden, places=places, targets=flat[places])  # type: ignore[no-any-return]
+            layer.refresh()
+            hidden = _LayerFunction.apply(hidden, layer, run, self.checkpointing, *layer.parameters)
+        return _HeadFunction.apply(  # type: ignore[no-any-return]
+            hidden, places, flat[places], base.lm_head.weight, base.model.norm.weight, self.eps
+        )
 
     def _rotary(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """cos and sin of all positions up to `length`, [positions, dim / 2] float32."""
         if self._tables is None or len(self._tables[0]) < length:
             at = torch.arange(max(length, 4096), device=device)[None]
-            cos, sin = self._backbone[0].rotary_emb(torch.zeros(1, device=device, dtype=torch.float32), at)
+            cos, sin = self._base[0].model.rotary_emb(torch.zeros(1, device=device, dtype=torch.float32), at)
             half = cos.shape[-1] // 2
             self._tables = cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous()
         return self._tables
@@ -524,12 +534,12 @@ def _adapter_obstacle(model: Any) -> str | None:
     return None
 
 
-def fuse(model: Any, *, checkpointing: bool = False, wide: bool = True, sharded: bool = False) -> FusedModel:
+def fuse(model: Any, *, checkpointing: bool = False, wide: bool = True, world: World | None = None) -> FusedModel:
     """The model on the fast path. Raises ValueError with the reason where it cannot be (see `obstacle`).
 
-    `sharded`: ZeRO-3 holds the weights; each layer's are whole only while it is at work.
+    `world`: the ranks that share the layers' frozen weights (ZeRO-3); None: each has them all.
     """
     reason = obstacle(model)
     if reason is not None:
         raise ValueError(reason)
-    return FusedModel(model, checkpointing=checkpointing, wide=wide, sharded=sharded)
+    return FusedModel(model, checkpointing=checkpointing, wide=wide, world=world)

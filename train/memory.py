@@ -272,11 +272,15 @@ def _plain(targets: tuple[str, ...]) -> tuple[str, ...]:
 def predict(shape: Shape, setting: Setting) -> Memory:
     """Bytes at the peak of one training step on one GPU, as torch.cuda.max_memory_allocated would count them."""
     world = max(1, setting.world_size)
+    own = setting.engine == "fused" and setting.zero_stage == 3  # train/sharded.py: layers' weights alone are shared
+    setting = replace(setting, zero_stage=0) if own else setting
     stage = setting.zero_stage
     adapter = lora_parameters(shape, setting.lora_r, setting.lora_targets)
     linear_bytes = {"none": float(setting.weight_bytes), "nf4": NF4_BYTES, "int8": 1.0}[setting.quantization]
     layer_bytes = round(shape.layer_weights * linear_bytes)
     weights = shape.layers * layer_bytes + shape.other_weights * setting.weight_bytes
+    if own and world > 1:  # a rank's share, and the two layers that are whole
+        weights += (2 - shape.layers) * layer_bytes + shape.layers * layer_bytes // world
     if stage == 3:
         # a rank's share, and what is gathered at once: two layers (one at work, one prefetched) or the head
         gathered = max(2 * layer_bytes, shape.vocab * shape.hidden * setting.weight_bytes)

@@ -23,6 +23,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"engine": "fused", "dropout": True}, "dropout", "train.engine: auto"),
     ({"engine": "fused", "wide": True}, "nothing else", "train.engine: auto"),
     ({"engine": "fused", "dtype": "float16"}, "bfloat16", "train.engine: auto"),
+    ({"engine": "fused", "zero_stage": 3, "offload": "cpu"}, "share", "train.engine: auto"),
     ({"family": FAMILY["baichuan-alibi"], "engine": "unsloth"}, "ALiBi", "train.engine: peft"),
     ({"family": FAMILY["chatglm2"], "engine": "unsloth"}, "GLM", "train.engine: peft"),
     ({"engine": "unsloth", "quantization": "int8"}, "int8", "train.engine: peft"),

@@ -22,14 +22,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def build(name: str, **lora: Any) -> Any:
+def build(name: str, layers: int = 2, **lora: Any) -> Any:
     """A tiny PEFT model of a family in double precision, its B matrices not zero."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
     config = AutoConfig.for_model(
-        name.partition("-")[0], vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        name.partition("-")[0], vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=layers,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128, tie_word_embeddings=False,
         **CONFIGS[name],
     )  # fmt: skip
