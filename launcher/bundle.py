@@ -16,7 +16,7 @@ from typing import Any
 
 from launcher.errors import DataError
 from launcher.runs import RunDir
-from launcher.spec import JobSpec
+from launcher.spec import JobSpec, source_paths
 
 RUN_FILES = ("job.yaml", "plan.json", "train.json", "ds_config.json", "hostfile", "node.sh", "deepspeed.sh")
 """The files of a run directory that a run needs, beside code/."""
@@ -69,11 +69,11 @@ def inputs(spec: JobSpec, *, absent_ok: bool = False) -> tuple[tuple[Input, ...]
         if text in paths or not files:
             continue
         sums = {file: _sha256(file) for file in files}
-        whole = hashlib.sha256("".join(f"{file.name}{digest}" for file, digest in sums.items()).encode()).hexdigest()
+        names = {file: file.relative_to(path).as_posix() if path.is_dir() else file.name for file in files}
+        whole = hashlib.sha256("".join(f"{names[file]}{digest}" for file, digest in sums.items()).encode()).hexdigest()
         paths[text] = f"inputs/{whole[:16]}/{path.name}"
         for file, digest in sums.items():
-            inside = file.relative_to(path).as_posix() if path.is_dir() else ""
-            link = f"{paths[text]}/{inside}" if inside else paths[text]
+            link = f"{paths[text]}/{names[file]}" if path.is_dir() else paths[text]
             found.append(Input(file, link, file.stat().st_size, digest))
     return tuple(found), paths
 
@@ -84,8 +84,7 @@ def named_paths(spec: JobSpec) -> Iterator[str]:
         yield from program_files(spec.program)
         return
     for sources in (spec.data.train, spec.data.eval or ()):
-        for source in [sources] if isinstance(sources, str) else sources:
-            text = source if isinstance(source, str) else source.path
+        for text in source_paths(sources):
             if text and "://" not in text and not text.startswith("hub:"):
                 yield text
     if spec.lora.adapter:

@@ -34,7 +34,7 @@ class SettledJob(JobSpec, frozen=True):
     why_engine: str = ""
     """Why `auto` became this engine; empty: the job named it."""
     caches: tuple[tuple[str, str], ...] = ()
-    """(variable, directory) of hub caches on hosts where nobody has looked."""
+    """(variable, directory or nothing) of hub caches on hosts where nobody has looked."""
 
 
 class ContainerPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,8 +76,8 @@ class Needs:
     links: tuple[str, ...] = ("inputs",)
     """Directories of the run directory whose links, two levels below, must lead somewhere inside as well."""
     caches: tuple[tuple[str, str], ...] = ()
-    """(variable, directory): what the host's variable names, else the directory where the host has it; writable, and
-    the variable says inside where it is."""
+    """(variable, directory): what the host's variable names, else the directory where the host has it, if one is given;
+    writable, and the variable says inside where it is."""
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,8 @@ def _cache(engine: str, words: Engine, variable: str, place: str) -> tuple[tuple
         mount = _mount(engine, words, Mount(source, target, read_only=False))
         return (*mount, *_variable(words, variable, target))
 
-    return (("path", place, both(place, inside)), ("variable", variable, both("{value}", "{value}")))
+    own = ("variable", variable, both("{value}", "{value}"))
+    return (("path", place, both(place, inside)), own) if place else (own,)
 
 
 def _variable(words: Engine, name: str, value: str) -> tuple[str, ...]:

@@ -76,8 +76,9 @@ class Findings:
 
 
 def examine(job: JobSpec, inputs: Sequence[bundle.Input]) -> list[Row]:
-    """Ask all hosts of the job, in parallel; a row for each. Raises HostfileError."""
+    """Ask all hosts of the job, in parallel; a row for each. Raises UsageError."""
     asked = hosts.wanted(job.ssh)
+    image.engine_of(job, "ssh")  # what no host could run is refused before one is asked
     fleet = Fleet(asked.names, hosts.options(job.ssh), job.ssh.python)
     try:
         return rows(job, asked, find(job, fleet, inputs), inputs)
@@ -206,7 +207,7 @@ def _python(job: JobSpec, said: Json, usual: Mapping[str, str]) -> Cell:
 
 
 def _environment(job: JobSpec, said: Json, usual: Mapping[str, str]) -> Cell:
-    if hosts.in_container(job):
+    if image.in_container(job, "ssh"):
         return Cell("in the image")
     packages = {package: version for package, version in said["packages"].items() if package in hosts.PACKAGES}
     torch = f"torch {packages['torch']}" if "torch" in packages else "no torch"
@@ -246,7 +247,7 @@ def _gpus(device: str, count: int, slots: Sequence[int]) -> Cell:
 
 def cuda_versions(job: JobSpec, said: Json) -> dict[str, str]:
     """What must be equal for GPUs to talk to each other: the host's driver, and what its environment brings along."""
-    packages: dict[str, str] = said["packages"] if not hosts.in_container(job) else {}
+    packages: dict[str, str] = said["packages"] if not image.in_container(job, "ssh") else {}
     found = {
         "driver": ", ".join(sorted(hosts.drivers_of(said))),
         "CUDA": cuda_of(packages),

@@ -8,11 +8,12 @@ import secrets
 import shutil
 import socket
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launcher import process
+from launcher import hubcache, process
 from launcher.errors import TargetError
 
 
@@ -53,10 +54,16 @@ def parse_nvidia_smi(output: str) -> tuple[tuple[str, Gpu], ...]:
 
 
 def _narrow(gpus: tuple[tuple[str, Gpu], ...], visible: str | None) -> tuple[Gpu, ...]:
+    """CUDA takes the list up to its first entry that is no GPU: `0,` is one GPU, and so is `0,-1,1`."""
     if visible is None:
         return tuple(gpu for _, gpu in gpus)
-    wanted = [item.strip() for item in visible.split(",")]
-    return tuple(gpu for item in wanted for uuid, gpu in gpus if item == str(gpu.index) or uuid.startswith(item))
+    found: list[Gpu] = []
+    for item in map(str.strip, visible.split(",")):
+        named = [gpu for uuid, gpu in gpus if item and (item == str(gpu.index) or uuid.startswith(item))]
+        if not named:
+            break
+        found += named
+    return tuple(found)
 
 
 def free_ports(count: int = 2, host: str = "127.0.0.1") -> tuple[int, ...]:
@@ -94,10 +101,13 @@ def new_token() -> str:
     return secrets.token_hex(16)
 
 
-def model_config(path: str) -> dict[str, Any] | None:
-    """config.json of a model that lies on this machine; None for a hub id that is not in the local cache."""
-    local = Path(path) / "config.json"
-    candidates = [local] if local.is_file() else sorted(_hub_cache(path).glob("snapshots/*/config.json"))
+def model_config(path: str, env: Mapping[str, str]) -> dict[str, Any] | None:
+    """config.json of a model that lies on this machine; None for a hub id that is not in the local cache.
+
+    `env` is the job's own, which may name another cache than the user's.
+    """
+    local, held = Path(path) / "config.json", hubcache.model_folder(path, {**os.environ, **env})
+    candidates = [local] if local.is_file() else sorted(held.glob("snapshots/*/config.json"))
     for file in candidates:
         try:
             loaded = json.loads(file.read_text(encoding="utf-8"))
@@ -106,8 +116,3 @@ def model_config(path: str) -> dict[str, Any] | None:
         if isinstance(loaded, dict):
             return loaded
     return None
-
-
-def _hub_cache(repo: str) -> Path:
-    home = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME", "~/.cache/huggingface")) / "hub"
-    return Path(home).expanduser() / f"models--{repo.replace('/', '--')}"

@@ -143,16 +143,20 @@ class Session:
 
     def send_file(self, item: Mapping[str, Any], path: Path, workdir: str) -> Json:
         """Put one file into the host's store. Raises HostError."""
+        try:
+            file = path.open("rb")
+        except OSError as error:
+            raise HostError(f"cannot read {path} here: {error.strerror}") from error
 
         def blocks() -> Iterable[bytes]:
             left = int(item["size"])
-            with path.open("rb") as file:
-                while left:
-                    block = file.read(min(BLOCK, left)) or b"\0" * min(BLOCK, left)  # shrank: the hash will tell
-                    left -= len(block)
-                    yield block
+            while left:
+                block = file.read(min(BLOCK, left)) or b"\0" * min(BLOCK, left)  # shrank: the hash will tell
+                left -= len(block)
+                yield block
 
-        return self._converse({"op": "keep", "item": dict(item), "workdir": workdir}, blocks(), 600.0)
+        with file:
+            return self._converse({"op": "keep", "item": dict(item), "workdir": workdir}, blocks(), 600.0)
 
     def _converse(self, request: Json, payload: Iterable[bytes], timeout: float) -> Json:
         with self._lock:

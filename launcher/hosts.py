@@ -117,8 +117,10 @@ class Survey:
 
 
 def survey(job: JobSpec) -> Survey:
-    """Connect to the job's hosts and learn all that planning needs. Raises HostsError with a line for every host."""
+    """Connect to the job's hosts and learn all that planning needs. Raises UsageError, and HostsError with a line
+    for every host."""
     asked = wanted(job.ssh)
+    image.engine_of(job, "ssh")  # what no host could run is refused before one is asked
     fleet = Fleet(asked.names, options(job.ssh), job.ssh.python)
     try:
         fleet.open()
@@ -198,15 +200,9 @@ def device_of(job: JobSpec, gpus: Sequence[int]) -> Literal["cuda", "cpu"]:
     return "cuda" if any(gpus) else "cpu"
 
 
-def in_container(job: JobSpec) -> bool:
-    """Whether the run will be in a container: as launcher/image.py settles it, which names the newest image itself."""
-    runtime = job.container.runtime
-    return bool(job.container.image) if runtime == "auto" else runtime != "none"
-
-
 def uses_environment(job: JobSpec) -> bool:
     """Whether the run needs a training environment on the hosts: a program brings its own, and so does an image."""
-    return not job.program and not in_container(job)
+    return not job.program and not image.in_container(job, "ssh")
 
 
 def needed(job: JobSpec) -> tuple[str, ...]:

@@ -18,10 +18,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from launcher import __version__, assets, process
+from launcher import __version__, assets, hubcache, process
 from launcher.container import PROGRAMS, EngineName, SettledJob, engines_for
 from launcher.errors import TargetError, UsageError
-from launcher.plan import source_paths
 from launcher.spec import ContainerSpec, JobSpec
 
 Variant = Literal["cuda", "cpu"]
@@ -391,15 +390,13 @@ class HostImage:
 
 def question(spec: JobSpec, device: str) -> Question | None:
     """None: the job runs in no container, or in an image that hosts only fetch when they start it."""
-    engine, lock = spec.container.runtime, read_lock()
-    if engine == "auto":  # as in `settled`
-        engine = engines_for(spec.container.image)[0][0] if spec.container.image else "none"
-    name = spec.container.image or lock.newest(device)
-    if engine in ("none", "pyxis") or not name:
+    engine, _ = engine_of(spec, "ssh")
+    name = None if engine == "none" else image_of(spec.container, engine, device)
+    if engine == "none" or engine == "pyxis" or not name:
         return None
     if engine in ("docker", "podman"):
         template = "{{.Id}}{{range .RepoDigests}} {{.}}{{end}}"
-        return Question(engine, lock.pinned(name), (engine, "image", "inspect", "--format", template), spec.env)
+        return Question(engine, name, (engine, "image", "inspect", "--format", template), spec.env)
     return None if "://" in name else Question(engine, name, (), spec.env)
 
 
@@ -460,28 +457,48 @@ def settled(spec: JobSpec, backend: str, device: str) -> JobSpec:
     On this machine the engine is asked whether it runs and has the image; on other hosts that shows when the run
     starts. Raises UsageError and TargetError.
     """
-    wanted = spec.container
-    if wanted.runtime == "none" or (wanted.runtime == "auto" and not wanted.image):
+    engine, why = engine_of(spec, backend)
+    if engine == "none":
         return msgspec.structs.replace(spec, container=ContainerSpec(runtime="none"))
-    lock = read_lock()
-    image = wanted.image or lock.newest(device)
+    image = image_of(spec.container, engine, device)
     if image is None:
         raise UsageError(
-            f"container.runtime is {wanted.runtime}, and container.image names no image",
+            f"container.runtime is {engine}, and container.image names no image",
             hint=f"zlaunch build --variant {device}, or --image NAME",
         )
-    engine, why = wanted.runtime, ""
-    if engine == "auto":
-        engine, why = _engine_for(image, backend)
-    if engine == "pyxis" and backend != "slurm":
-        raise UsageError("pyxis is a plugin of Slurm", hint=f"say --container {' or '.join(PROGRAMS)}")
-    if engine in ("docker", "podman"):
-        image = lock.pinned(image)
     if backend == "local" and engine != "pyxis":
         _check_image(engine, image)
     job = SettledJob(**{name: getattr(spec, name) for name in JobSpec.__struct_fields__}, why_engine=why)
     decided = msgspec.structs.replace(job.container, runtime=engine, image=image)
-    return _with_caches(_with_home(msgspec.structs.replace(job, container=decided)), backend)
+    return hubcache.with_caches(_with_home(msgspec.structs.replace(job, container=decided)), backend)
+
+
+Runtime = EngineName | Literal["pyxis", "none"]
+"""What a run is in: an engine's container, a task of pyxis, or none."""
+
+
+def engine_of(spec: JobSpec, backend: str) -> tuple[Runtime, str]:
+    """(what a run is in, why where the job did not say); known before any host is asked. Raises UsageError, and on this
+    machine TargetError."""
+    runtime, image = spec.container.runtime, spec.container.image
+    if runtime == "auto":
+        return _engine_for(image, backend) if image else ("none", "")
+    if runtime == "pyxis" and backend != "slurm":
+        raise UsageError("pyxis is a plugin of Slurm", hint=f"say --container {' or '.join(PROGRAMS)}")
+    return runtime, ""
+
+
+def in_container(spec: JobSpec, backend: str) -> bool:
+    """Whether a run brings its environment in an image."""
+    return engine_of(spec, backend)[0] != "none"
+
+
+def image_of(wanted: ContainerSpec, engine: Runtime, device: str) -> str | None:
+    """The image that is named, else the newest that was built for the device, by content where the engine knows it so;
+    None: there is neither. Raises UsageError for a lock that cannot be read."""
+    lock = read_lock()
+    image = wanted.image or lock.newest(device)
+    return lock.pinned(image) if image and engine in ("docker", "podman") else image
 
 
 def _engine_for(image: str, backend: str) -> tuple[EngineName, str]:
@@ -515,62 +532,3 @@ def _with_home(spec: SettledJob) -> SettledJob:
         return spec
     model = msgspec.structs.replace(spec.model, path=str(Path(path).expanduser()))
     return msgspec.structs.replace(spec, model=model)
-
-
-@dataclass(frozen=True)
-class HubCache:
-    """Where a hub's downloads lie."""
-
-    variable: str
-    """By which its library is told another place."""
-    default: str
-    """Below the home directory."""
-    model: str = ""
-    """What is there once a model is held, so that it can be read without writing; empty: it is always written to."""
-
-
-CACHES: dict[str, HubCache] = {
-    "huggingface": HubCache("HF_HOME", ".cache/huggingface", "hub/models--{name}/snapshots"),
-    "modelscope": HubCache("MODELSCOPE_CACHE", ".cache/modelscope/hub"),
-}
-"""model.source -> its cache."""
-
-
-def _with_caches(spec: SettledJob, backend: str) -> SettledJob:
-    """Downloads come from the user's caches: read-only here if the model is in it, else to be filled.
-
-    A place that the job's own `env` names is mounted on every backend. Else it is this user's cache here; hosts that
-    nobody has looked at mount what they have (container.Needs.caches).
-    """
-    env, mounts, elsewhere = dict(spec.env), list(spec.container.mounts), list[tuple[str, str]]()
-    pyxis = spec.container.runtime == "pyxis"
-    # Under pyxis no agent is there to look first, so the home directory is taken to be the nodes' as well.
-    here = backend == "local" or (pyxis and not spec.slurm.login)
-    for cache, writes in _caches_of(spec):
-        own = env.get(cache.variable)
-        place = Path(own or os.environ.get(cache.variable) or Path.home() / cache.default)
-        if not place.is_absolute() or any(text.split(":")[0] == str(place) for text in mounts):
-            continue
-        if own is None and not here:
-            elsewhere += [] if pyxis else [(cache.variable, str(place))]
-            continue
-        if here:
-            with contextlib.suppress(OSError):  # the engine says what is wrong with it
-                place.mkdir(parents=True, exist_ok=True)
-        name = spec.model.path.replace("/", "--")
-        held = here and not writes and bool(cache.model) and (place / cache.model.format(name=name)).is_dir()
-        mounts.append(f"{place}:{place}:{'ro' if held else 'rw'}")
-        env[cache.variable] = str(place)
-    container = msgspec.structs.replace(spec.container, mounts=tuple(mounts))
-    return msgspec.structs.replace(spec, env=env, container=container, caches=tuple(elsewhere))
-
-
-def _caches_of(spec: JobSpec) -> list[tuple[HubCache, bool]]:
-    """(cache, whether it is written to whatever it holds) of the hubs that a training reads from."""
-    if spec.program:
-        return []
-    paths = [path for sources in (spec.data.train, spec.data.eval) for path in source_paths(sources)]
-    data = any(path.startswith("hub:") for path in paths)  # `datasets` locks and converts in its cache
-    path, source = spec.model.path, spec.model.source
-    names = {source} if source in CACHES and path and not path.startswith(("/", ".", "~")) else set()
-    return [(CACHES[name], data) for name in sorted(names | ({"huggingface"} if data else set()))]

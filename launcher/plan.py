@@ -13,7 +13,7 @@ import msgspec
 from launcher import batch, container, gpus, planner, slurm_plan
 from launcher.container import ContainerPlan, SettledJob
 from launcher.errors import CompatibilityError
-from launcher.spec import JobSpec
+from launcher.spec import JobSpec, source_paths
 from train import compat, families, memory
 from train.config import Data, Device, Lora, Source, TrainConfig, Training
 
@@ -127,9 +127,7 @@ def plan(spec: JobSpec, target: Target, *, run_id: str, model_config: dict[str, 
         setup=spec.slurm.setup if target.backend == "slurm" else (),
     )
     if target.backend == "slurm":
-        resolved = slurm_plan.complete(resolved, spec)
-        slurm = {**(resolved.slurm or {}), "inputs": dict(target.paths)}
-        resolved = msgspec.structs.replace(resolved, slurm=slurm)
+        resolved = _on_slurm(resolved, spec, target)
     return _in_container(resolved, spec, target)
 
 
@@ -167,6 +165,16 @@ def _launch(spec: JobSpec, target: Target, run_id: str) -> Launch:
         heartbeat_timeout=spec.heartbeat_timeout,
         max_restarts=spec.max_restarts,
         elastic=spec.elastic,
+    )
+
+
+def _on_slurm(plan: RunPlan, spec: JobSpec, target: Target) -> RunPlan:
+    """The plan with what its batch script needs, and Slurm's times to stop. Raises SpecError, CompatibilityError."""
+    stop_deadline, kill_after = slurm_plan.stop_times(spec, kill_after=plan.launch.kill_after)
+    return msgspec.structs.replace(
+        plan,
+        slurm={**slurm_plan.section(spec, plan.run_id, target.device), "inputs": dict(target.paths)},
+        launch=msgspec.structs.replace(plan.launch, stop_deadline=stop_deadline, kill_after=kill_after),
     )
 
 
@@ -208,12 +216,6 @@ def container_needs(spec: JobSpec, target: Target, run_id: str, stop_deadline: f
         links=("inputs",) if spec.program else ("inputs", *folders),
         caches=spec.caches if isinstance(spec, SettledJob) else (),
     )
-
-
-def source_paths(sources: Any) -> list[str]:
-    """The paths that data.train or data.eval names."""
-    items = [sources] if isinstance(sources, (str, Source)) else sources or ()
-    return [item if isinstance(item, str) else item.path for item in items]
 
 
 def _program(words: tuple[str, ...], python: str, paths: dict[str, str]) -> tuple[str, ...]:

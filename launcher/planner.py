@@ -43,7 +43,6 @@ class Situation:
     gpu_memory_bytes: int
     gpu_name: str = "GPU"
     matrix_rate: float = 100e12
-    ranks_per_node: int = 8
     bfloat16: bool = True
     """False on GPUs before Ampere, which train in float16."""
 

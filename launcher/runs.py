@@ -5,6 +5,8 @@ Every write goes to a temporary name in the same directory and is renamed into p
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
 import secrets
@@ -35,7 +37,6 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     submitted: float | None = None
     state: str = "PENDING"
     """The last state that a command saw; final states are not asked for again."""
-    resumed_from: str | None = None
     zlaunch: str = ""
     """Version that wrote it."""
     extra: dict[str, Any] = {}
@@ -54,7 +55,6 @@ class RunDir:
 
     job_yaml = property(lambda self: self.path / "job.yaml")
     plan_json = property(lambda self: self.path / "plan.json")
-    train_json = property(lambda self: self.path / "train.json")
     ds_config = property(lambda self: self.path / "ds_config.json")
     hostfile = property(lambda self: self.path / "hostfile")
     node_sh = property(lambda self: self.path / "node.sh")
@@ -106,8 +106,10 @@ class RunDir:
         write_atomic(self.run_json, msgspec.json.format(msgspec.json.encode(record)).decode() + "\n")
 
     def update_record(self, **changes: Any) -> RunRecord:
-        record = msgspec.structs.replace(self.record, **changes)
-        self.save_record(record)
+        """Change fields of run.json; two commands that do so at once lose nothing of each other's."""
+        with _locked(self.path / ".run.json.lock"):
+            record = msgspec.structs.replace(self.record, **changes)
+            self.save_record(record)
         return record
 
     def event(self, name: str, **fields: Any) -> None:
@@ -134,9 +136,23 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         return
     for line in data.split(b"\n"):
         try:
-            yield msgspec.json.decode(line)
+            item = msgspec.json.decode(line)
         except msgspec.DecodeError:
             continue
+        if isinstance(item, dict):  # a line torn by a crash may still be JSON: a number
+            yield item
+
+
+@contextlib.contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Hold a lock that ends with this process. (filelock would do the same, and take longer to import than to wait.)"""
+    handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks: as likely as ever to go well
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
 import shlex
-import shutil
 import tarfile
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from launcher import connect
 from launcher.errors import TargetError
 from launcher.process import Result
-from launcher.slurm_shell import CHECKPOINTS, MIRRORED, TIMEOUT
+from launcher.slurm_files import CHECKPOINTS, MIRRORED, NOT_SENT, STORE
+from launcher.slurm_shell import TIMEOUT
 
 if TYPE_CHECKING:
     from launcher.runs import RunDir
-
-NOT_SENT = frozenset({"checkpoints", "adapter", "logs", "metrics.jsonl", "result.json", "predictions.jsonl",
-                      "slurm.log", "inputs", "run.json"})  # fmt: skip
-"""What the run itself writes on the cluster, or only the launcher reads."""
-STORE = ".inputs"
-"""Input files that were sent to the login host, by the hash of their content."""
 
 
 class LoginShell:
@@ -47,23 +43,53 @@ class LoginShell:
                 why = connect.explain(error, connection, self.options.connect_timeout)
                 raise TargetError(f"slurm.login: {why}", hint=f"does `ssh {self.login}` work?") from error
             self._connection = connection
-            home = connection.run(f"cd && mkdir -p -- {_tilde(self._workdir)} && cd -- {_tilde(self._workdir)} && pwd",
-                                  hide=True, in_stream=False)  # fmt: skip
-            self._workdir = home.stdout.splitlines()[-1]
+            where = _tilde(self._workdir)
+            try:
+                home = self._line(f"cd && mkdir -p -- {where} && cd -- {where} && pwd", f"make {self._workdir}")
+            except TargetError:
+                self._connection = None
+                raise
+            self._workdir = home.splitlines()[-1]
         return self._connection
+
+    @contextlib.contextmanager
+    def _talk(self, what: str) -> Iterator[Any]:
+        """The open connection. What goes wrong with it ends it, and is a TargetError that says what it kept us from."""
+        connection = self._open()
+        try:
+            yield connection
+        except Exception as error:  # Fabric, paramiko, its SFTP and the operating system each have their own
+            self._connection = None
+            with contextlib.suppress(Exception):  # it is being thrown away
+                connection.close()
+            raise TargetError(f"slurm.login: {self.login}: cannot {what}: {error or type(error).__name__}") from error
+
+    def _ask(self, words: str, what: str, timeout: float | None = None) -> Any:
+        """Have the login host's shell run a line, whatever its status is."""
+        with self._talk(what) as connection:
+            return connection.run(words, hide=True, warn=True, in_stream=False, timeout=timeout)
+
+    def _line(self, words: str, what: str) -> str:
+        """The output of a line that must succeed. Raises TargetError."""
+        answer = self._ask(words, what)
+        if not answer.ok:
+            raise TargetError(f"slurm.login: {self.login}: cannot {what}: {answer.stderr.strip()}")
+        return str(answer.stdout)
+
+    def _put(self, file: IO[bytes], remote: str, what: str) -> None:
+        """Write a file that nobody else may read: it is made first, and keeps its mode."""
+        name = shlex.quote(remote)
+        folder = shlex.quote(str(PurePosixPath(remote).parent))
+        self._line(f"umask 077 && mkdir -p -- {folder} && : > {name}", what)
+        with self._talk(what) as connection:
+            connection.put(file, remote)
 
     def run(self, argv: Sequence[str], *, cwd: str | None = None, hide: Sequence[str] = ()) -> Result:
         words = shlex.join(argv)
         if cwd is not None:
             words = f"cd -- {shlex.quote(cwd)} && {words}"
-        connection = self._open()
-        try:
-            # A login shell: on many sites Slurm's commands come with the profile.
-            answer = connection.run(f"bash -lc {shlex.quote(words)}", hide=True, warn=True, in_stream=False,
-                                    timeout=TIMEOUT)  # fmt: skip
-        except Exception as error:
-            self._connection = None
-            raise TargetError(f"slurm.login: {self.login}: {argv[0]}: {error}") from error
+        # A login shell: on many sites Slurm's commands come with the profile.
+        answer = self._ask(f"bash -lc {shlex.quote(words)}", f"run {argv[0]}", TIMEOUT)
         return Result(tuple(argv), int(answer.exited), answer.stdout, answer.stderr, 0.0)
 
     def place(self, path: Path) -> str:
@@ -72,7 +98,6 @@ class LoginShell:
         return f"{self._workdir}/{parent}{path.name}"
 
     def send(self, paths: Sequence[Path]) -> None:
-        self._open()
         names = {self.place(path).removeprefix(f"{self._workdir}/"): path for path in paths}
         self._unpack(names, ".", "the run directory")
 
@@ -81,8 +106,8 @@ class LoginShell:
         sees no more of the host than the run directory."""
         if not inputs:
             return
-        self._open()
-        store, here = f"{self._workdir}/{STORE}", self.place(run.path)
+        here = self.place(run.path)
+        store = f"{self._workdir}/{STORE}"
         links = {link.removeprefix("inputs/"): Path(path) for path, link in inputs.items()}
         absent = self._checked(["bash", "-c", 'cd -- "$0" 2>/dev/null; for f; do [ -e "$f" ] || echo "$f"; done',
                                 store, *links], "look for the input files").splitlines()  # fmt: skip
@@ -105,16 +130,15 @@ class LoginShell:
 
         Below the store they appear whole or not at all: another run may look for them meanwhile.
         """
-        connection = self._open()
         token = uuid.uuid4().hex[:8]
-        remote, workdir = f"{self._workdir}/.incoming-{token}.tar.gz", shlex.quote(self._workdir or "")
+        remote, workdir = f"{self._workdir}/.incoming-{token}.tar.gz", shlex.quote(self._workdir)
         with tempfile.TemporaryFile() as archive:
             # Data may be links here (a hub's cache is made of them); the files themselves are what must travel.
             with tarfile.open(fileobj=archive, mode="w:gz", compresslevel=3, dereference=below == STORE) as tar:
                 for name, path in names.items():
                     tar.add(path, arcname=name, filter=None if below == STORE else sendable)
             archive.seek(0)
-            connection.put(archive, remote)
+            self._put(archive, remote, f"send {what}")
         there = shlex.quote(remote)
         words = f"tar -xzf {there} -C {workdir}"
         if below == STORE:
@@ -126,41 +150,34 @@ class LoginShell:
                 f"(cd {shlex.quote(new)} && for top in {tops}; do mv -nT -- $top ../{STORE}/$top; done); "
                 f"s=$?; rm -rf {shlex.quote(new)}; (exit $s)"
             )
-        answer = connection.run(f"{words}; s=$?; rm -f {there}; exit $s", hide=True, warn=True, in_stream=False)
-        if not answer.ok:
-            raise TargetError(f"{self.login}: cannot unpack {what}: {answer.stderr.strip()}")
+        self._line(f"{words}; s=$?; rm -f {there}; exit $s", f"unpack {what}")
 
     def fetch(self, run: RunDir, names: Sequence[str] = MIRRORED) -> list[str] | None:
-        connection = self._open()
+        place = shlex.quote(self.place(run.path))
         remote = f"{self._workdir}/.outgoing-{uuid.uuid4().hex[:8]}.tar.gz"
         there = shlex.quote(remote)
         plain = " ".join(shlex.quote(name) for name in names if name != CHECKPOINTS)
         complete = "$(ls -d checkpoints/step-*/COMPLETE 2>/dev/null | xargs -r dirname)" if CHECKPOINTS in names else ""
         # A file that grows while it is read is no error, it comes whole the next time.
         words = (
-            f"cd -- {shlex.quote(self.place(run.path))} && umask 077 && "
+            f"cd -- {place} && umask 077 && "
             f"tar -czf {there} $(ls -d {plain} 2>/dev/null) {complete} 2>/dev/null; test -s {there}"
         )
-        if not connection.run(words, hide=True, warn=True, in_stream=False).ok:
+        if not self._ask(words, "pack the run's files").ok:
             return []
         with tempfile.TemporaryFile() as archive:
-            connection.get(remote, archive)
-            connection.run(f"rm -f {there}", hide=True, warn=True, in_stream=False)
+            with self._talk("fetch the run's files") as connection:
+                connection.get(remote, archive)
+            self._ask(f"rm -f {there}", "remove what was fetched")
             archive.seek(0)
-            if "nodes" in names:
-                shutil.rmtree(run.nodes_dir, ignore_errors=True)  # a new start moves the old records away
-            with tarfile.open(fileobj=archive, mode="r:gz") as tar:
-                came = [member.name for member in tar.getmembers() if member.isfile()]
-                tar.extractall(run.path, filter="data")
+            came = _lay_out(archive, run.path)
+        if "nodes" in names:  # a new start moves the old records away
+            for record in set(run.nodes_dir.glob("node-*.json")) - {run.path / name for name in came}:
+                record.unlink(missing_ok=True)
         return came
 
     def write_secret(self, path: Path, values: Mapping[str, str]) -> None:
-        connection = self._open()
-        remote = self.place(path)
-        folder = shlex.quote(str(PurePosixPath(remote).parent))
-        words = f"umask 077 && mkdir -p -- {folder} && : > {shlex.quote(remote)}"
-        connection.run(words, hide=True, in_stream=False)
-        connection.put(io.BytesIO(json.dumps(dict(values)).encode()), remote)  # the file keeps its mode
+        self._put(io.BytesIO(json.dumps(dict(values)).encode()), self.place(path), "write the file of secrets")
 
     def remove(self, path: Path) -> None:
         self.run(["rm", "-f", "--", self.place(path)])
@@ -169,7 +186,19 @@ class LoginShell:
         run, name = path.parent.parent, f"{path.parent.name}/{path.name}"
         directory = self.place(run)
         write = 'mkdir -p "$(dirname "$1")" && printf %s "$2" > "$1"'
-        self.run(["bash", "-c", write, "-", f"{directory}/{name}", text])
+        self._checked(["bash", "-c", write, "-", f"{directory}/{name}", text], f"write {name}")
+
+
+def _lay_out(archive: IO[bytes], root: Path) -> list[str]:
+    """Unpack below `root`, each file whole into its place: other commands read there meanwhile. The files' names."""
+    with tempfile.TemporaryDirectory(dir=root, prefix=".incoming-") as folder:
+        with tarfile.open(fileobj=archive, mode="r:gz") as tar:
+            came = [member.name for member in tar.getmembers() if member.isfile()]
+            tar.extractall(folder, filter="data")
+        for name in sorted(came, key=lambda name: name.endswith("/COMPLETE")):  # a checkpoint counts once that is there
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(Path(folder, name), root / name)
+    return came
 
 
 def _tilde(path: str) -> str:

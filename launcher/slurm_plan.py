@@ -6,23 +6,18 @@ The section is plain data in plan.json under `slurm`; the template slurm/train.s
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import msgspec
 
 from launcher.errors import CompatibilityError, SpecError, TargetError
-from launcher.slurm_states import Partition, seconds_of
+from launcher.slurm_partitions import Partition, seconds_of
 from launcher.spec import JobSpec, SlurmSpec
-
-if TYPE_CHECKING:
-    from launcher.plan import RunPlan
 
 DEFAULT_GPUS = 8
 LOG = "slurm.log"
 """Output of the batch script and of srun, in the run directory; appended to by every restart."""
-ARRAY_LOG = "slurm-%a.log"
 FIRST_PORT, LAST_PORT = 10_000, 32_767
 """The kernel hands ports from 32768 on to outgoing connections."""
 PORTS_PER_JOB = 32
@@ -67,17 +62,11 @@ OWNED: dict[str, str] = {
 """Options of sbatch that slurm.sbatch may not name, and what to do instead."""
 
 
-def complete(plan: RunPlan, spec: JobSpec) -> RunPlan:
-    """The plan with its `slurm` section; a requested stop gets as long as Slurm's warning leaves. Raises SpecError."""
-    launch = plan.launch
-    warned = max(launch.stop_deadline, spec.slurm.signal_before - launch.kill_after - 15.0)
+def stop_times(spec: JobSpec, *, kill_after: float) -> tuple[float, float]:
+    """(stop_deadline, kill_after) on Slurm: a requested stop gets as long as Slurm's warning leaves."""
+    warned = max(spec.stop_deadline, spec.slurm.signal_before - kill_after - 15.0)
     # Ranks that watch control/ ignore SIGTERM on Slurm (agent/ranks.py: shielded): no use in waiting long for it.
-    kill_after = 1.0 if launch.cooperative else launch.kill_after
-    return msgspec.structs.replace(
-        plan,
-        slurm=section(spec, plan.run_id, launch.device),
-        launch=msgspec.structs.replace(launch, stop_deadline=warned, kill_after=kill_after),
-    )
+    return warned, kill_after if spec.program else 1.0
 
 
 def section(spec: JobSpec, run_id: str, device: Literal["cuda", "cpu"]) -> dict[str, Any]:
@@ -246,56 +235,3 @@ def format_seconds(seconds: float) -> str:
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)
     return f"{f'{days}-' if days else ''}{hour:02}:{minute:02}:{second:02}"
-
-
-def script(
-    slurm: Mapping[str, Any], run_ids: Sequence[str], directories: Sequence[str] = (".",), name: str | None = None
-) -> str:
-    """The batch script: for one run, in its own directory, or for an array, one task for each of `directories`.
-
-    `name` is the name of an array's job.
-
-    Raises SpecError when a site's own template cannot be used.
-    """
-    import jinja2
-
-    from launcher import render
-
-    own = slurm["asked"]["template"]
-    array = len(directories) > 1 or directories[0] != "."
-    context = {
-        "slurm": slurm,
-        "sbatch": [sbatch_line(*line) for line in _options_of(slurm, name, len(directories) if array else 0)],
-        "run_ids": list(run_ids),
-        "directories": list(directories),
-        "array": array,
-    }
-    try:
-        return render.template("train.sbatch.j2", Path(own) if own else None).render(**context)
-    except (jinja2.TemplateError, OSError) as error:
-        if own is None:
-            raise
-        raise SpecError(
-            f"slurm.template: {own}: {error}", hint="`zlaunch templates diff` shows how it differs from the stock one"
-        ) from error
-
-
-def _options_of(slurm: Mapping[str, Any], name: str | None, tasks: int) -> list[tuple[str, str | None]]:
-    """The options of a run, or of an array of `tasks` runs."""
-    lines: list[tuple[str, str | None]] = [(option, value) for option, value in slurm["options"]]
-    if not tasks:
-        return lines
-    most = slurm["asked"]["array_limit"]
-    limit = f"%{most}" if most else ""
-    changed = {"output": ARRAY_LOG, **({"job-name": name} if name else {})}
-    return [*((option, changed.get(option, value)) for option, value in lines), ("array", f"0-{tasks - 1}{limit}")]
-
-
-def sbatch_line(option: str, value: str | None = None) -> str:
-    """`--option="value"`, quoted for the way sbatch itself reads #SBATCH lines (no shell does)."""
-    if value is None:
-        return f"--{option}"
-    if value and all(char.isalnum() or char in "._-+:/@=,%" for char in value):
-        return f"--{option}={value}"
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'--{option}="{escaped}"'

@@ -101,7 +101,7 @@ class Watch:
         try:
             if new.json is None:
                 new.json = self._has_json()
-            live = self._squeue(new.json)
+            live = self._squeue(new)
             new.jobs = {**{job_id: info for job_id, info in over.items() if job_id in wanted}, **live}
             missing = [job_id for job_id in new.asked if job_id not in new.jobs]
             if missing and self.clock() - new.sacct_refused > SACCT_RETRY:
@@ -114,10 +114,13 @@ class Watch:
         version = re.search(r"(\d+)\.(\d+)", self.shell.run(["squeue", "--version"]).stdout)
         return version is not None and (int(version[1]), int(version[2])) >= JSON_SINCE
 
-    def _squeue(self, as_json: bool) -> dict[str, JobInfo]:
+    def _squeue(self, cache: _Cache) -> dict[str, JobInfo]:
         argv = ["squeue", "--me", "--states=all"]
-        if as_json:
-            return parse_json(_checked(self.shell.run([*argv, "--json"])).stdout)
+        if cache.json:
+            try:
+                return parse_json(_checked(self.shell.run([*argv, "--json"])).stdout)
+            except ValueError:  # built without JSON, or a wrapper prints more: the text form is everywhere
+                cache.json = False
         argv += ["--array", "--noheader", f"--format={SQUEUE_FIELDS}"]
         return parse_squeue(_checked(self.shell.run(argv)).stdout)
 
@@ -130,7 +133,10 @@ class Watch:
             if result.code != 0:
                 cache.sacct_refused = self.clock()
                 break
-            found.update(parse_json(result.stdout) if cache.json else parse_sacct(result.stdout))
+            try:
+                found.update(parse_json(result.stdout) if cache.json else parse_sacct(result.stdout))
+            except ValueError as error:
+                raise TargetError(f"sacct: {error}") from error
         return found
 
 
@@ -153,6 +159,8 @@ def cache_folder() -> Path:
     except OSError:
         other = Path(tempfile.gettempdir()) / f"zlaunch-{os.getuid()}"
         other.mkdir(mode=0o700, exist_ok=True)
+        if other.lstat().st_uid != os.getuid() or other.is_symlink():  # everyone may make a directory of that name
+            raise TargetError(f"{other} is not yours", hint="set XDG_CACHE_HOME to a directory of your own") from None
         return other
 
 

@@ -1,4 +1,4 @@
-"""Where Slurm's commands run: on this machine, or on a login host of the cluster over SSH.
+"""Where Slurm's commands run: on this machine, or on a login host of the cluster (launcher/slurm_login.py).
 
 Both know the same few verbs, so that the backend is written once.
 """
@@ -13,19 +13,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from launcher import process, runs
 from launcher.process import Result
+from launcher.slurm_files import MIRRORED
 
 if TYPE_CHECKING:
     from launcher.runs import RunDir
 
 TIMEOUT = 30.0
 """Seconds for one of Slurm's commands: a controller that is down makes them wait for about ten."""
-
-MIRRORED = ("nodes", "events.jsonl", "metrics.jsonl", "errors", "logs", "slurm.log", "hostfile")
-"""What the launcher's copy of a run on a login host is kept up to date with while it runs."""
-RESULTS = (*MIRRORED, "result.json", "predictions.jsonl", "adapter")
-"""What comes home when it is over."""
-CHECKPOINTS = "checkpoints"
-"""Fetches the complete ones."""
 
 
 class Shell(Protocol):
@@ -105,12 +99,3 @@ _JOB_PREFIXES = ("SLURM_JOB", "SLURM_STEP", "SLURM_TASK", "SLURM_NODE", "SLURM_N
 def _of_a_job(name: str) -> bool:
     """Variables of the job that zlaunch itself runs in (salloc, a job that submits jobs): not for a new job."""
     return name.startswith(_JOB_PREFIXES)
-
-
-def shell_for(login: str | None, workdir: str | None, ssh_config: str | None, accept_new_host_keys: bool) -> Shell:
-    if login is None:
-        return LocalShell()
-    from launcher import connect  # Fabric: a third of a second that only this needs
-    from launcher.slurm_login import LoginShell
-
-    return LoginShell(login, workdir, connect.Options(ssh_config, accept_new_host_keys))

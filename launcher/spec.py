@@ -16,7 +16,7 @@ import msgspec
 
 from launcher import yamlfile
 from launcher.errors import SpecError
-from train.config import Data, Engine, Evaluation, Lora, Model, Packing, Section
+from train.config import Data, Engine, Evaluation, Lora, Model, Packing, Section, Source
 
 Auto = Literal["auto"]
 
@@ -276,11 +276,18 @@ def _check_ranges(spec: JobSpec, where: str) -> None:
                 )
     if "\0" in spec.name:
         raise SpecError(f"{where}: name: a NUL character cannot stand in a name")
-    for name in (*spec.env, *spec.secrets):
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+    for name in spec.env:
+        if not _VARIABLE.fullmatch(name):
             raise SpecError(f"{where}: env: {name!r} is not a name for an environment variable")
+    for number, name in enumerate(spec.secrets, start=1):
+        if not _VARIABLE.fullmatch(name):  # not shown: it may well be NAME=value, or the value itself
+            raise SpecError(
+                f"{where}: secrets: entry {number} is not a name for an environment variable",
+                hint="names only, for example [HF_TOKEN]; the values are taken from the environment",
+            )
 
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PATH_KEYS = (("data", "train"), ("data", "eval"))
 
 
@@ -311,6 +318,12 @@ def _absolute_sources(value: Any, base: Path) -> Any:
     if isinstance(value, dict) and "path" in value:
         return {**value, "path": _absolute_sources(value["path"], base)}
     return value
+
+
+def source_paths(sources: Any) -> list[str]:
+    """The paths that data.train or data.eval names."""
+    items = [sources] if isinstance(sources, (str, Source)) else sources or ()
+    return [item if isinstance(item, str) else item.path for item in items]
 
 
 def _put(tree: dict[str, Any], key: str, value: Any, *, where: str) -> None:

@@ -8,7 +8,6 @@ A dry run stops before the last step; a real submit uses exactly the files it wr
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,13 +15,13 @@ from typing import Any
 
 import yaml
 
-from launcher import __version__, assets, facts, image, process, render, runs, spec
+from launcher import __version__, assets, facts, image, process, render, runs, spec, trainer
 from launcher.backends.base import Backend
 from launcher.errors import DataError, SpecError, TargetError, UsageError
-from launcher.plan import RunPlan, Target, plan, source_paths
+from launcher.plan import RunPlan, Target, plan
 from launcher.process import CommandError
 from launcher.runs import RunDir, RunRecord
-from launcher.spec import Job, JobSpec
+from launcher.spec import Job, JobSpec, source_paths
 
 
 def load_job(
@@ -39,14 +38,17 @@ def load_job(
     return spec.load(file, overrides, flags, overlay=overlay)
 
 
-def prepare(job: Job, target: Target, *, root: Path | None = None, run: RunDir | None = None) -> tuple[RunDir, RunPlan]:
+def prepare(
+    job: Job, target: Target, *, root: Path | None = None, run: RunDir | None = None, records_checked: bool = False
+) -> tuple[RunDir, RunPlan]:
     """Plan, render and write the run directory (a new one, or `run` again for a resume)."""
     check_inputs(job.spec, target)
-    if target.backend != "local":
+    if target.backend != "local" and not records_checked:
         check_records(job.spec)
     run = run or RunDir((root or runs.runs_root()) / runs.new_run_id(job.spec.name))
     settled = image.settled(job.spec, target.backend, target.device)
-    run_plan = plan(settled, target, run_id=run.run_id, model_config=facts.model_config(job.spec.model.path))
+    config = facts.model_config(job.spec.model.path, job.spec.env)
+    run_plan = plan(settled, target, run_id=run.run_id, model_config=config)
     write(run, run_plan, job)
     return run, run_plan
 
@@ -135,14 +137,13 @@ def check_records(job: JobSpec) -> None:
     files = [path for path in here if Path(path).is_file() and not path.endswith(".parquet")]
     if not files or job.program:
         return
-    words = ["--on-error", job.data.on_error, *(["--system", job.data.system] if job.data.system else [])]
-    path = os.pathsep.join(filter(None, [str(assets.train_package().parent), os.environ.get("PYTHONPATH")]))
-    argv = [sys.executable, "-m", "train.quickcheck", *words, *files]
-    result = process.run(argv, env={**os.environ, "PYTHONPATH": path}, check=False)
+    # with `=`: a system message may begin with a dash
+    words = [f"--on-error={job.data.on_error}", *([f"--system={job.data.system}"] if job.data.system else [])]
+    argv = [facts.this_python(), "-m", "train.quickcheck", *words, *files]
+    result = process.run(argv, env=trainer.environment(), check=False)
     if result.code == 2:
-        said = result.stderr.strip().splitlines()
-        advice = "; ".join(line[4:] for line in said if line.startswith("  - "))
-        raise DataError("\n".join(line for line in said if not line.startswith("  - ")), hint=advice or None)
+        said, advice = trainer.refusal(result.stderr)
+        raise DataError("\n".join(said), hint=advice)
     if result.code:
         raise CommandError(result, "the records could not be looked at")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,57 @@ def test_imports_point_one_way(layer):
     own = files("launcher/commands") if layer == "commands" else [ROOT / "launcher" / f"{layer}.py"]
     found = set().union(*(imports(path) for path in own))
     assert {name for name in found if any(name == up or name.startswith(up + ".") for up in above)} == set()
+
+
+def graph_of(package: Path) -> dict[str, set[str]]:
+    """{module of a package: modules of it that it imports}, wherever the import stands: at the top, in a function, or
+    for the type checker only. A module named in a text (a table of commands, of backends) is no import."""
+    paths = {}
+    for path in package.rglob("*.py"):
+        parts = path.relative_to(package.parent).with_suffix("").parts
+        paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    graph: dict[str, set[str]] = {name: set() for name in paths}
+    for name, path in paths.items():
+        around = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                graph[name] |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                above = around[: len(around) - node.level + 1] if node.level else []
+                base = ".".join([*above, *([node.module] if node.module else [])])
+                graph[name] |= {full if (full := f"{base}.{alias.name}") in paths else base for alias in node.names}
+        graph[name] &= paths.keys()
+    return graph
+
+
+def circle_in(graph: dict[str, set[str]]) -> list[str]:
+    """The modules of one circle, in the order in which they import each other; empty: there is none."""
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return list(reversed(error.args[1]))
+    return []
+
+
+def test_no_modules_of_the_launcher_import_each_other_in_a_circle():
+    assert circle_in(graph_of(ROOT / "launcher")) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from pack.sub import deep\n",
+        "def late():\n    import pack.sub.deep\n",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .sub.deep import Name\n",
+    ],
+)
+def test_a_circle_is_seen_wherever_its_imports_stand(tmp_path, text):
+    (tmp_path / "pack/sub").mkdir(parents=True)
+    for name in ("__init__", "sub/__init__", "other"):
+        (tmp_path / f"pack/{name}.py").touch()
+    (tmp_path / "pack/first.py").write_text(text)
+    (tmp_path / "pack/sub/deep.py").write_text("class A:\n    def f(self):\n        from .. import first, other\n")
+    assert set(circle_in(graph_of(tmp_path / "pack"))) == {"pack.first", "pack.sub.deep"}
 
 
 def test_help_loads_no_heavy_module_and_no_command():

@@ -58,7 +58,9 @@ def place_container(container: Json, run_dir: File, node_rank: int) -> Json:
     }
     extra: List[str] = []
     for kind, subject, words in container.get("when", ()):
-        extra += [word.replace("{value}", value) for value in values[kind](subject) for word in words]
+        said = [word.replace("{value}", value) for value in values[kind](subject) for word in words]
+        # Two variables may name one directory, which engines refuse to mount twice; no word depends on its neighbour.
+        extra += [word for word in said if word not in extra]
     known = {
         "{run_dir}": str(run_dir), "{node_rank}": str(node_rank), "{uid}": str(os.getuid()), "{gid}": str(os.getgid()),
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,12 @@ BACKENDS = {
 }
 
 
+@functools.cache
 def backend_of(name: str) -> Backend:
-    """A backend by the name in run.json. Raises UsageError naming the known ones."""
+    """A backend by the name in run.json; one for all questions of a command, which remembers what it has fetched.
+
+    Raises UsageError naming the known ones.
+    """
     if name not in BACKENDS:
         raise UsageError(f"no backend {name!r}; known: {', '.join(BACKENDS)}")
     module, _, attribute = BACKENDS[name].partition(":")

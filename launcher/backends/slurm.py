@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from launcher import follow as files
-from launcher import process, slurm_plan, slurm_query, slurm_shell
+from launcher import process, slurm_plan, slurm_query
 from launcher.backends.base import LogLine, RunState
 from launcher.errors import DataError, TargetError
-from launcher.plan import source_paths
 from launcher.runs import RunDir, list_runs
+from launcher.slurm_files import CHECKPOINTS, RESULTS
+from launcher.slurm_partitions import parse_gpus, parse_partitions
 from launcher.slurm_query import Snapshot, Watch
-from launcher.slurm_shell import CHECKPOINTS, RESULTS, Shell
-from launcher.slurm_states import JobInfo, parse_gpus, parse_partitions
-from launcher.spec import SlurmSpec
+from launcher.slurm_shell import LocalShell, Shell
+from launcher.slurm_states import JobInfo
+from launcher.spec import SlurmSpec, source_paths
 
 if TYPE_CHECKING:
     from launcher.plan import RunPlan
@@ -139,10 +140,9 @@ class SlurmBackend:
         shell = self._shell_of(stored(run))
         if run.run_id not in self._home:
             shell.fetch(run, RESULTS)
+            if stored(run).get("secrets"):  # a job that Slurm ended had no time to remove them
+                shell.remove(secrets_file(run))
             self._home.add(run.run_id)
-        secret = secrets_file(run)
-        if secret.exists():
-            shell.remove(secret)
         told = run.errors_dir / "slurm.json"
         if state is RunState.FAILED and not told.exists() and files.first_failure(run) is None:
             run.write({"errors/slurm.json": json.dumps(account(run, job), ensure_ascii=False, indent=2) + "\n"})
@@ -168,6 +168,8 @@ class SlurmBackend:
         shell = self._shell_of(stored(run))
         job = job_id(run)
         shell.touch(run.control_dir / "cancelled", json.dumps({"time": time.time()}))  # so that nothing queues it again
+        if not job:  # interrupted while it was queued: if it is, its script finds that file and ends
+            return
         own = self._own(shell, run)
         if own is RunState.RUNNING:
             self._signal(shell, run, "12" if checkpoint else "15")
@@ -224,15 +226,23 @@ class SlurmBackend:
         return self._watches.setdefault(shell.name, Watch(shell))
 
 
-_shell_for = functools.lru_cache(maxsize=8)(slurm_shell.shell_for)
-
-
 def shell_of(slurm: dict[str, Any]) -> Shell:
-    """Where the commands of a run's Slurm are run; one connection for all runs that share a login host."""
+    """Where the commands of a run's Slurm are run."""
     asked, ssh = slurm.get("asked", {}), slurm.get("ssh", {})
     return _shell_for(
         asked.get("login"), asked.get("workdir"), ssh.get("ssh_config"), bool(ssh.get("accept_new_host_keys"))
     )
+
+
+@functools.lru_cache(maxsize=8)
+def _shell_for(login: str | None, workdir: str | None, ssh_config: str | None, accept_new_host_keys: bool) -> Shell:
+    """One connection for all runs that share a login host."""
+    if login is None:
+        return LocalShell()
+    from launcher import connect  # Fabric: a third of a second that only this needs
+    from launcher.slurm_login import LoginShell
+
+    return LoginShell(login, workdir, connect.Options(ssh_config, accept_new_host_keys))
 
 
 def check_limits(shell: Shell, plan: RunPlan) -> None:

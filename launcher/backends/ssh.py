@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import filelock
+
 from launcher import bundle, follow, moved
 from launcher.backends.base import LogLine, RunState
 from launcher.connect import Options
@@ -75,8 +77,13 @@ class Following:
 
     def look(self, *, logs: bool = False, rank: int | None = None, among: list[int] | None = None) -> None:
         """Bring the copy up to date; hosts out of reach keep what was seen of them."""
-        with self.mirror.lock():
-            _, failures = self.fleet.each(lambda node, session: self._look(node, session, logs, rank), among)
+        try:
+            with self.mirror.lock():
+                _, failures = self.fleet.each(lambda node, session: self._look(node, session, logs, rank), among)
+        except filelock.Timeout:
+            raise TargetError(
+                f"another command still copies files of {self.run.run_id}", hint="try again when it is done"
+            ) from None
         for node, error in failures.items():
             self.seen[node].reached, self.seen[node].why = False, str(error)
         self.looked = time.monotonic()
@@ -242,6 +249,8 @@ class SshBackend:
 
     def cancel(self, run: RunDir, *, checkpoint: bool = True) -> None:
         """End the run on all hosts. Raises HostsError naming hosts that could not be reached: they may run on."""
+        if "places" not in run.record.extra:
+            return  # interrupted before anything was sent
         conversation = conversation_of(run)
         conversation.look()
         running = [node for node, item in enumerate(conversation.seen) if item.alive]

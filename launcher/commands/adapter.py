@@ -6,13 +6,12 @@ What they do stands in train/ (evaluate, export, chat, convert); here is only ho
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from launcher import assets, facts, process, runs
+from launcher import facts, process, runs, trainer
 from launcher.errors import UsageError
 from launcher.runs import RunDir
 
@@ -33,12 +32,7 @@ def in_training_environment(found: RunDir, words: Sequence[str]) -> int:
     """
     python = str(found.read_json(found.plan_json)["launch"]["python"])
     own = python == facts.this_python()
-    return process.passthrough([python, *words], env=environment(assets.train_package().parent if own else found.code))
-
-
-def environment(code: Path) -> dict[str, str]:
-    path = os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path}
+    return process.passthrough([python, *words], env=trainer.environment(None if own else found.code))
 
 
 @click.command("eval")
@@ -105,4 +99,4 @@ def chat(run: str, system: str | None, max_new_tokens: int, temperature: float, 
 def convert(source: Path, target: Path) -> int:
     """Convert a ChatGLM or Baichuan checkpoint in its original layout to one that plain transformers reads."""
     argv = [facts.this_python(), "-m", "train.convert", str(source.absolute()), str(target.absolute())]
-    return process.passthrough(argv, env=environment(assets.train_package().parent))
+    return process.passthrough(argv, env=trainer.environment())

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import click
 
-from launcher import assets, facts, process, submit
+from launcher import facts, process, submit, trainer
 from launcher.commands import options
 from launcher.errors import UsageError
 from launcher.plan import Target, plan
@@ -46,7 +45,7 @@ def check(
     wanted = options.load_job(ctx, job, overrides, smoke, parameters).spec
     target = target_of(wanted)
     submit.check_inputs(wanted, target)
-    planned = plan(wanted, target, run_id="check", model_config=facts.model_config(wanted.model.path)).train
+    planned = plan(wanted, target, run_id="check", model_config=facts.model_config(wanted.model.path, wanted.env)).train
     if planned is None:
         raise UsageError("a program of your own reads its own data: there is nothing to check")
     code, found = run(target.python, train_config.dump(planned), everything)
@@ -74,18 +73,15 @@ def run(python: str, config: str, everything: bool) -> tuple[int, dict[str, Any]
     with tempfile.TemporaryDirectory(prefix="zlaunch-") as place:
         file = Path(place) / "train.json"
         file.write_text(config, encoding="utf-8")
-        path = os.pathsep.join(filter(None, [str(assets.train_package().parent), os.environ.get("PYTHONPATH")]))
         argv = [python, "-m", "train.datacheck", "--config", str(file), "--json", *(["--all"] if everything else [])]
-        result = process.run(argv, env={**os.environ, "PYTHONPATH": path}, check=False)
+        result = process.run(argv, env=trainer.environment(), check=False)
     try:
         found = json.loads(result.stdout.splitlines()[-1])
     except (ValueError, IndexError):
-        lines = result.stderr.strip().splitlines()
+        lines, advice = trainer.refusal(result.stderr)
         said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         if result.code == 2 and said:
-            raise UsageError(
-                said[-1], hint="; ".join(ln[4:] for ln in lines if ln.startswith("  - ")) or None
-            ) from None
+            raise UsageError(said[-1], hint=advice) from None
         raise CommandError(result, f"exit status {result.code}") from None
     return result.code, found
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from launcher import render
+from launcher import template
 from launcher.errors import UsageError
 
 
@@ -19,7 +19,7 @@ def init(file: Path, model: str, force: bool) -> None:
     if file.exists() and not force:
         raise UsageError(f"{file} exists already", hint="--force overwrites it")
     try:
-        file.write_text(render.template("job.yaml.j2").render(model=model), encoding="utf-8")
+        file.write_text(template.template("job.yaml.j2").render(model=model), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot write {file}: {error.strerror}") from error
     click.echo(f"wrote {file}; next: zlaunch local {file} --dry-run")

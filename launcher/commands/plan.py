@@ -11,7 +11,7 @@ import click
 from launcher import facts, gpus, planner, spec
 from launcher.errors import SpecError
 from launcher.planner import Choice, DoesNotFit, Situation
-from launcher.spec import JobSpec
+from launcher.spec import JobSpec, source_paths
 from train import memory
 from train.memory import GIB, Shape
 
@@ -56,7 +56,7 @@ def plan(
 
 def shape_of(wanted: JobSpec) -> Shape:
     """The model's shape from its config.json, else from its name. Raises SpecError."""
-    config = facts.model_config(wanted.model.path) if wanted.model.path else None
+    config = facts.model_config(wanted.model.path, wanted.env) if wanted.model.path else None
     if config is not None:
         try:
             return memory.from_config(config)
@@ -80,12 +80,13 @@ def situation_of(gpu: str | None, gpu_memory: str | None, nodes: int, per_node: 
             card = gpus.identify(found[0].name, found[0].memory_bytes)
             rate = card.matrix_rate if card else 100e12
             smallest = min(one.memory_bytes for one in found)
-            return Situation(world, smallest, found[0].name, rate, per_node)
+            oldest = min((one.compute_capability for one in found if one.compute_capability), default=8.0)
+            return Situation(world, smallest, found[0].name, rate, bfloat16=oldest >= 8.0)
     model = gpus.find(gpu) if gpu else gpus.GPUS["h100"] if gpu_memory is None else None
     size = gpus.parse_memory(gpu_memory) if gpu_memory else (model.memory_bytes if model else 0)
     if model is None:
-        return Situation(world, size, f"a GPU of {size / GIB:.0f} GiB", 100e12, per_node)
-    return Situation(world, size, model.title, model.matrix_rate, per_node)
+        return Situation(world, size, f"a GPU of {size / GIB:.0f} GiB", 100e12)
+    return Situation(world, size, model.title, model.matrix_rate, bfloat16=model.compute_capability >= 8.0)
 
 
 def work_of(wanted: JobSpec, choice: Choice) -> dict[str, Any] | None:
@@ -102,10 +103,9 @@ def work_of(wanted: JobSpec, choice: Choice) -> dict[str, Any] | None:
 
 
 def _count(wanted: JobSpec) -> tuple[int, int]:
-    sources = [wanted.data.train] if isinstance(wanted.data.train, str) else wanted.data.train
     records = size = 0
-    for source in sources:
-        file = Path(source if isinstance(source, str) else source.path).expanduser()
+    for path in source_paths(wanted.data.train):
+        file = Path(path).expanduser()
         if file.suffix == ".jsonl" and file.is_file():
             with file.open("rb") as lines:
                 records += sum(1 for line in lines if line.strip())

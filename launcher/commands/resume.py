@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from launcher import runs, spec, submit, sweep
+from launcher import runs, spec, state, submit, sweep
 from launcher.backends import backend_of
 from launcher.backends.base import Backend, RunState
 from launcher.commands.options import run_options
 from launcher.commands.outcome import launch
-from launcher.commands.runs import checkpoints, state_of
+from launcher.commands.runs import checkpoints
 from launcher.errors import UsageError
 from launcher.plan import Target
 from launcher.runs import RunDir
@@ -74,10 +74,10 @@ def _from_where(run: RunDir) -> str:
 
 def refuse_if_not_resumable(run: RunDir, changed: bool) -> None:
     """Raises UsageError for a run that still runs, or is done and nothing of its job was changed."""
-    state = state_of(run)
-    if not state.is_final:
-        raise UsageError(f"{run.run_id} is {state.value}", hint=f"zlaunch cancel {run.run_id} ends it first")
-    if state is RunState.SUCCEEDED and not changed:
+    now = state.of(run)
+    if not now.is_final:
+        raise UsageError(f"{run.run_id} is {now.value}", hint=f"zlaunch cancel {run.run_id} ends it first")
+    if now is RunState.SUCCEEDED and not changed:
         raise UsageError(f"{run.run_id} has succeeded", hint="to train longer: zlaunch resume RUN --set train.epochs=N")
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
-from launcher import runs, summary
+from launcher import runs, state, summary
 from launcher.backends import backend_of
 from launcher.backends.base import RunState
+from launcher.errors import RunNotFound, TargetError
 from launcher.runs import RunDir
 
 
@@ -23,7 +24,11 @@ def list_(as_json: bool) -> None:
     if not found and not as_json:
         click.echo(f"no runs in {runs.runs_root()}", err=True)
     for run in found:
-        row = overview(run)
+        try:
+            row = overview(run)
+        except RunNotFound as error:  # its record is damaged: no reason to hide the others
+            click.echo(f"{run.run_id}: {error}", err=True)
+            continue
         click.echo(json.dumps(row) if as_json else _line(row))
 
 
@@ -33,11 +38,11 @@ def list_(as_json: bool) -> None:
 def status(run: str, as_json: bool) -> None:
     """Show what RUN does or did."""
     found = runs.find_run(run, runs.runs_root())
-    state = state_of(found)
+    now = state.of(found)
     if as_json:
-        click.echo(json.dumps({**summary.of(found, state), "nodes": summary.nodes(found), "last": last_metric(found)}))
+        click.echo(json.dumps({**summary.of(found, now), "nodes": summary.nodes(found), "last": last_metric(found)}))
         return
-    print_status(found, state)
+    print_status(found, now)
 
 
 @click.command()
@@ -65,33 +70,27 @@ def cancel(run: str, now: bool) -> None:
     """End RUN: a last checkpoint, then every process of it, on every node."""
     found = runs.find_run(run, runs.runs_root())
     backend = backend_of(found.record.backend)
-    before = state_of(found)
+    before = state.of(found)
     if before.is_final:
         click.echo(f"{found.run_id}: already {before.value}")
         return
     backend.cancel(found, checkpoint=not now)
-    click.echo(f"{found.run_id}: {state_of(found).value}")
-
-
-def state_of(run: RunDir) -> RunState:
-    """The run's state; a final one is kept in run.json and not asked for again."""
-    record = run.record
-    known = RunState(record.state)
-    if known.is_final and known is not RunState.LOST:
-        return known
-    state = backend_of(record.backend).state(run)
-    if state is not known:
-        run.update_record(state=state.value)
-    return state
+    click.echo(f"{found.run_id}: {state.of(found).value}")
 
 
 def overview(run: RunDir) -> dict[str, Any]:
-    """One row of `list`."""
+    """One row of `list`; of a run that cannot be asked now the last state that was seen, and why."""
     record = run.record
     last = last_metric(run) or {}
+    now, error = record.state, None
+    try:
+        now = state.of(run).value
+    except TargetError as trouble:
+        error = str(trouble)
     return {
         "run": run.run_id,
-        "state": state_of(run).value,
+        "state": now,
+        **({"error": error} if error else {}),
         "backend": record.backend,
         "created": record.created,
         "step": last.get("step"),
@@ -107,17 +106,18 @@ def last_metric(run: RunDir) -> dict[str, Any] | None:
 def _line(row: dict[str, Any]) -> str:
     created = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["created"]))
     loss = f"step {row['step']} loss {row['loss']:.4f}" if row["loss"] is not None else ""
-    return f"{row['state']:<10} {created}  {row['backend']:<6} {row['run']}  {loss}".rstrip()
+    line = f"{row['state']:<10} {created}  {row['backend']:<6} {row['run']}  {loss}".rstrip()
+    return f"{line}  (when last seen: {row['error'].splitlines()[0]})" if "error" in row else line
 
 
-def print_status(run: RunDir, state: RunState) -> None:
+def print_status(run: RunDir, now: RunState) -> None:
     """The run, its nodes and ranks, its progress, its checkpoints, and why it failed if it did."""
     from rich.console import Console
 
     from launcher import view
 
     record = run.record
-    click.echo(f"{run.run_id}: {state.value} ({record.backend} {' '.join(record.ids)})")
+    click.echo(f"{run.run_id}: {now.value} ({record.backend} {' '.join(record.ids)})")
     click.echo(f"  directory   {run.path}")
     for node in summary.nodes(run):
         ranks = ", ".join(_rank(rank) for rank in node.get("ranks", []))
@@ -129,7 +129,7 @@ def print_status(run: RunDir, state: RunState) -> None:
         click.echo(f"  progress    step {metric['step']}, loss {metric['loss']:.4f}{rate}")
     if steps := checkpoints(run):
         click.echo(f"  checkpoints {', '.join(f'step {step}' for step in steps)}")
-    if state in (RunState.FAILED, RunState.LOST):
+    if now in (RunState.FAILED, RunState.LOST):
         view.print_failure(run, Console())
 
 

@@ -78,3 +78,12 @@ def test_a_programs_own_files_are_inputs_and_the_hosts_programs_are_not(
     assert [file.path for file in files] == [tmp_path / "prog.py", tmp_path / "sub/data.csv"]
     assert paths["prog.py"].endswith("/prog.py")
     assert list(bundle.program_files(["prog.py"])) == ["prog.py"]
+
+
+def test_directories_with_the_same_files_in_other_places_are_other_inputs(tmp_path: Path) -> None:
+    for name, places in (("one", ("a", "b")), ("two", ("a", "c"))):
+        for place, text in zip(places, ("1", "2"), strict=True):
+            (tmp_path / name / "adapter" / place).mkdir(parents=True)
+            (tmp_path / name / "adapter" / place / "f").write_text(text)
+    links = [bundle.inputs(job(str(tmp_path / name / "adapter")))[1].popitem()[1] for name in ("one", "two")]
+    assert links[0] != links[1]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from launcher import hosts
+from launcher import doctor, hosts
 from launcher.backends.base import RunState
 from launcher.backends.ssh import Seen, verdict
 from launcher.errors import HostfileError, UsageError
@@ -83,6 +83,20 @@ def test_a_run_in_a_container_needs_no_environment_though_no_image_is_named() ->
     assert problems(bare, container={"image": "zlaunch:1"}) == [[]]
     assert problems(bare)[0]
     assert problems(bare, container={"runtime": "none", "image": "zlaunch:1"})[0]
+
+
+@pytest.mark.parametrize(
+    ("container", "said"),
+    [({"image": "/shared/zl.tar"}, "archive"), ({"runtime": "pyxis", "image": "i"}, "plugin of Slurm")],
+)
+def test_what_no_host_could_run_is_refused_before_one_is_asked(
+    container: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = convert({"ssh": {"hosts": "node1"}, "container": container}, where="test")
+    for module, ask in ((hosts, hosts.survey), (doctor, lambda job: doctor.examine(job, ()))):
+        monkeypatch.setattr(module, "Fleet", None)
+        with pytest.raises(UsageError, match=said):
+            ask(job)
 
 
 def test_an_interpreter_below_the_home_is_found_by_the_hosts_own_shell() -> None:

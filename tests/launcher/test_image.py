@@ -15,8 +15,7 @@ from launcher import assets, farend, image, process
 from launcher.container import SettledJob
 from launcher.errors import TargetError, UsageError
 from launcher.image import Build, ImageLock, LockedImage
-from launcher.spec import ContainerSpec, JobSpec, Model, SlurmSpec
-from train.config import Data
+from launcher.spec import ContainerSpec, JobSpec, Model
 
 DOCKER = assets.path("docker")
 LOCKED = LockedImage(
@@ -194,6 +193,17 @@ def test_hosts_are_asked_about_the_engine_that_auto_will_mean(lock_file):
     assert asked.engine == "docker"
 
 
+@pytest.mark.parametrize("runtime", ["auto", "none", "docker", "charliecloud"])
+@pytest.mark.parametrize("name", [None, "zl:1", "/shared/zl.sif"])
+@pytest.mark.parametrize("backend", ["ssh", "slurm"])
+def test_whether_a_run_is_in_a_container_is_known_before_its_hosts_are(lock_file, backend, name, runtime):
+    image.write_lock(ImageLock().with_image("zl:cpu", LOCKED))
+    asked = container(runtime=runtime, image=name)
+    settled = image.settled(asked, backend, "cpu")
+    assert image.in_container(asked, backend) is (settled.container.runtime != "none")
+    assert image.in_container(settled, backend) is image.in_container(asked, backend)
+
+
 def test_an_archive_is_refused_because_no_engine_runs_it(lock_file):
     with pytest.raises(UsageError, match="archive") as raised:
         image.settled(container(image="/shared/zl.tar"), "ssh", "cuda")
@@ -244,61 +254,6 @@ def test_an_absent_engine_names_the_others(tmp_path, monkeypatch):
     with pytest.raises(TargetError, match="podman is not installed") as raised:
         image.check_engine("podman")
     assert "docker" in (raised.value.hint or "")
-
-
-def test_a_hub_model_comes_from_the_users_cache_read_only_once_it_is_there(lock_file, tmp_path, monkeypatch):
-    fake_engine(tmp_path / "bin", "docker", "echo sha256:aa", monkeypatch)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    job = JobSpec(model=Model(path="Qwen/Qwen3-8B"), container=ContainerSpec(runtime="docker", image="i"))
-    first = image.settled(job, "local", "cuda")
-    (tmp_path / "hf/hub/models--Qwen--Qwen3-8B/snapshots").mkdir(parents=True)
-    second = image.settled(job, "local", "cuda")
-    assert first.container.mounts == (f"{tmp_path}/hf:{tmp_path}/hf:rw",)
-    assert second.container.mounts == (f"{tmp_path}/hf:{tmp_path}/hf:ro",)
-    assert second.env["HF_HOME"] == str(tmp_path / "hf")
-
-
-def test_a_cache_that_the_job_names_is_mounted_on_every_backend(lock_file):
-    for backend in ("ssh", "slurm"):
-        job = JobSpec(
-            model=Model(path="Qwen/Qwen3-8B"),
-            container=ContainerSpec(runtime="docker", image="i"),
-            env={"HF_HOME": "/shared/hf"},
-        )
-        assert image.settled(job, backend, "cuda").container.mounts == ("/shared/hf:/shared/hf:rw",)
-
-
-def test_hosts_that_nobody_has_looked_at_mount_the_caches_that_they_have(lock_file, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    job = JobSpec(model=Model(path="Qwen/Qwen3-8B"), container=ContainerSpec(runtime="docker", image="i"))
-    for backend in ("ssh", "slurm"):
-        settled = image.settled(job, backend, "cuda")
-        assert isinstance(settled, SettledJob)
-        assert settled.caches == (("HF_HOME", str(tmp_path / "hf")),)
-        assert (settled.container.mounts, settled.env) == ((), {})
-    assert not (tmp_path / "hf").exists()
-
-
-def test_under_pyxis_the_cache_of_a_shared_home_is_mounted_and_none_that_is_behind_a_login_host(lock_file, monkeypatch):
-    monkeypatch.setenv("HF_HOME", "/proc/nowhere")
-    job = JobSpec(model=Model(path="Qwen/Qwen3-8B"), container=ContainerSpec(runtime="pyxis", image="i"))
-    assert image.settled(job, "slurm", "cuda").container.mounts == ("/proc/nowhere:/proc/nowhere:rw",)
-    away = msgspec.structs.replace(job, slurm=SlurmSpec(login="there"))
-    assert image.settled(away, "slurm", "cuda").container.mounts == ()
-
-
-def test_a_data_set_of_the_hub_and_modelscope_have_caches_to_be_written(lock_file, tmp_path, monkeypatch):
-    fake_engine(tmp_path / "bin", "docker", "echo sha256:aa", monkeypatch)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "ms"))
-    job = JobSpec(
-        model=Model(path="q/m", source="modelscope"),
-        data=Data(train="hub:a/b"),
-        container=ContainerSpec(runtime="docker", image="i"),
-    )
-    settled = image.settled(job, "local", "cuda")
-    assert settled.container.mounts == tuple(f"{tmp_path}/{name}:{tmp_path}/{name}:rw" for name in ("hf", "ms"))
-    assert settled.env == {"HF_HOME": str(tmp_path / "hf"), "MODELSCOPE_CACHE": str(tmp_path / "ms")}
 
 
 @pytest.mark.parametrize("backend", ["ssh", "slurm"])
@@ -452,7 +407,6 @@ def test_hosts_are_asked_about_the_pinned_image_and_about_nothing_without_a_cont
     assert asked is not None
     assert (asked.argv[0], asked.image) == ("docker", "sha256:aa")
     assert image.question(container(), "cpu") is None
-    assert image.question(container(runtime="pyxis", image="r/i"), "cuda") is None
 
 
 def test_the_far_end_says_what_its_own_engine_says(tmp_path, monkeypatch):

@@ -209,3 +209,10 @@ def test_the_command_reads_a_local_config_and_refuses_what_it_does_not_know(tmp_
     refusal = CliRunner().invoke(command, ["--model", "70b", "--gpu", "t4", "--json"], standalone_mode=False)
     assert json.loads(refusal.output)["fits"] is False
     assert refusal.return_value == 2
+
+
+@pytest.mark.parametrize(("gpu", "engine"), [("v100-32", "unsloth"), ("a100-40", "fused")])
+def test_the_command_plans_the_engine_that_a_run_on_that_gpu_would_take(gpu: str, engine: str):
+    words = ["--model", "llama3-8b", "--set", "model.quantization=nf4", "--gpu", gpu, "--json"]
+    answer = json.loads(CliRunner().invoke(command, words, standalone_mode=False).output)
+    assert answer["settings"]["train.engine"]["value"] == engine

@@ -11,7 +11,7 @@ from pathlib import Path
 import jinja2
 import pytest
 
-from launcher import render
+from launcher import render, template
 from tests.launcher.plans import make
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "run"
@@ -74,13 +74,13 @@ def test_an_odd_interpreter_path_is_run_and_not_interpreted(tmp_path):
 
 def test_values_reach_a_shell_unchanged():
     for value in ("plain", "a b", "it's", "$(x)", "`x`", "a\nb", "中文", "", "*"):
-        quoted = render.environment().from_string("{{ v | sh }}").render(v=value)
+        quoted = template.environment().from_string("{{ v | sh }}").render(v=value)
         assert shlex.split(quoted) == [value]
 
 
 def test_an_undefined_name_in_a_template_is_an_error():
     with pytest.raises(jinja2.UndefinedError):
-        render.environment().from_string("{{ nothing }}").render()
+        template.environment().from_string("{{ nothing }}").render()
 
 
 def test_the_ds_config_is_for_the_planned_batch():

@@ -63,8 +63,25 @@ def test_events_of_many_writers_never_mix(tmp_path):
 
 def test_a_torn_last_line_is_left_out(tmp_path):
     file = tmp_path / "m.jsonl"
-    file.write_bytes(b'{"step": 1}\n{"step"')
-    assert list(runs.read_jsonl(file)) == [{"step": 1}]
+    for torn in (b'{"step"', b"17", b'"step'):
+        file.write_bytes(b'{"step": 1}\n' + torn)
+        assert list(runs.read_jsonl(file)) == [{"step": 1}]
+
+
+def test_commands_that_change_the_record_at_once_lose_nothing_of_each_others(tmp_path):
+    run = make_run(tmp_path, "demo-20260101-000000-aaaa")
+    others = [{"ids": ("7",)}, {"submitted": 2.0}, {"extra": {"sweep": "s"}}, {"state": "RUNNING"}, {"zlaunch": "1"}]
+    for _ in range(20):
+        run.save_record(RunRecord(run_id=run.run_id, name="x", backend="local", created=1.0))
+        threads = [threading.Thread(target=run.update_record, kwargs=change) for change in others]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        record = run.record
+        assert [(next(iter(change)), getattr(record, next(iter(change)))) for change in others] == [
+            next(iter(change.items())) for change in others
+        ]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

@@ -1,6 +1,7 @@
-"""The batch script: its options, its quoting, its limits, and its text."""
+"""The batch script: its options, its quoting, its limits, and its text (ZLAUNCH_GOLDEN=write rewrites tests/golden)."""
 
 import json
+import os
 import subprocess
 import tarfile
 from pathlib import Path
@@ -13,8 +14,9 @@ from launcher.backends.slurm import far_paths
 from launcher.errors import CompatibilityError, SpecError, TargetError
 from launcher.plan import RunPlan, plan
 from launcher.slurm_login import sendable
-from launcher.slurm_plan import check_limits, sbatch_line, script
-from launcher.slurm_states import Partition
+from launcher.slurm_partitions import Partition
+from launcher.slurm_plan import check_limits
+from launcher.slurm_script import sbatch_line, script
 from launcher.slurm_target import slurm_target
 from launcher.spec import JobSpec, SlurmSpec
 
@@ -39,25 +41,54 @@ JOBS = {
         'slurm.sbatch={mail-type: END, comment: "it\'s \\"odd\\" $(id) 中文 #1", exclusive: null}',
     ),
     "elastic": ("device=cpu", "slurm.nodes=2", "elastic=true", "slurm.max_requeues=0"),
+    "pyxis": (
+        "slurm.nodes=2", "secrets=[HF_TOKEN]", "container.runtime=pyxis",
+        "container.image=registry.example.com/team/zlaunch:0.1.0", "container.mounts=['/data/it''s 中文:/data']",
+        "container.args=['--container-remap-root']", "program=[]", "model.path=/models/m", "data.train=/data/a.jsonl",
+    ),
 }  # fmt: skip
 
 
+def is_reviewed_and_parses(text: str, name: str) -> bool:
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+    if os.environ.get("ZLAUNCH_GOLDEN") == "write":
+        (GOLDEN / f"{name}.sbatch").write_text(text, encoding="utf-8")
+    return text == (GOLDEN / f"{name}.sbatch").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("name", JOBS)
-def test_the_script_is_the_reviewed_one_and_parses(name: str, tmp_path: Path) -> None:
-    text = render.render(planned(*JOBS[name]))["train.sbatch"]
-    (tmp_path / "train.sbatch").write_text(text)
-    subprocess.run(["bash", "-n", tmp_path / "train.sbatch"], check=True)
-    assert text == (GOLDEN / f"{name}.sbatch").read_text()
+def test_the_script_is_the_reviewed_one_and_parses(name: str) -> None:
+    assert is_reviewed_and_parses(render.render(planned(*JOBS[name]))["train.sbatch"], name)
 
 
-def test_the_script_of_a_sweep_is_the_reviewed_one_and_parses(tmp_path: Path) -> None:
+def test_under_pyxis_the_file_of_secrets_is_in_the_container_as_well(tmp_path: Path) -> None:
+    run = tmp_path / "runs of $ME" / RUN
+    (run.parent / ".secrets").mkdir(parents=True)
+    secret = run.parent / ".secrets" / f"{RUN}.json"
+    secret.write_text("{}")
+    run.mkdir()
+    for name in ("plan.json", "node.sh"):
+        (run / name).touch()
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name, does in {"srun": 'printf "%s\\n" "$@" > srun.words', "scontrol": "echo node1"}.items():
+        (tools / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tools / name).chmod(0o755)
+    environ = {**os.environ, "PATH": f"{tools}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node1"}
+    script = render.render(planned(*JOBS["pyxis"]))["train.sbatch"]
+    subprocess.run(["bash", "-s"], input=script, text=True, cwd=run, env=environ, check=True)
+    (mounts,) = (word for word in (run / "srun.words").read_text().splitlines() if "container-mounts" in word)
+    assert mounts.startswith(f"--container-mounts={run}:{run},{secret}:{secret}:ro,/data/a.jsonl:/data/a.jsonl:ro,")
+    assert mounts.endswith(",/data/it's 中文:/data:ro")
+    assert not secret.exists()
+
+
+def test_the_script_of_a_sweep_is_the_reviewed_one_and_parses() -> None:
     names = [f"zh-{index}-20261101-120000-abcd" for index in range(3)]
     section = planned("device=cpu", "slurm.array_limit=2", "secrets=[HF_TOKEN]").slurm
     assert section is not None
     text = script(section, names, [f"../../{name}" for name in names], "zh-sweep-20261101-120000-abcd")
-    (tmp_path / "sweep.sbatch").write_text(text)
-    subprocess.run(["bash", "-n", tmp_path / "sweep.sbatch"], check=True)
-    assert text == (GOLDEN / "sweep.sbatch").read_text()
+    assert is_reviewed_and_parses(text, "sweep")
 
 
 def test_a_slurm_run_differs_from_an_ssh_run_on_as_many_hosts_only_in_names_and_ports() -> None:

@@ -1,18 +1,21 @@
 """One question for all runs and all watchers, and what happens when Slurm does not answer."""
 
 import json
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
+from launcher import state
+from launcher.backends import backend_of
 from launcher.backends.base import RunState
 from launcher.backends.slurm import SlurmBackend, merge, own_state, waiting
 from launcher.errors import TargetError
 from launcher.process import Result
 from launcher.runs import RunDir, RunRecord
-from launcher.slurm_query import Snapshot, Watch, explain_sbatch
+from launcher.slurm_query import Snapshot, Watch, cache_folder, explain_sbatch
 from launcher.slurm_states import JobInfo
 
 
@@ -238,3 +241,88 @@ def test_a_refusal_of_sbatch_says_what_to_do(message: str, hint: str) -> None:
     assert error.hint is not None
     assert hint in error.hint
     assert message.removeprefix("sbatch: error: ") in str(error)
+
+
+class Noting(FakeShell):
+    """A login host: files are fetched and removed there."""
+
+    name = "login:there"
+
+    def __init__(self, answers: Mapping[str, str | None]) -> None:
+        super().__init__(answers)
+        self.removed: list[Path] = []
+        self.fetched = 0
+
+    def remove(self, path: Path) -> None:
+        self.removed.append(path)
+
+    def fetch(self, run: RunDir, names: Sequence[str] = ()) -> list[str] | None:
+        self.fetched += 1
+        return []
+
+
+@pytest.mark.parametrize("secrets", [True, False])
+def test_secrets_of_a_job_that_slurm_ended_do_not_stay_on_the_login_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secrets: bool
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run = a_run(tmp_path)
+    run.write({"plan.json": json.dumps({"slurm": {"secrets": secrets}})})
+    shell = Noting({"squeue": "1|CANCELLED|N/A|node1|None\n"})
+    assert SlurmBackend(shell).state(run) is RunState.CANCELLED
+    assert shell.removed == ([tmp_path / ".secrets" / f"{run.run_id}.json"] if secrets else [])
+
+
+def test_one_command_fetches_a_runs_files_no_more_often_than_it_asks_slurm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shell, run = Noting({"squeue": RUNNING}), a_run(tmp_path)
+    monkeypatch.setattr("launcher.backends.slurm.shell_of", lambda slurm: shell)
+    backend_of.cache_clear()
+    for _ in range(5):
+        assert state.of(run) is RunState.RUNNING
+    backend_of.cache_clear()
+    assert (shell.questions(), shell.fetched) == (["squeue"], 1)
+
+
+def test_a_submission_that_was_interrupted_has_no_job_to_end_but_must_not_start(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    run.update_record(ids=())
+    touched: list[Path] = []
+    shell = Noting({})
+    shell.touch = lambda path, text: touched.append(path)  # type: ignore[method-assign]
+    SlurmBackend(shell).cancel(run, checkpoint=False)
+    assert touched == [run.control_dir / "cancelled"]
+    assert shell.asked == []
+
+
+def test_a_squeue_whose_json_is_none_is_asked_for_text(tmp_path: Path) -> None:
+    class Wrapped(FakeShell):
+        def run(self, argv: Sequence[str], *, cwd: str | None = None, hide: Sequence[str] = ()) -> Result:
+            done = super().run(argv, cwd=cwd, hide=hide)
+            return Result(done.argv, 0, "Welcome!\n{}", "", 0.0) if "--json" in argv else done
+
+    shell, clock = Wrapped({"version": "slurm 23.11.4", "squeue": RUNNING}), Clock()
+    watch = Watch(shell, folder=tmp_path, clock=clock)
+    for _ in range(2):
+        job = watch.look("1").job
+        assert job is not None
+        assert job.state is RunState.RUNNING
+        clock.now += 20
+    assert [argv[-1] == "--json" for argv in shell.asked[1:]] == [True, False, False]  # it is not asked for again
+
+
+def test_a_cache_directory_that_someone_else_laid_out_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "theirs").mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    place = tmp_path / f"zlaunch-{os.getuid()}"
+    assert cache_folder() == place
+    place.rmdir()
+    place.symlink_to(tmp_path / "theirs")
+    with pytest.raises(TargetError, match="is not yours"):
+        cache_folder()

@@ -6,18 +6,7 @@ import time
 import pytest
 
 from launcher.backends.base import RunState
-from launcher.slurm_states import (
-    Partition,
-    expand,
-    gpus_of,
-    parse_gpus,
-    parse_json,
-    parse_partitions,
-    parse_sacct,
-    parse_squeue,
-    run_state,
-    seconds_of,
-)
+from launcher.slurm_states import expand, parse_json, parse_sacct, parse_squeue, run_state
 
 OLD_SQUEUE = {  # squeue --json of Slurm 22.05, cut to what matters
     "jobs": [
@@ -147,32 +136,3 @@ def test_a_state_of_a_later_slurm_does_not_end_a_run() -> None:
 def test_array_ids_with_steps_and_limits_are_spread_out() -> None:
     assert list(expand("7_[0-8:4,11%3]")) == ["7_0", "7_4", "7_8", "7_11"]
     assert list(expand("7_4")) == ["7_4"]
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("30", 1800), ("2:30", 150), ("04:00:00", 14400), ("1-0", 86400), ("2-03:04", 183840), ("1-00:00:01", 86401)],
-)
-def test_time_limits_are_read_as_slurm_reads_them(text: str, seconds: int) -> None:
-    assert seconds_of(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["UNLIMITED", "", "4h", "1:2:3:4", "-5"])
-def test_what_is_no_limit_is_none(text: str) -> None:
-    assert seconds_of(text) is None
-
-
-def test_gpus_are_counted_over_types_and_without_their_sockets() -> None:
-    assert [gpus_of(text) for text in ("gpu:h200:8(S:0-1)", "gpu:2,nvme:1", "gpu:a30:4,gpu:t4:1", "(null)", "gpu")] == [
-        8, 2, 5, 0, 1,
-    ]  # fmt: skip
-
-
-def test_partitions_hold_their_limits_and_the_gpus_of_their_best_node() -> None:
-    text = (
-        "PartitionName=gpu Default=YES DefaultTime=00:05:00 MaxNodes=UNLIMITED MaxTime=01:00:00 State=UP TotalNodes=4\n"
-        "PartitionName=big Default=NO DefaultTime=NONE MaxNodes=2 MaxTime=UNLIMITED State=DOWN TotalNodes=9\n"
-    )
-    found = parse_partitions(text, parse_gpus("gpu|gpu:h200:2\ngpu|gpu:h200:8\n"))
-    assert found["gpu"] == Partition("gpu", True, True, 3600.0, 300.0, 4, 8)
-    assert found["big"] == Partition("big", False, False, None, None, 2, 0)

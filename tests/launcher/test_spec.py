@@ -138,3 +138,12 @@ def test_every_engine_has_its_flag():
 
     (settings,) = [settings for flag, _, settings in JOB_FLAGS if flag == "--engine"]
     assert tuple(settings["type"].choices) == get_args(Engine)
+
+
+@pytest.mark.parametrize("entry", ["HF_TOKEN=hf_do_not_show", "hf do not show"])
+def test_a_secret_that_was_written_into_the_job_is_refused_and_not_shown(entry):
+    with pytest.raises(SpecError) as caught:
+        spec.convert({"secrets": ["WANDB_API_KEY", entry]}, where="job.yaml")
+    told = f"{caught.value} {caught.value.hint}"
+    assert "secrets: entry 2" in told
+    assert "not show" not in told.replace("_", " ")

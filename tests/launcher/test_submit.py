@@ -7,13 +7,18 @@ from pathlib import Path
 import pytest
 
 from launcher import spec, submit
+from launcher.backends.base import FakeBackend
 from launcher.errors import DataError
+from launcher.plan import RunPlan
+from launcher.runs import RunDir
+from tests.launcher.plans import RUN_ID, make
 
 GOOD = '{"instruction": "1 + 1", "output": "2"}\n'
 
 
-def job(train: Path, on_error: str = "stop") -> spec.JobSpec:
-    return spec.load(None, (), {"model.path": "m", "data.train": str(train), "data.on_error": on_error}).spec
+def job(train: Path, on_error: str = "stop", **data: str) -> spec.JobSpec:
+    flags = {"model.path": "m", "data.train": str(train), "data.on_error": on_error}
+    return spec.load(None, (), {**flags, **{f"data.{key}": value for key, value in data.items()}}).spec
 
 
 def test_records_that_would_stop_a_run_are_told_with_file_and_line_before_it_is_queued(tmp_path: Path) -> None:
@@ -40,3 +45,22 @@ def test_nothing_but_broken_records_is_refused_even_if_they_are_to_be_skipped(tm
     bad.write_text("not json\n", encoding="utf-8")
     with pytest.raises(DataError):
         submit.check_records(job(bad, "skip"))
+
+
+def test_a_system_message_that_begins_with_a_dash_is_no_option(tmp_path: Path) -> None:
+    good = tmp_path / "good.jsonl"
+    good.write_text(GOOD, encoding="utf-8")
+    submit.check_records(job(good, system="-brief"))
+
+
+def test_a_start_that_is_interrupted_is_taken_back(tmp_path: Path) -> None:
+    class Interrupted(FakeBackend):
+        def submit(self, run: RunDir, plan: RunPlan, secrets: dict[str, str]) -> tuple[str, ...]:
+            raise KeyboardInterrupt
+
+    run, backend = RunDir(tmp_path / RUN_ID), Interrupted()
+    run.write({})
+    with pytest.raises(KeyboardInterrupt):
+        submit.submit(run, make(), backend, {})
+    assert backend.cancelled == [RUN_ID]
+    assert run.record.state == "CANCELLED"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from launcher import spec, sweep
+from launcher import spec, submit, sweep
 from launcher.cli import cli
 from launcher.commands.report import table
 from launcher.errors import RunFailed, SpecError, UsageError
@@ -27,6 +27,24 @@ def test_values_are_read_as_yaml_and_lists_stand_in_brackets() -> None:
         "train.learning_rate": [1e-4, 2e-4],
         "lora.target_modules": ["auto", ["q_proj", "v_proj"]],
     }
+
+
+def test_records_are_looked_at_once_for_all_points_that_read_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path / "runs"))
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text('{"instruction": "1 + 1", "output": "2"}\n')
+    seen: list[tuple[Any, str]] = []
+    monkeypatch.setattr(submit, "check_records", lambda job: seen.append((job.data.train, job.model.path)))
+
+    def load(values: dict[str, Any]) -> Job:
+        return spec.load(None, [], {"device": "cpu", "model.path": "m", "data.train": f"{tmp_path}/a.jsonl", **values})
+
+    texts = ["lora.r=8,16,32", f"data.train={tmp_path}/a.jsonl,{tmp_path}/b.jsonl"]
+    assert sweep.on_slurm(texts, load, [], show=True, follow=False, as_json=False) == 0
+    assert seen == [(f"{tmp_path}/{name}.jsonl", "m") for name in ("a", "b")]
+    assert len(list((tmp_path / "runs").glob("run-*/plan.json"))) == 6
 
 
 @pytest.mark.parametrize("texts", [["lora.r"], ["=3"], ["lora.r="], ["lora.r=1", "lora.r=2"]])
@@ -81,6 +99,18 @@ def test_points_follow_one_another_and_a_failing_one_does_not_end_the_others(
     assert [(row["lora.r"], row["state"], row.get("loss_last")) for row in rows] == [
         (8, "not started", None), (16, "SUCCEEDED", 2.0), (32, "SUCCEEDED", 2.0),
     ]  # fmt: skip
+
+
+def test_a_failing_point_says_what_to_do_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
+
+    def start(job: Job, run: RunDir) -> int:
+        raise RunFailed("no", hint="try another")
+
+    assert sweep.one_after_another(["lora.r=8"], load, [], start, backend="local") == 1
+    assert "error: no\n  -> try another\n" in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_the_whole_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

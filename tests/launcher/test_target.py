@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from launcher import submit
+from launcher import facts, submit
 from launcher.errors import TargetError, UsageError
 from launcher.spec import JobSpec, LocalSpec
 from tests.launcher.plans import target
@@ -43,3 +43,19 @@ def test_procs_on_the_command_line_are_refused_where_they_would_count_for_nothin
     submit.refuse_procs_on_gpus(None, target(device="cuda"))
     with pytest.raises(UsageError, match="counts ranks on a CPU"):
         submit.refuse_procs_on_gpus(2, target(device="cuda"))
+
+
+SMI = """0, GPU-aa11, NVIDIA H100, 81559, 9.0
+1, GPU-bb22, NVIDIA H100, 81559, 9.0"""
+
+
+@pytest.mark.parametrize(
+    ("visible", "seen"),
+    [("0", [0]), ("1,0", [1, 0]), ("0,", [0]), ("0,-1,1", [0]), (",1", []), ("GPU-bb", [1]), ("7,1", [])],
+)
+def test_gpus_are_those_that_cuda_would_see(tmp_path, monkeypatch, visible, seen):
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\ncat <<'END'\n{SMI}\nEND\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [gpu.index for gpu in facts.local_gpus()] == seen

@@ -1,0 +1,37 @@
+"""`zlaunch list` shows every run, whatever is wrong with one of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from launcher.cli import cli
+from launcher.runs import RunDir, RunRecord
+
+
+def a_run(root: Path, name: str, backend: str, state: str) -> RunDir:
+    run = RunDir(root / name)
+    run.write({"plan.json": "{}"})
+    run.save_record(RunRecord(run_id=name, name="x", backend=backend, created=1.0, state=state))
+    return run
+
+
+def test_a_run_that_cannot_be_asked_or_read_does_not_hide_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
+    a_run(tmp_path, "a-20260101-000000-aaaa", "ssh", "RUNNING")  # its hosts stand nowhere
+    a_run(tmp_path, "b-20260101-000001-aaaa", "local", "PENDING").run_json.write_text("{torn")
+    a_run(tmp_path, "c-20260101-000002-aaaa", "local", "SUCCEEDED")
+    done = CliRunner().invoke(cli, ["list", "--json"], catch_exceptions=False)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row["run"][0], row["state"], "error" in row) for row in rows] == [
+        ("a", "RUNNING", True), ("c", "SUCCEEDED", False),
+    ]  # fmt: skip
+    assert "b-20260101-000001-aaaa" in done.stderr
+    lines = CliRunner().invoke(cli, ["list"], catch_exceptions=False).stdout.splitlines()
+    assert lines[0].endswith("(when last seen: a-20260101-000000-aaaa was never sent to its hosts)")
+    assert lines[1].startswith("SUCCEEDED")
