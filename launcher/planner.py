@@ -29,11 +29,14 @@ CONTEXT_BYTES = round(0.9 * GIB)
 """CUDA's context and the libraries' workspaces, outside the allocator; NCCL's buffers come on top."""
 NCCL_BYTES = round(0.7 * GIB)
 
-ENOUGH_TOKENS = 16_384
-"""A pass over more tokens is no faster: the matrix products fill the GPU long before."""
+ENOUGH_TOKENS = 32_768
+"""A pass over more tokens is no faster: what each pass costs beside its tokens is a hundredth by then."""
 
 ZERO_SPEED = {0: 1.0, 1: 0.95, 2: 0.95, 3: 0.8}
 """Speed relative to plain data parallelism, on one and two H100s (docs/performance.md); stage 1 as stage 2."""
+FUSED_ZERO_3_SPEED = 0.92
+"""Where the fused layers share the frozen weights themselves."""
+
 
 @dataclass(frozen=True)
 class Situation:
@@ -168,7 +171,9 @@ def _candidates(spec: JobSpec, shape: Shape, situation: Situation) -> Iterator[C
     checkpointing = (False, True) if train.gradient_checkpointing == "auto" else (train.gradient_checkpointing,)
     for micro, recompute, stage in itertools.product(_micros(spec, situation), checkpointing, _stages(spec, situation)):
         setting = setting_of(spec, shape, situation, micro, recompute, stage)
-        speed = memory.tokens_per_second(shape, setting, situation.matrix_rate) * ZERO_SPEED[stage]
+        own = stage == 3 and setting.engine == "fused"
+        speed = memory.tokens_per_second(shape, setting, situation.matrix_rate)
+        speed *= FUSED_ZERO_3_SPEED if own else ZERO_SPEED[stage]
         yield Choice(
             batch=batch.solve(train.global_batch_size, micro, situation.world_size, largest=micro),
             setting=setting,

@@ -5,8 +5,8 @@ A layer is one autograd function. Against a layer of many functions it
     to compute again (norms, silu) is computed again;
   - multiplies once where it can: q, k, v share one matrix product, gate and up another (their weights lie in one
     buffer, the model's own parameters are views of it);
-  - has LoRA ride along: the inner activations X A' stand beside X as further columns and the scaled B beside W, so
-    that one product gives X W' + s (X A') B' and, backward, both dX and the inner gradient;
+  - has LoRA ride along: A and the scaled B lie beside W, the inner activations beside X and the inner gradients beside
+    the gradient, so that one product gives X W' + s (X A') B', and backward one gives G W + s (G B) A;
   - never masks or pads: records lie end to end (train/attention.py).
 The arithmetic is that of transformers + PEFT: same order of operations, float32 inside norms, softmax and loss.
 
@@ -31,6 +31,8 @@ from train.families import FUSED_TYPES
 from train.sharded import Shards, keep_whole
 
 IGNORED = -100
+ALIGNED = 8
+"""Elements: rows that begin elsewhere take slower kernels."""
 CHUNK_BYTES = 512 * 2**20
 """Logits held at a time (train.memory counts them)."""
 
@@ -38,11 +40,16 @@ CHUNK_BYTES = 512 * 2**20
 class _Linear:
     """One or several linear maps of the same input as one matrix product, with their LoRA branches.
 
-    Weights [N, K] (N: all outputs), inner width e: the sum of the ranks. Where the weights are dense and whole, they
-    lie in one buffer [N, K + e] whose last columns are the scaled B's as a block diagonal. Where the buffer must be
-    contiguous (not `wide`), LoRA is a product of its own. Where the weights cannot be moved (`apart`: quantised), each
-    map is a product of its own as well. Where the ranks share them (`sharded`), `weight` is there while a layer is at
-    work.
+    Weights [N, K] (N: all outputs), inner width e: the sum of the ranks. The weights lie in one buffer with LoRA beside
+    them: A as e further rows, the scaled B's (a block diagonal) as e further columns,
+
+        W   B        forward:  [x | x A'] [W | B]'          backward:  [g | g B] [W]
+        A   .                                                                    [A]
+
+    so that one product does both: a further pass over the widest tensors would cost ten times the arithmetic. Where the
+    weights must be contiguous (not `wide`) the columns are left out, and where the sum of the ranks is no multiple of
+    ALIGNED the rows too: LoRA's part is then a product of its own. Where weights cannot be moved (quantised), each map
+    is a product of its own as well; where the ranks share them (`sharded`), `weight` is there while a layer is at work.
     """
 
     def __init__(self, modules: Sequence[nn.Module], *, wide: bool, sharded: bool) -> None:
@@ -53,26 +60,26 @@ class _Linear:
         self.inputs: int = self.bases[0].in_features
         self.outputs = sum(self.rows)
         self.inner = sum(adapter.rank for adapter in self.adapters if adapter)
+        self.joined = not self.quantised and not sharded
+        self.beside = self.joined and self.inner % ALIGNED == 0
+        self.wide = wide and self.beside
         device, dtype = self._place()
+        if not self.quantised:
+            self.bias = self._joined_bias()
         self.a = torch.zeros(self.inner, self.inputs, device=device, dtype=dtype)
-        self.wide = wide and not self.quantised and not sharded
-        self.apart = self.quantised or (len(self.bases) == 1 and not self.wide and not sharded)
-        if self.apart:
-            self.b = torch.zeros(self.outputs, self.inner, device=device, dtype=dtype)
+        self.b = torch.zeros(self.outputs, self.inner, device=device, dtype=dtype)
+        if not self.joined:
             return
-        self.bias = self._joined_bias()
-        if sharded:
-            self.b = torch.zeros(self.outputs, self.inner, device=device, dtype=dtype)
-            return
-        columns = self.inputs + (self.inner if self.wide else 0)
-        self.weight = torch.zeros(self.outputs, columns, device=device, dtype=dtype)
+        rows, columns = self.outputs + self.beside * self.inner, self.inputs + self.wide * self.inner
+        whole = torch.zeros(rows, columns, device=device, dtype=dtype)
+        self.weight, self.backwards = whole[: self.outputs], whole[:, : self.inputs]
+        if self.beside:
+            self.a = whole[self.outputs :, : self.inputs]
+        if self.wide:
+            self.b = self.weight[:, self.inputs :]
         for base, part in zip(self.bases, self.weight.split(self.rows), strict=True):
             part[:, : self.inputs].copy_(base.weight.data)
             base.weight.data = part[:, : self.inputs]  # the model's parameter is now a view of the buffer
-        if self.wide:
-            self.b = self.weight[:, self.inputs :]
-        else:
-            self.b = torch.zeros(self.outputs, self.inner, device=device, dtype=dtype)
 
     def _place(self) -> tuple[torch.device, torch.dtype]:
         base = self.bases[0]
@@ -104,16 +111,13 @@ class _Linear:
 
     def _parts(self, whole: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """(columns of `whole` [tokens, N], weights [n, K], bias [n]) of each product; one dequantised weight a time."""
-        if not self.apart:
+        if not self.quantised:
             yield whole, self.weight[:, : self.inputs], self.bias
             return
-        for base, part in zip(self.bases, whole.split(self.rows, dim=1), strict=True):
-            if self.quantised:
-                from bitsandbytes.functional import dequantize_4bit
+        from bitsandbytes.functional import dequantize_4bit
 
-                weight = dequantize_4bit(base.weight.data, base.weight.quant_state).view(-1, self.inputs)
-            else:
-                weight = base.weight
+        for base, part in zip(self.bases, whole.split(self.rows, dim=1), strict=True):
+            weight = dequantize_4bit(base.weight.data, base.weight.quant_state).view(-1, self.inputs)
             yield part, weight, base.bias
 
     def room(self, tokens: int) -> Tensor:
@@ -122,16 +126,20 @@ class _Linear:
             tokens, self.inputs + (self.inner if self.wide else 0), device=self.a.device, dtype=self.a.dtype
         )
 
-    def forward(self, x: Tensor, plus: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def gradient_room(self, tokens: int) -> Tensor:
+        """Uninitialised outputs [tokens, N] that `backward` takes as a gradient without copying them."""
+        return _roomy(tokens, self.outputs, self.beside * self.inner, self.a)
+
+    def forward(self, x: Tensor, plus: Tensor | None = None, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x [tokens, K + e] from `room` -> (outputs [tokens, N] (+ plus), inner activations [tokens, e] to keep)."""
         inner = x[:, : self.inputs] @ self.a.t()
         if self.wide:
             x[:, self.inputs :] = inner
-            product = _plus_product(None, x, self.weight.t(), self.bias if plus is None else plus)
+            product = _plus_product(out, x, self.weight.t(), self.bias if plus is None else plus)
             if plus is not None and self.bias is not None:
                 product.add_(self.bias)
             return product, inner
-        product = x.new_empty(len(x), self.outputs)
+        product = x.new_empty(len(x), self.outputs) if out is None else out
         for part, weight, bias in self._parts(product):
             _plus_product(part, x, weight.t(), bias if plus is None else plus)
             if plus is not None and bias is not None:
@@ -142,8 +150,11 @@ class _Linear:
 
     def backward(self, grad: Tensor, *, inputs: bool = True) -> tuple[Tensor | None, Tensor]:
         """grad [tokens, N] -> (gradient of the input [tokens, K] or None, inner gradient [tokens, e])."""
-        # Forward, the further columns of a wide weight cost nothing; backward they would break the product's tiles
-        # (measured on an H200: 2.94 ms against 2.79 + 0.12 for gate and up of 8,320 tokens).
+        if self.beside and self.inner:
+            room = _columns_behind(grad, self.inner)
+            inner = room[:, self.outputs :]
+            torch.mm(grad, self.b, out=inner)
+            return (room @ self.backwards if inputs else None), inner
         inner = grad @ self.b
         if not inputs:
             return None, inner
@@ -179,6 +190,22 @@ class _Adapter:
     """[outputs, rank]"""
     scale: float
     rank: int
+
+
+def _roomy(rows: int, width: int, further: int, like: Tensor) -> Tensor:
+    """Uninitialised [rows, width], with room for `further` columns behind each row."""
+    return torch.empty(rows, width + further, device=like.device, dtype=like.dtype)[:, :width]
+
+
+def _columns_behind(x: Tensor, further: int) -> Tensor:
+    """x [rows, width] with `further` columns behind it: its own memory if it comes from `_roomy`, else a copy."""
+    rows, width = x.shape
+    stride = width + further
+    if x.stride() == (stride, 1) and x.untyped_storage().nbytes() == rows * stride * x.element_size():
+        return x.as_strided((rows, stride), (stride, 1), 0)
+    room = x.new_empty(rows, stride)
+    room[:, :width] = x
+    return room
 
 
 def _plus_product(out: Tensor | None, x: Tensor, weight: Tensor, added: Tensor | None) -> Tensor:
@@ -290,7 +317,7 @@ class _Layer:
         middle, inner_o = self.o.forward(attended, plus=x)
         room = self.up.room(tokens)
         second = kernels.rms_norm(middle, self.norm2, self.eps, room[:, : self.up.inputs])
-        both, inner_up = self.up.forward(room)
+        both, inner_up = self.up.forward(room, out=self.up.gradient_room(tokens))
         del room
         room = self.down.room(tokens)
         kernels.swiglu(both, room[:, : self.down.inputs])
@@ -314,7 +341,9 @@ class _Layer:
         normed = kernels.rms_norm_again(kept.middle, self.norm2, kept.second)
         of_up = self.up.gradients(normed, inner_up, kept.both, d_inner)
         del normed
-        grad = kernels.rms_norm_backward(d_norm, kept.middle, self.norm2, kept.second, grad)
+        tokens = grad.shape[0]
+        into = self.o.gradient_room(tokens)
+        grad = kernels.rms_norm_backward(d_norm, kept.middle, self.norm2, kept.second, grad, into)
         del d_norm
         d_attended, d_inner = self.o.backward(grad)
         assert d_attended is not None
@@ -326,14 +355,16 @@ class _Layer:
         of_qkv = self.qkv.gradients(normed, inner_qkv, d_qkv, d_inner)
         result = None
         if d_norm is not None:
-            result = kernels.rms_norm_backward(d_norm, x, self.norm1, kept.first, grad)
+            # the layer below begins with its `down`, which is like ours
+            into = self.down.gradient_room(tokens)
+            result = kernels.rms_norm_backward(d_norm, x, self.norm1, kept.first, grad, into)
         return result, [*of_qkv, *of_o, *of_up, *of_down]
 
     def _attention_backward(self, grad: Tensor, kept: _Kept, run: _Pass) -> Tensor:
         """The gradient of the attention's output as that of the joined projections, [tokens, N of qkv]."""
         tokens = grad.shape[0]
         turning = self.queries + self.keys
-        out = torch.empty(kept.qkv.shape, dtype=grad.dtype, device=grad.device)
+        out = self.qkv.gradient_room(tokens).view(kept.qkv.shape)
         dq, dk, dv = kept.attention_backward(grad.view(tokens, self.queries, self.dim), out)
         raw = None if self.head_norms is None else kept.qkv
         weights = (None, None) if self.head_norms is None else self.head_norms[:2]
@@ -342,7 +373,7 @@ class _Layer:
             kernels.rotate_backward(part, first, raw, out, run.cos, run.sin, run.positions, norm)
         if dv.data_ptr() != out[:, turning:].data_ptr():
             out[:, turning:] = dv
-        return out.view(tokens, -1)
+        return out.flatten(1)
 
 
 class _LayerFunction(torch.autograd.Function):
@@ -390,7 +421,7 @@ class _HeadFunction(torch.autograd.Function):
                 torch.mm(logits, head, out=part)  # the gradient takes the place of what it is the gradient of
             del logits
         if ctx.needs_input_grad[0]:
-            dx = kernels.rms_norm_backward(normed, chosen, norm, inverse, None)
+            dx = kernels.rms_norm_backward(normed, chosen, norm, inverse, None, torch.empty_like(chosen))
             if not whole:
                 dx = torch.zeros_like(x).index_copy_(0, places, dx)
             ctx.save_for_backward(dx)

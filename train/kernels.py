@@ -40,13 +40,15 @@ def rms_norm_again(x: Tensor, weight: Tensor, inverse: Tensor) -> Tensor:
     return (x.float() * inverse[:, None]).to(x.dtype) * weight
 
 
-def rms_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, skip: Tensor | None) -> Tensor:
-    """Gradient of the norm's input, plus `skip`, the gradient that went around the norm."""
+def rms_norm_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, skip: Tensor | None, out: Tensor
+) -> Tensor:
+    """`out`: the gradient of the norm's input, plus `skip`, the gradient that went around the norm."""
     if x.is_cuda:
-        return _gpu().rms_norm_backward(grad, x, weight, inverse, skip)
+        return _gpu().rms_norm_backward(grad, x, weight, inverse, skip, out)
     scaled, unit = grad.float() * weight.float(), x.float() * inverse[:, None]
-    out = inverse[:, None] * (scaled - unit * (scaled * unit).mean(-1, keepdim=True))
-    return (out if skip is None else out + skip.float()).to(x.dtype)
+    found = inverse[:, None] * (scaled - unit * (scaled * unit).mean(-1, keepdim=True))
+    return out.copy_(found if skip is None else found + skip.float())
 
 
 def rotate(

@@ -71,8 +71,9 @@ def rms_norm_again(x: Tensor, weight: Tensor, inverse: Tensor) -> Tensor:
 
 @triton.jit
 def _rms_norm_backward(
-    grad, grad_row, x, x_row, weight, inverse, skip, skip_row, out, width, SKIP: tl.constexpr, BLOCK: tl.constexpr
-):
+    grad, grad_row, x, x_row, weight, inverse, skip, skip_row, out, out_row, width,
+    SKIP: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     inside = at < width
@@ -83,16 +84,17 @@ def _rms_norm_backward(
     result = scale * (scaled - unit * (tl.sum(scaled * unit, axis=0) / width))
     if SKIP:
         result += tl.load(skip + row * skip_row + at, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + row * width + at, result.to(out.dtype.element_ty), mask=inside)
+    tl.store(out + row * out_row + at, result.to(out.dtype.element_ty), mask=inside)
 
 
-def rms_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, skip: Tensor | None) -> Tensor:
+def rms_norm_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, skip: Tensor | None, out: Tensor
+) -> Tensor:
     rows, width = x.shape
-    out = torch.empty(rows, width, dtype=x.dtype, device=x.device)
     block = triton.next_power_of_2(width)
     other = grad if skip is None else skip
     _rms_norm_backward[(rows,)](
-        grad, grad.stride(0), x, x.stride(0), weight, inverse, other, other.stride(0), out, width,
+        grad, grad.stride(0), x, x.stride(0), weight, inverse, other, other.stride(0), out, out.stride(0), width,
         SKIP=skip is not None, BLOCK=block, num_warps=_warps(block),
     )  # fmt: skip
     return out

@@ -39,8 +39,10 @@ def test_norms_agree() -> None:
     assert not wide[:, 4096:].any()
     assert distance(kernels.rms_norm_again(x.cuda(), w.cuda(), on_gpu), narrow) < 3e-3
     for skip in (None, s):
-        back = kernels.rms_norm_backward(g.cuda(), x.cuda(), w.cuda(), on_gpu, None if skip is None else skip.cuda())
-        assert distance(back, kernels.rms_norm_backward(g, x, w, inverse, skip)) < 3e-3
+        room = torch.empty(x.shape[0], x.shape[1] + 16, dtype=torch.bfloat16, device="cuda")[:, : x.shape[1]]
+        around = None if skip is None else skip.cuda()
+        back = kernels.rms_norm_backward(g.cuda(), x.cuda(), w.cuda(), on_gpu, around, room)
+        assert distance(back, kernels.rms_norm_backward(g, x, w, inverse, skip, torch.empty_like(x))) < 3e-3
 
 
 @pytest.mark.parametrize("normed", [False, True])
@@ -108,21 +110,25 @@ def test_attention_of_packed_records_equals_each_alone(lengths: tuple[int, ...],
 @pytest.mark.parametrize("wide", [True, False])
 def test_the_fused_model_learns_what_the_plain_engine_learns(kind: str, wide: bool) -> None:
     """A hundred steps in bf16 on the same packed records, both from the same adapter: the curves lie within a hundredth
-    of each other. Single steps of a loss that falls to a hundredth of its start differ by more even between two plain
-    runs that sum the records in another order (measured: 1.3 to 1.5%), so that is what a single step is held to."""
-    plain, fused = curve(kind, False, wide, steps=100), curve(kind, True, wide, steps=100)
-    noise = distances(plain, curve(kind, False, wide, steps=100, backwards=True))
+    of each other in the mean, and the fused one is as near to the float32 curve as the plain one is. (Single steps of
+    a loss that falls to a hundredth of its start differ by up to 2% between two plain runs that sum the records in
+    another order.)"""
+    plain, fused, exact = (curve(kind, fast, wide, steps=100, exact=wide_floats) for fast, wide_floats in _RUNS)
     found = distances(plain, fused)
     assert fused[-1] < 0.8 * fused[0]
-    assert sum(found) / len(found) < 0.01, found
-    assert max(found) < max(0.01, 2 * max(noise)), (max(found), max(noise))
+    assert sum(found) < 0.01 * len(found), found
+    assert sum(distances(exact, fused)) < 1.25 * sum(distances(exact, plain))
+
+
+_RUNS = (False, False), (True, False), (False, True)
 
 
 def distances(one: list[float], other: list[float]) -> list[float]:
     return [abs(a - b) / a for a, b in zip(one, other, strict=True)]
 
 
-def curve(kind: str, fused: bool, wide: bool, steps: int, backwards: bool = False) -> list[float]:
+def curve(kind: str, fused: bool, wide: bool, steps: int, exact: bool = False) -> list[float]:
+    """Losses of a small model; `exact`: plain and in float32 throughout."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -138,7 +144,7 @@ def curve(kind: str, fused: bool, wide: bool, steps: int, backwards: bool = Fals
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules=targets))
     trained = [p for p in adapted.parameters() if p.requires_grad]
-    for parameter in trained:
+    for parameter in adapted.parameters() if exact else trained:
         parameter.data = parameter.data.float()
     loss_of = fuse(adapted, wide=wide) if fused else AnswerLoss(adapted, fused=False)
     optimizer = torch.optim.AdamW(trained, lr=2e-3)
@@ -150,14 +156,14 @@ def curve(kind: str, fused: bool, wide: bool, steps: int, backwards: bool = Fals
         lengths = [64 - 5 * ((step + i) % 4) for i in range(4)]
         rows = [texts[i, :n] for i, n in zip(order.tolist(), lengths, strict=True)]
         total = torch.zeros((), device="cuda")
-        with torch.autocast("cuda", dtype=torch.bfloat16):
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=not exact):
             if fused:
                 labels = torch.cat([torch.cat([row[1:], torch.tensor([-100])]) for row in rows])
                 positions = torch.cat([torch.arange(n) for n in lengths])
                 ids = torch.cat(rows)
                 total = loss_of(ids[None].cuda(), labels[None].cuda(), position_ids=positions[None].cuda())
             else:
-                for row in reversed(rows) if backwards else rows:
+                for row in rows:
                     labels = torch.cat([row[1:], torch.tensor([-100])])
                     total = total + loss_of(row[None].cuda(), labels[None].cuda())
         mean = total / (sum(lengths) - 4)

@@ -127,17 +127,21 @@ def setting_of(case: Case) -> Setting:
     )  # fmt: skip
 
 
+ONE_ROW = 18_432
+"""A step of 96 records in one pass: 4% faster than in two (H100, one process), and it fits 80 GB."""
+
+
 def speed_cases() -> list[Case]:
     """The speed table; an alternative stands in the same run as what it is compared with."""
     dense, long = "dense:4x2048", "dense:2x8192"
     return [
-        Case(profile=True),
+        Case(capacity=ONE_ROW, profile=True),
         Case(workload=dense, profile=True),
         Case(workload=long, steps=4),
         Case(workload=long, checkpointing=True, steps=3),
         Case(engine="peft", checkpointing=True, steps=3),
         Case(engine="peft", workload=dense, checkpointing=True, steps=3),
-        Case(quantization="nf4", profile=True),
+        Case(capacity=ONE_ROW, quantization="nf4", profile=True),
         Case(engine="unsloth", checkpointing=True, steps=3),
         Case(engine="unsloth", workload=dense, checkpointing=True, steps=4),
         Case(engine="unsloth", workload=dense, steps=4),
