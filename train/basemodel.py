@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train import families
+from train import families, hub
 from train.config import Model, TrainConfig
 from train.errors import UserError
 from train.families import Family
@@ -57,7 +57,8 @@ def _hub(config: TrainConfig, rundir: RunDir, texts: Callable[[], Iterable[str]]
         return _readable(BaseModel(path.resolve(), str(path.resolve())), rundir)
     if path.is_absolute() or config.model.path.startswith((".", "~")) or config.model.path.count("/") > 1:
         raise UserError(f"model.path: there is no directory {path}", "give a hub id (owner/name) or a local directory")
-    directory = _locked(f"hub-{config.model.path}", lambda: _DOWNLOADS[config.model.source](config))
+    (held,) = hub.once(f"model-{_named(config.model)}", lambda: [str(_DOWNLOADS[config.model.source](config))])
+    directory = Path(held)
     if config.model.source == "modelscope":  # its ids mean nothing to whoever reads the adapter later
         return _readable(BaseModel(directory, str(directory)), rundir)
     return _readable(BaseModel(directory, config.model.path, config.model.revision), rundir)
@@ -71,7 +72,8 @@ def _readable(base: BaseModel, rundir: RunDir) -> BaseModel:
     config = read_config(base.directory)
     if config is None or not families.needs_conversion(config):
         return base
-    from train.convert import ConversionError, converted
+    from train.convert import converted
+    from train.source import ConversionError
 
     def say(text: str) -> None:
         print(text, flush=True)
@@ -111,16 +113,22 @@ def family(config: TrainConfig) -> Family:
 
 
 def _fetched_config(model: Model) -> dict[str, Any] | None:
-    try:
-        if model.source == "modelscope":
-            from modelscope.hub.file_download import model_file_download
+    def ask() -> list[str]:
+        try:
+            if model.source == "modelscope":
+                from modelscope.hub.file_download import model_file_download as download
+            else:
+                from huggingface_hub import hf_hub_download as download
+            return [str(download(model.path, "config.json", revision=model.revision))]
+        except Exception:  # offline, no such model, no such package: their errors have no common base
+            return []
 
-            return read_config(Path(model_file_download(model.path, "config.json", revision=model.revision)).parent)
-        from huggingface_hub import hf_hub_download
+    found = hub.once(f"config-{_named(model)}", ask)
+    return read_config(Path(found[0]).parent) if found else None
 
-        return read_config(Path(hf_hub_download(model.path, "config.json", revision=model.revision)).parent)
-    except Exception:  # offline, no such model, no such package: their errors have no common base
-        return None
+
+def _named(model: Model) -> str:
+    return f"{model.source}-{model.path}@{model.revision or 'newest'}"
 
 
 def family_at(directory: Path) -> Family:
@@ -200,15 +208,6 @@ def _check_complete(path: Path) -> None:
         missing = sorted(shard for shard in shards if not (path / shard).is_file())
         if missing:
             raise UserError(f"model.path: {path} lacks {', '.join(missing)}, which {index.name} names")
-
-
-def _locked(name: str, work: Callable[[], Path]) -> Path:
-    from filelock import FileLock
-
-    locks = cache_directory() / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / f"{name.replace('/', '--')}.lock"):
-        return work()
 
 
 def _once(place: Path, make: Callable[[Path], None]) -> None:

@@ -130,7 +130,10 @@ class TrainConfig(Section, frozen=True, kw_only=True):
     resume: bool = True
     """Continue from the newest complete checkpoint of run_dir, if there is one."""
     init_from: str | None = None
-    """A checkpoint directory of another run to start from (zlaunch resume of a finished or copied run)."""
+    """A checkpoint directory (checkpoints/step-<n>) of another run to start from, while this run has none of its own.
+
+    For a train.json written by hand: the launcher leaves it empty, and `zlaunch resume` goes on from the run's own.
+    """
     predicted_peak_bytes: int | None = None
     verify_adapter: bool = False
     """At the end, load the adapter into a fresh base model and compare logits (result.json: adapter_reloads)."""

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from train import hub
 from train.errors import DataError
 from train.formats import KEYS
 
@@ -385,11 +386,16 @@ def _without_nulls(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _hub(path: str) -> list[tuple[str, str]]:
-    """The Arrow files of a hub data set, in datasets' own cache; a directory works as a data set too."""
+    """The Arrow files of a hub data set, in datasets' own cache; a directory works as a data set too. Once a node."""
     name, *rest = path.removeprefix("hub:").split(":")
     config, split = rest if len(rest) == 2 else (None, rest[0] if rest else "train")
     if len(rest) > 2 or not name:
         raise DataError(f"{path}: expected hub:owner/name, hub:owner/name:split or hub:owner/name:config:split")
+    held = hub.once(f"data-{name}:{config or ''}:{split}", lambda: _fetched(path, name, config, split))
+    return [(file, path) for file in held]
+
+
+def _fetched(path: str, name: str, config: str | None, split: str) -> list[str]:
     try:
         from datasets import load_dataset
     except ImportError:
@@ -402,7 +408,7 @@ def _hub(path: str) -> list[tuple[str, str]]:
             f"{path}: the data set could not be had: {first}",
             "check the spelling and the split; a private one needs HF_TOKEN in `secrets`; offline it must be cached",
         ) from None
-    return [(file["filename"], path) for file in data.cache_files]
+    return [str(file["filename"]) for file in data.cache_files]
 
 
 # What all of them share ----------------------------------------------------------------------------------------------
