@@ -17,6 +17,8 @@ from train.tokens import Tokenizer
 TEMPLATES = Path(__file__).with_name("templates")
 QWEN3 = (TEMPLATES / "qwen3.jinja").read_text(encoding="utf-8")
 LLAMA3 = (TEMPLATES / "llama3.jinja").read_text(encoding="utf-8")
+MISTRAL = (TEMPLATES / "mistral.jinja").read_text(encoding="utf-8").rstrip("\n")
+GLM4 = (TEMPLATES / "glm4.jinja").read_text(encoding="utf-8").rstrip("\n")
 SMOLLM2 = (TEMPLATES / "smollm2.jinja").read_text(encoding="utf-8").rstrip("\n")
 MARKED = (
     "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ '<|assistant|>' }}"
@@ -32,6 +34,8 @@ Family = tuple[str, dict[str, Any], str, str]
 FAMILIES: dict[str, Family] = {  # template, how its tokens end, text that ends a past answer, the last one
     "smollm2": (SMOLLM2, {}, "<|im_end|>", "<|im_end|>"),
     "llama3": (LLAMA3, {"eos": "<|endoftext|>", "end": "<|eot_id|>"}, "<|eot_id|>", "<|eot_id|>"),
+    "mistral": (MISTRAL, {"eos": "<|endoftext|>"}, "<|endoftext|>", "<|endoftext|>"),
+    "glm4": (GLM4, {"eos": "<|endoftext|>"}, "", "<|endoftext|>"),
     "chatglm2": (CHATGLM2_CHAT, {"eos": "<|endoftext|>"}, "", "<|endoftext|>"),
     "chatglm3": (CHATGLM3_CHAT, {"eos": "<|endoftext|>"}, "", "<|endoftext|>"),
     "baichuan": (BAICHUAN_CHAT, {"eos": "<|endoftext|>"}, "", "<|endoftext|>"),
