@@ -212,7 +212,7 @@ def main(argv: list[str]) -> int:
         print("usage: python -m train.convert SRC DST\n\n" + str(__doc__).split("\n\n")[0], file=sys.stderr)
         return 2
     try:
-        convert(*argv)
+        convert(argv[0], argv[1])
     except (ConversionError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConversionError) else 1

@@ -163,7 +163,7 @@ def padding(config: TrainConfig, entry: Entry) -> dict[str, Any]:
                 sizes,
                 world_size=world,
                 micro_batch_size=size,
-                order=mode,  # type: ignore[arg-type]
+                order=mode,
             )
             padded[mode] += sum(
                 schedule.padded_tokens(lengths[batch].tolist(), multiple) for share in shares for batch in share
@@ -245,13 +245,14 @@ def _converted(local: Path, temporary: Path) -> str:
     if not (local / "config.json").is_file() or not convert.needs_conversion(local):
         return str(local)
     from train.layouts import recipe_for
+    from train.source import ConversionError, read_source
 
     try:
-        source = convert.read_source(local)
+        source = read_source(local)
         recipe = recipe_for(source)
         convert.write_tokenizer(source, recipe, temporary)
         convert.write_config(source, recipe, temporary)
-    except convert.ConversionError as error:
+    except ConversionError as error:
         raise UserError(str(error)) from None
     return str(temporary)
 

@@ -55,8 +55,8 @@ def _chatglm(source: Source) -> Recipe:
         raise ConversionError(f"{source.root}: the first ChatGLM-6B has no converter; take ChatGLM2 or 3")
     if config["padded_vocab_size"] > 100_000:
         raise ConversionError(f"{source.root}: GLM-4 in its old layout; take the repository whose name ends in -hf")
-    expected = {"rmsnorm": True, "post_layer_norm": True, "add_bias_linear": False, "original_rope": True}
-    expected |= {"apply_residual_connection_post_layernorm": False, "pre_seq_len": None}
+    expected: dict[str, bool | None] = {"rmsnorm": True, "post_layer_norm": True, "add_bias_linear": False}
+    expected |= {"original_rope": True, "apply_residual_connection_post_layernorm": False, "pre_seq_len": None}
     for key, value in expected.items():
         if config.get(key, value) != value:
             raise ConversionError(f"{source.root / 'config.json'}: {key} = {config[key]!r} is not what ChatGLM2/3 have")

@@ -62,7 +62,8 @@ def _capability(config: TrainConfig) -> tuple[int, int] | None:
         return None
     import torch
 
-    return torch.cuda.get_device_capability()
+    found: tuple[int, int] = torch.cuda.get_device_capability()
+    return found
 
 
 def import_first(choice: Choice) -> None:

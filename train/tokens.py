@@ -77,7 +77,8 @@ class Tokens:
         if self.counted is not None:
             return np.asarray(self.counted, dtype=np.int64)
         sums = np.concatenate([[0], np.cumsum(self.labelled, dtype=np.int64)])
-        return sums[self.offsets[1:]] - sums[self.offsets[:-1]]
+        found: npt.NDArray[np.int64] = sums[self.offsets[1:]] - sums[self.offsets[:-1]]
+        return found
 
     def sequence(self, index: int) -> tuple[Int32, Bools]:
         """(tokens, labelled) of one sequence."""
@@ -90,7 +91,8 @@ class Tokens:
         place = len(tokens)
         while place and labelled[place - 1]:
             place -= 1
-        return tokens[:place].tolist()
+        found: list[int] = tokens[:place].tolist()
+        return found
 
 
 # A transformers tokenizer's side --------------------------------------------------------------------------------------
