@@ -72,7 +72,7 @@ def caches(job: JobSpec, environ: Mapping[str, str], *, here: bool) -> list[Cach
         ours = _hub_named(environ) if here or HOME not in own else ""
         found.append(Cache(HUB, own.get(HUB) or (str(_expanded(ours)) if ours else ""), HUB in own, held))
     if by_id and source == "modelscope":
-        default = environ.get(MODELSCOPE) or str(Path.home() / ".cache/modelscope/hub")
+        default = environ.get(MODELSCOPE) or str(Path.home() / ".cache/modelscope")
         found.append(Cache(MODELSCOPE, own.get(MODELSCOPE) or default, MODELSCOPE in own))
     return found
 
