@@ -62,8 +62,8 @@ class Layout:
 DENSE_FROM = 1024
 """Records of one length at least this long go to dense attention."""
 
-SHORT = 512
-"""Rows whose records are at most this long go to our kernels."""
+SHORT = 1024
+"""Rows whose records are at most this long go to our kernels; twice as long, flash is as fast (docs/performance.md)."""
 
 
 def run(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> tuple[Tensor, Backward]:
