@@ -72,7 +72,7 @@ def run(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> tuple[Tens
         return _segments(query, key, value, layout)
     if (layout.dense and layout.longest >= DENSE_FROM) or query.dtype == torch.float32:
         return _dense(query, key, value, layout) if layout.dense else _segments(query, key, value, layout)
-    if layout.longest <= SHORT and query.shape[-1] in (32, 64, 128):
+    if layout.longest <= SHORT and query.shape[-1] in (64, 128) and query.shape[1] <= 8 * key.shape[1]:
         return _short(query, key, value, layout)
     return _flash(query, key, value, layout)
 

@@ -60,9 +60,12 @@ class Settings:
         )
 
 
+_PROJECTIONS = {*families.LLAMA_TARGETS, *families.GLM_TARGETS}
+
+
 def _usual(targets: str | tuple[str, ...]) -> bool:
     """A regular expression may mean anything."""
-    return targets == "auto" or (not isinstance(targets, str) and set(targets) <= set(families.LLAMA_TARGETS))
+    return targets == "auto" or (not isinstance(targets, str) and set(targets) <= _PROJECTIONS)
 
 
 @dataclass(frozen=True)

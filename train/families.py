@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 Engine = Literal["fused", "unsloth", "peft"]
 
-FUSED_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+FUSED_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3", "glm"})
 """`model_type` (after conversion) of the models whose layers train/fused.py computes."""
 
 MARKER = "zlaunch_family"
@@ -108,7 +108,7 @@ CHATGLM2 = Family(
     model_types=("chatglm",),
     architectures=("ChatGLMModel", "ChatGLMForConditionalGeneration"),
     lora_targets=GLM_TARGETS,
-    engines=("peft",),
+    engines=("fused", "peft"),
     why="Unsloth has no path for GLM",
     converter="chatglm",
     becomes="glm",
@@ -118,7 +118,7 @@ CHATGLM3 = Family(
     name="chatglm3",
     title="ChatGLM3-6B",
     lora_targets=GLM_TARGETS,
-    engines=("peft",),
+    engines=("fused", "peft"),
     why="Unsloth has no path for GLM",
     converter="chatglm",
     becomes="glm",
@@ -169,7 +169,7 @@ FAMILIES: tuple[Family, ...] = (
         model_types=("glm",),
         architectures=("GlmForCausalLM",),
         lora_targets=GLM_TARGETS,
-        engines=("peft",),
+        engines=("fused", "peft"),
         why="Unsloth has no path for GLM",
         stop_tokens=("<|user|>", "<|observation|>"),
     ),

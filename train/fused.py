@@ -1,4 +1,4 @@
-"""LoRA training of Llama-shaped models, one hand-written backward pass a layer.
+"""LoRA training of Llama-shaped models (Llama, Mistral, Qwen, GLM), one hand-written backward pass a layer.
 
 A layer is one autograd function. Against a layer of many functions it
   - keeps less: the residual stream twice, rotated queries/keys/values, attention's output, gate and up; what is cheap
@@ -258,7 +258,11 @@ class _Layer:
         self.keys = config.num_key_value_heads
         self.qkv = _Linear([heads.q_proj, heads.k_proj, heads.v_proj], wide=wide, sharded=sharded)
         self.o = _Linear([heads.o_proj], wide=False, sharded=sharded)
-        self.up = _Linear([layer.mlp.gate_proj, layer.mlp.up_proj], wide=wide, sharded=sharded)
+        joined = hasattr(layer.mlp, "gate_up_proj")  # GLM's own layers have one map for both
+        gate_and_up = [layer.mlp.gate_up_proj] if joined else [layer.mlp.gate_proj, layer.mlp.up_proj]
+        self.up = _Linear(gate_and_up, wide=wide, sharded=sharded)
+        self.neighbours = config.model_type == "glm"
+        """Whether neighbouring elements of a head are rotated together, not one of each half."""
         self.down = _Linear([layer.mlp.down_proj], wide=wide, sharded=sharded)
         self.shards: Shards | None = None
         self.index = 0
@@ -310,7 +314,10 @@ class _Layer:
         heads = qkv.view(tokens, -1, self.dim)
         turning = self.queries + self.keys
         rotated = heads if self.head_norms is None else torch.empty_like(heads[:, :turning])
-        kernels.rotate(heads, rotated, run.cos, run.sin, run.positions, self.queries, self.keys, self.head_norms)
+        if self.neighbours:
+            kernels.rotate_neighbours(heads[:, :turning], run.cos, run.sin, run.positions)
+        else:
+            kernels.rotate(heads, rotated, run.cos, run.sin, run.positions, self.queries, self.keys, self.head_norms)
         q, k, v = rotated[:, : self.queries], rotated[:, self.queries : turning], heads[:, turning:]
         attended, attention_backward = attention.run(q, k, v, run.layout)
         attended = attended.reshape(tokens, -1)
@@ -370,6 +377,12 @@ class _Layer:
         weights = (None, None) if self.head_norms is None else self.head_norms[:2]
         for first, part, weight in ((0, dq, weights[0]), (self.queries, dk, weights[1])):
             norm = None if weight is None else (weight, self.eps)
+            if self.neighbours:
+                of_heads = out[:, first : first + part.shape[1]]
+                if part.data_ptr() != of_heads.data_ptr():
+                    of_heads.copy_(part)
+                kernels.rotate_neighbours(of_heads, run.cos, run.sin, run.positions, back=True)
+                continue
             kernels.rotate_backward(part, first, raw, out, run.cos, run.sin, run.positions, norm)
         if dv.data_ptr() != out[:, turning:].data_ptr():
             out[:, turning:] = dv
@@ -433,11 +446,8 @@ class _HeadFunction(torch.autograd.Function):
         return dx * grads[0].to(dx.dtype), None, None, None, None, None
 
 
-_SHARED = tuple(
-    f"{name}{part}.weight"
-    for name in ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    for part in ("", ".base_layer")
-)
+_MAPS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj")
+_SHARED = tuple(f"{name}{part}.weight" for name in _MAPS for part in ("", ".base_layer"))
 """Ends of the names of the weights that ranks share under ZeRO-3."""
 
 
@@ -550,9 +560,8 @@ def _rope_type(config: Any) -> str:
 
 
 def _adapter_obstacle(model: Any) -> str | None:
-    known = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not any(f".{target}.lora_" in name for target in known):
+        if parameter.requires_grad and not any(f".{target}.lora_" in name for target in _MAPS):
             return f"{name} is trained too"
         if parameter.requires_grad and "lora_magnitude" in name:
             return "DoRA"
@@ -560,7 +569,7 @@ def _adapter_obstacle(model: Any) -> str | None:
         if hasattr(module, "lora_dropout") and any(getattr(d, "p", 0) > 0 for d in module.lora_dropout.values()):
             return "LoRA dropout"
         base = getattr(module, "base_layer", None)
-        if base is not None and name.endswith(known) and type(base).__name__ not in ("Linear", "Linear4bit"):
+        if base is not None and name.endswith(_MAPS) and type(base).__name__ not in ("Linear", "Linear4bit"):
             return f"{name} is a {type(base).__name__}"
     return None
 

@@ -112,6 +112,19 @@ def rotate_backward(
     return None
 
 
+def rotate_neighbours(x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, *, back: bool = False) -> None:
+    """GLM's rotary embedding in place, or that of a gradient `back`: x [rows, heads, dim], of whose first
+    2 * cos.shape[1] elements each two neighbours turn together.
+
+    Torch's own kernels on a GPU too: half of the queries and keys are a hundredth of a layer's memory traffic.
+    """
+    turned = x[..., : 2 * cos.shape[1]]
+    first, second = turned.float().unflatten(-1, (-1, 2)).unbind(-1)
+    c, s = cos[positions][:, None], sin[positions][:, None]
+    s = -s if back else s
+    turned.copy_(torch.stack([first * c - second * s, second * c + first * s], dim=-1).flatten(-2))
+
+
 def swiglu(both: Tensor, out: Tensor) -> None:
     """out = silu(gate) * up;  both [rows, 2 * width] holds gate and up side by side, out [rows, width]."""
     if both.is_cuda:

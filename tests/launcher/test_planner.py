@@ -133,8 +133,9 @@ GLM4 = {**CHATGLM2, "model_type": "glm", "architectures": ["GlmForCausalLM"]}
 @pytest.mark.parametrize(
     ("config", "settings", "engine"),
     [
-        (CHATGLM2, (), "peft"),
-        (GLM4, (), "peft"),
+        (CHATGLM2, (), "fused"),
+        (CHATGLM2, ("lora.dropout=0.1",), "peft"),
+        (GLM4, (), "fused"),
         (BAICHUAN_13B, (), "peft"),
         (BAICHUAN_7B, (), "fused"),
         (BAICHUAN_7B, ("train.zero_stage=3", "model.quantization=nf4"), "peft"),
@@ -198,7 +199,7 @@ def test_the_command_prints_every_part_and_every_reason(tmp_path):
 
 
 def test_the_command_reads_a_local_config_and_refuses_what_it_does_not_know(tmp_path):
-    config = {"model_type": "glm", "num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128,
+    config = {"model_type": "gpt_neox", "num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128,
               "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1000}  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(config))
     arguments = ["--model", str(tmp_path), "--gpu-memory", "8GiB", "--json"]

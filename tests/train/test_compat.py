@@ -16,7 +16,7 @@ from train.config import Data, Lora, Model, TrainConfig, Training
 FAMILY = {family.name: family for family in families.FAMILIES}
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
-    ({"family": FAMILY["chatglm2"], "engine": "fused"}, "no fused layers", "train.engine: auto"),
+    ({"family": FAMILY["baichuan-alibi"], "engine": "fused"}, "no fused layers", "train.engine: auto"),
     ({"engine": "fused", "quantization": "int8"}, "int8", "train.engine: auto"),
     ({"engine": "fused", "quantization": "nf4", "zero_stage": 3}, "ZeRO-3", "train.engine: auto"),
     ({"engine": "fused", "dora": True}, "DoRA", "train.engine: auto"),

@@ -19,6 +19,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": None},
     "qwen2": {},
     "qwen3": {"head_dim": 8},
+    "glm": {"head_dim": 8, "attention_bias": True, "pad_token_id": 0,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
 }  # fmt: skip
 
 
@@ -36,7 +38,8 @@ def build(name: str, layers: int = 2, **lora: Any) -> Any:
     model = AutoModelForCausalLM.from_config(config).double()
     for parameter in model.parameters():
         parameter.data.normal_(std=0.2)  # norms and biases too, so that a forgotten one shows
-    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    mlp = ["gate_up_proj"] if name == "glm" else ["gate_proj", "up_proj"]
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", *mlp, "down_proj"]
     settings = {"r": 8, "lora_alpha": 24, "target_modules": targets, **lora}
     adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
     for parameter in adapted.parameters():
@@ -74,7 +77,8 @@ def gradients(model: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "r", "wide", "checkpointing"),
     [(name, 8, True, False) for name in CONFIGS]
-    + [("llama", 4, True, False), ("llama", 8, False, True), ("qwen2", 4, False, False), ("qwen3", 8, True, True)],
+    + [("llama", 4, True, False), ("llama", 8, False, True), ("qwen2", 4, False, False), ("qwen3", 8, True, True)]
+    + [("glm", 4, False, True)],
 )
 def test_loss_and_gradients_of_a_packed_row_equal_the_plain_engines_record_by_record(
     name: str, r: int, wide: bool, checkpointing: bool

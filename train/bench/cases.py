@@ -13,7 +13,8 @@ import numpy as np
 
 from train.memory import Setting
 
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj")
+"""Of all shapes; PEFT takes those that a model has."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from train.bench.cases import TARGETS, Case, checkpoint_place
+from train.families import FUSED_TYPES
 from train.memory import SHAPES, Shape
 
 
@@ -23,8 +24,8 @@ def hf_config(shape: Shape) -> Any:
     """transformers' configuration of a shape; families without fused layers become a Llama of the same size."""
     from transformers import AutoConfig
 
-    kind = shape.family if shape.family in ("llama", "mistral", "qwen2", "qwen3") else "llama"
-    more = {"sliding_window": None} if kind == "mistral" else {}
+    kind = shape.family if shape.family in FUSED_TYPES else "llama"
+    more = {"mistral": {"sliding_window": None}, "glm": {"attention_bias": True, "pad_token_id": 0}}.get(kind, {})
     return AutoConfig.for_model(
         kind,
         num_hidden_layers=shape.layers,
