@@ -106,8 +106,9 @@ def circle_in(graph: dict[str, set[str]]) -> list[str]:
     return []
 
 
-def test_no_modules_of_the_launcher_import_each_other_in_a_circle():
-    assert circle_in(graph_of(ROOT / "launcher")) == []
+@pytest.mark.parametrize("package", ["launcher", "train"])
+def test_no_modules_import_each_other_in_a_circle(package):
+    assert circle_in(graph_of(ROOT / package)) == []
 
 
 @pytest.mark.parametrize(

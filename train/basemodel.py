@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from train import families, hub
+from train.cachedir import cache_directory
 from train.config import Model, TrainConfig
 from train.errors import UserError
 from train.families import Family
@@ -30,11 +31,6 @@ class BaseModel:
     """What the adapter records as its base: the hub id where there is one, else the directory."""
     revision: str | None = None
     """Of the hub id."""
-
-
-def cache_directory() -> Path:
-    """$ZLAUNCH_CACHE, else ~/.cache/zlaunch."""
-    return Path(os.environ.get("ZLAUNCH_CACHE") or Path.home() / ".cache" / "zlaunch")
 
 
 def local_directory(config: TrainConfig, rundir: RunDir, texts: Callable[[], Iterable[str]]) -> BaseModel:

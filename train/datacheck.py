@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from train import config as schema
 from train import schedule, tokencache
+from train.cachedir import cache_directory
 from train.config import TrainConfig
 from train.errors import EXIT_USER, DataError, TrainError, UserError
 from train.records import as_sources
@@ -223,7 +224,7 @@ def _place(config: TrainConfig, temporary: Path) -> tuple[str, dict[str, Any]]:
         return str(temporary), {}
     if model.source == "package":
         gguf, version = basemodel.find_gguf(model.path)
-        made = basemodel.cache_directory() / "models" / f"{model.path}-{version}"
+        made = cache_directory() / "models" / f"{model.path}-{version}"
         return (str(made), {}) if made.is_dir() else (str(gguf.parent), {"gguf_file": gguf.name})
     local = Path(model.path).expanduser()
     if local.is_dir():

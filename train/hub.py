@@ -35,7 +35,7 @@ def once(name: str, ask: Callable[[], Paths]) -> Paths:
 def _asked(name: str, ask: Callable[[], Paths]) -> Paths:
     from filelock import FileLock
 
-    from train.basemodel import cache_directory
+    from train.cachedir import cache_directory
 
     locks = cache_directory() / "locks"
     try:

@@ -88,7 +88,7 @@ class Entry:
 
 def directory() -> Path:
     """$ZLAUNCH_CACHE/tokens, else ~/.cache/zlaunch/tokens."""
-    from train.basemodel import cache_directory
+    from train.cachedir import cache_directory
 
     return cache_directory() / "tokens"
 
