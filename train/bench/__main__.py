@@ -9,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from train import bench
 from train.bench import cases, children, tables
 from train.bench.cases import Case
 
@@ -16,36 +17,40 @@ TABLES = {"speed": cases.speed_cases, "memory": cases.memory_cases}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m train.bench", description=(children.__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m train.bench", description=(bench.__doc__ or "").splitlines()[0])
     parser.add_argument("what", nargs="*", metavar="speed | memory | case KEY=VALUE ...")
-    parser.add_argument("--out", type=Path, default=Path("bench"))
-    parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()) / "zlaunch-bench")
-    parser.add_argument("--timeout", type=float, default=150.0, help="seconds for a case")
+    parser.add_argument("--out", type=Path, default=Path("bench"), help="for results, profiles, logs (%(default)s)")
+    parser.add_argument("--scratch", type=Path, help="for random checkpoints; default: one that is removed")
+    parser.add_argument("--timeout", type=float, default=150.0, help="seconds for a case (%(default)s)")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
-    options.scratch.mkdir(parents=True, exist_ok=True)
     what: list[str] = options.what or list(TABLES)
     if what[0] == "child":
         children.serve(what[1], options.out, options.scratch)
         return 0
     if what[0] == "case":
-        wanted = {"case": [cases.case_of(what[1:])]}
+        try:
+            wanted = {"case": [cases.case_of(what[1:])]}
+        except ValueError as error:
+            parser.error(str(error))
     elif unknown := set(what) - set(TABLES):
         parser.error(f"no table {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")
     else:
         wanted = {name: TABLES[name]() for name in what}
-    found = _measured([case for part in wanted.values() for case in part], options)
+    with tempfile.TemporaryDirectory(prefix="bench-gpu-") as place:
+        scratch = options.scratch or Path(place)
+        found = _measured([case for part in wanted.values() for case in part], options.out, scratch, options.timeout)
     for name, part in wanted.items():
         print("\n" + tables.markdown(name, [(case, found[case]) for case in part if case in found]))
     return 1 if any("failed" in line for line in found.values()) else 0
 
 
-def _measured(wanted: list[Case], options: argparse.Namespace) -> dict[Case, dict[str, object]]:
+def _measured(wanted: list[Case], out: Path, scratch: Path, timeout: float) -> dict[Case, dict[str, object]]:
     """Each case's line, told and kept as it comes."""
     found: dict[Case, dict[str, object]] = {}
     started = before = time.monotonic()
-    with (options.out / "results.jsonl").open("a", encoding="utf-8") as file:
-        for case, line in children.answers(cases.jobs(wanted), options.out, options.scratch, options.timeout):
+    with (out / "results.jsonl").open("a", encoding="utf-8") as file:
+        for case, line in children.answers(cases.jobs(wanted), out, scratch, timeout):
             now = time.monotonic()
             found[case] = {"case": case.name, **tables.with_share(case, line), "seconds": round(now - before, 1)}
             before = now

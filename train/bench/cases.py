@@ -32,7 +32,6 @@ class Case:
     steps: int = 6
     warmup: int = 2
     profile: bool = False
-    wide: bool = True
 
     @property
     def dense(self) -> tuple[int, int] | None:
