@@ -56,11 +56,19 @@ class Input:
         return {"path": str(self.path), "name": self.path.name, "size": self.size, "sha256": self.sha256}
 
 
-def inputs(spec: JobSpec, *, absent_ok: bool = False) -> tuple[tuple[Input, ...], dict[str, str]]:
+Sums = dict[Path, str]
+"""{file: sha256 of its content}"""
+
+
+def inputs(
+    spec: JobSpec, *, absent_ok: bool = False, known: Sums | None = None
+) -> tuple[tuple[Input, ...], dict[str, str]]:
     """The job's local input files, and {path here: path in the run directory} for the plan. Raises DataError.
 
-    `absent_ok`: a path that is not here is taken to be the target's own.
+    `absent_ok`: a path that is not here is taken to be the target's own. `known`: what has been hashed already for jobs
+    that are started together; gets what is hashed now.
     """
+    known = {} if known is None else known
     found: list[Input] = []
     paths: dict[str, str] = {}
     for text in named_paths(spec):
@@ -68,7 +76,10 @@ def inputs(spec: JobSpec, *, absent_ok: bool = False) -> tuple[tuple[Input, ...]
         files = [] if absent_ok and not path.exists() else _below(path)
         if text in paths or not files:
             continue
-        sums = {file: _sha256(file) for file in files}
+        for file in files:
+            if file not in known:
+                known[file] = _sha256(file)
+        sums = {file: known[file] for file in files}
         names = {file: file.relative_to(path).as_posix() if path.is_dir() else file.name for file in files}
         whole = hashlib.sha256("".join(f"{names[file]}{digest}" for file, digest in sums.items()).encode()).hexdigest()
         paths[text] = f"inputs/{whole[:16]}/{path.name}"

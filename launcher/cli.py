@@ -36,7 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("launcher.commands.adapter:export", "Write an adapter, merged weights or an Ollama model."),
     "chat": ("launcher.commands.adapter:chat", "Talk to a run's adapter."),
     "convert": ("launcher.commands.adapter:convert", "Convert a ChatGLM or Baichuan checkpoint."),
-    "generate": ("launcher.commands.generate:generate", "Answer a prompt with a run's adapter."),
+    "generate": ("launcher.commands.adapter:generate", "Answer a prompt with a run's adapter."),
 }
 """name -> (module:attribute, one line of help)."""
 

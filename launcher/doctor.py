@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from launcher import bundle, hosts, image
+from launcher import bundle, hosts, image, image_hosts
 from launcher.fleet import Fleet, Json, Session
+from launcher.image_hosts import HostImage
 from launcher.spec import JobSpec
 
 Level = Literal["ok", "warn", "bad"]
@@ -71,7 +72,7 @@ class Findings:
     """Hosts that a host could not connect to."""
     present: dict[int, set[str]] = field(default_factory=dict)
     """Hashes of the input files that a host has."""
-    images: dict[int, image.HostImage] = field(default_factory=dict)
+    images: dict[int, HostImage] = field(default_factory=dict)
     """Empty for a job without a container."""
 
 
@@ -230,9 +231,9 @@ def _image(found: Findings, rank: int) -> Cell:
     if has.problem:
         return Cell("no", "bad", "; ".join(filter(None, (has.problem, has.advice))))
     text = has.id.removeprefix("sha256:")[:12] or "there"
-    other = image.different(found.images).get(rank)
+    other = image_hosts.different(found.images).get(rank)
     if other:
-        return Cell(text, "bad", f"the image is {has.id}, but {other} on most hosts: {image.MAKE_EQUAL}")
+        return Cell(text, "bad", f"the image is {has.id}, but {other} on most hosts: {image_hosts.MAKE_EQUAL}")
     return Cell(text)
 
 

@@ -72,6 +72,12 @@ def node_state(record: Record, *, now: float | None = None) -> RunState:
 
 def derive_state(run: RunDir, *, now: float | None = None) -> RunState:
     """State of the run: node 0's agent is the hub, so its verdict is the run's; the run lasts while any agent lives."""
+    state = _by_records(run, now)
+    # An agent may have written its last word and ended between the look at its record and the one at its process.
+    return _by_records(run, now) if state is RunState.LOST else state
+
+
+def _by_records(run: RunDir, now: float | None) -> RunState:
     states = {rank: node_state(record, now=now) for rank, record in node_records(run).items()}
     if not states:
         return RunState.PENDING

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from launcher import facts, hostfile, image
+from launcher import facts, hostfile, image, image_hosts
 from launcher.connect import Options
 from launcher.errors import HostfileError, HostsError, TargetError, UsageError
 from launcher.fleet import Fleet, Json, Session
+from launcher.image_hosts import HostImage
 from launcher.plan import Target
 from launcher.spec import JobSpec, SshSpec
 
@@ -280,9 +281,9 @@ def find_problems(
     return problems
 
 
-def ask_images(fleet: Fleet, job: JobSpec, device: str, ranks: Iterable[int]) -> dict[int, image.HostImage]:
+def ask_images(fleet: Fleet, job: JobSpec, device: str, ranks: Iterable[int]) -> dict[int, HostImage]:
     """What each host has under the name of the job's image; empty for a job without a container."""
-    asked = image.question(job, device)
+    asked = image_hosts.question(job, device)
     if asked is None:
         return {}
     answers, failed = fleet.each(
@@ -291,19 +292,19 @@ def ask_images(fleet: Fleet, job: JobSpec, device: str, ranks: Iterable[int]) ->
         ),
         ranks,
     )
-    said = {rank: image.answer(asked, answer) for rank, answer in answers.items()}
-    return {**said, **{rank: image.HostImage(problem=str(error)) for rank, error in failed.items()}}
+    said = {rank: image_hosts.answer(asked, answer) for rank, answer in answers.items()}
+    return {**said, **{rank: HostImage(problem=str(error)) for rank, error in failed.items()}}
 
 
-def image_problems(found: Mapping[int, image.HostImage]) -> dict[int, list[str]]:
+def image_problems(found: Mapping[int, HostImage]) -> dict[int, list[str]]:
     """Why hosts cannot run the image, each with what to do."""
-    other = image.different(found)
+    other = image_hosts.different(found)
     problems: dict[int, list[str]] = {rank: [] for rank in found}
     for rank, has in found.items():
         if has.problem:
             problems[rank] = ["; ".join(filter(None, (has.problem, has.advice)))]
         elif rank in other:
-            problems[rank] = [f"its image is {has.id}, but {other[rank]} on most hosts; {image.MAKE_EQUAL}"]
+            problems[rank] = [f"its image is {has.id}, but {other[rank]} on most hosts; {image_hosts.MAKE_EQUAL}"]
     return problems
 
 

@@ -13,7 +13,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,11 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Version that wrote it."""
     extra: dict[str, Any] = {}
     """What the backend needs to find the run again (workdirs, addresses, cluster)."""
+
+    @property
+    def start(self) -> tuple[float | None, tuple[str, ...]]:
+        """Which start of the run the record tells of: a resume is another."""
+        return self.submitted, self.ids
 
 
 class RunDir:
@@ -85,11 +90,14 @@ class RunDir:
             ) from error
 
     def read_json(self, path: Path) -> Any:
-        """The content of a JSON file of this run, or None if it is not there yet."""
+        """The content of a JSON file of this run, or None if it is not there yet. Raises RunNotFound for a damaged one,
+        as `record` does."""
         try:
             return msgspec.json.decode(path.read_bytes())
         except FileNotFoundError:
             return None
+        except (OSError, msgspec.DecodeError) as error:
+            raise RunNotFound(f"{path} cannot be read: {error}") from error
 
     @property
     def record(self) -> RunRecord:
@@ -99,18 +107,30 @@ class RunDir:
             raise RunNotFound(
                 f"{self.path} holds no run.json: it was rendered (--dry-run) but not submitted"
             ) from error
-        except msgspec.MsgspecError as error:
+        except (OSError, msgspec.MsgspecError) as error:
             raise RunNotFound(f"{self.run_json} cannot be read: {error}") from error
 
     def save_record(self, record: RunRecord) -> None:
-        write_atomic(self.run_json, msgspec.json.format(msgspec.json.encode(record)).decode() + "\n")
+        with self._locked():
+            self._write_record(record)
 
-    def update_record(self, **changes: Any) -> RunRecord:
-        """Change fields of run.json; two commands that do so at once lose nothing of each other's."""
-        with _locked(self.path / ".run.json.lock"):
-            record = msgspec.structs.replace(self.record, **changes)
-            self.save_record(record)
+    def update_record(self, *, only_if: Callable[[RunRecord], bool] | None = None, **changes: Any) -> RunRecord:
+        """Change fields of run.json; two commands that do so at once lose nothing of each other's.
+
+        `only_if`: nothing is changed unless it says so of the record as it is now. The record as it is then.
+        """
+        with self._locked():
+            record = self.record
+            if only_if is None or only_if(record):
+                record = msgspec.structs.replace(record, **changes)
+                self._write_record(record)
         return record
+
+    def _locked(self) -> contextlib.AbstractContextManager[None]:
+        return _locked(self.path / ".run.json.lock")
+
+    def _write_record(self, record: RunRecord) -> None:
+        write_atomic(self.run_json, msgspec.json.format(msgspec.json.encode(record)).decode() + "\n")
 
     def event(self, name: str, **fields: Any) -> None:
         """Append one line to events.jsonl (a single write, so that concurrent writers never mix)."""
@@ -146,6 +166,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 @contextlib.contextmanager
 def _locked(file: Path) -> Iterator[None]:
     """Hold a lock that ends with this process. (filelock would do the same, and take longer to import than to wait.)"""
+    file.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         with contextlib.suppress(OSError):  # a file system without locks: as likely as ever to go well

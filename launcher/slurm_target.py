@@ -13,12 +13,12 @@ FAR_PYTHON = "python3"
 """The interpreter on a cluster that is reached over a login host, unless the job or its setup lines choose another."""
 
 
-def slurm_target(job: JobSpec) -> Target:
+def slurm_target(job: JobSpec, known: bundle.Sums | None = None) -> Target:
     """The nodes that the job asks for. Their names, the address and the ports are known only when Slurm starts it:
     train.sbatch sets them, and the plan holds placeholders.
 
     With `slurm.login` this machine is not of the cluster: its interpreter and its working directory mean nothing there,
-    and the input files that lie here travel. Raises DataError.
+    and the input files that lie here travel, by their hashes (`known`: see bundle.inputs). Raises DataError.
     """
     login = job.slurm.login is not None
     device: Device = "cpu" if job.device == "cpu" else "cuda"
@@ -33,5 +33,5 @@ def slurm_target(job: JobSpec) -> Target:
         control_port=slurm_plan.FIRST_PORT + slurm_plan.CONTROL_OFFSET,
         token=facts.new_token(),
         cwd=None if login else str(Path.cwd()),
-        paths=bundle.inputs(job, absent_ok=True)[1] if login else {},
+        paths=bundle.inputs(job, absent_ok=True, known=known)[1] if login else {},
     )

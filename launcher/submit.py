@@ -22,6 +22,7 @@ from launcher.plan import RunPlan, Target, plan
 from launcher.process import CommandError
 from launcher.runs import RunDir, RunRecord
 from launcher.spec import Job, JobSpec, source_paths
+from launcher.takeback import StartInterrupted, take_back
 
 
 def load_job(
@@ -70,7 +71,10 @@ def job_text(job: Job) -> str:
 
 
 def submit(run: RunDir, run_plan: RunPlan, backend: Backend, secrets: Mapping[str, str], **record: Any) -> RunRecord:
-    """Start a prepared run and write its record. Raises TargetError; then nothing of the run is left running."""
+    """Start a prepared run and write its record. Raises TargetError; then nothing of the run is left running.
+
+    A Ctrl-C takes the start back and goes on as StartInterrupted.
+    """
     now = time.time()
     created = run.record.created if run.run_json.exists() else now
     run.save_record(
@@ -86,9 +90,9 @@ def submit(run: RunDir, run_plan: RunPlan, backend: Backend, secrets: Mapping[st
     try:
         ids = backend.submit(run, run_plan, dict(secrets))
     except KeyboardInterrupt:  # it may have started all the same
-        backend.cancel(run, checkpoint=False)
-        run.update_record(state="CANCELLED")
-        raise
+        ended = take_back(run, backend)
+        run.update_record(state="CANCELLED" if ended else "RUNNING")
+        raise StartInterrupted(ended) from None
     except BaseException:
         run.update_record(state="FAILED")
         raise

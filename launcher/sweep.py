@@ -19,6 +19,7 @@ import msgspec
 
 from launcher import runs, slurm_script, spec, state, submit, yamlfile
 from launcher.backends.base import RunState
+from launcher.bundle import Sums
 from launcher.errors import RunFailed, RunNotFound, SpecError, UsageError, ZlaunchError
 from launcher.plan import RunPlan
 from launcher.runs import RunDir
@@ -105,7 +106,11 @@ def find(text: str) -> Sweep | None:
         raise RunNotFound(f"{text!r} is the beginning of {len(matches)} sweeps: {', '.join(sorted(matches)[:5])}")
     if not matches:
         return None
-    return msgspec.json.decode((folder() / matches[0] / "sweep.json").read_bytes(), type=Sweep)
+    file = folder() / matches[0] / "sweep.json"
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Sweep)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise RunNotFound(f"{file} cannot be read: {error}") from error
 
 
 def run_of(point: Point) -> RunDir:
@@ -158,7 +163,7 @@ def one_after_another(
 ) -> int:
     """Run every point with `start`, which takes a run to its end; a point that fails does not end the others.
 
-    Returns 0 if all succeeded, 130 at Ctrl-C, else 1.
+    Returns 0 if all succeeded, 130 at Ctrl-C, 1 if one failed, 2 if nothing was wrong but what was asked for.
     """
     jobs = points_of(texts, load, overrides)
     made = [(job, RunDir(runs.runs_root() / runs.new_run_id(job.spec.name)), values) for job, values in jobs]
@@ -178,7 +183,7 @@ def _in_turn(sweep: Sweep, todo: Sequence[int], start: Callable[[int], int]) -> 
             codes.append(start(index))
         except ZlaunchError as error:
             click.echo(f"error: {error}" + (f"\n  -> {error.hint}" if error.hint else ""), err=True)
-            codes.append(1)
+            codes.append(error.exit_code)
         if codes[-1] == 130:
             break
     click.echo(f"sweep {sweep.sweep_id}\n  zlaunch report {sweep.sweep_id}", err=True)
@@ -229,7 +234,8 @@ def on_slurm(
     secrets = {} if show else submit.read_secrets(jobs[0][0].spec.secrets)
     for asked in readers(job.spec for job, _ in jobs):
         submit.check_records(asked)
-    made = [(submit.prepare(job, slurm_target(job.spec), records_checked=True), values) for job, values in jobs]
+    hashed: Sums = {}  # the points mostly read the same files
+    made = [(submit.prepare(job, slurm_target(job.spec, hashed), records_checked=True), values) for job, values in jobs]
     sweep = new_sweep(load({}).spec.name, "slurm", [(run, values) for (run, _), values in made])
     directory = save(sweep)
     first = made[0][0][1]
@@ -238,6 +244,9 @@ def on_slurm(
     text = slurm_script.script(first.slurm, names, [f"../../{name}" for name in names], sweep.sweep_id)
     runs.write_atomic(directory / "sweep.sbatch", text)
     if show:
+        if as_json:
+            click.echo(json.dumps({"sweep": sweep.sweep_id, "runs": names, "directory": str(directory)}))
+            return 0
         click.echo(text, nl=False)
         click.echo(f"rendered {directory} and {len(made)} run directories; nothing was queued", err=True)
         return 0
@@ -291,7 +300,8 @@ def say(sweep: Sweep, job: str, as_json: bool, points: Sequence[int] | None = No
     chosen = range(len(sweep.points)) if points is None else points
     if as_json:
         named = [sweep.points[index].run for index in chosen]
-        click.echo(json.dumps({"sweep": sweep.sweep_id, "job": job, "runs": named}))
+        place = str(folder() / sweep.sweep_id)
+        click.echo(json.dumps({"sweep": sweep.sweep_id, "job": job, "runs": named, "directory": place}))
         return
     click.echo(f"job {job}: {sweep.sweep_id}")
     for index in chosen:

@@ -241,7 +241,7 @@ class SshBackend:
         if state.is_final:
             lost = [node for node, item in enumerate(conversation.seen) if _state(item) is RunState.LOST]
             end_strays(conversation, lost)  # agent and warden killed at once: nobody else is left to do it
-            self.pull(run)
+            bring_home(conversation)
         return state
 
     def logs(self, run: RunDir, *, rank: int | None = None, follow: bool = False) -> Iterator[LogLine]:
@@ -268,19 +268,31 @@ class SshBackend:
             raise HostsError(f"{run.run_id} could not be ended everywhere", results, hint=hint)
 
     def pull(self, run: RunDir, *, checkpoints: bool = False) -> list[str]:
-        """Bring logs, metrics, result and adapter home; the names of the files fetched."""
+        """Bring logs, metrics, result and adapter home; the names of the files fetched.
+
+        Raises TargetError when the first host, which has the results, cannot be reached.
+        """
         conversation = conversation_of(run)
-        conversation.look(logs=True)
-        tops = [*HOME_FILES, *(["checkpoints"] if checkpoints else [])]
-        session, place = conversation.fleet.sessions[0], conversation.places[0]
-        if not session.is_open:
-            return []
-        fetched = []
-        for name, size in session.call("tree", run_dir=place.run_dir, tops=tops)["files"]:
-            if name != "metrics.jsonl":
-                _fetch(session, place.run_dir, name, size, run.path / name)
-                fetched.append(name)
+        fetched = bring_home(conversation, checkpoints=checkpoints)
+        if fetched is None:
+            host, why = conversation.places[0].host, conversation.seen[0].why
+            raise TargetError(f"{host}, which has the results of {run.run_id}, cannot be reached: {why}")
         return fetched
+
+
+def bring_home(conversation: Following, *, checkpoints: bool = False) -> list[str] | None:
+    """Bring all logs, and what node 0 made; the names of its files. None: node 0 is out of reach."""
+    conversation.look(logs=True)
+    tops = [*HOME_FILES, *(["checkpoints"] if checkpoints else [])]
+    run, session, place = conversation.run, conversation.fleet.sessions[0], conversation.places[0]
+    if not session.is_open:
+        return None
+    fetched = []
+    for name, size in session.call("tree", run_dir=place.run_dir, tops=tops)["files"]:
+        if name != "metrics.jsonl":
+            _fetch(session, place.run_dir, name, size, run.path / name)
+            fetched.append(name)
+    return fetched
 
 
 def places_of(run: RunDir, survey: Survey) -> list[Place]:
@@ -320,12 +332,17 @@ def _forget_moved(run: RunDir, conversation: Following) -> None:
 
 
 def conversation_of(run: RunDir) -> Following:
-    """The open conversation about a run, or a new one (its hosts are connected to when they are asked)."""
-    if run.path not in _OPEN:
-        extra = run.record.extra
-        if "places" not in extra:
-            raise TargetError(f"{run.run_id} was never sent to its hosts")
-        places = [Place(**place) for place in extra["places"]]
+    """The open conversation about a run, or a new one (its hosts are connected to when they are asked).
+
+    Another command may have resumed the run on other hosts since; then the old ones are asked no more.
+    """
+    extra = run.record.extra
+    if "places" not in extra:
+        raise TargetError(f"{run.run_id} was never sent to its hosts")
+    places = [Place(**place) for place in extra["places"]]
+    if run.path not in _OPEN or _OPEN[run.path].places != places:
+        if run.path in _OPEN:
+            _OPEN.pop(run.path).fleet.close()
         options = Options(**{**extra["options"], "accept_new_host_keys": False})
         fleet = Fleet([place.host for place in places], options, extra["python"])
         _OPEN[run.path] = Following(run, fleet, places)

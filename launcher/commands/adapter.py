@@ -1,19 +1,23 @@
-"""Commands that use what a run has learned, by the training environment's interpreter: eval, export, chat, convert.
+"""Commands that use what a run has learned, by the training environment's interpreter: eval, export, chat, generate,
+convert.
 
-What they do stands in train/ (evaluate, export, chat, convert); here is only how they are started.
+What they do stands in modules of train/ of those names (evaluate, export ...); here is only how they are started.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
 from launcher import facts, process, runs, trainer
 from launcher.errors import UsageError
 from launcher.runs import RunDir
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def find(run: str) -> RunDir:
@@ -35,11 +39,39 @@ def in_training_environment(found: RunDir, words: Sequence[str]) -> int:
     return process.passthrough([python, *words], env=trainer.environment(None if own else found.code))
 
 
+_device = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where it computes."
+)
+
+
+def answer_options(*, max_new_tokens: int) -> Callable[[Function], Function]:
+    """How the adapter answers."""
+
+    def decorate(function: Function) -> Function:
+        function = click.option("--base", is_flag=True, help="Without the adapter, for comparison.")(function)
+        for flag, number, default, text in (
+            ("--temperature", click.FloatRange(min=0), 0.0, "0: the likeliest answer."),
+            ("--max-new-tokens", click.IntRange(min=1), max_new_tokens, "Tokens of an answer."),
+        ):
+            function = click.option(flag, type=number, default=default, show_default=True, help=text)(function)
+        system = click.option("--system", help="System message; default: the run's data.system.")
+        return system(_device(function))
+
+    return decorate
+
+
+def answer_words(values: dict[str, Any]) -> list[str]:
+    """The values of answer_options as the training program's own options. With `=`: texts may begin with a dash."""
+    options = {key.replace("_", "-"): value for key, value in values.items() if value is not None}
+    flags = ["--base"] if options.pop("base") else []
+    return [*(f"--{name}={value}" for name, value in options.items()), *flags]
+
+
 @click.command("eval")
 @click.argument("run")
 @click.option("--data", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Default: data.eval.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--max-records", type=click.IntRange(min=1))
+@_device
+@click.option("--max-records", type=click.IntRange(min=1), help="Only so many of them.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as one JSON object.")
 def evaluate(run: str, data: Path | None, device: str, max_records: int | None, as_json: bool) -> int:
     """Measure RUN's adapter on records: loss, and its answers by each task's metrics; on all local GPUs."""
@@ -80,17 +112,22 @@ def export(run: str, kind: str, out: Path | None) -> int:
 
 @click.command()
 @click.argument("run")
-@click.option("--system", help="System message; default: the run's data.system.")
-@click.option("--max-new-tokens", type=int, default=512, show_default=True)
-@click.option("--temperature", type=float, default=0.0, show_default=True, help="0: the likeliest answer.")
-@click.option("--base", is_flag=True, help="Without the adapter, for comparison.")
-def chat(run: str, system: str | None, max_new_tokens: int, temperature: float, base: bool) -> int:
+@answer_options(max_new_tokens=512)
+def chat(run: str, **answering: Any) -> int:
     """Talk to RUN's adapter; /reset forgets, /exit ends."""
     found = find(run)
-    words = ["-m", "train.chat", "--run-dir", str(found.path), "--max-new-tokens", str(max_new_tokens)]
-    words += ["--temperature", str(temperature), *(["--base"] if base else [])]
-    words += [] if system is None else ["--system", system]
-    return in_training_environment(found, words)
+    return in_training_environment(found, ["-m", "train.chat", "--run-dir", str(found.path), *answer_words(answering)])
+
+
+@click.command()
+@click.argument("run")
+@click.argument("prompt")
+@answer_options(max_new_tokens=256)
+def generate(run: str, prompt: str, **answering: Any) -> int:
+    """Answer PROMPT with RUN's adapter, printing tokens as they come."""
+    found = find(run)
+    words = ["-m", "train.generate", "--run-dir", str(found.path), f"--prompt={prompt}"]
+    return in_training_environment(found, [*words, *answer_words(answering)])
 
 
 @click.command()

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from launcher import image as images
+from launcher import image_file
 from launcher.errors import UsageError
+from launcher.image_lock import lock_path, read_lock
 
 _engine = click.option("--engine", type=click.Choice(["docker", "podman"]), default="docker", show_default=True)
 
@@ -27,14 +28,14 @@ def save(tag: str, file: Path, directory: bool, engine: str) -> None:
 
     Write a .sif, a .sqsh or a directory once on the shared file system, instead of pulling on every node.
     """
-    pinned = images.read_lock().pinned(tag)
+    pinned = read_lock().pinned(tag)
     if directory:
-        images.export_directory(engine, pinned, file.absolute())
+        image_file.export_directory(engine, pinned, file.absolute())
     else:
         if file.exists():
             raise UsageError(f"{file} exists already")
         # A tar keeps the name only if it is saved by name; the others read from the engine by name, too.
-        images.save_archive(engine, tag, file)
+        image_file.save_archive(engine, tag, file)
     click.echo(f"wrote {file} ({pinned})")
 
 
@@ -43,14 +44,14 @@ def save(tag: str, file: Path, directory: bool, engine: str) -> None:
 @_engine
 def load(file: Path, engine: str) -> None:
     """Load a .tar that `image save` wrote, on this host."""
-    archive = images.archive_of(file)
-    if not archive.load:
-        raise UsageError(f"{file} needs no loading", hint=f"name it as the image: --image {file}")
-    click.echo(images.run(images.fill(archive.load, engine=engine, file=str(file)), engine, str(file)).strip())
+    click.echo(image_file.load_archive(engine, file))
 
 
 @image.command("list")
 def list_() -> None:
     """List the images of image.lock."""
-    for tag, locked in images.read_lock().images.items():
+    images = read_lock().images
+    if not images:
+        click.echo(f"no images in {lock_path()}: zlaunch build makes one", err=True)
+    for tag, locked in images.items():
         click.echo(f"{tag}  {locked.digest or locked.id}  {locked.variant}  {locked.built}")

@@ -19,6 +19,7 @@ from launcher.spec import Job
 @job_options
 @click.option("--gpus", type=int, help="Ranks, one a GPU (default: every GPU).")
 @click.option("--procs", type=int, help="Ranks on a CPU, with --device cpu.")
+@click.option("--python", help="Interpreter of the training environment.")
 @click.option("--sweep", "sweeps", multiple=True, metavar="KEY=A,B,C", help="One run for each combination, in turn.")
 @run_options
 @click.pass_context
@@ -30,6 +31,7 @@ def local(
     smoke: bool,
     gpus: int | None,
     procs: int | None,
+    python: str | None,
     sweeps: tuple[str, ...],
     dry_run: bool,
     detach: bool,
@@ -43,7 +45,7 @@ def local(
     """
 
     def load(values: dict[str, Any]) -> Job:
-        flags = {"local.gpus": gpus, "local.procs": procs, **values}
+        flags = {"local.gpus": gpus, "local.procs": procs, "local.python": python, **values}
         return load_job(ctx, job, overrides, smoke, parameters, flags)
 
     def start(asked: Job, run: RunDir | None = None) -> int:

@@ -10,10 +10,12 @@ import click
 
 from launcher import submit, summary
 from launcher.backends.base import Backend, RunState
+from launcher.errors import ZlaunchError
 from launcher.interrupts import like_ctrl_c
 from launcher.plan import RunPlan, Target
 from launcher.runs import RunDir
 from launcher.spec import Job
+from launcher.takeback import StartInterrupted, take_back
 
 EXIT = {RunState.SUCCEEDED: 0, RunState.CANCELLED: 130}
 """Exit status by final state; every other is 1."""
@@ -35,7 +37,7 @@ def launch(
     secrets = {} if dry_run else submit.read_secrets(job.spec.secrets)
     run, plan = submit.prepare(job, target, run=run)
     if dry_run:
-        return _say_rendered(run, plan, as_json)
+        return say_rendered(run, plan, as_json)
     if detach:
         submit.submit(run, plan, backend, secrets, **record)
         return _say_detached(run, as_json)
@@ -45,25 +47,50 @@ def launch(
         try:
             submit.submit(run, plan, backend, secrets, **record)
             return attach(run, backend, smoke=smoke, as_json=as_json)
+        except StartInterrupted as start:
+            return _broken_off(run, RunState.CANCELLED if start.ended else RunState.RUNNING, as_json)
         except KeyboardInterrupt:  # between the start and the first look
-            backend.cancel(run, checkpoint=False)
-            state = backend.state(run)
-            return conclude(run, state if state.is_final else RunState.CANCELLED, as_json=as_json)
+            if not run.run_json.exists():
+                raise  # before the start
+            return _broken_off(run, _state_taken_back(run, backend), as_json)
 
 
 def attach(run: RunDir, backend: Backend, *, smoke: bool = False, as_json: bool = False) -> int:
     """Follow a submitted run to its end and print what came of it."""
     from launcher import view  # Rich: not needed to submit
 
+    asked = run.record
     state = view.follow(run, backend, show=sys.stderr if as_json else sys.stdout)
+    # Somebody may have resumed it while its results came home.
+    run.update_record(only_if=lambda now: now.start == asked.start, state=state.value)
     return conclude(run, state, smoke=smoke, as_json=as_json)
 
 
+def _state_taken_back(run: RunDir, backend: Backend) -> RunState:
+    """The state of a run that is ended as soon as it has started; RUNNING if it could not be ended."""
+    if not take_back(run, backend):
+        return RunState.RUNNING
+    try:
+        state = backend.state(run)
+    except ZlaunchError:  # it was ended all the same
+        return RunState.CANCELLED
+    return state if state.is_final else RunState.CANCELLED
+
+
+def _broken_off(run: RunDir, state: RunState, as_json: bool) -> int:
+    """Record and say what came of an interrupted start; of one that could not be taken back the user has been told."""
+    run.update_record(state=state.value)
+    if state.is_final:
+        return conclude(run, state, as_json=as_json)
+    if as_json:
+        click.echo(json.dumps(summary.of(run, state)))
+    return EXIT[RunState.CANCELLED]
+
+
 def conclude(run: RunDir, state: RunState, *, smoke: bool = False, as_json: bool = False) -> int:
-    """Record and print what came of a run; the exit code."""
+    """Print what came of a run; the exit code."""
     from launcher import view
 
-    run.update_record(state=state.value)
     problems = summary.smoke_problems(run) if smoke and state is RunState.SUCCEEDED else []
     view.print_outcome(run, state, show=sys.stderr if as_json else sys.stdout)
     for problem in problems:
@@ -73,7 +100,7 @@ def conclude(run: RunDir, state: RunState, *, smoke: bool = False, as_json: bool
     return 1 if problems else EXIT.get(state, 1)
 
 
-def _say_rendered(run: RunDir, plan: RunPlan, as_json: bool) -> int:
+def say_rendered(run: RunDir, plan: RunPlan, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps({"run": run.run_id, "directory": str(run.path), "world_size": plan.launch.world_size}))
         return 0

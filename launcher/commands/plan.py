@@ -35,7 +35,13 @@ def plan(
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Show memory by part, every automatic setting with its reason, speed, and what to change if JOB does not fit."""
+    """Show memory by part, every automatic setting with its reason, speed, and what to change if JOB does not fit.
+
+    JOB: a job file; without one, and without --model, job.yaml of the working directory.
+    """
+    here = Path("job.yaml")
+    if job is None and model is None and here.exists():
+        job = here
     wanted = spec.load(job, overrides, {"model.path": model}).spec
     shape = shape_of(wanted)
     situation = situation_of(gpu, gpu_memory, nodes, gpus_per_node or wanted.local.gpus or 1)
@@ -62,6 +68,8 @@ def shape_of(wanted: JobSpec) -> Shape:
             return memory.from_config(config)
         except memory.UnknownShape as error:
             raise SpecError(f"model.path {wanted.model.path!r}: {error}") from error
+    if not wanted.model.path:
+        raise SpecError("no model to plan for", hint="name a job file, or say --model")
     shape = memory.named(wanted.model.path)
     if shape is None:
         raise SpecError(

@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from launcher import follow, runs, summary, sweep
+from launcher import state as states
+from launcher.errors import ZlaunchError
 from launcher.runs import RunDir
-from launcher.sweep import Point, Sweep
 
 MEASURES = ("loss_first", "loss_last", "eval_loss", "accuracy_before", "accuracy_after", "seconds")
 """Columns taken from a run's results, where it has them."""
@@ -19,35 +20,45 @@ MEASURES = ("loss_first", "loss_last", "eval_loss", "accuracy_before", "accuracy
 @click.argument("names", nargs=-1, required=True, metavar="SWEEP|RUN...")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def report(names: tuple[str, ...], as_json: bool) -> None:
-    """Compare the points of a sweep, or any runs, in a table."""
-    rows = [row(point) for name in names for point in points_of(name)]
+    """Compare the points of a sweep, or any runs, in a table.
+
+    Of a run that cannot be asked now it has the state that was last seen, and the reason on standard error.
+    """
+    rows = [row(run, values) for name in names for run, values in runs_of(name)]
     if as_json:
         for item in rows:
             click.echo(json.dumps(item, ensure_ascii=False))
         return
     click.echo(table(rows))
+    for item in rows:
+        if "error" in item:
+            click.echo(f"{item['run']}: {item['error']}", err=True)
 
 
-def points_of(name: str) -> list[Point]:
-    found = sweep.find(name)
-    if isinstance(found, Sweep):
-        return list(found.points)
-    run = runs.find_run(name, runs.runs_root())
-    return [Point(run=run.run_id, values={})]
+def runs_of(name: str) -> list[tuple[RunDir, dict[str, Any]]]:
+    """The runs that are meant, each with its values in the sweep."""
+    if found := sweep.find(name):
+        return [(sweep.run_of(point), point.values) for point in found.points]
+    return [(runs.find_run(name, runs.runs_root()), {})]
 
 
-def row(point: Point) -> dict[str, Any]:
-    """One run: its values in the sweep, its state, its measures."""
-    run = sweep.run_of(point)
-    state = sweep.state_of(run)
-    measured = measures(run) if state is not None else {}
-    return {"run": point.run, **point.values, "state": state.value if state else "not started", **measured}
+def row(run: RunDir, values: dict[str, Any]) -> dict[str, Any]:
+    """One run: its values in the sweep, its state, its measures; where they cannot be had, as much as can, and why."""
+    found: dict[str, Any] = {"run": run.run_id, **values, "state": None}
+    try:
+        if not run.run_json.exists():
+            return {**found, "state": "not started"}
+        state, why = states.last_seen(run)
+        found.update({"state": state.value, **({"error": why} if why else {})})
+        found.update(measures(run))
+    except ZlaunchError as error:  # a damaged file of one run is no reason to hide the others
+        found["error"] = str(error)
+    return found
 
 
 def measures(run: RunDir) -> dict[str, Any]:
     result = run.read_json(run.result_json) or {}
-    evaluation = result.get("evaluation") or {}
-    found = {**evaluation, **result} if isinstance(evaluation, dict) else result
+    found = {**evaluation(result), **result}
     losses = [metric["loss"] for metric in run.read_metrics() if "loss" in metric]
     started, ended = summary.span(run)
     found = {
@@ -60,9 +71,20 @@ def measures(run: RunDir) -> dict[str, Any]:
     return {**chosen, **({"failure": failure.get("message") or failure.get("cause")} if failure else {})}
 
 
+def evaluation(result: dict[str, Any]) -> dict[str, Any]:
+    """What result.json says of the held-out records, before the training and after it."""
+    scores = result.get("eval") or {}
+    before, after = scores.get("before") or {}, scores.get("after") or {}
+    return {
+        "eval_loss": after.get("loss"),
+        "accuracy_before": before.get("accuracy"),
+        "accuracy_after": after.get("accuracy"),
+    }
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Plain text columns; a value that a run does not have is a dash."""
-    columns = list(dict.fromkeys(key for item in rows for key in item if key != "failure"))
+    columns = list(dict.fromkeys(key for item in rows for key in item if key not in ("failure", "error")))
     if any("failure" in item for item in rows):
         columns.append("failure")
     cells = [columns, *([_cell(item.get(column)) for column in columns] for item in rows)]

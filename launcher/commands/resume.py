@@ -21,8 +21,8 @@ from launcher.spec import Job
 
 @click.command()
 @click.argument("run")
-@click.option("--gpus", type=int, help="Another number of GPUs; the global batch stays.")
-@click.option("--procs", type=int, help="Another number of CPU ranks; the global batch stays.")
+@click.option("--gpus", type=int, help="Another number of this machine's GPUs; the global batch stays.")
+@click.option("--procs", type=int, help="Another number of CPU ranks here; the global batch stays.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key of the job.")
 @run_options
 def resume(
@@ -39,8 +39,11 @@ def resume(
     RUN may be a sweep: its points that did not succeed start again.
     """
     if points := sweep.find(run):
+        changes = {"--gpus": gpus, "--procs": procs, "--set": overrides, "--dry-run": dry_run}
+        refuse_changes_of_sweep(points, [flag for flag, value in changes.items() if value], detach)
         return resume_sweep(points, as_json=as_json)
     found = runs.find_run(run, runs.runs_root())
+    refuse_local_flags(found, gpus or procs)
     refuse_if_not_resumable(found, bool(overrides))
     flags = {"local.gpus": gpus, "local.procs": procs}
     job = spec.load(found.job_yaml, overrides, flags)
@@ -50,6 +53,30 @@ def resume(
         click.echo(_from_where(found))
     extra = found.record.extra
     return launch(job, target, backend, dry_run=dry_run, detach=detach, as_json=as_json, run=found, extra=extra)
+
+
+def refuse_changes_of_sweep(points: sweep.Sweep, flags: list[str], detach: bool) -> None:
+    """A sweep's points go on as they are; a flag that would count for nothing is refused. Raises UsageError."""
+    if flags:
+        raise UsageError(
+            f"{' and '.join(flags)}: the points of a sweep go on as they are",
+            hint=f"resume a point of its own: zlaunch report {points.sweep_id} lists them",
+        )
+    if points.backend != "slurm":
+        sweep.refuse_detach(detach)
+
+
+def refuse_local_flags(run: RunDir, ranks: int | None) -> None:
+    """--gpus and --procs count this machine's ranks, and would say nothing to other hosts. Raises UsageError."""
+    if ranks and run.record.backend != "local":
+        hints = {
+            "ssh": "say --set ssh.slots=N, or change the hostfile",
+            "slurm": "say --set slurm.nodes=N, slurm.gpus_per_node=N or slurm.procs_per_node=N",
+        }
+        raise UsageError(
+            f"--gpus and --procs are for runs on this machine; {run.run_id} is a {run.record.backend} run",
+            hint=hints.get(run.record.backend),
+        )
 
 
 def resume_sweep(points: sweep.Sweep, *, as_json: bool) -> int:

@@ -12,7 +12,7 @@ import click
 from launcher import runs, state, summary
 from launcher.backends import backend_of
 from launcher.backends.base import RunState
-from launcher.errors import RunNotFound, TargetError
+from launcher.errors import ZlaunchError
 from launcher.runs import RunDir
 
 
@@ -26,7 +26,7 @@ def list_(as_json: bool) -> None:
     for run in found:
         try:
             row = overview(run)
-        except RunNotFound as error:  # its record is damaged: no reason to hide the others
+        except ZlaunchError as error:  # its record is damaged: no reason to hide the others
             click.echo(f"{run.run_id}: {error}", err=True)
             continue
         click.echo(json.dumps(row) if as_json else _line(row))
@@ -34,7 +34,7 @@ def list_(as_json: bool) -> None:
 
 @click.command()
 @click.argument("run")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def status(run: str, as_json: bool) -> None:
     """Show what RUN does or did."""
     found = runs.find_run(run, runs.runs_root())
@@ -75,24 +75,24 @@ def cancel(run: str, now: bool) -> None:
         click.echo(f"{found.run_id}: already {before.value}")
         return
     backend.cancel(found, checkpoint=not now)
-    click.echo(f"{found.run_id}: {state.of(found).value}")
+    after = state.of(found)
+    if not after.is_final:  # nothing is left of it, and none of its agents came up to say so
+        after = RunState(found.update_record(state=RunState.CANCELLED.value).state)
+    click.echo(f"{found.run_id}: {after.value}")
 
 
 def overview(run: RunDir) -> dict[str, Any]:
     """One row of `list`; of a run that cannot be asked now the last state that was seen, and why."""
     record = run.record
     last = last_metric(run) or {}
-    now, error = record.state, None
-    try:
-        now = state.of(run).value
-    except TargetError as trouble:
-        error = str(trouble)
+    now, error = state.last_seen(run)
     return {
         "run": run.run_id,
-        "state": now,
+        "state": now.value,
         **({"error": error} if error else {}),
         "backend": record.backend,
         "created": record.created,
+        "directory": str(run.path),
         "step": last.get("step"),
         "loss": last.get("loss"),
     }

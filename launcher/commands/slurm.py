@@ -12,8 +12,8 @@ import click
 from launcher import slurm_plan, submit, sweep
 from launcher.backends.slurm import SlurmBackend
 from launcher.commands.options import LaunchCommand, job_options, load_job, run_options
-from launcher.commands.outcome import attach
-from launcher.errors import SpecError
+from launcher.commands.outcome import attach, say_rendered
+from launcher.errors import SpecError, UsageError
 from launcher.interrupts import like_ctrl_c
 from launcher.runs import RunDir
 from launcher.slurm_target import slurm_target
@@ -89,6 +89,8 @@ def slurm(
         return load_job(ctx, job, overrides, smoke, parameters, {**flags, **values})
 
     show = dry_run or print_script
+    if wait and detach:
+        raise UsageError("--wait and --detach contradict each other", hint="a job runs on alone unless --wait is given")
     follow = (wait or smoke) and not detach
     if sweeps:
         return sweep.on_slurm(sweeps, load, overrides, show=show, follow=follow, as_json=as_json)
@@ -100,7 +102,10 @@ def one(job: Job, *, smoke: bool, show: bool, quiet: bool, follow: bool, as_json
     secrets = {} if show else submit.read_secrets(job.spec.secrets)
     run, plan = submit.prepare(job, slurm_target(job.spec))
     if show:
-        click.echo(run.sbatch.read_text(encoding="utf-8"), nl=False)
+        if quiet or not as_json:
+            click.echo(run.sbatch.read_text(encoding="utf-8"), nl=False)
+        if as_json:
+            return say_rendered(run, plan, as_json)
         if not quiet:
             click.echo(f"rendered {run.path}; nothing was queued", err=True)
         return 0

@@ -34,7 +34,11 @@ def eject(name: str, to: Path | None) -> None:
     target = to or Path(name)
     if target.exists():
         raise UsageError(f"{target} exists already", hint=f"zlaunch templates diff {target} shows how it differs")
-    target.write_text(source(name).read_text(encoding="utf-8"), encoding="utf-8")
+    stock = source(name).read_text(encoding="utf-8")
+    try:
+        target.write_text(stock, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {target}: {error.strerror}") from error
     click.echo(f"{target}\n  zlaunch slurm --template {target} ...   or in the job: slurm: {{template: {target}}}")
 
 

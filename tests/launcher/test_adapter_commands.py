@@ -74,12 +74,28 @@ def test_export_goes_into_the_run_unless_told_elsewhere(run: RunDir, tmp_path: P
 
 
 def test_chat_and_generate_hand_their_settings_on(run: RunDir) -> None:
-    zlaunch("chat", "demo", "--temperature", "0.7", "--base", "--system", "简短")
-    assert called(run)[1:] == ["-m", "train.chat", "--run-dir", str(run.path), "--max-new-tokens", "512",
-                               "--temperature", "0.7", "--base", "--system", "简短"]  # fmt: skip
+    zlaunch("chat", "demo", "--temperature", "0.7", "--base", "--system", "简短", "--device", "cpu")
+    module, *words = called(run)[2:]
+    assert module == "train.chat"
+    assert set(words) == {"--run-dir", str(run.path), "--max-new-tokens=512", "--temperature=0.7", "--base",
+                          "--system=简短", "--device=cpu"}  # fmt: skip
     zlaunch("generate", "demo", "你好 $(x)", "--temperature", "0.7", "--base")
-    assert called(run)[1:] == ["-m", "train.generate", "--run-dir", str(run.path), "--prompt", "你好 $(x)",
-                               "--max-new-tokens", "256", "--temperature", "0.7", "--base"]  # fmt: skip
+    module, *words = called(run)[2:]
+    assert module == "train.generate"
+    assert set(words) == {"--run-dir", str(run.path), "--prompt=你好 $(x)", "--max-new-tokens=256",
+                          "--temperature=0.7", "--base", "--device=auto"}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [["chat", "demo"], ["generate", "demo", "--", "-x"]])
+def test_texts_that_begin_with_a_dash_are_no_options_of_the_child(run: RunDir, words: list[str]) -> None:
+    zlaunch(*words[:2], "--system", "-x", *words[2:])
+    assert "--system=-x" in called(run)
+    assert ("--prompt=-x" in called(run)) == (words[0] == "generate")
+
+
+def test_a_number_of_tokens_that_is_none_is_refused_here(run: RunDir) -> None:
+    done = CliRunner().invoke(cli, ["chat", "demo", "--max-new-tokens", "0"])
+    assert done.exit_code == 2
 
 
 @pytest.mark.parametrize("words", [["eval"], ["export"], ["chat"]])

@@ -92,6 +92,9 @@ def test_a_dry_run_writes_the_files_and_starts_nothing(cwd):
     assert (directory / "code" / "train" / "config.py").exists()
     assert not (directory / "run.json").exists()
     assert "not submitted" in zlaunch(cwd, "status", rendered["run"], code=2).stderr
+    words = ("local", "--dry-run", "--json", "--device", "cpu", "--python", "/p/python")
+    directory = Path(json.loads(zlaunch(cwd, *words).stdout)["directory"])
+    assert json.loads((directory / "plan.json").read_text())["launch"]["python"] == "/p/python"
 
 
 def test_init_writes_a_job_that_plans_and_is_not_overwritten(cwd):

@@ -7,7 +7,7 @@ from typing import Any
 from launcher import doctor, hosts
 from launcher.connect import Options
 from launcher.fleet import Fleet, Session
-from launcher.image import HostImage
+from launcher.image_hosts import HostImage
 from launcher.spec import convert
 
 GPU = "{i}, GPU-{i}, NVIDIA H100, 81559, 9.0, {driver}"

@@ -67,6 +67,19 @@ def test_a_running_record_without_a_living_agent_is_lost(run: RunDir, changes: d
     assert follow.derive_state(run) is RunState.LOST
 
 
+def test_an_agent_that_ends_between_the_look_at_its_record_and_at_its_process_is_not_lost(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(run, 0, "RUNNING")
+
+    def ends_now(seen: dict[str, Any], *, now: float | None = None) -> bool:
+        record(run, 0, "SUCCEEDED")
+        return False
+
+    monkeypatch.setattr(follow, "is_agent_alive", ends_now)
+    assert follow.derive_state(run) is RunState.SUCCEEDED
+
+
 @pytest.mark.parametrize("changes", [{"host": "elsewhere", "pid": 1}, {"pid_namespace": "pid:[1]", "start_time": 1}])
 def test_pids_of_another_machine_or_namespace_are_not_looked_up_here(run: RunDir, changes: dict[str, Any]) -> None:
     record(run, 0, "RUNNING", **changes)

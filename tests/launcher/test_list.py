@@ -26,12 +26,19 @@ def test_a_run_that_cannot_be_asked_or_read_does_not_hide_the_others(
     a_run(tmp_path, "a-20260101-000000-aaaa", "ssh", "RUNNING")  # its hosts stand nowhere
     a_run(tmp_path, "b-20260101-000001-aaaa", "local", "PENDING").run_json.write_text("{torn")
     a_run(tmp_path, "c-20260101-000002-aaaa", "local", "SUCCEEDED")
+    a_run(tmp_path, "e-20260101-000004-aaaa", "local", "ODD")
+    a_run(tmp_path, "f-20260101-000005-aaaa", "elsewhere", "PENDING")
+    a_run(tmp_path, "d-20260101-000003-aaaa", "slurm", "RUNNING").plan_json.write_text("{torn")
     done = CliRunner().invoke(cli, ["list", "--json"], catch_exceptions=False)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(row["run"][0], row["state"], "error" in row) for row in rows] == [
         ("a", "RUNNING", True), ("c", "SUCCEEDED", False),
     ]  # fmt: skip
     assert "b-20260101-000001-aaaa" in done.stderr
+    assert "d-20260101-000003-aaaa" in done.stderr
+    assert "e-20260101-000004-aaaa: its record has the state 'ODD'" in done.stderr
+    assert "f-20260101-000005-aaaa: no backend 'elsewhere'" in done.stderr
+    assert rows[1]["directory"] == str(tmp_path / "c-20260101-000002-aaaa")
     lines = CliRunner().invoke(cli, ["list"], catch_exceptions=False).stdout.splitlines()
     assert lines[0].endswith("(when last seen: a-20260101-000000-aaaa was never sent to its hosts)")
     assert lines[1].startswith("SUCCEEDED")

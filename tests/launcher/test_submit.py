@@ -8,9 +8,10 @@ import pytest
 
 from launcher import spec, submit
 from launcher.backends.base import FakeBackend
-from launcher.errors import DataError
+from launcher.errors import DataError, TargetError
 from launcher.plan import RunPlan
 from launcher.runs import RunDir
+from launcher.takeback import StartInterrupted
 from tests.launcher.plans import RUN_ID, make
 
 GOOD = '{"instruction": "1 + 1", "output": "2"}\n'
@@ -64,3 +65,25 @@ def test_a_start_that_is_interrupted_is_taken_back(tmp_path: Path) -> None:
         submit.submit(run, make(), backend, {})
     assert backend.cancelled == [RUN_ID]
     assert run.record.state == "CANCELLED"
+
+
+@pytest.mark.parametrize("trouble", [TargetError("no host answers", hint="plug it in"), KeyboardInterrupt()])
+def test_a_start_that_cannot_be_taken_back_stays_an_interrupt_and_the_record_says_that_it_may_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], trouble: BaseException
+) -> None:
+    class Stuck(FakeBackend):
+        def submit(self, run: RunDir, plan: RunPlan, secrets: dict[str, str]) -> tuple[str, ...]:
+            raise KeyboardInterrupt
+
+        def cancel(self, run: RunDir, *, checkpoint: bool = True) -> None:
+            raise trouble
+
+    run = RunDir(tmp_path / RUN_ID)
+    run.write({})
+    with pytest.raises(StartInterrupted) as caught:
+        submit.submit(run, make(), Stuck(), {})
+    assert not caught.value.ended
+    assert run.record.state == "RUNNING"
+    said = capsys.readouterr().err
+    assert f"zlaunch cancel {RUN_ID}" in said
+    assert ("no host answers\n  -> plug it in" if isinstance(trouble, TargetError) else "interrupted again") in said

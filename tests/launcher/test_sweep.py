@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from launcher import spec, submit, sweep
+from launcher import bundle, spec, submit, sweep
 from launcher.cli import cli
 from launcher.commands.report import table
 from launcher.errors import RunFailed, SpecError, UsageError
@@ -45,6 +45,39 @@ def test_records_are_looked_at_once_for_all_points_that_read_the_same(
     assert sweep.on_slurm(texts, load, [], show=True, follow=False, as_json=False) == 0
     assert seen == [(f"{tmp_path}/{name}.jsonl", "m") for name in ("a", "b")]
     assert len(list((tmp_path / "runs").glob("run-*/plan.json"))) == 6
+
+
+def test_a_file_that_several_points_read_is_hashed_once_for_the_way_to_a_login_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path / "runs"))
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"instruction": "{name}", "output": "2"}}\n')
+    seen: list[str] = []
+    really = bundle._sha256
+    monkeypatch.setattr(bundle, "_sha256", lambda path: [seen.append(path.name), really(path)][1])
+    flags = {"device": "cpu", "model.path": "m", "slurm.login": "me@login", "data.eval": f"{tmp_path}/b.jsonl"}
+
+    def load(values: dict[str, Any]) -> Job:
+        return spec.load(None, [], {**flags, "data.train": f"{tmp_path}/a.jsonl", **values})
+
+    texts = ["lora.r=8,16", f"data.train={tmp_path}/a.jsonl,{tmp_path}/b.jsonl"]
+    assert sweep.on_slurm(texts, load, [], show=True, follow=False, as_json=True) == 0
+    assert sorted(seen) == ["a.jsonl", "b.jsonl"]
+    plans = [json.loads(path.read_text()) for path in sorted((tmp_path / "runs").glob("run-*/plan.json"))]
+    places = [plan["slurm"]["inputs"] for plan in plans]
+    assert all(len({place[str(tmp_path / name)] for place in places if str(tmp_path / name) in place}) == 1
+               for name in ("a.jsonl", "b.jsonl"))  # fmt: skip
+
+
+def test_a_dry_run_in_json_is_one_object_with_the_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path / "runs"))
+    assert sweep.on_slurm(["lora.r=8,16"], load, [], show=True, follow=False, as_json=True) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert len(said["runs"]) == 2
+    assert (Path(said["directory"]) / "sweep.sbatch").exists()
 
 
 @pytest.mark.parametrize("texts", [["lora.r"], ["=3"], ["lora.r="], ["lora.r=1", "lora.r=2"]])
@@ -101,6 +134,29 @@ def test_points_follow_one_another_and_a_failing_one_does_not_end_the_others(
     ]  # fmt: skip
 
 
+def test_points_that_were_all_wrong_requests_end_as_a_wrong_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
+
+    def start(job: Job, run: RunDir) -> int:
+        raise UsageError("no such file") if job.spec.lora.r == 8 else RunFailed("no")
+
+    assert sweep.one_after_another(["lora.r=8"], load, [], start, backend="local") == 2
+    assert sweep.one_after_another(["lora.r=8,16"], load, [], start, backend="local") == 1
+
+
+def test_a_flag_that_a_sweep_would_overlook_is_refused_and_nothing_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
+    points = sweep.new_sweep("zh", "local", [(RunDir(tmp_path / "zh-0-20260101-000000-aaaa"), {"lora.r": 8})])
+    sweep.save(points)
+    for flags in (["--dry-run"], ["--set", "lora.r=4"], ["--gpus", "2"], ["--detach"]):
+        with pytest.raises(UsageError, match=flags[0]):
+            CliRunner().invoke(cli, ["resume", points.sweep_id, *flags], standalone_mode=False, catch_exceptions=False)
+
+
 def test_a_failing_point_says_what_to_do_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,6 +202,8 @@ def test_templates_eject_and_diff_show_what_a_site_changed(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     run = CliRunner().invoke
     assert run(cli, ["templates", "eject"], catch_exceptions=False, standalone_mode=False).exit_code == 0
+    with pytest.raises(UsageError, match="cannot write"):
+        run(cli, ["templates", "eject", "--to", "nowhere/x"], catch_exceptions=False, standalone_mode=False)
     own = tmp_path / "train.sbatch.j2"
     same = run(cli, ["templates", "diff", str(own)], catch_exceptions=False, standalone_mode=False)
     assert (same.return_value, same.output) == (0, "")
