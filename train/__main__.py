@@ -126,6 +126,10 @@ def train(config: TrainConfig, world: World, rundir: RunDir) -> int:
         "global_batch_size": config.train.global_batch_size,
         "total_steps": total,
         "lora.r": config.lora.r,
+        "lora.alpha": config.lora.alpha,  # these three say what the weights of a checkpoint mean
+        "lora.rslora": config.lora.rslora,
+        "lora.init": config.lora.init,
+        "data": {"sequences": len(train_part.tokens), "tokens": int(train_part.lengths.sum())},
         "trained_parameters": sum(parameter.numel() for _, parameter in trainable(model)),
     }
     engine = build(config, world, model, loaded.dtype, ds_config, choice.engine)
@@ -145,10 +149,7 @@ def train(config: TrainConfig, world: World, rundir: RunDir) -> int:
         if place is not None and progress.step:
             rundir.event("resumed", step=progress.step)
             print(f"resumed after step {progress.step}", flush=True)
-            planned = checkpoint.steps_planned(place)
-            if planned != total:
-                rundir.event("length_changed", steps=total, planned=planned)
-                print(f"the run has {total} steps now, not {planned}; its learning rate follows", flush=True)
+            _tell_changes(place, facts, rundir)
         _cut_metrics(rundir, progress.step)
 
     evaluator = None
@@ -264,6 +265,25 @@ def _where_to_start(config: TrainConfig, world: World, rundir: RunDir) -> Any:
     if not (place / checkpoint.MARKER).is_file():
         raise UserError(f"init_from: {place} is not a complete checkpoint")
     return place
+
+
+def _tell_changes(place: Any, facts: dict[str, Any], rundir: RunDir) -> None:
+    """What a resumed run has otherwise than its checkpoint, and may."""
+    from train import checkpoint
+
+    total, planned = facts["total_steps"], checkpoint.recorded(place, "total_steps")
+    if planned != total:
+        rundir.event("length_changed", steps=total, planned=planned)
+        print(f"the run has {total} steps now, not {planned}; its learning rate follows", flush=True)
+    now, then = facts["data"], checkpoint.recorded(place, "data")
+    if then not in (None, now):
+        rundir.event("data_changed", now=now, then=then)
+        print(
+            f"warning: data.train has changed: {now['sequences']} sequences of {now['tokens']} tokens in all, and "
+            f"{then['sequences']} of {then['tokens']} when the checkpoint was made; from here on every step sees other "
+            "records than the run was to have",
+            file=sys.stderr,
+        )
 
 
 def _cut_metrics(rundir: RunDir, step: int) -> None:

@@ -198,12 +198,35 @@ _DOWNLOADS: dict[str, Callable[[TrainConfig], Path]] = {
 def _check_complete(path: Path) -> None:
     """Raise UserError for a directory that cannot be a model, or whose index names shards that are not there."""
     if not (path / "config.json").is_file():
+        if (path / "adapter_config.json").is_file():
+            raise UserError(
+                f"model.path: {path} holds an adapter and no model",
+                "name its base model here, and the adapter as lora.adapter to go on training it",
+            )
         raise UserError(f"model.path: {path} has no config.json", "it must be a directory in transformers' format")
-    for index in path.glob("*.index.json"):
-        shards = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
-        missing = sorted(shard for shard in shards if not (path / shard).is_file())
-        if missing:
-            raise UserError(f"model.path: {path} lacks {', '.join(missing)}, which {index.name} names")
+    index = _index_read(path)
+    if index is None:
+        return
+    try:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"model.path: {index} is not a readable index", "download it again") from None
+    missing = sorted(shard for shard in shards if not (path / shard).is_file())
+    if missing:
+        raise UserError(f"model.path: {path} lacks {', '.join(missing)}, which {index.name} names", "download them")
+
+
+def _index_read(path: Path) -> Path | None:
+    """The index that transformers reads, by its order of preference; None where the weights are one file.
+
+    A download without the *.bin files of a model that has both kinds leaves the index of those behind.
+    """
+    for weights in ("model.safetensors", "pytorch_model.bin"):
+        if (path / weights).is_file():
+            return None
+        if (path / f"{weights}.index.json").is_file():
+            return path / f"{weights}.index.json"
+    return None
 
 
 def _once(place: Path, make: Callable[[Path], None]) -> None:

@@ -29,8 +29,9 @@ from train.errors import UserError
 from train.rundir import sync_directory, write_atomic, write_json
 
 MARKER = "COMPLETE"
-MAY_CHANGE = ("total_steps",)
-"""A run may be resumed to train longer or shorter: its records are a function of the step, not of the last step."""
+MAY_CHANGE = ("total_steps", "data")
+"""A run may be resumed to train longer or shorter: its records are a function of the step, not of the last step. And
+with records mended or added: which ones a step sees then is another matter, and the run says so."""
 _NAME = re.compile(r"step-(\d+)")
 
 
@@ -136,10 +137,9 @@ def restore(place: Path | None, engine: Engine, world: World, facts: dict[str, A
     return progress
 
 
-def steps_planned(place: Path) -> int | None:
-    """How many optimizer steps the run that wrote a checkpoint was to have."""
-    planned: int | None = json.loads((place / "state.json").read_text(encoding="utf-8")).get("total_steps")
-    return planned
+def recorded(place: Path, fact: str) -> Any:
+    """What was recorded beside the progress of a checkpoint; None where an older version did not."""
+    return json.loads((place / "state.json").read_text(encoding="utf-8")).get(fact)
 
 
 def _share_state(state: State, world: World) -> State:

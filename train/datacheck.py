@@ -23,6 +23,7 @@ from train import config as schema
 from train import schedule, tokencache
 from train.cachedir import cache_directory
 from train.config import TrainConfig
+from train.dataset import NOTHING_AT_WEIGHT
 from train.errors import EXIT_USER, DataError, TrainError, UserError
 from train.records import as_sources
 from train.schedule import Sampler
@@ -76,6 +77,8 @@ def check(config: TrainConfig, *, everything: bool = False, tokenizer: Any = Non
             report["errors"].append(str(error))
     if "train" not in entries or not len(entries["train"].tokens):
         report["errors"].append("data.train holds no record that can be trained on")
+    elif not _sampler(config, entries["train"]).epoch_size:
+        report["errors"].append(NOTHING_AT_WEIGHT)
     else:
         report["packing"] = padding(config, entries["train"])
     if len(entries) == 2:
@@ -142,14 +145,18 @@ def _distribution(lengths: npt.NDArray[np.int64]) -> dict[str, Any]:
     }
 
 
+def _sampler(config: TrainConfig, entry: Entry) -> Sampler:
+    weights = tuple(source.weight for source in as_sources(config.data.train))
+    return Sampler(entry.counts(entry.tokens.kept), weights, config.train.seed)
+
+
 def padding(config: TrainConfig, entry: Entry) -> dict[str, Any]:
     """Share of the tokens in a batch that are padding, by packing mode, over the first steps of the planned batches."""
     from train import packing
 
     train, world = config.train, config.world_size
     lengths = entry.tokens.lengths
-    weights = tuple(source.weight for source in as_sources(config.data.train))
-    sampler = Sampler(entry.counts(entry.tokens.kept), weights, train.seed)
+    sampler = _sampler(config, entry)
     size, multiple = train.micro_batch_size, 16 if config.device == "cuda" else 1
     steps = min(_STEPS, sampler.steps(train.epochs, train.global_batch_size))
     real = 0

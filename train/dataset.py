@@ -23,6 +23,8 @@ from train.schedule import Sampler
 from train.tokencache import Entry
 from train.tokens import Recipe, Tokens, first, set_template
 
+NOTHING_AT_WEIGHT = "data.train: the sources have so few records that none is left at their weights"
+
 
 @dataclass(frozen=True)
 class Part:
@@ -116,6 +118,8 @@ class Data:
         part = self._part(tokenizer, "train", self.config.data.train)
         if not len(part.tokens):
             raise DataError("data.train holds no record that can be trained on")
+        if not part.sampler(self.config.train.seed).epoch_size:
+            raise DataError(NOTHING_AT_WEIGHT, "a weight is how often an epoch sees each record of its source")
         return part
 
     def eval(self, tokenizer: Any) -> Part | None:

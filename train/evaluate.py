@@ -25,7 +25,7 @@ from train.config import TrainConfig
 from train.dataset import Part
 from train.dist import World
 from train.engine import Engine
-from train.errors import DataError, UserError, report
+from train.errors import DataError, TrainError, UserError, report
 from train.generate import answer_batch, stop_ids
 from train.metrics import score
 from train.records import Record
@@ -194,7 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(prog="python -m train.evaluate", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--run-dir", type=Path, required=True)
-    parser.add_argument("--data", type=Path, help="records to evaluate on; default: the run's data.eval")
+    parser.add_argument("--data", help="records to evaluate on; default: the run's data.eval")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--max-records", type=int)
@@ -212,13 +212,13 @@ def main(arguments: list[str] | None = None) -> int:
         found = evaluate(config, world, rundir, adapter)
         if found is not None:
             scores, predictions = found
-            place = options.out or rundir.evaluations / Path(str(options.data or "eval")).stem
+            place = options.out or rundir.evaluations / Path(options.data or "eval").stem
             place.mkdir(parents=True, exist_ok=True)
             write_atomic(place / "predictions.jsonl", predictions)
             facts = {"schema": 1, "adapter": str(adapter), "data": config.data.eval}
             write_json(place / "scores.json", {**facts, **scores})
             print(f"loss {scores['loss']:.4f}  accuracy {scores['accuracy']:.3f}  {place}", file=sys.stderr)
-    except (UserError, OSError, msgspec.ValidationError) as error:
+    except (TrainError, OSError, msgspec.ValidationError) as error:
         return report(error, None, None, int(os.environ.get("RANK", "0")))
     dist.stop()
     return 0
@@ -227,7 +227,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _for_evaluation(config: TrainConfig, options: argparse.Namespace, world: World, device: str) -> TrainConfig:
     from msgspec.structs import replace
 
-    data = replace(config.data, eval=str(options.data.resolve())) if options.data else config.data
+    data = config.data
+    if options.data:
+        hub = options.data.startswith("hub:")
+        data = replace(data, eval=options.data if hub else str(Path(options.data).resolve()))
     if not data.eval:
         raise UserError("this run has no data.eval", "name a file of records with --data")
     moved = device != config.device

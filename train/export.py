@@ -63,7 +63,7 @@ def export_merged(found: Learned, place: Path, say: Say) -> None:
     """safetensors, tokenizer and generation settings of base and adapter in one."""
     from transformers import AutoTokenizer
 
-    from train.generate import stop_ids
+    from train.generate import NO_PENALTIES, stop_ids
 
     tokenizer = AutoTokenizer.from_pretrained(found.adapter)
     model = merge(found, say)
@@ -72,6 +72,7 @@ def export_merged(found: Learned, place: Path, say: Say) -> None:
     settings.eos_token_id = stop if len(stop) > 1 else stop[0]
     settings.pad_token_id = tokenizer.pad_token_id
     settings.do_sample, settings.temperature, settings.top_p, settings.top_k = False, None, None, None
+    settings.update(**NO_PENALTIES)
     longest = getattr(model.config, "max_position_embeddings", None)
     tokenizer.model_max_length = longest or tokenizer.model_max_length  # Unsloth leaves the length of training there
     model.save_pretrained(place)
@@ -134,14 +135,15 @@ def merge(found: Learned, say: Say) -> Any:
         raise UserError(f"the base model {found.base} cannot be loaded: {first}") from error
     keep_four_bit_unpacked(base)
     tied = base.config.tie_word_embeddings
-    trained = _logits(PeftModel.from_pretrained(base, found.adapter))
+    adapted = PeftModel.from_pretrained(base, found.adapter)
+    trained = _logits(adapted)
     if quantised:
+        del adapted, base  # never two models in memory
         base = AutoModelForCausalLM.from_pretrained(found.base, **options).dequantize()
         base.to(torch.bfloat16)
         _forget_quantisation(base)
-    else:
-        base = AutoModelForCausalLM.from_pretrained(found.base, **options)
-    merged = PeftModel.from_pretrained(base, found.adapter).merge_and_unload(safe_merge=True)
+        adapted = PeftModel.from_pretrained(base, found.adapter)
+    merged = adapted.merge_and_unload(safe_merge=True)
     if tied and merged.get_input_embeddings().weight is not merged.get_output_embeddings().weight:
         merged.config.tie_word_embeddings = False  # one of them was trained whole (modules_to_save)
     difference = (trained - _logits(merged)).abs().max().item()

@@ -61,7 +61,8 @@ def _instruction(value: Mapping[str, Any]) -> Messages:
             if not (isinstance(turn, (list, tuple)) and len(turn) == 2 and all(isinstance(text, str) for text in turn)):
                 raise Unreadable("history must be a list of [question, answer] pairs")
             messages += [("user", _unix(turn[0])), ("assistant", _unix(turn[1]))]
-    messages.append(("user", f"{instruction}\n{given}" if given and not given.isspace() else instruction))
+    asked = [text for text in (instruction, given) if text and not text.isspace()]  # either may be all of the question
+    messages.append(("user", "\n".join(asked)))
     messages.append(("assistant", output))
     return messages
 

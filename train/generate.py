@@ -36,16 +36,24 @@ def answer_batch(
 
 
 def generation_config(tokenizer: Any, max_new_tokens: int, stop: list[int], temperature: float = 0.0) -> Any:
-    """Greedy (temperature 0) or sampled, whatever the model's own generation_config.json says."""
+    """Greedy (temperature 0) or sampled, whatever the model's own generation_config.json says.
+
+    transformers fills what is not given here from that file, and many chat models have a penalty in it (Qwen2.5: 1.05
+    to 1.1 for every token that the question holds, such as the names of the labels to choose from).
+    """
     from transformers import GenerationConfig
 
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         **({"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}),
+        **NO_PENALTIES,
         eos_token_id=stop,
         pad_token_id=tokenizer.pad_token_id,
         use_cache=True,
     )
+
+
+NO_PENALTIES: dict[str, Any] = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1}
 
 
 def stop_ids(tokenizer: Any, config: Any) -> list[int]:
@@ -72,7 +80,8 @@ def stream(
 
     from transformers import TextIteratorStreamer
 
-    inputs = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").to(model.device)
+    encoded = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").to(model.device)
+    inputs = {name: encoded[name] for name in ("input_ids", "attention_mask")}  # some give token types as well
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     failure: list[BaseException] = []
 

@@ -23,6 +23,7 @@ from train.config import TrainConfig
 from train.dataset import Part
 from train.dist import World
 from train.engine import Engine
+from train.errors import UserError
 from train.evaluate import Interrupted
 from train.rundir import RunDir
 from train.schedule import Sampler, deal, learning_rate
@@ -73,6 +74,8 @@ class Loop:
             loss, *seen = dist.sum_over_ranks(self.world, [float(summed_loss), *map(float, wanted)])
             loss, norm, flags = loss / count, float(norm_seen), [value > 0 for value in seen]
             seconds = time.perf_counter() - started
+            if not math.isfinite(loss):
+                raise _diverged(step + 1, loss)
             if step == begin:
                 self.first_step_done()
             progress = _advance(progress, loss, norm, tokens, seconds)
@@ -158,6 +161,16 @@ class Loop:
     def _evaluation_due(self, step: int) -> bool:
         every = self.config.eval.every
         return bool(every) and step % every == 0 and step < self.total
+
+
+def _diverged(step: int, loss: float) -> UserError:
+    """All that follows would be this too, and a checkpoint of it would take a good one's place."""
+    return UserError(
+        f"the loss of step {step} is {loss}: training has diverged",
+        "set a lower train.learning_rate, and train.max_grad_norm: 1.0 if it is 0",
+        "with model.dtype float16 try bfloat16 or float32, which do not overflow",
+        "the checkpoints are of steps before: `zlaunch resume` with other settings goes on from the newest",
+    )
 
 
 def _seed(seed: int, step: int, rank: int) -> int:

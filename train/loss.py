@@ -19,8 +19,8 @@ CHUNK = 1024
 
 IGNORED = -100
 
-_SCALED_HEADS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
-"""Config fields of models that change the logits after the head (Gemma, Granite, Cohere)."""
+_SCALED_HEADS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
+"""Config fields of models that change the logits after the head (Gemma, Granite, Cohere, Falcon-H1)."""
 
 
 class AnswerLoss(nn.Module):
@@ -35,7 +35,8 @@ class AnswerLoss(nn.Module):
         self.fused = fused
         base = model.get_base_model()  # type: ignore[operator]
         prefix = base.base_model_prefix
-        scaled = any(getattr(base.config, name, None) not in (None, 1, 1.0) for name in _SCALED_HEADS)
+        told = base.config.get_text_config()  # of a model that takes images too, the part that writes
+        scaled = any(getattr(told, name, None) not in (None, 1, 1.0) for name in _SCALED_HEADS)
         head = base.get_output_embeddings()
         self.split = not fused and not scaled and hasattr(base, prefix) and head is not None
 

@@ -8,12 +8,14 @@ translation     bleu, rouge_l                    BLEU as sacrebleu's 0 to 100, C
 text            rouge_1, rouge_2, rouge_l, bleu  everything longer; ROUGE's F1 from 0 to 1 over jieba's words
 
 `accuracy` and `exact_match` are the same measure under the name that people expect: answers compared after Unicode
-normalisation (full and half width are one), without punctuation, blanks and letters' case.
+normalisation (full and half width are one), without punctuation, blanks and letters' case. What punctuation says about
+a number stays: -5 is not 5, 3.14 is not 314, 1/2 is not 12 (but 1,000 is 1000).
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import statistics
 import sys
 import unicodedata
@@ -41,9 +43,18 @@ SHORT = 24
 
 def normal(text: str) -> str:
     """NFKC, case folded, without punctuation and blanks; a text of nothing else is only stripped."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    kept = "".join(c for c in folded if not c.isspace() and not unicodedata.category(c).startswith("P"))
+    folded = unicodedata.normalize("NFKC", text).casefold().replace("\N{MINUS SIGN}", "-")
+    numbers = {place for found in _OF_NUMBERS.finditer(folded) for place in range(*found.span())}
+    kept = "".join(
+        c
+        for place, c in enumerate(folded)
+        if not c.isspace() and (place in numbers or not unicodedata.category(c).startswith("P"))
+    )
     return kept or folded.strip()
+
+
+_OF_NUMBERS = re.compile(r"(?<=\d)[./](?=\d)|(?<![0-9a-z.)\]-])-(?=\.?\d)")
+"""A decimal point, a fraction's stroke, a sign; not the hyphen of a date, a range or a word."""
 
 
 def exact_match(pairs: Pairs) -> float:

@@ -54,6 +54,8 @@ class Sampler:
     def step(self, number: int, global_batch_size: int) -> Indices:
         """The record indices of optimizer step `number` (from 0), shape [global_batch_size]."""
         size = self.epoch_size
+        if not size:
+            raise ValueError("no source has a record at its weight")
         first, last = number * global_batch_size, (number + 1) * global_batch_size
         pieces = []
         for epoch in range(first // size, (last - 1) // size + 1):

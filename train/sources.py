@@ -30,6 +30,10 @@ CHUNK_ROWS = 5000
 LARGEST_OBJECT = 64 << 20
 """Bytes of one object of a JSON list; beyond it the list is taken to be broken."""
 _BOM = b"\xef\xbb\xbf"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+PIECE_BYTES = 64 << 20
+"""Of a Parquet row group that is larger, a chunk is a part. Pandas writes a million records as one group, and a chunk's
+records lie in the memory of one process. A part is found by decoding what stands before it, so they are not small."""
 
 
 class Broken(NamedTuple):
@@ -45,7 +49,7 @@ class Chunk:
     shown: str
     """What messages call the file."""
     start: int
-    """Bytes of text files, rows of tables; likewise `end`."""
+    """Bytes of text files, rows of tables (from 0); likewise `end`."""
     end: int
     line: int
     """Number of the first line or row, from 1."""
@@ -66,8 +70,12 @@ class Kind:
 def chunks(path: str) -> Iterator[Chunk]:
     """Raises DataError for an absent, unreadable or unknown file."""
     for file, shown in files(path):
+        kind = kind_of(file)
         try:
-            yield from _KINDS[kind_of(file)].cut(file, shown)
+            if kind in _TEXTS and _starts_with(file, _UTF16):
+                yield Chunk(kind, file, shown, 0, 0, 1, broken=f"UTF-16 and not UTF-8; {_SAVE.format('UTF-16')}")
+            else:
+                yield from _KINDS[kind].cut(file, shown)
         except OSError as error:
             raise DataError(f"cannot read {shown}: {error.strerror or error}") from None
 
@@ -98,8 +106,15 @@ def files(path: str) -> list[tuple[str, str]]:
 def kind_of(file: str) -> str:
     kind = _SUFFIXES.get(Path(file).suffix.lower())
     if kind is None:
-        raise DataError(f"{file}: unknown kind of file; known: {_KNOWN}")
+        packed = Path(file).suffix.lower() in _PACKED
+        advice = ("unpack it first: a compressed file cannot be read from the middle",) if packed else ()
+        raise DataError(f"{file}: unknown kind of file; known: {_KNOWN}", *advice)
     return kind
+
+
+def _starts_with(file: str, marks: tuple[bytes, ...]) -> bool:
+    with Path(file).open("rb") as opened:
+        return opened.read(4).startswith(marks)
 
 
 def digest(file: str) -> str:
@@ -140,7 +155,7 @@ def _read_lines(chunk: Chunk) -> Pairs:
 def _decode_slowly(raw: bytes) -> Any:
     """What the fast decoder refuses, with a message that names the column; the standard one takes NaN and the like."""
     try:
-        return json.loads(raw.decode("utf-8"))
+        return _whole(json.loads(raw.decode("utf-8")))
     except UnicodeDecodeError as error:
         return Broken(_encoding(error))
     except json.JSONDecodeError as error:
@@ -254,8 +269,9 @@ class _ListReader:
                         more()
                         continue
                     first, started = line, byte
+                    escaped = text.find("\\u", to, end) >= 0
                     advance(end)
-                    yield _Item(first, started, byte, value)
+                    yield _Item(first, started, byte, _whole(value) if escaped else value)
             except UnicodeDecodeError as error:
                 where = line + text.count("\n", place) + error.object[: error.start].count(b"\n")
                 yield _Item(where, byte, byte, Broken(_encoding(error)))
@@ -273,15 +289,16 @@ def _cut_csv(path: str, shown: str) -> Iterator[Chunk]:
         def lines() -> Iterator[str]:
             nonlocal taken
             for raw in file:
+                text = raw.removeprefix(_BOM) if taken == 0 else raw  # before a quote it would be part of the name
                 taken += len(raw)
-                yield raw.decode("utf-8", errors="replace")
+                yield text.decode("utf-8", errors="replace")
 
         rows = csv.reader(lines())
         try:
             header = next(rows, None)
             if header is None:
                 return
-            columns = tuple(name.strip().removeprefix("\ufeff") for name in header)
+            columns = tuple(name.strip() for name in header)
             start, line = taken, rows.line_num + 1
             for _ in rows:
                 if taken - start >= CHUNK_BYTES:
@@ -296,15 +313,16 @@ def _cut_csv(path: str, shown: str) -> Iterator[Chunk]:
 def _read_csv(chunk: Chunk) -> Pairs:
     csv.field_size_limit(LARGEST_OBJECT)
     raw = _bytes(chunk)
+    torn = False
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         yield chunk.line + raw.count(b"\n", 0, error.start), Broken(_encoding(error))
-        text = raw.decode("utf-8", errors="replace")
+        text, torn = raw.decode("utf-8", errors="replace"), True
     rows = csv.reader(io.StringIO(text, newline=""))
     line = chunk.line
     for row in rows:
-        if "\ufffd" in "".join(row):
+        if torn and "\ufffd" in "".join(row):
             pass  # told above
         elif len(row) > len(chunk.columns):
             yield line, Broken(f"{len(row)} cells in this row, {len(chunk.columns)} columns in the header")
@@ -336,26 +354,46 @@ def _cut_parquet(path: str, shown: str) -> Iterator[Chunk]:
         yield Chunk("parquet", path, shown, 0, 0, 1, broken=f"not a Parquet file: {error}")
         return
     columns = tuple(name for name in file.schema_arrow.names if name in KEYS) or tuple(file.schema_arrow.names)
-    row = 1
+    row = 0
     for group in range(file.metadata.num_row_groups):
-        count = file.metadata.row_group(group).num_rows
-        yield Chunk("parquet", path, shown, group, group + 1, row, columns)
-        row += count
+        facts = file.metadata.row_group(group)
+        parts = -(-facts.total_byte_size // PIECE_BYTES) or 1
+        size = max(1, -(-facts.num_rows // parts))
+        last = row + facts.num_rows
+        for start in range(row, last, size):
+            yield Chunk("parquet", path, shown, start, min(start + size, last), start + 1, columns)
+        row = last
 
 
 def _read_parquet(chunk: Chunk) -> Pairs:
     import pyarrow
     from pyarrow import parquet
 
-    row = chunk.line
+    row = chunk.start
     try:
         file = parquet.ParquetFile(chunk.path)
-        for batch in file.iter_batches(CHUNK_ROWS, row_groups=[chunk.start], columns=list(chunk.columns)):
-            for value in batch.to_pylist():
-                yield row, _without_nulls(value)
+        group, at = _row_group(file, chunk.start)
+        for batch in file.iter_batches(CHUNK_ROWS, row_groups=[group], columns=list(chunk.columns)):
+            wanted = batch.slice(min(max(0, chunk.start - at), batch.num_rows), chunk.end - max(chunk.start, at))
+            at += batch.num_rows
+            for value in wanted.to_pylist():
                 row += 1
+                yield row, _without_nulls(value)
+            if at >= chunk.end:
+                return
     except (pyarrow.ArrowException, OSError) as error:
-        yield row, Broken(f"this Parquet file is torn: {str(error).partition(chr(10))[0]}")
+        yield row + 1, Broken(f"this Parquet file is torn: {str(error).partition(chr(10))[0]}")
+
+
+def _row_group(file: Any, row: int) -> tuple[int, int]:
+    """(the row group that holds this row of the file, its first row)"""
+    first = 0
+    for group in range(file.metadata.num_row_groups):
+        count = file.metadata.row_group(group).num_rows
+        if row < first + count:
+            return group, first
+        first += count
+    raise OSError(f"row {row + 1} of {first}: the file has become shorter")
 
 
 def _cut_arrow(path: str, shown: str) -> Iterator[Chunk]:
@@ -422,7 +460,21 @@ def _bytes(chunk: Chunk) -> bytes:
 
 
 def _encoding(error: UnicodeDecodeError) -> str:
-    return f"not UTF-8 (byte 0x{error.object[error.start]:02x}: {error.reason})"
+    return f"not UTF-8 (byte 0x{error.object[error.start]:02x}: {error.reason}); {_SAVE.format('GB18030')}"
+
+
+_SAVE = "save the file as UTF-8 (iconv -f {} -t UTF-8 OLD > NEW)"
+
+
+def _whole(value: Any) -> Any:
+    """A decoded object, or a Broken: JSON can name half of a surrogate pair ("\\ud83d", an emoji cut in two), and no
+    tokenizer takes it for a text."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        return Broken(f"holds half of a character (\\u{ord(half):04x} without its other half)")
+    return value
 
 
 def _bad_json(error: json.JSONDecodeError) -> str:
@@ -445,4 +497,6 @@ _SUFFIXES = {
     ".parquet": "parquet",
     ".arrow": "arrow",
 }
+_TEXTS = frozenset({"lines", "json", "csv"})
 _KNOWN = ", ".join(sorted(_SUFFIXES))
+_PACKED = frozenset({".gz", ".bz2", ".xz", ".zst", ".zip"})

@@ -13,7 +13,8 @@ An answer must stand behind the same text that the model will see before it has 
 conversation's beginning. Where the template writes past turns otherwise than the present one (Qwen3 shows its thoughts
 for the present answer alone), the conversation becomes one sequence for each answer instead of one for all.
 
-Only jinja2 is imported: the environment is transformers' own (utils/chat_template_utils.py), and `agrees` compares.
+Of libraries only jinja2 is imported: the environment is transformers' own (utils/chat_template_utils.py), and `agrees`
+compares.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ import jinja2
 import jinja2.ext
 import jinja2.nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from train.errors import UserError
 
 Turns = Sequence[tuple[str, str]]
 
@@ -48,7 +51,7 @@ _OPEN, _CLOSE = "\u2063zl(", ")zl\u2063"
 _MARKED = re.compile(f"{re.escape(_OPEN)}.*?{re.escape(_CLOSE)}", re.DOTALL)
 
 
-class TemplateRefusal(Exception):
+class TemplateRefusal(UserError):
     """The template cannot show this conversation, or not so that its answers can be told from the rest."""
 
 

@@ -47,6 +47,8 @@ class Told(msgspec.Struct, frozen=True):
 
 
 class Meta(msgspec.Struct, frozen=True):
+    files: tuple[str, ...]
+    """What messages called the files when the entry was made."""
     records: tuple[int, ...]
     """Readable records of each source."""
     sequences: int
@@ -110,8 +112,11 @@ def entry(
 
     where = where or directory()
     where.mkdir(parents=True, exist_ok=True)
-    files = [file for path in paths for file, _ in sources.files(path)]
-    name = f"{_key(paths, files, recipe, where)}{'' if share == 1.0 else f'-{share:.6f}'}"
+    found = [sources.files(path) for path in paths]
+    files = [file for source in found for file, _ in source]
+    shown = tuple(name for source in found for _, name in source)
+    key = _key([len(source) for source in found], files, recipe, where)
+    name = f"{key}{'' if share == 1.0 else f'-{share:.6f}'}"
     place = where / name
     with FileLock(where / f"{name}.lock"):
         made = not (place / "meta.json").exists()
@@ -122,15 +127,16 @@ def entry(
             if processes is None:
                 size = sum(os.stat(file).st_size for file in files)  # noqa: PTH116 - a plain system call
                 processes = min(tokenworker.cores(), tokenworker.MOST, size // tokenworker.SMALL + 1)
-            _make(place, paths, recipe, share, processes)
+            _make(place, paths, shown, recipe, share, processes)
     os.utime(place)
-    return _open(place, made)
+    return _open(place, made, shown)
 
 
-def _key(paths: Sequence[str], files: Sequence[str], recipe: Recipe, where: Path) -> str:
+def _key(sizes: Sequence[int], files: Sequence[str], recipe: Recipe, where: Path) -> str:
+    """`sizes` are the sources' numbers of files."""
     parts = {
-        "sources": len(paths),
-        "files": [_digest(file, where) for file in files],
+        "sources": list(sizes),
+        "files": [(sources.kind_of(file), _digest(file, where)) for file in files],
         "recipe": hashlib.blake2b(repr(recipe).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest(),
         "code": _code(),
     }
@@ -163,12 +169,14 @@ def _digest(file: str, where: Path) -> str:
     return digest
 
 
-def _make(place: Path, paths: Sequence[str], recipe: Recipe, share: float, processes: int) -> None:
+def _make(
+    place: Path, paths: Sequence[str], shown: tuple[str, ...], recipe: Recipe, share: float, processes: int
+) -> None:
     temporary = place.with_name(f".{place.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        _write(temporary, paths, recipe, share, processes)
+        _write(temporary, paths, shown, recipe, share, processes)
         try:
             temporary.rename(place)
         except OSError:  # a node that shares this directory, and no lock with us, was faster
@@ -178,7 +186,9 @@ def _make(place: Path, paths: Sequence[str], recipe: Recipe, share: float, proce
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write(place: Path, paths: Sequence[str], recipe: Recipe, share: float, processes: int) -> None:
+def _write(
+    place: Path, paths: Sequence[str], files: tuple[str, ...], recipe: Recipe, share: float, processes: int
+) -> None:
     per_source = [0] * len(paths)
     owners: list[int] = []  # of the chunks that are under way, in order
 
@@ -224,6 +234,7 @@ def _write(place: Path, paths: Sequence[str], recipe: Recipe, share: float, proc
     for name, array in {**joined, "offsets": offsets}.items():
         np.save(place / f"{name}.npy", array)
     meta = Meta(
+        files=files,
         records=tuple(per_source),
         sequences=len(offsets) - 1,
         tokens=total,
@@ -295,8 +306,8 @@ def _warnings(repeated: _Repeated, lines: npt.NDArray[np.int64], shown: list[tup
             yield Told(file, line, text.format(where))
 
 
-def _open(place: Path, made: bool) -> Entry:
-    meta = msgspec.json.decode((place / "meta.json").read_bytes(), type=Meta)
+def _open(place: Path, made: bool, shown: tuple[str, ...]) -> Entry:
+    meta = _called(msgspec.json.decode((place / "meta.json").read_bytes(), type=Meta), shown)
     arrays = {name: _mapped(place / f"{name}.npy") for name in ("offsets", "kept", "counted", "answers")}
     tokens = Tokens(
         tokens=_raw(place / "tokens.bin", np.int32),
@@ -305,6 +316,22 @@ def _open(place: Path, made: bool) -> Entry:
         **arrays,
     )
     return Entry(place, meta, tokens, made)
+
+
+def _called(meta: Meta, files: tuple[str, ...]) -> Meta:
+    """What was told of files of the same content under other names, told of these."""
+    new = {old: now for old, now in zip(meta.files, files, strict=True) if old != now}
+
+    def told(one: Told) -> Told:
+        text = one.text
+        for old, now in new.items():
+            text = text.replace(f"{old}:", f"{now}:")
+        return Told(new.get(one.file, one.file), one.line, text)
+
+    if not new:
+        return meta
+    problems, warnings = (tuple(told(one) for one in each) for each in (meta.problems, meta.warnings))
+    return msgspec.structs.replace(meta, files=files, problems=problems, warnings=warnings)
 
 
 def _mapped(path: Path) -> npt.NDArray[Any]:

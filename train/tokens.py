@@ -62,7 +62,7 @@ class Tokens:
     counted: Int32 | None = None
     """Labelled tokens of every sequence, where they were counted when they were made."""
     answers: Int32 | None = None
-    """For each sequence the number of its conversation's answers that it holds; None: all of them."""
+    """For each sequence the number of its conversation's answers that it holds, the last perhaps cut; None: all."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -256,7 +256,7 @@ class Tokenizer:
     def _once(self, conversations: Iterable[tuple[int, formats.Messages | Unreadable]], shown: str) -> Chunked:
         done = Chunked()
         waiting: list[tuple[int, Rendered]] = []
-        tokens: list[list[int]] = []
+        tokens: list[Int32] = []  # arrays: a list of numbers takes nine times the memory
         labelled: list[Bools] = []
         for line, messages in conversations:
             if isinstance(messages, Unreadable):
@@ -276,14 +276,13 @@ class Tokenizer:
             except TemplateRefusal as error:  # a record all the same: Part.records counts it when it reads again
                 done.refuse(Problem(shown, line, str(error)))
                 continue
-            if asked <= self.limit:
+            if asked ^ answered <= self.limit:  # both: many records may ask the same
                 waiting += [(number, sequence) for sequence in sequences]
             if len(waiting) >= _BATCH:
                 self._encode(waiting, done, tokens, labelled)
                 waiting = []
         self._encode(waiting, done, tokens, labelled)
-        total = sum(done.lengths)
-        done.tokens = np.fromiter(chain.from_iterable(tokens), np.int32, total)
+        done.tokens = np.concatenate(tokens) if tokens else np.empty(0, np.int32)
         done.labelled = np.concatenate(labelled) if labelled else np.empty(0, np.bool_)
         return done
 
@@ -300,25 +299,29 @@ class Tokenizer:
                 yield line, error
 
     def _encode(
-        self, waiting: list[tuple[int, Rendered]], done: Chunked, tokens: list[list[int]], labelled: list[Bools]
+        self, waiting: list[tuple[int, Rendered]], done: Chunked, tokens: list[Int32], labelled: list[Bools]
     ) -> None:
         longest = self.recipe.max_length
+        made: list[list[int]] = []
         for (number, rendered), encoding in zip(waiting, self.encode([item.text for _, item in waiting]), strict=True):
             ids, mask = self._label(encoding, rendered)
+            answers = rendered.answers
             if len(ids) > longest:
-                ids, mask = ids[:longest], mask[:longest]
-                if self.recipe.overlong == "drop" or not mask.any():
+                if self.recipe.overlong == "drop" or not mask[:longest].any():
                     done.too_long += 1
                     continue
                 done.cut += 1
+                ids, mask, lost = _cut(ids, mask, longest)
+                answers -= lost
             count = int(np.count_nonzero(mask))
             if count:
                 done.kept.append(number)
-                done.answers.append(rendered.answers)
+                done.answers.append(answers)
                 done.lengths.append(len(ids))
                 done.counted.append(count)
-                tokens.append(ids)
+                made.append(ids)
                 labelled.append(mask)
+        tokens.append(np.fromiter(chain.from_iterable(made), np.int32, sum(map(len, made))))
 
     def _label(self, encoding: Any, rendered: Rendered) -> tuple[list[int], Bools]:
         """Token ids up to the last answer's end token, and which of them carry loss."""
@@ -350,6 +353,16 @@ class Tokenizer:
 
 class _Distrusted(Exception):
     pass
+
+
+def _cut(ids: list[int], mask: Bools, longest: int) -> tuple[list[int], Bools, int]:
+    """(tokens, labelled, answers lost): no more than `longest`, and nothing behind the last answer that begins there.
+
+    The question after it has no loss, and whoever is to answer the sequence would answer half a question.
+    """
+    begins = np.flatnonzero(mask & ~np.concatenate([[False], mask[:-1]]))
+    stop = int(np.flatnonzero(mask[:longest])[-1]) + 1
+    return ids[:stop], mask[:stop], int(np.count_nonzero(begins >= stop))
 
 
 def _token_at(encoding: Any, char: int, size: int, count: int) -> int:

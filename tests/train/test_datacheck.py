@@ -37,7 +37,7 @@ def records(path: Path, *lines: Any) -> str:
 GOOD = [{"instruction": f"hello {i}", "output": "again " * (1 + i % 9)} for i in range(40)]
 
 
-def config(model: Path, train: str, **data: Any) -> Any:
+def config(model: Path, train: Any, **data: Any) -> Any:
     import msgspec
 
     from train.config import TrainConfig
@@ -111,3 +111,14 @@ def test_the_command_prints_a_report_and_exits_as_a_run_would(
     )
     assert skipped.return_value == 0
     assert json.loads(skipped.output)["train"]["unreadable"] == 1
+
+
+def test_weights_that_leave_no_record_are_an_error(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from train import datacheck
+
+    monkeypatch.setenv("ZLAUNCH_CACHE", str(tmp_path / "cache"))
+    path = records(tmp_path / "a.jsonl", *GOOD)
+    report = datacheck.check(config(model, [{"path": path, "weight": 0.001}]))
+    assert report["errors"] == [datacheck.NOTHING_AT_WEIGHT]

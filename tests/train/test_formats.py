@@ -179,3 +179,81 @@ def test_sharegpt_and_openai_roles_are_told_apart(tmp_path: Path) -> None:
     good, bad = load(path)
     assert good.messages == (("system", "s"), ("user", "q"), ("assistant", "a"))  # type: ignore[union-attr]
     assert "turn 3 has the unknown role 'observation'" in str(bad)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("quoted.csv", '\ufeff"instruction","output"\nq,a\n'),
+        ("plain.csv", "\ufeffinstruction,output\nq,a\n"),
+        ("a.jsonl", '\ufeff{"instruction": "q", "output": "a"}\n'),
+        ("a.json", '\ufeff[{"instruction": "q", "output": "a"}]'),
+    ],
+)
+def test_a_byte_order_mark_belongs_to_no_record(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    assert [record.messages for record in load(tmp_path / name)] == [(("user", "q"), ("assistant", "a"))]  # type: ignore[union-attr]
+
+
+def test_a_replacement_character_that_the_file_itself_holds_is_a_character_like_any_other(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("instruction,output\nwas \ufffd here,a\nq,b\n", encoding="utf-8")
+    assert [record.answer for record in load(path)] == ["a", "b"]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "instruction,output\n问,答\n"),
+        ("a.jsonl", '{"instruction": "问", "output": "答"}\n'),
+        ("a.json", '[{"instruction": "问", "output": "答"}]'),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["gbk", "utf-16"])
+def test_another_encoding_is_told_with_the_command_that_mends_it(
+    tmp_path: Path, name: str, content: str, encoding: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(content, encoding=encoding)
+    told = [str(problem) for problem in load(path) if isinstance(problem, Problem)]
+    assert f"iconv -f {'GB18030' if encoding == 'gbk' else 'UTF-16'} -t UTF-8" in told[0]
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.jsonl", "{}\n{}\n"), ("a.json", "[{}, {}]")])
+def test_half_of_an_emoji_is_a_problem_of_its_record_and_not_a_crash(tmp_path: Path, name: str, content: str) -> None:
+    good = '{"instruction": "\\u4f60 \\ud83d\\ude00", "output": "a"}'
+    torn = '{"instruction": "\\ud83d", "output": "a"}'
+    (tmp_path / name).write_text(content.replace("{}", good, 1).replace("{}", torn), encoding="utf-8")
+    whole, half = load(tmp_path / name)
+    assert isinstance(whole, Record)
+    assert whole.messages[0] == ("user", "你 😀")
+    assert "holds half of a character (\\ud83d" in str(half)
+
+
+def test_a_compressed_file_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.gz").write_bytes(b"\x1f\x8b")
+    with pytest.raises(DataError) as refused:
+        load(tmp_path / "a.jsonl.gz")
+    assert "unpack it" in refused.value.advice[0]
+
+
+def test_the_input_alone_may_be_the_question(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"instruction": "", "input": "q", "output": "a"}\n', encoding="utf-8")
+    assert load(path)[0].messages[0] == ("user", "q")  # type: ignore[union-attr]
+
+
+def test_a_large_row_group_of_a_table_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    monkeypatch.setattr(sources, "PIECE_BYTES", 2048)
+    monkeypatch.setattr(sources, "CHUNK_ROWS", 7)
+    path = tmp_path / "a.parquet"
+    turns = [[{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": f"a{i}"}] for i in range(500)]
+    table = pyarrow.Table.from_pylist([{"messages": each, "extra": i} for i, each in enumerate(turns)])
+    parquet.write_table(table, path, row_group_size=300)
+    assert len(list(sources.chunks(str(path)))) > 4
+    found = load(path)
+    assert [record.answer for record in found] == [f"a{i}" for i in range(500)]  # type: ignore[union-attr]
+    assert [record.line for record in found] == list(range(1, 501))

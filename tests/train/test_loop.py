@@ -31,12 +31,11 @@ class Counting:
         return nullcontext()
 
 
-def test_a_stop_in_the_middle_of_an_evaluation_saves_the_step_that_was_reached(tmp_path: Path) -> None:
-    from train.checkpoint import Progress
+def loop_over(place: Path, engine: Any, saved: list[Any], evaluate: Any) -> Any:
+    """A loop of nine steps of two records, with a checkpoint at the end and an evaluation every second step."""
     from train.config import Data, Evaluation, Lora, Model, TrainConfig, Training
     from train.dataset import Part
     from train.dist import from_environment
-    from train.evaluate import Interrupted
     from train.loop import Loop
     from train.rundir import RunDir
     from train.tokens import Tokens
@@ -50,8 +49,22 @@ def test_a_stop_in_the_middle_of_an_evaluation_saves_the_step_that_was_reached(t
         train=Training(global_batch_size=2, micro_batch_size=2, gradient_accumulation_steps=1, checkpoint_every=0),
         eval=Evaluation(every=2),
     )  # fmt: skip
-    engine, saved, rundir = Counting(), [], RunDir(tmp_path)
+    rundir = RunDir(place)
     rundir.control("stop").parent.mkdir()
+    return Loop(
+        config=config, world=from_environment("cpu", {}), rundir=rundir, data=data, engine=engine, pad=0, total=9,
+        save=lambda progress: saved.append((progress.step, engine.steps)), evaluate=evaluate,
+        first_step_done=lambda: None,
+    )  # fmt: skip
+
+
+def test_a_stop_in_the_middle_of_an_evaluation_saves_the_step_that_was_reached(tmp_path: Path) -> None:
+    from train.checkpoint import Progress
+    from train.evaluate import Interrupted
+    from train.rundir import RunDir
+
+    engine, rundir = Counting(), RunDir(tmp_path)
+    saved: list[Any] = []
 
     def evaluate() -> float:
         if engine.steps < 4:
@@ -59,12 +72,24 @@ def test_a_stop_in_the_middle_of_an_evaluation_saves_the_step_that_was_reached(t
         rundir.control("stop").write_text("{}")
         raise Interrupted
 
-    loop = Loop(
-        config=config, world=from_environment("cpu", {}), rundir=rundir, data=data, engine=engine, pad=0, total=9,
-        save=lambda progress: saved.append((progress.step, engine.steps)), evaluate=evaluate,
-        first_step_done=lambda: None,
-    )  # fmt: skip
-    progress, stopped = loop.run(Progress(step=0))
+    progress, stopped = loop_over(tmp_path, engine, saved, evaluate).run(Progress(step=0))
     assert (progress.step, stopped) == (4, True)
     assert saved == [(4, 4)]
     assert not rundir.control("stop").exists()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_ends_the_run_before_it_is_written_or_saved(tmp_path: Path, bad: float) -> None:
+    from train.checkpoint import Progress
+    from train.errors import UserError
+
+    class Diverging(Counting):
+        def backward(self, inputs: dict[str, Any], scale: float, *, last: bool) -> Any:
+            return torch.tensor(bad if self.steps == 3 else 1.0)
+
+    saved: list[Any] = []
+    with pytest.raises(UserError, match=r"step 4 is (nan|inf)") as ended:
+        loop_over(tmp_path, Diverging(), saved, lambda: 1.0).run(Progress(step=0))
+    assert "learning_rate" in ended.value.advice[0]
+    assert saved == []
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()

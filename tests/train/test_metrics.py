@@ -85,3 +85,17 @@ def test_a_missing_library_costs_its_metric_and_nothing_else(
     told = score([("你好世界", "你好世界")], ["translation"])
     assert told["tasks"]["translation"] == {"records": 1, "rouge_l": pytest.approx(1.0, abs=1e-6)}
     assert "bleu is not measured" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("-5", "5"), ("答案是−5。", "答案是5"), ("3.14", "314"), ("３．１４", "314"), ("1/2", "12")]
+)
+def test_what_punctuation_says_about_a_number_matters(one: str, other: str) -> None:
+    assert exact_match([(one, other)]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("1,000", "1000"), ("3.14.", "3.14"), ("2024-01-02", "2024 01 02"), ("e-mail", "email")]
+)
+def test_other_punctuation_beside_letters_and_numbers_does_not(one: str, other: str) -> None:
+    assert exact_match([(one, other)]) == 1.0

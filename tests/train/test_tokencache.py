@@ -165,3 +165,46 @@ def test_a_record_that_the_template_refuses_does_not_shift_the_answers_of_those_
     assert len(entry.tokens) == 2
     part = Part((Source(path=path),), entry.tokens, (2,), (1.0,))
     assert [found.answer for found in part.records] == ["a0", "a2"]
+
+
+def test_a_file_that_got_the_right_name_is_read_again(tmp_path: Path, recipe: Recipe) -> None:
+    (tmp_path / "a.jsonl").write_text("instruction,output\nhello,again\n")
+    assert tokencache.entry([str(tmp_path / "a.jsonl")], recipe, tmp_path / "cache").meta.unreadable == 2
+    (tmp_path / "a.jsonl").rename(tmp_path / "a.csv")
+    assert tokencache.entry([str(tmp_path / "a.csv")], recipe, tmp_path / "cache").meta.records == (1,)
+
+
+def test_problems_are_told_of_the_file_that_was_named(tmp_path: Path, recipe: Recipe) -> None:
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        paths = [
+            write(tmp_path / name / "a.jsonl", record("hello", "again"), {"x": 1}),
+            write(tmp_path / name / "b.jsonl", record("hello", "again")),
+        ]
+        found = tokencache.entry(paths, recipe, tmp_path / "cache")
+    assert not found.made
+    assert [problem.file for problem in found.meta.problems] == [paths[0]]
+    assert [(told.file, told.text) for told in found.meta.warnings] == [
+        (paths[1], f"the same record as in {paths[0]}:1")
+    ]
+
+
+def test_the_same_files_in_other_sources_are_counted_by_source(tmp_path: Path, recipe: Recipe) -> None:
+    for number in (1, 2, 3):
+        for place in ("one", "many"):
+            (tmp_path / place).mkdir(exist_ok=True)
+            write(tmp_path / place / f"{number}.jsonl", *[record(f"{number} {i}", "a") for i in range(number)])
+    both = [str(tmp_path / "both"), str(tmp_path / "one" / "3.jsonl")]
+    (tmp_path / "both").mkdir()
+    for number in (1, 2):
+        (tmp_path / "many" / f"{number}.jsonl").rename(tmp_path / "both" / f"{number}.jsonl")
+    assert tokencache.entry(both, recipe, tmp_path / "cache").meta.records == (3, 3)
+    (tmp_path / "one" / "1.jsonl").rename(tmp_path / "1.jsonl")
+    assert tokencache.entry(
+        [str(tmp_path / "1.jsonl"), str(tmp_path / "one")], recipe, tmp_path / "cache"
+    ).meta.records == (1, 5)
+
+
+def test_a_sample_of_records_that_all_ask_the_same_is_a_sample(tmp_path: Path, recipe: Recipe) -> None:
+    path = write(tmp_path / "a.jsonl", *(record("tell a story", f"again {i}") for i in range(400)))
+    assert 60 < tokencache.entry([path], recipe, tmp_path / "cache", share=0.25).meta.sequences < 140

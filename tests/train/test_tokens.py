@@ -123,3 +123,26 @@ def test_packed_records_keep_to_themselves_and_predict_their_own_next_token(toke
     ids, labels = packed["input_ids"][0], packed["labels"][0]
     places = (labels != IGNORED).nonzero().flatten()
     assert bool((ids[places + 1] == labels[places]).all())
+
+
+def test_a_conversation_is_cut_behind_its_last_answer_that_fits_and_evaluated_up_to_there(tokenizer: Any) -> None:
+    from train.dataset import _up_to
+
+    twice = (("user", "好"), ("assistant", "很好"), ("user", "好 " * 40), ("assistant", "好"))
+    whole = made(tokenizer, LLAMA3, twice)
+    cut = made(tokenizer, LLAMA3, twice, max_length=len(whole.sequence(0)[0]) - 20)
+    assert (cut.dropped.cut, cut.answers.tolist()) == (1, [1])  # type: ignore[union-attr]
+    assert labelled_text(tokenizer, cut) == "很好<|im_end|>"
+    assert cut.sequence(0)[1][-1]  # no half of a question behind it
+    assert tokenizer.decode(cut.prompt(0)) == prompt_text(tokenizer, twice[:1])
+    assert _up_to(Record(twice, "f", 1), int(cut.answers[0])).answer == "很好"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("template", ["{% for m in messages %}{{ m.content }", "{{ raise_exception('no') }}"])
+def test_a_template_that_is_none_is_the_users_mistake(tokenizer: Any, template: str) -> None:
+    from train.errors import UserError
+
+    with pytest.raises(UserError, match="the chat template"):
+        made(tokenizer, template, SINGLE)
+    with pytest.raises(UserError, match="the chat template"):
+        prompt_text(tokenizer, [("user", "好")])

@@ -254,12 +254,32 @@ def test_a_stop_request_saves_at_one_step_and_the_run_goes_on_from_there(
     assert metrics(run) == pytest.approx(metrics(alone["plain"]), rel=1e-3)
 
 
-def test_a_run_does_not_go_on_with_an_adapter_of_another_size(configure: Any, alone: dict[str, Path]) -> None:
-    run = copy_run(alone["plain"], configure, "another-rank", **{"lora.r": 8})
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [("lora.r", 8, "was made with lora.r 4, this run has 8"), ("lora.alpha", 16, "was made with lora.alpha 8")],
+)
+def test_a_run_does_not_go_on_with_an_adapter_of_another_size_or_scale(
+    configure: Any, alone: dict[str, Path], key: str, value: int, said: str
+) -> None:
+    run = copy_run(alone["plain"], configure, "another-rank", **{key: value})
     ranks = Ranks(1, ["-m", "train", "--config", str(run / "train.json")])
     assert ranks.wait() == [2]
-    assert "was made with lora.r 4, this run has 8" in ranks.output[0]
+    assert said in ranks.output[0]
     assert "Traceback" not in ranks.output[0]
+
+
+def test_a_run_that_goes_on_with_other_records_says_so(
+    configure: Any, alone: dict[str, Path], records: dict[str, str], tmp_path: Path
+) -> None:
+    more = tmp_path / "train.jsonl"
+    lines = Path(records["train"]).read_text(encoding="utf-8")
+    more.write_text(lines + '{"instruction": "q", "output": "a"}\n', encoding="utf-8")
+    run = copy_run(alone["plain"], configure, "more-records", **{"data.train": str(more), "train.max_steps": 7})
+    ranks = Ranks(1, ["-m", "train", "--config", str(run / "train.json")])
+    assert ranks.wait() == [0]
+    assert "data.train has changed: 41 sequences" in ranks.output[0]
+    (told,) = events(run, "data_changed")
+    assert (told["now"]["sequences"], told["then"]["sequences"]) == (41, 40)
 
 
 def test_a_checkpoint_request_saves_and_the_run_goes_on(configure: Any) -> None:

@@ -1,0 +1,93 @@
+"""Answers are the model's own, whatever settings for sampling its publisher left beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.train
+pytest.importorskip("torch")
+
+PENALTIES = {"repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "do_sample": True, "temperature": 9.0, "top_k": 50}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's directory with the adapter of a model whose generation_config.json asks for penalties."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from train.basemodel import make_random
+
+    base, run = (tmp_path_factory.mktemp(name) for name in ("base", "run"))
+    make_random(base, ["天气好吗", "好"], seed=1)
+    settings = json.loads((base / "generation_config.json").read_text())
+    (base / "generation_config.json").write_text(json.dumps({**settings, **PENALTIES}))
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=2, target_modules=["q_proj"]))
+    model.save_pretrained(run / "adapter")
+    AutoTokenizer.from_pretrained(base).save_pretrained(run / "adapter")
+    numbers = {"global_batch_size": 1, "micro_batch_size": 1, "gradient_accumulation_steps": 1}
+    job = {"run_id": "r", "device": "cpu", "model": {"path": str(base)}, "data": {}, "lora": {}, "train": numbers}
+    (run / "train.json").write_text(json.dumps(job))
+    return run
+
+
+def test_answers_are_greedy_and_without_penalties(run: Path) -> None:
+    import torch
+
+    from train.generate import answer_batch, load_adapted, stop_ids, stream
+    from train.tokens import prompt_text
+
+    model, tokenizer = load_adapted(run, device="cpu")
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]  # as some tokenizers have it
+    assert model.generation_config.repetition_penalty == 5.0
+    prompt = prompt_text(tokenizer, [("user", "天气好吗")])
+    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    stop = stop_ids(tokenizer, model.config)
+    best = list(ids)
+    with torch.no_grad():
+        while len(best) < len(ids) + 8 and (len(best) == len(ids) or best[-1] not in stop):
+            best.append(int(model(input_ids=torch.tensor([best])).logits[0, -1].argmax()))
+    expected = tokenizer.decode(best[len(ids) :], skip_special_tokens=True).strip()
+    options: dict[str, Any] = {"max_new_tokens": 8, "stop": stop}
+    assert answer_batch(model, tokenizer, [ids], synced=False, **options) == [expected]
+    assert "".join(stream(model, tokenizer, prompt, **options)).strip() == expected
+
+
+def test_an_export_answers_as_the_run_did_and_loads_its_base_once(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from train.export import export
+
+    loads = []
+    load = AutoModelForCausalLM.from_pretrained
+
+    def counted(*given: Any, **options: Any) -> Any:
+        loads.append(given)
+        return load(*given, **options)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", counted)
+    export(run, "merged", tmp_path / "merged", lambda text: None)
+    assert len(loads) == 1
+    settings = json.loads((tmp_path / "merged" / "generation_config.json").read_text())
+    assert settings.get("repetition_penalty", 1.0) == 1.0
+    assert settings.get("no_repeat_ngram_size", 0) == 0
+    assert not settings.get("do_sample", False)
+
+
+def test_a_hub_data_set_can_be_evaluated_on(run: Path) -> None:
+    import argparse
+
+    from train import config
+    from train.dist import from_environment
+    from train.evaluate import _for_evaluation
+
+    world = from_environment("cpu", {})
+    for data, wanted in (("hub:owner/name:test", "hub:owner/name:test"), ("a.jsonl", str(Path("a.jsonl").resolve()))):
+        options = argparse.Namespace(data=data, max_records=None)
+        assert _for_evaluation(config.load(run / "train.json"), options, world, "cpu").data.eval == wanted
