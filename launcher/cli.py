@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("launcher.commands.report:report", "Compare runs, or the points of a sweep, in a table."),
     "templates": ("launcher.commands.templates:templates", "Keep a batch script of your own: list, eject, diff."),
     "doctor": ("launcher.commands.doctor:doctor", "Look for what would stop a run: doctor ssh --hosts ..."),
-    "pull": ("launcher.commands.pull:pull", "Bring home what a run on hosts made."),
+    "pull": ("launcher.commands.pull:pull", "Bring home what a run on hosts or a cluster made."),
     "reap": ("launcher.commands.reap:reap", "End what dead runs left on hosts."),
     "eval": ("launcher.commands.adapter:evaluate", "Measure a run's adapter on records."),
     "export": ("launcher.commands.adapter:export", "Write an adapter, merged weights or an Ollama model."),

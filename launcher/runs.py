@@ -216,12 +216,14 @@ def _age(run_id: str) -> tuple[str, str]:
 
 
 def find_run(text: str, root: Path) -> RunDir:
-    """The run meant by `text`: a path, a run id, an unambiguous prefix, or `last`. Raises RunNotFound."""
+    """The run meant by `text`: a path, a run id, an unambiguous prefix, or `last`, the newest that was started (of runs
+    that were only rendered the newest). Raises RunNotFound."""
     if (os.sep in text or text.startswith(".")) and Path(text, "plan.json").exists():
         return RunDir(Path(text).absolute())
     runs = list_runs(root)
     if text == "last" and runs:
-        return max(runs, key=lambda run: (_age(run.run_id)[0], run.path.stat().st_mtime_ns))
+        started = [run for run in runs if run.run_json.exists()]
+        return max(started or runs, key=lambda run: (_age(run.run_id)[0], run.path.stat().st_mtime_ns))
     matches = [run for run in runs if run.run_id == text] or [run for run in runs if run.run_id.startswith(text)]
     if len(matches) == 1:
         return matches[0]

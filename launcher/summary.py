@@ -8,6 +8,10 @@ from launcher import follow
 from launcher.backends.base import RunState
 from launcher.runs import RunDir
 
+STARTS = ("submitted", "slurm_start", "agent_started")
+ENDS = ("end", "slurm_end")
+"""Events that begin a start of a run or its part on a node, and that end one."""
+
 
 def of(run: RunDir, state: RunState) -> dict[str, Any]:
     """The one JSON object of `--json`: run, state, loss_first, loss_last, world_size, adapter, seconds."""
@@ -29,9 +33,17 @@ def of(run: RunDir, state: RunState) -> dict[str, Any]:
 
 
 def span(run: RunDir) -> tuple[float | None, float | None]:
-    """(submitted, last thing that happened), unix seconds."""
-    times = [event["time"] for event in run.read_events() if "time" in event]
-    return (run.record.submitted or min(times, default=None), max(times, default=None))
+    """(submitted, end or last thing that happened so far), unix seconds."""
+    events = [event for event in run.read_events() if "time" in event]
+    times = [event["time"] for event in events]
+    started = run.record.submitted or min(times, default=None)
+    ends: list[float] = []
+    for event in events:  # `zlaunch eval` writes into a run that is over: what comes after its end is not the run
+        if event.get("event") in STARTS:
+            ends.clear()
+        elif event.get("event") in ENDS:
+            ends.append(event["time"])
+    return started, max(ends or times, default=None)
 
 
 def nodes(run: RunDir) -> list[dict[str, Any]]:

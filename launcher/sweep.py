@@ -224,9 +224,19 @@ class _Queued:
 
 
 def on_slurm(
-    texts: Sequence[str], load: Load, overrides: Sequence[str], *, show: bool, follow: bool, as_json: bool
+    texts: Sequence[str],
+    load: Load,
+    overrides: Sequence[str],
+    *,
+    show: bool,
+    quiet: bool = False,
+    follow: bool,
+    as_json: bool,
 ) -> int:
-    """All points as one array job; returns at once, or with `follow` when the last point has ended."""
+    """All points as one array job; returns at once, or with `follow` when the last point has ended.
+
+    `show`: only write the files, and print the batch script unless `quiet`.
+    """
     from launcher.backends.slurm import SlurmBackend, check_limits, check_paths, shell_of
     from launcher.slurm_target import slurm_target
 
@@ -244,10 +254,11 @@ def on_slurm(
     text = slurm_script.script(first.slurm, names, [f"../../{name}" for name in names], sweep.sweep_id)
     runs.write_atomic(directory / "sweep.sbatch", text)
     if show:
+        if not quiet:
+            click.echo(text, nl=False)
         if as_json:
             click.echo(json.dumps({"sweep": sweep.sweep_id, "runs": names, "directory": str(directory)}))
             return 0
-        click.echo(text, nl=False)
         click.echo(f"rendered {directory} and {len(made)} run directories; nothing was queued", err=True)
         return 0
     backend, shell = SlurmBackend(), shell_of(first.slurm)
@@ -281,12 +292,19 @@ def resume_on_slurm(sweep: Sweep, *, as_json: bool) -> int:
 
 
 def wait_for(sweep: Sweep, pause: float = 1.0) -> int:
-    """Until every point has ended. Raises RunFailed naming those that did not succeed."""
-    while True:
-        states = {point.run: state_of(run_of(point)) for point in sweep.points}
-        if all(state is not None and state.is_final for state in states.values()):
-            break
-        time.sleep(pause)
+    """Until every point has ended. Raises RunFailed naming those that did not succeed.
+
+    A Ctrl-C ends the waiting only: each point takes as long to end as a run of its own.
+    """
+    try:
+        while True:
+            states = {point.run: state_of(run_of(point)) for point in sweep.points}
+            if all(state is not None and state.is_final for state in states.values()):
+                break
+            time.sleep(pause)
+    except KeyboardInterrupt:
+        click.echo(f"{sweep.sweep_id} goes on; zlaunch cancel RUN ends a point of it", err=True)
+        raise
     bad = [f"{run} {state.value if state else ''}" for run, state in states.items() if state is not RunState.SUCCEEDED]
     if bad:
         raise RunFailed(

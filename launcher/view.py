@@ -16,6 +16,7 @@ from launcher.backends.base import Backend, RunState
 from launcher.follow import first_failure
 from launcher.runs import RunDir
 from launcher.tail import JsonlTail
+from launcher.takeback import stop
 
 POLL_SECONDS = 0.1
 PLAIN_SECONDS = 10.0
@@ -33,18 +34,17 @@ PHASES = {
 
 
 def follow(run: RunDir, backend: Backend, *, show: IO[str]) -> RunState:
-    """Show the run until it ends; Ctrl-C asks for a checkpoint and stops it, a second one does not wait for that."""
+    """Show the run until it ends; Ctrl-C asks for a checkpoint and stops it, a second one does not wait for that.
+
+    The state is final, but for a run that a Ctrl-C could not end: the user has been told why.
+    """
     console = Console(file=show)
     console.print(f"[bold]{escape(run.run_id)}[/bold]  {escape(str(run.path))}", highlight=False, soft_wrap=True)
     try:
         return _watch(run, backend, console)
     except KeyboardInterrupt:
         console.print("stopping: a checkpoint first (Ctrl-C again: at once) ...")
-        try:
-            backend.cancel(run, checkpoint=True)
-        except KeyboardInterrupt:
-            backend.cancel(run, checkpoint=False)
-        return backend.state(run)
+        return stop(run, backend)
 
 
 def _watch(run: RunDir, backend: Backend, console: Console) -> RunState:

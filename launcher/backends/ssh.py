@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from launcher.plan import RunPlan
     from launcher.runs import RunDir
 
+SENDING_SECONDS = 60.0
+"""In which a launcher is believed to be at work on a run whose hosts stand nowhere yet; writing them down takes one."""
 START_SECONDS = 60.0
 """For node.sh to bring up the agent."""
 LOOK_SECONDS = 10.0
@@ -229,6 +231,8 @@ class SshBackend:
 
     def state(self, run: RunDir) -> RunState:
         """State of the run. Raises HostsError if no host at all can be asked and nothing is known of the run."""
+        if "places" not in run.record.extra:
+            return never_sent(run)
         conversation = conversation_of(run)
         if time.monotonic() - conversation.looked >= conversation.pause:
             conversation.look()
@@ -250,7 +254,7 @@ class SshBackend:
     def cancel(self, run: RunDir, *, checkpoint: bool = True) -> None:
         """End the run on all hosts. Raises HostsError naming hosts that could not be reached: they may run on."""
         if "places" not in run.record.extra:
-            return  # interrupted before anything was sent
+            return  # interrupted, or its launcher died, before anything was sent
         conversation = conversation_of(run)
         conversation.look()
         running = [node for node, item in enumerate(conversation.seen) if item.alive]
@@ -306,6 +310,13 @@ def places_of(run: RunDir, survey: Survey) -> list[Place]:
         )
         for node, name in enumerate(survey.names)
     ]
+
+
+def never_sent(run: RunDir) -> RunState:
+    """State of a run whose hosts stand nowhere: being started, or, after a while, left by a launcher that died."""
+    age = time.time() - run.run_json.stat().st_mtime  # a start writes the record; so does who finds it lost
+    lost = run.record.state == RunState.LOST or age >= SENDING_SECONDS
+    return RunState.LOST if lost else RunState.PENDING
 
 
 def _remember(run: RunDir, survey: Survey, places: list[Place]) -> None:

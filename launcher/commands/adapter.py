@@ -67,19 +67,27 @@ def answer_words(values: dict[str, Any]) -> list[str]:
     return [*(f"--{name}={value}" for name, value in options.items()), *flags]
 
 
+def _folder(data: str) -> str:
+    """A directory's name for scores on these records."""
+    return data.replace(":", "-").replace("/", "--") if data.startswith("hub:") else Path(data).stem
+
+
 @click.command("eval")
 @click.argument("run")
-@click.option("--data", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Default: data.eval.")
+@click.option("--data", metavar="FILE|hub:NAME", help="Records, as data.eval names them; default: the job's data.eval.")
 @_device
 @click.option("--max-records", type=click.IntRange(min=1), help="Only so many of them.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as one JSON object.")
-def evaluate(run: str, data: Path | None, device: str, max_records: int | None, as_json: bool) -> int:
+def evaluate(run: str, data: str | None, device: str, max_records: int | None, as_json: bool) -> int:
     """Measure RUN's adapter on records: loss, and its answers by each task's metrics; on all local GPUs."""
     found = find(run)
     gpus = len(facts.local_gpus()) if device != "cpu" else 0
-    place = found.path / "evaluations" / (data.stem if data else "eval")
+    hub = bool(data and data.startswith("hub:"))
+    if data and not hub and not Path(data).is_file():
+        raise UsageError(f"--data: there is no file {data}")
+    place = found.path / "evaluations" / (_folder(data) if data else "eval")
     words = ["-m", "train.evaluate", "--run-dir", str(found.path), "--device", device, "--out", str(place)]
-    words += ["--data", str(data.absolute())] if data else []
+    words += ["--data", data if hub else str(Path(data).absolute())] if data else []
     words += ["--max-records", str(max_records)] if max_records else []
     if gpus > 1:
         words = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}", *words]
@@ -99,7 +107,14 @@ def evaluate(run: str, data: Path | None, device: str, max_records: int | None, 
 
 @click.command()
 @click.argument("run")
-@click.option("--to", "kind", type=click.Choice(["adapter", "merged", "ollama"]), default="merged", show_default=True)
+@click.option(
+    "--to",
+    "kind",
+    type=click.Choice(["adapter", "merged", "ollama"]),
+    default="merged",
+    show_default=True,
+    help="What to write.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="A new directory; default: RUN/export-KIND.")
 def export(run: str, kind: str, out: Path | None) -> int:
     """Write RUN's result for use elsewhere: the adapter, merged weights, or merged weights with a Modelfile."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
+import msgspec
 
 from launcher import image_file
 from launcher.errors import UsageError
@@ -48,9 +50,14 @@ def load(file: Path, engine: str) -> None:
 
 
 @image.command("list")
-def list_() -> None:
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def list_(as_json: bool) -> None:
     """List the images of image.lock."""
     images = read_lock().images
+    if as_json:
+        for tag, locked in images.items():
+            click.echo(json.dumps({"tag": tag, **msgspec.structs.asdict(locked)}))
+        return
     if not images:
         click.echo(f"no images in {lock_path()}: zlaunch build makes one", err=True)
     for tag, locked in images.items():

@@ -10,12 +10,11 @@ import click
 
 from launcher import submit, summary
 from launcher.backends.base import Backend, RunState
-from launcher.errors import ZlaunchError
 from launcher.interrupts import like_ctrl_c
 from launcher.plan import RunPlan, Target
 from launcher.runs import RunDir
 from launcher.spec import Job
-from launcher.takeback import StartInterrupted, take_back
+from launcher.takeback import StartInterrupted, state_after, take_back
 
 EXIT = {RunState.SUCCEEDED: 0, RunState.CANCELLED: 130}
 """Exit status by final state; every other is 1."""
@@ -41,6 +40,20 @@ def launch(
     if detach:
         submit.submit(run, plan, backend, secrets, **record)
         return _say_detached(run, as_json)
+    return start_and_follow(run, plan, backend, secrets, smoke=smoke, as_json=as_json, **record)
+
+
+def start_and_follow(
+    run: RunDir,
+    plan: RunPlan,
+    backend: Backend,
+    secrets: dict[str, str],
+    *,
+    smoke: bool = False,
+    as_json: bool = False,
+    **record: Any,
+) -> int:
+    """Start a prepared run and follow it to its end; whenever a Ctrl-C comes, nothing of the run is left behind."""
     from launcher import view  # noqa: F401 - Rich, before the start: a Ctrl-C must find everything ready
 
     with like_ctrl_c():
@@ -52,7 +65,7 @@ def launch(
         except KeyboardInterrupt:  # between the start and the first look
             if not run.run_json.exists():
                 raise  # before the start
-            return _broken_off(run, _state_taken_back(run, backend), as_json)
+            return _broken_off(run, state_after(run, backend, take_back(run, backend)), as_json)
 
 
 def attach(run: RunDir, backend: Backend, *, smoke: bool = False, as_json: bool = False) -> int:
@@ -63,25 +76,19 @@ def attach(run: RunDir, backend: Backend, *, smoke: bool = False, as_json: bool 
     state = view.follow(run, backend, show=sys.stderr if as_json else sys.stdout)
     # Somebody may have resumed it while its results came home.
     run.update_record(only_if=lambda now: now.start == asked.start, state=state.value)
+    if not state.is_final:
+        return _not_ended(run, state, as_json)
     return conclude(run, state, smoke=smoke, as_json=as_json)
-
-
-def _state_taken_back(run: RunDir, backend: Backend) -> RunState:
-    """The state of a run that is ended as soon as it has started; RUNNING if it could not be ended."""
-    if not take_back(run, backend):
-        return RunState.RUNNING
-    try:
-        state = backend.state(run)
-    except ZlaunchError:  # it was ended all the same
-        return RunState.CANCELLED
-    return state if state.is_final else RunState.CANCELLED
 
 
 def _broken_off(run: RunDir, state: RunState, as_json: bool) -> int:
     """Record and say what came of an interrupted start; of one that could not be taken back the user has been told."""
     run.update_record(state=state.value)
-    if state.is_final:
-        return conclude(run, state, as_json=as_json)
+    return conclude(run, state, as_json=as_json) if state.is_final else _not_ended(run, state, as_json)
+
+
+def _not_ended(run: RunDir, state: RunState, as_json: bool) -> int:
+    """The exit code of an interrupt that could not end its run: not that of a run that failed."""
     if as_json:
         click.echo(json.dumps(summary.of(run, state)))
     return EXIT[RunState.CANCELLED]

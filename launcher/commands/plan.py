@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from launcher import facts, gpus, planner, spec
-from launcher.errors import SpecError
+from launcher.errors import SpecError, UsageError
 from launcher.planner import Choice, DoesNotFit, Situation
 from launcher.spec import JobSpec, source_paths
 from train import memory
@@ -21,8 +21,13 @@ from train.memory import GIB, Shape
 @click.option("--model", help="Model path, hub id or a built-in shape: llama3-8b, qwen3-14b, 70b ...")
 @click.option("--gpu", help="GPU to plan for: h200, h100, a100-80, a100-40, l40s, 4090, 3090 ...")
 @click.option("--gpu-memory", help="Its memory, 24GiB, for a GPU that --gpu does not know.")
-@click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--gpus", "gpus_per_node", type=click.IntRange(min=1), help="GPUs a node.")
+@click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True, help="Nodes to plan for.")
+@click.option(
+    "--gpus",
+    "gpus_per_node",
+    type=click.IntRange(min=1),
+    help="GPUs a node (default: the job's local.gpus, else 1).",
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key of the job.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def plan(
@@ -43,6 +48,11 @@ def plan(
     if job is None and model is None and here.exists():
         job = here
     wanted = spec.load(job, overrides, {"model.path": model}).spec
+    if wanted.program:
+        raise UsageError(
+            "the job runs a program of its own, and `plan` is about training a model",
+            hint=f"zlaunch local {job or 'JOB'} --dry-run shows what the program would get",
+        )
     shape = shape_of(wanted)
     situation = situation_of(gpu, gpu_memory, nodes, gpus_per_node or wanted.local.gpus or 1)
     try:
@@ -197,9 +207,11 @@ def table(wanted: JobSpec, shape: Shape, situation: Situation, choice: Choice, w
     lines += ["", f"about {choice.tokens_per_second:,.0f} tokens/s on all GPUs together"]
     if work:
         estimate = f", about {work['tokens_per_record']} tokens a record" if work["records"] else ""
-        lines.append(f"{work['steps']} steps{estimate}: about {_duration(work['hours'])}")
+        lines.append(f"{work['steps']} steps{estimate}: {_duration(work['hours'])}")
     return "\n".join(lines)
 
 
 def _duration(hours: float) -> str:
-    return f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
+    if hours * 60 < 1:
+        return "less than a minute"
+    return f"about {hours:.1f} hours" if hours >= 1 else f"about {hours * 60:.1f} minutes"

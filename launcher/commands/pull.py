@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 
 from launcher import runs
@@ -11,11 +13,15 @@ from launcher.backends import backend_of
 @click.command()
 @click.argument("run")
 @click.option("--checkpoints", is_flag=True, help="The checkpoints too.")
-def pull(run: str, checkpoints: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def pull(run: str, checkpoints: bool, as_json: bool) -> None:
     """Bring RUN's logs, metrics, result and adapter into its run directory here."""
     found = runs.find_run(run, runs.runs_root())
     fetch = getattr(backend_of(found.record.backend), "pull", None)
     names = fetch(found, checkpoints=checkpoints) if fetch is not None else None
+    if as_json:
+        click.echo(json.dumps({"run": found.run_id, "directory": str(found.path), "files": names or []}))
+        return
     if names is None:
         click.echo(f"{found.path}: the files of a {found.record.backend} run are here already")
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import click
@@ -16,7 +17,8 @@ from launcher.spec import convert
 @click.command()
 @host_options
 @click.option("--dry-run", is_flag=True, help="Only list.")
-def reap(dry_run: bool, **parameters: Any) -> int:
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, a host each.")
+def reap(dry_run: bool, as_json: bool, **parameters: Any) -> int:
     """List and end processes of runs whose agent is gone.
 
     A process counts only if a run of zlaunch started it (its environment names the run), it is yours, and neither the
@@ -34,16 +36,31 @@ def reap(dry_run: bool, **parameters: Any) -> int:
         )
         for rank, answer in sorted(answers.items()):
             name = fleet.sessions[rank].name
-            for item in answer["found"]:
-                word = "found" if dry_run else "ended"
-                click.echo(f"{name}: {word} {item['pid']} of {item['run_id']}: {item['command']}")
-            if not answer["found"]:
-                click.echo(f"{name}: nothing left")
-            if answer["left"] and not dry_run:
-                failures[name] = f"cannot be ended: {', '.join(str(item['pid']) for item in answer['left'])}"
-        failures.update({fleet.sessions[rank].name: str(error) for rank, error in {**closed, **refused}.items()})
+            left = [] if dry_run else [item["pid"] for item in answer["left"]]
+            say(name, answer["found"], left, dry_run=dry_run, as_json=as_json)
+            if left:
+                failures[name] = f"cannot be ended: {', '.join(map(str, left))}"
+        for rank, error in {**closed, **refused}.items():
+            name = fleet.sessions[rank].name
+            failures[name] = str(error)
+            if as_json:
+                click.echo(json.dumps({"host": name, "error": str(error)}))
     finally:
         fleet.close()
     if failures:
         raise HostsError("not reaped everywhere", failures)
     return 0
+
+
+def say(host: str, found: list[dict[str, Any]], left: list[int], *, dry_run: bool, as_json: bool) -> None:
+    """What was found on a host, and whether it was ended; `left`: pids that could not be."""
+    told = [{"pid": item["pid"], "run": item["run_id"], "command": item["command"]} for item in found]
+    if as_json:
+        ended = [] if dry_run else [item["pid"] for item in told if item["pid"] not in left]
+        click.echo(json.dumps({"host": host, "found": told, "ended": ended}))
+        return
+    for item in told:
+        word = "found" if dry_run or item["pid"] in left else "ended"
+        click.echo(f"{host}: {word} {item['pid']} of {item['run']}: {item['command']}")
+    if not told:
+        click.echo(f"{host}: nothing left")

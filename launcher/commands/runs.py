@@ -11,15 +11,18 @@ import click
 
 from launcher import runs, state, summary
 from launcher.backends import backend_of
-from launcher.backends.base import RunState
-from launcher.errors import ZlaunchError
+from launcher.backends.base import Backend, RunState
+from launcher.errors import UsageError, ZlaunchError
 from launcher.runs import RunDir
 
 
 @click.command("list")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def list_(as_json: bool) -> None:
-    """List the runs under $ZLAUNCH_RUNS (default ./runs), oldest first."""
+    """List the runs under $ZLAUNCH_RUNS (default ./runs), oldest first.
+
+    Of a run that cannot be asked now it has the state that was last seen, and why; a damaged one has no state.
+    """
     found = [run for run in runs.list_runs(runs.runs_root()) if run.run_json.exists()]
     if not found and not as_json:
         click.echo(f"no runs in {runs.runs_root()}", err=True)
@@ -27,7 +30,11 @@ def list_(as_json: bool) -> None:
         try:
             row = overview(run)
         except ZlaunchError as error:  # its record is damaged: no reason to hide the others
-            click.echo(f"{run.run_id}: {error}", err=True)
+            if as_json:
+                row = {"run": run.run_id, "state": None, "error": str(error), "directory": str(run.path)}
+                click.echo(json.dumps(row))
+            else:
+                click.echo(f"{run.run_id}: {error}", err=True)
             continue
         click.echo(json.dumps(row) if as_json else _line(row))
 
@@ -47,12 +54,14 @@ def status(run: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("run")
-@click.option("--rank", type=int, help="Only this rank's lines.")
+@click.option("--rank", type=click.IntRange(min=0), help="Only this rank's lines.")
 @click.option("-f", "--follow", is_flag=True, help="Go on printing until the run ends.")
 def logs(run: str, rank: int | None, follow: bool) -> None:
     """Print the logs of RUN's ranks, each line behind its rank."""
     found = runs.find_run(run, runs.runs_root())
     many = rank is None
+    if rank is not None:
+        refuse_absent_rank(found, rank)
     try:
         for line in backend_of(found.record.backend).logs(found, rank=rank, follow=follow):
             who = f"[{line.rank}] " if line.rank is not None else f"[node {line.node_rank}] "
@@ -66,19 +75,38 @@ def logs(run: str, rank: int | None, follow: bool) -> None:
 @click.command()
 @click.argument("run")
 @click.option("--now", is_flag=True, help="Do not wait for a checkpoint.")
-def cancel(run: str, now: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def cancel(run: str, now: bool, as_json: bool) -> None:
     """End RUN: a last checkpoint, then every process of it, on every node."""
     found = runs.find_run(run, runs.runs_root())
     backend = backend_of(found.record.backend)
     before = state.of(found)
-    if before.is_final:
-        click.echo(f"{found.run_id}: already {before.value}")
-        return
-    backend.cancel(found, checkpoint=not now)
-    after = state.of(found)
-    if not after.is_final:  # nothing is left of it, and none of its agents came up to say so
-        after = RunState(found.update_record(state=RunState.CANCELLED.value).state)
-    click.echo(f"{found.run_id}: {after.value}")
+    over = before.is_final and before is not RunState.LOST  # of a lost one something may be left
+    after = before if over else _ended(found, backend, checkpoint=not now)
+    if as_json:
+        click.echo(json.dumps(summary.of(found, after)))
+    else:
+        click.echo(f"{found.run_id}: {'already ' if over else ''}{after.value}")
+
+
+def _ended(run: RunDir, backend: Backend, *, checkpoint: bool) -> RunState:
+    backend.cancel(run, checkpoint=checkpoint)
+    after = state.of(run)
+    if after.is_final and after is not RunState.LOST:
+        return after
+    # Nothing is left of it, and none of its agents is there to say so.
+    return RunState(run.update_record(state=RunState.CANCELLED.value).state)
+
+
+def refuse_absent_rank(run: RunDir, rank: int) -> None:
+    """Raises UsageError for a rank that the run neither has nor had."""
+    nodes = (run.read_json(run.plan_json) or {}).get("launch", {}).get("nodes", ())
+    ranks = {node["first_rank"] + local for node in nodes for local in range(node["procs"])}
+    logs = run.logs_dir.glob("node-*/rank-*.log")  # an earlier start may have had more
+    ranks.update(int(log.stem.removeprefix("rank-")) for log in logs)
+    if ranks and rank not in ranks:
+        known = f"ranks 0 to {max(ranks)}" if len(ranks) > 1 else "rank 0 only"
+        raise UsageError(f"{run.run_id} has no rank {rank}; it has {known}")
 
 
 def overview(run: RunDir) -> dict[str, Any]:

@@ -12,9 +12,8 @@ import click
 from launcher import slurm_plan, submit, sweep
 from launcher.backends.slurm import SlurmBackend
 from launcher.commands.options import LaunchCommand, job_options, load_job, run_options
-from launcher.commands.outcome import attach, say_rendered
+from launcher.commands.outcome import say_rendered, start_and_follow
 from launcher.errors import SpecError, UsageError
-from launcher.interrupts import like_ctrl_c
 from launcher.runs import RunDir
 from launcher.slurm_target import slurm_target
 from launcher.spec import Job
@@ -24,15 +23,15 @@ SLURM_FLAGS: tuple[tuple[tuple[str, ...], str, dict[str, Any]], ...] = (
     (("--gpus-per-node",), "gpus_per_node", {"type": int, "help": "Ranks a node, one a GPU (default 8)."}),
     (("--procs-per-node",), "procs_per_node", {"type": int, "help": "Ranks a node with --device cpu (default 1)."}),
     (("--cpus-per-task",), "cpus_per_task", {"type": int, "help": "Processors of a node's ranks together."}),
-    (("--partition", "-p"), "partition", {}),
-    (("--account", "-A"), "account", {}),
-    (("--qos", "-q"), "qos", {}),
+    (("--partition", "-p"), "partition", {"help": "Partition to queue in."}),
+    (("--account", "-A"), "account", {"help": "Account that is charged."}),
+    (("--qos", "-q"), "qos", {"help": "Quality of service."}),
     (("--time", "-t"), "time", {"help": "Time limit of one start; a longer training queues itself again."}),
-    (("--constraint", "-C"), "constraint", {}),
-    (("--reservation",), "reservation", {}),
-    (("--nodelist", "-w"), "nodelist", {}),
-    (("--exclude", "-x"), "exclude", {}),
-    (("--mem",), "mem", {}),
+    (("--constraint", "-C"), "constraint", {"help": "Features that the nodes must have."}),
+    (("--reservation",), "reservation", {"help": "Reservation to run in."}),
+    (("--nodelist", "-w"), "nodelist", {"help": "Nodes that must be among them."}),
+    (("--exclude", "-x"), "exclude", {"help": "Nodes to leave out."}),
+    (("--mem",), "mem", {"help": "Memory a node, as sbatch takes it: 64G; 0 for all of it."}),
     (("--array-limit", "--array"), "array_limit", {"type": int, "help": "Points of a sweep that run at once."}),
     (("--signal-before",), "signal_before", {"type": int, "help": "Seconds before the limit for the last checkpoint."}),
     (("--max-requeues",), "max_requeues", {"type": int, "help": "Requeues at most (default 20; max_restarts wins)."}),
@@ -58,7 +57,7 @@ def slurm_options(function: Any) -> Any:
     "--sweep", "sweeps", multiple=True, metavar="KEY=A,B,C", help="One run for each combination, as one array."
 )
 @click.option("--print-script", is_flag=True, help="Write the run directory, print the batch script and stop.")
-@click.option("--wait", is_flag=True, help="Follow the job, from the queue to its end.")
+@click.option("--wait", is_flag=True, help="Follow the job to its end; Ctrl-C ends it (a sweep goes on).")
 @run_options
 @click.pass_context
 def slurm(
@@ -93,7 +92,8 @@ def slurm(
         raise UsageError("--wait and --detach contradict each other", hint="a job runs on alone unless --wait is given")
     follow = (wait or smoke) and not detach
     if sweeps:
-        return sweep.on_slurm(sweeps, load, overrides, show=show, follow=follow, as_json=as_json)
+        quiet = as_json and not print_script
+        return sweep.on_slurm(sweeps, load, overrides, show=show, quiet=quiet, follow=follow, as_json=as_json)
     return one(load({}), smoke=smoke, show=show, quiet=print_script, follow=follow, as_json=as_json)
 
 
@@ -114,9 +114,7 @@ def one(job: Job, *, smoke: bool, show: bool, quiet: bool, follow: bool, as_json
         record = submit.submit(run, plan, backend, secrets)
         say_queued(run, record.ids[0], as_json)
         return 0
-    with like_ctrl_c():
-        submit.submit(run, plan, backend, secrets)
-        return attach(run, backend, smoke=smoke, as_json=as_json)
+    return start_and_follow(run, plan, backend, secrets, smoke=smoke, as_json=as_json)
 
 
 def say_queued(run: RunDir, job: str, as_json: bool) -> None:

@@ -62,6 +62,10 @@ def test_eval_prints_a_table_or_the_scores(run: RunDir, tmp_path: Path) -> None:
     assert path == str(run.code)  # another environment gets the run's own snapshot
     assert words == ["-m", "train.evaluate", "--run-dir", str(run.path), "--device", "cpu", "--out", str(place),
                      "--data", str(data), "--max-records", "5"]  # fmt: skip
+    zlaunch("eval", "last", "--data", "hub:owner/set:test", "--device", "cpu")
+    words = called(run)
+    assert words[words.index("--data") + 1] == "hub:owner/set:test"
+    assert words[words.index("--out") + 1] == str(run.path / "evaluations" / "hub-owner--set-test")
     assert json.loads(zlaunch("eval", "demo", "--json"))["tasks"]["qa"]["exact_match"] == 0.5
 
 

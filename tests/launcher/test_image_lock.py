@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import msgspec
 import pytest
 from click.testing import CliRunner
@@ -30,6 +32,13 @@ def test_a_rebuilt_image_becomes_the_newest(lock_file):
 def test_a_lock_without_images_is_told_as_such(lock_file):
     done = CliRunner().invoke(cli, ["image", "list"], catch_exceptions=False)
     assert (done.stdout, done.stderr) == ("", f"no images in {lock_file}: zlaunch build makes one\n")
+
+
+def test_the_images_are_told_as_json_too(lock_file):
+    write_lock(ImageLock().with_image("a", LOCKED).with_image("b", LOCKED))
+    done = CliRunner().invoke(cli, ["image", "list", "--json"], catch_exceptions=False)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row["tag"], row["id"]) for row in rows] == [("a", LOCKED.id), ("b", LOCKED.id)]
 
 
 def test_a_broken_lock_is_an_error_with_its_place(lock_file):

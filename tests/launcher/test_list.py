@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from launcher.cli import cli
 from launcher.runs import RunDir, RunRecord
+from tests.launcher.run_bed import out_of_reach
 
 
 def a_run(root: Path, name: str, backend: str, state: str) -> RunDir:
@@ -23,7 +24,7 @@ def test_a_run_that_cannot_be_asked_or_read_does_not_hide_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
-    a_run(tmp_path, "a-20260101-000000-aaaa", "ssh", "RUNNING")  # its hosts stand nowhere
+    out_of_reach(a_run(tmp_path, "a-20260101-000000-aaaa", "ssh", "RUNNING"))
     a_run(tmp_path, "b-20260101-000001-aaaa", "local", "PENDING").run_json.write_text("{torn")
     a_run(tmp_path, "c-20260101-000002-aaaa", "local", "SUCCEEDED")
     a_run(tmp_path, "e-20260101-000004-aaaa", "local", "ODD")
@@ -32,13 +33,16 @@ def test_a_run_that_cannot_be_asked_or_read_does_not_hide_the_others(
     done = CliRunner().invoke(cli, ["list", "--json"], catch_exceptions=False)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(row["run"][0], row["state"], "error" in row) for row in rows] == [
-        ("a", "RUNNING", True), ("c", "SUCCEEDED", False),
+        ("a", "RUNNING", True), ("b", None, True), ("c", "SUCCEEDED", False),
+        ("d", None, True), ("e", None, True), ("f", None, True),
     ]  # fmt: skip
-    assert "b-20260101-000001-aaaa" in done.stderr
-    assert "d-20260101-000003-aaaa" in done.stderr
-    assert "e-20260101-000004-aaaa: its record has the state 'ODD'" in done.stderr
-    assert "f-20260101-000005-aaaa: no backend 'elsewhere'" in done.stderr
-    assert rows[1]["directory"] == str(tmp_path / "c-20260101-000002-aaaa")
-    lines = CliRunner().invoke(cli, ["list"], catch_exceptions=False).stdout.splitlines()
-    assert lines[0].endswith("(when last seen: a-20260101-000000-aaaa was never sent to its hosts)")
+    assert "its record has the state 'ODD'" in rows[4]["error"]
+    assert all(row["directory"] == str(tmp_path / row["run"]) for row in rows)
+    shown = CliRunner().invoke(cli, ["list"], catch_exceptions=False)
+    lines = shown.stdout.splitlines()
+    assert lines[0].endswith("(when last seen: no host of a-20260101-000000-aaaa can be reached)")
     assert lines[1].startswith("SUCCEEDED")
+    assert "b-20260101-000001-aaaa" in shown.stderr
+    assert "d-20260101-000003-aaaa" in shown.stderr
+    assert "e-20260101-000004-aaaa: its record has the state 'ODD'" in shown.stderr
+    assert "f-20260101-000005-aaaa: no backend 'elsewhere'" in shown.stderr

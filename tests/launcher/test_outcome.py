@@ -99,6 +99,40 @@ def test_a_run_that_has_just_started_is_taken_back_too(
     assert (ended, run.record.state) == (code, kept)
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_followed_run_that_a_ctrl_c_cannot_end_ends_with_130_and_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], again: bool
+) -> None:
+    class Followed(FakeBackend):
+        def state(self, run: RunDir) -> RunState:
+            raise KeyboardInterrupt
+
+        def cancel(self, run: RunDir, *, checkpoint: bool = True) -> None:
+            super().cancel(run)
+            if again and checkpoint:
+                raise KeyboardInterrupt  # and without a checkpoint it does not work either
+            raise TargetError("no host answers", hint="plug it in")
+
+    backend = Followed()
+    code, run = launch(tmp_path, backend, as_json=True)
+    said = capsys.readouterr()
+    assert (code, run.record.state, len(backend.cancelled)) == (130, "RUNNING", 2 if again else 1)
+    assert "no host answers\n  -> plug it in" in said.err
+    assert f"zlaunch cancel {run.run_id}" in said.err
+    assert json.loads(said.out.splitlines()[-1])["state"] == "RUNNING"
+
+
+def test_a_followed_run_whose_state_cannot_be_asked_after_a_ctrl_c_was_ended_all_the_same(tmp_path: Path) -> None:
+    class Followed(FakeBackend):
+        def state(self, run: RunDir) -> RunState:
+            if self.cancelled:
+                raise TargetError("no host answers")
+            raise KeyboardInterrupt
+
+    code, run = launch(tmp_path, Followed())
+    assert (code, run.record.state) == (130, "CANCELLED")
+
+
 def test_the_end_of_one_start_is_not_written_over_the_next(tmp_path: Path) -> None:
     class Resumed(FakeBackend):
         def state(self, run: RunDir) -> RunState:  # while its results came home, somebody started it again

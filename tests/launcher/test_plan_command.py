@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from launcher.cli import cli
-from launcher.errors import SpecError
+from launcher.errors import SpecError, UsageError
 
 
 def test_without_a_job_it_is_that_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,3 +22,10 @@ def test_without_a_job_it_is_that_of_the_working_directory(tmp_path: Path, monke
     named = json.loads(CliRunner().invoke(cli, [*words, "--model", "llama3-8b"], catch_exceptions=False).stdout)
     assert said["model"] == named["model"] == "llama3-8b"
     assert said["trainable"] < named["trainable"]  # a model that is named is planned for alone
+
+
+def test_a_job_with_a_program_of_its_own_is_refused_as_that(tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text("program: [my.py]\n")
+    with pytest.raises(UsageError, match="runs a program of its own"):
+        CliRunner().invoke(cli, ["plan", str(job)], standalone_mode=False, catch_exceptions=False)

@@ -36,6 +36,14 @@ def test_a_run_is_found_by_id_prefix_path_and_last(tmp_path):
     assert runs.find_run(str(first.path), tmp_path).path == first.path
 
 
+def test_the_last_run_is_one_that_was_started_and_not_a_later_dry_run(tmp_path):
+    started, rendered = (RunDir(tmp_path / f"a-2026010{day}-000000-aaaa") for day in (1, 2))
+    rendered.write({"plan.json": "{}"})
+    assert runs.find_run("last", tmp_path).run_id == rendered.run_id
+    started.save_record(runs.RunRecord(run_id=started.run_id, name="a", backend="local", created=1.0))
+    assert runs.find_run("last", tmp_path).run_id == started.run_id
+
+
 def test_an_ambiguous_or_absent_run_says_which_there_are(tmp_path):
     with pytest.raises(RunNotFound, match="no runs in"):
         runs.find_run("last", tmp_path)

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from launcher.backends.base import FakeBackend, RunState
 from launcher.cli import cli
+from launcher.commands import outcome
 from launcher.errors import UsageError
+from launcher.runs import RunDir
 
 
 def slurm(*words: str) -> str:
@@ -31,11 +34,42 @@ def test_a_dry_run_in_json_is_the_object_that_other_backends_print() -> None:
     assert (Path(said["directory"]) / "train.sbatch").exists()
 
 
-def test_a_dry_run_shows_the_script_and_its_json_comes_last_where_both_are_asked_for() -> None:
-    assert slurm("--dry-run").startswith("#!/bin/bash")
-    *script, last = slurm("--print-script", "--json").splitlines()
+@pytest.mark.parametrize("points", [(), ("--sweep", "max_restarts=0,1")])
+def test_a_dry_run_shows_the_script_and_its_json_comes_last_where_both_are_asked_for(points: tuple[str, ...]) -> None:
+    assert slurm(*points, "--dry-run").startswith("#!/bin/bash")
+    assert slurm(*points, "--dry-run", "--json").startswith("{")
+    *script, last = slurm(*points, "--print-script", "--json").splitlines()
     assert script[0].startswith("#!/bin/bash")
     assert "directory" in json.loads(last)
+
+
+class Queue(FakeBackend):
+    """A cluster that takes every job, and a Ctrl-C at the first look at one."""
+
+    def __init__(self, *, announce: bool) -> None:
+        super().__init__(states=[RunState.PENDING])
+
+    def state(self, run: RunDir) -> RunState:
+        return RunState.CANCELLED if self.cancelled else RunState.PENDING
+
+
+def test_ctrl_c_between_the_queue_and_the_first_look_leaves_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Queue] = []
+
+    def queue(*, announce: bool) -> Queue:
+        made.append(Queue(announce=announce))
+        return made[0]
+
+    def interrupted(*_: object, **__: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("launcher.commands.slurm.SlurmBackend", queue)
+    monkeypatch.setattr(outcome, "attach", interrupted)
+    words = ["slurm", "--device", "cpu", "--wait", "--json", "--", "true"]
+    done = CliRunner().invoke(cli, words, standalone_mode=False, catch_exceptions=False)
+    assert done.return_value == 130
+    assert made[0].submitted == made[0].cancelled
+    assert json.loads(done.stdout.splitlines()[-1])["state"] == "CANCELLED"
 
 
 def test_waiting_and_not_waiting_contradict_each_other() -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from launcher.backends import ssh
 from launcher.backends.ssh import Place, SshBackend
+from launcher.cli import cli
 from launcher.connect import Options
 from launcher.errors import TargetError
 from launcher.runs import RunDir, RunRecord
@@ -43,6 +46,13 @@ def test_pull_says_that_the_host_with_the_results_is_out_of_reach(run: RunDir, n
     went_to(run, nobody)
     with pytest.raises(TargetError, match=r"which has the results of .* cannot be reached: .*refused"):
         SshBackend().pull(run)
+
+
+def test_pull_tells_the_files_as_json_too(run: RunDir, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
+    monkeypatch.setattr(SshBackend, "pull", lambda *_, **__: ["result.json"])
+    done = CliRunner().invoke(cli, ["pull", "last", "--json"], catch_exceptions=False)
+    assert json.loads(done.stdout) == {"run": run.run_id, "directory": str(run.path), "files": ["result.json"]}
 
 
 def test_a_run_that_went_on_elsewhere_is_asked_about_there(run: RunDir) -> None:

@@ -74,7 +74,7 @@ def test_a_dry_run_in_json_is_one_object_with_the_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path / "runs"))
-    assert sweep.on_slurm(["lora.r=8,16"], load, [], show=True, follow=False, as_json=True) == 0
+    assert sweep.on_slurm(["lora.r=8,16"], load, [], show=True, quiet=True, follow=False, as_json=True) == 0
     said = json.loads(capsys.readouterr().out)
     assert len(said["runs"]) == 2
     assert (Path(said["directory"]) / "sweep.sbatch").exists()
@@ -185,6 +185,20 @@ def test_ctrl_c_ends_the_whole_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     assert sweep.resume_in_turn(found, again) == 0
     assert asked == [(r, point.run) for r, point in zip((1, 2, 3), found.points, strict=True)]
+
+
+def test_ctrl_c_while_waiting_for_an_array_says_that_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: RunDir) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, "state_of", interrupted)
+    point = sweep.Point(run="a-20260101-000000-aaaa", values={})
+    waited_for = sweep.Sweep(sweep_id="s-20260101-000000-bbbb", backend="slurm", created=1.0, points=(point,))
+    with pytest.raises(KeyboardInterrupt):
+        sweep.wait_for(waited_for)
+    assert f"{waited_for.sweep_id} goes on" in capsys.readouterr().err
 
 
 def test_the_table_has_a_dash_where_a_run_has_no_value() -> None:

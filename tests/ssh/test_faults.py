@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.runs import RunDir, RunRecord
 from tests.ssh.conftest import Zl
 
 pytestmark = [pytest.mark.ssh, pytest.mark.timeout(180)]
@@ -196,6 +197,19 @@ def test_a_pid_that_now_belongs_to_somebody_else_is_not_signalled(zl: Zl) -> Non
     zl.lab.run("node1", ["kill", stranger])
 
 
+def test_a_run_whose_launcher_died_before_it_sent_anything_is_cancelled_and_resumed(zl: Zl) -> None:
+    zl.ssh("--dry-run", program="echo at work", hosts=["node1"])
+    run = RunDir(zl.runs / zl.run_id)
+    run.save_record(RunRecord(run_id=run.run_id, name="a", backend="ssh", created=time.time()))  # and no hosts
+    assert zl.status()["state"] == "PENDING"
+    assert "CANCELLED" in zl("cancel", "last")
+    assert "SUCCEEDED" in zl("resume", "last")
+    run.save_record(RunRecord(run_id=run.run_id, name="a", backend="ssh", created=time.time()))
+    os.utime(run.run_json, (1.0, 1.0))
+    assert zl.status()["state"] == "LOST"
+    assert "SUCCEEDED" in zl("resume", "last")
+
+
 def test_reap_ends_what_a_dead_run_left_and_nothing_else(zl: Zl) -> None:
     alive = zl.detached(WORK, hosts=["node1"])
     left = "ZLAUNCH_RUN_ID=dead-20260101-000000-abcd ZLAUNCH_RUN_DIR=/nowhere ZLAUNCH_NODE_RANK=0 setsid sleep 300"
@@ -203,6 +217,10 @@ def test_reap_ends_what_a_dead_run_left_and_nothing_else(zl: Zl) -> None:
     zl.all_running(alive, ["node1"])
     words = zl.target(["node1", "node2"])
     listed = zl("reap", *words, "--dry-run")
+    rows = [json.loads(line) for line in zl("reap", *words, "--dry-run", "--json").splitlines()]
+    assert [(row["host"].partition(":")[0], len(row["found"]), row["ended"]) for row in rows] == [
+        ("node1", 1, []), ("node2", 0, []),
+    ]  # fmt: skip
     assert "found" in listed
     assert "dead-20260101-000000-abcd: sleep 300" in listed
     ended = zl("reap", *words)
