@@ -66,6 +66,9 @@ class Shards:
         device = self.parts[0].device
         self.side = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.slots = [self._slot(shapes) for _ in range(SLOTS)]
+        if self.side is not None:
+            for slot in self.slots:  # nothing is gathered before the parts are there
+                slot.free = torch.cuda.current_stream().record_event()
 
     def _part(self, layer: Layer) -> Tensor:
         """This rank's part of a layer: of all its weights in one row, padded so that the parts are equal."""
