@@ -171,7 +171,7 @@ def _candidates(spec: JobSpec, shape: Shape, situation: Situation) -> Iterator[C
     checkpointing = (False, True) if train.gradient_checkpointing == "auto" else (train.gradient_checkpointing,)
     for micro, recompute, stage in itertools.product(_micros(spec, situation), checkpointing, _stages(spec, situation)):
         setting = setting_of(spec, shape, situation, micro, recompute, stage)
-        own = stage == 3 and setting.engine == "fused"
+        own = memory.shares_itself(setting.engine, stage)
         speed = memory.tokens_per_second(shape, setting, situation.matrix_rate)
         speed *= FUSED_ZERO_3_SPEED if own else ZERO_SPEED[stage]
         yield Choice(

@@ -76,6 +76,7 @@ def check(config: TrainConfig, world: World) -> None:
 def train(config: TrainConfig, world: World, rundir: RunDir) -> int:
     from train import model as models
     from train.basemodel import family, family_at, local_directory
+    from train.memory import shares_itself
 
     # Load.
     _clean(config, world, rundir)
@@ -86,7 +87,7 @@ def train(config: TrainConfig, world: World, rundir: RunDir) -> int:
     if world.first:
         rundir.event("engine", engine=choice.engine, reason=choice.reason)
         print(f"engine {choice.engine}: {choice.reason}", flush=True)
-    if choice.engine == "fused" and stage == 3 and not world.many:
+    if shares_itself(choice.engine, stage) and not world.many:
         ds_config = None  # one rank has nobody to share with
     models.import_first(choice)
 

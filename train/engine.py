@@ -25,6 +25,7 @@ from train.config import TrainConfig
 from train.dist import World
 from train.errors import UserError
 from train.loss import AnswerLoss
+from train.memory import shares_itself
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 State = dict[str, torch.Tensor]
@@ -90,14 +91,9 @@ def build(
 ) -> Engine:
     """The engine of this run; every rank starts from rank 0's adapter."""
     loss = _loss(config, world, model, name)
-    if ds_config is None or shares_itself(config, name):
+    if ds_config is None or shares_itself(name, config.train.zero_stage):
         return PlainEngine(config, world, loss, dtype)
     return DeepSpeedEngine(config, world, loss, dtype, ds_config)
-
-
-def shares_itself(config: TrainConfig, name: str) -> bool:
-    """Whether ZeRO-3 is the fused layers' own (train/sharded.py) and not DeepSpeed's."""
-    return name == "fused" and config.train.zero_stage == 3
 
 
 def _loss(config: TrainConfig, world: World, model: nn.Module, name: str) -> nn.Module:
@@ -108,7 +104,7 @@ def _loss(config: TrainConfig, world: World, model: nn.Module, name: str) -> nn.
     stage, checkpointing = config.train.zero_stage, config.train.gradient_checkpointing
     try:
         # under ZeRO-1 and 2 DeepSpeed sends every parameter to the other ranks, and NCCL takes no strided ones
-        sharing = world if stage == 3 and world.many else None
+        sharing = world if shares_itself(name, stage) and world.many else None
         return fuse(model, checkpointing=checkpointing, wide=stage in (0, 3) and sharing is None, world=sharing)
     except ValueError as error:
         advice = "set train.engine: unsloth or peft"

@@ -62,14 +62,14 @@ class Loop:
         sampler = self.data.sampler(self.config.train.seed)
         writer = _Writer(self.config, self.rundir, self.world, sampler.epoch_size, self.total)
         begin = last_saved = progress.step
-        work = self._work(sampler, begin)
+        work = self.work(sampler, begin)
         for step in range(begin, self.total):
             started = time.perf_counter()
             wanted = self.rundir.requests()
             summed_loss = self.forward_backward(step, work)
             rate = self._rate(step)
             norm_seen = self.engine.step(rate)
-            count, tokens, work = work.labelled, work.tokens, self._work(sampler, step + 1)
+            count, tokens, work = work.labelled, work.tokens, self.work(sampler, step + 1)
             # only now is the GPU waited for: before, it would have been idle while the next step's records are laid out
             loss, *seen = dist.sum_over_ranks(self.world, [float(summed_loss), *map(float, wanted)])
             loss, norm, flags = loss / count, float(norm_seen), [value > 0 for value in seen]
@@ -101,7 +101,7 @@ class Loop:
             self.save(progress)
         return progress, False
 
-    def _work(self, sampler: Sampler, step: int) -> _Work:
+    def work(self, sampler: Sampler, step: int) -> _Work:
         """What `forward_backward` needs of a step; nothing for the step after the last."""
         if step >= self.total:
             return _Work(0, 0, [], None)

@@ -226,6 +226,12 @@ class Setting:
     """Elements of a ZeRO bucket (reduce_bucket_size); 0: DeepSpeed's 500 million."""
 
 
+def shares_itself(engine: str, zero_stage: int) -> bool:
+    """Whether ZeRO-3 is the fused layers' own (train/sharded.py: the ranks share the layers' frozen weights alone) and
+    not DeepSpeed's."""
+    return engine == "fused" and zero_stage == 3
+
+
 @dataclass(frozen=True)
 class Memory:
     """Bytes on one GPU at the peak of a step, by part."""
@@ -272,7 +278,7 @@ def _plain(targets: tuple[str, ...]) -> tuple[str, ...]:
 def predict(shape: Shape, setting: Setting) -> Memory:
     """Bytes at the peak of one training step on one GPU, as torch.cuda.max_memory_allocated would count them."""
     world = max(1, setting.world_size)
-    own = setting.engine == "fused" and setting.zero_stage == 3  # train/sharded.py: layers' weights alone are shared
+    own = shares_itself(setting.engine, setting.zero_stage)
     setting = replace(setting, zero_stage=0) if own else setting
     stage = setting.zero_stage
     adapter = lora_parameters(shape, setting.lora_r, setting.lora_targets)

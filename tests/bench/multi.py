@@ -393,7 +393,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.device == "cuda":
             models = [(options.shape, "none")] if "speed" in options.parts else []
             models += [(LARGE, s.quantization) for s in large_settings(gpus)] if "large" in options.parts else []
-            bench.write_checkpoints(*models)
+            if models:
+                bench.write_checkpoints(*models)
         for part in options.parts:
             if part in ("speed", "large") and options.device == "cpu":
                 continue

@@ -51,7 +51,7 @@ class Held:
     key: tuple[Any, ...] = ()
     model: Any = None
     leaked: int = 0
-    """Bytes that earlier cases left behind (DeepSpeed keeps its engines): not this case's."""
+    """Bytes that stood before the model was built: not this case's."""
 
 
 def run_case(case: Case, held: Held, out: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def profile(loop: Any, file: Path) -> None:
     """Run and describe a step of a train.loop.Loop; on several ranks, all call it."""
     import torch
 
-    work = loop._work(loop.data.sampler(0), 0)
+    work = loop.work(loop.data.sampler(0), 0)
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profiled:
         loop.forward_backward(0, work)
