@@ -67,9 +67,9 @@ def stop_ids(tokenizer: Any, config: Any) -> list[int]:
 
 
 def text_of(tokenizer: Any, ids: list[int], stop: list[int]) -> str:
-    """The text up to the first stop token, without the half of a character at which max_new_tokens may have cut it."""
+    """The text up to the first stop token."""
     end = next((place for place, token in enumerate(ids) if token in stop), len(ids))
-    return str(tokenizer.decode(ids[:end], skip_special_tokens=True)).rstrip("\ufffd").strip()
+    return str(tokenizer.decode(ids[:end], skip_special_tokens=True)).strip()
 
 
 def stream(

@@ -91,14 +91,3 @@ def test_a_hub_data_set_can_be_evaluated_on(run: Path) -> None:
     for data, wanted in (("hub:owner/name:test", "hub:owner/name:test"), ("a.jsonl", str(Path("a.jsonl").resolve()))):
         options = argparse.Namespace(data=data, max_records=None)
         assert _for_evaluation(config.load(run / "train.json"), options, world, "cpu").data.eval == wanted
-
-
-def test_an_answer_cut_inside_a_character_ends_before_it(run: Path) -> None:
-    from transformers import AutoTokenizer
-
-    from train.generate import text_of
-
-    tokenizer = AutoTokenizer.from_pretrained(run / "adapter")
-    ids = tokenizer("天气", add_special_tokens=False)["input_ids"]
-    whole, cut = text_of(tokenizer, ids, []), text_of(tokenizer, tokenizer.convert_tokens_to_ids([*"å¤©å"]), [])
-    assert (whole, cut) == ("天气", "天")
