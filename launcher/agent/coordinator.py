@@ -194,7 +194,8 @@ class Coordinator:
 
 
 def state_of_outcomes(outcomes: List[Optional[str]]) -> str:
-    """How a run without a failure ended: one saved checkpoint makes it STOPPED, one cancelled node CANCELLED."""
+    """How a run ended that no failure ended: one saved checkpoint makes it STOPPED, one node that was not done makes it
+    CANCELLED. `failed` is here what a scheduler's signal did to the ranks a moment before the agent heard of it."""
     if "stopped" in outcomes:
         return "STOPPED"
-    return "CANCELLED" if "cancelled" in outcomes else "SUCCEEDED"
+    return "SUCCEEDED" if all(outcome == "ok" for outcome in outcomes) else "CANCELLED"

@@ -139,6 +139,14 @@ def test_ranks_that_a_scheduler_terminated_with_us_are_cancelled_not_failed(tmp_
     assert hub.all_report("cancelled", "failed", "cancelled") == "CANCELLED"
 
 
+def test_ranks_that_all_died_of_a_schedulers_signal_have_not_succeeded(tmp_path: Path) -> None:
+    hub = Hub(tmp_path).all_there()
+    hub.it.request("stop")
+    for node in range(3):
+        hub.it.failing(node, 0, agent.failure_of("killed", "x", signum=signal.SIGTERM))
+    assert hub.all_report("failed", "failed", "failed") == "CANCELLED"
+
+
 def test_who_comes_back_is_told_what_it_missed(tmp_path: Path) -> None:
     hub = Hub(tmp_path).all_there()
     hub.it.failing(0, 0, agent.failure_of("bug", "x"))

@@ -56,6 +56,54 @@ def is_reviewed_and_parses(text: str, name: str) -> bool:
     return text == (GOLDEN / f"{name}.sbatch").read_text(encoding="utf-8")
 
 
+def verdict(state: str) -> str:
+    """A command that leaves the record of a first node's agent."""
+    return f"""echo '{{"state": "{state}"}}' > nodes/node-0.json"""
+
+
+def job_environment(place: Path, **commands: str) -> dict[str, str]:
+    """The environment of a batch script whose Slurm commands do this."""
+    tools = place / "bin"
+    tools.mkdir()
+    for name, does in {"scontrol": "echo node1", **commands}.items():
+        (tools / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tools / name).chmod(0o755)
+    return {**os.environ, "PATH": f"{tools}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node1"}
+
+
+RUNNING = "echo 'JobId=7 JobState=RUNNING Restarts=0 x'"
+
+
+@pytest.mark.parametrize(
+    ("does", "status", "slurm", "word"),
+    [
+        (verdict("SUCCEEDED"), 0, RUNNING, "succeeded"),
+        (verdict("SUCCEEDED"), 1, RUNNING, "succeeded"),
+        (verdict("CANCELLED"), 0, RUNNING, "stopped without a new checkpoint"),
+        (verdict("CANCELLED"), 0, RUNNING.replace("=0", "=1"), "Slurm has queued the job again itself"),
+        (verdict("RUNNING"), 0, RUNNING.replace("=0", "=1"), "Slurm has queued the job again itself"),
+        (verdict("RUNNING"), 0, RUNNING, "the agents left no verdict"),
+        ("true", 0, RUNNING, "the agents left no verdict"),
+        (verdict("STOPPED"), 75, RUNNING.replace("RUNNING", "CANCELLED"), "Slurm has ended the job"),
+        (verdict("STOPPED"), 75, "exit 1", "Slurm does not answer"),
+    ],
+)
+def test_a_script_believes_the_agent_and_not_sruns_status(
+    tmp_path: Path, does: str, status: int, slurm: str, word: str
+) -> None:
+    """srun says 0 of a job whose node failed, too."""
+    (tmp_path / "plan.json").touch()
+    (tmp_path / "node.sh").touch()
+    answers = f'case "$1 $2" in "show job") {slurm};; *) echo node1;; esac'
+    environ = job_environment(tmp_path, srun=f"{does}; exit {status}", scontrol=answers, sleep="true")
+    text = render.render(planned(*JOBS["cpu"]))["train.sbatch"]
+    subprocess.run(["bash", "-s"], input=text, text=True, cwd=tmp_path, env=environ, check=False)
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert word in events[-1]["reason"]
+    again = word in ("Slurm has queued the job again itself", "stopped without a new checkpoint")
+    assert events[-1]["event"] == ("slurm_requeue" if again else "slurm_end")
+
+
 @pytest.mark.parametrize("name", JOBS)
 def test_the_script_is_the_reviewed_one_and_parses(name: str) -> None:
     assert is_reviewed_and_parses(render.render(planned(*JOBS[name]))["train.sbatch"], name)
@@ -69,12 +117,7 @@ def test_under_pyxis_the_file_of_secrets_is_in_the_container_as_well(tmp_path: P
     run.mkdir()
     for name in ("plan.json", "node.sh"):
         (run / name).touch()
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    for name, does in {"srun": 'printf "%s\\n" "$@" > srun.words', "scontrol": "echo node1"}.items():
-        (tools / name).write_text(f"#!/bin/sh\n{does}\n")
-        (tools / name).chmod(0o755)
-    environ = {**os.environ, "PATH": f"{tools}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node1"}
+    environ = job_environment(tmp_path, srun=f'printf "%s\\n" "$@" > srun.words; {verdict("SUCCEEDED")}')
     script = render.render(planned(*JOBS["pyxis"]))["train.sbatch"]
     subprocess.run(["bash", "-s"], input=script, text=True, cwd=run, env=environ, check=True)
     (mounts,) = (word for word in (run / "srun.words").read_text().splitlines() if "container-mounts" in word)

@@ -175,21 +175,42 @@ def test_the_time_limit_chains_a_run_until_it_is_done(zl: Zl) -> None:
 
 
 def test_a_node_that_goes_down_has_the_run_queued_again_and_finish(zl: Zl) -> None:
-    run = zl.submit(UNTIL_SECOND_START, "--nodes", "2")
+    zl.environ["TOKEN_OF_THE_TEST"] = "never-to-be-written"
+    run = zl.submit(UNTIL_SECOND_START, "--nodes", "2", "--set", "secrets=[TOKEN_OF_THE_TEST]")
     wait(lambda: len(events(run, "ranks_started")) == 2)
     node = (run.path / "hostfile").read_text().split()[-2]  # not the one with the batch script
     zl.cluster.run(["scontrol", "update", f"nodename={node}", "state=down", "reason=test"])
-    # The script's own word on it may be missing: Slurm kills it a few seconds later.
-    assert all("Slurm has queued the job again itself" in reason for reason in reasons(run, "slurm_requeue"))
+    # The script's own word on it may be missing: Slurm kills it a few seconds later. srun often says 0 then.
     wait(lambda: zl.squeue(run) == "PENDING")
+    assert all("Slurm has queued the job again itself" in reason for reason in reasons(run, "slurm_requeue"))
+    assert events(run, "slurm_end") == [], (run.path / "slurm.log").read_text()
     time.sleep(3)  # this node is not really down: its slurmd refuses a second start before the first is cleared away
     zl.hurry(run)
     wait(lambda: len(events(run, "slurm_start")) == 2)
     wait(lambda: events(run, "slurm_end"))
-    assert zl.state(run) == "SUCCEEDED"
+    assert zl.state(run) == "SUCCEEDED", (run.path / "slurm.log").read_text()
     assert [event["start"] for event in events(run, "slurm_start")] == [0, 1]
     zl.cluster.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=False)  # if it is not up again
     wait(lambda: all_idle(zl))
+
+
+def test_a_signal_of_slurm_while_the_script_asks_about_the_job_does_not_end_the_run(zl: Zl) -> None:
+    """Slurm ends the processes of a job whose node failed, the script's questions among them."""
+    tools = zl.home / "tools"
+    tools.mkdir()
+    (tools / "scontrol").write_text(
+        f'#!/bin/bash\n[ "$1 $2" != "show job" ] || kill -TERM $$\nexec {shutil.which("scontrol")} "$@"\n'
+    )
+    (tools / "scontrol").chmod(0o755)
+    zl.environ["PATH"] = f"{tools}:{zl.environ['PATH']}"
+    run = zl.submit(UNTIL_SECOND_START)
+    wait(lambda: events(run, "ranks_started"))
+    zl.cluster.run(["scancel", "--signal=USR2", "--batch", run.record.ids[0]])
+    wait(lambda: events(run, "slurm_requeue", "slurm_end"))
+    assert reasons(run, "slurm_end") == []
+    zl.hurry(run)
+    wait(lambda: events(run, "slurm_end"))
+    assert zl.state(run) == "SUCCEEDED"
 
 
 def test_a_sweep_is_one_array_and_resume_starts_only_what_failed(zl: Zl) -> None:
