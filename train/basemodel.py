@@ -19,6 +19,7 @@ from typing import Any
 from train import families, hub
 from train.cachedir import cache_directory
 from train.config import Model, TrainConfig
+from train.download import download
 from train.errors import UserError
 from train.families import Family
 from train.rundir import RunDir
@@ -51,9 +52,7 @@ def _hub(config: TrainConfig, rundir: RunDir, texts: Callable[[], Iterable[str]]
     if path.is_dir():
         _check_complete(path)
         return _readable(BaseModel(path.resolve(), str(path.resolve())), rundir)
-    if path.is_absolute() or config.model.path.startswith((".", "~")) or config.model.path.count("/") > 1:
-        raise UserError(f"model.path: there is no directory {path}", "give a hub id (owner/name) or a local directory")
-    (held,) = hub.once(f"model-{_named(config.model)}", lambda: [str(_DOWNLOADS[config.model.source](config))])
+    (held,) = hub.once(f"model-{_named(config.model)}", lambda: [str(download(config.model))])
     directory = Path(held)
     if config.model.source == "modelscope":  # its ids mean nothing to whoever reads the adapter later
         return _readable(BaseModel(directory, str(directory)), rundir)
@@ -152,46 +151,6 @@ _SOURCES: dict[str, Callable[[TrainConfig, RunDir, Callable[[], Iterable[str]]],
     "huggingface": _hub,
     "modelscope": _hub,
     "package": _package,
-}
-
-
-def _from_huggingface(config: TrainConfig) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
-
-    model = config.model
-    try:
-        return Path(
-            snapshot_download(
-                model.path, revision=model.revision, ignore_patterns=["*.gguf", "*.pth", "original/*", "*.onnx*"]
-            )
-        )
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise UserError(
-            f"model.path: the hub has no {model.path}{f' at {model.revision}' if model.revision else ''}",
-            "check the spelling; a private or gated model needs HF_TOKEN in `secrets`",
-        ) from error
-    except (LocalEntryNotFoundError, OSError) as error:
-        raise UserError(
-            f"model.path: {model.path} is neither a local directory nor in the cache, and the hub cannot be reached",
-            "set HF_ENDPOINT to a mirror, use model.source=modelscope, or give a local directory",
-        ) from error
-
-
-def _from_modelscope(config: TrainConfig) -> Path:
-    try:
-        from modelscope import snapshot_download
-    except ImportError:
-        raise UserError("model.source=modelscope needs the package `modelscope`", "pip install modelscope") from None
-    try:
-        return Path(snapshot_download(config.model.path, revision=config.model.revision))
-    except Exception as error:  # its errors have no common base
-        raise UserError(f"model.path: ModelScope did not give {config.model.path}: {error}") from error
-
-
-_DOWNLOADS: dict[str, Callable[[TrainConfig], Path]] = {
-    "huggingface": _from_huggingface,
-    "modelscope": _from_modelscope,
 }
 
 

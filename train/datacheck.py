@@ -236,17 +236,12 @@ def _place(config: TrainConfig, temporary: Path) -> tuple[str, dict[str, Any]]:
     local = Path(model.path).expanduser()
     if local.is_dir():
         return _converted(local, temporary), {}
-    if model.source == "modelscope":
-        try:
-            from modelscope import snapshot_download
-        except ImportError:
-            raise UserError("model.source=modelscope needs `modelscope`", "pip install modelscope") from None
-        weights = [r".*\.safetensors$", r".*\.bin$", r".*\.pth$", r".*\.gguf$"]
-        return str(snapshot_download(model.path, revision=model.revision, ignore_file_pattern=weights)), {}
-    return model.path, {"revision": model.revision} if model.revision else {}
+    from train.download import download
+
+    return _converted(download(model, weights=False), temporary, weights=False), {}
 
 
-def _converted(local: Path, temporary: Path) -> str:
+def _converted(local: Path, temporary: Path, *, weights: bool = True) -> str:
     """An original ChatGLM or Baichuan checkpoint's tokenizer, converted; any other directory as it is."""
     from train import convert
 
@@ -256,7 +251,7 @@ def _converted(local: Path, temporary: Path) -> str:
     from train.source import ConversionError, read_source
 
     try:
-        source = read_source(local)
+        source = read_source(local, weights=weights)
         recipe = recipe_for(source)
         convert.write_tokenizer(source, recipe, temporary)
         convert.write_config(source, recipe, temporary)

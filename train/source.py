@@ -37,8 +37,9 @@ class Source:
         return path.read_text("utf-8", errors="replace") if path.is_file() else ""
 
 
-def read_source(root: Path) -> Source:
-    """What lies in a checkpoint directory. Raises ConversionError for a missing, empty or unreadable file."""
+def read_source(root: Path, *, weights: bool = True) -> Source:
+    """What lies in a checkpoint directory, its weights looked for or not. Raises ConversionError for a missing, empty
+    or unreadable file."""
     try:
         config = json.loads((root / "config.json").read_text("utf-8"))
     except FileNotFoundError:
@@ -46,6 +47,8 @@ def read_source(root: Path) -> Source:
         raise ConversionError(f"{root}: {what}; name the directory of a downloaded checkpoint") from None
     except ValueError as error:
         raise ConversionError(f"{root / 'config.json'}: not valid JSON ({error})") from None
+    if not weights:
+        return Source(root, config, (), {})
     shards, listed = _shards(root)
     for shard in shards:
         check_file(shard)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -144,3 +146,46 @@ def test_a_model_that_modelscope_does_not_have_is_named(served: tuple[HubServer,
     served[1].start(run, 2, grace=60)
     assert served[1].wait() == [2, 2]
     assert "ModelScope did not give owner/tyni" in (run / "ranks.log").read_text()
+
+
+WANTS = """
+import sys
+from train import config, datacheck
+from train.download import download
+
+place = download(config.Model(path="owner/both", source=sys.argv[1]))
+assert not list(place.glob("pytorch_model*")) and (place / "model.safetensors").is_file()
+tokenizer = datacheck.load_tokenizer(config.load("job.json"))
+print(tokenizer.decode(tokenizer("你好").input_ids, skip_special_tokens=True))
+"""
+
+
+@pytest.mark.parametrize("source", ["huggingface", "modelscope"])
+def test_weights_that_nobody_reads_stay_on_the_hub(
+    served: tuple[HubServer, Forkserver], source: str, tmp_path: Path
+) -> None:
+    """Pickles beside safetensors are not fetched; a look at the data fetches no weights, of an original layout too."""
+    from tests.train.models import MODELS
+
+    if source == "modelscope":
+        pytest.importorskip("modelscope")
+    hub, _ = served
+    both = tmp_path / "both"
+    shutil.copytree(hub.repositories["models"]["owner/tiny"], both)
+    (both / "pytorch_model-00001-of-00001.bin").write_bytes(b"never read")
+    (both / "pytorch_model.bin.index.json").write_text("{}")
+    hub.repositories["models"] |= {"owner/both": both, "owner/chatglm": MODELS["chatglm2"][1](tmp_path / "chatglm")}
+    hub.asked.clear()
+    job = {"run_id": "r", "device": "cpu", "model": {"path": "owner/chatglm", "source": source}, "lora": {}, "data": {}}
+    numbers = dict.fromkeys(("global_batch_size", "micro_batch_size", "gradient_accumulation_steps"), 1)
+    (tmp_path / "job.json").write_text(json.dumps(job | {"train": numbers}))
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_ENDPOINT": hub.url, "MODELSCOPE_ENDPOINT": hub.url}
+    env |= {"ZLAUNCH_CACHE": "cache", "HF_HOME": "hf", "MODELSCOPE_CACHE": "ms", "HF_HUB_OFFLINE": "0"}
+    told = subprocess.run(
+        [sys.executable, "-c", WANTS, source], cwd=tmp_path, env=env, text=True, capture_output=True, check=False
+    )
+    assert told.stdout.splitlines()[-1:] == ["你好"], told.stderr
+    fetched = " ".join(hub.fetched())
+    assert "model.safetensors" in fetched
+    assert "tokenizer.model" in fetched
+    assert not re.search(r"\.bin(?!\.index)", fetched)

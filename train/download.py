@@ -1,0 +1,89 @@
+"""A model from a hub, by the hub's own client into its own cache: the checkpoint, or what its tokenizer needs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from train.config import Model
+from train.errors import UserError
+
+OTHER_FORMS = (
+    "*.gguf",
+    "*.pth",
+    "*.onnx*",
+    "*.h5",
+    "*.msgpack",
+    "*.ot",
+    "*.tflite",
+    "original/*",
+    "openvino/*",
+    "coreml/*",
+)
+"""Weights in forms that transformers' PyTorch models are not loaded from."""
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
+
+
+def download(model: Model, *, weights: bool = True) -> Path:
+    """The local directory of `model` (of `huggingface` or `modelscope`). Raises UserError where it cannot be had."""
+    if model.path.startswith(("/", ".", "~")) or model.path.count("/") > 1:
+        raise UserError(
+            f"model.path: there is no directory {model.path}", "give a hub id (owner/name) or a local directory"
+        )
+    return _HUBS[model.source](model, weights)
+
+
+def _from_huggingface(model: Model, weights: bool) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import (
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    def names() -> list[str]:
+        return list(HfApi().list_repo_files(model.path, revision=model.revision))
+
+    try:
+        return Path(snapshot_download(model.path, revision=model.revision, ignore_patterns=_needless(names, weights)))
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise UserError(
+            f"model.path: the hub has no {model.path}{f' at {model.revision}' if model.revision else ''}",
+            "check the spelling; a private or gated model needs HF_TOKEN in `secrets`",
+        ) from error
+    except (LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"model.path: {model.path} is neither a local directory nor in the cache, and the hub cannot be reached",
+            "set HF_ENDPOINT to a mirror, use model.source=modelscope, or give a local directory",
+        ) from error
+
+
+def _from_modelscope(model: Model, weights: bool) -> Path:
+    try:
+        from modelscope import HubApi, snapshot_download
+    except ImportError:
+        raise UserError("model.source=modelscope needs the package `modelscope`", "pip install modelscope") from None
+
+    def names() -> list[str]:
+        return [file["Path"] for file in HubApi().get_model_files(model.path, revision=model.revision)]
+
+    try:
+        return Path(snapshot_download(model.path, revision=model.revision, ignore_patterns=_needless(names, weights)))
+    except Exception as error:  # its errors have no common base
+        raise UserError(f"model.path: ModelScope did not give {model.path}: {error}") from error
+
+
+_HUBS: dict[str, Callable[[Model, bool], Path]] = {"huggingface": _from_huggingface, "modelscope": _from_modelscope}
+
+
+def _needless(names: Callable[[], Iterable[str]], weights: bool) -> list[str]:
+    """Patterns of the files to leave where they are. A repository that has its weights as safetensors often has them as
+    pickles too, and transformers loads the former."""
+    if not weights:
+        return [*OTHER_FORMS, *WEIGHTS]
+    try:
+        twice = not {"model.safetensors", "model.safetensors.index.json"}.isdisjoint(names())
+    except Exception:  # offline, or a mistake that the download itself puts into words
+        twice = False
+    return [*OTHER_FORMS, *(["pytorch_model*"] if twice else [])]
