@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from launcher import agent
 from launcher.errors import TargetError
@@ -95,12 +96,29 @@ def _kill_session(process: subprocess.Popen[bytes]) -> None:
 
 
 def passthrough(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> int:
-    """Run a command on this terminal's own streams; its exit status (128 + n after signal n). Raises CommandError."""
+    """Run a command on this terminal's own streams; its exit status (128 + n after signal n). Raises CommandError.
+
+    A Ctrl-C reaches it from the terminal, and what it does then is its own affair (a conversation goes on). What else
+    would end us is passed on, so that nothing goes on alone. Main thread only.
+    """
+    children: list[subprocess.Popen[bytes]] = []
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        for child in children:
+            if number != signal.SIGINT:
+                child.send_signal(number)
+
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
+    saved = {number: signal.signal(number, pass_on) for number in numbers}
     try:
-        code = subprocess.run(list(argv), env=env, check=False).returncode
+        children.append(subprocess.Popen(list(argv), env=env))
+        code = children[0].wait()
     except OSError as error:
         why = f"cannot be started: {error.strerror}"
         raise CommandError(Result(tuple(argv), 127, "", "", 0.0), why) from error
+    finally:
+        for number, handler in saved.items():
+            signal.signal(number, handler)
     return code if code >= 0 else 128 - code
 
 

@@ -1,11 +1,14 @@
 """A conversation with a run's adapter in the terminal: /reset forgets what was said, /exit (or end of input) ends.
 
+A Ctrl-C cuts the answer that is coming and keeps the conversation; at the prompt it ends it.
+
 python -m train.chat --run-dir RUN
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -13,7 +16,7 @@ from pathlib import Path
 Turns = list[tuple[str, str]]
 Answer = Callable[[Turns], Iterator[str]]
 
-HELP = "/reset starts a new conversation, /exit ends"
+HELP = "/reset starts a new conversation, Ctrl-C cuts an answer short, /exit ends"
 
 
 def converse(lines: Iterable[str], answer: Answer, say: Callable[[str], None], system: str | None = None) -> None:
@@ -32,9 +35,12 @@ def converse(lines: Iterable[str], answer: Answer, say: Callable[[str], None], s
         elif text:
             turns.append(("user", text))
             pieces = []
-            for piece in answer(turns):
-                say(piece)
-                pieces.append(piece)
+            try:
+                for piece in answer(turns):
+                    say(piece)
+                    pieces.append(piece)
+            except KeyboardInterrupt:  # what was said of the answer stays said
+                say(" (cut)")
             say("\n")
             turns.append(("assistant", "".join(pieces).strip()))
 
@@ -83,6 +89,8 @@ def main(arguments: list[str] | None = None) -> int:
 
         person = sys.stdin.isatty()
         if person:
+            with contextlib.suppress(ImportError):  # a Python without it has no line editing, and needs none
+                import readline  # noqa: F401 - `input` edits lines, wide characters too, once it is there
             print(HELP)
         converse(prompts(person), answer, lambda text: print(text, end="", flush=True), system)
     except TrainError as error:

@@ -75,28 +75,38 @@ def text_of(tokenizer: Any, ids: list[int], stop: list[int]) -> str:
 def stream(
     model: Any, tokenizer: Any, prompt: str, *, max_new_tokens: int, stop: list[int], temperature: float = 0.0
 ) -> Iterator[str]:
-    """Pieces of the answer to a rendered prompt, as they come."""
+    """Pieces of the answer to a rendered prompt, as they come; who leaves early (a Ctrl-C, a closed iterator) ends the
+    model's work after the token that it is at."""
     import threading
 
-    from transformers import TextIteratorStreamer
+    import torch
+    from transformers import StoppingCriteriaList, TextIteratorStreamer
 
     encoded = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").to(model.device)
     inputs = {name: encoded[name] for name in ("input_ids", "attention_mask")}  # some give token types as well
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     failure: list[BaseException] = []
+    left = threading.Event()
+
+    def has_left(ids: Any, _scores: Any, **_others: Any) -> Any:
+        return torch.full((len(ids),), left.is_set(), dtype=torch.bool, device=ids.device)
 
     def work() -> None:
         try:
             config = generation_config(tokenizer, max_new_tokens, stop, temperature)
-            model.generate(**inputs, generation_config=config, streamer=streamer)
+            stopping: Any = StoppingCriteriaList([has_left])
+            model.generate(**inputs, generation_config=config, streamer=streamer, stopping_criteria=stopping)
         except BaseException as error:
             failure.append(error)
             streamer.end()
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    yield from streamer
-    thread.join()
+    try:
+        yield from streamer
+    finally:  # a process that ends in the middle of the model's work is aborted by the C++ library
+        left.set()
+        thread.join()
     if failure:
         raise failure[0]
 
@@ -193,6 +203,9 @@ def main(arguments: list[str] | None = None) -> int:
         print()
     except TrainError as error:
         return report(error, None, None, 0)
+    except KeyboardInterrupt:
+        print()
+        return 130
     return 0
 
 

@@ -55,6 +55,27 @@ def test_passthrough_returns_the_status() -> None:
     assert process.passthrough([sys.executable, "-c", "raise SystemExit(7)"]) == 7
 
 
+ANSWERS = """
+trap 'echo cut' INT
+trap 'echo ended; exit 9' TERM
+echo here
+while :; do sleep 0.1; done
+"""
+
+
+def test_passthrough_leaves_ctrl_c_to_the_command_and_passes_a_termination_on() -> None:
+    code = "import sys; from launcher import process; sys.exit(process.passthrough(['bash', '-c', sys.argv[1]]))"
+    argv = [sys.executable, "-c", code, ANSWERS]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, start_new_session=True) as ours:
+        assert ours.stdout is not None
+        assert ours.stdout.readline() == "here\n"
+        os.killpg(ours.pid, signal.SIGINT)  # as a terminal does
+        assert ours.stdout.readline() == "cut\n"
+        ours.terminate()
+        assert ours.stdout.readline() == "ended\n"
+        assert ours.wait(10) == 9
+
+
 def test_a_process_is_known_by_pid_start_time_and_boot(sleeper: subprocess.Popen[bytes]) -> None:
     start = agent.start_time_of(sleeper.pid)
     assert process.is_same_process(sleeper.pid, start, agent.boot_id())

@@ -40,3 +40,18 @@ def test_other_commands_are_explained_and_not_asked() -> None:
     given, said = talk("/help")
     assert given == []
     assert HELP in said
+
+
+def test_an_interrupted_answer_is_cut_and_the_conversation_goes_on() -> None:
+    given: list[Turns] = []
+    said: list[str] = []
+
+    def answer(turns: Turns) -> Iterator[str]:
+        given.append(list(turns))
+        yield "从前"
+        if len(turns) == 1:
+            raise KeyboardInterrupt
+
+    converse(["讲个故事", "再讲"], answer, said.append)
+    assert given[1] == [("user", "讲个故事"), ("assistant", "从前"), ("user", "再讲")]
+    assert "".join(said) == "从前 (cut)\n从前\n"

@@ -57,6 +57,23 @@ def test_answers_are_greedy_and_without_penalties(run: Path) -> None:
     assert "".join(stream(model, tokenizer, prompt, **options)).strip() == expected
 
 
+def test_who_leaves_a_stream_early_ends_the_models_work(run: Path) -> None:
+    import threading
+
+    from train.generate import load_adapted, stream
+    from train.tokens import prompt_text
+
+    model, tokenizer = load_adapted(run, device="cpu")
+    steps: list[int] = []
+    model.get_output_embeddings().register_forward_hook(lambda *_: steps.append(1))
+    before = threading.active_count()
+    pieces = stream(model, tokenizer, prompt_text(tokenizer, [("user", "天气")]), max_new_tokens=5000, stop=[-1])
+    next(pieces)
+    pieces.close()
+    assert len(steps) < 5000
+    assert threading.active_count() == before
+
+
 def test_an_export_answers_as_the_run_did_and_loads_its_base_once(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
