@@ -91,23 +91,26 @@ def rouge(part: str) -> Callable[[Pairs], float]:
     """F1 of ROUGE `1`, `2` or `l`, mean over the pairs."""
 
     def measure(pairs: Pairs) -> float:
-        return statistics.fmean(_rouge(expected, given)[f"rouge-{part}"]["f"] for expected, given in pairs)
+        return statistics.fmean(_rouge(expected, given)[part] for expected, given in pairs)
 
     return measure
 
 
-_NO_OVERLAP = {f"rouge-{part}": {"f": 0.0} for part in "12l"}
-
-
 @lru_cache(maxsize=10_000)
-def _rouge(expected: str, given: str) -> dict[str, dict[str, float]]:
+def _rouge(expected: str, given: str) -> dict[str, float]:
+    """{"1", "2", "l"}: F1 as rouge_chinese has it (sets of n-grams), which the papers on ChatGLM report.
+
+    The longest common subsequence comes from RapidFuzz: rouge_chinese takes seconds for two texts of 1,500 words.
+    """
+    from rapidfuzz.distance import LCSseq
     from rouge_chinese import Rouge
 
     wanted, found = words(expected), words(given)
     if not wanted or not found:  # the library refuses empty texts
-        return _NO_OVERLAP
-    scores: dict[str, dict[str, float]] = Rouge().get_scores(" ".join(found), " ".join(wanted))[0]
-    return scores
+        return dict.fromkeys("12l", 0.0)
+    grams = Rouge(metrics=["rouge-1", "rouge-2"]).get_scores(" ".join(found), " ".join(wanted))[0]
+    common = LCSseq.similarity(wanted, found)
+    return {"1": grams["rouge-1"]["f"], "2": grams["rouge-2"]["f"], "l": 2 * common / (len(wanted) + len(found))}
 
 
 def words(text: str) -> list[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from random import Random
 
 import pytest
 
-from train.metrics import bleu, exact_match, kind_of, macro_f1, normal, rouge, score
+from train.metrics import bleu, exact_match, kind_of, macro_f1, normal, rouge, score, words
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,20 @@ def test_rouge_works_on_words_of_a_dictionary() -> None:
     assert rouge("1")([("我来到北京清华大学", "我去北京清华大学")]) == pytest.approx(0.75, abs=1e-6)
     assert rouge("l")([("我来到北京清华大学", "我去北京清华大学")]) == pytest.approx(0.75, abs=1e-6)
     assert rouge("1")([("我来到北京", ""), ("我来到北京", "我来到北京")]) == pytest.approx(0.5, abs=1e-6)
+
+
+def test_rouge_is_that_of_the_library_on_sentences_and_punctuation_too() -> None:
+    from rouge_chinese import Rouge
+
+    random = Random(5)
+    pieces = ["我们", "今天", "去", "北京", "。", "，", "！", "？", "”", "天气", "3.14", "hello"]
+    for _ in range(60):
+        one, other = ("".join(random.choices(pieces, k=random.randint(1, 40))) for _ in range(2))
+        if not words(one) or not words(other):
+            continue
+        told = Rouge().get_scores(" ".join(words(other)), " ".join(words(one)))[0]
+        for part in "12l":
+            assert rouge(part)([(one, other)]) == pytest.approx(told[f"rouge-{part}"]["f"], abs=1e-6)
 
 
 @pytest.mark.parametrize(
