@@ -341,4 +341,4 @@ def _phase(rundir: RunDir, world: World, name: str, **facts: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    dist.leave(main())

@@ -246,4 +246,4 @@ def _for_evaluation(config: TrainConfig, options: argparse.Namespace, world: Wor
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    dist.leave(main())

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from train.dist import from_environment, starts_early
@@ -23,3 +27,31 @@ def test_the_group_is_there_before_the_model_where_the_model_is_loaded_in_parts(
 ) -> None:
     world = from_environment(kind, {"WORLD_SIZE": "2", "RANK": "0"})
     assert starts_early(world, engine=engine, zero_stage=zero_stage) is early
+
+
+LEAVES = """
+import atexit, threading, time
+from pathlib import Path
+from train import dist
+
+class Held:
+    def __del__(self):
+        Path("taken-down").touch()
+
+held = Held()
+atexit.register(lambda: Path("handled").touch())
+atexit.register(lambda: 1 / 0)
+threading.Thread(target=lambda: (time.sleep(0.3), Path("joined").touch())).start()
+print("told", end="")
+dist.leave(75)
+"""
+
+
+def test_a_rank_leaves_with_all_done_and_without_taking_the_interpreter_down(tmp_path: Path) -> None:
+    """Threads of gloo that wait for a Python that is being taken down abort the process."""
+    root = Path(__file__).parents[2]
+    left = subprocess.run(
+        [sys.executable, "-c", LEAVES], cwd=tmp_path, env={"PYTHONPATH": str(root)}, capture_output=True, check=False
+    )
+    assert (left.returncode, left.stdout) == (75, b"told")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["handled", "joined"]

@@ -17,4 +17,4 @@ for place in sys.argv[1:]:
     check(config, world)
     status = train(config, world, RunDir(config.run_dir, node=world.node_rank, rank=world.rank))
 dist.stop()
-sys.exit(status)
+dist.leave(status)
