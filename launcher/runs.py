@@ -110,9 +110,13 @@ class RunDir:
         except (OSError, msgspec.MsgspecError) as error:
             raise RunNotFound(f"{self.run_json} cannot be read: {error}") from error
 
-    def save_record(self, record: RunRecord) -> None:
+    def save_record(self, record: RunRecord, *, only_first: bool = False) -> bool:
+        """Write run.json; `only_first`: unless there is one, which is then left as it is, and False returned."""
         with self._locked():
+            if only_first and self.run_json.exists():
+                return False
             self._write_record(record)
+            return True
 
     def update_record(self, *, only_if: Callable[[RunRecord], bool] | None = None, **changes: Any) -> RunRecord:
         """Change fields of run.json; two commands that do so at once lose nothing of each other's.
@@ -215,15 +219,19 @@ def _age(run_id: str) -> tuple[str, str]:
     return match["stamp"], run_id
 
 
+def _started_last(run: RunDir) -> tuple[bool, bool, str, int]:
+    """Started before rendered only (a point cancelled before its turn has a record and no plan), then by age."""
+    return run.run_json.exists(), run.plan_json.exists(), _age(run.run_id)[0], run.path.stat().st_mtime_ns
+
+
 def find_run(text: str, root: Path) -> RunDir:
     """The run meant by `text`: a path, a run id, an unambiguous prefix, or `last`, the newest that was started (of runs
-    that were only rendered the newest). Raises RunNotFound."""
+    that were only rendered the newest; of a sweep no point that was cancelled before its turn). Raises RunNotFound."""
     if (os.sep in text or text.startswith(".")) and Path(text, "plan.json").exists():
         return RunDir(Path(text).absolute())
     runs = list_runs(root)
     if text == "last" and runs:
-        started = [run for run in runs if run.run_json.exists()]
-        return max(started or runs, key=lambda run: (_age(run.run_id)[0], run.path.stat().st_mtime_ns))
+        return max(runs, key=_started_last)
     matches = [run for run in runs if run.run_id == text] or [run for run in runs if run.run_id.startswith(text)]
     if len(matches) == 1:
         return matches[0]

@@ -2,7 +2,8 @@
 
 On Slurm the runs are one array job; on this machine and over SSH they follow one another. A sweep is a directory
 `sweeps/<id>/` beside the run directories, with sweep.json (which runs, which values), on Slurm sweep.sbatch, elsewhere
-the jobs of the points, by which those start that a Ctrl-C kept from starting.
+the jobs of the points, by which those start that were kept from starting, and `cancelled`: the word of `zlaunch cancel`
+to the launcher that works through the points.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from launcher.spec import Job, JobSpec
 
 Load = Callable[[dict[str, Any]], Job]
 """The command's job with some keys replaced."""
+Revoked = Callable[[], bool]
+"""Whether the sweep was cancelled meanwhile."""
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,6 +116,19 @@ def find(text: str) -> Sweep | None:
         raise RunNotFound(f"{file} cannot be read: {error}") from error
 
 
+def named(text: str) -> Sweep | RunDir:
+    """The sweep or the run meant by `text`. Raises RunNotFound, also for a beginning that a sweep and a run outside it
+    share: a command that ends or starts runs must not guess."""
+    found = find(text) if text not in ("", "last") else None
+    if found is None:
+        return runs.find_run(text, runs.runs_root())
+    own = {point.run for point in found.points}
+    others = [run.run_id for run in runs.list_runs(runs.runs_root()) if run.run_id.startswith(text)]
+    if others := [run for run in others if run not in own]:
+        raise RunNotFound(f"{text!r} is the beginning of the sweep {found.sweep_id} and of {', '.join(others[:5])}")
+    return found
+
+
 def run_of(point: Point) -> RunDir:
     return RunDir(runs.runs_root() / point.run)
 
@@ -120,6 +136,30 @@ def run_of(point: Point) -> RunDir:
 def state_of(run: RunDir) -> RunState | None:
     """The run's state; None for a point that was never started."""
     return state.of(run) if run.run_json.exists() else None
+
+
+def job_file(sweep: Sweep, run: RunDir) -> Path:
+    """A point's job: the sweep keeps it until the point has a directory of its own."""
+    return run.job_yaml if run.job_yaml.exists() else folder() / sweep.sweep_id / f"{run.run_id}.yaml"
+
+
+def revoke(sweep: Sweep) -> None:
+    """Have the launcher that works through the sweep, if there is one, start no further point."""
+    runs.write_atomic(folder() / sweep.sweep_id / "cancelled", json.dumps({"time": time.time()}) + "\n")
+
+
+def revoked_since(sweep: Sweep) -> Revoked:
+    """Tells of a `revoke` from now on: an earlier one was not meant for who goes on with a cancelled sweep."""
+    mark = folder() / sweep.sweep_id / "cancelled"
+
+    def content() -> bytes:
+        try:
+            return mark.read_bytes()
+        except FileNotFoundError:
+            return b""
+
+    before = content()
+    return lambda: content() != before
 
 
 # ------------------------------------------------------------------------------------------------------------ start
@@ -157,36 +197,44 @@ def one_after_another(
     texts: Sequence[str],
     load: Load,
     overrides: Sequence[str],
-    start: Callable[[Job, RunDir], int],
+    start: Callable[[Job, RunDir, Revoked], int],
     *,
     backend: str,
 ) -> int:
     """Run every point with `start`, which takes a run to its end; a point that fails does not end the others.
 
-    Returns 0 if all succeeded, 130 at Ctrl-C, 1 if one failed, 2 if nothing was wrong but what was asked for.
+    Returns 0 if all succeeded, 130 at Ctrl-C and `cancel`, 1 if one failed, 2 if only what was asked for was wrong.
     """
     jobs = points_of(texts, load, overrides)
     made = [(job, RunDir(runs.runs_root() / runs.new_run_id(job.spec.name)), values) for job, values in jobs]
     sweep = new_sweep(load({}).spec.name, backend, [(run, values) for _, run, values in made])
-    directory = save(sweep)
     for job, run, _ in made:
-        runs.write_atomic(directory / f"{run.run_id}.yaml", submit.job_text(job))
-    return _in_turn(sweep, range(len(made)), lambda index: start(*made[index][:2]))
+        runs.write_atomic(job_file(sweep, run), submit.job_text(job))
+    save(sweep)
+    return _in_turn(sweep, range(len(made)), lambda index, revoked: start(*made[index][:2], revoked))
 
 
-def _in_turn(sweep: Sweep, todo: Sequence[int], start: Callable[[int], int]) -> int:
-    """Start points one after another, each when the one before has ended."""
+def _in_turn(sweep: Sweep, todo: Sequence[int], start: Callable[[int, Revoked], int]) -> int:
+    """Start points one after another, each when the one before has ended, until somebody cancels the sweep."""
+    revoked = revoked_since(sweep)
+    click.echo(f"sweep {sweep.sweep_id}: {len(todo)} points, one after another", err=True)
     codes = []
     for index in todo:
+        if revoked():
+            click.echo(f"{sweep.sweep_id} was cancelled: no further point is started", err=True)
+            codes.append(130)
+            break
         click.echo(f"point {index + 1} of {len(sweep.points)}: {label(sweep.points[index].values)}", err=True)
         try:
-            codes.append(start(index))
+            codes.append(start(index, revoked))
         except ZlaunchError as error:
             click.echo(f"error: {error}" + (f"\n  -> {error.hint}" if error.hint else ""), err=True)
             codes.append(error.exit_code)
         if codes[-1] == 130:
             break
     click.echo(f"sweep {sweep.sweep_id}\n  zlaunch report {sweep.sweep_id}", err=True)
+    if 130 in codes:
+        click.echo(f"  zlaunch resume {sweep.sweep_id}", err=True)
     return next((code for code in (130, 1, 2) if code in codes), 0)
 
 
@@ -195,20 +243,20 @@ def unfinished(sweep: Sweep) -> list[int]:
     states = {index: state_of(run_of(point)) for index, point in enumerate(sweep.points)}
     running = [sweep.points[index].run for index, state in states.items() if state is not None and not state.is_final]
     if running:
-        raise UsageError(f"still queued or running: {', '.join(running)}", hint="wait, or cancel them first")
+        hint = f"wait, or end them: zlaunch cancel {sweep.sweep_id}"
+        raise UsageError(f"still queued or running: {', '.join(running)}", hint=hint)
     todo = [index for index, state in states.items() if state is not RunState.SUCCEEDED]
     if not todo:
         raise UsageError(f"all {len(states)} points of {sweep.sweep_id} have succeeded")
     return todo
 
 
-def resume_in_turn(sweep: Sweep, again: Callable[[Job, RunDir], int]) -> int:
+def resume_in_turn(sweep: Sweep, again: Callable[[Job, RunDir, Revoked], int]) -> int:
     """Start again what did not succeed, one after another: from its checkpoint, or for the first time."""
 
-    def start(index: int) -> int:
+    def start(index: int, revoked: Revoked) -> int:
         run = run_of(sweep.points[index])
-        kept = run.job_yaml if run.run_json.exists() else folder() / sweep.sweep_id / f"{run.run_id}.yaml"
-        return again(spec.load(kept), run)
+        return again(spec.load(job_file(sweep, run)), run, revoked)
 
     return _in_turn(sweep, unfinished(sweep), start)
 
@@ -292,7 +340,7 @@ def resume_on_slurm(sweep: Sweep, *, as_json: bool) -> int:
 
 
 def wait_for(sweep: Sweep, pause: float = 1.0) -> int:
-    """Until every point has ended. Raises RunFailed naming those that did not succeed.
+    """Until every point has ended; 130 if some were cancelled. Raises RunFailed naming those that did not succeed.
 
     A Ctrl-C ends the waiting only: each point takes as long to end as a run of its own.
     """
@@ -303,15 +351,19 @@ def wait_for(sweep: Sweep, pause: float = 1.0) -> int:
                 break
             time.sleep(pause)
     except KeyboardInterrupt:
-        click.echo(f"{sweep.sweep_id} goes on; zlaunch cancel RUN ends a point of it", err=True)
+        click.echo(f"{sweep.sweep_id} goes on; zlaunch cancel {sweep.sweep_id} ends it", err=True)
         raise
     bad = [f"{run} {state.value if state else ''}" for run, state in states.items() if state is not RunState.SUCCEEDED]
-    if bad:
-        raise RunFailed(
-            f"{len(bad)} of {len(states)} points did not succeed: {', '.join(bad)}",
-            hint=f"zlaunch report {sweep.sweep_id}; zlaunch resume {sweep.sweep_id} starts only these again",
-        )
-    return 0
+    if not bad:
+        return 0
+    told = RunFailed(
+        f"{len(bad)} of {len(states)} points did not succeed: {', '.join(bad)}",
+        hint=f"zlaunch report {sweep.sweep_id}; zlaunch resume {sweep.sweep_id} starts only these again",
+    )
+    if RunState.CANCELLED not in states.values():
+        raise told
+    click.echo(f"{told}\n  -> {told.hint}", err=True)
+    return 130
 
 
 def say(sweep: Sweep, job: str, as_json: bool, points: Sequence[int] | None = None) -> None:

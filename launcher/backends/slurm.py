@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,46 +161,71 @@ class SlurmBackend:
     # cancel
 
     def cancel(self, run: RunDir, *, checkpoint: bool = True) -> None:
-        """End the job: a waiting one at once, a running one with a last checkpoint first if asked.
+        """End the job: a waiting one at once, a running one with a last checkpoint first if asked."""
+        if failed := self.cancel_all([run], checkpoint=checkpoint):
+            raise failed[run.run_id]
 
-        How far it is, the run's own files tell; Slurm is asked only through the query that all watchers share.
+    def cancel_all(self, of: Sequence[RunDir], *, checkpoint: bool = True) -> dict[str, TargetError]:
+        """End the jobs of runs that go through one Slurm, in the time that one takes; {run id: why one is not over}.
+
+        How far they are, the runs' own files tell; Slurm is asked only through the query that all watchers share.
         """
-        shell = self._shell_of(stored(run))
-        job = job_id(run)
-        shell.touch(run.control_dir / "cancelled", json.dumps({"time": time.time()}))  # so that nothing queues it again
-        if not job:  # interrupted while it was queued: if it is, its script finds that file and ends
-            return
-        own = self._own(shell, run)
-        if own is RunState.RUNNING:
-            self._signal(shell, run, "12" if checkpoint else "15")
-            if not checkpoint:  # the agents take a second one as "at once"
-                time.sleep(0.8)
-                self._signal(shell, run, "15 15")
-            launch = (run.read_json(run.plan_json) or {}).get("launch", {})
-            orderly = launch.get("stop_deadline", 25.0) + launch.get("kill_after", 5.0) + 10.0
-            process.wait_until(lambda: self._own(shell, run).is_final, orderly, END_POLL)
-            time.sleep(SETTLE)
-        watch = self._watch(shell)
-        watch.forget()
-        if not self._own(shell, run).is_final or not is_over(run, watch.look(job)):
-            self._scancel(shell, run, job)
-        if not process.wait_until(lambda: is_over(run, watch.look(job)), KILL_WAIT, END_POLL):
-            known = watch.look(job).job
-            raise TargetError(f"job {job} is still {known.native if known else 'there'}",
-                              hint=f"look at `squeue -j {job}`")  # fmt: skip
-        shell.remove(secrets_file(run))
-        if not self._own(shell, run).is_final:
-            note(shell, run, "slurm_end", job=job, reason="cancelled")
-        watch.forget()
-        shell.fetch(run, RESULTS)
+        if not of:
+            return {}
+        shell = self._shell_of(stored(of[0]))
+        for run in of:  # so that nothing queues it again
+            shell.touch(run.control_dir / "cancelled", json.dumps({"time": time.time()}))
+        # One without a job was interrupted while it was queued: if it is, its script finds that file and ends.
+        queued = [run for run in of if job_id(run)]
+        own = {run: self._own(shell, run) for run in queued}
+        running, waiting = ([run for run in queued if own[run] is s] for s in (RunState.RUNNING, RunState.PENDING))
+        if running and waiting:  # or the end of one would be the beginning of the next
+            self._scancel(shell, waiting)
+        if running:
+            self._stop(shell, running, checkpoint)
+        self._watch(shell).forget()
+        if left := [run for run in queued if not self._own(shell, run).is_final or self._still(shell, run, queued)]:
+            self._scancel(shell, left)
+        process.wait_until(lambda: not any(self._still(shell, run, queued) for run in queued), KILL_WAIT, END_POLL)
+        failed = {run.run_id: self._still(shell, run, queued) for run in queued}
+        for run in queued:
+            if failed[run.run_id] is None:
+                shell.remove(secrets_file(run))
+                if not self._own(shell, run).is_final:
+                    note(shell, run, "slurm_end", job=job_id(run), reason="cancelled")
+                shell.fetch(run, RESULTS)
+        self._watch(shell).forget()
+        return {run: error for run, error in failed.items() if error is not None}
 
-    def _scancel(self, shell: Shell, run: RunDir, job: str) -> None:
-        """Have Slurm end the job. Raises TargetError when Slurm does not answer."""
-        result = shell.run(["scancel", job])
+    def _still(self, shell: Shell, run: RunDir, among: Sequence[RunDir]) -> TargetError | None:
+        """What to say of a run whose job is not over; one question to Slurm serves all of them."""
+        job = job_id(run)
+        snapshot = self._watch(shell).look(job, lambda: map(job_id, among))
+        if is_over(run, snapshot):
+            return None
+        native = snapshot.job.native if snapshot.job else "there"
+        return TargetError(f"job {job} is still {native}", hint=f"look at `squeue -j {job}`")
+
+    def _stop(self, shell: Shell, running: Sequence[RunDir], checkpoint: bool) -> None:
+        """Ask the agents of runs to end them, and wait as long as that takes at most."""
+        for numbers in ["12"] if checkpoint else ["15", "15 15"]:  # the agents take a second one as "at once"
+            for run in running:
+                self._signal(shell, run, numbers)
+            time.sleep(0.0 if checkpoint else 0.8)
+        plans = [(run.read_json(run.plan_json) or {}).get("launch", {}) for run in running]
+        orderly = max(plan.get("stop_deadline", 25.0) + plan.get("kill_after", 5.0) + 10.0 for plan in plans)
+        process.wait_until(lambda: all(self._own(shell, run).is_final for run in running), orderly, END_POLL)
+        time.sleep(SETTLE)
+
+    def _scancel(self, shell: Shell, of: Sequence[RunDir]) -> None:
+        """Have Slurm end the jobs of runs. Raises TargetError when Slurm does not answer."""
+        jobs = [job_id(run) for run in of]
+        result = shell.run(["scancel", *jobs])
         watch = self._watch(shell)
         watch.forget()
-        if result.code != 0 and watch.look(job).error is not None:
-            raise TargetError(f"scancel {job}: {' '.join(result.last_lines)}", hint="is the Slurm controller up?")
+        if result.code != 0 and watch.look(jobs[0], lambda: jobs).error is not None:
+            said = " ".join(result.last_lines)
+            raise TargetError(f"scancel {' '.join(jobs)}: {said}", hint="is the Slurm controller up?")
 
     def _own(self, shell: Shell, run: RunDir) -> RunState:
         """The state by the run's own files as they are now."""

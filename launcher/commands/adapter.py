@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 import click
 
-from launcher import facts, process, runs, trainer
+from launcher import facts, process, trainer
+from launcher.commands.runs import run_named
 from launcher.errors import UsageError
 from launcher.runs import RunDir
 
@@ -22,7 +23,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def find(run: str) -> RunDir:
     """The run, which must have an adapter: finished, or with a checkpoint. Raises RunNotFound and UsageError."""
-    found = runs.find_run(run, runs.runs_root())
+    found = run_named(run)
     if not (found.adapter / "adapter_config.json").exists() and not list(found.checkpoints.glob("step-*/COMPLETE")):
         raise UsageError(f"{found.run_id} has no adapter yet", hint=f"zlaunch status {found.run_id}")
     return found

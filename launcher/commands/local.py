@@ -48,10 +48,11 @@ def local(
         flags = {"local.gpus": gpus, "local.procs": procs, "local.python": python, **values}
         return load_job(ctx, job, overrides, smoke, parameters, flags)
 
-    def start(asked: Job, run: RunDir | None = None) -> int:
+    def start(asked: Job, run: RunDir | None = None, revoked: sweep.Revoked | None = None) -> int:
         target, backend = submit.local_target(asked.spec), LocalBackend()
         submit.refuse_procs_on_gpus(procs, target)
-        return launch(asked, target, backend, smoke=smoke, dry_run=dry_run, detach=detach, as_json=as_json, run=run)
+        how = {"smoke": smoke, "dry_run": dry_run, "detach": detach, "as_json": as_json}
+        return launch(asked, target, backend, run=run, revoked=revoked, **how)
 
     if sweeps:
         sweep.refuse_detach(detach)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -30,9 +31,13 @@ def launch(
     detach: bool = False,
     as_json: bool = False,
     run: RunDir | None = None,
+    revoked: Callable[[], bool] | None = None,
     **record: Any,
 ) -> int:
-    """Take a job to its end (or to its start, with `detach`; or to its files, with `dry_run`); return the exit code."""
+    """Take a job to its end (or to its start, with `detach`; or to its files, with `dry_run`); return the exit code.
+
+    `revoked`: asked once the run has started, it says whether somebody cancelled it before it could be found.
+    """
     secrets = {} if dry_run else submit.read_secrets(job.spec.secrets)
     run, plan = submit.prepare(job, target, run=run)
     if dry_run:
@@ -40,7 +45,7 @@ def launch(
     if detach:
         submit.submit(run, plan, backend, secrets, **record)
         return _say_detached(run, as_json)
-    return start_and_follow(run, plan, backend, secrets, smoke=smoke, as_json=as_json, **record)
+    return start_and_follow(run, plan, backend, secrets, smoke=smoke, as_json=as_json, revoked=revoked, **record)
 
 
 def start_and_follow(
@@ -51,6 +56,7 @@ def start_and_follow(
     *,
     smoke: bool = False,
     as_json: bool = False,
+    revoked: Callable[[], bool] | None = None,
     **record: Any,
 ) -> int:
     """Start a prepared run and follow it to its end; whenever a Ctrl-C comes, nothing of the run is left behind."""
@@ -59,6 +65,8 @@ def start_and_follow(
     with like_ctrl_c():
         try:
             submit.submit(run, plan, backend, secrets, **record)
+            if revoked is not None and revoked():
+                raise KeyboardInterrupt  # somebody's on another terminal
             return attach(run, backend, smoke=smoke, as_json=as_json)
         except StartInterrupted as start:
             return _broken_off(run, RunState.CANCELLED if start.ended else RunState.RUNNING, as_json)

@@ -6,8 +6,8 @@ import json
 
 import click
 
-from launcher import runs
 from launcher.backends import backend_of
+from launcher.commands.runs import run_named
 
 
 @click.command()
@@ -16,7 +16,7 @@ from launcher.backends import backend_of
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def pull(run: str, checkpoints: bool, as_json: bool) -> None:
     """Bring RUN's logs, metrics, result and adapter into its run directory here."""
-    found = runs.find_run(run, runs.runs_root())
+    found = run_named(run)
     fetch = getattr(backend_of(found.record.backend), "pull", None)
     names = fetch(found, checkpoints=checkpoints) if fetch is not None else None
     if as_json:

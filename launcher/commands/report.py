@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from launcher import follow, runs, summary, sweep
+from launcher import follow, summary, sweep
 from launcher import state as states
 from launcher.errors import ZlaunchError
 from launcher.runs import RunDir
@@ -37,9 +37,10 @@ def report(names: tuple[str, ...], as_json: bool) -> None:
 
 def runs_of(name: str) -> list[tuple[RunDir, dict[str, Any]]]:
     """The runs that are meant, each with its values in the sweep."""
-    if found := sweep.find(name):
+    found = sweep.named(name)
+    if isinstance(found, sweep.Sweep):
         return [(sweep.run_of(point), point.values) for point in found.points]
-    return [(runs.find_run(name, runs.runs_root()), {})]
+    return [(found, {})]
 
 
 def row(run: RunDir, values: dict[str, Any]) -> dict[str, Any]:

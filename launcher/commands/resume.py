@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from launcher import runs, spec, state, submit, sweep
+from launcher import spec, state, submit, sweep
 from launcher.backends import backend_of
 from launcher.backends.base import Backend, RunState
 from launcher.commands.options import run_options
@@ -38,11 +38,11 @@ def resume(
 
     RUN may be a sweep: its points that did not succeed start again.
     """
-    if points := sweep.find(run):
+    found = sweep.named(run)
+    if isinstance(found, sweep.Sweep):
         changes = {"--gpus": gpus, "--procs": procs, "--set": overrides, "--dry-run": dry_run}
-        refuse_changes_of_sweep(points, [flag for flag, value in changes.items() if value], detach)
-        return resume_sweep(points, as_json=as_json)
-    found = runs.find_run(run, runs.runs_root())
+        refuse_changes_of_sweep(found, [flag for flag, value in changes.items() if value], detach)
+        return resume_sweep(found, as_json=as_json)
     refuse_local_flags(found, gpus or procs)
     refuse_if_not_resumable(found, bool(overrides))
     flags = {"local.gpus": gpus, "local.procs": procs}
@@ -84,10 +84,10 @@ def resume_sweep(points: sweep.Sweep, *, as_json: bool) -> int:
     if points.backend == "slurm":
         return sweep.resume_on_slurm(points, as_json=as_json)
 
-    def again(job: Job, run: RunDir) -> int:
+    def again(job: Job, run: RunDir, revoked: sweep.Revoked) -> int:
         target, backend = where(job, points.backend)
         extra = run.record.extra if run.run_json.exists() else {}
-        return launch(job, target, backend, as_json=as_json, run=run, extra=extra)
+        return launch(job, target, backend, as_json=as_json, run=run, revoked=revoked, extra=extra)
 
     return sweep.resume_in_turn(points, again)
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from launcher import runs, state, summary
 from launcher.backends import backend_of
-from launcher.backends.base import Backend, RunState
-from launcher.errors import UsageError, ZlaunchError
+from launcher.backends.base import RunState
+from launcher.errors import RunNotFound, UsageError, ZlaunchError
 from launcher.runs import RunDir
+
+if TYPE_CHECKING:
+    from launcher.ending import Ended
+    from launcher.sweep import Sweep
 
 
 @click.command("list")
@@ -44,7 +48,7 @@ def list_(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def status(run: str, as_json: bool) -> None:
     """Show what RUN does or did."""
-    found = runs.find_run(run, runs.runs_root())
+    found = run_named(run)
     now = state.of(found)
     if as_json:
         click.echo(json.dumps({**summary.of(found, now), "nodes": summary.nodes(found), "last": last_metric(found)}))
@@ -58,7 +62,7 @@ def status(run: str, as_json: bool) -> None:
 @click.option("-f", "--follow", is_flag=True, help="Go on printing until the run ends.")
 def logs(run: str, rank: int | None, follow: bool) -> None:
     """Print the logs of RUN's ranks, each line behind its rank."""
-    found = runs.find_run(run, runs.runs_root())
+    found = run_named(run)
     many = rank is None
     if rank is not None:
         refuse_absent_rank(found, rank)
@@ -77,25 +81,45 @@ def logs(run: str, rank: int | None, follow: bool) -> None:
 @click.option("--now", is_flag=True, help="Do not wait for a checkpoint.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def cancel(run: str, now: bool, as_json: bool) -> None:
-    """End RUN: a last checkpoint, then every process of it, on every node."""
-    found = runs.find_run(run, runs.runs_root())
-    backend = backend_of(found.record.backend)
-    before = state.of(found)
-    over = before.is_final and before is not RunState.LOST  # of a lost one something may be left
-    after = before if over else _ended(found, backend, checkpoint=not now)
+    """End RUN: a last checkpoint, then every process of it, on every node.
+
+    RUN may be a sweep: its points that are not over end, and none of them starts any more.
+    """
+    from launcher import ending, sweep  # what a sweep needs is more than the other commands here do
+
+    found = sweep.named(run)
+    if isinstance(found, sweep.Sweep):
+        say_ended(found, ending.whole(found, checkpoint=not now), as_json)
+        return
+    ended = ending.one(found, checkpoint=not now)
+    click.echo(json.dumps(summary.of(found, RunState(ended.state))) if as_json else str(ended))
+
+
+def say_ended(points: Sweep, ended: list[Ended], as_json: bool) -> None:
+    """What became of each point of a cancelled sweep. Raises TargetError naming those that may run on."""
+    from launcher.ending import refuse_rest
+
     if as_json:
-        click.echo(json.dumps(summary.of(found, after)))
+        rows = [{**point.as_dict(), "values": of.values} for point, of in zip(ended, points.points, strict=True)]
+        click.echo(json.dumps({"sweep": points.sweep_id, "points": rows}, ensure_ascii=False))
     else:
-        click.echo(f"{found.run_id}: {'already ' if over else ''}{after.value}")
+        for point in ended:
+            click.echo(str(point))
+    refuse_rest(points, ended)
 
 
-def _ended(run: RunDir, backend: Backend, *, checkpoint: bool) -> RunState:
-    backend.cancel(run, checkpoint=checkpoint)
-    after = state.of(run)
-    if after.is_final and after is not RunState.LOST:
-        return after
-    # Nothing is left of it, and none of its agents is there to say so.
-    return RunState(run.update_record(state=RunState.CANCELLED.value).state)
+def run_named(text: str) -> RunDir:
+    """The run that is meant, for commands that take no sweep. Raises RunNotFound, which says so of a sweep's name."""
+    try:
+        return runs.find_run(text, runs.runs_root())
+    except RunNotFound as error:
+        from launcher import sweep
+
+        found = sweep.find(text) if text not in ("", "last") else None
+        if found is None:
+            raise
+        hint = f"{found.sweep_id} is a sweep: zlaunch report {found.sweep_id} shows its runs"
+        raise RunNotFound(str(error), hint=hint) from None
 
 
 def refuse_absent_rank(run: RunDir, rank: int) -> None:

@@ -94,10 +94,11 @@ def ssh(
     def load(values: dict[str, Any]) -> Job:
         return hosts_of_flags(load_job(ctx, job, overrides, smoke, parameters, {**flags, **values}), flags)
 
-    def start(asked: Job, run: RunDir | None = None) -> int:
+    def start(asked: Job, run: RunDir | None = None, revoked: sweep.Revoked | None = None) -> int:
         target, backend = target_and_backend(asked)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal is no wish to end the run
-        return launch(asked, target, backend, smoke=smoke, dry_run=dry_run, detach=detach, as_json=as_json, run=run)
+        how = {"smoke": smoke, "dry_run": dry_run, "detach": detach, "as_json": as_json}
+        return launch(asked, target, backend, run=run, revoked=revoked, **how)
 
     if sweeps:
         sweep.refuse_detach(detach)

@@ -141,3 +141,12 @@ def test_the_end_of_one_start_is_not_written_over_the_next(tmp_path: Path) -> No
 
     code, run = launch(tmp_path, Resumed())
     assert (code, run.record.state) == (1, "PENDING")
+
+
+def test_a_run_that_was_cancelled_while_it_was_being_started_is_taken_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backend = FakeBackend(states=[RunState.RUNNING])
+    code, run = launch(tmp_path, backend, revoked=lambda: backend.submitted != [])
+    assert (code, run.record.state, backend.cancelled) == (130, "CANCELLED", [run.run_id])
+    assert f"zlaunch resume {run.run_id}" in capsys.readouterr().out

@@ -128,3 +128,19 @@ def test_the_compiled_agent_is_used_where_the_python_is_ours_whatever_the_files_
     said = subprocess.run(argv, cwd=run.path, capture_output=True, text=True).stderr
     assert "/code/agent/__pycache__/main.cpython" in said
     assert "# wrote" not in said
+
+
+def test_a_record_that_may_only_be_the_first_leaves_what_somebody_else_has_written(tmp_path):
+    run = make_run(tmp_path, "demo-20260101-000000-aaaa")
+    late = RunRecord(run_id=run.run_id, name="late", backend="local", created=2.0)
+    assert (run.save_record(late, only_first=True), run.record.name) == (False, "x")
+    run.run_json.unlink()
+    assert (run.save_record(late, only_first=True), run.record.name) == (True, "late")
+
+
+def test_the_last_run_is_no_point_of_a_sweep_that_was_cancelled_before_its_turn(tmp_path):
+    started, waiting = (RunDir(tmp_path / f"a-2026010{day}-000000-aaaa") for day in (1, 2))
+    for run in (started, waiting):
+        run.save_record(RunRecord(run_id=run.run_id, name="a", backend="local", created=1.0))
+    started.write({"plan.json": "{}"})
+    assert runs.find_run("last", tmp_path).run_id == started.run_id

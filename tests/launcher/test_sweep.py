@@ -115,7 +115,7 @@ def test_points_follow_one_another_and_a_failing_one_does_not_end_the_others(
     monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
     seen: list[int] = []
 
-    def start(job: Job, run: RunDir) -> int:
+    def start(job: Job, run: RunDir, revoked: sweep.Revoked) -> int:
         seen.append(job.spec.lora.r)
         if job.spec.lora.r == 8:
             raise RunFailed("no")
@@ -139,7 +139,7 @@ def test_points_that_were_all_wrong_requests_end_as_a_wrong_request(
 ) -> None:
     monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
 
-    def start(job: Job, run: RunDir) -> int:
+    def start(job: Job, run: RunDir, revoked: sweep.Revoked) -> int:
         raise UsageError("no such file") if job.spec.lora.r == 8 else RunFailed("no")
 
     assert sweep.one_after_another(["lora.r=8"], load, [], start, backend="local") == 2
@@ -162,7 +162,7 @@ def test_a_failing_point_says_what_to_do_too(
 ) -> None:
     monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
 
-    def start(job: Job, run: RunDir) -> int:
+    def start(job: Job, run: RunDir, revoked: sweep.Revoked) -> int:
         raise RunFailed("no", hint="try another")
 
     assert sweep.one_after_another(["lora.r=8"], load, [], start, backend="local") == 1
@@ -179,7 +179,7 @@ def test_ctrl_c_ends_the_whole_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert found is not None
     asked = []
 
-    def again(job: Job, run: RunDir) -> int:
+    def again(job: Job, run: RunDir, revoked: sweep.Revoked) -> int:
         asked.append((job.spec.lora.r, run.run_id))
         return 0
 
@@ -199,6 +199,33 @@ def test_ctrl_c_while_waiting_for_an_array_says_that_it_goes_on(
     with pytest.raises(KeyboardInterrupt):
         sweep.wait_for(waited_for)
     assert f"{waited_for.sweep_id} goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("states", "code"), [(["SUCCEEDED"] * 2, 0), (["SUCCEEDED", "CANCELLED"], 130)])
+def test_a_waited_for_array_that_somebody_cancelled_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, states: list[str], code: int
+) -> None:
+    monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
+    made = []
+    for number, state in enumerate(states):
+        run = RunDir(tmp_path / f"zh-{number}-20260101-000000-aaaa")
+        run.save_record(RunRecord(run_id=run.run_id, name="zh", backend="slurm", created=1.0, state=state))
+        made.append((run, {"lora.r": number}))
+    assert sweep.wait_for(sweep.new_sweep("zh", "slurm", made)) == code
+
+
+def test_only_a_cancel_that_comes_later_ends_who_works_through_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
+    points = sweep.new_sweep("zh", "local", [])
+    first = sweep.revoked_since(points)
+    assert not first()
+    sweep.revoke(points)
+    resumed = sweep.revoked_since(points)
+    assert (first(), resumed()) == (True, False)
+    sweep.revoke(points)
+    assert (first(), resumed()) == (True, True)
 
 
 def test_the_table_has_a_dash_where_a_run_has_no_value() -> None:

@@ -235,6 +235,39 @@ def test_a_sweep_is_one_array_and_resume_starts_only_what_failed(zl: Zl) -> None
     assert [len(events(run, "slurm_start")) for run in runs] == [1, 2, 1]
 
 
+def test_a_cancelled_sweep_leaves_nothing_running_or_queued_and_can_be_resumed(zl: Zl) -> None:
+    tools, calls = zl.home / "tools", zl.home / "calls"
+    tools.mkdir()
+    (tools / "scancel").write_text(f'#!/bin/sh\necho "$@" >> {calls}\nexec {shutil.which("scancel")} "$@"\n')
+    (tools / "scancel").chmod(0o755)
+    zl.environ["PATH"] = f"{tools}:{zl.environ['PATH']}"
+    go = zl.home / "go"
+    program = f'until [ -e {go} ]; do sleep 0.2; done; echo "$POINT"'
+    output = zl("slurm", "--device", "cpu", "--json", "--array-limit", "2", "--sweep", "env.POINT=one,two,three",
+                "--", "bash", "-c", program)  # fmt: skip
+    answer = json.loads(output.splitlines()[-1])
+    runs = [RunDir(zl.runs / name) for name in answer["runs"]]
+    wait(lambda: all(events(run, "ranks_started") for run in runs[:2]))
+    assert zl.squeue(runs[2]) == "PENDING"
+    told = json.loads(zl("cancel", answer["sweep"], "--json"))
+    assert [(point["was"], point["state"]) for point in told["points"]] == [
+        ("RUNNING", "CANCELLED"), ("RUNNING", "CANCELLED"), ("PENDING", "CANCELLED"),
+    ]  # fmt: skip
+    assert zl.cluster.run(["squeue", "-h"]).stdout == ""
+    assert [zl.leftovers(run) for run in runs] == [[], [], []]
+    assert [len(events(run, "slurm_start")) for run in runs] == [1, 1, 0]
+    assert [len(events(run, "slurm_requeue")) for run in runs] == [0, 0, 0]
+    assert calls.read_text().splitlines()[0] == runs[2].record.ids[0]  # before the end of another lets it begin
+    assert len(calls.read_text().splitlines()) <= 2
+    assert zl("cancel", answer["sweep"]) == "".join(f"{run.run_id}: already CANCELLED\n" for run in runs)
+    assert {json.loads(line)["state"] for line in zl("list", "--json").splitlines()} == {"CANCELLED"}
+    go.touch()
+    second = json.loads(zl("resume", answer["sweep"], "--json").splitlines()[-1])
+    assert second["runs"] == answer["runs"]
+    wait(lambda: all(zl.state(run) == "SUCCEEDED" for run in runs))
+    assert [len(events(run, "slurm_start")) for run in runs] == [2, 2, 1]
+
+
 def test_a_controller_that_is_down_is_told_and_loses_nothing(zl: Zl) -> None:
     run = zl.submit('while [ ! -e "$ZLAUNCH_RUN_DIR/go" ]; do sleep 0.1; done')
     wait(lambda: events(run, "ranks_started"))

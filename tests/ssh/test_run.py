@@ -198,3 +198,22 @@ def test_a_sweep_runs_its_points_in_turn_and_resume_starts_only_what_failed(zl: 
     assert rows() == [("one", "SUCCEEDED"), ("two", "SUCCEEDED"), ("three", "SUCCEEDED")]
     assert {path.name for path in zl.runs.glob("run-*")} == before
     again.unlink()
+
+
+@pytest.mark.parametrize("when", ["its first point runs", "its first point is being started"])
+def test_a_cancelled_sweep_leaves_no_process_and_starts_no_further_point(zl: Zl, when: str) -> None:
+    words = ["--sweep", "env.POINT=one,two,three"]
+    launcher = zl.start(*zl.ssh_words(*words, program="sleep 300", hosts=["node1", "node2"]))
+    zl.wait(lambda: list(zl.runs.glob("sweeps/*/sweep.json")))
+    (file,) = zl.runs.glob("sweeps/*/sweep.json")
+    names = [point["run"] for point in json.loads(file.read_text())["points"]]
+    if when == "its first point runs":
+        zl.all_running(names[0], ["node1", "node2"])
+    told = json.loads(zl("cancel", file.parent.name, "--json").splitlines()[-1])["points"]
+    assert [(point["was"], point["state"]) for point in told][1:] == [("not started", "CANCELLED")] * 2
+    output, _ = launcher.communicate(timeout=60)
+    assert (launcher.returncode, "point 2 of 3" in output) == (130, False), output
+    states = [json.loads(line)["state"] for line in zl("report", file.parent.name, "--json").splitlines()]
+    assert states[0] in ("CANCELLED", *(["FAILED"] if "started" in when else []))  # a start that was ended half-way
+    assert states[1:] == ["CANCELLED"] * 2
+    assert [zl.left(name) for name in names] == [[], [], []]
