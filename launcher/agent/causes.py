@@ -90,6 +90,12 @@ def cause_of_exit(code: Optional[int], signum: Optional[int], text: str) -> str:
     return "bad_configuration" if found == "bug" and code == 2 else found
 
 
+def ended_politely(code: Optional[int], signum: Optional[int]) -> bool:
+    """Whether a process ended of what schedulers and people ask processes to end with, or of a shell's word for it."""
+    polite = (signal.SIGTERM, signal.SIGINT)
+    return signum in polite or code in [128 + number for number in polite]
+
+
 def first_cause(failures: Iterable[Json]) -> Optional[Json]:
     """The failure to show: the earliest known one that is not merely the echo of another."""
     return min(failures, key=lambda failure: SECONDARY.get(failure["cause"], 0), default=None)

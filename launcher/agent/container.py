@@ -103,8 +103,9 @@ class ContainerAgent:
         run_dir = str(self.container.get("run_dir") or self.names.root)
         program = [self.container.get("python", "python3"), "-S", run_dir + "/code/agent", "--run-dir", run_dir]
         argv = [*self.container["argv"], *program, "--node-rank", str(self.node_rank), "--inside", "--secrets-stdin"]
-        for stale in (self.names.signals, self.names.inside_record):
-            remove(stale)
+        remove(self.names.inside_record)
+        if self.launch["backend"] != "slurm":  # there the batch script has, and may have written a request since
+            remove(self.names.signals)
         with open(self.names.log, "ab") as output:
             child = subprocess.Popen(
                 argv, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True, cwd=self.names.root

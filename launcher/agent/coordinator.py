@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from .batch import BatchError, resize_run
-from .causes import CAUSE, failure_of, first_cause
-from .launch import eof_grace, table_without, world_size_of
-from .light import signal
+from .causes import CAUSE, ended_politely, failure_of, first_cause
+from .launch import REQUEST_GRACE, eof_grace, table_without, world_size_of
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
@@ -43,6 +42,8 @@ class Coordinator:
         self.stopping = False
         self.failures: List[Json] = []
         self.start_by: Optional[float] = None
+        self.decide_by: Optional[float] = None
+        """Until then ranks that ended as if they had been asked to may have been: the verdict waits for the request."""
         self.verdict: Optional[Json] = None
 
     def begin(self, now: float) -> None:
@@ -51,6 +52,11 @@ class Coordinator:
     @property
     def active(self) -> Dict[int, Member]:
         return {rank: member for rank, member in self.members.items() if not member.lost}
+
+    @property
+    def in_doubt(self) -> bool:
+        """Every node has reported, and the verdict waits for a request that may be on its way."""
+        return self.phase in ("running", "ending") and None not in [member.outcome for member in self.active.values()]
 
     def _broadcast(self, command: Json) -> None:
         for rank in self.active:
@@ -117,12 +123,15 @@ class Coordinator:
         for rank, member in self.active.items():
             if member.due is not None and now >= member.due and self.phase != "finished":
                 self._lose(rank, member)
+        if self.in_doubt:
+            self.decide_by = now + REQUEST_GRACE if self.decide_by is None else self.decide_by
+            self._decide(late=now >= self.decide_by)
 
     # decisions
 
     def _start(self) -> None:
         self.phase = "running"
-        self.failures = []
+        self.failures, self.decide_by = [], None
         for member in self.members.values():
             member.outcome = None
         self._broadcast({"do": "start", "attempt": self.attempt, "table": self._table()})
@@ -148,13 +157,17 @@ class Coordinator:
             self.phase = "ending"
             self._broadcast({"do": "end", "attempt": self.attempt})
 
-    def _decide(self) -> None:
+    def _decide(self, late: bool = False) -> None:
         outcomes = [member.outcome for member in self.active.values()]
         if self.phase == "finished" or None in outcomes:
             return
         failure = first_cause(self.failures)
-        if failure is None or (self.stopping and failure["signal"] in (signal.SIGTERM, signal.SIGINT)):
-            self._finish(state_of_outcomes(outcomes), None)
+        as_if_asked = self._as_if_asked(failure)
+        if as_if_asked and not self.stopping and not late:
+            return
+        if failure is None or (as_if_asked and self.stopping):
+            state = state_of_outcomes(outcomes)
+            self._finish("CANCELLED" if state == "SUCCEEDED" and as_if_asked and self.stopping else state, None)
             return
         refusal = self._no_restart(failure)
         if refusal is None:
@@ -163,6 +176,13 @@ class Coordinator:
             if refusal:
                 failure = {**failure, "message": "%s; %s" % (failure["message"], refusal)}
             self._finish("FAILED", failure)
+
+    def _as_if_asked(self, failure: Optional[Json]) -> bool:
+        """Whether a signal may have ended the ranks: Slurm's reach the ranks and us in any order, and a program of the
+        user's may end with 0 then; ours ignores them (Ranks.shielded)."""
+        if failure is None:
+            return bool(self.launch["backend"] == "slurm" and not self.launch["cooperative"])
+        return ended_politely(failure["exit_code"], failure["signal"])
 
     def _no_restart(self, failure: Json) -> Optional[str]:
         """None: try again. Else why not; empty if nobody asked for restarts."""

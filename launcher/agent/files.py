@@ -40,7 +40,7 @@ def remove(path: File) -> None:
 def write_atomic(path: File, text: str) -> None:
     """Replace `path` by `text`: readers see the old or the new file, never a part. Raises OSError."""
     folder, name = os.path.split(path)
-    temporary = os.path.join(folder, ".%s.%d.tmp" % (name, os.getpid()))
+    temporary = os.path.join(folder, ".%s.%s.tmp" % (name, os.urandom(4).hex()))  # agents in containers share pids
     try:
         with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)

@@ -60,7 +60,7 @@ class Hub:
     def _authenticate(self, connection: Connection, message: Json) -> None:
         token, rank = self.launch["token"], message.get("node_rank")
         expected = proof(token, "agent", connection.nonce)
-        known = rank in self.coordinator.active and rank != 0
+        known = isinstance(rank, int) and rank in self.coordinator.active and rank != 0
         if (
             not same_proof(message.get("proof"), expected)
             or message.get("run_id") != self.launch["run_id"]
@@ -122,6 +122,9 @@ class Hub:
             if connection.peer is None and now - connection.heard > 10:
                 connection.closed = ConnectionAbortedError("no proof within 10 s")
             self._sweep(connection)
+        for rank in set(self.by_node) - set(self.coordinator.active):  # so that one that woke up learns of it
+            self.by_node[rank].closed = ConnectionAbortedError("lost")
+            self._sweep(self.by_node[rank])
         if now >= self.beat_at:
             self.beat_at = now + beat_of(self.launch)
             for connection in list(self.by_node.values()):

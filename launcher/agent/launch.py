@@ -19,6 +19,9 @@ HEARTBEAT_EVERY = 5.0
 EOF_GRACE = 5.0
 """Seconds in which an agent whose connection closed may come back. A closed connection means that its host's kernel
 is alive, so a living agent reconnects at once; only a silent connection needs the whole heartbeat time-out."""
+REQUEST_GRACE = 2.0
+"""Seconds in which a request to stop may follow the ends of ranks that died of its signal: whoever ends a job or a host
+signals ranks and agents in any order, and a batch script's word comes through a file."""
 
 
 class Names:

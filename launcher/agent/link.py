@@ -29,7 +29,7 @@ class Link:
         self.trusted = False
         self.met = False
         self.outbox: List[Json] = []
-        """Reports of this attempt; sent again to a new connection, since the old one may have swallowed them."""
+        """Reports of this attempt, and requests; sent again to a new connection, for the old one may have lost them."""
         self.number = 0
         self.tries = 0
         now = time.monotonic()
@@ -115,7 +115,8 @@ class Link:
             self.connection.send(message)
 
     def new_attempt(self) -> None:
-        self.outbox = []
+        """Reports of the last attempt are history; a request may not have arrived, and holds for the next one too."""
+        self.outbox = [message for message in self.outbox if message["say"] == "request"]
 
     def tick(self, now: float) -> None:
         connection = self.connection

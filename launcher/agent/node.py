@@ -90,6 +90,7 @@ class Agent:
             for number in self.signals.read():
                 self._signal(number)
             self._inside_signals()
+            self._obey_all()  # before the ends are looked at: a scheduler's signal to us has reached the ranks as well
             for pid, status in reap_children():
                 self.ranks.ended(pid, status)
         if self.link is not None:
@@ -104,12 +105,10 @@ class Agent:
                 part.tick(now)
         if self.link is not None and self.verdict is None and self.link.hub_is_lost(now):
             self._hub_lost()
-        while self.commands:
-            self._obey(self.commands.pop(0))
+        self._obey_all()
         if self.running:
             self._watch(now)
-            while self.commands:
-                self._obey(self.commands.pop(0))
+            self._obey_all()
 
     def _pause(self, now: float) -> float:
         """Seconds to sleep: signals and messages wake the loop, the rest are clocks."""
@@ -120,6 +119,8 @@ class Agent:
             dues.append(now + min(1.0, beat_of(self.launch) / 2))
         if self.link is not None and self.link.connection is None:
             dues.append(self.link.next_try)
+        if self.coordinator is not None and self.coordinator.in_doubt:
+            dues.append(now + 0.2)  # its clock for the verdict
         if self.commands:
             return 0.0
         if self.reads_signals:
@@ -149,6 +150,10 @@ class Agent:
 
     # commands
 
+    def _obey_all(self) -> None:
+        while self.commands:
+            self._obey(self.commands.pop(0))
+
     def _obey(self, command: Json) -> None:
         kind = command.get("do")
         if kind == "start" and self.verdict is None and command["attempt"] > self.ranks.attempt:
@@ -171,10 +176,11 @@ class Agent:
             self.link.new_attempt()
         self.told_failures = 0
         self.running = True
+        self.ranks.begin(attempt)
         try:
             if world_size_of(table) != world_size_of(self.launch["nodes"]):
                 resize_run(self.names.root, world_size_of(table), write=True)
-            self.ranks.start(table, attempt)
+            self.ranks.start(table)
         except (OSError, BatchError) as error:
             message = "cannot start %s on %s: %s" % (self.launch["argv"][:1], os.uname().nodename, error)
             found = cause_of_text(message)
@@ -214,8 +220,8 @@ class Agent:
             self.coordinator.request(request)
             return
         assert self.link is not None
-        if request != "checkpoint" and not self.link.trusted:
-            self._stop(force=request == "force")  # the hub may be out of reach: at least this node obeys at once
+        if request != "checkpoint":
+            self._stop(force=request == "force")  # at once: the hub may be out of reach, and the ranks may be ending
             if not self.link.met:
                 self.verdict = ("CANCELLED", None)
         self.link.report({"say": "request", "request": request})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from .causes import cause_of_exit, failure_of
+from .causes import cause_of_exit, ended_politely, failure_of
 from .files import last_lines, read_json, remove, tail
 from .launch import EXIT_STOPPED, base_environment, rank_environment
 from .light import signal
@@ -51,17 +51,20 @@ class Ranks:
         cooperative_on_slurm = self.launch["backend"] == "slurm" and self.launch["cooperative"]
         return (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2) if cooperative_on_slurm else ()
 
-    def start(self, table: List[Json], attempt: int) -> None:
-        """Start every rank of this node. Raises OSError if the program cannot be started; nothing is left then."""
-        node = next(node for node in table if node["node_rank"] == self.node_rank)
+    def begin(self, attempt: int) -> None:
+        """From here on all that is told is told of this attempt, even if none of its ranks can be started."""
         self.attempt, self.rows, self.failures, self.offsets = attempt, [], [], {}
         self.stop_asked = self.terminated = self.cut_short = False
         self.deadline = None
+
+    def start(self, table: List[Json]) -> None:
+        """Start every rank of this node. Raises OSError if one cannot be started; those before it run then."""
+        node = next(node for node in table if node["node_rank"] == self.node_rank)
         base = base_environment(self.launch, self.names, int(node["procs"]), self.secrets)
         for local_rank in range(int(node["procs"])):
-            environ = {**base, **rank_environment(self.launch, table, self.node_rank, local_rank, attempt)}
+            environ = {**base, **rank_environment(self.launch, table, self.node_rank, local_rank, self.attempt)}
             self.rows.append(self._spawn(int(environ["RANK"]), local_rank, environ))
-        self.emit("ranks_started", ranks=[row["rank"] for row in self.rows], attempt=attempt)
+        self.emit("ranks_started", ranks=[row["rank"] for row in self.rows], attempt=self.attempt)
 
     def _spawn(self, rank: int, local_rank: int, environ: Dict[str, str]) -> Json:
         log = self.names.rank_log(rank)
@@ -95,8 +98,7 @@ class Ranks:
 
     def _was_asked(self, row: Json) -> bool:
         """Schedulers signal the ranks as well as us: dying of that is obedience, not failure."""
-        polite = (signal.SIGTERM, signal.SIGINT)
-        return self.stop_asked and (row["signal"] in polite or row["exit_code"] in [128 + number for number in polite])
+        return self.stop_asked and ended_politely(row["exit_code"], row["signal"])
 
     def _failure(self, row: Json) -> Json:
         rank, text = row["rank"], tail(self.names.rank_log(row["rank"]), self.offsets[row["rank"]])
@@ -120,8 +122,11 @@ class Ranks:
         """A requested end: the control file is there already; harder means follow after the deadline."""
         if not self.stop_asked:
             self.stop_asked = True
-            wait = self.launch["stop_deadline"] if self.launch["cooperative"] else 0.0
-            self._due(wait)
+            if self.launch["cooperative"]:
+                due = time.monotonic() + self.launch["stop_deadline"]
+                self.deadline = due if self.deadline is None else min(due, self.deadline)
+            else:
+                self.terminate()
 
     def terminate(self) -> None:
         """SIGTERM now, SIGKILL after kill_after."""
@@ -129,10 +134,6 @@ class Ranks:
             self._signal_groups(signal.SIGTERM)
             self.terminated, self.cut_short = True, bool(self.living)
             self.deadline = time.monotonic() + self.launch["kill_after"]
-
-    def _due(self, seconds: float) -> None:
-        due = time.monotonic() + seconds
-        self.deadline = due if self.deadline is None else min(due, self.deadline)
 
     def _signal_groups(self, signum: int) -> None:
         sessions = {row["pid"] for row in self.rows}

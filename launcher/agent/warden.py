@@ -8,6 +8,7 @@ import time
 
 from .causes import failure_of
 from .files import last_lines, read_json, tail
+from .launch import EXIT_OF_STATE
 from .proc import kill_descendants, kill_quietly, reap_children, split_status
 from .records import Recorder
 from .signals import REQUEST_OF_SIGNAL, Signals
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
     from .files import Json
     from .launch import Names
+
+
+STATE_OF_EXIT = {code: state for state, code in EXIT_OF_STATE.items()}
 
 
 def guard(launch: Json, names: Names, agent: int, start_time: Optional[int]) -> int:
@@ -39,10 +43,14 @@ def guard(launch: Json, names: Names, agent: int, start_time: Optional[int]) -> 
 def record_death(
     launch: Json, names: Names, agent: int, start_time: Optional[int], code: Optional[int], signum: Optional[int]
 ) -> None:
-    """Write what a killed agent could not: only into its own record, and only if it was still running."""
+    """Write what a killed agent could not: only into its own record, and only if it was still running.
+
+    One that ended by itself and could not write its last word has said it by its exit status.
+    """
     record = read_json(names.record)
     if record is None or (record["pid"], record["start_time"]) != (agent, start_time) or record["ended"]:
         return
+    state = "FAILED" if code is None else STATE_OF_EXIT.get(code, "FAILED")
     how = "killed by signal %s" % signum if signum else "ended with code %s" % code
     node_rank = int(record["node_rank"])
     failure = failure_of("killed" if signum else "bug", "the agent on %s was %s" % (os.uname().nodename, how))
@@ -53,5 +61,6 @@ def record_death(
         from .container import end_container
 
         end_container(launch["container"], recorder)
-    recorder.save(state="FAILED", ended=time.time(), exit_code=1, failure=failure)
-    recorder.event("end", state="FAILED")
+    failed = state == "FAILED"
+    recorder.save(state=state, ended=time.time(), exit_code=1 if failed else code, failure=failure if failed else None)
+    recorder.event("end", state=state)

@@ -61,7 +61,7 @@ class Connection:
         *lines, self.received = (self.received + data).split(b"\n")
         try:
             messages = [loads(line.decode()) for line in lines if line]
-        except ValueError:
+        except (ValueError, RecursionError):
             messages, self.received = [None], b""
         if len(self.received) > self.LIMIT or not all(isinstance(message, dict) for message in messages):
             self.closed = ConnectionAbortedError("not our protocol")
@@ -71,7 +71,8 @@ class Connection:
 
 def proof(token: str, role: str, nonce: str) -> str:
     """Answer to a challenge: shows knowledge of the token without sending it; the role keeps it from being mirrored."""
-    return blake2b(("%s:%s" % (role, nonce)).encode(), key=digest_of(token), digest_size=32).hexdigest()
+    said = ("%s:%s" % (role, nonce)).encode("utf-8", "replace")
+    return blake2b(said, key=digest_of(token), digest_size=32).hexdigest()
 
 
 def digest_of(token: str) -> bytes:
@@ -80,7 +81,7 @@ def digest_of(token: str) -> bytes:
 
 
 def same_proof(left: Any, right: str) -> bool:
-    return isinstance(left, str) and bool(compare_digest(left.encode(), right.encode()))
+    return isinstance(left, str) and bool(compare_digest(left.encode("utf-8", "replace"), right.encode()))
 
 
 def resolve(address: str, port: int) -> Tuple[int, Any]:

@@ -178,6 +178,44 @@ def test_a_deaf_program_is_terminated_after_the_deadline_and_then_killed(make: M
     assert run.left() == []
 
 
+@pytest.mark.parametrize("ending", ["exit 0", "exit 1", "exit 143"])
+def test_a_scheduler_that_signals_ranks_and_agent_has_stopped_the_run_however_the_ranks_take_it(
+    make: Make, ending: str
+) -> None:
+    run = make(f'trap "{ending}" TERM; echo up; while :; do sleep 0.02; done', cooperative=False).start()
+    wait_for(lambda: (run.path / "logs/node-0/rank-0.log").exists() and run.log())
+    rank = run.rank_pid()
+    run.signal(0, signal.SIGSTOP)  # so that both have happened when it looks
+    os.kill(rank, signal.SIGTERM)
+    wait_for(lambda: not agent.is_alive(rank, agent.start_time_of(rank)))
+    run.signal(0)
+    run.signal(0, signal.SIGCONT)
+    assert run.wait() == [130]
+    assert run.record()["state"] == "CANCELLED"
+
+
+@pytest.mark.parametrize("ending", ["", "trap 'exit 143' TERM; "])
+def test_ranks_that_die_of_the_schedulers_signal_before_the_agent_gets_its_own_are_cancelled(
+    make: Make, ending: str
+) -> None:
+    run = make(ending + "echo up; while :; do sleep 0.02; done", nodes=[2], cooperative=False, max_restarts=1).start()
+    wait_for(lambda: len(run.events("ranks_started")) and run.log(0) and run.log(1))
+    os.kill(run.rank_pid(0), signal.SIGTERM)
+    os.kill(run.rank_pid(1), signal.SIGTERM)
+    wait_for(lambda: len(run.events("rank_exit")) == 2)
+    time.sleep(0.2)
+    run.signal(0)
+    assert run.wait() == [130]
+    assert (run.record()["failure"], run.record()["restarts"]) == (None, 0)
+
+
+def test_a_rank_that_somebody_ended_with_no_word_to_the_agent_has_failed(make: Make) -> None:
+    run = make(FOREVER, nodes=[2]).start().wait_started()
+    os.kill(run.rank_pid(1), signal.SIGTERM)
+    assert run.wait(6) == [1]
+    assert run.record()["failure"]["cause"] == "killed"
+
+
 def test_a_second_ctrl_c_does_not_wait_for_the_deadline(make: Make) -> None:
     run = make(FOREVER, stop_deadline=60.0).start().wait_started()
     run.signal(0, signal.SIGINT)

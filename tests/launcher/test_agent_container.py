@@ -72,6 +72,13 @@ def test_a_stop_passes_into_the_container(make: Make, program: str, code: int) -
     assert run.left() == []
 
 
+def test_a_stop_that_slurms_script_wrote_before_the_agent_was_there_counts(make: Make) -> None:
+    run = make(UNTIL_STOP, backend="slurm")
+    (run.path / "control").mkdir()
+    (run.path / "control/signals-0").write_text("12\n")
+    assert run.go() == 75
+
+
 def test_the_container_is_ended_by_its_exact_name(make: Make, engine_log: Path) -> None:
     run = make("exit 0", engine="docker")
     assert run.go() == 0

@@ -15,7 +15,11 @@ from typing import Any
 import pytest
 
 from launcher import agent, assets
-from launcher.agent import records
+from launcher.agent import files, records, wire
+from launcher.agent.launch import REQUEST_GRACE
+from launcher.agent.link import Link
+from launcher.agent.loop import Loop
+from launcher.agent.warden import record_death
 
 NODES = [{"node_rank": r, "host": f"h{r}", "procs": procs, "first_rank": 0} for r, procs in enumerate([1, 2, 4])]
 
@@ -147,6 +151,55 @@ def test_ranks_that_all_died_of_a_schedulers_signal_have_not_succeeded(tmp_path:
     assert hub.all_report("failed", "failed", "failed") == "CANCELLED"
 
 
+@pytest.mark.parametrize(
+    "how", [{"signum": signal.SIGTERM}, {"signum": signal.SIGINT}, {"exit_code": 143}, {"exit_code": 130}]
+)
+def test_a_request_that_comes_a_moment_after_the_ranks_died_of_its_signal_still_counts(
+    tmp_path: Path, how: dict[str, int]
+) -> None:
+    hub = Hub(tmp_path, max_restarts=1).all_there()
+    hub.it.failing(1, 0, agent.failure_of("bug", "x", **how))
+    assert hub.all_report("cancelled", "failed", "cancelled") == "None"
+    hub.it.tick(100.0)
+    hub.it.request("stop")
+    hub.it.tick(100.1)
+    assert (hub.finish["state"], hub.finish["failure"]) == ("CANCELLED", None)
+
+
+@pytest.mark.parametrize(
+    ("launch", "outcome", "asked", "state"),
+    [
+        ({"backend": "slurm", "cooperative": False}, "ok", True, "CANCELLED"),
+        ({"backend": "slurm", "cooperative": False}, "ok", False, "SUCCEEDED"),
+        ({"backend": "slurm", "cooperative": False}, "stopped", True, "STOPPED"),
+        ({"backend": "slurm"}, "ok", True, "SUCCEEDED"),
+        ({"cooperative": False}, "ok", True, "SUCCEEDED"),
+    ],
+)
+def test_a_program_that_slurms_signal_may_have_ended_with_0_has_not_succeeded_if_it_was_asked_to_end(
+    tmp_path: Path, launch: dict[str, Any], outcome: str, asked: bool, state: str
+) -> None:
+    hub = Hub(tmp_path, **launch).all_there()
+    hub.all_report(outcome, "ok", "ok")
+    hub.it.tick(100.0)
+    if asked:
+        hub.it.request("stop")
+    hub.it.tick(100.0 + (0.1 if asked else REQUEST_GRACE))
+    assert hub.finish["state"] == state
+
+
+def test_ranks_that_died_of_a_polite_signal_and_no_request_have_failed(tmp_path: Path) -> None:
+    hub = Hub(tmp_path, max_restarts=1).all_there()
+    for attempt, start in enumerate((100.0, 200.0)):
+        hub.it.failing(1, attempt, agent.failure_of("killed", "x", signum=signal.SIGTERM))
+        assert hub.all_report("cancelled", "failed", "cancelled") == "None"
+        hub.it.tick(start)
+        hub.it.tick(start + REQUEST_GRACE - 0.1)
+        assert (hub.it.attempt, hub.finish) == (attempt, {})
+        hub.it.tick(start + REQUEST_GRACE)
+    assert (hub.it.attempt, hub.finish["state"], hub.finish["failure"]["cause"]) == (1, "FAILED", "killed")
+
+
 def test_who_comes_back_is_told_what_it_missed(tmp_path: Path) -> None:
     hub = Hub(tmp_path).all_there()
     hub.it.failing(0, 0, agent.failure_of("bug", "x"))
@@ -203,3 +256,48 @@ def test_the_final_state_is_recorded_even_on_a_full_disk(tmp_path: Path, monkeyp
     recorder.save(state="FAILED", ended=1.0, failure=agent.failure_of("disk_full", "full", log_tail=["x"] * 20))
     record = json.loads(Path(names.record).read_text())
     assert (record["state"], record["failure"]["cause"], record["failure"]["log_tail"]) == ("FAILED", "disk_full", [])
+
+
+@pytest.mark.parametrize(
+    ("code", "signum", "state", "cause"),
+    [(0, None, "SUCCEEDED", None), (75, None, "STOPPED", None), (130, None, "CANCELLED", None),
+     (1, None, "FAILED", "bug"), (None, 9, "FAILED", "killed")],
+)  # fmt: skip
+def test_an_agent_that_could_not_write_its_last_word_has_said_it_by_its_exit_status(
+    tmp_path: Path, code: int | None, signum: int | None, state: str, cause: str | None
+) -> None:
+    names, launch = agent.Names(tmp_path, 0), {**agent.DEFAULTS, "run_id": "r", "inside": False}
+    names.make()
+    recorder = agent.Recorder(names, launch, 0)
+    recorder.save()
+    record_death(launch, names, recorder.content["pid"], recorder.content["start_time"], code, signum)
+    record = json.loads(Path(names.record).read_text())
+    assert (record["state"], (record["failure"] or {}).get("cause")) == (state, cause)
+    assert record["ended"]
+
+
+def test_a_stop_that_may_not_have_arrived_is_repeated_in_the_next_attempt_too(tmp_path: Path) -> None:
+    link = Link({**agent.DEFAULTS, "control_port": 1}, 1, Loop(), lambda command: None)
+    link.report({"say": "ended", "attempt": 0, "outcome": "failed"})
+    link.report({"say": "request", "request": "stop"})
+    link.new_attempt()
+    assert [message["say"] for message in link.outbox] == ["request"]
+
+
+def test_two_nodes_whose_agents_have_one_pid_write_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace, others = files.os.replace, ["other"]
+
+    def meanwhile(source: str, target: str) -> None:
+        while others:
+            files.write_atomic(target, others.pop())
+        replace(source, target)
+
+    monkeypatch.setattr(files.os, "replace", meanwhile)
+    files.write_atomic(tmp_path / "train.json", "ours")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("train.json", "ours")]
+
+
+def test_a_strangers_answer_is_just_wrong_whatever_it_is() -> None:
+    right = wire.proof("token", "agent", "\ud800")
+    assert wire.same_proof(right, right)
+    assert not any(wire.same_proof(wrong, right) for wrong in (None, 1, ["x"], "\ud800", right[:-1]))

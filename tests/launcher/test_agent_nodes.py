@@ -153,6 +153,27 @@ def test_an_elastic_run_whose_batch_cannot_be_kept_ends_with_the_reason(make: Ma
     assert "global_batch_size 9 does not divide by 2 ranks" in run.record()["failure"]["message"]
 
 
+def test_a_node_that_cannot_take_part_in_a_restart_ends_the_run_with_the_reason(make: Make) -> None:
+    run = make(FOREVER, nodes=[1, 1, 1], shared=False, max_restarts=1, heartbeat_timeout=1.0, elastic=True)
+    for node, path in enumerate(run.dirs):
+        train = {"global_batch_size": [12, 12, 9][node], "micro_batch_size": 2, "gradient_accumulation_steps": 2}
+        run.write(path, "train.json", {"world_size": 3, "train": train})
+    run.start().wait_started().signal(1, signal.SIGKILL)
+    assert [run.agents[node].wait(15) for node in (0, 2)] == [1, 1]
+    assert (run.record()["failure"]["node_rank"], run.record()["restarts"]) == (2, 1)
+    assert "global_batch_size 9 does not divide by 2 ranks" in run.record()["failure"]["message"]
+
+
+def test_a_node_without_which_the_run_goes_on_ends_itself_when_it_wakes(make: Make) -> None:
+    run = make(FOREVER, nodes=[1, 1, 1], shared=False, max_restarts=1, heartbeat_timeout=1.0, elastic=True)
+    run.start().wait_started()
+    run.signal(1, signal.SIGSTOP)
+    wait_for(lambda: len(run.events("ranks_started", 0)) == 2)
+    run.signal(1, signal.SIGCONT)
+    assert run.agents[1].wait(10) == 1
+    assert (run.record(1)["failure"]["cause"], run.record(0)["state"]) == ("lost_host", "RUNNING")
+
+
 def test_a_lost_node_is_not_waited_for_when_the_run_is_not_elastic(make: Make) -> None:
     run = elastic(make, 12)
     assert [run.agents[node].wait(15) for node in (0, 2)] == [1, 1]
@@ -172,6 +193,38 @@ def test_who_does_not_know_the_token_gets_no_word_in(make: Make) -> None:
     assert run.agents[1].wait(10) == 1
     assert run.events("ranks_started", 0) == []
     assert "was not reached" in run.record(1)["failure"]["message"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [b"[" * 60000, b'{"node_rank": [1]}', b'{"node_rank": 1, "proof": "\\ud800"}'],
+    ids=["deep", "list", "half"],
+)
+def test_a_strangers_nonsense_does_not_end_the_run(make: Make, words: bytes) -> None:
+    run = make("exit 0", nodes=[1, 1], shared=False).start(only=[0])
+    with socket.create_connection(("127.0.0.1", wait_for(lambda: port_of(run)))) as stranger:
+        stranger.sendall(words + b"\n")
+        while stranger.recv(1000):
+            pass
+    run.start(only=[1])
+    assert run.wait() == [0, 0]
+
+
+@pytest.mark.parametrize("node", [0, 1])
+@pytest.mark.parametrize("ending", ["exit 0", "exit 1"])
+def test_a_scheduler_that_signals_ranks_and_agent_has_stopped_the_run_however_the_ranks_take_it(
+    make: Make, node: int, ending: str
+) -> None:
+    program = f'[ "$NODE_RANK" = {node} ] || {FOREVER}; trap "{ending}" TERM; echo up; while :; do sleep 0.02; done'
+    run = make(program, nodes=[1, 1], shared=False, cooperative=False).start().wait_started()
+    wait_for(lambda: run.log(node, node))
+    rank = run.rank_pid(node, node)
+    run.signal(node, signal.SIGSTOP)  # so that both have happened when it looks
+    os.kill(rank, signal.SIGTERM)
+    wait_for(lambda: not agent.is_alive(rank, agent.start_time_of(rank)))
+    run.signal(node, signal.SIGTERM)
+    run.signal(node, signal.SIGCONT)
+    assert run.wait() == [130, 130]
 
 
 def port_of(run: Run) -> int:
