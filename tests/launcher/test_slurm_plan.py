@@ -84,6 +84,8 @@ RUNNING = "echo 'JobId=7 JobState=RUNNING Restarts=0 x'"
         (verdict("RUNNING"), 0, RUNNING.replace("=0", "=1"), "Slurm has queued the job again itself"),
         (verdict("RUNNING"), 0, RUNNING, "the agents left no verdict"),
         ("true", 0, RUNNING, "the agents left no verdict"),
+        ("kill -TERM $PPID; sleep 1", 143, RUNNING, "ended by SIGTERM before the agents could say how"),
+        ("kill -TERM $PPID; sleep 1", 143, RUNNING.replace("RUNNING", "CANCELLED"), "Slurm has ended the job"),
         (verdict("STOPPED"), 75, RUNNING.replace("RUNNING", "CANCELLED"), "Slurm has ended the job"),
         (verdict("STOPPED"), 75, "exit 1", "Slurm does not answer"),
     ],
@@ -95,12 +97,12 @@ def test_a_script_believes_the_agent_and_not_sruns_status(
     (tmp_path / "plan.json").touch()
     (tmp_path / "node.sh").touch()
     answers = f'case "$1 $2" in "show job") {slurm};; *) echo node1;; esac'
-    environ = job_environment(tmp_path, srun=f"{does}; exit {status}", scontrol=answers, sleep="true")
+    environ = job_environment(tmp_path, srun=f"{does}; exit {status}", scontrol=answers)
     text = render.render(planned(*JOBS["cpu"]))["train.sbatch"]
     subprocess.run(["bash", "-s"], input=text, text=True, cwd=tmp_path, env=environ, check=False)
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert word in events[-1]["reason"]
-    again = word in ("Slurm has queued the job again itself", "stopped without a new checkpoint")
+    again = word.startswith(("Slurm has queued the job again itself", "stopped without", "ended by SIGTERM"))
     assert events[-1]["event"] == ("slurm_requeue" if again else "slurm_end")
 
 
