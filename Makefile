@@ -10,7 +10,7 @@ env: ## make .venv with everything in it; does nothing when it is current
 	@sh docker/install_env.sh .venv
 
 demo: env ## train a small real model on the records that ship, and show what it learned
-	.venv/bin/zlaunch local
+	.venv/bin/zlaunch local templates/demo/job.yaml
 
 test: env ## the whole test suite, in two processes
 	$(PY) -m pytest -n 2 --no-loadscope-reorder $(PYTEST_ARGS)
