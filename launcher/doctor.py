@@ -238,7 +238,7 @@ def _image(found: Findings, rank: int) -> Cell:
 
 
 def _gpus(device: str, count: int, slots: Sequence[int]) -> Cell:
-    text = f"{count} for {len(slots)} slots" if device == "cuda" else f"CPU, {len(slots)} slots"
+    text = f"{count} for {len(slots)} slots" if device == "cuda" else f"CPU, slots: {len(slots)}"
     if device == "cuda" and not slots:
         return Cell("0", "bad", "no GPU found (nvidia-smi)")
     if device == "cuda" and max(slots) >= count:

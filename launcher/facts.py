@@ -8,7 +8,7 @@ import secrets
 import shutil
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,17 @@ def _is_free(port: int, host: str) -> bool:
 def this_python() -> str:
     """The interpreter zlaunch runs in: in the project's environment it is the training environment's too."""
     return sys.executable
+
+
+def check_python(python: str, packages: Sequence[str]) -> None:
+    """Raise TargetError if an interpreter is not on this machine, or lacks one of the packages."""
+    hint = "name the interpreter of the training environment, for example --python .venv/bin/python"
+    if shutil.which(python) is None:
+        raise TargetError(f"no interpreter {python} on this machine", hint=hint)
+    ask = "import sys; from importlib.util import find_spec; print(*(n for n in sys.argv[1:] if not find_spec(n)))"
+    absent = process.run([python, "-c", ask, *packages]).stdout.split()
+    if absent:
+        raise TargetError(f"{', '.join(absent)} not installed for {python}", hint=hint)
 
 
 def new_token() -> str:

@@ -122,7 +122,7 @@ def select(pool: Mapping[str, int], include: str = "", exclude: str = "") -> Slo
     """
     everything = {host: list(range(slots)) for host, slots in pool.items()}
     if include and exclude:
-        raise HostfileError("--include and --exclude exclude each other", hint="give one of them")
+        raise HostfileError("--include and --exclude do not go together", hint="give one of them")
     if not include and not exclude:
         return everything
     option = "--include" if include else "--exclude"

@@ -10,6 +10,7 @@ import fcntl
 import os
 import re
 import secrets
+import shlex
 import shutil
 import tempfile
 import time
@@ -21,6 +22,9 @@ import msgspec
 
 from launcher.errors import RunNotFound, TargetError
 
+RENDERED = ("job.yaml", "plan.json", "train.json", "ds_config.json", "hostfile", "node.sh", "deepspeed.sh",
+            "train.sbatch", "code")  # fmt: skip
+"""What the launcher writes for a start, and anew for each resume."""
 _RUN_ID = re.compile(r"(?P<name>.+)-(?P<stamp>\d{8}-\d{6})-[0-9a-f]{4}")
 
 
@@ -39,6 +43,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The last state that a command saw; final states are not asked for again."""
     zlaunch: str = ""
     """Version that wrote it."""
+    log_start: int = 0
+    """Bytes that rank 0's log had before this start."""
     extra: dict[str, Any] = {}
     """What the backend needs to find the run again (workdirs, addresses, cluster)."""
 
@@ -63,6 +69,8 @@ class RunDir:
     ds_config = property(lambda self: self.path / "ds_config.json")
     hostfile = property(lambda self: self.path / "hostfile")
     node_sh = property(lambda self: self.path / "node.sh")
+    before = property(lambda self: self.path / "before")
+    """What was rendered for the start before, of which a resume that comes to nothing makes use."""
     sbatch = property(lambda self: self.path / "train.sbatch")
     code = property(lambda self: self.path / "code")
     run_json = property(lambda self: self.path / "run.json")
@@ -76,6 +84,14 @@ class RunDir:
     adapter = property(lambda self: self.path / "adapter")
     result_json = property(lambda self: self.path / "result.json")
 
+    def rank_log(self, node: int, rank: int) -> Path:
+        return self.path / "logs" / f"node-{node}" / f"rank-{rank}.log"
+
+    def checkpoint_steps(self) -> list[int]:
+        """Steps of the complete checkpoints, oldest first."""
+        complete = (path.parent.name for path in self.checkpoints.glob("step-*/COMPLETE"))
+        return sorted(int(name.removeprefix("step-")) for name in complete)
+
     def write(self, files: Mapping[str, str]) -> None:
         """Write rendered files. Raises TargetError when the disk is full or the place not writable."""
         try:
@@ -88,6 +104,27 @@ class RunDir:
                 f"cannot write the run directory {self.path}: {error.strerror}",
                 hint="set ZLAUNCH_RUNS to a directory on a disk with room",
             ) from error
+
+    def keep_rendered(self) -> None:
+        """Put what was rendered for the last start aside, before a resume writes its own."""
+        shutil.rmtree(self.before, ignore_errors=True)
+        self.before.mkdir()
+        for name in RENDERED:
+            if (self.path / name).is_file():  # copied: a launcher that dies here leaves a run that can be resumed
+                shutil.copy2(self.path / name, self.before / name)
+            elif (self.path / name).is_dir():
+                (self.path / name).rename(self.before / name)
+
+    def put_rendered_back(self) -> None:
+        """Undo what a resume has written; nothing where nothing was put aside."""
+        for name in RENDERED if self.before.is_dir() else ():
+            if (self.path / name).is_dir():
+                shutil.rmtree(self.path / name)
+            else:
+                (self.path / name).unlink(missing_ok=True)
+            if (self.before / name).exists():
+                (self.before / name).rename(self.path / name)
+        shutil.rmtree(self.before, ignore_errors=True)
 
     def read_json(self, path: Path) -> Any:
         """The content of a JSON file of this run, or None if it is not there yet. Raises RunNotFound for a damaged one,
@@ -104,8 +141,10 @@ class RunDir:
         try:
             return msgspec.json.decode(self.run_json.read_bytes(), type=RunRecord)
         except FileNotFoundError as error:
+            backend = (self.read_json(self.plan_json) or {}).get("backend")
             raise RunNotFound(
-                f"{self.path} holds no run.json: it was rendered (--dry-run) but not submitted"
+                f"{self.path} holds no run.json: it was rendered (--dry-run) but not submitted",
+                hint=f"zlaunch {backend} {shlex.quote(str(self.job_yaml))} starts it" if backend else None,
             ) from error
         except (OSError, msgspec.MsgspecError) as error:
             raise RunNotFound(f"{self.run_json} cannot be read: {error}") from error
@@ -194,6 +233,9 @@ def write_atomic(path: Path, text: str) -> None:
         raise
 
 
+SAY_MORE = "say more of its name, or all of it; `last` is the run that was started last"
+
+
 def runs_root(environ: Mapping[str, str] | None = None) -> Path:
     return Path((environ or os.environ).get("ZLAUNCH_RUNS") or "runs").expanduser().absolute()
 
@@ -219,14 +261,19 @@ def _age(run_id: str) -> tuple[str, str]:
     return match["stamp"], run_id
 
 
-def _started_last(run: RunDir) -> tuple[bool, bool, str, int]:
-    """Started before rendered only (a point cancelled before its turn has a record and no plan), then by age."""
-    return run.run_json.exists(), run.plan_json.exists(), _age(run.run_id)[0], run.path.stat().st_mtime_ns
+def _started_last(run: RunDir) -> tuple[bool, bool, float, str, int]:
+    """Started before rendered only (a point cancelled before its turn has a record and no plan), then by the last start
+    (a resume is one), then by age."""
+    started = 0.0
+    with contextlib.suppress(RunNotFound):  # rendered only, or damaged
+        started = run.record.submitted or run.record.created
+    return run.run_json.exists(), run.plan_json.exists(), started, _age(run.run_id)[0], run.path.stat().st_mtime_ns
 
 
 def find_run(text: str, root: Path) -> RunDir:
-    """The run meant by `text`: a path, a run id, an unambiguous prefix, or `last`, the newest that was started (of runs
-    that were only rendered the newest; of a sweep no point that was cancelled before its turn). Raises RunNotFound."""
+    """The run meant by `text`: a path, a run id, an unambiguous prefix, or `last`, the one that was started last, a
+    resume being a start (of runs that were only rendered the newest; of a sweep no point that was cancelled before its
+    turn). Raises RunNotFound."""
     if (os.sep in text or text.startswith(".")) and Path(text, "plan.json").exists():
         return RunDir(Path(text).absolute())
     runs = list_runs(root)
@@ -240,7 +287,9 @@ def find_run(text: str, root: Path) -> RunDir:
     if not matches:
         recent = ", ".join(run.run_id for run in runs[-3:])
         raise RunNotFound(f"no run {text!r} in {root}", hint=f"the newest runs: {recent}")
-    raise RunNotFound(f"{text!r} is the beginning of {len(matches)} runs: {', '.join(r.run_id for r in matches[:5])}")
+    raise RunNotFound(
+        f"{text!r} is the beginning of {len(matches)} runs: {', '.join(r.run_id for r in matches[:5])}", hint=SAY_MORE
+    )
 
 
 def snapshot_code(run: RunDir, sources: Mapping[str, Path]) -> str:

@@ -9,7 +9,7 @@ RESULTS = (*MIRRORED, "result.json", "predictions.jsonl", "adapter")
 CHECKPOINTS = "checkpoints"
 """Fetches the complete ones."""
 NOT_SENT = frozenset({"checkpoints", "adapter", "logs", "metrics.jsonl", "result.json", "predictions.jsonl",
-                      "slurm.log", "inputs", "run.json", ".run.json.lock"})  # fmt: skip
+                      "slurm.log", "inputs", "before", "run.json", ".run.json.lock"})  # fmt: skip
 """What the run itself writes on the cluster, or only the launcher reads."""
 STORE = ".inputs"
 """Input files that were sent to the login host, by the hash of their content; beside the run directories there."""

@@ -6,17 +6,19 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
 from launcher import yamlfile
 from launcher.errors import SpecError
-from train.config import Data, Engine, Evaluation, Lora, Model, Packing, Section, Source
+from train.config import POSITIVE, RANGES, Data, Engine, Evaluation, Lora, Model, Packing, Range, Section, Source
 
 Auto = Literal["auto"]
 
@@ -124,7 +126,7 @@ class JobSpec(Section, frozen=True):
     slurm: SlurmSpec = SlurmSpec()
     env: dict[str, str] = {}
     secrets: tuple[str, ...] = ()
-    """Names of environment variables that the ranks get and no file, log or command line shows."""
+    """Names of environment variables that the ranks get; zlaunch writes their values to no file and command line."""
     verify_adapter: bool = False
     """Load the saved adapter into a fresh base model at the end and compare its logits."""
     max_restarts: int = 0
@@ -159,17 +161,19 @@ def load(
     Raises SpecError.
     """
     tree = _merge(*(_read(path) if path is not None else {} for path in (file, overlay)))
+    values = {key: value for key, value in (flags or {}).items() if value is not None}
+    sets = [parse_set(text) for text in overrides]
+    check_keys(values, where="--sweep")  # a flag stands for a key that is known; a sweep names its keys itself
+    check_keys(dict(sets), where="--set")
     given: dict[str, Any] = {}
-    for key, value in (flags or {}).items():
-        if value is not None:
-            _put(given, key, value, where=f"--{key.rpartition('.')[2].replace('_', '-')}")
-    for text in overrides:
-        key, value = parse_set(text)
-        _put(given, key, value, where=f"--set {text}")
-    check_keys(given, where="--set")
+    places: dict[str, str] = {}
+    for place, pairs in (("the command line", values.items()), ("--set", sets)):
+        for key, value in pairs:
+            _put(given, key, value, where=f"{place}: {key}")
+            places[key] = place
     tree = _merge(tree, _absolute(given, Path.cwd()))
     origin = str(file or overlay or "the command line")
-    return Job(convert(tree, where=origin), tree, origin)
+    return Job(convert(tree, where=origin, places=places), tree, origin)
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -182,20 +186,43 @@ def _read(file: Path) -> dict[str, Any]:
     return _absolute(loaded, file.resolve().parent)
 
 
-def convert(tree: Mapping[str, Any], *, where: str) -> JobSpec:
-    """A checked mapping as JobSpec; values out of range and of the wrong type raise SpecError with the field."""
+def convert(tree: Mapping[str, Any], *, where: str, places: Mapping[str, str] | None = None) -> JobSpec:
+    """A checked mapping as JobSpec; values out of range and of the wrong type raise SpecError with the field.
+
+    `where` names the mapping in errors, `places` where single keys or sections of it come from.
+    """
     try:
         spec = msgspec.convert(_texts(_without_empty_sections(tree)), JobSpec, strict=False)
+        _check_ranges(spec)
+        _check_names(spec)
     except msgspec.ValidationError as error:
-        raise SpecError(_explain(str(error), tree, where)) from error
-    _check_ranges(spec, where)
-    return spec
+        refusal = _explain(str(error), tree)
+    except _Refusal as error:
+        refusal = error
+    else:
+        return spec
+    raise SpecError(f"{_place(refusal.key, places or {}) or where}: {refusal}", hint=refusal.hint)
+
+
+class _Refusal(SpecError):
+    """What is wrong with the value of `key`; who knows where it was given puts that before it."""
+
+    def __init__(self, key: str, message: str, *, hint: str | None = None) -> None:
+        super().__init__(f"{key or 'the job'}: {message}", hint=hint)
+        self.key = key
+
+
+def _place(key: str, places: Mapping[str, str]) -> str | None:
+    """Where the key, or the section it is in, was given."""
+    while key and key not in places:
+        key = key.rpartition(".")[0]
+    return places.get(key)
 
 
 def parse_set(text: str) -> tuple[str, Any]:
     """`train.epochs=3` -> ("train.epochs", 3). Raises SpecError."""
     key, equals, value = text.partition("=")
-    if not equals or not key:
+    if not equals or not key.strip():
         raise SpecError(f"--set {text!r}: expected section.key=value", hint="for example --set train.epochs=3")
     return key.strip(), yamlfile.loads(value, where=f"--set {key}") if value else ""
 
@@ -226,63 +253,51 @@ def known_keys() -> dict[str, Any]:
     return found
 
 
-_RANGES: tuple[tuple[str, float, float | None], ...] = (
-    ("train.epochs", 0.0, None),
-    ("train.max_steps", 1, None),
-    ("train.global_batch_size", 1, None),
-    ("train.micro_batch_size", 1, None),
-    ("train.learning_rate", 0.0, 1.0),
-    ("train.warmup_ratio", 0.0, 1.0),
-    ("train.checkpoint_every", 0, None),
-    ("train.keep_checkpoints", 1, None),
-    ("train.log_every", 1, None),
-    ("lora.r", 1, None),
-    ("lora.alpha", 0.0, None),
-    ("lora.dropout", 0.0, 0.99),
-    ("data.max_length", 8, None),
-    ("eval.every", 0, None),
-    ("eval.max_records", 1, None),
-    ("eval.max_new_tokens", 1, None),
-    ("eval.batch_size", 1, None),
-    ("eval.samples", 0, None),
-    ("local.gpus", 1, None),
-    ("local.procs", 1, None),
-    ("slurm.nodes", 1, None),
-    ("slurm.gpus_per_node", 1, None),
-    ("slurm.procs_per_node", 1, None),
-    ("slurm.cpus_per_task", 1, None),
-    ("slurm.array_limit", 1, None),
-    ("slurm.signal_before", 1, 65535),
-    ("slurm.max_requeues", 0, None),
-    ("heartbeat_timeout", 1.0, None),
-    ("max_restarts", 0, None),
-    ("stop_deadline", 1.0, None),
-)
+_RANGES: dict[str, Range] = {
+    **RANGES,
+    "local.gpus": Range(1),
+    "local.procs": Range(1),
+    "ssh.slots": Range(1),
+    "ssh.connect_timeout": Range(1),
+    "slurm.nodes": Range(1),
+    "slurm.gpus_per_node": Range(1),
+    "slurm.procs_per_node": Range(1),
+    "slurm.cpus_per_task": Range(1),
+    "slurm.array_limit": Range(1),
+    "slurm.signal_before": Range(1, 65535),
+    "slurm.max_requeues": Range(0),
+    "max_restarts": Range(0),
+    "heartbeat_timeout": Range(1),
+    "stop_deadline": Range(1),
+}
+"""Every number of a job, but those that are chosen from a few."""
 
 
-def _check_ranges(spec: JobSpec, where: str) -> None:
-    for key, low, high in _RANGES:
+def _check_ranges(spec: JobSpec) -> None:
+    for key, accepted in _RANGES.items():
         value: Any = spec
         for part in key.split("."):
             value = getattr(value, part)
-        if isinstance(value, (int, float)) and not (value >= low and (high is None or value <= high)):
-            accepted = f"at least {low:g}" if high is None else f"{low:g} to {high:g}"
-            raise SpecError(f"{where}: {key}: {value!r} is out of range; accepted: {accepted}")
+        if isinstance(value, (int, float)) and not accepted.holds(value):
+            raise _Refusal(key, f"{value!r} is out of range; accepted: {accepted}")
     for key, sources in (("data.train", spec.data.train), ("data.eval", spec.data.eval)):
         for source in sources if isinstance(sources, tuple) else ():
-            if not isinstance(source, str) and not source.weight > 0:
-                raise SpecError(
-                    f"{where}: {key}: weight {source.weight!r} of {source.path} is out of range; accepted: above 0"
-                )
+            if not isinstance(source, str) and not POSITIVE.holds(source.weight):
+                said = f"weight {source.weight!r} of {source.path} is out of range; accepted: {POSITIVE}"
+                raise _Refusal(key, said)
+
+
+def _check_names(spec: JobSpec) -> None:
     if "\0" in spec.name:
-        raise SpecError(f"{where}: name: a NUL character cannot stand in a name")
+        raise _Refusal("name", "a NUL character cannot stand in a name")
     for name in spec.env:
         if not _VARIABLE.fullmatch(name):
-            raise SpecError(f"{where}: env: {name!r} is not a name for an environment variable")
+            raise _Refusal("env", f"{name!r} is not a name for an environment variable")
     for number, name in enumerate(spec.secrets, start=1):
         if not _VARIABLE.fullmatch(name):  # not shown: it may well be NAME=value, or the value itself
-            raise SpecError(
-                f"{where}: secrets: entry {number} is not a name for an environment variable",
+            raise _Refusal(
+                "secrets",
+                f"entry {number} is not a name for an environment variable",
                 hint="names only, for example [HF_TOKEN]; the values are taken from the environment",
             )
 
@@ -307,6 +322,9 @@ def _absolute(tree: Mapping[str, Any], base: Path) -> dict[str, Any]:
         part = result.get(section)
         if isinstance(part, dict) and isinstance(part.get(key), str):
             part[key] = str(base / Path(part[key]).expanduser())
+    local = result.get("local")
+    if isinstance(local, dict) and isinstance(local.get("python"), str) and "/" in local["python"]:  # else on the PATH
+        local["python"] = str(base / Path(local["python"]).expanduser())
     return result
 
 
@@ -388,26 +406,85 @@ def _nearest(key: str, known: Mapping[str, Any]) -> str | None:
     return close[0] if close else None
 
 
-def _explain(message: str, tree: Mapping[str, Any], where: str) -> str:
-    """msgspec's `Expected `int`, got `str` - at `$.train.epochs`` as field, value and what is accepted."""
-    text, _, at = message.partition(" - at `$")
-    key = re.sub(r"\[(\d+|\.\.\.)\]", "", at.rstrip("`").lstrip("."))
-    value: Any = tree
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    literals = [str(x) for x in _literals(known_keys().get(key))]
-    accepted = f"; accepted: {', '.join(literals)}" if literals else ""
-    return f"{where}: {key or 'the job'}: {text} (value: {value!r}){accepted}"
+def _explain(message: str, tree: Mapping[str, Any]) -> _Refusal:
+    """msgspec's "Expected `int`, got `str` - at `$.train.epochs`" in the words of a job file."""
+    path = re.findall(r"\w+|\[.*?\]", message.rpartition("`$")[2])
+    key = ".".join(part for part in path if part[0] != "[")
+    if unknown := re.match(r"Object contains unknown field `(.*?)`", message):
+        # of a source: check_keys has seen all others
+        near = difflib.get_close_matches(unknown[1], Source.__struct_fields__, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(Source.__struct_fields__)}"
+        return _Refusal(key, f"unknown key `{unknown[1]}`", hint=hint)
+    if missing := re.match(r"Object missing required field `(.*?)`", message):
+        return _Refusal(key, f"an entry has no `{missing[1]}`", hint=f"each is a text or {_words(Source)[0]}")
+    if " - at `key` in " in message:
+        return _Refusal(key, "a name here is no text", hint="put it in quotes")
+    kind, value = {**known_keys(), **_SOURCE_KEYS}.get(key), _value_at(path, tree)
+    if path and path[-1][0] == "[":
+        kind = _entry_of(kind)
+    if path and path[-1] == "[...]":
+        name, value = next((name, entry) for name, entry in value.items() if not _fits(entry, kind))
+        key = f"{key}.{name}"
+    accepted = ", ".join(_words(kind))
+    return _Refusal(key, f"{_shown(key, value)} cannot stand here" + (f"; accepted: {accepted}" if accepted else ""))
 
 
-def _literals(kind: Any) -> list[Any]:
-    options = get_args(kind)
-    if not options:
-        return []
-    plain = [option for option in options if isinstance(option, (str, int))]
-    return plain + [value for option in options if not isinstance(option, (str, int)) for value in _literals(option)]
+_SOURCE_KEYS = {
+    f"data.{part}.{info.name}": info.type for part in ("train", "eval") for info in msgspec.structs.fields(Source)
+}
+
+
+def _value_at(path: Iterable[str], value: Any) -> Any:
+    for part in path:
+        if part[0] != "[":
+            value = value.get(part) if isinstance(value, dict) else None
+        elif part != "[...]":
+            value = value[int(part[1:-1])]
+    return value
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value, with numbers as texts, is of a type."""
+    try:
+        msgspec.convert(str(value) if isinstance(value, (bool, int, float)) else value, kind)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _shown(key: str, value: Any) -> str:
+    """A value as a job file has it; of what may be secret only the kind."""
+    if key.partition(".")[0] in ("secrets", "env"):
+        return _kind(value)
+    return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+
+
+_WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true, false", NoneType: "null"}
+
+
+def _words(kind: Any) -> list[str]:
+    """What a key of this type accepts."""
+    if kind in _WORDS:
+        return [_WORDS[kind]]
+    if _is_section(kind):
+        return [f"a mapping like {{{', '.join(f'{name}: ...' for name in kind.__struct_fields__[:2])}}}"]
+    origin, options = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return [str(option) for option in options]
+    if origin is tuple:
+        return ["a list like [a, b]"]
+    if origin is dict:
+        return ["a mapping like {name: value}"]
+    return [word for option in options for word in _words(option)]
+
+
+def _entry_of(kind: Any) -> Any:
+    """The type of the entries of a list or a mapping, where `kind` accepts one."""
+    if get_origin(kind) in (tuple, dict):
+        return [option for option in get_args(kind) if option is not Ellipsis][-1]
+    return next((found for option in get_args(kind) if (found := _entry_of(option)) is not None), None)
 
 
 def _kind(value: Any) -> str:
-    names = {"list": "a list", "str": "a text"}
-    return names.get(type(value).__name__, type(value).__name__)
+    names = {"dict": "a mapping", "list": "a list", "str": "a text", "NoneType": "null", "bool": "a truth value"}
+    return names.get(type(value).__name__, "a number")

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
 
-from launcher import __version__, assets, facts, image, process, render, runs, spec, trainer
+from launcher import __version__, assets, facts, image, process, render, runs, spec, summary, trainer
 from launcher.backends.base import Backend
 from launcher.errors import DataError, SpecError, TargetError, UsageError
 from launcher.plan import RunPlan, Target, plan
@@ -23,6 +24,9 @@ from launcher.process import CommandError
 from launcher.runs import RunDir, RunRecord
 from launcher.spec import Job, JobSpec, source_paths
 from launcher.takeback import StartInterrupted, take_back
+
+RECORDED = ("seed", "global_batch_size", "lora.r", "lora.alpha", "lora.rslora", "lora.init")
+"""What a checkpoint records of the settings it was made with, and no later start may change (train/checkpoint.py)."""
 
 
 def load_job(
@@ -40,9 +44,18 @@ def load_job(
 
 
 def prepare(
-    job: Job, target: Target, *, root: Path | None = None, run: RunDir | None = None, records_checked: bool = False
+    job: Job,
+    target: Target,
+    *,
+    root: Path | None = None,
+    run: RunDir | None = None,
+    into: RunDir | None = None,
+    records_checked: bool = False,
 ) -> tuple[RunDir, RunPlan]:
-    """Plan, render and write the run directory (a new one, or `run` again for a resume)."""
+    """Plan, render and write the run directory (a new one, or `run` again for a resume; or, of `run`, only `into`).
+
+    What is refused here is refused before anything is written.
+    """
     check_inputs(job.spec, target)
     if target.backend != "local" and not records_checked:
         check_records(job.spec)
@@ -50,8 +63,37 @@ def prepare(
     settled = image.settled(job.spec, target.backend, target.device)
     config = facts.model_config(job.spec.model.path, job.spec.env)
     run_plan = plan(settled, target, run_id=run.run_id, model_config=config)
-    write(run, run_plan, job)
-    return run, run_plan
+    refuse_other_adapter(run, run_plan)
+    if into is None and run.job_yaml.exists() and not summary.refused_settings(run):
+        run.keep_rendered()
+    write(into or run, run_plan, job)
+    return into or run, run_plan
+
+
+def refuse_other_adapter(run: RunDir, run_plan: RunPlan) -> None:
+    """Settings that the newest checkpoint, where it lies here, was not made with. Raises UsageError.
+
+    The training program refuses them too, but by then the run has been written anew.
+    """
+    steps = run.checkpoint_steps()
+    if not steps or run_plan.train is None:
+        return
+    made = run.read_json(run.checkpoints / f"step-{steps[-1]}" / "state.json") or {}
+    now = {"seed": run_plan.train.train.seed, "global_batch_size": run_plan.train.train.global_batch_size}
+    now.update({f"lora.{key}": value for key, value in msgspec.structs.asdict(run_plan.train.lora).items()})
+    for name in RECORDED:
+        if made.get(name, now[name]) != now[name]:
+            raise UsageError(
+                f"the checkpoint of step {steps[-1]} was made with {name} {made[name]}, "
+                f"and this start asks for {now[name]}",
+                hint="resume with the settings of the run, or start a new run with these",
+            )
+
+
+def job_to_resume(run: RunDir) -> Path:
+    """The job of the last start; of the one before, if the training program refused what the last had changed."""
+    earlier: Path = run.before / "job.yaml"
+    return earlier if earlier.exists() and summary.refused_settings(run) else run.job_yaml
 
 
 def write(run: RunDir, run_plan: RunPlan, job: Job) -> None:
@@ -71,33 +113,51 @@ def job_text(job: Job) -> str:
 
 
 def submit(run: RunDir, run_plan: RunPlan, backend: Backend, secrets: Mapping[str, str], **record: Any) -> RunRecord:
-    """Start a prepared run and write its record. Raises TargetError; then nothing of the run is left running.
+    """Start a prepared run and write its record. Raises TargetError; then nothing of the run is left running, and a
+    resume has changed nothing of it.
 
     A Ctrl-C takes the start back and goes on as StartInterrupted.
     """
-    now = time.time()
-    created = run.record.created if run.run_json.exists() else now
-    run.save_record(
-        RunRecord(
-            run_id=run.run_id,
-            name=run_plan.name,
-            backend=run_plan.backend,
-            created=created,
-            zlaunch=__version__,
-            **record,
-        )
-    )
+    before = write_record(run, run_plan, **record)
     try:
         ids = backend.submit(run, run_plan, dict(secrets))
     except KeyboardInterrupt:  # it may have started all the same
         ended = take_back(run, backend)
         run.update_record(state="CANCELLED" if ended else "RUNNING")
         raise StartInterrupted(ended) from None
-    except BaseException:
-        run.update_record(state="FAILED")
+    except BaseException as error:
+        not_started(run, before, error)
         raise
     run.event("submitted", backend=run_plan.backend, ids=list(ids))
     return run.update_record(ids=ids, submitted=time.time(), state="PENDING")
+
+
+def write_record(run: RunDir, run_plan: RunPlan, **record: Any) -> RunRecord | None:
+    """Write the record of a start that is about to begin; that of the start before, if there was one."""
+    before = run.record if run.run_json.exists() else None
+    log = run.rank_log(0, 0)
+    run.save_record(
+        RunRecord(
+            run_id=run.run_id,
+            name=run_plan.name,
+            backend=run_plan.backend,
+            created=before.created if before else time.time(),
+            zlaunch=__version__,
+            log_start=log.stat().st_size if log.exists() else 0,
+            **record,
+        )
+    )
+    return before
+
+
+def not_started(run: RunDir, before: RunRecord | None, error: BaseException) -> None:
+    """Write down that a start was refused: a first one has failed, a resume leaves the run as it was."""
+    run.event("not_started", error=str(error) or type(error).__name__, hint=getattr(error, "hint", None))
+    if before is None:
+        run.update_record(state="FAILED")
+    else:
+        run.put_rendered_back()
+        run.save_record(before)
 
 
 def read_secrets(names: Iterable[str], environ: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -113,7 +173,7 @@ def read_secrets(names: Iterable[str], environ: Mapping[str, str] | None = None)
 
 
 def check_inputs(job: JobSpec, target: Target) -> None:
-    """What can be known to fail before anything starts: absent data, an absent local model, an absent program."""
+    """What can be known to fail before anything starts: absent data, an absent model or adapter of this machine."""
     if job.program:
         return
     if not job.model.path and job.model.source != "random":
@@ -128,9 +188,12 @@ def check_inputs(job: JobSpec, target: Target) -> None:
             if elsewhere and not Path(path).exists():
                 continue  # the cluster's own; the Slurm backend asks there
             _check_file(key, Path(path))
-    path = job.model.path
-    if path.startswith(("/", "~", ".")) and target.backend == "local" and not Path(path).expanduser().is_dir():
-        raise DataError(f"model.path: no directory {path}", hint="a local path must hold config.json and the weights")
+    for key, path, holds in (
+        ("model.path", job.model.path, "config.json and the weights"),
+        ("lora.adapter", job.lora.adapter or "", "adapter_config.json and its weights"),
+    ):
+        if path.startswith(("/", "~", ".")) and target.backend == "local" and not Path(path).expanduser().is_dir():
+            raise DataError(f"{key}: no directory {path}", hint=f"a local path must hold {holds}")
 
 
 def check_records(job: JobSpec) -> None:
@@ -157,7 +220,10 @@ def _check_file(key: str, path: Path) -> None:
         if path.is_dir() or path.stat().st_size > 0:
             return
     except OSError as error:
-        raise DataError(f"{key}: cannot read {path}: {error.strerror}") from error
+        raise DataError(
+            f"{key}: cannot read {path}: {error.strerror}",
+            hint=f"correct {key}; paths in a job file are relative to that file, on the command line to this directory",
+        ) from error
     raise DataError(f"{key}: {path} is empty")
 
 

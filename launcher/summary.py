@@ -11,6 +11,10 @@ from launcher.runs import RunDir
 STARTS = ("submitted", "slurm_start", "agent_started")
 ENDS = ("end", "slurm_end")
 """Events that begin a start of a run or its part on a node, and that end one."""
+NEVER_RAN = ("not_started", "not_queued")
+"""Causes of a run that its target refused."""
+EXIT_USER = 2
+"""Exit status of a rank for a user's mistake (train/errors.py)."""
 
 
 def of(run: RunDir, state: RunState) -> dict[str, Any]:
@@ -28,8 +32,49 @@ def of(run: RunDir, state: RunState) -> dict[str, Any]:
         "adapter": str(adapter) if adapter else None,
         "seconds": round(ended - started, 3) if started and ended else None,
         "directory": str(run.path),
-        "failure": follow.first_failure(run) if state is RunState.FAILED else None,
+        "failure": failure(run) if state is RunState.FAILED else None,
     }
+
+
+def failure(run: RunDir) -> dict[str, Any] | None:
+    """What to show to people of a run that failed: the first failure of a rank, else why it could not be started."""
+    return follow.first_failure(run) or _not_started(run)
+
+
+def _not_started(run: RunDir) -> dict[str, Any] | None:
+    starts = [event for event in run.read_events() if event.get("event") in (*STARTS, "not_started")]
+    last = starts[-1] if starts else {}
+    if last.get("event") != "not_started":
+        return None
+    what = "queued" if run.record.backend == "slurm" else "started"
+    return {
+        "rank": None,
+        "exit_code": None,
+        "signal": None,
+        "cause": f"not_{what}",
+        "message": f"it was never {what}: {last.get('error')}",
+        "advice": [*([last["hint"]] if last.get("hint") else []), f"zlaunch resume {run.run_id}"],
+        "log_tail": [],
+    }
+
+
+def refused_settings(run: RunDir) -> dict[str, Any] | None:
+    """The failure of the last start if the training program refused its settings before any step; else None."""
+    found = follow.first_failure(run) or {}
+    if (found.get("exit_code"), found.get("cause")) != (EXIT_USER, "bad_configuration") or is_program(run):
+        return None
+    for event in reversed(run.read_events()):
+        if (event.get("event"), event.get("name")) == ("phase", "train"):
+            return None
+        if event.get("event") == "agent_started":
+            break
+    return found
+
+
+def is_program(run: RunDir) -> bool:
+    """Whether the run is one of a program of the user's own."""
+    plan = run.read_json(run.plan_json) or {}
+    return "train" in plan and plan["train"] is None
 
 
 def span(run: RunDir) -> tuple[float | None, float | None]:

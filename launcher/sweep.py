@@ -106,7 +106,8 @@ def find(text: str) -> Sweep | None:
     names = [path.parent.name for path in folder().glob("*/sweep.json")]
     matches = [name for name in names if name == text] or [name for name in names if name.startswith(text)]
     if len(matches) > 1:
-        raise RunNotFound(f"{text!r} is the beginning of {len(matches)} sweeps: {', '.join(sorted(matches)[:5])}")
+        among = ", ".join(sorted(matches)[:5])
+        raise RunNotFound(f"{text!r} is the beginning of {len(matches)} sweeps: {among}", hint=runs.SAY_MORE)
     if not matches:
         return None
     file = folder() / matches[0] / "sweep.json"
@@ -125,7 +126,8 @@ def named(text: str) -> Sweep | RunDir:
     own = {point.run for point in found.points}
     others = [run.run_id for run in runs.list_runs(runs.runs_root()) if run.run_id.startswith(text)]
     if others := [run for run in others if run not in own]:
-        raise RunNotFound(f"{text!r} is the beginning of the sweep {found.sweep_id} and of {', '.join(others[:5])}")
+        among = ", ".join(others[:5])
+        raise RunNotFound(f"{text!r} is the beginning of the sweep {found.sweep_id} and of {among}", hint=runs.SAY_MORE)
     return found
 
 
@@ -239,8 +241,14 @@ def _in_turn(sweep: Sweep, todo: Sequence[int], start: Callable[[int, Revoked], 
 
 
 def unfinished(sweep: Sweep) -> list[int]:
-    """The points that did not succeed. Raises UsageError if one still runs, or none is left."""
-    states = {index: state_of(run_of(point)) for index, point in enumerate(sweep.points)}
+    """The points that did not succeed. Raises UsageError if one still runs, none is left, or none was ever started."""
+    made = [run_of(point) for point in sweep.points]
+    if any(run.plan_json.exists() for run in made) and not any(run.run_json.exists() for run in made):
+        raise UsageError(
+            f"{sweep.sweep_id} was rendered (--dry-run) but not submitted",
+            hint="the same command without --dry-run starts it",
+        )
+    states = {index: state_of(run) for index, run in enumerate(made)}
     running = [sweep.points[index].run for index, state in states.items() if state is not None and not state.is_final]
     if running:
         hint = f"wait, or end them: zlaunch cancel {sweep.sweep_id}"
@@ -310,9 +318,14 @@ def on_slurm(
         click.echo(f"rendered {directory} and {len(made)} run directories; nothing was queued", err=True)
         return 0
     backend, shell = SlurmBackend(), shell_of(first.slurm)
-    check_limits(shell, first)
-    check_paths(shell, [plan for (_, plan), _ in made])
-    job = backend.submit_script(shell, directory, "sweep.sbatch", [run for (run, _), _ in made], secrets)
+    try:
+        check_limits(shell, first)
+        check_paths(shell, [plan for (_, plan), _ in made])
+        job = backend.submit_script(shell, directory, "sweep.sbatch", [run for (run, _), _ in made], secrets)
+    except ZlaunchError as error:
+        for (run, plan), _ in made:
+            submit.not_started(run, submit.write_record(run, plan, extra={"sweep": sweep.sweep_id}), error)
+        raise
     for index, ((run, plan), _) in enumerate(made):
         submit.submit(run, plan, _Queued(f"{job}_{index}"), {}, extra={"sweep": sweep.sweep_id})  # type: ignore[arg-type]
     say(sweep, job, as_json)

@@ -14,13 +14,20 @@ from typing import Any
 import jinja2
 
 from launcher import assets
+from launcher.errors import SpecError
 
 
 def template(name: str, file: Path | None = None) -> jinja2.Template:
-    """The template `name` of the project, or a site's own `file`."""
-    if file is not None:
-        return environment().from_string(file.read_text(encoding="utf-8"))
-    return environment().get_template(name)
+    """The template `name` of the project, or a site's own `file`. Raises SpecError if that cannot be read."""
+    if file is None:
+        return environment().get_template(name)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        hint = "`zlaunch templates eject` writes the stock one, to be changed"
+        raise SpecError(f"cannot read the template {file}: {why}", hint=hint) from error
+    return environment().from_string(text)
 
 
 @functools.cache

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from launcher import assets
 
+ARROW = "  -> "
+"""What train/errors.py puts before each advice."""
+
 
 def environment(code: Path | None = None) -> dict[str, str]:
     """Our own environment, in which `python -m train...` finds `code`, a directory that holds the package; default: our
@@ -16,7 +19,7 @@ def environment(code: Path | None = None) -> dict[str, str]:
 
 
 def refusal(stderr: str) -> tuple[list[str], str | None]:
-    """(lines of the message, hint) of a user's mistake, which train tells with each advice behind `  - `."""
+    """(lines of the message, hint) of a user's mistake, which train tells with each advice behind `  -> `."""
     lines = stderr.strip().splitlines()
-    advice = [line[4:] for line in lines if line.startswith("  - ")]
-    return [line for line in lines if not line.startswith("  - ")], "; ".join(advice) or None
+    advice = [line.removeprefix(ARROW) for line in lines if line.startswith(ARROW)]
+    return [line for line in lines if not line.startswith(ARROW)], "; ".join(advice) or None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import IO, Any
 
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from launcher import summary
 from launcher.backends.base import Backend, RunState
-from launcher.follow import first_failure
+from launcher.follow import visible
 from launcher.runs import RunDir
 from launcher.tail import JsonlTail
 from launcher.takeback import stop
@@ -48,7 +49,10 @@ def follow(run: RunDir, backend: Backend, *, show: IO[str]) -> RunState:
 
 
 def _watch(run: RunDir, backend: Backend, console: Console) -> RunState:
-    shown = _LiveView(run, console) if console.is_terminal else _PlainView(run, console)
+    if summary.is_program(run):  # which may draw bars of its own
+        shown: _PlainView = _ProgramView(run, console)
+    else:
+        shown = _LiveView(run, console) if console.is_terminal else _PlainView(run, console)
     with shown:
         while True:
             state = backend.state(run)  # asked before reading, so that nothing written before the end is missed
@@ -91,6 +95,37 @@ class _PlainView:
             self.console.print(f"  step {metric['step']}/{self.total or '?'}  {_numbers(metric)}", highlight=False)
 
 
+class _ProgramView(_PlainView):
+    """The events, and what rank 0 prints, a line at a time as it is."""
+
+    def __init__(self, run: RunDir, console: Console) -> None:
+        super().__init__(run, console)
+        self.log = run.rank_log(0, 0)
+        self.offset = run.record.log_start
+
+    def __exit__(self, *exc: object) -> None:
+        self._print(last=True)
+
+    def update(self) -> None:
+        super().update()
+        self._print()
+
+    def _print(self, *, last: bool = False) -> None:
+        try:
+            with self.log.open("rb") as file:
+                if file.seek(0, os.SEEK_END) < self.offset:  # the first node is another host than before
+                    self.offset = 0
+                file.seek(self.offset)
+                data = file.read()
+        except FileNotFoundError:
+            return
+        whole = data if last else data[: data.rfind(b"\n") + 1]
+        self.offset += len(whole)
+        for line in whole.removesuffix(b"\n").split(b"\n") if whole else ():
+            self.console.file.write(f"{visible(line)}\n")
+        self.console.file.flush()
+
+
 class _LiveView(_PlainView):
     """The same events above one progress bar."""
 
@@ -131,7 +166,8 @@ def describe(event: dict[str, Any]) -> str | None:
     if name == "restart":
         return f"  [yellow]restart {event.get('count')}[/yellow]: {escape(str(event.get('reason')))}"
     if name == "request":
-        return f"  asked to {escape(str(event.get('request')))} by {escape(str(event.get('by')))}"
+        by = f" by {escape(str(event['by']))}" if event.get("by") else ""
+        return f"  asked to {escape(str(event.get('request')))}{by}"
     if name in ("note", "engine"):
         return f"  {escape(str(event.get('text') or event.get('reason')))}"
     return None
@@ -160,6 +196,8 @@ def print_outcome(run: RunDir, state: RunState, *, show: IO[str]) -> None:
     console.print(f"[{colour} bold]{state.value}[/{colour} bold]{took}", highlight=False)
     if state is RunState.SUCCEEDED and (run.adapter / "adapter_config.json").exists():
         console.print(f"adapter: {escape(str(run.adapter))}", highlight=False, soft_wrap=True)
+    if summary.is_program(run):
+        console.print(f"output: zlaunch logs {escape(run.run_id)}", highlight=False, soft_wrap=True)
     if state is RunState.CANCELLED:
         console.print(f"go on with: zlaunch resume {escape(run.run_id)}", highlight=False, soft_wrap=True)
     if not state.is_final or state in (RunState.FAILED, RunState.LOST):
@@ -167,14 +205,13 @@ def print_outcome(run: RunDir, state: RunState, *, show: IO[str]) -> None:
 
 
 def print_failure(run: RunDir, console: Console) -> None:
-    """The first rank that failed: where, how, its last lines, and what to do."""
-    failure = first_failure(run)
+    """The first rank that failed: where, how, its last lines, and what to do; or why the run could not be started."""
+    failure = summary.failure(run)
     if failure is None:
         console.print(f"no rank reported a failure; see {escape(str(run.logs_dir))}", highlight=False, soft_wrap=True)
         return
-    who = f"rank {failure['rank']}" if failure.get("rank") is not None else f"node {failure.get('node_rank')}"
-    how = f"signal {failure['signal']}" if failure.get("signal") else f"exit code {failure.get('exit_code')}"
-    console.print(f"{who} on {escape(str(failure.get('host')))}: {how}, cause: {failure.get('cause')}", highlight=False)
+    if failure.get("cause") not in summary.NEVER_RAN:
+        console.print(escape(_who_and_how(failure)), highlight=False)
     if failure.get("message"):
         console.print(f"  {escape(str(failure['message']))}", highlight=False, soft_wrap=True)
     for advice in failure.get("advice") or ():
@@ -182,7 +219,20 @@ def print_failure(run: RunDir, console: Console) -> None:
     if failure.get("cause") not in ("bad_configuration", "data"):  # their message says it all
         for line in (failure.get("log_tail") or [])[-12:]:
             console.print(f"  | {escape(str(line))}", highlight=False, soft_wrap=True)
-    console.print(f"logs: {escape(str(run.logs_dir))}", highlight=False, soft_wrap=True)
+    if run.logs_dir.exists():
+        console.print(f"logs: {escape(str(run.logs_dir))}", highlight=False, soft_wrap=True)
+
+
+def _who_and_how(failure: dict[str, Any]) -> str:
+    """`rank 1 on gpu-7: exit code 1, cause: bug`, of it what is known."""
+    who = next((f"{name} {failure[key]}" for key, name in _WHO if failure.get(key) is not None), "the job")
+    on = f" on {failure['host']}" if failure.get("host") else ""
+    how = next((f"{name} {failure[key]}, " for key, name in _HOW if failure.get(key) is not None), "")
+    return f"{who}{on}: {how}cause: {failure.get('cause')}"
+
+
+_WHO = (("rank", "rank"), ("node_rank", "node"))
+_HOW = (("signal", "signal"), ("exit_code", "exit code"))
 
 
 def _print_curve(run: RunDir, console: Console) -> None:

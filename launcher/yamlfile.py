@@ -52,16 +52,20 @@ def _construct_int(loader: _CoreLoader, node: yaml.ScalarNode) -> int:
 _CoreLoader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 
 
-def loads(text: str, *, where: str) -> Any:
-    """Parse `text`; `where` names its origin in errors. Raises SpecError."""
+_OF_A_VALUE = "lists as [a, b], mappings as {a: b}; a text with characters of YAML in it stands in quotes"
+_OF_A_FILE = "look there and above it: an open bracket or quote, a tab, another indent, a `: ` in a text without quotes"
+
+
+def loads(text: str, *, where: str, hint: str = _OF_A_VALUE) -> Any:
+    """Parse `text`; `where` names its origin in errors, `hint` says what to do about them. Raises SpecError."""
     try:
         return yaml.load(text, Loader=_CoreLoader)  # a SafeLoader with other scalar rules
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{where}, line {mark.line + 1}, column {mark.column + 1}" if mark else where
-        raise SpecError(f"{place}: not valid YAML: {error.problem}") from error
+        raise SpecError(f"{place}: not valid YAML: {error.problem}", hint=hint) from error
     except yaml.YAMLError as error:
-        raise SpecError(f"{where}: not valid YAML: {error}") from error
+        raise SpecError(f"{where}: not valid YAML: {error}", hint=hint) from error
 
 
 def load(path: Path) -> Any:
@@ -74,4 +78,4 @@ def load(path: Path) -> Any:
         raise SpecError(f"{path}: not UTF-8 (byte {error.start}: {error.reason})", hint="save it as UTF-8") from error
     except OSError as error:
         raise SpecError(f"cannot read the job file {path}: {error.strerror}") from error
-    return loads(text, where=str(path))
+    return loads(text, where=str(path), hint=_OF_A_FILE)

@@ -147,6 +147,7 @@ def train(config: TrainConfig, world: World, rundir: RunDir) -> int:
     place = _where_to_start(config, world, rundir)
     progress = checkpoint.restore(place, engine, world, facts) or Progress(step=0)
     if world.first:
+        rundir.result.unlink(missing_ok=True)  # not before: a start that is refused takes nothing from the one before
         if place is not None and progress.step:
             rundir.event("resumed", step=progress.step)
             print(f"resumed after step {progress.step}", flush=True)
@@ -245,7 +246,6 @@ def _clean(config: TrainConfig, world: World, rundir: RunDir) -> None:
     rundir.error(world.rank).unlink(missing_ok=True)
     if world.first:
         rundir.path.mkdir(parents=True, exist_ok=True)
-        rundir.result.unlink(missing_ok=True)
         checkpoint.clean(rundir.checkpoints)
 
 

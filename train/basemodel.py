@@ -83,8 +83,13 @@ def _readable(base: BaseModel, rundir: RunDir) -> BaseModel:
 
 def read_config(directory: Path) -> dict[str, Any] | None:
     """config.json of a model's directory; None if there is none to read."""
+    return read_json(directory / "config.json")
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """The JSON object in `file`; None if there is none."""
     try:
-        found = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
@@ -163,6 +168,8 @@ def _check_complete(path: Path) -> None:
                 "name its base model here, and the adapter as lora.adapter to go on training it",
             )
         raise UserError(f"model.path: {path} has no config.json", "it must be a directory in transformers' format")
+    if read_config(path) is None:
+        raise UserError(f"model.path: {path / 'config.json'} holds no JSON object", "download it again")
     index = _index_read(path)
     if index is None:
         return

@@ -65,12 +65,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     from train import dist
-    from train.errors import TrainError, report
+    from train.errors import report
     from train.generate import any_device, load_adapted, stop_ids, stream, trained_system
 
     device = options.device if options.device != "auto" else any_device()
-    dist.prepare(dist.from_environment(device, {}))
+    world = dist.from_environment(device, {})
+    dist.prepare(world)
     try:
+        dist.check_device(world)
         from train.tokens import prompt_text
 
         model, tokenizer = load_adapted(options.run_dir, device=device, bare=options.base)
@@ -93,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
                 import readline  # noqa: F401 - `input` edits lines, wide characters too, once it is there
             print(HELP)
         converse(prompts(person), answer, lambda text: print(text, end="", flush=True), system)
-    except TrainError as error:
+    except Exception as error:
         return report(error, None, None, 0)
     except KeyboardInterrupt:
         print()

@@ -6,9 +6,11 @@ passes between the two. Only msgspec is imported, so that the launcher can use t
 
 from __future__ import annotations
 
+import math
 import os
+from operator import attrgetter
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -139,9 +141,58 @@ class TrainConfig(Section, frozen=True, kw_only=True):
     """At the end, load the adapter into a fresh base model and compare logits (result.json: adapter_reloads)."""
 
 
+class Range(NamedTuple):
+    low: float
+    high: float = math.inf
+    above: bool = False
+    """`low` itself is out of it."""
+
+    def holds(self, value: float) -> bool:
+        return math.isfinite(value) and (self.low < value if self.above else self.low <= value) and value <= self.high
+
+    def __str__(self) -> str:
+        if self.above:
+            return f"above {self.low}" + (f", at most {self.high}" if self.high < math.inf else "")
+        return f"{self.low} to {self.high}" if self.high < math.inf else f"at least {self.low}"
+
+
+POSITIVE = Range(0, above=True)
+RANGES: dict[str, Range] = {
+    "data.max_length": Range(8),
+    "lora.r": Range(1),
+    "lora.alpha": POSITIVE,
+    "lora.dropout": Range(0, 0.99),
+    "lora.plus_ratio": POSITIVE,
+    "train.epochs": POSITIVE,
+    "train.max_steps": Range(1),
+    "train.learning_rate": Range(0, 1, above=True),
+    "train.warmup_ratio": Range(0, 1),
+    "train.weight_decay": Range(0),
+    "train.max_grad_norm": Range(0),
+    "train.seed": Range(0, 2**32 - 1),  # what NumPy takes
+    "train.global_batch_size": Range(1),
+    "train.micro_batch_size": Range(1),
+    "train.checkpoint_every": Range(0),
+    "train.keep_checkpoints": Range(1),
+    "train.log_every": Range(1),
+    "eval.every": Range(0),
+    "eval.max_records": Range(1),
+    "eval.max_new_tokens": Range(1),
+    "eval.batch_size": Range(1),
+    "eval.samples": Range(0),
+}
+"""Of the numbers that a job has as well; launcher/spec.py holds a job to them, before there is a train.json."""
+_OWN_RANGES = {"world_size": Range(1), "train.gradient_accumulation_steps": Range(1)}
+
+
 def load(path: str | os.PathLike[str]) -> TrainConfig:
     """Read train.json. Raises OSError or msgspec.ValidationError (which names the field)."""
-    return msgspec.json.decode(Path(path).read_bytes(), type=TrainConfig)
+    config = msgspec.json.decode(Path(path).read_bytes(), type=TrainConfig)
+    for key, accepted in (RANGES | _OWN_RANGES).items():
+        value = attrgetter(key)(config)
+        if value is not None and not accepted.holds(value):
+            raise msgspec.ValidationError(f"{key}: {value!r} is out of range; accepted: {accepted}")
+    return config
 
 
 def dump(config: TrainConfig) -> str:

@@ -23,8 +23,8 @@ from train import config as schema
 from train import schedule, tokencache
 from train.cachedir import cache_directory
 from train.config import TrainConfig
-from train.dataset import NOTHING_AT_WEIGHT
-from train.errors import EXIT_USER, DataError, TrainError, UserError
+from train.dataset import NOTHING_AT_WEIGHT, NOTHING_TO_EVALUATE
+from train.errors import EXIT_USER, DataError, TrainError, UserError, advise
 from train.records import as_sources
 from train.schedule import Sampler
 from train.tokencache import Entry
@@ -47,8 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         found = check(schema.load(options.config), everything=options.all)
     except TrainError as error:
         print(f"error: {error}", file=sys.stderr)
-        for line in error.advice:
-            print(f"  - {line}", file=sys.stderr)
+        advise(error.advice)
         return error.exit_code
     print(json.dumps(found, ensure_ascii=False, indent=None if options.json else 2), flush=True)
     return EXIT_USER if found["errors"] else 0
@@ -81,6 +80,8 @@ def check(config: TrainConfig, *, everything: bool = False, tokenizer: Any = Non
         report["errors"].append(NOTHING_AT_WEIGHT)
     else:
         report["packing"] = padding(config, entries["train"])
+    if "eval" in entries and not len(entries["eval"].tokens):
+        report["errors"].append(NOTHING_TO_EVALUATE)
     if len(entries) == 2:
         seen = [_whole_hashes(entries[name]) for name in ("train", "eval")]
         report["eval_in_train"] = int(np.isin(seen[1], seen[0]).sum())

@@ -24,6 +24,7 @@ from train.tokencache import Entry
 from train.tokens import Recipe, Tokens, first, set_template
 
 NOTHING_AT_WEIGHT = "data.train: the sources have so few records that none is left at their weights"
+NOTHING_TO_EVALUATE = "data.eval holds no record that can be evaluated"
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,13 @@ class Data:
         return part
 
     def eval(self, tokenizer: Any) -> Part | None:
+        """None without a data.eval. Raises DataError if nothing of it is left to evaluate on."""
         if not self.config.data.eval:
             return None
         part = self._part(tokenizer, "eval", self.config.data.eval, self.config.eval.max_records)
-        return part if len(part.tokens) else None
+        if not len(part.tokens):
+            raise DataError(NOTHING_TO_EVALUATE, "`zlaunch data check` tells what becomes of its records")
+        return part
 
     def _part(self, tokenizer: Any, name: str, value: Any, limit: int | None = None) -> Part:
         data = self.config.data

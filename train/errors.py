@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import msgspec
@@ -71,8 +71,7 @@ def report(error: BaseException, rundir: RunDir | None, config: TrainConfig | No
         traceback.print_exception(error, file=sys.stderr)
     else:
         print(f"error: {found.message}", file=sys.stderr)
-        for line in found.advice:
-            print(f"  - {line}", file=sys.stderr)
+        advise(found.advice)
     if rundir is not None:
         content = {"cause": found.cause, "message": found.message, "advice": list(found.advice), "rank": rank}
         try:
@@ -80,6 +79,16 @@ def report(error: BaseException, rundir: RunDir | None, config: TrainConfig | No
         except OSError as failure:  # a full disk, most likely: stderr has said it already
             print(f"errors/rank-{rank}.json could not be written: {failure}", file=sys.stderr)
     return found.exit_code
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def advise(advice: Iterable[str]) -> None:
+    """What to do next, a line each behind an arrow (launcher/trainer.py reads them)."""
+    for line in advice:
+        print(f"  -> {line}", file=sys.stderr)
 
 
 def memory_advice(config: TrainConfig) -> tuple[str, ...]:
@@ -115,8 +124,7 @@ def _out_of_memory(error: BaseException, config: TrainConfig | None) -> Account:
             f"{train.zero_stage}, {config.model.quantization} quantization, gradient checkpointing "
             f"{'on' if train.gradient_checkpointing else 'off'}"
         )
-    first_line = str(error).partition("\n")[0]
-    return Account("out_of_memory", f"{message} ({first_line})", memory_advice(config) if config else ())
+    return Account("out_of_memory", f"{message} ({first_line(error)})", memory_advice(config) if config else ())
 
 
 def _disk_full(error: BaseException, config: TrainConfig | None) -> Account:
@@ -140,12 +148,12 @@ def _schema(error: BaseException, config: TrainConfig | None) -> Account:
 def _nccl(error: BaseException, config: TrainConfig | None) -> Account:
     return Account(
         "nccl",
-        f"the ranks lost each other: {str(error).partition(chr(10))[0]}",
+        f"the ranks lost each other: {first_line(error)}",
         ("look for the first failing rank: `zlaunch status` names it", "NCCL_DEBUG=INFO in `env` shows the network"),
     )
 
 
-def _is_disk_full(error: BaseException) -> bool:
+def is_disk_full(error: BaseException) -> bool:
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     return full or "No space left on device" in str(error)  # safetensors raises its own type
 
@@ -154,7 +162,7 @@ _CAUSES: tuple[tuple[Callable[[BaseException], bool], Callable[[BaseException, T
     (lambda e: isinstance(e, TrainError), _own),
     (lambda e: isinstance(e, msgspec.ValidationError), _schema),
     (lambda e: type(e).__name__ == "OutOfMemoryError" or isinstance(e, MemoryError), _out_of_memory),
-    (_is_disk_full, _disk_full),
+    (is_disk_full, _disk_full),
     (lambda e: type(e).__name__ in ("DistBackendError", "DistNetworkError", "DistStoreError"), _nccl),
     (lambda e: isinstance(e, RuntimeError) and "gloo" in str(e), _nccl),
 )

@@ -25,7 +25,7 @@ from train.config import TrainConfig
 from train.dataset import Part
 from train.dist import World
 from train.engine import Engine
-from train.errors import DataError, TrainError, UserError, report
+from train.errors import UserError, report
 from train.generate import answer_batch, stop_ids
 from train.metrics import score
 from train.records import Record
@@ -174,8 +174,7 @@ def evaluate(config: TrainConfig, world: World, rundir: RunDir, adapter: Path) -
     set_template(loaded.tokenizer, config.data.chat_template)
     model = PeftModel.from_pretrained(loaded.model, adapter)
     part = data.eval(loaded.tokenizer)
-    if part is None:
-        raise DataError("data.eval holds no record that can be evaluated", "name a file of records with --data")
+    assert part is not None  # _for_evaluation looked
     loss = AnswerLoss(model, fused=False)
     still: Any = Still(loss, world, loaded.dtype)
     evaluator = Evaluator(config, world, part, still, model, loaded.tokenizer, stop_asked=lambda: False)
@@ -187,8 +186,6 @@ def evaluate(config: TrainConfig, world: World, rundir: RunDir, adapter: Path) -
 
 
 def main(arguments: list[str] | None = None) -> int:
-    import msgspec
-
     from train import config as schema
     from train.generate import any_device, newest_adapter
 
@@ -218,7 +215,7 @@ def main(arguments: list[str] | None = None) -> int:
             facts = {"schema": 1, "adapter": str(adapter), "data": config.data.eval}
             write_json(place / "scores.json", {**facts, **scores})
             print(f"loss {scores['loss']:.4f}  accuracy {scores['accuracy']:.3f}  {place}", file=sys.stderr)
-    except (TrainError, OSError, msgspec.ValidationError) as error:
+    except Exception as error:
         return report(error, None, None, int(os.environ.get("RANK", "0")))
     dist.stop()
     return 0

@@ -22,12 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from train import config as schema
 from train import dist, ollama
 from train.config import TrainConfig
-from train.errors import TrainError, UserError, report
+from train.errors import UserError, is_disk_full, report
 
 Say = Callable[[str], None]
 
@@ -147,8 +145,9 @@ def merge(found: Learned, say: Say) -> Any:
     if tied and merged.get_input_embeddings().weight is not merged.get_output_embeddings().weight:
         merged.config.tie_word_embeddings = False  # one of them was trained whole (modules_to_save)
     difference = (trained - _logits(merged)).abs().max().item()
+    weights = f"{found.config.model.quantization} weights" if quantised else "not quantised"
     say(
-        f"logits of the merged model ({merged.dtype}) and of the trained one ({found.config.model.quantization}): "
+        f"logits of the merged model ({merged.dtype}) and of the trained one ({weights}): "
         f"largest difference {difference:.2e}, {difference / trained.abs().max().item():.2%} of the largest logit"
     )
     return merged
@@ -185,21 +184,36 @@ def _keep_marks(base: Path, place: Path) -> None:
 def export(run: Path, kind: str, out: Path, say: Say = print) -> Path:
     """Write the export to the new directory `out`, complete or not at all. Raises UserError."""
     out = out.absolute()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists already", "name a directory that does not exist with --out, or remove it")
     found = learned(run.resolve())
-    temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    temporary = _room_for(out)
     try:
         EXPORTS[kind](found, temporary, say)
         if out.exists():
             out.rmdir()
         temporary.rename(out)
+    except Exception as error:
+        if is_disk_full(error):
+            advice = "free some space, or name a directory elsewhere with --out"
+            raise UserError(f"{out} cannot be written: no space left on the disk", advice) from error
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     say(f"{kind}: {out}")
     return out
+
+
+def _room_for(out: Path) -> Path:
+    """An empty directory beside `out`, which is to be new. Raises UserError."""
+    temporary = out.with_name(f".{out.name}.tmp")
+    try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out} exists already", "name a directory that does not exist with --out, or remove it")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        said = f"{out} cannot be written: {error.strerror}"
+        raise UserError(said, "name a directory elsewhere with --out") from error
+    return temporary
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -214,7 +228,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         logging.disable_progress_bar()
         export(options.run_dir, options.to, options.out)
-    except (TrainError, OSError, msgspec.ValidationError) as error:
+    except Exception as error:
         return report(error, None, None, 0)
     return 0
 

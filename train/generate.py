@@ -185,11 +185,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     from train import dist
-    from train.errors import TrainError, report
+    from train.errors import report
 
     device = options.device if options.device != "auto" else any_device()
-    dist.prepare(dist.from_environment(device, {}))
+    world = dist.from_environment(device, {})
+    dist.prepare(world)
     try:
+        dist.check_device(world)
         from train.tokens import prompt_text
 
         model, tokenizer = load_adapted(options.run_dir, device=device, bare=options.base)
@@ -201,7 +203,7 @@ def main(arguments: list[str] | None = None) -> int:
         for piece in stream(model, tokenizer, prompt, max_new_tokens=length, stop=stop, temperature=warmth):
             print(piece, end="", flush=True)
         print()
-    except TrainError as error:
+    except Exception as error:
         return report(error, None, None, 0)
     except KeyboardInterrupt:
         print()

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train import compat, pissa
-from train.basemodel import BaseModel, register_types
+from train import compat, modules, pissa
+from train.basemodel import BaseModel, read_json, register_types
 from train.config import TrainConfig
 from train.dist import World, quiet
-from train.errors import UserError
+from train.errors import UserError, first_line, is_disk_full
 from train.families import Family
 
 
@@ -90,11 +90,21 @@ def torch_dtype(config: TrainConfig) -> Any:
 
 
 def load(config: TrainConfig, world: World, base: BaseModel, engine: str, ds_config: dict[str, Any] | None) -> Loaded:
-    """The base model and its tokenizer. `ds_config` is given for ZeRO stages from 1 on."""
-    if engine == "unsloth":
-        model, tokenizer, dtype = _load_unsloth(config, base)
-    else:
-        model, tokenizer, dtype = _load_peft(config, world, base, ds_config, checkpointing=engine == "peft")
+    """The base model and its tokenizer. `ds_config` is given for ZeRO stages from 1 on. Raises UserError."""
+    try:
+        if engine == "unsloth":
+            model, tokenizer, dtype = _load_unsloth(config, base)
+        else:
+            model, tokenizer, dtype = _load_peft(config, world, base, ds_config, checkpointing=engine == "peft")
+    except Exception as error:
+        if not _is_of_the_model(error):
+            raise
+        said, advice = first_line(error), "is it whole, and a causal language model? else download it again"
+        if _MISMATCH in str(error):
+            said = "its weights have other sizes than its config.json says"
+        if "trust_remote_code" in str(error):
+            advice = "set model.trust_remote_code: true if you trust the code that comes with it"
+        raise UserError(f"model.path: {base.name} cannot be loaded: {said}", advice) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.eos_token_id is None:
@@ -106,6 +116,19 @@ def load(config: TrainConfig, world: World, base: BaseModel, engine: str, ds_con
         )
     model.config.use_cache = False
     return Loaded(model, tokenizer, dtype, engine)
+
+
+def _is_of_the_model(error: Exception) -> bool:
+    """Whether the files of the model are at fault: torn, missing, of other sizes than config.json says, of no kind that
+    transformers knows."""
+    if is_disk_full(error):
+        return False
+    torn = isinstance(error, (OSError, ValueError)) or type(error).__name__ == "SafetensorError"
+    return torn or _MISMATCH in str(error)
+
+
+_MISMATCH = "ignore_mismatched_sizes"
+"""An argument that transformers names when weights do not have the sizes of the model."""
 
 
 def load_tokenizer(config: TrainConfig, base: BaseModel) -> Any:
@@ -215,7 +238,14 @@ def adapt(config: TrainConfig, loaded: Loaded, base: BaseModel, family: Family) 
             "init_lora_weights": True if lora.init == "default" else lora.init,
         }
         adapt_one = _adapt_unsloth if loaded.engine == "unsloth" else _adapt_peft
-        adapted = adapt_one(config, loaded, wanted)
+        modules.check(lora, loaded.model, loaded.engine)
+        try:
+            adapted = adapt_one(config, loaded, wanted)
+        except (TypeError, ValueError) as error:
+            refused = modules.refusal(error)
+            if refused is None:
+                raise
+            raise refused from error
     for parameter in adapted.parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
             parameter.data = parameter.data.float()
@@ -241,12 +271,7 @@ def _adapt_peft(config: TrainConfig, loaded: Loaded, wanted: dict[str, Any]) -> 
     from peft import LoraConfig, get_peft_model
 
     model = _ready_for_training(config, loaded)
-    try:
-        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", use_dora=config.lora.dora, **wanted))
-    except ValueError as error:
-        if "target modules" in str(error).lower():
-            raise UserError(f"lora.target_modules: {str(error).partition(chr(10))[0]}") from error
-        raise
+    return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", use_dora=config.lora.dora, **wanted))
 
 
 def _ready_for_training(config: TrainConfig, loaded: Loaded) -> Any:
@@ -267,13 +292,21 @@ def _continue_adapter(config: TrainConfig, loaded: Loaded) -> Any:
     from peft import PeftModel
 
     place = Path(str(config.lora.adapter)).expanduser()
+    advice = "name the adapter/ of a finished run"
     if not (place / "adapter_config.json").is_file():
-        raise UserError(f"lora.adapter: {place} has no adapter_config.json", "name the adapter/ of a finished run")
+        raise UserError(f"lora.adapter: {place} has no adapter_config.json", advice)
+    if not any(place.glob("adapter_model.*")):
+        raise UserError(f"lora.adapter: {place} has no adapter_model.safetensors", advice)
+    kind = (read_json(place / "adapter_config.json") or {}).get("peft_type")
+    if kind != "LORA":
+        raise UserError(f"lora.adapter: {place}/adapter_config.json is not that of a LoRA (peft_type: {kind})", advice)
     try:
         return PeftModel.from_pretrained(_ready_for_training(config, loaded), place, is_trainable=True)
-    except (ValueError, RuntimeError) as error:  # other layers, other sizes
-        first = str(error).strip().partition(chr(10))[0]
-        raise UserError(f"lora.adapter: {place} does not fit this base model: {first}") from error
+    except Exception as error:
+        if _is_of_the_model(error) or isinstance(error, RuntimeError):  # torn, other layers, other sizes
+            said = f"lora.adapter: {place} does not fit this base model: {first_line(error)}"
+            raise UserError(said) from error
+        raise
 
 
 def read_ds_config(path: Path, config: TrainConfig, world_size: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import itertools
 import sys
 
 from train import records
-from train.errors import EXIT_USER, DataError
+from train.errors import EXIT_USER, DataError, advise
 from train.records import Problem
 
 FIRST = 10_000
@@ -31,8 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
             look(file, system=options.system, on_error=options.on_error)
     except DataError as error:
         print(error, file=sys.stderr)
-        for line in error.advice:
-            print(f"  - {line}", file=sys.stderr)
+        advise(error.advice)
         return EXIT_USER
     return 0
 

@@ -73,6 +73,8 @@ class Following:
         self.mirror = Mirror(run, [place.leader for place in places])
         self.seen = [Seen() for _ in places]
         self.tried = [-RETRY_SECONDS] * len(places)
+        self.shows_output = False
+        """Each look brings what rank 0 printed, too: somebody follows a program of his own."""
         self.looked = -1e9
         self.pause = 0.3 if len(places) <= 8 else 1.0 if len(places) <= 64 else 2.0
         """Seconds between two looks: a host answers a few questions a second without noticing, not fifty."""
@@ -180,6 +182,7 @@ class SshBackend:
             raise TargetError("the hosts were not surveyed", hint="start the run with `zlaunch ssh`")
         places = places_of(run, survey)
         conversation = Following(run, survey.fleet, places)
+        conversation.shows_output = plan.train is None
         former = [(place["host"], place["run_dir"]) for place in run.record.extra.get("places", ())]
         if former:
             step = moved.bring_checkpoint(run, survey.fleet, [place.run_dir for place in places], former)
@@ -235,7 +238,7 @@ class SshBackend:
             return never_sent(run)
         conversation = conversation_of(run)
         if time.monotonic() - conversation.looked >= conversation.pause:
-            conversation.look()
+            conversation.look(logs=conversation.shows_output, rank=0)
         state = verdict(conversation.seen)
         if state is None:
             if conversation.run.record.state == "RUNNING" and any(item.record for item in conversation.seen):

@@ -6,6 +6,7 @@ What they do stands in modules of train/ of those names (evaluate, export ...); 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -68,9 +69,14 @@ def answer_words(values: dict[str, Any]) -> list[str]:
     return [*(f"--{name}={value}" for name, value in options.items()), *flags]
 
 
-def _folder(data: str) -> str:
-    """A directory's name for scores on these records."""
-    return data.replace(":", "-").replace("/", "--") if data.startswith("hub:") else Path(data).stem
+def _folder(data: str | None) -> str:
+    """A directory's name for scores on these records: files of one name in two places are not the same, nor is an
+    eval.jsonl the job's own data.eval."""
+    if data is None:
+        return "eval"
+    if data.startswith("hub:"):
+        return data.replace(":", "-").replace("/", "--")
+    return f"{Path(data).stem}-{hashlib.sha256(str(Path(data).resolve()).encode()).hexdigest()[:6]}"
 
 
 @click.command("eval")
@@ -86,7 +92,7 @@ def evaluate(run: str, data: str | None, device: str, max_records: int | None, a
     hub = bool(data and data.startswith("hub:"))
     if data and not hub and not Path(data).is_file():
         raise UsageError(f"--data: there is no file {data}")
-    place = found.path / "evaluations" / (_folder(data) if data else "eval")
+    place = found.path / "evaluations" / _folder(data)
     words = ["-m", "train.evaluate", "--run-dir", str(found.path), "--device", device, "--out", str(place)]
     words += ["--data", data if hub else str(Path(data).absolute())] if data else []
     words += ["--max-records", str(max_records)] if max_records else []

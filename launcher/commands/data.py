@@ -24,7 +24,16 @@ def data() -> None:
 
 
 @data.command()
-@options.job_options
+@options.some_job_options(
+    "device",
+    "model.path",
+    "data.train",
+    "data.eval",
+    "data.max_length",
+    "train.global_batch_size",
+    "train.micro_batch_size",
+    "train.seed",
+)
 @click.option("--all", "everything", is_flag=True, help="Make tokens of every record, and keep them for a run here.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context

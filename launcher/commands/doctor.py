@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from launcher.commands.options import job_options, load_job
+from launcher.commands.options import load_job, some_job_options
 from launcher.commands.ssh import host_flags, host_options, hosts_of_flags
 
 
@@ -19,7 +19,9 @@ def doctor() -> None:
 
 
 @doctor.command("ssh")
-@job_options
+@some_job_options(
+    "device", "model.path", "data.train", "data.eval", "train.zero_stage", "container.runtime", "container.image"
+)
 @host_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a host.")
 @click.pass_context

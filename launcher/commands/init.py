@@ -22,4 +22,4 @@ def init(file: Path, model: str, force: bool) -> None:
         file.write_text(template.template("job.yaml.j2").render(model=model), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot write {file}: {error.strerror}") from error
-    click.echo(f"wrote {file}; next: zlaunch local {file} --dry-run")
+    click.echo(f"wrote {file}; next: fill in model and data there, then zlaunch local {file} --dry-run")

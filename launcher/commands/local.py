@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from launcher import submit, sweep
+from launcher import facts, image, submit, sweep
 from launcher.backends.local import LocalBackend
-from launcher.commands.options import LaunchCommand, job_options, load_job, run_options
+from launcher.commands.options import LaunchCommand, job_options, load_job, refuse_absent_script, run_options
 from launcher.commands.outcome import launch
 from launcher.runs import RunDir
-from launcher.spec import Job
+from launcher.spec import Job, JobSpec
 
 
 @click.command(cls=LaunchCommand)
@@ -51,6 +51,9 @@ def local(
     def start(asked: Job, run: RunDir | None = None, revoked: sweep.Revoked | None = None) -> int:
         target, backend = submit.local_target(asked.spec), LocalBackend()
         submit.refuse_procs_on_gpus(procs, target)
+        refuse_absent_script(asked.spec, "local")
+        if not dry_run:
+            check_python(asked.spec)
         how = {"smoke": smoke, "dry_run": dry_run, "detach": detach, "as_json": as_json}
         return launch(asked, target, backend, run=run, revoked=revoked, **how)
 
@@ -58,3 +61,13 @@ def local(
         sweep.refuse_detach(detach)
         return sweep.one_after_another(sweeps, load, overrides, start, backend="local")
     return start(load({}))
+
+
+def check_python(job: JobSpec) -> None:
+    """Whether an interpreter that the job names is there and, where it trains, can. Raises TargetError."""
+    python = job.local.python
+    if python is not None and python != facts.this_python():
+        from launcher import hosts  # slow to import; what it wants of other machines is wanted here
+
+        brings_its_own = job.program or image.in_container(job, "local")
+        facts.check_python(python, () if brings_its_own else ("msgspec", *hosts.NEEDED))

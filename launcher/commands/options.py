@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import click
 
-from launcher import submit
-from launcher.spec import Job
+from launcher import image, submit
+from launcher.errors import UsageError
+from launcher.spec import Job, JobSpec, parse_set
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -52,10 +53,71 @@ JOB_FLAGS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 """(flag, key of the job, click's settings)."""
 
 
+class Idle(NamedTuple):
+    """Keys and sections that count for nothing in some jobs: refused where this command line gives them. In a job file,
+    which serves several backends, they may stand."""
+
+    keys: tuple[str, ...]
+    when: Callable[[JobSpec], bool]
+    why: str
+    instead: str
+
+
+IDLE = (
+    Idle(
+        ("model", "data", "lora", "train", "eval", "verify_adapter"),
+        lambda job: bool(job.program),
+        "the run is of a program of your own, which reads no key of a training",
+        "leave it out, or give it to the program, behind `--`",
+    ),
+    Idle(
+        ("train.epochs",),
+        lambda job: job.train.max_steps is not None,
+        "train.max_steps is given, and wins",
+        "leave out one of the two; --set train.max_steps=null takes back what the job file says",
+    ),
+    Idle(
+        ("container.image",),
+        lambda job: job.container.runtime == "none",
+        "container.runtime is none",
+        "leave out one of the two; --container auto takes the engine that fits the image",
+    ),
+)
+
+
+def refuse_idle(job: JobSpec, rules: Collection[Idle], flags: Mapping[str, Any], overrides: Collection[str]) -> None:
+    """Raise UsageError for what this command line gives, with a flag or with --set, and would count for nothing."""
+    said = {key: f"--set {key}" for key, _ in map(parse_set, overrides)}
+    said |= {key: _flag_of(key) for key, value in flags.items() if value is not None}
+    for rule in rules:
+        idle = [word for key, word in said.items() if key in rule.keys or key.partition(".")[0] in rule.keys]
+        if idle and rule.when(job):
+            raise UsageError(f"{', '.join(idle)} would count for nothing: {rule.why}", hint=rule.instead)
+
+
+def _flag_of(key: str) -> str:
+    named = {key: flag for flag, key, _ in JOB_FLAGS}
+    return named.get(key, "--" + key.rpartition(".")[2].replace("_", "-"))
+
+
 def job_options(function: Function) -> Function:
     """[JOB], one flag for every key a person would want one for, and --set for all others."""
-    for flag, key, settings in reversed(JOB_FLAGS):
-        function = click.option(flag, _parameter(key), default=None, **settings)(function)
+    return some_job_options(*(key for _, key, _ in JOB_FLAGS))(function)
+
+
+def some_job_options(*keys: str) -> Callable[[Function], Function]:
+    """job_options with the flags of these keys only: for commands that do less than a run."""
+
+    def decorate(function: Function) -> Function:
+        for flag, key, settings in reversed(JOB_FLAGS):
+            if key in keys:
+                function = click.option(flag, _parameter(key), default=None, **settings)(function)
+        return _job_and_set(function)
+
+    return decorate
+
+
+def _job_and_set(function: Function) -> Function:
     function = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key of the job.")(
         function
     )
@@ -88,15 +150,29 @@ def load_job(
     further: dict[str, Any] | None = None,
 ) -> Job:
     """The job of a launching command; `parameters` are the values of job_options' flags, `further` a backend's own."""
-    flags = {key: parameters[_parameter(key)] for _, key, _ in JOB_FLAGS}
+    flags = {key: parameters.get(_parameter(key)) for _, key, _ in JOB_FLAGS}
     flags.update(further or {})
     flags["program"] = program_of(ctx)
-    return submit.load_job(job, overrides=overrides, flags=flags, smoke=smoke)
+    if smoke and flags["program"]:
+        raise UsageError(
+            "--smoke trains a tiny model, and behind `--` stands a program of your own",
+            hint="leave out one of the two",
+        )
+    loaded = submit.load_job(job, overrides=overrides, flags=flags, smoke=smoke)
+    refuse_idle(loaded.spec, IDLE, flags, overrides)
+    return loaded
 
 
 def program_of(ctx: click.Context) -> tuple[str, ...] | None:
     """The words after `--`; None without any."""
     return ctx.meta.get("zlaunch.program") or None
+
+
+def refuse_absent_script(job: JobSpec, backend: str) -> None:
+    """A Python file behind `--` that is not on this machine, where the ranks have the same files. Raises UsageError."""
+    script = job.program[0] if job.program else ""
+    if script.endswith(".py") and not Path(script).is_file() and not image.in_container(job, backend):
+        raise UsageError(f"no such program: {script}", hint=f"behind `--` its place is told from here: {Path.cwd()}")
 
 
 class LaunchCommand(click.Command):

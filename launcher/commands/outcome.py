@@ -122,7 +122,7 @@ def say_rendered(run: RunDir, plan: RunPlan, as_json: bool) -> int:
     click.echo(f"rendered {run.path}")
     for reason in plan.reasons:
         click.echo(f"  {reason.setting} = {reason.value}: {reason.reason}")
-    click.echo(f"  {plan.launch.world_size} ranks on {len(plan.launch.nodes)} node(s); nothing was started")
+    click.echo(f"  ranks: {plan.launch.world_size}, nodes: {len(plan.launch.nodes)}; nothing was started")
     return 0
 
 

@@ -15,6 +15,12 @@ from launcher.spec import JobSpec, source_paths
 from train import memory
 from train.memory import GIB, Shape
 
+ASSUMED = "assumed: this machine has no GPU; --gpu names another"
+
+
+class Assumed(Situation):
+    """A situation on a GPU that nobody named and that was not found here."""
+
 
 @click.command("plan")
 @click.argument("job", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -59,6 +65,8 @@ def plan(
         choice = planner.choose(wanted, shape, situation)
     except DoesNotFit as error:
         if not as_json:
+            if isinstance(situation, Assumed):
+                click.echo(f"{situation.gpu_name} is {ASSUMED}", err=True)
             raise
         click.echo(json.dumps(_refusal(wanted, shape, situation, error), indent=2, ensure_ascii=False))
         return error.exit_code
@@ -100,7 +108,9 @@ def situation_of(gpu: str | None, gpu_memory: str | None, nodes: int, per_node: 
             smallest = min(one.memory_bytes for one in found)
             oldest = min((one.compute_capability for one in found if one.compute_capability), default=8.0)
             return Situation(world, smallest, found[0].name, rate, bfloat16=oldest >= 8.0)
-    model = gpus.find(gpu) if gpu else gpus.GPUS["h100"] if gpu_memory is None else None
+        card = gpus.GPUS["h100"]
+        return Assumed(world, card.memory_bytes, card.title, card.matrix_rate)
+    model = gpus.find(gpu) if gpu else None
     size = gpus.parse_memory(gpu_memory) if gpu_memory else (model.memory_bytes if model else 0)
     if model is None:
         return Situation(world, size, f"a GPU of {size / GIB:.0f} GiB", 100e12)
@@ -183,6 +193,7 @@ def _heading(wanted: JobSpec, shape: Shape, situation: Situation) -> dict[str, A
         "parameters": shape.parameters,
         "trainable": memory.lora_parameters(shape, wanted.lora.r),
         "gpu": situation.gpu_name,
+        "gpu_assumed": isinstance(situation, Assumed),
         "gpu_memory_bytes": situation.gpu_memory_bytes,
         "world_size": situation.world_size,
     }
@@ -194,7 +205,8 @@ def table(wanted: JobSpec, shape: Shape, situation: Situation, choice: Choice, w
     lines = [
         f"{wanted.model.path}: {shape.parameters / 1e9:.2f} billion parameters, "
         f"{facts_['trainable'] / 1e6:.1f} million trained (LoRA r={wanted.lora.r})",
-        f"on {situation.world_size} x {situation.gpu_name} ({situation.gpu_memory_bytes / GIB:.1f} GiB each)",
+        f"on {situation.world_size} x {situation.gpu_name} ({situation.gpu_memory_bytes / GIB:.1f} GiB each)"
+        f"{f', {ASSUMED}' if facts_['gpu_assumed'] else ''}",
         "",
         "memory a GPU at the peak of a step",
         *(f"  {name:<12} {size / GIB:8.2f} GiB" for name, size in choice.memory.parts.items()),

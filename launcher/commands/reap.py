@@ -8,14 +8,16 @@ from typing import Any
 import click
 
 from launcher import hosts
-from launcher.commands.ssh import host_flags, host_options
+from launcher.commands.ssh import host_flags, reach_options
 from launcher.errors import HostsError
 from launcher.fleet import Fleet
 from launcher.spec import convert
 
 
 @click.command()
-@host_options
+@reach_options(
+    "ssh.hosts", "ssh.hostfile", "ssh.include", "ssh.exclude", "ssh.python", "ssh.ssh_config", "ssh.connect_timeout"
+)
 @click.option("--dry-run", is_flag=True, help="Only list.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, a host each.")
 def reap(dry_run: bool, as_json: bool, **parameters: Any) -> int:

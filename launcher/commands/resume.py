@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import click
 
-from launcher import spec, state, submit, sweep
+from launcher import spec, state, submit, summary, sweep
 from launcher.backends import backend_of
 from launcher.backends.base import Backend, RunState
 from launcher.commands.options import run_options
-from launcher.commands.outcome import launch
-from launcher.commands.runs import checkpoints
-from launcher.errors import UsageError
+from launcher.commands.outcome import launch, say_rendered
+from launcher.errors import TargetError, UsageError
 from launcher.plan import Target
 from launcher.runs import RunDir
 from launcher.slurm_target import slurm_target
@@ -46,13 +46,24 @@ def resume(
     refuse_local_flags(found, gpus or procs)
     refuse_if_not_resumable(found, bool(overrides))
     flags = {"local.gpus": gpus, "local.procs": procs}
-    job = spec.load(found.job_yaml, overrides, flags)
+    file = submit.job_to_resume(found)
+    job = spec.load(file, overrides, flags)
     target, backend = where(job, found.record.backend)
     submit.refuse_procs_on_gpus(procs, target)
+    if dry_run:
+        place = RunDir(found.path.parent / "resume-dry-run" / found.run_id)  # no file of the run is touched
+        shutil.rmtree(place.path, ignore_errors=True)
+        return say_rendered(*submit.prepare(job, target, run=found, into=place), as_json)
     if not as_json:
         click.echo(_from_where(found))
-    extra = found.record.extra
-    return launch(job, target, backend, dry_run=dry_run, detach=detach, as_json=as_json, run=found, extra=extra)
+        if file != found.job_yaml:
+            click.echo(f"with the settings before the last start, whose own were refused: {_refusal(found)}")
+    try:
+        return launch(job, target, backend, detach=detach, as_json=as_json, run=found, extra=found.record.extra)
+    except TargetError:
+        if overrides or gpus or procs:
+            click.echo(f"{found.run_id} is as it was: a later resume needs these flags again", err=True)
+        raise
 
 
 def refuse_changes_of_sweep(points: sweep.Sweep, flags: list[str], detach: bool) -> None:
@@ -93,10 +104,14 @@ def resume_sweep(points: sweep.Sweep, *, as_json: bool) -> int:
 
 
 def _from_where(run: RunDir) -> str:
-    steps = checkpoints(run)
+    steps = run.checkpoint_steps()
     if steps:
         return f"from the checkpoint of step {steps[-1]}"
     return "from the newest checkpoint on its hosts" if run.record.backend == "ssh" else "no checkpoint: from the start"
+
+
+def _refusal(run: RunDir) -> str:
+    return str((summary.refused_settings(run) or {}).get("message"))
 
 
 def refuse_if_not_resumable(run: RunDir, changed: bool) -> None:

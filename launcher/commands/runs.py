@@ -169,7 +169,7 @@ def print_status(run: RunDir, now: RunState) -> None:
     from launcher import view
 
     record = run.record
-    click.echo(f"{run.run_id}: {now.value} ({record.backend} {' '.join(record.ids)})")
+    click.echo(f"{run.run_id}: {now.value} ({' '.join((record.backend, *record.ids))})")
     click.echo(f"  directory   {run.path}")
     for node in summary.nodes(run):
         ranks = ", ".join(_rank(rank) for rank in node.get("ranks", []))
@@ -179,16 +179,10 @@ def print_status(run: RunDir, now: RunState) -> None:
     if metric := last_metric(run):
         rate = f", {metric['tokens_per_second']:,.0f} tokens/s" if metric.get("tokens_per_second") else ""
         click.echo(f"  progress    step {metric['step']}, loss {metric['loss']:.4f}{rate}")
-    if steps := checkpoints(run):
+    if steps := run.checkpoint_steps():
         click.echo(f"  checkpoints {', '.join(f'step {step}' for step in steps)}")
     if now in (RunState.FAILED, RunState.LOST):
         view.print_failure(run, Console())
-
-
-def checkpoints(run: RunDir) -> list[int]:
-    """Steps of the complete checkpoints, oldest first."""
-    complete = (path.parent.name for path in run.checkpoints.glob("step-*/COMPLETE"))
-    return sorted(int(name.removeprefix("step-")) for name in complete)
 
 
 def _rank(rank: dict[str, Any]) -> str:

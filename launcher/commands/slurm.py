@@ -11,7 +11,15 @@ import click
 
 from launcher import slurm_plan, submit, sweep
 from launcher.backends.slurm import SlurmBackend
-from launcher.commands.options import LaunchCommand, job_options, load_job, run_options
+from launcher.commands.options import (
+    Idle,
+    LaunchCommand,
+    job_options,
+    load_job,
+    refuse_absent_script,
+    refuse_idle,
+    run_options,
+)
 from launcher.commands.outcome import say_rendered, start_and_follow
 from launcher.errors import SpecError, UsageError
 from launcher.runs import RunDir
@@ -41,6 +49,31 @@ SLURM_FLAGS: tuple[tuple[tuple[str, ...], str, dict[str, Any]], ...] = (
     (("--python",), "python", {"help": "Interpreter of the training environment on the nodes."}),
 )
 """(flags, field of SlurmSpec, click's settings)."""
+
+
+IDLE = (
+    Idle(
+        ("slurm.procs_per_node",),
+        lambda job: job.device != "cpu",
+        "it counts ranks on a CPU",
+        "say --gpus-per-node N, or --device cpu",
+    ),
+    Idle(
+        ("slurm.gpus_per_node",),
+        lambda job: job.device == "cpu",
+        "the run is on CPUs",
+        "say --procs-per-node N, or --device cuda",
+    ),
+    Idle(
+        ("slurm.workdir",),
+        lambda job: job.slurm.login is None,
+        "without a login host the run directory lies here",
+        "say --login USER@HOST, or where runs lie: ZLAUNCH_RUNS=/shared/runs",
+    ),
+)
+IDLE_ALONE = (
+    Idle(("slurm.array_limit",), lambda job: True, "one run is no array", "it bounds the points of a --sweep"),
+)
 
 
 def slurm_options(function: Any) -> Any:
@@ -85,7 +118,11 @@ def slurm(
         flags["slurm.sbatch"] = sbatch_options(further)
 
     def load(values: dict[str, Any]) -> Job:
-        return load_job(ctx, job, overrides, smoke, parameters, {**flags, **values})
+        asked = load_job(ctx, job, overrides, smoke, parameters, {**flags, **values})
+        refuse_idle(asked.spec, IDLE if sweeps else IDLE + IDLE_ALONE, flags, overrides)
+        if asked.spec.slurm.login is None:
+            refuse_absent_script(asked.spec, "slurm")
+        return asked
 
     show = dry_run or print_script
     if wait and detach:
@@ -106,8 +143,7 @@ def one(job: Job, *, smoke: bool, show: bool, quiet: bool, follow: bool, as_json
             click.echo(run.sbatch.read_text(encoding="utf-8"), nl=False)
         if as_json:
             return say_rendered(run, plan, as_json)
-        if not quiet:
-            click.echo(f"rendered {run.path}; nothing was queued", err=True)
+        click.echo(f"rendered {run.path}, where the script runs; nothing was queued", err=True)
         return 0
     backend = SlurmBackend(announce=follow)
     if not follow:

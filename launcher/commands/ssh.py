@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import msgspec
 
 from launcher import bundle, hosts, submit, sweep
 from launcher.backends.ssh import SshBackend
-from launcher.commands.options import LaunchCommand, job_options, load_job, run_options
+from launcher.commands.options import Idle, LaunchCommand, job_options, load_job, refuse_idle, run_options
 from launcher.commands.outcome import launch
 from launcher.plan import Target
 from launcher.runs import RunDir
@@ -37,19 +38,39 @@ HOST_FLAGS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 """(flag, key of the job, click's settings)."""
 
 
+IDLE = (
+    Idle(
+        ("ssh.slots",),
+        lambda job: job.ssh.hostfile is not None,
+        "the hostfile says how many ranks each host gets",
+        "say it there, or choose with --include and --exclude",
+    ),
+)
+
+
 def host_options(function: Any) -> Any:
-    """Which hosts and how to reach them."""
-    function = click.option(
-        "--accept-new-host-keys", is_flag=True, help="Write unknown host keys to known_hosts instead of refusing them."
-    )(function)
-    for flag, _, settings in reversed(HOST_FLAGS):
-        function = click.option(flag, default=None, **settings)(function)
-    return function
+    """Which hosts, how to reach them, and what a run does there."""
+    return reach_options(*(key for _, key, _ in HOST_FLAGS))(function)
+
+
+def reach_options(*keys: str) -> Callable[[Any], Any]:
+    """host_options with the flags of these keys only."""
+
+    def decorate(function: Any) -> Any:
+        function = click.option(
+            "--accept-new-host-keys", is_flag=True, help="Write unknown host keys to known_hosts, do not refuse them."
+        )(function)
+        for flag, key, settings in reversed(HOST_FLAGS):
+            if key in keys:
+                function = click.option(flag, default=None, **settings)(function)
+        return function
+
+    return decorate
 
 
 def host_flags(parameters: dict[str, Any]) -> dict[str, Any]:
     """Take host_options' values out of a command's parameters, as keys of the job."""
-    flags = {key: parameters.pop(flag[2:].replace("-", "_")) for flag, key, _ in HOST_FLAGS}
+    flags = {key: parameters.pop(flag[2:].replace("-", "_"), None) for flag, key, _ in HOST_FLAGS}
     if parameters.pop("accept_new_host_keys"):
         flags["ssh.accept_new_host_keys"] = True
     return flags
@@ -92,7 +113,9 @@ def ssh(
     flags = host_flags(parameters)
 
     def load(values: dict[str, Any]) -> Job:
-        return hosts_of_flags(load_job(ctx, job, overrides, smoke, parameters, {**flags, **values}), flags)
+        asked = hosts_of_flags(load_job(ctx, job, overrides, smoke, parameters, {**flags, **values}), flags)
+        refuse_idle(asked.spec, IDLE, flags, overrides)
+        return asked
 
     def start(asked: Job, run: RunDir | None = None, revoked: sweep.Revoked | None = None) -> int:
         target, backend = target_and_backend(asked)

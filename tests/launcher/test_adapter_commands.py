@@ -55,7 +55,8 @@ def test_eval_prints_a_table_or_the_scores(run: RunDir, tmp_path: Path) -> None:
     data = tmp_path / "更多 data.jsonl"
     data.write_text("{}\n")
     output = zlaunch("eval", "last", "--data", str(data), "--device", "cpu", "--max-records", "5")
-    place = run.path / "evaluations" / "更多 data"
+    (place,) = (run.path / "evaluations").iterdir()
+    assert place.name.startswith("更多 data-")
     assert "exact_match" in output
     assert str(place / "predictions.jsonl") in output.replace("\n", "")
     path, *words = called(run)
@@ -67,6 +68,15 @@ def test_eval_prints_a_table_or_the_scores(run: RunDir, tmp_path: Path) -> None:
     assert words[words.index("--data") + 1] == "hub:owner/set:test"
     assert words[words.index("--out") + 1] == str(run.path / "evaluations" / "hub-owner--set-test")
     assert json.loads(zlaunch("eval", "demo", "--json"))["tasks"]["qa"]["exact_match"] == 0.5
+
+
+def test_evaluations_on_other_files_of_the_same_name_lie_apart(run: RunDir, tmp_path: Path) -> None:
+    zlaunch("eval", "last")  # the job's own data.eval
+    for folder in ("x", "y", "x"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "eval.jsonl").write_text("{}\n")
+        zlaunch("eval", "last", "--data", str(tmp_path / folder / "eval.jsonl"))
+    assert len({path.name for path in (run.path / "evaluations").iterdir()}) == 3
 
 
 def test_export_goes_into_the_run_unless_told_elsewhere(run: RunDir, tmp_path: Path) -> None:

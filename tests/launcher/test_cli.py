@@ -75,6 +75,21 @@ def test_a_program_runs_on_every_rank_and_its_logs_are_kept(odd_cwd):
     assert not list(odd_cwd.rglob("pwned"))
 
 
+def test_an_attached_program_shows_what_rank_0_prints_and_where_the_rest_is(cwd):
+    program = (
+        "import os\nrank = os.environ['RANK']\nprint('here is', rank)\nif rank == '0':\n    raise SystemExit('wrong')\n"
+    )
+    (cwd / "say.py").write_text(program)
+    words = ("local", "--device", "cpu", "--procs", "2")
+    done = zlaunch(cwd, *words, "--", "say.py", code=1)
+    assert done.stdout.count("here is 0\n") == 2  # as it comes, and in the last lines of the rank that failed
+    run = json.loads(zlaunch(cwd, "list", "--json").stdout)["run"]
+    assert f"zlaunch logs {run}" in done.stdout
+    again = zlaunch(cwd, "resume", "last", "--json", code=1)
+    assert again.stderr.count("here is 0\n") == 2
+    assert len(again.stdout.splitlines()) == 1  # no line of the program's among what a script reads
+
+
 def test_a_failing_program_exits_1_with_the_rank_and_its_last_lines(cwd):
     (cwd / "bad.py").write_text("import os\nif os.environ['RANK'] == '1':\n    raise SystemExit('no such thing')\n")
     done = zlaunch(cwd, "local", "--device", "cpu", "--procs", "2", "--", "bad.py", code=1)

@@ -144,3 +144,26 @@ def test_the_last_run_is_no_point_of_a_sweep_that_was_cancelled_before_its_turn(
         run.save_record(RunRecord(run_id=run.run_id, name="a", backend="local", created=1.0))
     started.write({"plan.json": "{}"})
     assert runs.find_run("last", tmp_path).run_id == started.run_id
+
+
+def test_the_last_run_is_the_one_that_was_started_last_though_it_was_made_earlier(tmp_path):
+    older, newer, damaged = (make_run(tmp_path, f"a-2026010{day}-000000-aaaa") for day in (1, 2, 3))
+    older.update_record(created=1.0, submitted=9.0)  # a resume
+    newer.update_record(created=5.0, submitted=6.0)
+    damaged.run_json.write_text("{")
+    assert runs.find_run("last", tmp_path).run_id == older.run_id
+    newer.update_record(submitted=None, created=10.0)  # on its way
+    assert runs.find_run("last", tmp_path).run_id == newer.run_id
+
+
+def test_an_ambiguous_name_and_a_run_that_was_never_started_say_what_to_do(tmp_path):
+    for number in (1, 2):
+        make_run(tmp_path, f"demo-2026010{number}-000000-aaaa")
+    with pytest.raises(RunNotFound, match="2 runs") as caught:
+        runs.find_run("demo", tmp_path)
+    assert "more of its name" in str(caught.value.hint)
+    rendered = RunDir(tmp_path / "a b-20260101-000000-aaaa")
+    rendered.write({"plan.json": '{"backend": "slurm"}'})
+    with pytest.raises(RunNotFound, match="--dry-run") as caught:
+        _ = rendered.record
+    assert caught.value.hint == f"zlaunch slurm '{rendered.path}/job.yaml' starts it"

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from launcher.backends.base import FakeBackend, RunState
 from launcher.cli import cli
 from launcher.commands import outcome
-from launcher.errors import UsageError
+from launcher.errors import TargetError, UsageError
 from launcher.runs import RunDir
 
 
@@ -75,3 +75,34 @@ def test_ctrl_c_between_the_queue_and_the_first_look_leaves_no_job(monkeypatch: 
 def test_waiting_and_not_waiting_contradict_each_other() -> None:
     with pytest.raises(UsageError, match="--wait and --detach"):
         slurm("--wait", "--detach")
+
+
+def test_the_directory_of_a_printed_script_is_told_beside_it(tmp_path: Path) -> None:
+    words = ["slurm", "--device", "cpu", "--print-script", "--", "true"]
+    done = CliRunner().invoke(cli, words, standalone_mode=False, catch_exceptions=False)
+    (run,) = (tmp_path / "runs").iterdir()
+    assert str(run) in done.stderr
+    assert done.stdout == (run / "train.sbatch").read_text()
+
+
+@pytest.mark.parametrize("points", [(), ("--sweep", "max_restarts=0,1")])
+def test_a_run_that_slurm_did_not_take_was_never_queued_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, points: tuple[str, ...]
+) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("scontrol", "sinfo", "sbatch"):
+        (tools / name).write_text("#!/bin/sh\necho Unable to contact slurm controller >&2\nexit 1\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
+    with pytest.raises(TargetError, match="Slurm does not answer"):
+        slurm(*points)
+    run = next(path.name for path in sorted((tmp_path / "runs").iterdir()) if path.name != "sweeps")
+    said = CliRunner().invoke(cli, ["status", run], catch_exceptions=False).stdout
+    assert f"{run}: FAILED (slurm)\n" in said
+    assert "it was never queued: Slurm does not answer" in said
+    assert f"-> zlaunch resume {run}\n" in said
+    assert "no rank" not in said
+    assert "logs:" not in said
+    told = json.loads(CliRunner().invoke(cli, ["status", run, "--json"], catch_exceptions=False).stdout)
+    assert told["failure"]["message"].startswith("it was never queued")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args, get_origin
+
 import pytest
 
 from launcher import spec
@@ -57,7 +59,30 @@ def test_an_unknown_key_far_from_all_lists_the_section():
 @pytest.mark.parametrize(
     ("setting", "parts"),
     [
-        ("train.epochs=many", ["train.epochs", "float", "'many'"]),
+        ("train.epochs=many", ["train.epochs", "'many'", "accepted: a number"]),
+        ("train.epochs=0", ["train.epochs", "above 0"]),
+        ("train.epochs=.inf", ["train.epochs", "above 0"]),
+        ("train.seed=-1", ["train.seed", "-1", "0 to 4294967295"]),
+        ("train.weight_decay=-1", ["train.weight_decay", "at least 0"]),
+        ("train.max_grad_norm=-1", ["train.max_grad_norm", "at least 0"]),
+        ("train.learning_rate=0", ["train.learning_rate", "above 0, at most 1"]),
+        ("train.learning_rate=2", ["train.learning_rate", "above 0, at most 1"]),
+        ("lora.plus_ratio=-1", ["lora.plus_ratio", "above 0"]),
+        ("ssh.slots=0", ["ssh.slots", "at least 1"]),
+        ("ssh.connect_timeout=-1", ["ssh.connect_timeout", "at least 1"]),
+        ("train.micro_batch_size=x", ["train.micro_batch_size", "'x'", "accepted: a whole number, auto"]),
+        ("train.gradient_checkpointing=2", ["accepted: true, false, auto"]),
+        ("train.max_steps=true", ["train.max_steps: true", "accepted: a whole number, null"]),
+        ("slurm.setup=module load", ["slurm.setup", "'module load'", "accepted: a list like [a, b]"]),
+        ("secrets=[1]", ["secrets", "accepted: a text"]),
+        ("env=[A]", ["env", "accepted: a mapping like {name: value}"]),
+        ("env={A: b, B: }", ["env.B: null", "accepted: a text"]),
+        ("env={1: a}", ["env", "put it in quotes"]),
+        ("data.train={path: a}", ["data.train", "accepted: a text, a list like [a, b]"]),
+        ("data.train=[[a]]", ["data.train", "accepted: a text, a mapping like {path: ..., weight: ...}"]),
+        ("data.train=[{path: a, weight: x}]", ["data.train.weight", "'x'", "accepted: a number"]),
+        ("data.train=[{weight: 2}]", ["data.train", "no `path`"]),
+        ("data.eval=[{path: a, weigt: 2}]", ["data.eval", "`weigt`", "did you mean `weight`?"]),
         ("train.zero_stage=4", ["train.zero_stage", "0, 1, 2, 3", "4"]),
         ("model.quantization=nf5", ["model.quantization", "nf4", "nf5"]),
         ("train.global_batch_size=0", ["train.global_batch_size", "at least 1"]),
@@ -68,12 +93,46 @@ def test_an_unknown_key_far_from_all_lists_the_section():
         ("stop_deadline=-4", ["stop_deadline", "at least 1"]),
         ("data.train=[{path: a.jsonl, weight: 0}]", ["data.train", "a.jsonl", "above 0"]),
         ("env.A-B=1", ["A-B", "environment variable"]),
-        ("train=3", ["train", "3"]),
+        ("train=3", ["train: 3", "accepted: a mapping like {epochs: ..., max_steps: ...}"]),
+        ("lora.r=", ["lora.r: ''", "accepted: a whole number"]),
     ],
 )
 def test_a_wrong_value_names_field_value_and_what_is_accepted(setting, parts):
-    text = str(refusal(None, [setting]))
+    error = refusal(None, [setting])
+    text = f"{error} -> {error.hint}"
     assert [part for part in parts if part not in text] == []
+
+
+def test_every_number_of_a_job_has_its_range():
+    def kinds(kind):
+        return {kind}.union(*(kinds(option) for option in get_args(kind) if get_origin(kind) is not Literal))
+
+    numbers = {key for key, kind in spec.known_keys().items() if {int, float} & kinds(kind)}
+    assert numbers == set(spec._RANGES)
+
+
+def test_a_refusal_says_where_the_value_was_given(write):
+    file = write("train: {epochs: 0}\n")
+    assert str(refusal(file)).startswith(f"{file}: train.epochs: ")
+    file = write("lora: {r: 4}\n")
+    assert str(refusal(file, ["train={epochs: 0}"])).startswith("--set: train.epochs: ")
+    assert str(refusal(file, [], {"train.epochs": 0})).startswith("the command line: train.epochs: ")
+    assert str(refusal(file, [], {"lora.rr": 4})).startswith("--sweep: unknown key `lora.rr`")
+    assert str(refusal(file, ["lora..r=4"])).startswith("--set: unknown key `lora..r`")
+
+
+def test_a_wrong_secret_is_not_shown():
+    assert "hf_do_not_show" not in str(refusal(None, ["secrets=hf_do_not_show"]))
+    assert "hf_do_not_show" not in str(refusal(None, ["env=[hf_do_not_show]"]))
+
+
+@pytest.mark.parametrize(
+    ("text", "part"), [("foo", "expected section.key=value"), (" =3", "expected"), ("lora.r=[1", "line 1, column 3")]
+)
+def test_a_set_that_is_none_says_what_it_should_look_like(text, part):
+    error = refusal(None, [text])
+    assert part in str(error)
+    assert error.hint
 
 
 @pytest.mark.parametrize(
@@ -88,6 +147,12 @@ def test_a_wrong_value_names_field_value_and_what_is_accepted(setting, parts):
 )
 def test_a_file_that_is_not_a_job_says_where(write, text, part):
     assert part in str(refusal(write(text)))
+
+
+def test_a_file_that_is_no_yaml_says_what_to_look_for(write):
+    error = refusal(write("name: a\ntrain: {epochs: 1\n"))
+    assert "line 3, column 1" in str(error)
+    assert "bracket" in (error.hint or "")
 
 
 def test_wrong_encoding_absent_file_and_directory_are_clear(tmp_path):
@@ -115,6 +180,12 @@ def test_a_local_model_directory_is_found_beside_the_file_and_a_hub_id_left_alon
     (tmp_path / "my-model").mkdir()
     assert spec.load(write("model: {path: my-model}\n")).spec.model.path == str(tmp_path / "my-model")
     assert spec.load(write("model: {path: Qwen/Qwen3-8B}\n")).spec.model.path == "Qwen/Qwen3-8B"
+
+
+def test_an_interpreter_here_may_be_named_by_a_relative_path_or_by_its_name(write, tmp_path):
+    assert spec.load(write("local: {python: env/bin/python}\n")).spec.local.python == f"{tmp_path}/env/bin/python"
+    assert spec.load(write("local: {python: python3}\n")).spec.local.python == "python3"
+    assert "local.python" in str(refusal(write("local: {python: [a/b]}\n")))
 
 
 def test_the_merged_job_loads_to_the_same_job_again(write, tmp_path):

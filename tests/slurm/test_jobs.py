@@ -330,6 +330,8 @@ def test_more_gpus_than_a_node_has_are_refused_and_as_many_as_it_has_are_given(z
 def test_a_printed_script_runs_with_plain_sbatch_in_a_copied_run_directory(zl: Zl) -> None:
     script = zl("slurm", "--device", "cpu", "--nodes", "2", "--print-script", "--", "bash", "-c", TELL)
     (rendered,) = zl.runs.iterdir()
+    script, told = script.split(f"rendered {rendered}")  # on standard error
+    assert "nothing was queued" in told
     assert (rendered / "train.sbatch").read_text() == script
     copy = zl.home / "elsewhere" / "copy"
     shutil.copytree(rendered, copy)

@@ -79,10 +79,12 @@ def test_padding_falls_from_none_to_bucket_to_pack(checked: Any) -> None:
     assert waste["none"] > waste["bucket"] > waste["pack"] == 0
 
 
-def test_what_would_stop_a_run_is_an_error(checked: Any) -> None:
+def test_what_would_stop_a_run_is_an_error(checked: Any, tmp_path: Path) -> None:
     assert "a.jsonl:41: the key 'output' is missing" in checked(*GOOD, {"instruction": "q"})["errors"][0]
     nothing = checked({"instruction": "q"}, on_error="skip")["errors"]
     assert nothing == ["data.train holds no record that can be trained on"]
+    empty = records(tmp_path / "empty.jsonl")
+    assert checked(*GOOD, eval=empty)["errors"] == ["data.eval holds no record that can be evaluated"]
 
 
 def test_a_large_file_is_measured_on_a_sample(checked: Any, monkeypatch: pytest.MonkeyPatch) -> None:

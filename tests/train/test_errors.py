@@ -58,3 +58,8 @@ def test_every_end_has_a_cause_and_an_exit_status(
     assert told["cause"] == cause
     assert told["rank"] == 3
     assert ("KeyError" in capsys.readouterr().err) == (cause == "bug")
+
+
+def test_advice_stands_behind_an_arrow(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report(UserError("no", "do this", "or that"), None, None, 0) == 2
+    assert capsys.readouterr().err == "error: no\n  -> do this\n  -> or that\n"

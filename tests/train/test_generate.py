@@ -89,8 +89,10 @@ def test_an_export_answers_as_the_run_did_and_loads_its_base_once(
         return load(*given, **options)
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", counted)
-    export(run, "merged", tmp_path / "merged", lambda text: None)
+    said: list[str] = []
+    export(run, "merged", tmp_path / "merged", said.append)
     assert len(loads) == 1
+    assert said[0].startswith("logits of the merged model (torch.float32) and of the trained one (not quantised): ")
     settings = json.loads((tmp_path / "merged" / "generation_config.json").read_text())
     assert settings.get("repetition_penalty", 1.0) == 1.0
     assert settings.get("no_repeat_ngram_size", 0) == 0
@@ -108,3 +110,52 @@ def test_a_hub_data_set_can_be_evaluated_on(run: Path) -> None:
     for data, wanted in (("hub:owner/name:test", "hub:owner/name:test"), ("a.jsonl", str(Path("a.jsonl").resolve()))):
         options = argparse.Namespace(data=data, max_records=None)
         assert _for_evaluation(config.load(run / "train.json"), options, world, "cpu").data.eval == wanted
+
+
+@pytest.mark.parametrize("module", ["train.generate", "train.chat", "train.evaluate"])
+def test_a_gpu_that_is_not_there_is_told_without_a_traceback(
+    run: Path, module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import importlib
+
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    prompt = ["--prompt", "hi"] if module == "train.generate" else []
+    status = importlib.import_module(module).main(["--run-dir", str(run), "--device", "cuda", *prompt])
+    said = capsys.readouterr().err
+    assert status == 2
+    assert "wants GPU 0, but 0 can be seen" in said
+    assert "\n  -> " in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("kind", ["no parent", "a file", "full", "full in the weights"])
+def test_an_export_that_cannot_be_written_names_its_place(
+    run: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import errno
+
+    from safetensors import SafetensorError
+
+    from train import export
+
+    (tmp_path / "file").write_text("")
+    place = {"no parent": Path("/proc/x"), "a file": tmp_path / "file" / "x"}.get(kind, tmp_path / "x")
+    full = (
+        SafetensorError("I/O error: No space left on device (os error 28)")
+        if "weights" in kind
+        else OSError(errno.ENOSPC, "No space left on device", "/somewhere/within")
+    )
+
+    def write(*_: Any) -> None:
+        raise full
+
+    if "full" in kind:
+        monkeypatch.setitem(export.EXPORTS, "adapter", write)
+    assert export.main(["--run-dir", str(run), "--to", "adapter", "--out", str(place)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {place} cannot be written: ")
+    assert "  -> " in said
+    assert not (tmp_path / "x").exists()
+    assert not list(tmp_path.glob(".x*"))

@@ -131,7 +131,6 @@ def test_lora_plus_gives_the_b_matrices_their_own_learning_rate(runs: dict[str, 
 @pytest.mark.parametrize(
     ("over", "said"),
     [
-        ({"lora.target_modules": ["no_such_layer"]}, "lora.target_modules"),
         ({"lora.adapter": "/nowhere"}, "has no adapter_config.json"),
         ({"lora.dora": True, "train.engine": "unsloth"}, "set train.engine: peft"),
     ],

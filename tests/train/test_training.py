@@ -298,6 +298,7 @@ def test_a_checkpoint_request_saves_and_the_run_goes_on(configure: Any) -> None:
         ({"train.micro_batch_size": 3}, "global_batch_size 8 is not micro_batch_size 3"),
         ({"world_size": 2}, "planned for 2 ranks, and 1 were started"),
         ({"train.epochs": "many"}, "Expected `float`, got `str`"),
+        ({"train.epochs": 0}, "train.json: train.epochs: 0.0 is out of range; accepted: above 0"),
     ],
 )
 def test_a_users_mistake_ends_with_two_and_without_a_traceback(configure: Any, over: dict[str, Any], said: str) -> None:

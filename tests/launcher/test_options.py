@@ -1,0 +1,145 @@
+"""What a command line may say of a job, and what of it would count for nothing."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from launcher import cli
+from launcher.errors import UsageError, ZlaunchError
+
+JOB = "model: {path: x, source: random}\ndata: {train: a.jsonl}\n"
+CPU = ("--device", "cpu")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jsonl").write_text('{"instruction": "a", "output": "b"}\n')
+    (tmp_path / "job.yaml").write_text(JOB)
+    return tmp_path
+
+
+def zlaunch(*words: str) -> str:
+    done = CliRunner().invoke(cli.cli, words, standalone_mode=False, catch_exceptions=False)
+    assert done.return_value in (0, None)
+    return done.stdout
+
+
+def refusal(*words: str) -> str:
+    with pytest.raises(ZlaunchError) as caught:
+        zlaunch(*words)
+    assert caught.value.hint
+    return f"{caught.value} -> {caught.value.hint}"
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (("slurm", "--procs-per-node", "4"), ("--procs-per-node", "--device cpu")),
+        (("slurm", "--set", "slurm.procs_per_node=4"), ("--set slurm.procs_per_node", "--device cpu")),
+        (("slurm", *CPU, "--gpus-per-node", "4"), ("--gpus-per-node", "--procs-per-node N")),
+        (("slurm", "--array-limit", "2"), ("--array-limit", "--sweep")),
+        (("slurm", "--workdir", "/x"), ("--workdir", "--login")),
+        (("ssh", "--hostfile", "hosts", "--slots", "2"), ("--slots", "hostfile")),
+        (("local", *CPU, "--container", "none", "--image", "x"), ("--image", "container.runtime is none")),
+        (("local", *CPU, "--epochs", "2", "--max-steps", "2"), ("--epochs", "train.max_steps")),
+        (("local", *CPU, "--sweep", "train.epochs=1,2", "--max-steps", "2"), ("--epochs", "train.max_steps")),
+        (("local", *CPU, "--lora-r", "4", "--max-steps", "2", "--", "true"), ("--lora-r, --max-steps", "program")),
+        (("local", *CPU, "--set", "eval.every=1", "--", "true"), ("--set eval.every", "program")),
+        (("local", *CPU, "--smoke", "--", "true"), ("--smoke", "program")),
+    ],
+)
+def test_what_would_count_for_nothing_is_refused(words: tuple[str, ...], parts: tuple[str, ...]) -> None:
+    told = refusal(*words)
+    assert [part for part in parts if part not in told] == []
+
+
+def test_a_job_file_that_serves_several_backends_may_say_all_of_it(here: Path) -> None:
+    more = "train: {max_steps: 2, epochs: 2}\ncontainer: {runtime: none, image: x}\n"
+    slurm = "slurm: {procs_per_node: 2, gpus_per_node: 4, array_limit: 2, workdir: /x}\n"
+    (here / "job.yaml").write_text(JOB + more + slurm)
+    zlaunch("slurm", "job.yaml", *CPU, "--print-script")
+    zlaunch("slurm", "job.yaml", *CPU, "--print-script", "--", "true")
+    zlaunch("local", "job.yaml", *CPU, "--dry-run", "--", "true")
+
+
+def test_what_counts_is_taken() -> None:
+    zlaunch("slurm", *CPU, "--procs-per-node", "4", "--print-script")
+    zlaunch("slurm", "--gpus-per-node", "4", "--print-script")
+    zlaunch("slurm", *CPU, "--array-limit", "2", "--sweep", "lora.r=4,8", "--print-script")
+    zlaunch("slurm", *CPU, "--login", "a", "--workdir", "/x", "--print-script")
+    zlaunch("local", *CPU, "--max-restarts", "1", "--set", "env.A=b", "--dry-run", "--", "true")
+
+
+def test_a_smoke_run_of_a_job_with_a_program_trains_all_the_same(here: Path) -> None:
+    (here / "own.yaml").write_text("program: [nosuch.py]\n")
+    zlaunch("local", "own.yaml", *CPU, "--smoke", "--dry-run")
+    assert list(here.glob("runs/*/train.json"))
+
+
+@pytest.mark.parametrize("words", [("local", *CPU), ("local", *CPU, "--dry-run"), ("slurm", "--print-script")])
+def test_a_python_file_that_is_not_there_is_refused(words: tuple[str, ...]) -> None:
+    assert "no such program: my program.py" in refusal(*words, "--", "my program.py")
+
+
+def test_a_python_file_on_another_machine_or_in_an_image_is_not_looked_for_here() -> None:
+    zlaunch("slurm", *CPU, "--login", "a", "--print-script", "--", "theirs.py")
+    zlaunch("slurm", *CPU, "--container", "apptainer", "--image", "a.sif", "--print-script", "--", "/opt/theirs.py")
+
+
+def test_an_interpreter_that_cannot_train_is_refused_before_anything_starts(here: Path) -> None:
+    assert "no interpreter /nosuch" in refusal("local", *CPU, "--python", "/nosuch")
+    bare = here / "bare python"  # without site-packages
+    bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "$@"\n')
+    bare.chmod(0o755)
+    told = refusal("local", *CPU, "--python", str(bare))
+    assert f"torch, transformers, peft not installed for {bare}" in told
+    assert "training environment" in told
+    assert not (here / "runs").exists()
+    zlaunch("local", *CPU, "--python", "/on/another/day", "--dry-run")
+
+
+def test_a_template_that_is_not_there_is_named_once_with_a_way_out(here: Path) -> None:
+    told = refusal("slurm", "--template", "nosuch", "--print-script")
+    assert told.count(str(here / "nosuch")) == 1
+    assert "Errno" not in told
+    assert "zlaunch templates eject" in told
+
+
+def test_init_says_that_the_job_wants_filling_in() -> None:
+    assert "fill in model and data" in zlaunch("init", "new.yaml")
+
+
+@pytest.mark.parametrize(
+    ("command", "idle"),
+    [
+        (("data", "check"), {"name", "max_restarts", "container__runtime", "train__learning_rate", "lora__r"}),
+        (("doctor", "ssh"), {"name", "max_restarts", "train__epochs", "lora__r", "train__seed"}),
+        (("reap",), {"slots", "master_addr", "workdir"}),
+    ],
+)
+def test_a_command_lists_no_option_that_counts_for_nothing_there(command: tuple[str, ...], idle: set[str]) -> None:
+    found: click.Command = cli.cli
+    for name in command:
+        assert isinstance(found, click.Group)
+        known = found.get_command(click.Context(found), name)
+        assert known is not None
+        found = known
+    assert not {str(option.name).removeprefix("key__") for option in found.params} & idle
+
+
+def test_both_filters_of_hosts_at_once_are_refused() -> None:
+    told = refusal("ssh", "--hosts", "a,b", "--include", "a", "--exclude", "b")
+    assert "--include and --exclude do not go together" in told
+
+
+def test_a_refusal_is_a_wrong_request() -> None:
+    with pytest.raises(UsageError):
+        zlaunch("slurm", "--array-limit", "2")
