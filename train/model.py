@@ -303,7 +303,8 @@ def _continue_adapter(config: TrainConfig, loaded: Loaded) -> Any:
     try:
         return PeftModel.from_pretrained(_ready_for_training(config, loaded), place, is_trainable=True)
     except Exception as error:
-        if _is_of_the_model(error) or isinstance(error, RuntimeError):  # torn, other layers, other sizes
+        sizes = isinstance(error, RuntimeError) and type(error).__name__ != "OutOfMemoryError"  # torch's is one as well
+        if _is_of_the_model(error) or sizes:  # torn, of other layers or sizes
             said = f"lora.adapter: {place} does not fit this base model: {first_line(error)}"
             raise UserError(said) from error
         raise
