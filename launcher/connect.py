@@ -10,6 +10,7 @@ import base64
 import functools
 import glob
 import hashlib
+import logging
 import os
 import re
 import shlex
@@ -30,8 +31,12 @@ DEFAULT_KNOWN_HOSTS = "~/.ssh/known_hosts ~/.ssh/known_hosts2"
 GLOBAL_KNOWN_HOSTS = "/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2"
 INCLUDE_DEPTH = 16
 """Files that may include one another; ssh's own limit (READCONF_MAX_DEPTH)."""
+TURNED_AWAY_SECONDS = 5.0
 KEEPALIVE = 15
 """Seconds between packets that keep a quiet connection open through firewalls."""
+
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
+"""Else its threads print tracebacks beside the errors that we explain."""
 
 
 @dataclass(frozen=True)
@@ -260,6 +265,13 @@ def forget_key(hop: Any) -> str:
     name = _known_as(hop)
     files = [file for file in _known_files(hop) if _keys_in(file, name)] or _user_files(hop)[:1]
     return " && ".join(f"ssh-keygen -R {shlex.quote(name)} -f {shlex.quote(str(file))}" for file in files)
+
+
+def is_turned_away(error: BaseException, seconds: float) -> bool:
+    """Whether a server hung up at once and without a word, as sshd does when too many log in at the same time
+    (MaxStartups; a jump host of many hosts). `seconds`: how long it took, for a silent one looks alike later."""
+    silent = isinstance(error, (EOFError, ConnectionResetError)) or "protocol banner" in str(error)
+    return silent and seconds < TURNED_AWAY_SECONDS
 
 
 def explain(error: BaseException, connection: Any, timeout: float) -> str:

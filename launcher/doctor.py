@@ -38,7 +38,7 @@ ALL_PAIRS = 32
 NCCL = ("nvidia-nccl-cu11", "nvidia-nccl-cu12", "nvidia-nccl-cu13", "nvidia-nccl-cu14")
 CUDA = ("nvidia-cuda-runtime-cu11", "nvidia-cuda-runtime-cu12", "nvidia-cuda-runtime")
 """NVIDIA's packages of the CUDA runtime, which lost the suffix with CUDA 13; wheels of torch bring one."""
-PACKAGES = (*hosts.PACKAGES, *NCCL, *CUDA)
+PACKAGES = (*hosts.ASKED, *NCCL, *CUDA)
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ def _environment(job: JobSpec, said: Json, usual: Mapping[str, str]) -> Cell:
     torch = f"torch {packages['torch']}" if "torch" in packages else "no torch"
     if job.program:
         return Cell(torch)  # shown only: what a program needs it knows itself
-    absent = [package for package in hosts.needed(job) if package not in packages]
+    absent = [package for package in hosts.needed(job) if package not in said["packages"]]
     if absent:
         advice = f"{', '.join(absent)} not installed for {said['python']}: name the environment with --python"
         return Cell(torch, "bad", advice)

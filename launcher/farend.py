@@ -343,7 +343,7 @@ def have(inputs: Sequence[Json], workdir: str, **_: Any) -> Json:
     found = {}
     for item in inputs:
         stored = store_path(workdir, item)
-        if os.path.exists(stored):
+        if file_size(stored) == item["size"]:  # one whose host lost its power may be shorter
             found[item["sha256"]] = stored
         elif is_same(item):
             found[item["sha256"]] = item["path"]
@@ -422,6 +422,7 @@ def unpack(run_dir: str, digest: str, links: Dict[str, str], payload: Any, **_: 
     if blake2b(payload).hexdigest() != digest:
         raise Refused("the bundle arrived damaged")
     head, _newline, body = zlib.decompress(payload).partition(b"\n")
+    refuse_living(run_dir)
     os.makedirs(run_dir, exist_ok=True)
     os.chmod(run_dir, 0o700)
     for stale in ("nodes", "code"):  # of an earlier submission: records, maybe of other hosts, and modules now gone
@@ -445,6 +446,19 @@ def unpack(run_dir: str, digest: str, links: Dict[str, str], payload: Any, **_: 
             os.unlink(path)
         os.symlink(target, path)
     return {}
+
+
+def refuse_living(run_dir: str) -> None:
+    """Another launcher may have started this run a moment ago: its files are not taken from under its ranks."""
+    try:
+        names = os.listdir(os.path.join(run_dir, "nodes"))
+    except OSError:
+        return
+    for name in names:
+        rank = name[5:-5] if name.startswith("node-") else ""
+        record = record_of(run_dir, int(rank)) if rank.isdigit() else None
+        if record and not record.get("ended") and lives(record):
+            raise Refused("an agent of this run is running here already, pid %d" % record["pid"])
 
 
 def create(path: str, data: bytes) -> None:
@@ -677,11 +691,18 @@ def scan(run_id: Optional[str], dead_only: bool) -> List[Json]:
             continue
         folder = os.fsdecode(environ.get(b"ZLAUNCH_RUN_DIR", b""))
         rank = environ.get(b"ZLAUNCH_NODE_RANK", b"0").decode()
-        if dead_only and rank.isdigit() and lives(record_of(folder, int(rank))):
+        record = record_of(folder, int(rank)) if rank.isdigit() else None
+        if dead_only and (lives(record) or is_elsewhere(name, record)):
             continue
         command = read("/proc/%s/cmdline" % name).replace("\0", " ").strip()
         found.append({"pid": int(name), "start_time": born, "run_id": run, "run_dir": folder, "command": command[:200]})
     return found
+
+
+def is_elsewhere(pid: str, record: Optional[Json]) -> bool:
+    """Whether a process is in somebody's container with its agent: from here nobody can tell whether that lives."""
+    here = link("/proc/self/ns/pid")
+    return link("/proc/%s/ns/pid" % pid) != here and (record is None or record.get("pid_namespace") != here)
 
 
 # ------------------------------------------------------------------------------------------------------ the talk
@@ -704,6 +725,8 @@ def main(source: BinaryIO, sink: BinaryIO) -> None:
             request["source"] = source
         else:
             request["payload"] = source.read(size)
+            if len(request["payload"]) < size:
+                break  # the launcher hung up: half of a file or of the secrets is worse than nothing
         try:
             answer = dict(operation(**request), ok=True)
         except Refused as error:
@@ -720,6 +743,8 @@ def main(source: BinaryIO, sink: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdout.write("\n%s\n" % globals().get("GREETING", "ready"))
-    sys.stdout.flush()
-    main(sys.stdin.buffer, sys.stdout.buffer)
+    out = open(os.dup(1), "wb")  # noqa: SIM115 - until the end
+    os.dup2(2, 1)  # what else prints, an environment's sitecustomize, would stand between the answers
+    out.write(("\n%s\n" % globals().get("GREETING", "ready")).encode())
+    out.flush()
+    main(sys.stdin.buffer, out)

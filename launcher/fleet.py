@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import marshal
+import random
 import secrets
 import shlex
 import threading
@@ -29,6 +30,8 @@ CALL_TIMEOUT = 60.0
 """Seconds for one answer of a host, unless an operation has its own."""
 GREETING_LIMIT = 65536
 """Bytes that a host's login files may print before the far end speaks."""
+BUSY_PAUSES = (0.5, 1.5)
+"""Seconds, more or less, after which a server that turned us away at its door is asked again."""
 BLOCK = 1 << 18
 
 
@@ -84,13 +87,18 @@ class Session:
     def open(self) -> None:
         """Connect, log in and start the far end. Raises HostError, HostfileError."""
         started = time.monotonic()
-        self._connection = connect.prepare(self.name, self.options)
-        try:
-            self._connection.open()
-        except Exception as error:
-            message = connect.explain(error, self._connection, self.options.connect_timeout)
-            self.close()
-            raise HostError(message) from error
+        for pause in (*BUSY_PAUSES, None):
+            self._connection = connect.prepare(self.name, self.options)
+            began = time.monotonic()
+            try:
+                self._connection.open()
+                break
+            except Exception as error:
+                message = connect.explain(error, self._connection, self.options.connect_timeout)
+                self.close()
+                if pause is None or not connect.is_turned_away(error, time.monotonic() - began):
+                    raise HostError(message) from error
+            time.sleep(pause * random.uniform(0.5, 1.5))
         try:
             self._start_far_end()
         except Exception:
@@ -133,6 +141,8 @@ class Session:
         except Exception:  # the channel itself is gone: there is nothing more to learn
             return ""
         last = words.splitlines()[-1] if words else ""
+        if "annotations is not defined" in last or "_frozen_importlib_external" in last:
+            return f"{self.python} is too old: 3.8 or newer, see --python"
         if status == 127 or "not found" in last or "No such file" in last:
             return f"no Python there: {last or self.python}; name the environment's interpreter with --python"
         return f"{self.python} did not start: {last}" if last else ""
@@ -160,20 +170,21 @@ class Session:
 
     def _converse(self, request: Json, payload: Iterable[bytes], timeout: float) -> Json:
         with self._lock:
-            if self._channel is None:
+            channel, reader = self._channel, self._reader  # a Ctrl-C may close the session meanwhile
+            if channel is None or reader is None:
                 raise HostError("not connected")
             try:
-                self._channel.settimeout(timeout)
+                channel.settimeout(timeout)
                 head = json.dumps(request).encode() + b"\n"
                 for block in payload:
-                    self._channel.sendall(head + block)
+                    channel.sendall(head + block)
                     head = b""
                 if head:
-                    self._channel.sendall(head)
-                answer: Json = json.loads(self._reader.readline() or b"{}")
+                    channel.sendall(head)
+                answer: Json = json.loads(reader.readline() or b"{}")
                 if not answer:
                     raise EOFError
-                data = self._reader.read(answer["payload"]) if answer["payload"] else b""
+                data = reader.read(answer["payload"]) if answer["payload"] else b""
             except (OSError, EOFError, ValueError) as error:
                 why = f"no answer within {timeout:g} s" if isinstance(error, TimeoutError) else "the connection broke"
                 self.close()
@@ -206,9 +217,13 @@ class Fleet:
         return len(self.sessions)
 
     def each(
-        self, ask: Callable[[int, Session], Value], among: Iterable[int] | None = None
+        self, ask: Callable[[int, Session], Value], among: Iterable[int] | None = None, *, to_the_end: bool = False
     ) -> tuple[dict[int, Value], dict[int, TargetError]]:
-        """Ask hosts in parallel: ({node rank: answer}, {node rank: why there is none})."""
+        """Ask hosts in parallel: ({node rank: answer}, {node rank: why there is none}).
+
+        A Ctrl-C hangs up on all of them, or, `to_the_end`, takes effect when all have answered. It never cuts a
+        conversation in the middle: threads hold those, also the only one, and it comes to the main thread.
+        """
         ranks = list(range(len(self)) if among is None else among)
         answers: dict[int, Value] = {}
         failures: dict[int, TargetError] = {}
@@ -219,11 +234,14 @@ class Fleet:
             except TargetError as error:
                 failures[rank] = error
 
-        if len(ranks) == 1:
-            one(ranks[0])
-        elif ranks:
+        if ranks:
             with ThreadPoolExecutor(max_workers=min(len(ranks), 128)) as pool:
-                list(pool.map(one, ranks))
+                try:
+                    list(pool.map(one, ranks))
+                except KeyboardInterrupt:
+                    for rank in () if to_the_end else ranks:
+                        self.sessions[rank].close()
+                    raise
         return answers, failures
 
     def all(

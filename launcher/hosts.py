@@ -24,8 +24,9 @@ from launcher.spec import JobSpec, SshSpec
 
 PACKAGES = ("torch", "transformers", "peft", "deepspeed", "unsloth", "accelerate", "bitsandbytes")
 """What must be the same everywhere if it is anywhere."""
-NEEDED = ("torch", "transformers", "peft")
+NEEDED = ("torch", "transformers", "peft", "msgspec")
 """What a training cannot do without."""
+ASKED = (*PACKAGES, "msgspec")
 CLOCK_SKEW = 30.0
 """Seconds by which a host's clock may differ from the others': beyond it events, certificates and caches go wrong."""
 ROOM = 256 << 20
@@ -154,7 +155,7 @@ def _survey(job: JobSpec, asked: Wanted, fleet: Fleet) -> Survey:
 def greet(fleet: Fleet, job: JobSpec, token: str) -> tuple[dict[int, Json], dict[int, float]]:
     """Every host's facts, and its clock's distance in seconds from the middle of all clocks. Raises HostsError."""
     # A program's or an image's run needs none of them there, and looking for them is most of a host's answer.
-    packages = PACKAGES if uses_environment(job) else ()
+    packages = ASKED if uses_environment(job) else ()
     said, skew, refused = greet_some(fleet, job, token, packages, range(len(fleet)))
     refuse("the hosts cannot be asked", fleet, {rank: [str(error)] for rank, error in refused.items()})
     return said, skew
@@ -227,7 +228,8 @@ def most(values: Iterable[str | None]) -> str | None:
 
 
 def versions(said: Json) -> dict[str, str]:
-    return {"python": ".".join(map(str, said["version"][:2])), **said["packages"]}
+    compared = {package: version for package, version in said["packages"].items() if package in PACKAGES}
+    return {"python": ".".join(map(str, said["version"][:2])), **compared}
 
 
 def differences(found: Mapping[str, str], usual: Mapping[str, str]) -> list[str]:

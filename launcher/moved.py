@@ -6,15 +6,18 @@ one before or shares the directory, and this machine if they were pulled.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from launcher.errors import TargetError
 from launcher.fleet import Fleet, Json, Session
 from launcher.runs import RunDir
 
 COMPLETE = "COMPLETE"
 """The file that makes a checkpoint count (train/checkpoint.py); it goes last."""
+METRICS = "metrics.jsonl"
 BLOCK = 4 << 20
 
 
@@ -33,13 +36,14 @@ def bring_checkpoint(
     if they can be reached. Raises TargetError.
     """
     options, python = fleet.sessions[0].options, fleet.sessions[0].python
-    places = list(zip([session.name for session in fleet.sessions], run_dirs, strict=True))
-    gone = [place for place in former if place[0] not in dict(places)]
-    others = Fleet([name for name, _ in gone], options, python)
+    sessions = {session.name: session for session in fleet.sessions}
+    places = list(zip(sessions, run_dirs, strict=True))
+    gone = [place for place in former if place not in places]  # another host, or another directory of the same
+    others = Fleet([name for name, _ in gone if name not in sessions], options, python)
     try:
         others.each(lambda _, session: session.open())
-        known = [*zip(fleet.sessions, run_dirs, strict=True)]
-        known += [(session, run_dir) for session, (_, run_dir) in zip(others.sessions, gone, strict=True)]
+        sessions.update((session.name, session) for session in others.sessions)
+        known = [(sessions[name], run_dir) for name, run_dir in (*places, *gone)]
         return _bring(run, [(session, run_dir) for session, run_dir in known if session.is_open])
     finally:
         others.close()
@@ -57,13 +61,17 @@ def _bring(run: RunDir, known: Sequence[tuple[Session, str]]) -> int | None:
         for name in _of_step(files[steps.index(step)], step):
             fetch(session, run_dir, name, files[steps.index(step)][name], run.path / name)
             here[name] = run.path / name
+        if METRICS in files[steps.index(step)]:
+            fetch(session, run_dir, METRICS, files[steps.index(step)][METRICS], run.metrics)
+    if run.metrics.exists():  # what the steps before were like; the training forgets those after the checkpoint
+        _push(known[0][0], known[0][1], METRICS, run.metrics)
     for name in _of_step(here, step):
         _push(known[0][0], known[0][1], name, here[name])
     return step
 
 
 def _files(session: Session, run_dir: str) -> dict[str, int]:
-    answer: Json = session.call("tree", run_dir=run_dir, tops=["checkpoints"])
+    answer: Json = session.call("tree", run_dir=run_dir, tops=["checkpoints", METRICS])
     return dict(answer["files"])
 
 
@@ -73,16 +81,22 @@ def _of_step(names: dict[str, int] | dict[str, Path], step: int) -> list[str]:
 
 
 def fetch(session: Session, run_dir: str, name: str, size: int, target: Path) -> None:
-    """Copy one file of a host's run directory."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    """Copy one file of a host's run directory. Raises TargetError."""
     temporary = target.with_name(f".{target.name}.part")
-    with temporary.open("wb") as file:
-        while file.tell() < size:
-            data = session.call("get", run_dir=run_dir, name=name, offset=file.tell())["payload"]
-            if not data:
-                break
-            file.write(data)
-    temporary.replace(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            while file.tell() < size:
+                data = session.call("get", run_dir=run_dir, name=name, offset=file.tell())["payload"]
+                if not data:
+                    break
+                file.write(data)
+        temporary.replace(target)
+    except OSError as error:
+        raise TargetError(f"cannot write {target} here: {error.strerror}", hint="free some space first") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _push(session: Session, run_dir: str, name: str, source: Path) -> None:

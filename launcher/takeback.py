@@ -40,6 +40,13 @@ def state_after(run: RunDir, backend: Backend, ended: bool) -> RunState:
     return state if state.is_final else RunState.CANCELLED
 
 
+def heed_cancel(run: RunDir) -> None:
+    """Raises KeyboardInterrupt if `zlaunch cancel` has ended a run that is only being started: somebody's Ctrl-C on
+    another terminal."""
+    if run.run_json.exists() and run.record.state == RunState.CANCELLED.value:
+        raise KeyboardInterrupt
+
+
 def _end(run: RunDir, backend: Backend, *, checkpoint: bool, failed: str) -> bool:
     try:
         try:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from launcher import agent, process
 from launcher.backends.base import LogLine, RunState
 from launcher.errors import TargetError
-from launcher.follow import Record, derive_state, follow_logs, is_local, node_records
+from launcher.follow import Record, derive_state, follow_logs, is_agent_alive, is_local, node_records
+from launcher.takeback import heed_cancel
 
 if TYPE_CHECKING:
     from launcher.plan import RunPlan
@@ -37,6 +38,7 @@ class LocalBackend:
             lines = process.last_log_lines(run.path / "logs" / "node-0" / "agent.log")
             log = "".join(f"\n  agent.log: {line}" for line in lines)
             raise TargetError(f"the run did not start on this machine: {error}{log}", hint=error.hint) from error
+        heed_cancel(run)
         return (str(node_records(run)[0]["pid"]),)
 
     def state(self, run: RunDir) -> RunState:
@@ -48,6 +50,9 @@ class LocalBackend:
     def cancel(self, run: RunDir, *, checkpoint: bool = True) -> None:
         """End the run and prove it. Raises TargetError if something of it survives (a process nobody can kill)."""
         record = node_records(run).get(0)
+        if run.run_json.exists() and run.record.state == RunState.PENDING and not (record and is_agent_alive(record)):
+            run.update_record(state=RunState.CANCELLED.value)  # if its launcher is still starting it, it heeds this
+            record = node_records(run).get(0)
         if record is not None and is_local(record):
             _end_agent(run, record, checkpoint)
         left = end_leftovers(run.run_id)

@@ -23,6 +23,7 @@ from launcher.connect import Options
 from launcher.errors import HostsError, TargetError
 from launcher.fleet import Fleet, Json, Session
 from launcher.mirror import Mirror
+from launcher.takeback import heed_cancel
 
 if TYPE_CHECKING:
     from launcher.hosts import Survey
@@ -63,6 +64,8 @@ class Seen:
     reached: bool = False
     alive: bool = False
     why: str = ""
+    gone: bool = False
+    """It has no record any more: its disk was emptied, or somebody removed the run directory."""
 
 
 class Following:
@@ -88,6 +91,12 @@ class Following:
             raise TargetError(
                 f"another command still copies files of {self.run.run_id}", hint="try again when it is done"
             ) from None
+        except OSError as trouble:  # a host's own come as answers
+            where = f" ({trouble.filename})" if trouble.filename else ""
+            raise TargetError(
+                f"cannot write the copy of {self.run.run_id} here: {trouble.strerror or trouble}{where}",
+                hint=f"free some space; the run itself goes on: zlaunch status {self.run.run_id}",
+            ) from None
         for node, error in failures.items():
             self.seen[node].reached, self.seen[node].why = False, str(error)
         self.looked = time.monotonic()
@@ -103,7 +112,8 @@ class Following:
             )  # fmt: skip
             self.mirror.apply(node, answer)
             more = answer["more"]
-        self.seen[node] = Seen(answer["record"], reached=True, alive=answer["alive"])
+        gone = answer["record"] is None and (self.run.nodes_dir / f"node-{node}.json").exists()
+        self.seen[node] = Seen(answer["record"], reached=True, alive=answer["alive"], gone=gone)
 
     def connect(self, node: int, session: Session) -> None:
         """Open the session if it is closed, but not again and again. Raises TargetError."""
@@ -157,6 +167,8 @@ def verdict(seen: list[Seen]) -> RunState | None:
 
 
 def _state(item: Seen) -> RunState | None:
+    if item.gone:
+        return RunState.LOST
     if item.record is None:
         return RunState.PENDING if item.reached else None
     state = follow.STATE_OF_NODE[item.record["state"]]
@@ -197,14 +209,17 @@ class SshBackend:
             "the run cannot be sent", lambda node, session: self._send(session, places[node], packed), leaders
         )
         payload = json.dumps(secrets).encode()
+        heed_cancel(run)
         started, failures = survey.fleet.each(
             lambda node, session: session.call(
                 "start", payload, run_dir=places[node].run_dir, node_rank=node, environ=places[node].environ,
                 seconds=START_SECONDS, timeout=START_SECONDS + 5,
-            )["record"]
+            )["record"],
+            to_the_end=True,
         )  # fmt: skip
         if failures:
             self._take_back(conversation, sorted(started), failures)
+        heed_cancel(run)
         for node, record in started.items():
             conversation.seen[node] = Seen(record, reached=True, alive=True)
         return tuple(f"{places[node].host}:{started[node]['pid']}" for node in sorted(started))
@@ -223,9 +238,13 @@ class SshBackend:
 
     def _take_back(self, conversation: Following, started: list[int], failures: Mapping[int, TargetError]) -> None:
         """A host refused: stop what runs elsewhere, then say what every host said. Raises HostsError."""
-        left = end_now(conversation, started)
+        # Where the conversation broke the agent may have come up, or be about to: without a plan it does not.
+        unclear = [node for node in failures if not conversation.fleet.sessions[node].is_open]
+        conversation.ask("put", unclear, name="plan.json", offset=0, last=True)
+        left = end_now(conversation, sorted([*started, *unclear]))
         names = [place.host for place in conversation.places]
         results = {names[node]: str(error) for node, error in failures.items()}
+        results.update({names[node]: f"{failures[node]}; it may run there" for node in unclear if node in left})
         results.update({names[node]: left.get(node, "started, and stopped again") for node in started})
         ordered = {name: results[name] for name in names if name in results}
         raise HostsError(f"the run did not start on {len(failures)} of {len(names)} hosts", ordered)
@@ -260,6 +279,9 @@ class SshBackend:
             return  # interrupted, or its launcher died, before anything was sent
         conversation = conversation_of(run)
         conversation.look()
+        if all(item.reached and item.record is None for item in conversation.seen):
+            run.update_record(state=RunState.CANCELLED.value)  # if its launcher is still sending, it heeds this
+            conversation.look()
         running = [node for node, item in enumerate(conversation.seen) if item.alive]
         if checkpoint and running:
             hub = [0] if 0 in running else running
@@ -295,9 +317,11 @@ def bring_home(conversation: Following, *, checkpoints: bool = False) -> list[st
     if not session.is_open:
         return None
     fetched = []
-    for name, size in session.call("tree", run_dir=place.run_dir, tops=tops)["files"]:
+    files = session.call("tree", run_dir=place.run_dir, tops=tops)["files"]
+    # The file that makes a checkpoint count comes last, so that one cut in the middle does not.
+    for name, size in sorted(files, key=lambda file: file[0].endswith(f"/{moved.COMPLETE}")):
+        _fetch(session, place.run_dir, name, size, run.path / name)
         if name != "metrics.jsonl":
-            _fetch(session, place.run_dir, name, size, run.path / name)
             fetched.append(name)
     return fetched
 

@@ -70,4 +70,4 @@ def check_python(job: JobSpec) -> None:
         from launcher import hosts  # slow to import; what it wants of other machines is wanted here
 
         brings_its_own = job.program or image.in_container(job, "local")
-        facts.check_python(python, () if brings_its_own else ("msgspec", *hosts.NEEDED))
+        facts.check_python(python, () if brings_its_own else hosts.NEEDED)

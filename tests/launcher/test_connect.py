@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
 import paramiko
 import pytest
 
-from launcher import connect
+from launcher import connect, fleet
 from launcher.errors import TargetError
 
 
@@ -118,3 +120,29 @@ def test_a_changed_key_is_forgotten_by_the_command_that_is_printed(
     command = said[said.index("ssh-keygen -R") :]
     subprocess.run(["sh", "-c", command], check=True, capture_output=True)
     assert known.read_text() == f"else ssh-rsa {OTHER.get_base64()}\n"
+
+
+def test_a_server_too_busy_to_say_hello_is_asked_again_and_nothing_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fleet, "BUSY_PAUSES", (0.01, 0.01))
+    asked = []
+
+    def turn_away() -> None:
+        while True:
+            try:
+                sock, caller = server.accept()
+            except OSError:
+                return
+            asked.append(caller)
+            sock.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=turn_away, daemon=True).start()
+        session = fleet.Session(f"127.0.0.1:{server.getsockname()[1]}", connect.Options(), "python3")
+        with pytest.raises(fleet.HostError, match="banner"):
+            session.open()
+        server.shutdown(socket.SHUT_RDWR)
+    assert len(asked) == 3
+    assert capfd.readouterr().err == ""
+    assert not connect.is_turned_away(paramiko.SSHException("Error reading SSH protocol banner"), 15.0)

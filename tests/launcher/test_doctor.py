@@ -17,7 +17,13 @@ def facts(gpus: int = 8, driver: str = "580.1", **changes: Any) -> dict[str, Any
     return {
         "python": "/env/bin/python",
         "version": [3, 11, 7],
-        "packages": {"torch": "2.11.0+cu130", "transformers": "5.17.0", "peft": "0.21.0", "nvidia-nccl-cu13": "2.28.3"},
+        "packages": {
+            "torch": "2.11.0+cu130",
+            "transformers": "5.17.0",
+            "peft": "0.21.0",
+            "msgspec": "0.20.0",
+            "nvidia-nccl-cu13": "2.28.3",
+        },
         "memory_bytes": 1 << 40,
         "free_bytes": 1 << 40,
         "workdir": "/root/zlaunch",

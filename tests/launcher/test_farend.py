@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -79,3 +80,63 @@ def test_only_the_host_that_listens_is_reached() -> None:
     finally:
         farend.unlisten()
         silent.close()
+
+
+def test_what_an_environment_prints_does_not_stand_between_the_answers(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("print('welcome')")
+    hello = {"op": "hello", "workdir": str(tmp_path), "token": "t", "index": 0, "packages": ["torch"], "gpus": False}
+    told = fleet._opening("greeting") + json.dumps(hello).encode() + b"\n"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", fleet._BOOT], input=told, capture_output=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert b"welcome" in done.stderr
+    assert json.loads(done.stdout.splitlines()[2])["ok"]
+
+
+def test_a_request_that_is_cut_in_its_payload_is_not_carried_out(tmp_path: Path) -> None:
+    put = {"op": "put", "run_dir": str(tmp_path), "name": "weights", "offset": 0, "last": True, "payload": 10}
+    told = fleet._opening("greeting") + json.dumps(put).encode() + b"\nhalf"
+    subprocess.run([sys.executable, "-S", "-c", fleet._BOOT], input=told, capture_output=True, check=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_the_store_that_lost_its_end_is_sent_again(tmp_path: Path) -> None:
+    item = {"path": "/nowhere/a", "name": "a", "size": 4, "sha256": "0" * 64}
+    stored = Path(farend.store_path(str(tmp_path), item))
+    stored.parent.mkdir(parents=True)
+    stored.write_bytes(b"1234")
+    assert farend.have([item], str(tmp_path)) == {"found": {"0" * 64: str(stored)}}
+    stored.write_bytes(b"")
+    assert farend.have([item], str(tmp_path)) == {"found": {}}
+
+
+def test_files_of_a_run_whose_agent_lives_are_left_alone(tmp_path: Path) -> None:
+    run, there = RunDir(tmp_path / "here"), tmp_path / "there"
+    run.write({"node.sh": "true"})
+    packed = bundle.build(run)
+    boot_id = farend.read("/proc/sys/kernel/random/boot_id").strip()
+    record = {"pid": os.getpid(), "start_time": farend.start_time(os.getpid()), "boot_id": boot_id, "ended": None}
+    (there / "nodes").mkdir(parents=True)
+    (there / "nodes/node-3.json").write_text(json.dumps(record))
+    with pytest.raises(farend.Refused, match=f"is running here already, pid {os.getpid()}"):
+        farend.unpack(str(there), packed.digest, {}, packed.data)
+    (there / "nodes/node-3.json").write_text(json.dumps({**record, "ended": 1.0}))
+    farend.unpack(str(there), packed.digest, {}, packed.data)
+    assert not (there / "nodes").exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="a namespace of its own needs root")
+def test_processes_of_a_container_with_its_own_agent_are_not_taken_for_strays(tmp_path: Path) -> None:
+    environ = {**os.environ, "ZLAUNCH_RUN_ID": "in-20260101-000000-abcd", "ZLAUNCH_RUN_DIR": "/only/in/the/container"}
+    inside = subprocess.Popen(["unshare", "--pid", "--fork", "--kill-child", "sleep", "100"], env=environ)
+    try:
+        end = time.monotonic() + 10
+        while len(found := farend.scan("in-20260101-000000-abcd", False)) < 2 and time.monotonic() < end:
+            time.sleep(0.05)
+        assert len(found) == 2
+        dead = farend.scan("in-20260101-000000-abcd", True)
+        assert [item["pid"] for item in dead] == [inside.pid]  # unshare itself is outside
+    finally:
+        inside.kill()
+        inside.wait()

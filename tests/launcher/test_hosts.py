@@ -53,7 +53,8 @@ def test_hosts_with_and_without_gpus_are_not_mixed_silently() -> None:
 def said(**packages: str) -> dict[str, Any]:
     return {
         "workdir_error": None, "free_bytes": 1 << 40, "workdir": "/w", "version": [3, 11, 7], "python": "/env/python",
-        "missing": [], "packages": {"torch": "2.11", "transformers": "5.1", "peft": "0.2", **packages},
+        "missing": [],
+        "packages": {"torch": "2.11", "transformers": "5.1", "peft": "0.2", "msgspec": "0.19", **packages},
     }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from launcher.backends.base import RunState
 from launcher.backends.local import LocalBackend
 from launcher.errors import TargetError
 from launcher.plan import RunPlan
-from launcher.runs import RunDir
+from launcher.runs import RunDir, RunRecord
 from tests.launcher.agent_bed import FOREVER, IGNORES_TERM, UNTIL_STOP, Run, bed, wait_for
 
 NO_PLAN = cast(RunPlan, None)  # the backend reads the rendered files, not the plan
@@ -148,3 +149,16 @@ def test_a_second_submit_of_a_running_run_is_refused_and_harms_nothing(make: Mak
         BACKEND.submit(directory, NO_PLAN, {})
     assert BACKEND.state(directory) is RunState.RUNNING
     assert len(run.events("agent_started")) == 1
+
+
+def test_a_run_that_is_cancelled_while_its_agent_is_started_does_not_run(make: Make) -> None:
+    _, directory = make(FOREVER, "sleep 1.5\n" + NODE_SH)
+    directory.save_record(RunRecord(run_id=directory.run_id, name="a", backend="local", created=1.0))
+    on_another_terminal = threading.Timer(0.5, BACKEND.cancel, [directory])
+    on_another_terminal.start()
+    with pytest.raises(KeyboardInterrupt):
+        BACKEND.submit(directory, NO_PLAN, {})
+    on_another_terminal.join()
+    BACKEND.cancel(directory, checkpoint=False)  # as launcher.submit does then
+    assert BACKEND.state(directory) is RunState.CANCELLED
+    assert directory.record.state == "CANCELLED"

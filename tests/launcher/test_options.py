@@ -100,7 +100,7 @@ def test_an_interpreter_that_cannot_train_is_refused_before_anything_starts(here
     bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "$@"\n')
     bare.chmod(0o755)
     told = refusal("local", *CPU, "--python", str(bare))
-    assert f"torch, transformers, peft not installed for {bare}" in told
+    assert f"torch, transformers, peft, msgspec not installed for {bare}" in told
     assert "training environment" in told
     assert not (here / "runs").exists()
     zlaunch("local", *CPU, "--python", "/on/another/day", "--dry-run")
