@@ -92,7 +92,7 @@ def train(config: TrainConfig, world: World, rundir: RunDir) -> int:
     models.import_first(choice)
 
     from train.dataset import Data
-    from train.tokens import set_template
+    from train.tokens import fingerprint, set_template
 
     data = Data(config, rundir)
     base = local_directory(config, rundir, data.texts)
@@ -112,11 +112,13 @@ def train(config: TrainConfig, world: World, rundir: RunDir) -> int:
     # Data.
     _phase(rundir, world, "data")
     train_part, eval_part = data.train(tokenizer), data.eval(tokenizer)
+    # read now: the files may be others after hours of training
+    records = eval_part.records if eval_part is not None and world.first else ()
     sampler = train_part.sampler(config.train.seed)
     total = config.train.max_steps or sampler.steps(config.train.epochs, config.train.global_batch_size)
 
     # The engine, and where an earlier start left off.
-    from train import adapter, checkpoint
+    from train import adapter, checkpoint, modules
     from train.checkpoint import Progress
     from train.engine import build, trainable
     from train.evaluate import Evaluator, Interrupted, prediction_lines
@@ -131,8 +133,11 @@ def train(config: TrainConfig, world: World, rundir: RunDir) -> int:
         "lora.rslora": config.lora.rslora,
         "lora.init": config.lora.init,
         "data": {"sequences": len(train_part.tokens), "tokens": int(train_part.lengths.sum())},
+        "trained_modules": modules.trained(name for name, _ in trainable(model)),
         "trained_parameters": sum(parameter.numel() for _, parameter in trainable(model)),
     }
+    evaluated = fingerprint(eval_part.tokens) if eval_part is not None else None
+    _agree(world, {"data.train": fingerprint(train_part.tokens), "data.eval": evaluated, "steps": total})
     engine = build(config, world, model, loaded.dtype, ds_config, choice.engine)
 
     def save_adapter(place: Any, state: Any) -> None:
@@ -179,15 +184,17 @@ def train(config: TrainConfig, world: World, rundir: RunDir) -> int:
         if config.eval.before and evaluator is not None:
             _phase(rundir, world, "evaluate_before")
             kept = rundir.cache / "evaluated-before.json"
-            before = _kept(kept, world)
+            before = _kept(kept, world, evaluated)
             if before is None and progress.step == 0:
                 before = _evaluation(evaluator)
                 if world.first and before is not None:
-                    write_json(kept, before)
+                    write_json(kept, {**before, "data": evaluated})
 
         # Train.
         _phase(rundir, world, "train", total_steps=total)
         progress, stopped = loop.run(progress)
+        evaluates = config.eval.after and evaluator is not None
+        stopped = stopped and (progress.step < total or evaluates)  # behind the last step nothing else is left
 
         # Evaluate after.
         if not stopped and config.eval.after and evaluator is not None:
@@ -208,7 +215,6 @@ def train(config: TrainConfig, world: World, rundir: RunDir) -> int:
     if config.verify_adapter and not stopped:
         reloads = adapter.reloads(rundir.adapter, config, world, base, engine, model, loaded.dtype)
     if world.first:
-        records = eval_part.records if eval_part else ()
         if after is not None:
             write_atomic(rundir.predictions, prediction_lines(records, after["answers"]))
         write_json(
@@ -255,9 +261,13 @@ def _where_to_start(config: TrainConfig, world: World, rundir: RunDir) -> Any:
 
     from train import checkpoint
 
-    if not world.first or not config.resume:
+    if not world.first:
         return None
     own = checkpoint.complete(rundir.checkpoints)
+    if not config.resume:
+        if own:  # they would be taken for this start's, and its own be pruned for them
+            raise UserError(f"resume is false, and {rundir.checkpoints} holds checkpoints of an earlier start")
+        return None
     if own:
         return own[-1]
     if config.init_from is None:
@@ -312,9 +322,22 @@ def _evaluation(evaluator: Any) -> dict[str, Any] | None:
     return {"scores": scores, "answers": answers}
 
 
-def _kept(path: Any, world: World) -> dict[str, Any] | None:
-    """What an earlier start measured before training, by rank 0's disk."""
-    return dist.share(world, json.loads(path.read_text(encoding="utf-8")) if world.first and path.exists() else None)
+def _agree(world: World, seen: dict[str, Any]) -> None:
+    """Raise UserError on a rank that sees other records than rank 0: it would compute something else, or fewer steps,
+    and the others wait for it."""
+    first = dist.share(world, seen)
+    for name, value in seen.items():
+        if value != first[name]:
+            raise UserError(
+                f"node {world.node_rank} has other records than node 0: {name} {value}, and {first[name]} there",
+                "every node needs the same files of records, and the same model",
+            )
+
+
+def _kept(path: Any, world: World, data: str | None) -> dict[str, Any] | None:
+    """What an earlier start measured before training on the same records, by rank 0's disk."""
+    kept = json.loads(path.read_text(encoding="utf-8")) if world.first and path.exists() else {}
+    return dist.share(world, kept if kept.get("data") == data else None)
 
 
 def _samples(config: TrainConfig, records: Any, before: Any, after: Any) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,20 @@ def replace(place: Path, state: State, model: Any, tokenizer: Any) -> None:
     temporary = place.with_name(f".{place.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     save(temporary, state, model, tokenizer)
-    shutil.rmtree(place, ignore_errors=True)
+    older = place.with_name(f".{place.name}.old.tmp")
+    _remove(older)
+    with suppress(FileNotFoundError):
+        place.rename(older)  # it may be a link, or open somewhere on NFS: then it cannot be removed yet
     temporary.rename(place)
     sync_directory(place.parent)
+    _remove(older)
+
+
+def _remove(place: Path) -> None:
+    if place.is_symlink():
+        place.unlink()
+    else:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def reloads(

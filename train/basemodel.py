@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from train import families, hub
-from train.cachedir import cache_directory
+from train.cachedir import cache_directory, locked, suppress_if_there
 from train.config import Model, TrainConfig
 from train.download import download
 from train.errors import UserError
@@ -197,18 +197,16 @@ def _index_read(path: Path) -> Path | None:
 
 def _once(place: Path, make: Callable[[Path], None]) -> None:
     """Let `make` fill a temporary directory and rename it to `place`, unless that exists already."""
-    from filelock import FileLock
-
     place.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(place.parent / f".{place.name}.lock"):
+    with locked(place.parent / f".{place.name}.lock"):
         if place.exists():
             return
-        temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
+        temporary = place.with_name(f".{place.name}.{os.urandom(4).hex()}.tmp")
         temporary.mkdir()
         try:
             make(temporary)
-            temporary.rename(place)
+            with suppress_if_there(place):
+                temporary.rename(place)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

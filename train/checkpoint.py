@@ -104,7 +104,8 @@ def remove(place: Path) -> None:
 
 def clean(checkpoints: Path) -> None:
     """Remove what cut-off saves left behind; for the start of a run, by rank 0."""
-    for path in [*checkpoints.glob(".step-*.tmp"), *checkpoints.glob("step-*")]:
+    own = (path for path in checkpoints.glob("step-*") if _NAME.fullmatch(path.name))
+    for path in [*checkpoints.glob(".step-*.tmp"), *own]:
         if not (path / MARKER).is_file():
             shutil.rmtree(path, ignore_errors=True)
 

@@ -19,10 +19,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from safetensors.torch import save_file
 
 from train import families, sentencepiece_bpe
+from train.cachedir import locked, suppress_if_there
 from train.layouts import Recipe, Shapes, recipe_for, tokenizer_for
 from train.source import ConversionError, Source, Tensors, check_file, load_shard, read_source
 
@@ -42,12 +42,13 @@ def convert(src: str | os.PathLike[str], dst: str | os.PathLike[str], say: Say =
     source = read_source(Path(src))
     recipe = recipe_for(source)
     say(f"{source.root}: {recipe.family.title}, {len(source.shards)} shard(s) -> {recipe.config.architectures[0]}")
-    with _lock(target):
+    with _lock(target) as held:
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise ConversionError(f"{target} exists already: name a directory that does not exist, or remove it")
         inventory(source, recipe)
         _room_for(source, target)
-        partial = target.with_name(f".{target.name}.partial")
+        own = "" if held else f".{os.urandom(4).hex()}"
+        partial = target.with_name(f".{target.name}{own}.partial")
         shutil.rmtree(partial, ignore_errors=True)  # what a killed conversion left
         partial.mkdir(parents=True)
         try:
@@ -55,10 +56,10 @@ def convert(src: str | os.PathLike[str], dst: str | os.PathLike[str], say: Say =
             write_tokenizer(source, recipe, partial)
             write_config(source, recipe, partial)
             _sync(partial)
-            partial.rename(target)
-        except BaseException:
+            with suppress_if_there(target / "config.json"):
+                partial.rename(target)
+        finally:
             shutil.rmtree(partial, ignore_errors=True)
-            raise
     say(f"{target}: complete")
     return target
 
@@ -105,10 +106,10 @@ def _fingerprint(root: Path) -> str:
 
 
 @contextmanager
-def _lock(target: Path, kind: str = "convert") -> Iterator[None]:
+def _lock(target: Path, kind: str = "convert") -> Iterator[bool]:
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_name(f".{target.name}.{kind}.lock")):
-        yield
+    with locked(target.with_name(f".{target.name}.{kind}.lock")) as held:
+        yield held
 
 
 def _room_for(source: Source, target: Path) -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from train.config import EXIT_STOPPED
 from train.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 JOIN_TIMEOUT = timedelta(minutes=10)
 """How long ranks wait for each other, to meet and in any collective (rank 0 may be saving or downloading)."""
+
+FINISHED = (0, EXIT_STOPPED)
+"""Exit statuses of a rank that has done what it was to do."""
 
 
 @dataclass(frozen=True)
@@ -167,8 +171,10 @@ def leave(status: int) -> NoReturn:
     process is aborted after all its work was done ("terminate called without an active exception", seen once in about
     a hundred exits of a loaded machine). `stop` does not end those threads: DeepSpeed's engine, its optimizer and the
     parameters hold the group as well.
+
+    A rank that failed waits for no thread: others wait for it, and it may be making tokens in the background for long.
     """
-    for thread in threading.enumerate():
+    for thread in threading.enumerate() if status in FINISHED else ():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()
     with contextlib.suppress(Exception):

@@ -34,6 +34,8 @@ State = dict[str, torch.Tensor]
 class Engine(Protocol):
     loss: nn.Module
     """The module that gives a micro batch's loss; called as it is for evaluation."""
+    skips: bool
+    """Whether a step whose gradient is no number leaves the weights as they were, and is not the end of them."""
 
     def backward(self, inputs: dict[str, torch.Tensor], scale: float, *, last: bool) -> torch.Tensor:
         """Forward and backward of one micro batch; the loss (a sum, unscaled, detached). `last` of this step?"""
@@ -121,7 +123,8 @@ class PlainEngine:
             dist.share_tensor(world, parameter.data)
         self.optimizer = optimizer_of(config, loss.model)
         self.autocast = _autocast(world, dtype)
-        self.scaler = torch.amp.GradScaler(world.device.partition(":")[0], enabled=dtype == torch.float16)
+        self.skips = dtype == torch.float16
+        self.scaler = torch.amp.GradScaler(world.device.partition(":")[0], enabled=self.skips)
 
     def backward(self, inputs: dict[str, torch.Tensor], scale: float, *, last: bool) -> torch.Tensor:
         with self.autocast():
@@ -164,6 +167,8 @@ class PlainEngine:
 
 
 class DeepSpeedEngine:
+    skips = True
+
     def __init__(
         self, config: TrainConfig, world: World, loss: Any, dtype: torch.dtype, ds_config: dict[str, Any]
     ) -> None:

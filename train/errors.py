@@ -11,6 +11,7 @@ import errno
 import sys
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -67,17 +68,19 @@ def account(error: BaseException, config: TrainConfig | None = None) -> Account:
 def report(error: BaseException, rundir: RunDir | None, config: TrainConfig | None, rank: int) -> int:
     """Write the account to the run directory and to stderr; the exit status of this rank."""
     found = account(error, config)
-    if found.is_bug:
-        traceback.print_exception(error, file=sys.stderr)
-    else:
-        print(f"error: {found.message}", file=sys.stderr)
-        advise(found.advice)
+    with suppress(OSError):  # the log lies on a full disk: the exit status and the account are still to come
+        if found.is_bug:
+            traceback.print_exception(error, file=sys.stderr)
+        else:
+            print(f"error: {found.message}", file=sys.stderr)
+            advise(found.advice)
     if rundir is not None:
         content = {"cause": found.cause, "message": found.message, "advice": list(found.advice), "rank": rank}
         try:
             write_json(rundir.error(rank), content)
         except OSError as failure:  # a full disk, most likely: stderr has said it already
-            print(f"errors/rank-{rank}.json could not be written: {failure}", file=sys.stderr)
+            with suppress(OSError):
+                print(f"errors/rank-{rank}.json could not be written: {failure}", file=sys.stderr)
     return found.exit_code
 
 
@@ -155,7 +158,8 @@ def _nccl(error: BaseException, config: TrainConfig | None) -> Account:
 
 def is_disk_full(error: BaseException) -> bool:
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return full or "No space left on device" in str(error)  # safetensors raises its own type
+    told = str(error)  # safetensors raises its own type
+    return full or "No space left on device" in told or "Disk quota exceeded" in told
 
 
 _CAUSES: tuple[tuple[Callable[[BaseException], bool], Callable[[BaseException, TrainConfig | None], Account]], ...] = (

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -85,7 +86,7 @@ class Evaluator:
                     [tokens.prompt(index) for index in indices or [order[-1]]],
                     max_new_tokens=options.max_new_tokens,
                     stop=stop,
-                    synced=self.config.train.zero_stage == 3,
+                    synced=self.config.train.zero_stage == 3 and self.world.many,
                 )
                 given.update(zip(indices, texts, strict=False))
         collected = dist.collect(self.world, given)
@@ -95,9 +96,10 @@ class Evaluator:
         return [everything[index] for index in range(len(tokens))]
 
     def scored(self, answers: list[str], loss: float) -> dict[str, Any]:
-        """{"loss", "records", "accuracy", "tasks"}"""
+        """{"loss", "records", "accuracy", "tasks"}; a loss that is no number is None."""
         pairs = [(record.answer, given) for record, given in zip(self.part.records, answers, strict=True)]
-        return {"loss": loss, **score(pairs, [record.task for record in self.part.records])}
+        known = loss if math.isfinite(loss) else None  # JSON has no other numbers
+        return {"loss": known, **score(pairs, [record.task for record in self.part.records])}
 
     def _look(self) -> None:
         asked = dist.sum_over_ranks(self.world, [float(self.stop_asked())])
@@ -214,7 +216,8 @@ def main(arguments: list[str] | None = None) -> int:
             write_atomic(place / "predictions.jsonl", predictions)
             facts = {"schema": 1, "adapter": str(adapter), "data": config.data.eval}
             write_json(place / "scores.json", {**facts, **scores})
-            print(f"loss {scores['loss']:.4f}  accuracy {scores['accuracy']:.3f}  {place}", file=sys.stderr)
+            loss = math.nan if scores["loss"] is None else scores["loss"]
+            print(f"loss {loss:.4f}  accuracy {scores['accuracy']:.3f}  {place}", file=sys.stderr)
     except Exception as error:
         return report(error, None, None, int(os.environ.get("RANK", "0")))
     dist.stop()

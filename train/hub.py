@@ -33,9 +33,7 @@ def once(name: str, ask: Callable[[], Paths]) -> Paths:
 
 
 def _asked(name: str, ask: Callable[[], Paths]) -> Paths:
-    from filelock import FileLock
-
-    from train.cachedir import cache_directory
+    from train.cachedir import cache_directory, locked
 
     locks = cache_directory() / "locks"
     try:
@@ -45,7 +43,7 @@ def _asked(name: str, ask: Callable[[], Paths]) -> Paths:
     if not os.access(locks, os.W_OK):  # a home directory that is only read; the hub's own cache may be elsewhere
         return ask()
     file = re.sub(r"[^\w.-]", "-", f"hub-{name.replace('/', '--')}")
-    with FileLock(locks / f"{file}.lock"):
+    with locked(locks / f"{file}.lock"):
         record, start = locks / f"{file}.json", _start()
         kept = _kept(record, start)
         if kept is None:

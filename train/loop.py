@@ -75,7 +75,9 @@ class Loop:
             loss, norm, flags = loss / count, float(norm_seen), [value > 0 for value in seen]
             seconds = time.perf_counter() - started
             if not math.isfinite(loss):
-                raise _diverged(step + 1, loss)
+                raise _diverged(f"the loss of step {step + 1} is {loss}")
+            if not math.isfinite(norm) and not self.engine.skips:  # the weights are no numbers either by now
+                raise _diverged(f"the gradient of step {step + 1} is {norm}")
             if step == begin:
                 self.first_step_done()
             progress = _advance(progress, loss, norm, tokens, seconds)
@@ -87,7 +89,7 @@ class Loop:
                 last_saved = progress.step
             if asked:
                 self._acknowledge(asked)
-            if "stop" in asked and progress.step < self.total:
+            if "stop" in asked:
                 return progress, True
             if self._evaluation_due(progress.step) and self.evaluate is not None:
                 try:
@@ -163,10 +165,10 @@ class Loop:
         return bool(every) and step % every == 0 and step < self.total
 
 
-def _diverged(step: int, loss: float) -> UserError:
+def _diverged(what: str) -> UserError:
     """All that follows would be this too, and a checkpoint of it would take a good one's place."""
     return UserError(
-        f"the loss of step {step} is {loss}: training has diverged",
+        f"{what}: training has diverged",
         "set a lower train.learning_rate, and train.max_grad_norm: 1.0 if it is 0",
         "with model.dtype float16 try bfloat16 or float32, which do not overflow",
         "the checkpoints are of steps before: `zlaunch resume` with other settings goes on from the newest",
@@ -227,9 +229,11 @@ class _Writer:
 
     def evaluation(self, step: int, loss: float) -> None:
         if self.world.first:
-            rundir.append_line(self.rundir.metrics, {"step": step, "eval_loss": loss, "time": round(time.time(), 3)})
+            known = loss if math.isfinite(loss) else None
+            line = {"step": step, "eval_loss": known, "time": round(time.time(), 3)}
+            rundir.append_line(self.rundir.metrics, line)
             print(f"step {step}/{self.total}  eval_loss {loss:.4f}", flush=True)
-            self._plot(step, {"eval_loss": loss})
+            self._plot(step, line)
 
     def _plot(self, step: int, values: dict[str, Any]) -> None:
         if self.board is not None:

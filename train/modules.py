@@ -46,6 +46,12 @@ def refusal(error: Exception) -> UserError | None:
     return UserError(f"{WHOLE}: {first}") if "modules_to_save" in text else None
 
 
+def trained(parameters: Iterable[str]) -> str:
+    """`q_proj, v_proj`: the modules that the trainable parameters of a PEFT model belong to, by the names of these."""
+    wholes = (re.split(r"\.(?:lora_|modules_to_save\.)", name)[0] for name in parameters)
+    return ", ".join(sorted({whole.rpartition(".")[2] for whole in wholes}))
+
+
 def _has_weights(module: Any) -> bool:
     return next(module.parameters(recurse=False), None) is not None
 

@@ -37,7 +37,7 @@ def as_plain_lora(model: Any, weights: State) -> tuple[State, Any]:
         return weights, config
     plain = dict(weights)
     for name, value in start.items():
-        side = 0 if "lora_A" in name else 1
+        side = 0 if "lora_A" in name or "lora_embedding_A" in name else 1
         plain[name] = torch.cat([weights[name].cpu(), value if side == 0 else -value], dim=side)
     config = copy.deepcopy(config)
     config.init_lora_weights = True

@@ -76,7 +76,8 @@ def append_line(path: Path, line: dict[str, Any]) -> None:
 def write_atomic(path: Path, text: str) -> None:
     """Write to a temporary name beside `path`, sync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # processes in containers, and threads, share their numbers
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)

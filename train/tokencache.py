@@ -10,11 +10,11 @@ An entry also remembers what was wrong with the records, so that a run that refu
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
-import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from train import records, sources, tokenworker
+from train.cachedir import cache_directory, locked, suppress_if_there
+from train.errors import DataError
 from train.records import SHOWN_PROBLEMS, Problem
 from train.rundir import write_atomic
 from train.sources import Chunk
@@ -90,8 +92,6 @@ class Entry:
 
 def directory() -> Path:
     """$ZLAUNCH_CACHE/tokens, else ~/.cache/zlaunch/tokens."""
-    from train.cachedir import cache_directory
-
     return cache_directory() / "tokens"
 
 
@@ -108,8 +108,6 @@ def entry(
 
     Raises DataError for a source that cannot be read at all.
     """
-    from filelock import FileLock
-
     where = where or directory()
     where.mkdir(parents=True, exist_ok=True)
     found = [sources.files(path) for path in paths]
@@ -118,16 +116,21 @@ def entry(
     key = _key([len(source) for source in found], files, recipe, where)
     name = f"{key}{'' if share == 1.0 else f'-{share:.6f}'}"
     place = where / name
-    with FileLock(where / f"{name}.lock"):
-        made = not (place / "meta.json").exists()
+    with locked(where / f"{name}.lock"):
+        made = not all((place / name).exists() for name in _FILES)
         if made:
+            shutil.rmtree(place, ignore_errors=True)  # something that clears old files away was at it
             if tokenizer is not None:
                 recipe.compare(tokenizer)
             _forget_unused(where)
             if processes is None:
                 size = sum(os.stat(file).st_size for file in files)  # noqa: PTH116 - a plain system call
                 processes = min(tokenworker.cores(), tokenworker.MOST, size // tokenworker.SMALL + 1)
-            _make(place, paths, shown, recipe, share, processes)
+
+            def changed() -> bool:
+                return key != _key([len(source) for source in found], files, recipe, where)
+
+            _make(place, paths, shown, recipe, share, processes, changed)
     os.utime(place)
     return _open(place, made, shown)
 
@@ -170,18 +173,22 @@ def _digest(file: str, where: Path) -> str:
 
 
 def _make(
-    place: Path, paths: Sequence[str], shown: tuple[str, ...], recipe: Recipe, share: float, processes: int
+    place: Path,
+    paths: Sequence[str],
+    shown: tuple[str, ...],
+    recipe: Recipe,
+    share: float,
+    processes: int,
+    changed: Callable[[], bool],
 ) -> None:
-    temporary = place.with_name(f".{place.name}.{socket.gethostname()}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = place.with_name(f".{place.name}.{os.urandom(4).hex()}.tmp")
     temporary.mkdir()
     try:
         _write(temporary, paths, shown, recipe, share, processes)
-        try:
+        if changed():  # else later runs would find these tokens for the content that the files had before
+            raise DataError(f"{', '.join(shown)}: changed while being read", "start again when nobody writes to it")
+        with suppress_if_there(place / "meta.json"):
             temporary.rename(place)
-        except OSError:  # a node that shares this directory, and no lock with us, was faster
-            if not (place / "meta.json").exists():
-                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -211,8 +218,8 @@ def _write(
                 yield chunk
 
         for place_of_chunk, done in enumerate(tokenworker.work(recipe, watched(), share=share, processes=processes)):
-            done.tokens.tofile(tokens)
-            done.labelled.tofile(labelled)
+            tokens.write(done.tokens.data)  # not `tofile`: what a full disk does not take is lost there without a word
+            labelled.write(done.labelled.data)
             shown.append((sum(per_source), under_way[place_of_chunk].shown))
             for name, (of, kind) in _COLUMNS.items():
                 values = np.array(of(done), dtype=kind)
@@ -232,7 +239,9 @@ def _write(
     lines = joined.pop("lines")
     repeated = _repeated(joined["asked"], joined["answered"])
     for name, array in {**joined, "offsets": offsets}.items():
-        np.save(place / f"{name}.npy", array)
+        content = io.BytesIO()
+        np.save(content, array)
+        (place / f"{name}.npy").write_bytes(content.getbuffer())
     meta = Meta(
         files=files,
         records=tuple(per_source),
@@ -262,6 +271,14 @@ _COLUMNS: dict[str, tuple[Any, Any]] = {
     "counted": (lambda done: done.counted, np.int32),
 }
 """name -> (where a Chunked has it, its type)"""
+_FILES = (
+    "meta.json",
+    "tokens.bin",
+    "labelled.bin",
+    "offsets.npy",
+    *(f"{name}.npy" for name in ("asked", "answered", "kept", "answers", "counted")),
+)
+"""All that an entry has."""
 
 
 @dataclass(frozen=True)

@@ -97,9 +97,9 @@ for line in sys.stdin:
 def test_what_a_cut_off_save_left_is_cleared_away(tmp_path: Path) -> None:
     from train import checkpoint
 
-    for name in (".step-4.123.tmp", "step-4", "step-3"):
+    for name in (".step-4.123.tmp", "step-4", "step-3", "step-3-a-copy-of-mine"):
         (tmp_path / name).mkdir()
     (tmp_path / "step-3" / "COMPLETE").touch()
     assert [path.name for path in checkpoint.complete(tmp_path)] == ["step-3"]
     checkpoint.clean(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-3"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-3", "step-3-a-copy-of-mine"]

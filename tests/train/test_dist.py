@@ -55,3 +55,18 @@ def test_a_rank_leaves_with_all_done_and_without_taking_the_interpreter_down(tmp
     )
     assert (left.returncode, left.stdout) == (75, b"told")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["handled", "joined"]
+
+
+FAILS = """
+import threading, time
+from train import dist
+
+threading.Thread(target=time.sleep, args=(60,)).start()  # it makes tokens for an hour, say
+dist.leave(2)
+"""
+
+
+def test_a_rank_that_failed_leaves_at_once_whatever_its_threads_are_at(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    left = subprocess.run([sys.executable, "-c", FAILS], env={"PYTHONPATH": str(root)}, check=False, timeout=30)
+    assert left.returncode == 2

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import errno
 import json
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,7 @@ def test_advice_leaves_out_what_is_already_set() -> None:
         (DataError("no"), "data", 2),
         (OSError(errno.ENOSPC, "No space left on device", "/x/state"), "disk_full", 1),
         (RuntimeError("I/O error: No space left on device (os error 28)"), "disk_full", 1),
+        (RuntimeError("I/O error: Disk quota exceeded (os error 122)"), "disk_full", 1),
         (RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer"), "nccl", 1),
         (KeyError("x"), "bug", 1),
     ],
@@ -63,3 +66,18 @@ def test_every_end_has_a_cause_and_an_exit_status(
 def test_advice_stands_behind_an_arrow(capsys: pytest.CaptureFixture[str]) -> None:
     assert report(UserError("no", "do this", "or that"), None, None, 0) == 2
     assert capsys.readouterr().err == "error: no\n  -> do this\n  -> or that\n"
+
+
+def test_a_log_on_a_full_disk_takes_away_neither_the_status_nor_the_account(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Path("/dev/full").open("w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        assert report(UserError("no"), RunDir(tmp_path), None, 0) == 2
+        (tmp_path / "errors").rename(tmp_path / "a")
+        (tmp_path / "errors").touch()  # and the account cannot be written either
+        assert report(KeyError("x"), RunDir(tmp_path), None, 0) == 1
+        monkeypatch.undo()
+        with suppress(OSError):
+            full.close()
+    assert json.loads((tmp_path / "a" / "rank-0.json").read_text())["message"] == "no"

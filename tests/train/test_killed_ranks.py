@@ -27,7 +27,7 @@ WITHIN: dict[str, dict[str, Any]] = {  # what rank 0 is about to do in a save wh
     "sync the weights": {"call": "open", "path": r"\.tmp/state\.safetensors$"},
     "sync the temporary directory": {"call": "open", "path": r"\.tmp$"},
     "rename the directory": {"call": "os.rename", "path": r"/step-\d+$"},
-    "write the marker": {"call": "open", "path": r"/step-\d+/\.COMPLETE\.\d+\.tmp$"},
+    "write the marker": {"call": "open", "path": r"/step-\d+/\.COMPLETE\.\d+\.[0-9a-f]+\.tmp$"},
     "name the marker": {"call": "os.rename", "path": r"/step-\d+/COMPLETE$"},
     "take the marker of the older one": {"call": "os.remove", "path": r"/step-\d+/COMPLETE$"},
     "remove the older one's first file": {"call": "os.remove", "path": r"^[^/]+$"},

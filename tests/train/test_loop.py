@@ -16,6 +16,8 @@ torch = pytest.importorskip("torch")
 class Counting:
     """As many steps as were made."""
 
+    skips = False
+
     def __init__(self) -> None:
         self.loss = torch.nn.Identity()
         self.steps = 0
@@ -93,3 +95,55 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_is_written_or_saved(tmp
     assert "learning_rate" in ended.value.advice[0]
     assert saved == []
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("skips", [False, True])
+def test_a_gradient_that_is_no_number_ends_the_run_unless_the_engine_passes_over_it(
+    tmp_path: Path, skips: bool
+) -> None:
+    """At the last step: no loss after it would tell, and the adapter would be saved."""
+    from train.checkpoint import Progress
+    from train.errors import UserError
+
+    class Diverging(Counting):
+        def step(self, rate: float) -> float:
+            super().step(rate)
+            return float("nan") if self.steps == 9 else 1.0
+
+    engine, saved = Diverging(), []
+    engine.skips = skips
+    loop = loop_over(tmp_path, engine, saved, lambda: 1.0)
+    if skips:
+        assert loop.run(Progress(step=0))[1] is False
+        return
+    with pytest.raises(UserError, match="the gradient of step 9 is nan: training has diverged"):
+        loop.run(Progress(step=0))
+    assert saved == []
+
+
+def test_the_plain_engine_passes_over_such_gradients_only_where_it_scales_losses() -> None:
+    from train.config import Data, Lora, Model, TrainConfig, Training
+    from train.dist import from_environment
+    from train.engine import PlainEngine
+
+    config = TrainConfig(
+        run_id="r", device="cpu", model=Model(), data=Data(), lora=Lora(),
+        train=Training(global_batch_size=1, micro_batch_size=1, gradient_accumulation_steps=1),
+    )  # fmt: skip
+
+    class Loss(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = torch.nn.Linear(2, 1)
+
+        def forward(self, x: Any) -> Any:
+            return self.model(x).sum()
+
+    for dtype, skips in ((torch.float32, False), (torch.float16, True)):
+        loss = Loss()
+        engine = PlainEngine(config, from_environment("cpu", {}), loss, dtype)
+        assert engine.skips is skips
+        engine.autocast = nullcontext
+        engine.backward({"x": torch.tensor([[float("inf"), 1.0]])}, 1.0, last=True)
+        assert not torch.isfinite(engine.step(0.1))
+        assert bool(loss.model.weight.isfinite().all()) is skips

@@ -114,3 +114,17 @@ def test_what_punctuation_says_about_a_number_matters(one: str, other: str) -> N
 )
 def test_other_punctuation_beside_letters_and_numbers_does_not(one: str, other: str) -> None:
     assert exact_match([(one, other)]) == 1.0
+
+
+def test_a_loss_that_is_no_number_costs_the_loss_and_not_the_scores() -> None:
+    """result.json takes numbers only, and is written when all the training is done."""
+    from types import SimpleNamespace
+    from typing import Any
+
+    from train.evaluate import Evaluator
+
+    unused: Any = None
+    part: Any = SimpleNamespace(records=[SimpleNamespace(answer="yes", task=None)])
+    evaluator = Evaluator(unused, unused, part, unused, unused, unused, lambda: False)
+    assert evaluator.scored(["yes"], float("nan"))["loss"] is None
+    assert evaluator.scored(["yes"], 1.5) == {"loss": 1.5, "records": 1, "accuracy": 1.0, "tasks": {}}

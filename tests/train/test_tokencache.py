@@ -208,3 +208,40 @@ def test_the_same_files_in_other_sources_are_counted_by_source(tmp_path: Path, r
 def test_a_sample_of_records_that_all_ask_the_same_is_a_sample(tmp_path: Path, recipe: Recipe) -> None:
     path = write(tmp_path / "a.jsonl", *(record("tell a story", f"again {i}") for i in range(400)))
     assert 60 < tokencache.entry([path], recipe, tmp_path / "cache", share=0.25).meta.sequences < 140
+
+
+@pytest.mark.parametrize("name", ["tokens.bin", "answered.npy", "meta.json"])
+def test_an_entry_that_lost_a_file_is_made_again(tmp_path: Path, recipe: Recipe, name: str) -> None:
+    """Scratch file systems clear away what nobody has read for weeks, file by file."""
+    path = write(tmp_path / "a.jsonl", *(record(f"hello {i}", f"again {i}") for i in range(20)))
+    (tokencache.entry([path], recipe, tmp_path / "cache").place / name).unlink()
+    again = tokencache.entry([path], recipe, tmp_path / "cache")
+    assert again.made
+    assert len(again.array("answered")) == len(again.tokens) == 20
+
+
+def test_a_file_that_changes_while_it_is_read_leaves_no_entry(
+    tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, read = write(tmp_path / "a.jsonl", record("hello", "again")), sources.chunks
+
+    def chunks(place: str) -> Any:
+        write(Path(place), record("hello", "other"))
+        yield from read(place)
+
+    monkeypatch.setattr(sources, "chunks", chunks)
+    with pytest.raises(DataError, match=r"a\.jsonl: changed while being read"):
+        tokencache.entry([path], recipe, tmp_path / "cache")
+    monkeypatch.setattr(sources, "chunks", read)
+    write(tmp_path / "a.jsonl", record("hello", "again"))
+    assert tokencache.entry([path], recipe, tmp_path / "cache").made
+
+
+@pytest.mark.parametrize("name", ["tokens.bin", "labelled.bin", "offsets.npy", "kept.npy", "counted.npy"])
+def test_a_full_disk_is_told_whatever_file_is_the_last_that_finds_room(
+    tmp_path: Path, recipe: Recipe, name: str
+) -> None:
+    path = write(tmp_path / "a.jsonl", record("hello", "again"))
+    (tmp_path / name).symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        tokencache._write(tmp_path, [path], (path,), recipe, 1.0, 1)
