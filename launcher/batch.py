@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,19 +30,24 @@ def solve(global_batch_size: int, micro_batch_size: int | Literal["auto"], world
         )
     share = global_batch_size // world_size
     if micro_batch_size == "auto":
-        micro = max(size for size in range(1, min(share, max(1, largest)) + 1) if share % size == 0)
+        micro = max(size for size in divisors(share) if size <= max(1, largest))
     elif share % micro_batch_size:
         step = micro_batch_size * world_size
-        divisors = [str(size) for size in range(1, share + 1) if share % size == 0]
         raise BatchError(
             f"global_batch_size {global_batch_size} is not a multiple of micro_batch_size {micro_batch_size} "
             f"x {world_size} ranks = {step}",
             hint=f"nearest global sizes that can: {_nearest(global_batch_size, step)}; "
-            f"or a micro_batch_size of {', '.join(divisors[:12])}",
+            f"or a micro_batch_size of {', '.join(map(str, divisors(share)[:12]))}",
         )
     else:
         micro = micro_batch_size
     return Batch(global_batch_size, micro, share // micro, world_size)
+
+
+def divisors(number: int) -> list[int]:
+    """In order; quick for the largest batches too."""
+    small = [size for size in range(1, math.isqrt(number) + 1) if number % size == 0]
+    return small + [number // size for size in reversed(small) if size * size != number]
 
 
 def _nearest(size: int, step: int) -> str:

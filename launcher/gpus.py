@@ -53,15 +53,24 @@ GPUS: dict[str, GpuModel] = {gpu.key: gpu for gpu in _TABLE}
 _ALIASES = {"a100": "a100-80", "rtx4090": "4090", "rtx3090": "3090", "rtx5090": "5090", "v100": "v100-16"}
 
 
-def find(name: str) -> GpuModel:
+def find(name: str, *, otherwise: str = "give --gpu-memory 24GiB") -> GpuModel:
     """The GPU that --gpu names. Raises SpecError naming the known ones."""
     key = name.lower().replace("_", "-").removeprefix("nvidia-").removesuffix("gb")
     key = _ALIASES.get(key, key)
     if key in GPUS:
         return GPUS[key]
     near = difflib.get_close_matches(key, GPUS, n=1, cutoff=0.5)
-    hint = (f"did you mean {near[0]}? " if near else "") + f"known: {', '.join(GPUS)}; or give --gpu-memory 24GiB"
+    hint = (f"did you mean {near[0]}? " if near else "") + f"known: {', '.join(GPUS)}; or {otherwise}"
     raise SpecError(f"--gpu {name!r}: not a GPU of the table", hint=hint)
+
+
+def card_of(text: str) -> tuple[str, int]:
+    """(name, bytes) of `h100` or `24GiB`. Raises SpecError."""
+    if re.match(r"\s*\d+(\.\d+)?\s*[gm]i?b?\s*$", text.lower()):
+        size = parse_memory(text)
+        return f"a GPU of {size / GIB:.0f} GiB", size
+    card = find(text, otherwise="say how much memory it has, 24GiB")
+    return card.title, card.memory_bytes
 
 
 def identify(title: str | None, memory_bytes: int | None) -> GpuModel | None:
@@ -79,4 +88,7 @@ def parse_memory(text: str) -> int:
     if not match:
         raise SpecError(f"--gpu-memory {text!r}: not a size", hint="for example 24GiB or 80GB")
     unit = {"gib": GIB, "g": GIB, "gb": 10**9, "mib": 2**20, "m": 2**20, "mb": 10**6, None: GIB}[match[2]]
-    return round(float(match[1]) * unit)
+    size = float(match[1]) * unit
+    if not 0 < size < 2**63:
+        raise SpecError(f"--gpu-memory {text!r}: no GPU has that", hint="for example 24GiB or 80GB")
+    return round(size)

@@ -10,9 +10,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from launcher import batch, container, gpus, planner, slurm_plan
+from launcher import batch, container, planner, slurm_plan
 from launcher.container import ContainerPlan, SettledJob
-from launcher.errors import CompatibilityError
 from launcher.spec import JobSpec, source_paths
 from train import compat, families, memory
 from train.config import Data, Device, Lora, Source, TrainConfig, Training
@@ -261,7 +260,7 @@ def plan_training(
         zero_stage = auto("train.zero_stage", *_zero_stage(spec, target))
     dtype = spec.model.dtype
     if dtype == "auto":
-        dtype = auto("model.dtype", *_dtype(target))
+        dtype = auto("model.dtype", *_dtype(spec, target))
     checkpointing = spec.train.gradient_checkpointing
     if checkpointing == "auto":
         on = target.device == "cuda"
@@ -310,51 +309,37 @@ def _choice(spec: JobSpec, target: Target, model_config: dict[str, Any] | None) 
     if target.device != "cuda" or not target.gpu_memory_bytes:
         return None
     try:
-        shape = memory.from_config(model_config) if model_config else memory.named(spec.model.path)
+        model = planner.model_of(spec.model.path, model_config)
     except memory.UnknownShape:
         return None
-    if shape is None:
-        return None
-    card = gpus.identify(target.gpu_name, target.gpu_memory_bytes)
-    capability = target.compute_capability or (card.compute_capability if card else 8.0)
-    situation = planner.Situation(
-        world_size=target.world_size,
-        gpu_memory_bytes=target.gpu_memory_bytes,
-        gpu_name=target.gpu_name or "GPU",
-        matrix_rate=card.matrix_rate if card else 100e12,
-        bfloat16=capability >= 8.0,
-    )
-    return planner.choose(spec, shape, situation)
+    return planner.choose(spec, model, _situation(target)) if model else None
+
+
+def _situation(target: Target) -> planner.Situation:
+    size = target.gpu_memory_bytes or 0
+    return planner.Situation.of(target.world_size, size, target.gpu_name, target.compute_capability)
 
 
 def _zero_stage(spec: JobSpec, target: Target) -> tuple[int, str]:
+    if spec.train.offload == "cpu":
+        return 2, "DeepSpeed keeps the optimizer's state in the host's memory, from ZeRO-1 on"
     if target.world_size == 1:
         return 0, "one rank has nothing to share"
     return 0, "LoRA's optimizer state is small: plain data parallelism is fastest where the weights fit each GPU"
 
 
-def _dtype(target: Target) -> tuple[str, str]:
+def _dtype(spec: JobSpec, target: Target) -> tuple[str, str]:
     if target.device == "cpu":
         return "float32", "most CPUs multiply bfloat16 no faster"
-    if target.compute_capability is not None and target.compute_capability < 8.0:
-        return "float16", f"{target.gpu_name} (compute capability {target.compute_capability}) has no bfloat16"
-    return "bfloat16", "the GPU's native training format; needs no loss scaling"
+    return planner.dtype_of(spec, _situation(target))
 
 
 def _refuse_what_cannot_work(config: TrainConfig, target: Target, model_config: dict[str, Any] | None) -> None:
-    """Raise CompatibilityError with the nearest settings that work. A model that could not be read is given the
-    family that takes everything; the training program asks again when it has it."""
+    """Raise CompatibilityError with the nearest settings that work. A model that could not be read is known by its name
+    or given the family that takes everything; the training program asks again when it has it."""
     family = families.FAMILIES[0] if model_config is None else families.family_of(model_config)
-    capability = None if target.compute_capability is None else _two_parts(target.compute_capability)
-    refusals = compat.check(compat.Settings.of(config, family, capability))
-    if refusals:
-        raise CompatibilityError(
-            "; ".join(refusal.reason for refusal in refusals),
-            hint="set " + ", ".join(dict.fromkeys(refusal.instead for refusal in refusals)),
-        )
-
-
-def _two_parts(capability: float) -> tuple[int, int]:
-    """8.6 -> (8, 6)"""
-    major, _, minor = f"{capability:.1f}".partition(".")
-    return int(major), int(minor)
+    if model_config is None and (shape := memory.named(config.model.path)):
+        family = families.of_type(shape.family)
+    known = _situation(target).compute_capability if target.device == "cuda" else None
+    capability = None if known is None else planner.two_parts(known)
+    planner.refuse(compat.check(compat.Settings.of(config, family, capability)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from launcher import bundle, facts, slurm_plan
+from launcher import bundle, facts, gpus, slurm_plan
 from launcher.plan import Target
 from launcher.spec import JobSpec
 from train.config import Device
@@ -17,12 +17,15 @@ def slurm_target(job: JobSpec, known: bundle.Sums | None = None) -> Target:
     """The nodes that the job asks for. Their names, the address and the ports are known only when Slurm starts it:
     train.sbatch sets them, and the plan holds placeholders.
 
+    Its GPUs cannot be looked at either: `slurm.gpu` says what they are, so that the job is planned for them.
+
     With `slurm.login` this machine is not of the cluster: its interpreter and its working directory mean nothing there,
     and the input files that lie here travel, by their hashes (`known`: see bundle.inputs). Raises DataError.
     """
     login = job.slurm.login is not None
     device: Device = "cpu" if job.device == "cpu" else "cuda"
     procs = slurm_plan.procs_per_node(job.slurm, device)
+    name, size = gpus.card_of(job.slurm.gpu) if job.slurm.gpu and device == "cuda" else (None, None)
     return Target(
         backend="slurm",
         device=device,
@@ -32,6 +35,8 @@ def slurm_target(job: JobSpec, known: bundle.Sums | None = None) -> Target:
         master_port=slurm_plan.FIRST_PORT,
         control_port=slurm_plan.FIRST_PORT + slurm_plan.CONTROL_OFFSET,
         token=facts.new_token(),
+        gpu_name=name,
+        gpu_memory_bytes=size,
         cwd=None if login else str(Path.cwd()),
         paths=bundle.inputs(job, absent_ok=True, known=known)[1] if login else {},
     )

@@ -86,6 +86,8 @@ class SlurmSpec(Section, frozen=True):
     """null: 8 on GPUs; on a CPU the number of ranks a node is procs_per_node."""
     procs_per_node: int = 1
     cpus_per_task: int | None = None
+    gpu: str | None = None
+    """GPU of the nodes, as `zlaunch plan` takes it (h100), or its memory (24GiB): it cannot be looked at before."""
     partition: str | None = None
     account: str | None = None
     qos: str | None = None

@@ -102,6 +102,10 @@ _FIELDS = {
 }
 
 
+def _unfused(family: Family) -> str:
+    return f"the fused layers do not fit this model: {family.unfused}"
+
+
 def _nearest(wanted: int, allowed: tuple[int, ...]) -> int:
     return min(allowed, key=lambda stage: abs(stage - wanted))
 
@@ -109,7 +113,7 @@ def _nearest(wanted: int, allowed: tuple[int, ...]) -> int:
 RULES: tuple[Rule, ...] = (
     Rule(
         lambda s: s.engine == "fused" and "fused" not in s.family.engines,
-        lambda s: f"there are no fused layers for {s.family.title}",
+        lambda s: _unfused(s.family) if s.family.unfused else f"there are no fused layers for {s.family.title}",
         "train.engine",
         "auto",
     ),
@@ -290,7 +294,8 @@ def engine_for(settings: Settings, *, unsloth_installed: bool = True) -> tuple[E
     """
     if settings.engine != "auto":
         return cast(Engine, settings.engine), f"train.engine={settings.engine} in the job"
-    family, told = settings.family, ""
+    family = settings.family
+    told = _unfused(family) if family.unfused and settings.device == "cuda" else ""
     for engine in family.engines:
         if engine == "fused" and settings.device != "cuda":
             continue  # its kernels are the GPU's

@@ -141,6 +141,10 @@ class TrainConfig(Section, frozen=True, kw_only=True):
     """At the end, load the adapter into a fresh base model and compare logits (result.json: adapter_reloads)."""
 
 
+MOST = 10**12
+"""No number of a job reaches it; infinity and not-a-number do not pass either."""
+
+
 class Range(NamedTuple):
     low: float
     high: float = math.inf
@@ -148,7 +152,9 @@ class Range(NamedTuple):
     """`low` itself is out of it."""
 
     def holds(self, value: float) -> bool:
-        return math.isfinite(value) and (self.low < value if self.above else self.low <= value) and value <= self.high
+        if not abs(value) < MOST:
+            return False
+        return (self.low < value if self.above else self.low <= value) and value <= self.high
 
     def __str__(self) -> str:
         if self.above:

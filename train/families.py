@@ -9,7 +9,7 @@ To add a family, add a row; what a row cannot say does not belong to a family.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Engine = Literal["fused", "unsloth", "peft"]
@@ -74,6 +74,8 @@ class Family:
     zero_stages: tuple[int, ...] = (0, 1, 2, 3)
     packs: bool = True
     """Attention can be kept inside each record of a packed row."""
+    unfused: str = ""
+    """Why there are no fused layers for one model of the family, where the others have them."""
 
 
 _FAST = "Unsloth has a fast path for this family"
@@ -190,8 +192,9 @@ def family_of(config: Mapping[str, Any]) -> Family:
     """
     marked = _BY_NAME.get(str(config.get(MARKER)))
     if marked:
-        return marked
-    names = [name for name in config.get("architectures") or () if name in _BY_ARCHITECTURE]
+        return _without_fused(marked, config)
+    said = config.get("architectures")
+    names = [str(name) for name in said if str(name) in _BY_ARCHITECTURE] if isinstance(said, (list, tuple)) else []
     by_name = _BY_ARCHITECTURE[names[0]] if names else ANY
     family = _BY_TYPE.get(str(config.get("model_type")), by_name)
     if family is CHATGLM2 and "chatglm3" in str(config.get("_name_or_path", "")).lower():
@@ -199,7 +202,32 @@ def family_of(config: Mapping[str, Any]) -> Family:
     # Both sizes of Baichuan carry the same names; only the rotary ones limit their positions in the config.
     if family is BAICHUAN and "max_position_embeddings" not in config:
         return ALIBI
-    return family
+    return family if family.converter else _without_fused(family, config)  # an original layout has keys of its own
+
+
+def of_type(model_type: str) -> Family:
+    """The family of a `model_type` (after conversion), where no config.json is at hand."""
+    return _BY_TYPE.get(model_type, ANY)
+
+
+def _without_fused(family: Family, config: Mapping[str, Any]) -> Family:
+    """The family, without the fused layers where those refuse a model with this config.json (fused.obstacle)."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling")
+    rope = rope if isinstance(rope, Mapping) else {}
+    kind = config.get("model_type")
+    checks = (
+        (config.get("hidden_act", "silu") != "silu", "its activation is not silu"),
+        (bool(config.get("mlp_bias")), "its MLP has biases"),
+        (bool(config.get("use_sliding_window")), "it attends within a sliding window"),
+        # 4096 where a config.json says nothing
+        (kind == "mistral" and config.get("sliding_window", 4096) is not None, "it attends within a sliding window"),
+        (bool(config.get("attention_dropout")), "its attention has dropout"),
+        (rope.get("rope_type", rope.get("type")) in ("dynamic", "longrope"), "its rotary embedding depends on length"),
+    )
+    reason = next((reason for failed, reason in checks if failed), "")
+    if not reason or "fused" not in family.engines:
+        return family
+    return replace(family, engines=tuple(engine for engine in family.engines if engine != "fused"), unfused=reason)
 
 
 def needs_conversion(config: Mapping[str, Any]) -> bool:

@@ -171,7 +171,7 @@ def from_config(config: Mapping[str, Any]) -> Shape:
 
     def number(*keys: str, default: int | None = None) -> int:
         for key in keys:
-            if isinstance(config.get(key), int) and config[key] > 0:
+            if isinstance(config.get(key), int) and 0 < config[key] < 2**31:
                 return int(config[key])
         if default is None:
             missing.append(" or ".join(keys))
@@ -217,6 +217,8 @@ class Setting:
     lora_r: int = 16
     lora_targets: tuple[str, ...] | None = None
     """Names of linear maps of a layer; None: all seven."""
+    whole: tuple[str, ...] = ()
+    """Names of modules that are trained whole beside the adapter (lora.modules_to_save)."""
     checkpointing: bool = False
     zero_stage: int = 0
     world_size: int = 1
@@ -271,6 +273,18 @@ _FUSED_NAMES = {
 }
 
 
+_OF_VOCABULARY = {"embed_tokens", "lm_head", "embed_in", "embed_out", "wte", "word_embeddings", "output_layer"}
+
+
+def trainable(shape: Shape, r: int, targets: tuple[str, ...] | None = None, whole: tuple[str, ...] = ()) -> int:
+    """The adapter's weights, and those of the modules named in `whole`, which are trained as copies beside the frozen
+    ones. Norms count for nothing here."""
+    vocabulary = sum(shape.vocab * shape.hidden for name in whole if name in _OF_VOCABULARY)
+    inside = [shape.linears[name] for name in _plain(whole) if name in shape.linears]
+    weights = vocabulary + shape.layers * sum(rows * columns for rows, columns in inside)
+    return lora_parameters(shape, r, targets) + weights
+
+
 def _plain(targets: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for target in targets for name in _FUSED_NAMES.get(target, (target,)))
 
@@ -281,7 +295,7 @@ def predict(shape: Shape, setting: Setting) -> Memory:
     own = shares_itself(setting.engine, setting.zero_stage)
     setting = replace(setting, zero_stage=0) if own else setting
     stage = setting.zero_stage
-    adapter = lora_parameters(shape, setting.lora_r, setting.lora_targets)
+    adapter = trainable(shape, setting.lora_r, setting.lora_targets, setting.whole)
     linear_bytes = {"none": float(setting.weight_bytes), "nf4": NF4_BYTES, "int8": 1.0}[setting.quantization]
     layer_bytes = round(shape.layer_weights * linear_bytes)
     weights = shape.layers * layer_bytes + shape.other_weights * setting.weight_bytes
@@ -324,7 +338,7 @@ STANDING = 64 * 2**20
 
 def _moments(shape: Shape, setting: Setting) -> tuple[_Moment, ...]:
     """The end of the forward pass, and the first layer of the backward pass."""
-    tokens = setting.tokens
+    tokens = setting.tokens * setting.weight_bytes / 2  # the counts below are those of 16-bit activations
     saved, transient = _PER_TOKEN[setting.engine](shape, setting)
     logits = _logits(shape, setting)
     always = STANDING + _standing_bucket(setting)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import click
 
 from launcher import facts, gpus, planner, spec
 from launcher.errors import SpecError, UsageError
-from launcher.planner import Choice, DoesNotFit, Situation
-from launcher.spec import JobSpec, source_paths
+from launcher.planner import Choice, DoesNotFit, Model, Situation
+from launcher.spec import JobSpec
 from train import memory
 from train.memory import GIB, Shape
 
@@ -59,10 +60,11 @@ def plan(
             "the job runs a program of its own, and `plan` is about training a model",
             hint=f"zlaunch local {job or 'JOB'} --dry-run shows what the program would get",
         )
-    shape = shape_of(wanted)
+    planned = model_of(wanted)
+    shape = planned.shape
     situation = situation_of(gpu, gpu_memory, nodes, gpus_per_node or wanted.local.gpus or 1)
     try:
-        choice = planner.choose(wanted, shape, situation)
+        choice = planner.choose(wanted, planned, situation)
     except DoesNotFit as error:
         if not as_json:
             if isinstance(situation, Assumed):
@@ -78,43 +80,42 @@ def plan(
     return 0
 
 
-def shape_of(wanted: JobSpec) -> Shape:
-    """The model's shape from its config.json, else from its name. Raises SpecError."""
-    config = facts.model_config(wanted.model.path, wanted.env) if wanted.model.path else None
-    if config is not None:
-        try:
-            return memory.from_config(config)
-        except memory.UnknownShape as error:
-            raise SpecError(f"model.path {wanted.model.path!r}: {error}") from error
+def model_of(wanted: JobSpec) -> Model:
+    """The model by its config.json, else by its name. Raises SpecError."""
     if not wanted.model.path:
         raise SpecError("no model to plan for", hint="name a job file, or say --model")
-    shape = memory.named(wanted.model.path)
-    if shape is None:
+    try:
+        found = planner.model_of(wanted.model.path, facts.model_config(wanted.model.path, wanted.env))
+    except memory.UnknownShape as error:
+        hint = f"plan for a model of a like size, with --model: {', '.join(memory.SHAPES)}"
+        raise SpecError(f"model.path {wanted.model.path!r}: {error}", hint=hint) from error
+    if found is None:
         raise SpecError(
             f"model.path {wanted.model.path!r}: no config.json here and no built-in shape of that name",
             hint=f"give a directory with config.json, or one of: {', '.join(memory.SHAPES)}",
         )
-    return shape
+    return found
 
 
 def situation_of(gpu: str | None, gpu_memory: str | None, nodes: int, per_node: int) -> Situation:
     """The GPUs to plan for: those named, else this machine's, else an H100. Raises SpecError."""
     world = nodes * per_node
-    if gpu is None and gpu_memory is None:
-        found = facts.local_gpus()
-        if found:
-            card = gpus.identify(found[0].name, found[0].memory_bytes)
-            rate = card.matrix_rate if card else 100e12
-            smallest = min(one.memory_bytes for one in found)
-            oldest = min((one.compute_capability for one in found if one.compute_capability), default=8.0)
-            return Situation(world, smallest, found[0].name, rate, bfloat16=oldest >= 8.0)
-        card = gpus.GPUS["h100"]
-        return Assumed(world, card.memory_bytes, card.title, card.matrix_rate)
-    model = gpus.find(gpu) if gpu else None
-    size = gpus.parse_memory(gpu_memory) if gpu_memory else (model.memory_bytes if model else 0)
-    if model is None:
-        return Situation(world, size, f"a GPU of {size / GIB:.0f} GiB", 100e12)
-    return Situation(world, size, model.title, model.matrix_rate, bfloat16=model.compute_capability >= 8.0)
+    size = gpus.parse_memory(gpu_memory) if gpu_memory is not None else None
+    if gpu is not None:
+        named = gpus.find(gpu)
+        return Situation.of(world, size or named.memory_bytes, named.title)
+    if size is not None:
+        return Situation(world, size, f"a GPU of {size / GIB:.0f} GiB")
+    found = facts.local_gpus()
+    if found:
+        smallest = min(one.memory_bytes for one in found)
+        if not smallest:
+            said = f"nvidia-smi does not say how much memory {found[0].name} has"
+            raise SpecError(said, hint="give --gpu-memory 24GiB")
+        oldest = min((one.compute_capability for one in found if one.compute_capability), default=None)
+        return Situation.of(world, smallest, found[0].name, oldest)
+    card = gpus.GPUS["h100"]
+    return Assumed(world, card.memory_bytes, card.title, card.matrix_rate, card.compute_capability)
 
 
 def work_of(wanted: JobSpec, choice: Choice) -> dict[str, Any] | None:
@@ -124,20 +125,27 @@ def work_of(wanted: JobSpec, choice: Choice) -> dict[str, Any] | None:
     if steps is None:
         if not records:
             return None
-        steps = max(1, round(wanted.train.epochs * records / choice.batch.global_batch_size))
+        steps = max(1, math.ceil(wanted.train.epochs * records / choice.batch.global_batch_size - 1e-9))
     tokens = min(wanted.data.max_length, size / records / 3.5) if records else wanted.data.max_length
     seconds = steps * choice.batch.global_batch_size * tokens / choice.tokens_per_second
     return {"records": records, "tokens_per_record": round(tokens), "steps": steps, "hours": seconds / 3600}
 
 
-def _count(wanted: JobSpec) -> tuple[int, int]:
-    records = size = 0
-    for path in source_paths(wanted.data.train):
+def _count(wanted: JobSpec) -> tuple[int, float]:
+    """Records of an epoch and their bytes; none if one of the files cannot be counted here."""
+    records, size = 0, 0.0
+    given = wanted.data.train
+    for source in given if isinstance(given, tuple) else (given,):
+        path, weight = (source, 1.0) if isinstance(source, str) else (source.path, source.weight)
         file = Path(path).expanduser()
-        if file.suffix == ".jsonl" and file.is_file():
+        if file.suffix != ".jsonl":
+            return 0, 0
+        try:
             with file.open("rb") as lines:
-                records += sum(1 for line in lines if line.strip())
-            size += file.stat().st_size
+                records += round(weight * sum(1 for line in lines if line.strip()))
+            size += weight * file.stat().st_size
+        except OSError:
+            return 0, 0
     return records, size
 
 
@@ -147,6 +155,7 @@ def report(
     setting, solved = choice.setting, choice.batch
     settings = {
         "model.quantization": setting.quantization,
+        "model.dtype": choice.dtype,
         "train.engine": setting.engine,
         "train.global_batch_size": solved.global_batch_size,
         "train.micro_batch_size": solved.micro_batch_size,
@@ -156,13 +165,19 @@ def report(
         "train.packing": choice.packing,
     }
     reasons = {reason.setting: reason.reason for reason in choice.reasons}
+    reasons["train.gradient_accumulation_steps"] = (
+        f"{solved.global_batch_size} records a step / ({solved.micro_batch_size} a pass x {solved.world_size} ranks)"
+    )
     return {
         "fits": True,
         **_heading(wanted, shape, situation),
         "predicted_peak_bytes": choice.predicted_peak_bytes,
         "parts": choice.memory.parts,
         "room_bytes": planner.room(situation),
-        "settings": {key: {"value": value, "reason": reasons.get(key, "as given")} for key, value in settings.items()},
+        "settings": {
+            key: {"value": value, "reason": reasons.get(key, "the job's, or the default")}
+            for key, value in settings.items()
+        },
         "tokens_per_second": round(choice.tokens_per_second),
         "work": work,
     }
@@ -188,10 +203,11 @@ def _refusal(wanted: JobSpec, shape: Shape, situation: Situation, error: DoesNot
 
 
 def _heading(wanted: JobSpec, shape: Shape, situation: Situation) -> dict[str, Any]:
+    targets = wanted.lora.target_modules if isinstance(wanted.lora.target_modules, tuple) else None
     return {
         "model": wanted.model.path,
         "parameters": shape.parameters,
-        "trainable": memory.lora_parameters(shape, wanted.lora.r),
+        "trainable": memory.trainable(shape, wanted.lora.r, targets, wanted.lora.modules_to_save),
         "gpu": situation.gpu_name,
         "gpu_assumed": isinstance(situation, Assumed),
         "gpu_memory_bytes": situation.gpu_memory_bytes,

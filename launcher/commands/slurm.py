@@ -30,6 +30,7 @@ SLURM_FLAGS: tuple[tuple[tuple[str, ...], str, dict[str, Any]], ...] = (
     (("--nodes", "-N"), "nodes", {"type": int, "help": "Nodes (default 1)."}),
     (("--gpus-per-node",), "gpus_per_node", {"type": int, "help": "Ranks a node, one a GPU (default 8)."}),
     (("--procs-per-node",), "procs_per_node", {"type": int, "help": "Ranks a node with --device cpu (default 1)."}),
+    (("--gpu",), "gpu", {"help": "GPU of the nodes, h100 or 24GiB: plans for it, and refuses a job that cannot fit."}),
     (("--cpus-per-task",), "cpus_per_task", {"type": int, "help": "Processors of a node's ranks together."}),
     (("--partition", "-p"), "partition", {"help": "Partition to queue in."}),
     (("--account", "-A"), "account", {"help": "Account that is charged."}),
@@ -63,6 +64,12 @@ IDLE = (
         lambda job: job.device == "cpu",
         "the run is on CPUs",
         "say --procs-per-node N, or --device cuda",
+    ),
+    Idle(
+        ("slurm.gpu",),
+        lambda job: job.device == "cpu" or bool(job.program),
+        "it says for which GPU a training is planned",
+        "leave it out",
     ),
     Idle(
         ("slurm.workdir",),
@@ -138,6 +145,8 @@ def one(job: Job, *, smoke: bool, show: bool, quiet: bool, follow: bool, as_json
     """A single run: its script shown, or its job queued, and followed if asked."""
     secrets = {} if show else submit.read_secrets(job.spec.secrets)
     run, plan = submit.prepare(job, slurm_target(job.spec))
+    if plan.train is not None and plan.launch.device == "cuda" and job.spec.slurm.gpu is None:
+        click.echo("whether it fits the nodes' GPUs was not asked: --gpu h100 plans the job for them", err=True)
     if show:
         if quiet or not as_json:
             click.echo(run.sbatch.read_text(encoding="utf-8"), nl=False)

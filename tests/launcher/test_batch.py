@@ -33,3 +33,11 @@ def test_more_ranks_than_records_name_the_smallest_batch():
     with pytest.raises(BatchError) as caught:
         batch.solve(4, "auto", 8, largest=8)
     assert caught.value.hint == "nearest sizes that can: 8"
+
+
+def test_a_huge_batch_is_answered_at_once():
+    assert batch.divisors(12) == [1, 2, 3, 4, 6, 12]
+    assert batch.divisors(9) == [1, 3, 9]
+    with pytest.raises(BatchError) as caught:
+        batch.solve(10**11, 7, 1, largest=8)  # not by trying every size: that took an hour
+    assert "a micro_batch_size of 1, 2, 4, 5" in str(caught.value.hint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -11,7 +12,7 @@ from click.testing import CliRunner
 from launcher.backends.base import FakeBackend, RunState
 from launcher.cli import cli
 from launcher.commands import outcome
-from launcher.errors import TargetError, UsageError
+from launcher.errors import CompatibilityError, TargetError, UsageError
 from launcher.runs import RunDir
 
 
@@ -41,6 +42,41 @@ def test_a_dry_run_shows_the_script_and_its_json_comes_last_where_both_are_asked
     *script, last = slurm(*points, "--print-script", "--json").splitlines()
     assert script[0].startswith("#!/bin/bash")
     assert "directory" in json.loads(last)
+
+
+BIG = "{model: {path: llama3-70b}, data: {train: train.jsonl}, train: {global_batch_size: 64}}"
+
+
+def gpu_run(*words: str) -> Any:
+    Path("big.yaml").write_text(BIG)
+    Path("train.jsonl").write_text('{"instruction": "a", "output": "b"}\n')
+    argv = ("slurm", "big.yaml", "--nodes", "2", "--dry-run", "--json", *words)
+    return CliRunner().invoke(cli, argv, standalone_mode=False)
+
+
+def test_a_job_is_planned_for_the_gpu_that_the_nodes_are_said_to_have() -> None:
+    """With the numbers of `zlaunch plan`."""
+    done = gpu_run("--gpu", "h100")
+    train = json.loads((Path(json.loads(done.stdout)["directory"]) / "train.json").read_text())
+    words = ("plan", "big.yaml", "--gpu", "h100", "--nodes", "2", "--gpus", "8", "--json")
+    planned = json.loads(CliRunner().invoke(cli, words, standalone_mode=False).stdout)
+    assert train["predicted_peak_bytes"] == planned["predicted_peak_bytes"] > 0
+    assert train["train"]["zero_stage"] == 3
+    assert "was not asked" not in done.stderr
+    assert "was not asked" in gpu_run().stderr
+
+
+@pytest.mark.parametrize("gpu", ["4090", "24GiB"])
+def test_a_job_that_cannot_fit_that_gpu_is_refused_before_the_queue(gpu: str) -> None:
+    refused = gpu_run("--gpu", gpu).exception
+    assert isinstance(refused, CompatibilityError)
+    assert "does not fit" in str(refused)
+    assert "model.quantization: nf4" in str(refused.hint)
+
+
+def test_a_gpu_that_nobody_knows_or_needs_is_refused() -> None:
+    assert "not a GPU of the table" in str(gpu_run("--gpu", "h1oo").exception)
+    assert "count for nothing" in str(gpu_run("--gpu", "h100", "--device", "cpu").exception)
 
 
 class Queue(FakeBackend):

@@ -218,3 +218,9 @@ def test_a_secret_that_was_written_into_the_job_is_refused_and_not_shown(entry):
     told = f"{caught.value} {caught.value.hint}"
     assert "secrets: entry 2" in told
     assert "not show" not in told.replace("_", " ")
+
+
+@pytest.mark.parametrize("key", ["lora.r", "train.max_steps", "train.global_batch_size", "train.learning_rate"])
+@pytest.mark.parametrize("value", [10**20, 10**400], ids=["too-long-for-json", "too-long-for-a-float"])
+def test_a_number_that_no_file_could_hold_is_out_of_range(key, value):
+    assert f"{key}: " in str(refusal(None, [f"{key}={value}"]))

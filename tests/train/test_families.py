@@ -109,3 +109,42 @@ def test_reading_the_table_and_the_gate_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+LLAMA = {"model_type": "llama", "num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 2}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LLAMA,
+        {**LLAMA, "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+                                   "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}},
+        {**LLAMA, "rope_scaling": {"type": "dynamic", "factor": 2.0}},
+        {**LLAMA, "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
+        {**LLAMA, "mlp_bias": True},
+        {**LLAMA, "attention_dropout": 0.1},
+        {**LLAMA, "hidden_act": "gelu"},
+        {**LLAMA, "model_type": "mistral"},
+        {**LLAMA, "model_type": "mistral", "sliding_window": 4096},
+        {**LLAMA, "model_type": "mistral", "sliding_window": None},
+        {**LLAMA, "model_type": "qwen2", "sliding_window": 4096},
+        {**LLAMA, "model_type": "qwen2", "use_sliding_window": True, "sliding_window": 4096},
+        {**LLAMA, "model_type": "qwen3"},
+        {**LLAMA, "model_type": "glm"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_config_json_tells_what_the_fused_layers_would_say_of_the_loaded_model(config: dict) -> None:
+    transformers, fused = pytest.importorskip("transformers"), pytest.importorskip("train.fused")
+    torch = pytest.importorskip("torch")
+    model = torch.nn.Module()
+    model.config = transformers.AutoConfig.for_model(**config)
+    model.get_base_model = lambda: model
+    family = family_of(config)
+    assert ("fused" in family.engines) is (fused.obstacle(model) is None)
+    assert bool(family.unfused) is ("fused" not in family.engines)
+    if family.unfused:
+        engine, why = engine_for(Settings(family=family))
+        assert engine != "fused"
+        assert family.unfused in why

@@ -181,3 +181,34 @@ def test_nothing_but_the_standard_library_is_imported() -> None:
 def test_a_shape_of_ones_own_needs_no_name() -> None:
     tiny = Shape(2, 64, 128, 4, 2, 16, 300)
     assert predict(tiny, Setting(tokens=64, sequence=64)).total < GIB
+
+
+def test_modules_trained_whole_and_float32_are_counted() -> None:
+    shape = SHAPES["llama3-8b"]
+    assert memory.trainable(shape, 16, ("q_proj",), ("lm_head", "embed_tokens", "norm")) == (
+        memory.lora_parameters(shape, 16, ("q_proj",)) + 2 * shape.vocab * shape.hidden
+    )
+    assert memory.trainable(shape, 1, (), ("q_proj",)) == shape.layers * shape.hidden * shape.q_width
+    assert peak(whole=("lm_head",)) - peak() == 16 * shape.vocab * shape.hidden  # itself, gradient, two moments
+    half, full = (
+        predict(shape, Setting(tokens=8192, sequence=2048, engine="peft", weight_bytes=size)) for size in (2, 4)
+    )
+    assert full.weights == 2 * half.weights
+    assert full.activations == 2 * half.activations
+
+
+@pytest.mark.parametrize("engine", ["fused", "unsloth", "peft"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_longer_records_and_fewer_gpus_never_need_less(name: str, engine: memory.EngineName) -> None:
+    for stage in (0, 2, 3):
+        for checkpointing in (False, True):
+            setting = Setting(2048, 2048, engine, checkpointing=checkpointing, zero_stage=stage)
+            lengths = [
+                predict(SHAPES[name], replace(setting, tokens=size, sequence=size)).total
+                for size in (128, 300, 2048, 8192, 32768)
+            ]
+            assert lengths == sorted(lengths)
+            ranks = [predict(SHAPES[name], replace(setting, world_size=world)).total for world in (1, 2, 3, 8, 64)]
+            assert ranks == sorted(ranks, reverse=True)
+            nf4 = predict(SHAPES[name], replace(setting, quantization="nf4")).total
+            assert nf4 <= predict(SHAPES[name], setting).total
