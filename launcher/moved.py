@@ -33,7 +33,7 @@ def bring_checkpoint(
     """Give the first host the newest complete checkpoint of all; its step, None if the first host had it already.
 
     `former`: (host, run directory) of the submission before; hosts that are not of this one any more are asked, too,
-    if they can be reached. Raises TargetError.
+    and one that cannot be reached is told of: newer checkpoints may lie there alone. Raises TargetError.
     """
     options, python = fleet.sessions[0].options, fleet.sessions[0].python
     sessions = {session.name: session for session in fleet.sessions}
@@ -43,6 +43,9 @@ def bring_checkpoint(
     try:
         others.each(lambda _, session: session.open())
         sessions.update((session.name, session) for session in others.sessions)
+        if absent := [session.name for session in others.sessions if not session.is_open]:
+            text = f"{', '.join(absent)} cannot be reached: checkpoints that lie there alone are not gone on from"
+            run.event("note", text=text)
         known = [(sessions[name], run_dir) for name, run_dir in (*places, *gone)]
         return _bring(run, [(session, run_dir) for session, run_dir in known if session.is_open])
     finally:

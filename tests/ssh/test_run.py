@@ -176,7 +176,8 @@ def test_a_resumed_run_finds_its_newest_checkpoint_though_its_first_host_is_anot
     found = zl.lab.run("node3", ["sh", "-c", f"ls -A /root/zlaunch/runs/{run}/checkpoints/*"]).stdout.split()
     assert sorted(found) == ["COMPLETE", "weights"]
     zl.lab.cut("node3")  # now only this machine has it, from having passed it on
-    zl("resume", run, "--set", "ssh.hosts=node4", "--set", "ssh.connect_timeout=2")
+    output = zl("resume", run, "--set", "ssh.hosts=node4", "--set", "ssh.connect_timeout=2")
+    assert "node3 cannot be reached" in output
     zl.lab.run("node4", ["ls", f"/root/zlaunch/runs/{run}/checkpoints/step-20/COMPLETE"])
 
 
