@@ -18,6 +18,7 @@ from types import FrameType
 
 from launcher import agent
 from launcher.errors import TargetError
+from launcher.interrupts import handled
 
 
 @dataclass(frozen=True)
@@ -108,17 +109,13 @@ def passthrough(argv: Sequence[str], *, env: Mapping[str, str] | None = None) ->
             if number != signal.SIGINT:
                 child.send_signal(number)
 
-    numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
-    saved = {number: signal.signal(number, pass_on) for number in numbers}
     try:
-        children.append(subprocess.Popen(list(argv), env=env))
-        code = children[0].wait()
+        with handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), pass_on):
+            children.append(subprocess.Popen(list(argv), env=env))
+            code = children[0].wait()
     except OSError as error:
         why = f"cannot be started: {error.strerror}"
         raise CommandError(Result(tuple(argv), 127, "", "", 0.0), why) from error
-    finally:
-        for number, handler in saved.items():
-            signal.signal(number, handler)
     return code if code >= 0 else 128 - code
 
 

@@ -102,7 +102,10 @@ def save(sweep: Sweep) -> Path:
 
 
 def find(text: str) -> Sweep | None:
-    """The sweep of that id or beginning of one; None if there is none. Raises RunNotFound if there are several."""
+    """The sweep of that id or beginning of one; None if there is none (`last` and no text at all mean runs). Raises
+    RunNotFound if there are several."""
+    if text in ("", "last"):
+        return None
     names = [path.parent.name for path in folder().glob("*/sweep.json")]
     matches = [name for name in names if name == text] or [name for name in names if name.startswith(text)]
     if len(matches) > 1:
@@ -120,7 +123,7 @@ def find(text: str) -> Sweep | None:
 def named(text: str) -> Sweep | RunDir:
     """The sweep or the run meant by `text`. Raises RunNotFound, also for a beginning that a sweep and a run outside it
     share: a command that ends or starts runs must not guess."""
-    found = find(text) if text not in ("", "last") else None
+    found = find(text)
     if found is None:
         return runs.find_run(text, runs.runs_root())
     own = {point.run for point in found.points}

@@ -276,7 +276,7 @@ _FILES = (
     "tokens.bin",
     "labelled.bin",
     "offsets.npy",
-    *(f"{name}.npy" for name in ("asked", "answered", "kept", "answers", "counted")),
+    *(f"{name}.npy" for name in _COLUMNS if name not in ("lines", "lengths")),  # these two become others
 )
 """All that an entry has."""
 

@@ -115,7 +115,7 @@ def run_named(text: str) -> RunDir:
     except RunNotFound as error:
         from launcher import sweep
 
-        found = sweep.find(text) if text not in ("", "last") else None
+        found = sweep.find(text)
         if found is None:
             raise
         hint = f"{found.sweep_id} is a sweep: zlaunch report {found.sweep_id} shows its runs"
