@@ -12,8 +12,6 @@ from typing import Literal
 Kind = Literal["templates", "docker", "slurm"]
 
 _PACKAGE = Path(__file__).resolve().parent
-AGENT = _PACKAGE / "agent"
-"""Sources of the node supervisor; copied into every run directory."""
 
 
 def path(kind: Kind) -> Path:
@@ -23,6 +21,12 @@ def path(kind: Kind) -> Path:
         if candidate.is_dir():
             return candidate
     raise FileNotFoundError(f"{kind}/ lies neither in {_PACKAGE} nor beside it: is the installation complete?")
+
+
+def agent_sources() -> dict[str, Path]:
+    """{path below code/ of a run directory: file or directory} of the node's agent and what it imports."""
+    node = _PACKAGE / "node"
+    return {**{f"node/{file.name}": file for file in sorted(node.glob("*.py"))}, "node/agent": node / "agent"}
 
 
 def train_package() -> Path:

@@ -15,7 +15,7 @@ import os
 import sys
 import time
 
-from launcher.agent.lightjson import dumps, loads
+from launcher.node.lightjson import dumps, loads
 
 TYPE_CHECKING = False  # importing typing costs every host ten milliseconds
 if TYPE_CHECKING:

@@ -42,9 +42,9 @@ def _code(module: str) -> Any:
     return cast(InspectLoader, spec.loader).get_code(spec.name)
 
 
-_JSON = "launcher.agent.lightjson"
+_JSON = "launcher.node.lightjson"
 """The one module of ours that the far end imports; it travels along."""
-_SOURCES = tuple((Path(__file__).parent / name).read_bytes() for name in ("agent/lightjson.py", "farend.py"))
+_SOURCES = tuple((Path(__file__).parent / name).read_bytes() for name in ("node/lightjson.py", "farend.py"))
 _CODE = marshal.dumps((_code(_JSON), _code("launcher.farend")))
 """For hosts whose Python is ours: compiling the texts takes them longer than all that they do with them."""
 _BOOT = (

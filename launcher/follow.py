@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launcher import agent
 from launcher.backends.base import LogLine, RunState
+from launcher.node import processes
+from launcher.node.agent.causes import first_cause
+from launcher.node.files import read_json
 from launcher.process import is_same_process
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def node_records(run: RunDir) -> dict[int, Record]:
     """{node rank: record} of the nodes whose agent has started; unreadable files are left out."""
     found = {}
     for path in sorted((run.path / "nodes").glob("node-*.json")):
-        record = agent.read_json(path)
+        record = read_json(path)
         if record is not None and isinstance(record.get("node_rank"), int):
             found[record["node_rank"]] = record
     return found
@@ -50,7 +52,7 @@ def node_records(run: RunDir) -> dict[int, Record]:
 
 def is_local(record: Record) -> bool:
     """Whether the record's pids mean something here: same machine, same boot, same pid namespace."""
-    here = (socket.gethostname(), agent.boot_id(), agent.pid_namespace())
+    here = (socket.gethostname(), processes.boot_id(), processes.pid_namespace())
     return (record["host"], record["boot_id"], record.get("pid_namespace", here[2])) == here
 
 
@@ -59,7 +61,7 @@ def is_agent_alive(record: Record, *, now: float | None = None) -> bool:
     if is_local(record):
         warden = record.get("warden") or record
         return any(is_same_process(p["pid"], p["start_time"], record["boot_id"]) for p in (record, warden))
-    if record["host"] == socket.gethostname() and record["boot_id"] != agent.boot_id():
+    if record["host"] == socket.gethostname() and record["boot_id"] != processes.boot_id():
         return False
     return (time.time() if now is None else now) - float(record["heartbeat"]) < SILENT_AFTER
 
@@ -92,8 +94,8 @@ def first_failure(run: RunDir) -> dict[str, Any] | None:
     Where no agent could write one down, what the scheduler said of the run (errors/slurm.json).
     """
     records = sorted(node_records(run).items())
-    found = agent.first_cause(record["failure"] for _, record in records if record.get("failure"))
-    return found or agent.read_json(run.path / "errors" / "slurm.json")
+    found = first_cause(record["failure"] for _, record in records if record.get("failure"))
+    return found or read_json(run.path / "errors" / "slurm.json")
 
 
 class LogFollower:

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from launcher import agent
 from launcher.errors import TargetError
 from launcher.interrupts import handled
+from launcher.node import processes
+from launcher.node.files import last_lines, tail
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Result:
 
     @property
     def last_lines(self) -> list[str]:
-        return agent.last_lines(self.stderr, 10) or agent.last_lines(self.stdout, 10)
+        return last_lines(self.stderr, 10) or last_lines(self.stdout, 10)
 
 
 class CommandError(TargetError):
@@ -121,7 +122,7 @@ def passthrough(argv: Sequence[str], *, env: Mapping[str, str] | None = None) ->
 
 def is_same_process(pid: int, start_time: int | None, boot_id: str) -> bool:
     """Whether the recorded process still lives on this machine: pids and even start times repeat after a reboot."""
-    return boot_id == agent.boot_id() and agent.is_alive(pid, start_time)
+    return boot_id == processes.boot_id() and processes.is_alive(pid, start_time)
 
 
 def signal_process(pid: int, start_time: int | None, boot_id: str, signum: int) -> bool:
@@ -138,9 +139,9 @@ def wait_gone(pid: int, start_time: int | None, timeout: float) -> bool:
     try:
         handle = os.pidfd_open(pid)
     except (OSError, AttributeError):  # gone already, or a kernel before 5.3
-        return wait_until(lambda: not agent.is_alive(pid, start_time), timeout)
+        return wait_until(lambda: not processes.is_alive(pid, start_time), timeout)
     try:
-        return not agent.is_alive(pid, start_time) or bool(select.select([handle], [], [], timeout)[0])
+        return not processes.is_alive(pid, start_time) or bool(select.select([handle], [], [], timeout)[0])
     finally:
         os.close(handle)
 
@@ -165,7 +166,7 @@ def terminate_tree(
     for signum, timeout in ((signal.SIGINT, interrupt_timeout), (signal.SIGTERM, terminate_timeout)):
         if not signal_process(pid, start_time, boot_id, signum) or wait_gone(pid, start_time, timeout):
             return True
-    below = [(child, agent.start_time_of(child)) for child in agent.descendants(pid)]
+    below = [(child, processes.start_time_of(child)) for child in processes.descendants(pid)]
     for target, born in [(pid, start_time), *below]:
         signal_process(target, born, boot_id, signal.SIGKILL)
     return all(wait_gone(target, born, 5.0) for target, born in [(pid, start_time), *below])
@@ -173,4 +174,4 @@ def terminate_tree(
 
 def last_log_lines(log: Path, count: int = 10) -> list[str]:
     """The last lines of a log file, whatever its encoding; empty if it is not there."""
-    return agent.last_lines(agent.tail(log), count)
+    return last_lines(tail(log), count)

@@ -322,8 +322,8 @@ def compile_code(package: Path) -> None:
     """
     import py_compile
 
-    for file in sorted(package.glob("*.py")):
+    for file in sorted(package.rglob("*.py")):
         py_compile.compile(
-            str(file), dfile=f"{package.name}/{file.name}", doraise=True,
+            str(file), dfile=str(file.relative_to(package.parent)), doraise=True,
             invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
         )  # fmt: skip

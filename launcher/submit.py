@@ -99,11 +99,11 @@ def job_to_resume(run: RunDir) -> Path:
 def write(run: RunDir, run_plan: RunPlan, job: Job) -> None:
     """Write every file of the run directory that exists before the run starts."""
     run.write({"job.yaml": job_text(job), **render.render(run_plan)})
-    sources = {"agent": assets.AGENT}
+    sources = assets.agent_sources()
     if run_plan.train is not None:
         sources["train"] = assets.train_package()
     runs.snapshot_code(run, sources)
-    runs.compile_code(run.code / "agent")
+    runs.compile_code(run.code / "node")
 
 
 def job_text(job: Job) -> str:

@@ -71,8 +71,8 @@ def test_a_dry_run_from_the_wheel_writes_the_run_directory(installed, tmp_path):
     run(installed, *argv, cwd=tmp_path)
     (made,) = (tmp_path / "runs").iterdir()
     assert (made / "code/train/__main__.py").read_bytes() == (ROOT / "train/__main__.py").read_bytes()
-    for file in (ROOT / "launcher/agent").glob("*.py"):
-        assert (made / "code/agent" / file.name).read_bytes() == file.read_bytes()
+    for file in (ROOT / "launcher/node/agent").glob("*.py"):
+        assert (made / "code/node/agent" / file.name).read_bytes() == file.read_bytes()
 
 
 def test_the_build_context_from_the_wheel_is_that_of_the_checkout(installed, tmp_path):

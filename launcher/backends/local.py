@@ -7,10 +7,14 @@ import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from launcher import agent, process
+from launcher import process
 from launcher.backends.base import LogLine, RunState
 from launcher.errors import TargetError
 from launcher.follow import Record, derive_state, follow_logs, is_agent_alive, is_local, node_records
+from launcher.node import processes
+from launcher.node.agent.launch import DEFAULTS
+from launcher.node.agent.signals import SAME_SIGNAL
+from launcher.node.files import read_json
 from launcher.takeback import heed_cancel
 
 if TYPE_CHECKING:
@@ -63,15 +67,15 @@ class LocalBackend:
 
 def _end_agent(run: RunDir, record: Record, checkpoint: bool) -> None:
     """Ask the agent; what does not end in its own time is killed, and the warden ends the rest."""
-    launch = (agent.read_json(run.path / "plan.json") or {}).get("launch", {})
-    deadlines = {**agent.DEFAULTS, **launch}
+    launch = (read_json(run.path / "plan.json") or {}).get("launch", {})
+    deadlines = {**DEFAULTS, **launch}
     orderly = deadlines["stop_deadline"] + deadlines["kill_after"] + 2.0
     process.terminate_tree(
         record["pid"],
         record["start_time"],
         record["boot_id"],
         # The agent takes a second signal as "at once", unless it comes so soon that it may be an echo of the first.
-        interrupt_timeout=orderly if checkpoint else agent.SAME_SIGNAL + 0.1,
+        interrupt_timeout=orderly if checkpoint else SAME_SIGNAL + 0.1,
         terminate_timeout=deadlines["kill_after"] + 3.0,
     )
     warden = record.get("warden")
@@ -83,10 +87,10 @@ def end_leftovers(run_id: str) -> list[int]:
     """Kill what carries the run's id in its environment on this machine; the pids that live on."""
 
     def left() -> list[int]:
-        found = agent.find_run_processes(run_id)
+        found = processes.find_run_processes(run_id)
         for pid, start_time in found:
-            process.signal_process(pid, start_time, agent.boot_id(), signal.SIGKILL)
+            process.signal_process(pid, start_time, processes.boot_id(), signal.SIGKILL)
         return [pid for pid, _ in found]
 
     process.wait_until(lambda: not left(), KILL_TIMEOUT)
-    return [pid for pid, _ in agent.find_run_processes(run_id)]
+    return [pid for pid, _ in processes.find_run_processes(run_id)]

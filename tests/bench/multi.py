@@ -276,9 +276,9 @@ def _kill_last_rank(run: Path, _: Any) -> None:
 
 
 def _left(run_id: str) -> list[Any]:
-    from launcher import agent
+    from launcher.node import processes
 
-    return list(agent.find_run_processes(run_id))
+    return list(processes.find_run_processes(run_id))
 
 
 def _gpu_pids() -> list[str]:

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from launcher import agent, runs, state, sweep
+from launcher import runs, state, sweep
 from launcher.backends.base import RunState
 from launcher.cli import cli
 from launcher.commands.resume import refuse_if_not_resumable
 from launcher.errors import RunNotFound, TargetError, UsageError
+from launcher.node import processes
 from launcher.runs import RunDir, RunRecord
 from tests.launcher.run_bed import out_of_reach
 
@@ -141,7 +142,7 @@ def test_a_sweep_in_turn_ends_with_its_running_point_and_goes_on_at_a_resume(
         f"{names[2]}: CANCELLED before it started",
         f"{names[3]}: CANCELLED before it started",
     ]
-    assert agent.find_run_processes(names[1]) == []
+    assert processes.find_run_processes(names[1]) == []
     code, output = in_turn.end()
     assert (code, "point 3" in output) == (130, False)
     assert f"zlaunch resume {in_turn.sweep}" in output
@@ -190,7 +191,7 @@ def test_a_sweep_that_is_cancelled_while_its_first_point_is_being_started_takes_
     assert code == 130, output
     assert [row["state"] for row in rows_of(in_turn.sweep)][1:] == ["CANCELLED"] * 3
     assert state.of(sweep.run_of(points.points[0])).is_final
-    assert [agent.find_run_processes(point.run) for point in points.points] == [[], [], [], []]
+    assert [processes.find_run_processes(point.run) for point in points.points] == [[], [], [], []]
 
 
 def test_a_point_that_cannot_be_ended_hides_nothing_of_the_others(root: Path) -> None:

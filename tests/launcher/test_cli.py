@@ -55,9 +55,9 @@ def wait_for(condition, seconds: float = 20.0):
 
 
 def processes_of(run_id: str) -> list[int]:
-    from launcher import agent
+    from launcher.node import processes
 
-    return [pid for pid, _ in agent.find_run_processes(run_id)]
+    return [pid for pid, _ in processes.find_run_processes(run_id)]
 
 
 def test_a_program_runs_on_every_rank_and_its_logs_are_kept(odd_cwd):

@@ -9,9 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from launcher import agent, container
+from launcher import container
 from launcher.container import ENGINES, Mount, Needs, SettledJob
 from launcher.errors import UsageError
+from launcher.node.agent.container import place_container
 from launcher.plan import Target, plan
 from launcher.spec import ContainerSpec, JobSpec, SlurmSpec
 from train.config import Data, Lora, Model
@@ -171,7 +172,7 @@ def test_the_files_of_an_adapter_that_was_sent_to_a_host_are_mounted_through_the
     (tmp_path / "inputs/00ff/ad").mkdir(parents=True)
     (tmp_path / "inputs/00ff/ad/adapter_config.json").symlink_to("/store/adapter_config.json")
     made = msgspec.to_builtins(plan(spec, sent, run_id="r").launch.container)
-    argv = agent.place_container(made, tmp_path, 0)["argv"]
+    argv = place_container(made, tmp_path, 0)["argv"]
     file = "/store/adapter_config.json"
     assert argv.count(f'--mount=type=bind,"source={file}","target={file}",readonly') == 1
 
@@ -199,7 +200,7 @@ def test_a_host_mounts_the_hub_cache_that_it_has_and_its_own_variable_wins(tmp_p
     made = msgspec.to_builtins(plan(spec, target("ssh"), run_id="r").launch.container)
 
     def words_with(name: str) -> list[str]:
-        return [word for word in agent.place_container(made, tmp_path, 0)["argv"] if name in word]
+        return [word for word in place_container(made, tmp_path, 0)["argv"] if name in word]
 
     monkeypatch.delenv("HF_HOME", raising=False)
     assert words_with("HF_HOME") == words_with(str(place)) == []
@@ -240,7 +241,7 @@ def test_the_agent_fills_in_what_only_its_host_knows(tmp_path, monkeypatch):
     (tmp_path / "inputs/ab/own.jsonl").write_text("here")
     when.append(["links", "inputs", ["--mount={value}:{value}"]])
     plan_ = {"name": "zl-{node_rank}", "argv": ["e", "--user={uid}", "{when}", "{run_dir}:{x}", "img"], "when": when}
-    placed = agent.place_container(plan_, tmp_path, 3)
+    placed = place_container(plan_, tmp_path, 3)
     assert placed["name"] == "zl-3"
     assert placed["argv"] == [
         "e", f"--user={os.getuid()}", "--env=2,3", "--device=there", "--mount=/elsewhere/数.jsonl:/elsewhere/数.jsonl",
@@ -273,7 +274,7 @@ def test_a_daemon_is_told_the_runs_gpus_by_their_numbers_on_the_host(tmp_path, m
         monkeypatch.setenv(name, value)
     for engine, wanted in (("docker", docker), ("podman", podman)):
         made = msgspec.to_builtins(container.container_plan(engine, NEEDS))
-        argv = agent.place_container(made, tmp_path, 0)["argv"]
+        argv = place_container(made, tmp_path, 0)["argv"]
         assert [word for word in argv if "gpu" in word] == wanted
         assert not any("CUDA_VISIBLE_DEVICES" in word for word in argv)  # inside they are 0, 1, ...
 
@@ -282,4 +283,4 @@ def test_engines_below_the_task_hear_the_numbers_that_the_task_sees(tmp_path, mo
     monkeypatch.setenv("SLURM_STEP_GPUS", "2,3")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     made = msgspec.to_builtins(container.container_plan("apptainer", NEEDS))
-    assert "--env=CUDA_VISIBLE_DEVICES=0,1" in agent.place_container(made, tmp_path, 0)["argv"]
+    assert "--env=CUDA_VISIBLE_DEVICES=0,1" in place_container(made, tmp_path, 0)["argv"]

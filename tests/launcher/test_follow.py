@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from launcher import agent, follow
+from launcher import follow
 from launcher.backends.base import LogLine, RunState
+from launcher.node import processes
 from launcher.runs import RunDir
 
 
@@ -24,10 +25,10 @@ def run(tmp_path: Path) -> RunDir:
 
 
 def record(run: RunDir, node: int, state: str, **changes: Any) -> None:
-    me = {"pid": os.getpid(), "start_time": agent.start_time_of(os.getpid()), "boot_id": agent.boot_id()}
+    me = {"pid": os.getpid(), "start_time": processes.start_time_of(os.getpid()), "boot_id": processes.boot_id()}
     content = {
         **{"schema": 1, "run_id": run.run_id, "node_rank": node, "host": socket.gethostname(), **me, "state": state},
-        **{"pid_namespace": agent.pid_namespace(), "heartbeat": time.time(), "failure": None},
+        **{"pid_namespace": processes.pid_namespace(), "heartbeat": time.time(), "failure": None},
         **changes,
     }
     (run.path / "nodes" / f"node-{node}.json").write_text(json.dumps(content))
@@ -87,7 +88,7 @@ def test_pids_of_another_machine_or_namespace_are_not_looked_up_here(run: RunDir
 
 
 def test_a_warden_that_still_cleans_up_keeps_the_run_running(run: RunDir) -> None:
-    me = {"pid": os.getpid(), "start_time": agent.start_time_of(os.getpid())}
+    me = {"pid": os.getpid(), "start_time": processes.start_time_of(os.getpid())}
     record(run, 0, "RUNNING", start_time=1, warden=me)
     assert follow.derive_state(run) is RunState.RUNNING
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from launcher import agent, facts, hubcache, image
+from launcher import facts, hubcache, image
 from launcher.container import SettledJob
+from launcher.node.agent.container import place_container
 from launcher.plan import plan
 from launcher.spec import ContainerSpec, JobSpec, Model, SlurmSpec
 from tests.launcher.plans import target
@@ -179,7 +180,7 @@ def test_a_hosts_own_hub_is_mounted_there_and_one_place_never_twice(tmp_path, mo
     home, hub = tmp_path / "hf", tmp_path / ("hf" if same else "hub")
     monkeypatch.setenv("HF_HOME", str(home))
     monkeypatch.setenv("HF_HUB_CACHE", str(hub))
-    argv = agent.place_container(made, tmp_path / "run", 0)["argv"]
+    argv = place_container(made, tmp_path / "run", 0)["argv"]
     assert f"--env=HF_HOME={home}" in argv
     assert f"--env=HF_HUB_CACHE={hub}" in argv
     for place in {home, hub}:

@@ -14,19 +14,20 @@ from typing import Any, cast
 
 import pytest
 
-from launcher import agent, follow
+from launcher import follow
 from launcher.backends.base import RunState
 from launcher.backends.local import LocalBackend
 from launcher.errors import TargetError
+from launcher.node import processes
 from launcher.plan import RunPlan
 from launcher.runs import RunDir, RunRecord
-from tests.launcher.agent_bed import FOREVER, IGNORES_TERM, UNTIL_STOP, Run, bed, wait_for
+from tests.beds.agent_bed import FOREVER, IGNORES_TERM, UNTIL_STOP, Run, bed, wait_for
 
 NO_PLAN = cast(RunPlan, None)  # the backend reads the rendered files, not the plan
 NODE_SH = f"""cd -- "$(dirname -- "${{BASH_SOURCE[0]}}")"
 rank=$1
 shift
-exec {shlex.quote(sys.executable)} -S code/agent/__main__.py --run-dir . --node-rank "$rank" "$@"
+exec {shlex.quote(sys.executable)} -S code/node/agent/__main__.py --run-dir . --node-rank "$rank" "$@"
 """
 
 
@@ -104,13 +105,13 @@ def test_cancel_ends_what_a_doubly_killed_run_left(make: Make) -> None:
     run, directory = make("setsid sleep 300 & wait")
     BACKEND.submit(directory, NO_PLAN, {})
     record = run.wait_started().record()
-    wait_for(lambda: len(agent.find_run_processes(run.run_id)) >= 2)
+    wait_for(lambda: len(processes.find_run_processes(run.run_id)) >= 2)
     os.kill(record["warden"]["pid"], signal.SIGSTOP)
     os.kill(record["pid"], signal.SIGKILL)
     os.kill(record["warden"]["pid"], signal.SIGKILL)
     wait_for(lambda: follow.derive_state(directory) is RunState.LOST)
     BACKEND.cancel(directory)
-    assert agent.find_run_processes(run.run_id) == []
+    assert processes.find_run_processes(run.run_id) == []
 
 
 def test_cancel_of_a_run_that_never_started_is_no_error(make: Make) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher import agent, process
+from launcher import process
+from launcher.node import processes
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_a_time_out_kills_all_that_the_command_started(tmp_path: Path) -> None:
     with pytest.raises(process.CommandError, match=r"longer than 0\.3 s"):
         process.run(["sh", "-c", "sleep 300 & echo $! > pid; wait"], timeout=0.3, cwd=tmp_path)
     pid = int((tmp_path / "pid").read_text())
-    assert process.wait_until(lambda: (agent.process_of(pid) or agent.Process(0, 0, "Z", 0)).state == "Z", 5)
+    assert process.wait_until(lambda: (processes.process_of(pid) or processes.Process(0, 0, "Z", 0)).state == "Z", 5)
 
 
 def test_passthrough_returns_the_status() -> None:
@@ -77,16 +78,16 @@ def test_passthrough_leaves_ctrl_c_to_the_command_and_passes_a_termination_on() 
 
 
 def test_a_process_is_known_by_pid_start_time_and_boot(sleeper: subprocess.Popen[bytes]) -> None:
-    start = agent.start_time_of(sleeper.pid)
-    assert process.is_same_process(sleeper.pid, start, agent.boot_id())
-    assert not process.is_same_process(sleeper.pid, (start or 0) + 1, agent.boot_id())
+    start = processes.start_time_of(sleeper.pid)
+    assert process.is_same_process(sleeper.pid, start, processes.boot_id())
+    assert not process.is_same_process(sleeper.pid, (start or 0) + 1, processes.boot_id())
     assert not process.is_same_process(sleeper.pid, start, "another boot")
-    assert not process.signal_process(sleeper.pid, (start or 0) + 1, agent.boot_id(), signal.SIGKILL)
+    assert not process.signal_process(sleeper.pid, (start or 0) + 1, processes.boot_id(), signal.SIGKILL)
     assert sleeper.poll() is None
 
 
 def test_waiting_ends_with_the_process(sleeper: subprocess.Popen[bytes]) -> None:
-    start = agent.start_time_of(sleeper.pid)
+    start = processes.start_time_of(sleeper.pid)
     assert not process.wait_gone(sleeper.pid, start, 0.1)
     sleeper.kill()
     assert process.wait_gone(sleeper.pid, start, 5)
@@ -104,12 +105,12 @@ def test_a_tree_is_interrupted_then_terminated_then_killed(tmp_path: Path, deaf_
     below = int((tmp_path / "pid").read_text())
     started = time.monotonic()
     gone = process.terminate_tree(
-        child.pid, agent.start_time_of(child.pid), agent.boot_id(), interrupt_timeout=0.2, terminate_timeout=0.2
+        child.pid, processes.start_time_of(child.pid), processes.boot_id(), interrupt_timeout=0.2, terminate_timeout=0.2
     )
     assert gone
     assert least <= time.monotonic() - started < least + 2
     child.wait(5)
     if deaf_to != "INT":
-        assert process.wait_until(lambda: not agent.is_alive(below, agent.start_time_of(below)), 5)
+        assert process.wait_until(lambda: not processes.is_alive(below, processes.start_time_of(below)), 5)
     else:
         os.kill(below, signal.SIGKILL)

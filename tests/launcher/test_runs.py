@@ -121,12 +121,12 @@ def test_the_code_snapshot_has_a_hash_of_its_content(tmp_path):
 
 def test_the_compiled_agent_is_used_where_the_python_is_ours_whatever_the_files_times_are(tmp_path):
     run = RunDir(tmp_path / "one")
-    runs.snapshot_code(run, {"agent": assets.AGENT})
-    runs.compile_code(run.code / "agent")
-    os.utime(run.code / "agent" / "main.py", (1, 1))
-    argv = [sys.executable, "-S", "-v", "code/agent/__main__.py"]
+    runs.snapshot_code(run, assets.agent_sources())
+    runs.compile_code(run.code / "node")
+    os.utime(run.code / "node" / "agent" / "startup.py", (1, 1))
+    argv = [sys.executable, "-S", "-v", "code/node/agent/__main__.py"]
     said = subprocess.run(argv, cwd=run.path, capture_output=True, text=True).stderr
-    assert "/code/agent/__pycache__/main.cpython" in said
+    assert "/code/node/agent/__pycache__/startup.cpython" in said
     assert "# wrote" not in said
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from launcher import agent
+from launcher.node import processes
 from launcher.runs import RunDir
 from tests.testbed.bed import Slurm
 
@@ -72,7 +72,7 @@ class Zl:
         self.cluster.run(["scontrol", "update", f"jobid={run.record.ids[0]}", "starttime=now"])
 
     def leftovers(self, run: RunDir) -> list[tuple[int, int]]:
-        return agent.find_run_processes(run.run_id)
+        return processes.find_run_processes(run.run_id)
 
 
 def wait(done: Callable[[], Any], seconds: float = 90) -> Any:

@@ -84,11 +84,11 @@ class Zl:
 
     def agents(self, host: str) -> list[int]:
         """Warden and agent, in this order."""
-        return sorted(int(line.split()[0]) for line in self.lab.processes(host, "code/agent"))
+        return sorted(int(line.split()[0]) for line in self.lab.processes(host, "code/node/agent"))
 
     def left(self, run: str) -> list[str]:
         """What is still running anywhere."""
-        texts = (f"ZLAUNCH_RUN_ID={run}", "code/agent")
+        texts = (f"ZLAUNCH_RUN_ID={run}", "code/node/agent")
         return [f"{host}: {line}" for host in self.lab.hosts for line in self.lab.processes(host, *texts)]
 
     def all_running(self, run: str, hosts: Sequence[str] | None = None) -> None:
@@ -106,5 +106,5 @@ def zl(lab: Lab, tmp_path: Path) -> Iterator[Zl]:
             process.wait()
     lab.restore_all()
     for host in lab.hosts:  # what a failed test left must not fail the next one
-        for line in lab.processes(host, "ZLAUNCH_RUN_ID=", "code/agent"):
+        for line in lab.processes(host, "ZLAUNCH_RUN_ID=", "code/node/agent"):
             lab.run(host, ["kill", "-9", line.split()[0]], check=False)

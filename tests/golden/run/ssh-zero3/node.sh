@@ -7,4 +7,4 @@ here=${BASH_SOURCE[0]%node.sh}
 cd -- "${here:-.}"
 rank=${1:?usage: bash node.sh NODE_RANK}
 shift
-exec /usr/bin/python3 -S code/agent/__main__.py --run-dir . --node-rank "$rank" "$@"
+exec /usr/bin/python3 -S code/node/agent/__main__.py --run-dir . --node-rank "$rank" "$@"

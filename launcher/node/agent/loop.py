@@ -8,7 +8,7 @@ TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
     from typing import Callable, Dict
 
-    from .light import socket
+    from ..light import socket
 
 READ, WRITE = select.POLLIN, select.POLLIN | select.POLLOUT
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import time
 
-from .causes import cause_of_exit, ended_politely, failure_of
-from .files import last_lines, read_json, remove, tail
-from .launch import EXIT_STOPPED, base_environment, rank_environment
-from .light import signal
-from .proc import (
+from ..files import last_lines, read_json, remove, tail
+from ..light import signal
+from ..processes import (
     descendants,
     die_with_parent,
     kill_quietly,
@@ -19,12 +17,14 @@ from .proc import (
     split_status,
     start_time_of,
 )
+from .causes import cause_of_exit, ended_politely, failure_of
+from .launch import EXIT_STOPPED, base_environment, rank_environment
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
     from typing import Callable, Dict, List, Optional, Tuple
 
-    from .files import Json
+    from ..files import Json
     from .launch import Names
 
 

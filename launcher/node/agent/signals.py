@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from .files import suppress
-from .light import signal
+from ..files import suppress
+from ..light import signal
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:

@@ -8,20 +8,20 @@ import select
 import subprocess
 import time
 
+from ..files import append_line, last_lines, read_json, remove, suppress, tail
+from ..light import dumps, signal
+from ..processes import descendants, kill_descendants, kill_quietly, reap_children, split_status
 from .causes import failure_of
-from .files import append_line, last_lines, read_json, remove, suppress, tail
 from .launch import EXIT_OF_STATE, OVERRIDES
-from .light import dumps, signal
-from .proc import descendants, kill_descendants, kill_quietly, reap_children, split_status
 from .signals import REQUEST_OF_SIGNAL, Signals
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
     from typing import Callable, Dict, Iterable, List, Mapping, Optional, Tuple
 
-    from .files import File, Json
+    from ..files import File, Json
     from .launch import Names
-    from .records import Recorder
+    from .recorder import Recorder
 
 ENGINE_ENDS = {
     "docker": (("stop", "-t", "5"), ("rm", "--force")),
@@ -101,7 +101,7 @@ class ContainerAgent:
 
     def _start(self) -> int:
         run_dir = str(self.container.get("run_dir") or self.names.root)
-        program = [self.container.get("python", "python3"), "-S", run_dir + "/code/agent", "--run-dir", run_dir]
+        program = [self.container.get("python", "python3"), "-S", run_dir + "/code/node/agent", "--run-dir", run_dir]
         argv = [*self.container["argv"], *program, "--node-rank", str(self.node_rank), "--inside", "--secrets-stdin"]
         remove(self.names.inside_record)
         if self.launch["backend"] != "slurm":  # there the batch script has, and may have written a request since

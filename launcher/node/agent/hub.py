@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 
-from .files import suppress
+from ..files import suppress
 from .launch import beat_of
 from .wire import Connection, proof, resolve, same_proof
 
@@ -13,8 +13,8 @@ TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
     from typing import Callable, Dict, List, Set
 
+    from ..files import Json
     from .coordinator import Coordinator
-    from .files import Json
     from .loop import Loop
 
 

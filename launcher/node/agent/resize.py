@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 
-from .files import read_json, write_atomic
+from ..files import read_json, write_atomic
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
     from typing import Dict, Tuple
 
-    from .files import File, Json
+    from ..files import File, Json
 
 
 class BatchError(Exception):

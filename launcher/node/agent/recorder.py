@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import time
 
-from .files import append_line, suppress, write_atomic
+from ..files import append_line, suppress, write_atomic
+from ..light import dumps
+from ..processes import boot_id, pid_namespace, start_time_of
 from .launch import HEARTBEAT_EVERY
-from .light import dumps
-from .proc import boot_id, pid_namespace, start_time_of
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
     from typing import Any
 
-    from .files import Json
+    from ..files import Json
     from .launch import Names
 
 

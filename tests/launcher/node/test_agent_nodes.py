@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from launcher import agent
-from tests.launcher.agent_bed import FOREVER, IGNORES_TERM, UNTIL_STOP, Run, bed, wait_for
+from launcher.node import processes
+from tests.beds.agent_bed import FOREVER, IGNORES_TERM, UNTIL_STOP, Run, bed, wait_for
 
 Make = Callable[..., Run]
 
@@ -221,7 +221,7 @@ def test_a_scheduler_that_signals_ranks_and_agent_has_stopped_the_run_however_th
     rank = run.rank_pid(node, node)
     run.signal(node, signal.SIGSTOP)  # so that both have happened when it looks
     os.kill(rank, signal.SIGTERM)
-    wait_for(lambda: not agent.is_alive(rank, agent.start_time_of(rank)))
+    wait_for(lambda: not processes.is_alive(rank, processes.start_time_of(rank)))
     run.signal(node, signal.SIGTERM)
     run.signal(node, signal.SIGCONT)
     assert run.wait() == [130, 130]
@@ -252,7 +252,7 @@ def test_eight_agents_end_within_moments_of_one_killed_rank(make: Make) -> None:
     os.kill(run.rank_pid(5, 5), signal.SIGKILL)
     assert run.wait() == [1] * 8
     assert time.monotonic() - started < 5
-    assert agent.find_run_processes(run.run_id) == []
+    assert processes.find_run_processes(run.run_id) == []
 
 
 class Cable:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import errno
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,24 +13,30 @@ from typing import Any
 
 import pytest
 
-from launcher import agent, assets
-from launcher.agent import files, records, wire
-from launcher.agent.launch import REQUEST_GRACE
-from launcher.agent.link import Link
-from launcher.agent.loop import Loop
-from launcher.agent.warden import record_death
+from launcher.node import files
+from launcher.node.agent import recorder as recorder_module
+from launcher.node.agent import wire
+from launcher.node.agent.causes import CAUSES, cause_of_exit, cause_of_text, failure_of, first_cause
+from launcher.node.agent.coordinator import Coordinator
+from launcher.node.agent.launch import DEFAULTS, EOF_GRACE, REQUEST_GRACE, Names, port_of_attempt, table_without
+from launcher.node.agent.link import Link
+from launcher.node.agent.loop import Loop
+from launcher.node.agent.recorder import Recorder
+from launcher.node.agent.resize import BatchError, resize_batch, resized_files
+from launcher.node.agent.warden import record_death
+from tests.beds.agent_bed import copy_agent
 
 NODES = [{"node_rank": r, "host": f"h{r}", "procs": procs, "first_rank": 0} for r, procs in enumerate([1, 2, 4])]
 
 
 def test_the_rank_table_numbers_the_nodes_that_are_left() -> None:
-    assert [row["first_rank"] for row in agent.table_without(NODES, set())] == [0, 1, 3]
-    assert [(row["node_rank"], row["first_rank"]) for row in agent.table_without(NODES, {1})] == [(0, 0), (2, 1)]
+    assert [row["first_rank"] for row in table_without(NODES, set())] == [0, 1, 3]
+    assert [(row["node_rank"], row["first_rank"]) for row in table_without(NODES, {1})] == [(0, 0), (2, 1)]
 
 
 def test_no_attempt_uses_the_control_port_or_an_earlier_port() -> None:
     launch = {"master_port": 100, "control_port": 102}
-    assert [agent.port_of_attempt(launch, attempt) for attempt in range(5)] == [100, 101, 103, 104, 105]
+    assert [port_of_attempt(launch, attempt) for attempt in range(5)] == [100, 101, 103, 104, 105]
 
 
 @pytest.mark.parametrize(
@@ -42,32 +47,32 @@ def test_another_world_keeps_the_global_batch_or_is_refused(
     batch: int, micro: int, world: int, expected: tuple[int, int] | None
 ) -> None:
     if expected is None:
-        with pytest.raises(agent.BatchError, match="does not divide"):
-            agent.resize_batch(batch, micro, world)
+        with pytest.raises(BatchError, match="does not divide"):
+            resize_batch(batch, micro, world)
     else:
-        assert agent.resize_batch(batch, micro, world) == expected
+        assert resize_batch(batch, micro, world) == expected
 
 
 def test_both_configurations_are_resized_and_nothing_else_of_them_changes() -> None:
     train = {"global_batch_size": 8, "micro_batch_size": 2, "gradient_accumulation_steps": 1, "seed": 1}
     deepspeed = {"train_batch_size": 8, "train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 1}
     files = {"train.json": {"world_size": 4, "train": train}, "ds_config.json": deepspeed}
-    new = agent.resized_files(files, 2)
+    new = resized_files(files, 2)
     assert new["train.json"] == {"world_size": 2, "train": {**train, "gradient_accumulation_steps": 2}}
     assert new["ds_config.json"] == {**deepspeed, "gradient_accumulation_steps": 2}
 
 
 def test_the_echo_of_a_failure_is_shown_only_if_there_is_nothing_better() -> None:
     echo, lost, real = ({"cause": cause} for cause in ("nccl", "lost_host", "killed"))
-    assert agent.first_cause([echo, lost, real]) is real
-    assert agent.first_cause([echo, lost]) is lost
-    assert agent.first_cause([]) is None
+    assert first_cause([echo, lost, real]) is real
+    assert first_cause([echo, lost]) is lost
+    assert first_cause([]) is None
 
 
 def test_every_cause_has_advice_and_a_pattern_that_compiles() -> None:
-    assert all(cause.advice for cause in agent.CAUSES)
-    assert agent.cause_of_text("nothing known") == "bug"
-    assert agent.cause_of_exit(None, signal.SIGBUS, "") == "disk_full"
+    assert all(cause.advice for cause in CAUSES)
+    assert cause_of_text("nothing known") == "bug"
+    assert cause_of_exit(None, signal.SIGBUS, "") == "disk_full"
 
 
 class Hub:
@@ -76,8 +81,8 @@ class Hub:
     def __init__(self, tmp_path: Path, **launch: Any) -> None:
         self.sent: list[tuple[int, str]] = []
         self.finish: dict[str, Any] = {}
-        whole = {**agent.DEFAULTS, "nodes": NODES, **launch}
-        self.it = agent.Coordinator(whole, self.send, lambda *_, **__: None, tmp_path)
+        whole = {**DEFAULTS, "nodes": NODES, **launch}
+        self.it = Coordinator(whole, self.send, lambda *_, **__: None, tmp_path)
         self.it.begin(0.0)
 
     def send(self, node: int, command: dict[str, Any]) -> None:
@@ -132,13 +137,13 @@ def test_a_stop_before_the_start_cancels_without_starting(tmp_path: Path) -> Non
 def test_a_stop_forbids_a_restart(tmp_path: Path) -> None:
     hub = Hub(tmp_path, max_restarts=3).all_there()
     hub.it.request("stop")
-    hub.it.failing(1, 0, agent.failure_of("bug", "x"))
+    hub.it.failing(1, 0, failure_of("bug", "x"))
     assert hub.all_report("cancelled", "failed", "cancelled") == "FAILED"
 
 
 def test_ranks_that_a_scheduler_terminated_with_us_are_cancelled_not_failed(tmp_path: Path) -> None:
     hub = Hub(tmp_path).all_there()
-    hub.it.failing(1, 0, agent.failure_of("killed", "x", signum=signal.SIGTERM))
+    hub.it.failing(1, 0, failure_of("killed", "x", signum=signal.SIGTERM))
     hub.it.request("stop")
     assert hub.all_report("cancelled", "failed", "cancelled") == "CANCELLED"
 
@@ -147,7 +152,7 @@ def test_ranks_that_all_died_of_a_schedulers_signal_have_not_succeeded(tmp_path:
     hub = Hub(tmp_path).all_there()
     hub.it.request("stop")
     for node in range(3):
-        hub.it.failing(node, 0, agent.failure_of("killed", "x", signum=signal.SIGTERM))
+        hub.it.failing(node, 0, failure_of("killed", "x", signum=signal.SIGTERM))
     assert hub.all_report("failed", "failed", "failed") == "CANCELLED"
 
 
@@ -158,7 +163,7 @@ def test_a_request_that_comes_a_moment_after_the_ranks_died_of_its_signal_still_
     tmp_path: Path, how: dict[str, int]
 ) -> None:
     hub = Hub(tmp_path, max_restarts=1).all_there()
-    hub.it.failing(1, 0, agent.failure_of("bug", "x", **how))
+    hub.it.failing(1, 0, failure_of("bug", "x", **how))
     assert hub.all_report("cancelled", "failed", "cancelled") == "None"
     hub.it.tick(100.0)
     hub.it.request("stop")
@@ -191,7 +196,7 @@ def test_a_program_that_slurms_signal_may_have_ended_with_0_has_not_succeeded_if
 def test_ranks_that_died_of_a_polite_signal_and_no_request_have_failed(tmp_path: Path) -> None:
     hub = Hub(tmp_path, max_restarts=1).all_there()
     for attempt, start in enumerate((100.0, 200.0)):
-        hub.it.failing(1, attempt, agent.failure_of("killed", "x", signum=signal.SIGTERM))
+        hub.it.failing(1, attempt, failure_of("killed", "x", signum=signal.SIGTERM))
         assert hub.all_report("cancelled", "failed", "cancelled") == "None"
         hub.it.tick(start)
         hub.it.tick(start + REQUEST_GRACE - 0.1)
@@ -202,7 +207,7 @@ def test_ranks_that_died_of_a_polite_signal_and_no_request_have_failed(tmp_path:
 
 def test_who_comes_back_is_told_what_it_missed(tmp_path: Path) -> None:
     hub = Hub(tmp_path).all_there()
-    hub.it.failing(0, 0, agent.failure_of("bug", "x"))
+    hub.it.failing(0, 0, failure_of("bug", "x"))
     hub.sent.clear()
     hub.it.returned(2)
     assert hub.sent == [(2, "start"), (2, "end")]
@@ -214,10 +219,10 @@ def test_who_comes_back_is_told_what_it_missed(tmp_path: Path) -> None:
 
 def test_a_report_of_an_earlier_attempt_counts_for_nothing(tmp_path: Path) -> None:
     hub = Hub(tmp_path, max_restarts=1).all_there()
-    hub.it.failing(0, 0, agent.failure_of("bug", "x"))
+    hub.it.failing(0, 0, failure_of("bug", "x"))
     hub.all_report("failed", "cancelled", "cancelled")
     assert hub.it.attempt == 1
-    hub.it.failing(1, 0, agent.failure_of("bug", "late"))
+    hub.it.failing(1, 0, failure_of("bug", "late"))
     hub.it.reported(1, 0, "failed")
     assert hub.all_report("ok", "ok", "ok") == "SUCCEEDED"
 
@@ -226,17 +231,17 @@ def test_a_closed_connection_is_given_a_moment_and_a_silent_one_the_timeout(tmp_
     hub = Hub(tmp_path).all_there()
     hub.it.heard(1, 100.0), hub.it.heard(2, 100.0)
     hub.it.disconnected(2, 100.0)
-    hub.it.tick(100.0 + agent.EOF_GRACE + 0.1)
+    hub.it.tick(100.0 + EOF_GRACE + 0.1)
     assert set(hub.it.active) == {0, 1}
     hub.it.tick(161.0)
     assert set(hub.it.active) == {0}
 
 
 def test_the_agent_needs_python_3_8_and_its_standard_library_only(tmp_path: Path) -> None:
-    for file in assets.AGENT.glob("*.py"):
+    copy_agent(tmp_path / "code")
+    for file in (tmp_path / "code").rglob("*.py"):
         ast.parse(file.read_text(), feature_version=(3, 8))
-    shutil.copytree(assets.AGENT, tmp_path / "code" / "agent")
-    argv = [sys.executable, "-I", "-S", "-X", "importtime", "code/agent", "--run-dir", ".", "--node-rank", "0"]
+    argv = [sys.executable, "-I", "-S", "-X", "importtime", "code/node/agent", "--run-dir", ".", "--node-rank", "0"]
     done = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1
     assert "plan.json is missing" in done.stderr
@@ -244,16 +249,16 @@ def test_the_agent_needs_python_3_8_and_its_standard_library_only(tmp_path: Path
 
 
 def test_the_final_state_is_recorded_even_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = agent.Names(tmp_path, 0)
+    names = Names(tmp_path, 0)
     names.make()
-    recorder = agent.Recorder(names, {"run_id": "r"}, 0)
+    recorder = Recorder(names, {"run_id": "r"}, 0)
     recorder.save()
 
     def full(path: Path, text: str) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(records, "write_atomic", full)
-    recorder.save(state="FAILED", ended=1.0, failure=agent.failure_of("disk_full", "full", log_tail=["x"] * 20))
+    monkeypatch.setattr(recorder_module, "write_atomic", full)
+    recorder.save(state="FAILED", ended=1.0, failure=failure_of("disk_full", "full", log_tail=["x"] * 20))
     record = json.loads(Path(names.record).read_text())
     assert (record["state"], record["failure"]["cause"], record["failure"]["log_tail"]) == ("FAILED", "disk_full", [])
 
@@ -266,9 +271,9 @@ def test_the_final_state_is_recorded_even_on_a_full_disk(tmp_path: Path, monkeyp
 def test_an_agent_that_could_not_write_its_last_word_has_said_it_by_its_exit_status(
     tmp_path: Path, code: int | None, signum: int | None, state: str, cause: str | None
 ) -> None:
-    names, launch = agent.Names(tmp_path, 0), {**agent.DEFAULTS, "run_id": "r", "inside": False}
+    names, launch = Names(tmp_path, 0), {**DEFAULTS, "run_id": "r", "inside": False}
     names.make()
-    recorder = agent.Recorder(names, launch, 0)
+    recorder = Recorder(names, launch, 0)
     recorder.save()
     record_death(launch, names, recorder.content["pid"], recorder.content["start_time"], code, signum)
     record = json.loads(Path(names.record).read_text())
@@ -277,7 +282,7 @@ def test_an_agent_that_could_not_write_its_last_word_has_said_it_by_its_exit_sta
 
 
 def test_a_stop_that_may_not_have_arrived_is_repeated_in_the_next_attempt_too(tmp_path: Path) -> None:
-    link = Link({**agent.DEFAULTS, "control_port": 1}, 1, Loop(), lambda command: None)
+    link = Link({**DEFAULTS, "control_port": 1}, 1, Loop(), lambda command: None)
     link.report({"say": "ended", "attempt": 0, "outcome": "failed"})
     link.report({"say": "request", "request": "stop"})
     link.new_attempt()

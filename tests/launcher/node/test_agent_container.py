@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from launcher import agent
-from tests.launcher.agent_bed import FOREVER, IGNORES_TERM, UNTIL_STOP, Run, bed, wait_for
+from launcher.node import processes
+from tests.beds.agent_bed import FOREVER, IGNORES_TERM, UNTIL_STOP, Run, bed, wait_for
 
 Make = Callable[..., Run]
 
@@ -104,7 +104,7 @@ def test_an_engine_that_fails_is_shown_with_its_words(make: Make) -> None:
     run.write(run.path, "plan.json", plan)
     assert run.go() == 1
     assert "no such image: llm" in run.record()["failure"]["log_tail"]
-    assert agent.find_run_processes(run.run_id) == []
+    assert processes.find_run_processes(run.run_id) == []
 
 
 def test_a_missing_engine_is_a_clear_failure(make: Make) -> None:
@@ -119,5 +119,5 @@ def test_a_missing_engine_is_a_clear_failure(make: Make) -> None:
 def test_secrets_travel_into_the_container_by_pipe(make: Make) -> None:
     run = make("test ${#TOKEN} = 5")
     (run.path / "s").write_text('{"TOKEN": "12345"}')
-    argv = [sys.executable, "code/agent", "--run-dir", ".", "--node-rank", "0", "--secrets-file", "s"]
+    argv = [sys.executable, "code/node/agent", "--run-dir", ".", "--node-rank", "0", "--secrets-file", "s"]
     assert subprocess.run(argv, cwd=run.path, timeout=20).returncode == 0

@@ -5,26 +5,26 @@ from __future__ import annotations
 import os
 import time
 
-from .batch import BatchError, resize_run
+from ..files import remove, suppress, write_atomic
+from ..light import dumps, signal
+from ..processes import reap_children
 from .causes import cause_of_text, failure_of
-from .files import remove, suppress, write_atomic
 from .launch import StartError, beat_of, world_size_of
-from .light import dumps, signal
 from .loop import Loop
-from .proc import reap_children
 from .ranks import Ranks
+from .resize import BatchError, resize_run
 from .signals import REQUEST_OF_SIGNAL, SAME_SIGNAL, Signals, name_of
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
     from typing import Dict, List, Optional, Tuple
 
+    from ..files import Json
     from .coordinator import Coordinator
-    from .files import Json
     from .hub import Hub
     from .launch import Names
     from .link import Link
-    from .records import Recorder
+    from .recorder import Recorder
 
 
 class Agent:

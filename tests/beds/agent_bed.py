@@ -16,7 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from launcher import agent, assets
+from launcher import assets
+from launcher.node import processes
+from launcher.node.agent.launch import table_without
 
 FAST = {"stop_deadline": 5.0, "kill_after": 0.5, "heartbeat_timeout": 10.0, "start_timeout": 20.0}
 PATIENCE = 20.0
@@ -43,6 +45,15 @@ def wait_for(condition: Callable[[], Any], timeout: float = PATIENCE) -> Any:
     raise AssertionError(f"did not happen within {timeout} s: {condition}")
 
 
+def copy_agent(code: Path) -> None:
+    """Copy the agent into the `code/` of a run directory, as the launcher does."""
+    for name, source in assets.agent_sources().items():
+        for file in [source] if source.is_file() else source.glob("*.py"):
+            target = code / name if source.is_file() else code / name / file.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+
+
 class Run:
     """One run: a directory (or one per node, unshared) and the agents started on it."""
 
@@ -54,15 +65,14 @@ class Run:
         rows = [{"node_rank": r, "host": f"host{r}", "procs": procs} for r, procs in enumerate(nodes)]
         argv = ["/bin/sh", "-c", program] if isinstance(program, str) else program
         self.launch = {
-            **{"run_id": self.run_id, "backend": "local", "nodes": agent.table_without(rows, set()), "token": "t0ken"},
+            **{"run_id": self.run_id, "backend": "local", "nodes": table_without(rows, set()), "token": "t0ken"},
             **{"world_size": sum(nodes), "device": "cpu", "master_addr": "127.0.0.1", "cwd": None, "secrets": []},
             **{"master_port": free_port(), "control_port": free_port(), "argv": argv, "env": {}},
             **FAST,
             **launch,
         }
         for path in set(self.dirs):
-            (path / "code").mkdir(parents=True)
-            shutil.copytree(assets.AGENT, path / "code" / "agent", ignore=shutil.ignore_patterns("__pycache__"))
+            copy_agent(path / "code")
             self.write(path, "plan.json", {"schema": 1, "launch": self.launch})
 
     def write(self, path: Path, name: str, value: Any) -> None:
@@ -70,7 +80,7 @@ class Run:
 
     def start(self, *, only: list[int] | None = None, env: dict[str, str] | None = None) -> Run:
         for rank in range(len(self.dirs)) if only is None else only:
-            argv = [sys.executable, "code/agent", "--run-dir", ".", "--node-rank", str(rank)]
+            argv = [sys.executable, "code/node/agent", "--run-dir", ".", "--node-rank", str(rank)]
             self.agents[rank] = subprocess.Popen(
                 argv, cwd=self.dirs[rank], env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL
             )
@@ -109,21 +119,21 @@ class Run:
 
     def left(self) -> list[int]:
         """Pids of the run that are alive: found by environment, by record and below the agents."""
-        found = {pid for pid, _ in agent.find_run_processes(self.run_id)}
+        found = {pid for pid, _ in processes.find_run_processes(self.run_id)}
         for path in set(self.dirs):
             for file in (path / "nodes").glob("node-*.json"):
                 record = json.loads(file.read_text())
                 named = [record, record["warden"] or record, *record["ranks"]]
-                found |= {one["pid"] for one in named if agent.is_alive(one["pid"], one["start_time"])}
+                found |= {one["pid"] for one in named if processes.is_alive(one["pid"], one["start_time"])}
         return sorted(found)
 
     def end(self) -> None:
         for process in self.agents.values():
-            for pid in [*agent.descendants(process.pid), process.pid] if process.poll() is None else []:
-                agent.kill_quietly(pid, signal.SIGKILL)
+            for pid in [*processes.descendants(process.pid), process.pid] if process.poll() is None else []:
+                processes.kill_quietly(pid, signal.SIGKILL)
             process.wait(5)
         for pid in self.left():
-            agent.kill_quietly(pid, signal.SIGKILL)
+            processes.kill_quietly(pid, signal.SIGKILL)
 
 
 @contextmanager

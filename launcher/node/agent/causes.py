@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 
-from .light import signal
+from ..light import signal
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
     from typing import Iterable, List, Optional
 
-    from .files import Json
+    from ..files import Json
 
 
 class Cause:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from .batch import BatchError, resize_run
 from .causes import CAUSE, ended_politely, failure_of, first_cause
 from .launch import REQUEST_GRACE, eof_grace, table_without, world_size_of
+from .resize import BatchError, resize_run
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
     from typing import Callable, Dict, List, Optional
 
-    from .files import File, Json
+    from ..files import File, Json
 
 
 class Member:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.agent import lightjson
+from launcher.node import lightjson
 
 VALUES = [None, True, 0, -1.5, 1e300, float("inf"), "", "中文 \"quoted\" \\ \n \ud83d", [], {}, [1, [2, {"a": None}]],
           {"key": "value", "nested": {"list": [1, 2, 3]}, "ü": "ß"}]  # fmt: skip

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from launcher import agent
-from tests.launcher.agent_bed import FOREVER, IGNORES_TERM, UNTIL_STOP, Run, bed, wait_for
+from launcher.node import processes
+from launcher.node.agent.signals import SAME_SIGNAL
+from tests.beds.agent_bed import FOREVER, IGNORES_TERM, UNTIL_STOP, Run, bed, wait_for
 
 Make = Callable[..., Run]
 
@@ -49,14 +50,14 @@ def test_ranks_get_the_environment_of_torchrun(make: Make) -> None:
 def test_threads_are_shared_among_ranks_unless_the_job_says(make: Make, given: dict[str, str], expected: int) -> None:
     run = make("unset X; echo threads=$OMP_NUM_THREADS", nodes=[2], env=given)
     environ = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    argv = [sys.executable, "code/agent", "--run-dir", ".", "--node-rank", "0"]
+    argv = [sys.executable, "code/node/agent", "--run-dir", ".", "--node-rank", "0"]
     subprocess.run(argv, cwd=run.path, env=environ, check=True, timeout=20)
     assert f"threads={expected}" in run.log(1)
 
 
 def test_secrets_reach_the_ranks_and_no_file_or_command_line(make: Make) -> None:
     run = make('test ${#HF_TOKEN} = 6 && tr "\\0" " " < /proc/$PPID/cmdline')
-    argv = [sys.executable, "code/agent", "--run-dir", ".", "--node-rank", "0", "--secrets-stdin"]
+    argv = [sys.executable, "code/node/agent", "--run-dir", ".", "--node-rank", "0", "--secrets-stdin"]
     done = subprocess.run(argv, cwd=run.path, input=b'{"HF_TOKEN": "s3cr3t"}', timeout=20, capture_output=True)
     assert done.returncode == 0
     texts = [path.read_bytes() for path in run.path.rglob("*") if path.is_file()]
@@ -66,7 +67,7 @@ def test_secrets_reach_the_ranks_and_no_file_or_command_line(make: Make) -> None
 def test_a_secrets_file_is_deleted_once_read(make: Make, tmp_path: Path) -> None:
     run, file = make('test "$A" = b'), tmp_path / "secrets"
     file.write_text('{"A": "b"}')
-    argv = [sys.executable, "code/agent", "--run-dir", ".", "--node-rank", "0", "--secrets-file", str(file)]
+    argv = [sys.executable, "code/node/agent", "--run-dir", ".", "--node-rank", "0", "--secrets-file", str(file)]
     assert subprocess.run(argv, cwd=run.path, timeout=20).returncode == 0
     assert not file.exists()
 
@@ -138,10 +139,10 @@ def test_a_killed_supervisor_leaves_neither_ranks_nor_grandchildren(make: Make, 
     run = make(program, nodes=[2], stop_deadline=0.5).start().wait_started()
     wait_for(lambda: "up" in run.log(0) and "up" in run.log(1))
     record = run.record()
-    below = [(pid, agent.start_time_of(pid)) for pid in agent.descendants(record["pid"])]
+    below = [(pid, processes.start_time_of(pid)) for pid in processes.descendants(record["pid"])]
     assert len(below) == 6
     os.kill(record["pid"] if victim == "agent" else record["warden"]["pid"], signal.SIGKILL)
-    wait_for(lambda: not [pid for pid, start in below if agent.is_alive(pid, start)], 10)
+    wait_for(lambda: not [pid for pid, start in below if processes.is_alive(pid, start)], 10)
     wait_for(lambda: run.left() == [])
     state = wait_for(lambda: run.record()["state"] != "RUNNING" and run.record())
     if victim == "agent":
@@ -187,7 +188,7 @@ def test_a_scheduler_that_signals_ranks_and_agent_has_stopped_the_run_however_th
     rank = run.rank_pid()
     run.signal(0, signal.SIGSTOP)  # so that both have happened when it looks
     os.kill(rank, signal.SIGTERM)
-    wait_for(lambda: not agent.is_alive(rank, agent.start_time_of(rank)))
+    wait_for(lambda: not processes.is_alive(rank, processes.start_time_of(rank)))
     run.signal(0)
     run.signal(0, signal.SIGCONT)
     assert run.wait() == [130]
@@ -219,7 +220,7 @@ def test_a_rank_that_somebody_ended_with_no_word_to_the_agent_has_failed(make: M
 def test_a_second_ctrl_c_does_not_wait_for_the_deadline(make: Make) -> None:
     run = make(FOREVER, stop_deadline=60.0).start().wait_started()
     run.signal(0, signal.SIGINT)
-    time.sleep(agent.SAME_SIGNAL + 0.1)
+    time.sleep(SAME_SIGNAL + 0.1)
     assert run.agents[0].poll() is None
     run.signal(0, signal.SIGINT)
     assert run.wait(5) == [130]
@@ -238,15 +239,15 @@ def test_a_daemon_started_by_a_rank_does_not_outlive_the_run(make: Make) -> None
     run = make("(setsid sleep 300 &) ; (env -i setsid sh -c 'trap \"\" TERM; sleep 300; :' &) ; sleep 0.1; exit 0")
     pids: list[int] = []
     run.start()
-    wait_for(lambda: pids.extend(agent.descendants(run.agents[0].pid)) or len(pids) > 4)
+    wait_for(lambda: pids.extend(processes.descendants(run.agents[0].pid)) or len(pids) > 4)
     assert run.wait() == [0]
-    assert not [pid for pid in pids if agent.process_of(pid) is not None]
+    assert not [pid for pid in pids if processes.process_of(pid) is not None]
 
 
 def test_nothing_is_started_twice(make: Make) -> None:
     run = make(UNTIL_STOP).start().wait_started()
     again = subprocess.run(
-        [sys.executable, "code/agent", "--run-dir", ".", "--node-rank", "0"], cwd=run.path, capture_output=True
+        [sys.executable, "code/node/agent", "--run-dir", ".", "--node-rank", "0"], cwd=run.path, capture_output=True
     )
     assert again.returncode == 1
     assert "is running here already" in again.stderr.decode()
@@ -305,7 +306,7 @@ def test_odd_directories_are_just_names(tmp_path: Path, name: str) -> None:
 def test_a_broken_plan_is_refused_in_one_line(make: Make) -> None:
     run = make("exit 0")
     (run.path / "plan.json").write_text("{")
-    argv = [sys.executable, "code/agent", "--run-dir", ".", "--node-rank", "0"]
+    argv = [sys.executable, "code/node/agent", "--run-dir", ".", "--node-rank", "0"]
     done = subprocess.run(argv, cwd=run.path, capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "plan.json" in done.stderr
@@ -313,7 +314,7 @@ def test_a_broken_plan_is_refused_in_one_line(make: Make) -> None:
 
 def test_the_agent_starts_from_anywhere(make: Make, tmp_path: Path) -> None:
     run = make("exit 0")
-    argv = [sys.executable, str(run.path / "code" / "agent"), "--run-dir", str(run.path), "--node-rank", "0"]
+    argv = [sys.executable, str(run.path / "code" / "node" / "agent"), "--run-dir", str(run.path), "--node-rank", "0"]
     environ = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}  # as where code/ is mounted read-only
     assert subprocess.run(argv, cwd="/", env=environ, timeout=20).returncode == 0
     assert not list(run.path.rglob("*.pyc"))
@@ -321,7 +322,7 @@ def test_the_agent_starts_from_anywhere(make: Make, tmp_path: Path) -> None:
 
 def test_a_detached_agent_returns_at_once_and_goes_on(make: Make) -> None:
     run = make(UNTIL_STOP)
-    argv = [sys.executable, "code/agent", "--run-dir", ".", "--node-rank", "0", "--detach"]
+    argv = [sys.executable, "code/node/agent", "--run-dir", ".", "--node-rank", "0", "--detach"]
     subprocess.run(argv, cwd=run.path, check=True, capture_output=True, timeout=10)
     record = run.record()
     assert record["state"] == "RUNNING"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import time
 
-from .files import suppress
-from .light import address_info, blake2b, compare_digest, dumps, loads, socket
+from ..files import suppress
+from ..light import address_info, blake2b, compare_digest, dumps, loads, socket
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
     from typing import Any, List, Optional, Tuple
 
-    from .files import Json
+    from ..files import Json
 
 
 class Connection:

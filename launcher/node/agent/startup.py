@@ -7,12 +7,12 @@ import os
 import sys
 import time
 
+from ..files import read_json, suppress
+from ..light import loads, prctl, signal, socket
+from ..processes import PR_SET_CHILD_SUBREAPER, die_with_parent, kill_descendants, start_time_of
 from .causes import failure_of
-from .files import read_json, suppress
 from .launch import EXIT_OF_STATE, Names, StartError, load_launch
-from .light import loads, prctl, signal, socket
-from .proc import PR_SET_CHILD_SUBREAPER, die_with_parent, kill_descendants, start_time_of
-from .records import Recorder
+from .recorder import Recorder
 from .signals import SIGNALS
 from .warden import guard
 
@@ -20,9 +20,9 @@ TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
     from typing import Dict, List, Optional, Tuple, Type, Union
 
+    from ..files import Json
     from .container import ContainerAgent
-    from .files import Json
-    from .node import Agent
+    from .supervisor import Agent
 
 
 def claim(launch: Json, names: Names, node_rank: int, inside: bool) -> socket.socket:
@@ -108,7 +108,7 @@ def kind_of(launch: Json) -> Union[Type[Agent], Type[ContainerAgent]]:
         from .container import ContainerAgent
 
         return ContainerAgent
-    from .node import Agent
+    from .supervisor import Agent
 
     return Agent
 

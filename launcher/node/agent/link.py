@@ -6,8 +6,8 @@ import errno
 import os
 import time
 
+from ..light import socket
 from .launch import beat_of, eof_grace
-from .light import socket
 from .loop import READ, WRITE
 from .wire import Connection, proof, resolve, same_proof
 
@@ -15,7 +15,7 @@ TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
     from typing import Callable, List, Optional
 
-    from .files import Json
+    from ..files import Json
     from .loop import Loop
 
 

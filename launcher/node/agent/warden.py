@@ -6,18 +6,18 @@ import os
 import select
 import time
 
+from ..files import last_lines, read_json, tail
+from ..processes import kill_descendants, kill_quietly, reap_children, split_status
 from .causes import failure_of
-from .files import last_lines, read_json, tail
 from .launch import EXIT_OF_STATE
-from .proc import kill_descendants, kill_quietly, reap_children, split_status
-from .records import Recorder
+from .recorder import Recorder
 from .signals import REQUEST_OF_SIGNAL, Signals
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
     from typing import Optional
 
-    from .files import Json
+    from ..files import Json
     from .launch import Names
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 
-from .files import read_json
+from ..files import read_json
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
     from typing import Dict, List, Set
 
-    from .files import File, Json
+    from ..files import File, Json
 
 EXIT_STOPPED = 75
 EXIT_OF_STATE = {"SUCCEEDED": 0, "FAILED": 1, "STOPPED": EXIT_STOPPED, "CANCELLED": 130}
