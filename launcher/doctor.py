@@ -97,15 +97,18 @@ def find(job: JobSpec, fleet: Fleet, inputs: Sequence[bundle.Input]) -> Findings
     up = sorted(found.said)
     found.login = {rank: fleet.sessions[rank].login_seconds for rank in up}
     places = {rank: found.said[rank]["workdir"] for rank in up}
-    marks, _ = fleet.each(lambda rank, session: session.call("marks", workdir=places[rank], token=token), up)
+    marks, _ = fleet.each(lambda rank, session: session.call("shared_dir_marks", workdir=places[rank], token=token), up)
     found.seen = {rank: answer["seen"] for rank, answer in marks.items()}
-    fleet.each(lambda rank, session: session.call("marks", workdir=places[rank], token=token, clean=True), up)
+    fleet.each(
+        lambda rank, session: session.call("shared_dir_marks", workdir=places[rank], token=token, clean=True), up
+    )
     found.unreached = connect_all(fleet, found.said, job.ssh.master_addr)
     device = "cuda" if job.device != "cpu" and any(hosts.gpus_of(said) for said in found.said.values()) else "cpu"
     found.images = hosts.ask_images(fleet, job, device, up)
     items = [file.item for file in inputs]
     have, _ = fleet.each(
-        lambda rank, session: session.call("have", inputs=items, workdir=places[rank], timeout=600), up if items else []
+        lambda rank, session: session.call("find_inputs", inputs=items, workdir=places[rank], timeout=600),
+        up if items else [],
     )
     found.present = {rank: set(answer["found"]) for rank, answer in have.items()}
     return found

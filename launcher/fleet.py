@@ -1,13 +1,11 @@
-"""Many hosts at once: one connection, one channel and one far end (launcher/farend.py) for each.
+"""Many hosts at once: one connection, one channel and one far end (launcher/node/farend) for each.
 
 Every host's result is kept, the good ones too; a host that fails never hides what the others said.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import marshal
 import random
 import secrets
 import shlex
@@ -15,13 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.abc import InspectLoader
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from launcher import connect
 from launcher.connect import Options
 from launcher.errors import HostsError, TargetError
+from launcher.node.farend.payload import BOOT, build_payload
 
 Value = TypeVar("Value")
 Json = dict[str, Any]
@@ -33,36 +31,6 @@ GREETING_LIMIT = 65536
 BUSY_PAUSES = (0.5, 1.5)
 """Seconds, more or less, after which a server that turned us away at its door is asked again."""
 BLOCK = 1 << 18
-
-
-def _code(module: str) -> Any:
-    """A module, compiled; Python has that on disk already."""
-    spec = importlib.util.find_spec(module)
-    assert spec is not None
-    return cast(InspectLoader, spec.loader).get_code(spec.name)
-
-
-_JSON = "launcher.node.lightjson"
-"""The one module of ours that the far end imports; it travels along."""
-_SOURCES = tuple((Path(__file__).parent / name).read_bytes() for name in ("node/lightjson.py", "farend.py"))
-_CODE = marshal.dumps((_code(_JSON), _code("launcher.farend")))
-"""For hosts whose Python is ours: compiling the texts takes them longer than all that they do with them."""
-_BOOT = (
-    "import gc,sys,marshal,_frozen_importlib_external as f;gc.disable();"
-    "sys.path[0] or sys.path.pop(0);i=sys.stdin.buffer;"
-    "v,j,s,c,g=i.readline().decode().split();j,s,c=(i.read(int(n))for n in(j,s,c));"
-    "j,s=marshal.loads(c) if f.MAGIC_NUMBER.hex()==v else (compile(j,'json','exec'),compile(s,'farend','exec'));"
-    f"m=sys.modules['{_JSON}']=type(sys)('json');exec(j,m.__dict__);"
-    "exec(s,{'__name__':'__main__','GREETING':g})"
-)
-"""-S leaves out the packages of the host's Python; the far end wants none of them, nor what lies in the home there.
-The few cycles that it makes are not worth looking for."""
-
-
-def _opening(greeting: str, magic: str = importlib.util.MAGIC_NUMBER.hex()) -> bytes:
-    """What `_BOOT` reads: the far end as text and, for a Python whose bytecode has our magic number, as code."""
-    sizes = [len(part) for part in (*_SOURCES, _CODE)]
-    return b"".join([f"{magic} {' '.join(map(str, sizes))} {greeting}\n".encode(), *_SOURCES, _CODE])
 
 
 class HostError(TargetError):
@@ -113,9 +81,9 @@ class Session:
             self._channel = transport.open_session(timeout=CALL_TIMEOUT)
             self._channel.settimeout(CALL_TIMEOUT)
             self._reader = self._channel.makefile("rb", BLOCK)
-            self._channel.exec_command(f"exec {shell_path(self.python)} -S -c {shlex.quote(_BOOT)}")
+            self._channel.exec_command(f"exec {shell_path(self.python)} -S -c {shlex.quote(BOOT)}")
             greeting = secrets.token_hex(8)
-            self._channel.sendall(_opening(greeting))
+            self._channel.sendall(build_payload(greeting))
             self._wait_for(greeting.encode() + b"\n")
         except (OSError, EOFError) as error:
             raise HostError(self._last_words() or f"the session broke: {error or type(error).__name__}") from error
@@ -141,7 +109,7 @@ class Session:
         except Exception:  # the channel itself is gone: there is nothing more to learn
             return ""
         last = words.splitlines()[-1] if words else ""
-        if "annotations is not defined" in last or "_frozen_importlib_external" in last:
+        if "Python 3.8 or newer is needed" in last or last.startswith("SyntaxError"):
             return f"{self.python} is too old: 3.8 or newer, see --python"
         if status == 127 or "not found" in last or "No such file" in last:
             return f"no Python there: {last or self.python}; name the environment's interpreter with --python"
@@ -166,7 +134,7 @@ class Session:
                 yield block
 
         with file:
-            return self._converse({"op": "keep", "item": dict(item), "workdir": workdir}, blocks(), 600.0)
+            return self._converse({"op": "store_input", "item": dict(item), "workdir": workdir}, blocks(), 600.0)
 
     def _converse(self, request: Json, payload: Iterable[bytes], timeout: float) -> Json:
         with self._lock:

@@ -339,7 +339,7 @@ class Door:
 
     @property
     def targets(self) -> list[list[str | int]]:
-        """What other hosts try, one for each address; see farend.reach."""
+        """What other hosts try, one for each address; see reach in launcher/node/farend/network.py."""
         return [[address, self.ports[0], self.nonce] for address in self.addresses]
 
 
@@ -356,7 +356,7 @@ def meet(fleet: Fleet, said: Mapping[int, Json], token: str, door: Door) -> dict
     met = fleet.all(
         "the hosts cannot be asked about each other",
         lambda rank, session: session.call(
-            "meet", workdir=said[rank]["workdir"], token=token, targets=door.targets if rank else [],
+            "probe_peers", workdir=said[rank]["workdir"], token=token, targets=door.targets if rank else [],
             seconds=REACH_SECONDS, timeout=30,
         ),
     )  # fmt: skip

@@ -48,7 +48,7 @@ def question(spec: JobSpec, device: str) -> Question | None:
 
 
 def answer(asked: Question, said: Mapping[str, Any]) -> HostImage:
-    """What farend.image returned on one host."""
+    """What the far end's `image` returned on one host."""
     if said["code"] == 0:
         words = said["said"].split()
         if asked.argv and words:

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "transformers", "unsloth", "deepspeed", "peft", "datasets", "bitsandbytes", "trl", "accelerate"}
 TRAIN_FOR_LAUNCHER = {"train", "train.config", "train.families", "train.memory", "train.compat"}
-STDLIB_ONLY = [*sorted((ROOT / "launcher/node").rglob("*.py")), ROOT / "launcher/farend.py"]
+STDLIB_ONLY = sorted((ROOT / "launcher/node").rglob("*.py"))
 PURE_TRAIN = ["train/config.py", "train/families.py", "train/memory.py", "train/compat.py"]
 
 
@@ -53,14 +53,10 @@ def test_what_the_launcher_takes_from_train_needs_no_torch(name):
     assert {module for module in imports(ROOT / name) if module.split(".")[0] not in allowed} == set()
 
 
-SENT_ALONG = ("launcher.node.lightjson",)
-"""What launcher/fleet.py sends to a host besides the far end."""
-
-
 @pytest.mark.parametrize("path", STDLIB_ONLY, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_runs_on_bare_hosts_is_standard_library(path):
     allowed = sys.stdlib_module_names | {"node"}  # there the package is `node`
-    found = imports(path) - set(SENT_ALONG if path.name == "farend.py" else ())
+    found = imports(path)
     assert {module for module in found if module.split(".")[0] not in allowed} == set()
 
 

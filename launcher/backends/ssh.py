@@ -107,7 +107,7 @@ class Following:
         more = True
         while more:
             answer = session.call(
-                "look", run_dir=place.run_dir, node_rank=node, tops=tops,
+                "poll_node", run_dir=place.run_dir, node_rank=node, tops=tops,
                 offsets=self.mirror.offsets(node, tops), timeout=LOOK_SECONDS,
             )  # fmt: skip
             self.mirror.apply(node, answer)
@@ -229,7 +229,7 @@ class SshBackend:
         links: dict[str, str] = {}
         if self.inputs:
             items = [file.item for file in self.inputs]
-            found = session.call("have", inputs=items, workdir=place.workdir, timeout=600)["found"]
+            found = session.call("find_inputs", inputs=items, workdir=place.workdir, timeout=600)["found"]
             for file in self.inputs:
                 if file.sha256 not in found:
                     found[file.sha256] = session.send_file(file.item, file.path, place.workdir)["path"]
@@ -422,7 +422,7 @@ def end_strays(
 
     def one(node: int, session: Session) -> Json:
         conversation.connect(node, session)
-        return session.call("strays", run_id=run_id, kill=True, dead_only=True)
+        return session.call("leftovers", run_id=run_id, kill=True, dead_only=True)
 
     return conversation.fleet.each(one, among)
 

@@ -34,7 +34,7 @@ def reap(dry_run: bool, as_json: bool, **parameters: Any) -> int:
         _, closed = fleet.each(lambda _, session: session.open())
         reached = [rank for rank in range(len(fleet)) if rank not in closed]
         answers, refused = fleet.each(
-            lambda _, session: session.call("strays", kill=not dry_run, dead_only=True), reached
+            lambda _, session: session.call("leftovers", kill=not dry_run, dead_only=True), reached
         )
         for rank, answer in sorted(answers.items()):
             name = fleet.sessions[rank].name

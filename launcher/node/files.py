@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from .light import loads
+from .light import dumps, loads
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     Json = Dict[str, Any]
     File = Union[str, "os.PathLike[str]"]
 
+__all__ = ["dumps", "loads"]
 LOG_TAIL_LINES = 20
 LOG_TAIL_BYTES = 64 * 1024
 
@@ -37,18 +38,43 @@ def remove(path: File) -> None:
         os.unlink(path)
 
 
-def write_atomic(path: File, text: str) -> None:
-    """Replace `path` by `text`: readers see the old or the new file, never a part. Raises OSError."""
+def temporary_name(path: File) -> str:
+    """A name beside `path` for a file that will be renamed to it. Random: agents in containers share pids."""
     folder, name = os.path.split(path)
-    temporary = os.path.join(folder, ".%s.%s.tmp" % (name, os.urandom(4).hex()))  # agents in containers share pids
+    return os.path.join(folder, ".%s.%s.tmp" % (name, os.urandom(4).hex()))
+
+
+def write_atomic(path: File, content: Union[str, bytes]) -> None:
+    """Replace `path` by `content`: readers see the old or the new file, never a part. Raises OSError."""
+    temporary = temporary_name(path)
+    write_new(temporary, content)
     try:
-        with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(text)
         os.replace(temporary, path)
     except OSError:
         with suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def write_new(path: File, content: Union[str, bytes]) -> None:
+    """Write a file that has no reader yet; a failure leaves no part of it. Raises OSError."""
+    data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+    try:
+        with open(path, "wb") as file:
+            file.write(data)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(path)
+        raise
+
+
+def read_text(path: File) -> str:
+    """The text of a small file; empty if it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
 
 
 def read_json(path: File) -> Optional[Json]:

@@ -10,7 +10,7 @@ from .light import prctl, signal
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
-    from typing import Callable, Dict, List, Optional, Tuple
+    from typing import Callable, Dict, Iterator, List, Optional, Tuple, Union
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -47,12 +47,17 @@ def boot_id() -> str:
         return file.read().strip()
 
 
-def pid_namespace() -> str:
-    """Where a pid means something: hosts in containers share the boot id with the machine they run on."""
+def namespace(kind: str, pid: Union[int, str] = "self") -> str:
+    """The name of a process's namespace, as `pid:[4026531836]`; empty if it cannot be read."""
     try:
-        return os.readlink("/proc/self/ns/pid")
+        return os.readlink("/proc/%s/ns/%s" % (pid, kind))
     except OSError:
         return ""
+
+
+def pid_namespace() -> str:
+    """Where a pid means something: hosts in containers share the boot id with the machine they run on."""
+    return namespace("pid")
 
 
 def is_alive(pid: int, start_time: Optional[int]) -> bool:
@@ -95,25 +100,40 @@ def find_run_processes(run_id: str, node_rank: Optional[int] = None) -> List[Tup
     wanted = {b"ZLAUNCH_RUN_ID": os.fsencode(run_id)}
     if node_rank is not None:
         wanted[b"ZLAUNCH_NODE_RANK"] = str(node_rank).encode()
-    found = []
+    return [
+        (pid, process.start_time)
+        for pid, process, environ in run_processes()
+        if all(environ.get(name) == value for name, value in wanted.items())
+    ]
+
+
+def run_processes() -> Iterator[Tuple[int, Process, Dict[bytes, bytes]]]:
+    """(pid, process, environment) of living processes that a rank of any run started; the caller is left out."""
     for pid, process in process_table().items():
-        if pid == os.getpid() or process.state in "ZX":
-            continue
-        environ = environ_of(pid)
-        if all(environ.get(name) == value for name, value in wanted.items()):
-            found.append((pid, process.start_time))
-    return found
+        if pid != os.getpid() and process.state not in "ZX":
+            environ = environ_of(pid)
+            if environ.get(b"ZLAUNCH_RUN_ID"):
+                yield pid, process, environ
 
 
-def spawn(argv: List[str], cwd: str, environ: Dict[str, str], output: int, prepare: Callable[[], None]) -> int:
-    """Start a program in a session of its own, its output in the descriptor `output`; its pid. Raises OSError.
+def spawn(
+    argv: List[str],
+    cwd: str,
+    environ: Dict[str, str],
+    stdin: int,
+    output: int,
+    prepare: Callable[[], None] = lambda: None,
+) -> int:
+    """Start a program in a session of its own on the descriptors `stdin` and `output`; its pid. Raises OSError.
+
+    `prepare` runs in the child.
 
     The module subprocess would do the same, and its import costs every host as much as all of the agent.
     """
     reader, writer = os.pipe()  # closed by a successful exec; else it carries the reason
     pid = os.fork()
     if pid == 0:
-        _become(argv, cwd, environ, output, prepare, writer)
+        _become(argv, cwd, environ, (stdin, output, output), prepare, writer)
     os.close(writer)
     with open(reader, "rb") as pipe:
         said = pipe.read().decode()
@@ -125,15 +145,19 @@ def spawn(argv: List[str], cwd: str, environ: Dict[str, str], output: int, prepa
 
 
 def _become(
-    argv: List[str], cwd: str, environ: Dict[str, str], output: int, prepare: Callable[[], None], writer: int
+    argv: List[str],
+    cwd: str,
+    environ: Dict[str, str],
+    streams: Tuple[int, int, int],
+    prepare: Callable[[], None],
+    writer: int,
 ) -> None:
     """The child's part: never returns."""
     at = cwd
     try:
         os.setsid()
         prepare()
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        for source, target in ((nothing, 0), (output, 1), (output, 2)):
+        for target, source in enumerate(streams):
             os.dup2(source, target)
         for name in os.listdir("/proc/self/fd"):  # what whoever started the agent left open
             if int(name) > 2 and int(name) != writer:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from launcher import farend, image_hosts
+from launcher import image_hosts
 from launcher.image_hosts import HostImage, Question
 from launcher.image_lock import ImageLock, write_lock
+from launcher.node.farend import host
 from launcher.spec import ContainerSpec, JobSpec
 from tests.launcher.image_bed import LOCKED, container, fake_engine
 
@@ -55,15 +56,15 @@ def test_the_far_end_says_what_its_own_engine_says(tmp_path, monkeypatch):
         JobSpec(container=ContainerSpec(runtime="docker", image="zl:1"), env={"WHICH": "cc"}), "cpu"
     )
     assert asked is not None
-    said = farend.image(asked.argv, asked.image, dict(asked.environ))
+    said = host.image(asked.argv, asked.image, dict(asked.environ))
     assert image_hosts.answer(asked, said) == HostImage("sha256:cc", frozenset({"sha256:dd"}))
-    assert farend.image(["podman"], "zl:1", {"PATH": str(tmp_path)})["code"] == 127
+    assert host.image(["podman"], "zl:1", {"PATH": str(tmp_path)})["code"] == 127
 
 
 def test_an_image_file_must_be_on_every_host_and_have_the_same_size(tmp_path):
     asked = image_hosts.question(container(runtime="apptainer", image=str(tmp_path / "zl.sif")), "cpu")
     assert asked is not None
-    assert "no image" in image_hosts.answer(asked, farend.image([], asked.image, {})).problem
+    assert "no image" in image_hosts.answer(asked, host.image([], asked.image, {})).problem
     (tmp_path / "zl.sif").write_bytes(b"12345")
-    here = image_hosts.answer(asked, farend.image([], asked.image, {}))
+    here = image_hosts.answer(asked, host.image([], asked.image, {}))
     assert image_hosts.different({0: here, 1: here, 2: HostImage("6 bytes")}) == {2: "5 bytes"}

@@ -84,7 +84,7 @@ class Answers(Session):
             if self.gives < 0:
                 raise HostError("the connection broke")
             return {"payload": b"x"}
-        return {"tree": {"files": [list(file) for file in self.files]}, "look": self.looked}[operation]
+        return {"tree": {"files": [list(file) for file in self.files]}, "poll_node": self.looked}[operation]
 
 
 @pytest.fixture

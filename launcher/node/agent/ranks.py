@@ -76,9 +76,10 @@ class Ranks:
             for number in self.shielded:
                 signal.signal(number, signal.SIG_IGN)
 
-        with open(log, "ab") as output:
+        cwd = self.launch["cwd"] or self.names.root
+        with open(os.devnull, "rb") as nothing, open(log, "ab") as output:
             self.offsets[rank] = output.tell()
-            pid = spawn(self.launch["argv"], self.launch["cwd"] or self.names.root, environ, output.fileno(), in_child)
+            pid = spawn(self.launch["argv"], cwd, environ, nothing.fileno(), output.fileno(), in_child)
         row = {"rank": rank, "local_rank": local_rank, "pid": pid, "start_time": start_time_of(pid)}
         return {**row, "exit_code": None, "signal": None}
 

@@ -1,0 +1,89 @@
+"""The conversation: requests on standard input, answers on standard output, one operation each.
+
+A request is a line of JSON {"op", "payload": number of bytes, ...} and its payload; an answer is a line
+{"ok": true, "payload": n, ...} or {"ok": false, "error": text} and its payload. The host may know all of it: secrets
+come in a payload only and go to the agent's standard input.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ..files import dumps, loads
+from .common import Refused
+from .host import hello, image, remove_own_mark, shared_dir_marks
+from .network import listen, probe_peers, reach, unlisten
+from .runs import leftovers, poll_node, send_signal, start, unpack
+from .store import find_inputs, get, put, store_input, tree
+
+TYPE_CHECKING = False  # importing typing costs every host milliseconds
+if TYPE_CHECKING:
+    from typing import BinaryIO, Callable, Dict, Optional
+
+    from ..files import Json
+
+OPERATIONS: Dict[str, Callable[..., Json]] = {
+    "hello": hello,
+    "image": image,
+    "shared_dir_marks": shared_dir_marks,
+    "listen": listen,
+    "unlisten": unlisten,
+    "reach": reach,
+    "probe_peers": probe_peers,
+    "find_inputs": find_inputs,
+    "store_input": store_input,
+    "tree": tree,
+    "get": get,
+    "put": put,
+    "unpack": unpack,
+    "start": start,
+    "poll_node": poll_node,
+    "send_signal": send_signal,
+    "leftovers": leftovers,
+}
+
+
+def converse(source: BinaryIO, sink: BinaryIO) -> None:
+    """Answer requests until the launcher hangs up."""
+    for line in iter(source.readline, b""):
+        answer = carry_out(loads(line.decode()), source)
+        if answer is None:
+            break
+        payload = answer.pop("payload", b"")
+        sink.write(dumps({**answer, "payload": len(payload)}).encode() + b"\n" + payload)
+        sink.flush()
+    remove_own_mark()
+
+
+def carry_out(request: Json, source: BinaryIO) -> Optional[Json]:
+    """The answer to one request; None: the launcher hung up within its payload."""
+    operation, size = OPERATIONS[request.pop("op")], request.pop("payload", 0)
+    if operation is store_input:
+        request["source"] = source  # larger than memory, perhaps: the operation reads it itself
+    else:
+        request["payload"] = source.read(size)
+        if len(request["payload"]) < size:
+            return None  # half of a file or of the secrets is worse than nothing
+    try:
+        return {**operation(**request), "ok": True}
+    except Refused as error:
+        return {"ok": False, "error": str(error)}
+    except OSError as error:
+        where = " (%s)" % error.filename if error.filename else ""
+        return {"ok": False, "error": "%s%s" % (error.strerror or error, where)}
+    except Exception as error:  # a bug of ours: without an answer nobody would learn of it
+        return {"ok": False, "error": "%s failed: %r" % (operation.__name__, error)}
+
+
+def main(greeting: str = "ready") -> None:
+    """Greet the launcher, then answer it on standard output, which nothing else may write to."""
+    with open(os.dup(1), "wb") as sink:
+        os.dup2(2, 1)  # an environment's sitecustomize may print
+        sink.write(("\n%s\n" % greeting).encode())
+        sink.flush()
+        converse(sys.stdin.buffer, sink)
+
+
+if __name__ == "__main__":
+    main()

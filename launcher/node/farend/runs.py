@@ -1,0 +1,207 @@
+"""A run on this host: its files unpacked, its agent started, polled and signalled, its leftover processes ended."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from ..files import loads, read_json, read_text, suppress, write_atomic, write_new
+from ..processes import boot_id, is_alive, kill_quietly, namespace, pid_namespace, run_processes, spawn
+from .common import Refused
+from .host import remove_own_mark
+from .store import added_since
+
+TYPE_CHECKING = False  # importing typing costs every host milliseconds
+if TYPE_CHECKING:
+    from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+    from ..files import Json
+
+KILL_SECONDS = 10
+"""How long leftover processes are killed again and again."""
+SHOWN = 200
+"""Characters of a leftover process's command line in the answer."""
+
+
+def unpack(run_dir: str, digest: str, links: Dict[str, str], payload: Any, **_: Any) -> Json:
+    """Write a bundle into the run directory. `links`: {name: path of an input} to be made there. Raises Refused."""
+    import hashlib
+    import zlib
+
+    if hashlib.blake2b(payload).hexdigest() != digest:
+        raise Refused("the bundle arrived damaged")
+    index, _newline, contents = zlib.decompress(payload).partition(b"\n")
+    refuse_if_running(run_dir)
+    os.makedirs(run_dir, exist_ok=True)
+    os.chmod(run_dir, 0o700)
+    remove_stale(run_dir)
+    write_files(run_dir, loads(index.decode()), contents)
+    make_links(run_dir, links)
+    return {}
+
+
+def refuse_if_running(run_dir: str) -> None:
+    """Another launcher may have started this run a moment ago, and its ranks need their files. Raises Refused."""
+    names: List[str] = []
+    with suppress(OSError):
+        names = os.listdir(os.path.join(run_dir, "nodes"))
+    for name in names:
+        rank = name[len("node-") : -len(".json")] if name.startswith("node-") else ""
+        record = node_record(run_dir, int(rank)) if rank.isdigit() else None
+        if record and not record.get("ended") and living_supervisors(record):
+            raise Refused("an agent of this run is running here already, pid %d" % record["pid"])
+
+
+def remove_stale(run_dir: str) -> None:
+    """Of an earlier submission: records, perhaps of other hosts, and modules that are gone since."""
+    for name in ("nodes", "code"):
+        if os.path.exists(os.path.join(run_dir, name)):
+            import shutil
+
+            shutil.rmtree(os.path.join(run_dir, name), ignore_errors=True)
+
+
+def write_files(run_dir: str, index: List[Any], contents: bytes) -> None:
+    """Write the files of a bundle: `index` has [name, size] of each, in the order of `contents`. Raises OSError."""
+    start, made = 0, set()
+    for name, size in index:
+        path = os.path.join(run_dir, name)
+        if os.path.dirname(path) not in made:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            made.add(os.path.dirname(path))
+        # Renaming costs time, and a new file has no reader yet.
+        (write_atomic if os.path.exists(path) else write_new)(path, contents[start : start + size])
+        start += size
+
+
+def make_links(run_dir: str, links: Dict[str, str]) -> None:
+    for name, target in links.items():
+        path = os.path.join(run_dir, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        if os.path.lexists(path):
+            os.unlink(path)
+        os.symlink(target, path)
+
+
+def start(run_dir: str, node_rank: int, environ: Dict[str, str], seconds: float, payload: Any, **_: Any) -> Json:
+    """Start this node's agent, detached. The payload, the secrets, is its standard input. Returns its record."""
+    remove_own_mark()
+    argv = ["bash", os.path.join(run_dir, "node.sh"), str(node_rank), "--secrets-stdin", "--detach"]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("SSH_")}
+    status, output = run(argv, {**clean, **environ}, payload, seconds)
+    if status is None:
+        raise Refused("node.sh did not start the agent within %g s" % seconds)
+    record = node_record(run_dir, node_rank)
+    if status != 0 or record is None:
+        lines = [line for line in output.decode("utf-8", "replace").splitlines() if line.strip()][-5:]
+        raise Refused("the agent did not start: %s" % ("; ".join(lines) or "wait status %s" % status))
+    return {"record": record}
+
+
+def run(argv: List[str], environ: Dict[str, str], stdin: bytes, seconds: float) -> Tuple[Optional[int], bytes]:
+    """(wait status, output) of a program in a session of its own; status None: it was killed after `seconds`.
+
+    Input and output are files in memory, so that nobody has to feed and drain pipes.
+    """
+    given, output = memory_file(stdin), memory_file()
+    try:
+        try:
+            pid = spawn(argv, "/", environ, given, output)
+        except OSError as error:
+            return 127 << 8, ("%s: %s" % (argv[0], error.strerror)).encode()
+        end = time.monotonic() + seconds
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        while not ended and time.monotonic() < end:
+            time.sleep(0.002)
+            ended, status = os.waitpid(pid, os.WNOHANG)
+        if not ended:
+            os.killpg(pid, 9)
+            os.waitpid(pid, 0)
+        return status if ended else None, os.pread(output, os.fstat(output).st_size, 0)
+    finally:
+        os.close(given)
+        os.close(output)
+
+
+def memory_file(content: bytes = b"") -> int:
+    """The descriptor of a file in memory, to be read from its start."""
+    number = os.memfd_create("zlaunch")
+    with open(number, "wb", closefd=False) as file:
+        file.write(content)
+    os.lseek(number, 0, os.SEEK_SET)
+    return number
+
+
+def node_record(run_dir: str, node_rank: int) -> Optional[Json]:
+    return read_json(os.path.join(run_dir, "nodes", "node-%d.json" % node_rank))
+
+
+def living_supervisors(record: Optional[Json]) -> List[int]:
+    """Pids of the agent and the warden of a record, if they live on this host: of this boot, in our pid namespace."""
+    if record is None or record["boot_id"] != boot_id():
+        return []
+    if record.get("pid_namespace") not in (None, "", pid_namespace()):
+        return []
+    both = [record, record.get("warden") or record]
+    return [item["pid"] for item in both if is_alive(item["pid"], item["start_time"])]
+
+
+def poll_node(run_dir: str, node_rank: int, offsets: Dict[str, int], tops: List[str], **_: Any) -> Json:
+    """The node's record, whether its agent lives, and what was added to the files below `tops` since `offsets`."""
+    record = node_record(run_dir, node_rank)
+    alive = bool(living_supervisors(record))
+    if not alive:
+        record = node_record(run_dir, node_rank)  # the agent may have written its last state between the two looks
+    return {"record": record, "alive": alive, **added_since(run_dir, tops, offsets)}
+
+
+def send_signal(run_dir: str, node_rank: int, number: int, **_: Any) -> Json:
+    """Signal this node's agent, or its warden if only that is left; `sent`: whether there was one."""
+    for pid in living_supervisors(node_record(run_dir, node_rank))[:1]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+            return {"sent": True}
+    return {"sent": False}
+
+
+def leftovers(run_id: Optional[str] = None, kill: bool = False, dead_only: bool = False, **_: Any) -> Json:
+    """This user's processes that ranks of a run (None: of any run) left, found by the run id in their environment.
+
+    `dead_only` leaves out processes whose run has a living agent. `kill` ends them; `left` proves it.
+    """
+    deadline = time.monotonic() + KILL_SECONDS
+    found = left = list(scan(run_id, dead_only))
+    while kill and left and time.monotonic() < deadline:
+        for item in left:
+            if is_alive(item["pid"], item["start_time"]):
+                kill_quietly(item["pid"], 9)
+        time.sleep(0.05)
+        left = list(scan(run_id, dead_only))
+    return {"found": found, "left": left}
+
+
+def scan(run_id: Optional[str], dead_only: bool) -> Iterator[Json]:
+    for pid, process, environ in run_processes():
+        run = environ[b"ZLAUNCH_RUN_ID"].decode("utf-8", "replace")
+        if run_id not in (None, run) or not is_own(pid):
+            continue
+        folder = os.fsdecode(environ.get(b"ZLAUNCH_RUN_DIR", b""))
+        rank = environ.get(b"ZLAUNCH_NODE_RANK", b"0").decode()
+        record = node_record(folder, int(rank)) if rank.isdigit() else None
+        if dead_only and (living_supervisors(record) or is_in_container(pid, record)):
+            continue
+        command = read_text("/proc/%d/cmdline" % pid).replace("\0", " ").strip()[:SHOWN]
+        yield {"pid": pid, "start_time": process.start_time, "run_id": run, "run_dir": folder, "command": command}
+
+
+def is_own(pid: int) -> bool:
+    """Whether the process is this user's; root can read everybody's environment."""
+    with suppress(OSError):
+        return os.stat("/proc/%d" % pid).st_uid == os.getuid()
+    return False
+
+
+def is_in_container(pid: int, record: Optional[Json]) -> bool:
+    """Whether the process is in a container with its own agent: from here nobody can tell whether that agent lives."""
+    here = pid_namespace()
+    return namespace("pid", pid) != here and (record is None or record.get("pid_namespace") != here)
