@@ -26,7 +26,7 @@ bench: env ## start-up times and launch overhead, side by side
 	$(PY) -m tests.bench
 
 bench-gpu: ## on a GPU machine: speed of every workload beside the alternatives, measured beside predicted memory
-	$(or $(wildcard .venv/bin/python),python3) -m train.bench --out bench-gpu
+	$(or $(wildcard .venv/bin/python),python3) -m tests.bench.gpu --out bench-gpu
 
 bench-multi: ## on a machine with several GPUs: equal losses, faults, speed and scaling; BENCH_ARGS="--device cpu" tries it
 	$(or $(wildcard .venv/bin/python),python3) -m tests.bench.multi $(BENCH_ARGS)

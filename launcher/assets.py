@@ -11,24 +11,25 @@ from typing import Literal
 
 Kind = Literal["templates", "docker", "slurm"]
 
-_PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parent
+"""The launcher package itself, wherever it is installed."""
 
 
 def path(kind: Kind) -> Path:
     """The directory of that kind; FileNotFoundError means a broken installation."""
-    for candidate in (_PACKAGE / kind, _PACKAGE.parent / kind):
+    for candidate in (PACKAGE / kind, PACKAGE.parent / kind):
         # A wheel's own directory wins, so that an unrelated `docker/` beside site-packages is never taken.
         if candidate.is_dir():
             return candidate
-    raise FileNotFoundError(f"{kind}/ lies neither in {_PACKAGE} nor beside it: is the installation complete?")
+    raise FileNotFoundError(f"{kind}/ lies neither in {PACKAGE} nor beside it: is the installation complete?")
 
 
 def agent_sources() -> dict[str, Path]:
     """{path below code/ of a run directory: file or directory} of the node's agent and what it imports."""
-    node = _PACKAGE / "node"
+    node = PACKAGE / "node"
     return {**{f"node/{file.name}": file for file in sorted(node.glob("*.py"))}, "node/agent": node / "agent"}
 
 
 def train_package() -> Path:
     """Directory of the training program's sources, copied into every run directory. Does not import it."""
-    return _PACKAGE.parent / "train"
+    return PACKAGE.parent / "train"

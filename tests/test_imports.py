@@ -60,18 +60,6 @@ def test_what_runs_on_bare_hosts_is_standard_library(path):
     assert {module for module in found if module.split(".")[0] not in allowed} == set()
 
 
-LAYERS = ("errors", "spec", "plan", "render", "submit", "commands", "cli")
-"""Lower names know nothing of those behind them."""
-
-
-@pytest.mark.parametrize("layer", LAYERS)
-def test_imports_point_one_way(layer):
-    above = {f"launcher.{name}" for name in LAYERS[LAYERS.index(layer) + 1 :]}
-    own = files("launcher/commands") if layer == "commands" else [ROOT / "launcher" / f"{layer}.py"]
-    found = set().union(*(imports(path) for path in own))
-    assert {name for name in found if any(name == up or name.startswith(up + ".") for up in above)} == set()
-
-
 def graph_of(package: Path) -> dict[str, set[str]]:
     """{module of a package: modules of it that it imports}, wherever the import stands: at the top, in a function, or
     for the type checker only. A module named in a text (a table of commands, of backends) is no import."""
@@ -100,6 +88,86 @@ def circle_in(graph: dict[str, set[str]]) -> list[str]:
     except graphlib.CycleError as error:
         return list(reversed(error.args[1]))
     return []
+
+
+FLOORS = {
+    "launcher": (
+        ("errors", "assets", "node"),
+        ("machine", "job", "remote"),
+        ("plan", "rundir"),
+        ("render", "images"),
+        ("backends",),
+        ("show",),
+        ("lifecycle",),
+        ("commands", "cli"),
+    ),
+    "train": (
+        ("config", "families", "rundir"),
+        ("errors", "memory", "compat"),
+        ("dist", "hub"),
+        ("records", "original", "fused"),
+        ("data", "model", "convert", "quickcheck"),
+        ("answers", "datacheck"),
+        ("training", "exports", "generate", "chat"),
+        ("evaluate", "export", "__main__"),
+    ),
+}
+"""Every room of both packages, a file at the top being a room of its own: a room imports only from
+lower floors."""
+MOST_ARROWS = {"launcher": 55, "train": 90}
+"""Imports between rooms; a new one should be worth more than the one that goes for it."""
+MOST_FILES = 16
+"""Modules of one folder, beyond which it is two rooms; commands/ has one file per command."""
+
+
+def room_of(module: str) -> str:
+    room = module.split(".")[1] if "." in module else "__init__"
+    return "cli" if module == "launcher.__main__" else room
+
+
+def arrows(package: str) -> set[tuple[str, str]]:
+    """(room, room that it imports) of a package."""
+    graph = graph_of(ROOT / package)
+    found = {(room_of(name), room_of(other)) for name, others in graph.items() for other in others if other != package}
+    return {(room, other) for room, other in found if room != other}
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_the_table_of_floors_names_every_room(package):
+    named = [room for floor in FLOORS[package] for room in floor]
+    assert sorted(named) == sorted({room_of(module) for module in graph_of(ROOT / package)} - {"__init__"})
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_rooms_import_only_from_lower_floors(package):
+    floor_of = {room: number for number, floor in enumerate(FLOORS[package]) for room in floor}
+    climbing = [f"{room} -> {other}" for room, other in sorted(arrows(package)) if floor_of[other] >= floor_of[room]]
+    assert climbing == []
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_rooms_have_few_arrows_between_them(package):
+    assert len(arrows(package)) <= MOST_ARROWS[package]
+
+
+def rooms() -> list[Path]:
+    return sorted(
+        {path.parent for package in FLOORS for path in files(package)} - {ROOT / package for package in FLOORS}
+    )
+
+
+@pytest.mark.parametrize("room", rooms(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_room_says_what_it_is_for_and_stays_small(room):
+    docstring = ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8")))
+    assert docstring
+    assert len(docstring.splitlines()) >= 3
+    assert room.name == "commands" or len(list(room.glob("[!_]*.py"))) <= MOST_FILES
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_no_two_files_of_a_package_have_one_name(package):
+    named = [path.name for path in files(package) if path.parent.name != "commands" and not path.name.startswith("__")]
+    assert sorted({name for name in named if named.count(name) > 1}) == []
 
 
 @pytest.mark.parametrize("package", ["launcher", "train"])

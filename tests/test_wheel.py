@@ -77,7 +77,7 @@ def test_a_dry_run_from_the_wheel_writes_the_run_directory(installed, tmp_path):
 
 def test_the_build_context_from_the_wheel_is_that_of_the_checkout(installed, tmp_path):
     code = (
-        "from launcher import image_build\n"
+        "from launcher.images import builder as image_build\n"
         "with image_build.build_context() as c:\n"
         "    print(*sorted(str(p.relative_to(c)) for p in c.rglob('*') if p.is_file()), sep='\\n')"
     )

@@ -65,15 +65,16 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     from train import dist
+    from train.answers.generation import stop_ids, stream
+    from train.answers.trained import any_device, load_adapted, trained_system
     from train.errors import report
-    from train.generate import any_device, load_adapted, stop_ids, stream, trained_system
 
     device = options.device if options.device != "auto" else any_device()
     world = dist.from_environment(device, {})
     dist.prepare(world)
     try:
         dist.check_device(world)
-        from train.tokens import prompt_text
+        from train.data.prompts import prompt_text
 
         model, tokenizer = load_adapted(options.run_dir, device=device, bare=options.base)
         system = options.system if options.system is not None else trained_system(options.run_dir)

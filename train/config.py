@@ -187,7 +187,7 @@ RANGES: dict[str, Range] = {
     "eval.batch_size": Range(1),
     "eval.samples": Range(0),
 }
-"""Of the numbers that a job has as well; launcher/spec.py holds a job to them, before there is a train.json."""
+"""Of the numbers that a job has as well; launcher/job/spec.py holds a job to them, before there is a train.json."""
 _OWN_RANGES = {"world_size": Range(1), "train.gradient_accumulation_steps": Range(1)}
 
 

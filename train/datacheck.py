@@ -19,16 +19,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from train import config as schema
-from train import schedule, tokencache
-from train.cachedir import cache_directory
-from train.config import TrainConfig
-from train.dataset import NOTHING_AT_WEIGHT, NOTHING_TO_EVALUATE
+from train.config import Source, TrainConfig, load
+from train.data import cache, schedule
+from train.data.cache import Entry
+from train.data.dataset import NOTHING_AT_WEIGHT, NOTHING_TO_EVALUATE
+from train.data.prompts import set_template
+from train.data.schedule import Sampler
+from train.data.tokenizer import Recipe
 from train.errors import EXIT_USER, DataError, TrainError, UserError, advise
-from train.records import as_sources
-from train.schedule import Sampler
-from train.tokencache import Entry
-from train.tokens import Recipe, set_template
+from train.hub.cachedir import cache_directory
+from train.records.conversations import as_sources
 
 SAMPLE = 20_000
 """Records that are made tokens of a larger number: the mean length is then known to about half a percent."""
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--all", action="store_true", help="make tokens of every record, and keep them for the run")
     options = parser.parse_args(arguments)
     try:
-        found = check(schema.load(options.config), everything=options.all)
+        found = check(load(options.config), everything=options.all)
     except TrainError as error:
         print(f"error: {error}", file=sys.stderr)
         advise(error.advice)
@@ -68,10 +68,10 @@ def check(config: TrainConfig, *, everything: bool = False, tokenizer: Any = Non
             continue
         paths = [source.path for source in sources]
         share = 1.0 if everything else _share(paths)
-        entry = entries[name] = tokencache.entry(paths, recipe, share=share, tokenizer=tokenizer)
+        entry = entries[name] = cache.entry(paths, recipe, share=share, tokenizer=tokenizer)
         report[name] = {"sources": _sources(sources, entry), **_described(entry, data.max_length)}
         try:
-            tokencache.refuse_problems(entry.meta, f"data.{name}", data.on_error)
+            cache.refuse_problems(entry.meta, f"data.{name}", data.on_error)
         except DataError as error:
             report["errors"].append(str(error))
     if "train" not in entries or not len(entries["train"].tokens):
@@ -91,7 +91,7 @@ def check(config: TrainConfig, *, everything: bool = False, tokenizer: Any = Non
 
 def _share(paths: list[str]) -> float:
     """Of the records: what gives about SAMPLE of them, judged by the files' size; all of small files."""
-    from train.sources import files
+    from train.records.files import files
 
     size = sum(Path(file).stat().st_size for path in paths for file, _ in files(path))
     return min(1.0, round(SAMPLE / max(1, size / _BYTES_A_RECORD), 6)) if size > _SMALL else 1.0
@@ -101,7 +101,7 @@ _BYTES_A_RECORD = 300
 _SMALL = 8 << 20
 
 
-def _sources(sources: tuple[schema.Source, ...], entry: Entry) -> list[dict[str, Any]]:
+def _sources(sources: tuple[Source, ...], entry: Entry) -> list[dict[str, Any]]:
     return [
         {"path": source.path, "weight": source.weight, "records": records}
         for source, records in zip(sources, entry.meta.records, strict=True)
@@ -153,7 +153,7 @@ def _sampler(config: TrainConfig, entry: Entry) -> Sampler:
 
 def padding(config: TrainConfig, entry: Entry) -> dict[str, Any]:
     """Share of the tokens in a batch that are padding, by packing mode, over the first steps of the planned batches."""
-    from train import packing
+    from train.data import packing
 
     train, world = config.train, config.world_size
     lengths = entry.tokens.lengths
@@ -222,40 +222,41 @@ def load_tokenizer(config: TrainConfig) -> Any:
 
 def _place(config: TrainConfig, temporary: Path) -> tuple[str, dict[str, Any]]:
     """(what to load from, options): only what the tokenizer needs is fetched or made."""
-    from train import basemodel
-    from train.dataset import Data
+    from train.data.dataset import Data
+    from train.model import random
+    from train.model.gguf import find_gguf
     from train.rundir import RunDir
 
     model = config.model
     if model.source == "random":
-        basemodel.make_random(temporary, Data(config, RunDir(temporary)).texts(), config.train.seed)
+        random.make_random(temporary, Data(config, RunDir(temporary)).texts(), config.train.seed)
         return str(temporary), {}
     if model.source == "package":
-        gguf, version = basemodel.find_gguf(model.path)
+        gguf, version = find_gguf(model.path)
         made = cache_directory() / "models" / f"{model.path}-{version}"
         return (str(made), {}) if made.is_dir() else (str(gguf.parent), {"gguf_file": gguf.name})
     local = Path(model.path).expanduser()
     if local.is_dir():
         return _converted(local, temporary), {}
-    from train.download import download
+    from train.hub.download import download
 
     return _converted(download(model, weights=False), temporary, weights=False), {}
 
 
 def _converted(local: Path, temporary: Path, *, weights: bool = True) -> str:
     """An original ChatGLM or Baichuan checkpoint's tokenizer, converted; any other directory as it is."""
-    from train import convert
+    from train.original import conversion
 
-    if not (local / "config.json").is_file() or not convert.needs_conversion(local):
+    if not (local / "config.json").is_file() or not conversion.needs_conversion(local):
         return str(local)
-    from train.layouts import recipe_for
-    from train.source import ConversionError, read_source
+    from train.original.checkpoint_files import ConversionError, read_source
+    from train.original.layouts import recipe_for
 
     try:
         source = read_source(local, weights=weights)
         recipe = recipe_for(source)
-        convert.write_tokenizer(source, recipe, temporary)
-        convert.write_config(source, recipe, temporary)
+        conversion.write_tokenizer(source, recipe, temporary)
+        conversion.write_config(source, recipe, temporary)
     except ConversionError as error:
         raise UserError(str(error)) from None
     return str(temporary)

@@ -89,7 +89,7 @@ def first_line(error: BaseException) -> str:
 
 
 def advise(advice: Iterable[str]) -> None:
-    """What to do next, a line each behind an arrow (launcher/trainer.py reads them)."""
+    """What to do next, a line each behind an arrow (launcher/machine/trainer.py reads them)."""
     for line in advice:
         print(f"  -> {line}", file=sys.stderr)
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 Engine = Literal["fused", "unsloth", "peft"]
 
 FUSED_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3", "glm"})
-"""`model_type` (after conversion) of the models whose layers train/fused.py computes."""
+"""`model_type` (after conversion) of the models whose layers train/fused/model.py computes."""
 
 MARKER = "zlaunch_family"
 """Key of a converted checkpoint's config.json: the family it came from (its own model type is a general one)."""

@@ -5,7 +5,7 @@
 What a training step holds at its peak is either the end of the forward pass (everything saved for the backward pass,
 and a chunk of logits) or the first layer of the backward pass (the same without logits, but with that layer's
 gradients, weights made dense, and DeepSpeed's buckets). Both are counted and the larger one is the prediction. The byte
-counts follow from train/fused.py and from transformers' and PEFT's layers line by line; Unsloth's were fitted to
+counts follow from train/fused/model.py and from transformers' and PEFT's layers line by line; Unsloth's were fitted to
 measurements (docs/performance.md).
 """
 
@@ -23,7 +23,7 @@ EngineName = Literal["fused", "unsloth", "peft"]
 GIB = 2**30
 
 CHUNK_BYTES = 512 * 2**20
-"""Logits computed at a time by the fused loss (train/fused.py): bfloat16, so 2,048 tokens of a 128k vocabulary."""
+"""Logits computed at a time by the fused loss (train.fused): bfloat16, so 2,048 tokens of a 128k vocabulary."""
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """A weight in nf4 with double quantisation: 4 bits, one byte of scale per 64 weights, four per 16,384."""
@@ -229,7 +229,7 @@ class Setting:
 
 
 def shares_itself(engine: str, zero_stage: int) -> bool:
-    """Whether ZeRO-3 is the fused layers' own (train/sharded.py: the ranks share the layers' frozen weights alone) and
+    """Whether ZeRO-3 is the fused layers' own (fused/sharded.py: the ranks share the layers' frozen weights alone) and
     not DeepSpeed's."""
     return engine == "fused" and zero_stage == 3
 
@@ -357,7 +357,7 @@ def _moments(shape: Shape, setting: Setting) -> tuple[_Moment, ...]:
 
 
 def _fused_per_token(shape: Shape, setting: Setting) -> tuple[float, float]:
-    """Bytes a token of one layer of train/fused.py: (saved, at work in the backward pass)."""
+    """Bytes a token of one layer of train/fused/model.py: (saved, at work in the backward pass)."""
     qkv = shape.q_width + 2 * shape.kv_width
     saved = (
         2 * 2 * shape.hidden  # the layer's input and the residual stream after attention
@@ -402,7 +402,7 @@ def _peft_per_token(shape: Shape, setting: Setting) -> tuple[float, float]:
 _PER_TOKEN = {"fused": _fused_per_token, "unsloth": _unsloth_per_token, "peft": _peft_per_token}
 
 PLAIN_CHUNK = 1024
-"""Positions whose logits train/loss.py holds at a time."""
+"""Positions whose logits train/training/loss.py holds at a time."""
 
 
 def _logits(shape: Shape, setting: Setting) -> int:

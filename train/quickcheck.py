@@ -12,9 +12,9 @@ import argparse
 import itertools
 import sys
 
-from train import records
 from train.errors import EXIT_USER, DataError, advise
-from train.records import Problem
+from train.records import conversations
+from train.records.conversations import Problem
 
 FIRST = 10_000
 """Records of each file that are looked at; `zlaunch data check` reads them all."""
@@ -38,10 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def look(file: str, *, system: str | None, on_error: str) -> None:
     """Raise DataError if a run would stop at the first records of `file`."""
-    found = list(itertools.islice(records.each(file, system=system), FIRST))
+    found = list(itertools.islice(conversations.each(file, system=system), FIRST))
     problems = [record for record in found if isinstance(record, Problem)]
     if problems and (on_error == "stop" or len(problems) == len(found)):
-        raise records.unusable(file, problems, len(problems))
+        raise conversations.unusable(file, problems, len(problems))
     if not found:
         raise DataError(f"{file} holds no record")
 

@@ -1,4 +1,8 @@
-"""Where runs go. A plain table: the name in run.json -> the class, imported only when used."""
+"""Where runs go: a plain table from the name in run.json to the class, imported only when used.
+
+Offers: backend_of(name) -> Backend; the protocol and its fake in base.py.
+May import: errors, node, machine, job, remote, plan, rundir, images.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,9 @@ if TYPE_CHECKING:
     from launcher.backends.base import Backend
 
 BACKENDS = {
-    "local": "launcher.backends.local:LocalBackend",
-    "ssh": "launcher.backends.ssh:SshBackend",
-    "slurm": "launcher.backends.slurm:SlurmBackend",
+    "local": "launcher.backends.local.single_node:LocalBackend",
+    "ssh": "launcher.backends.ssh.hosts:SshBackend",
+    "slurm": "launcher.backends.slurm.jobs:SlurmBackend",
 }
 
 

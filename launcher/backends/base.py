@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from launcher.rundir.logs import LogLine
+from launcher.rundir.state import RunState
+
 if TYPE_CHECKING:
-    from launcher.plan import RunPlan
-    from launcher.runs import RunDir
-
-
-class RunState(str, enum.Enum):
-    PENDING = "PENDING"
-    RUNNING = "RUNNING"
-    SUCCEEDED = "SUCCEEDED"
-    FAILED = "FAILED"
-    CANCELLED = "CANCELLED"
-    """Ended on request; resumable if a checkpoint was saved."""
-    LOST = "LOST"
-    """The record says running, and nothing of it is found."""
-
-    @property
-    def is_final(self) -> bool:
-        return self not in (RunState.PENDING, RunState.RUNNING)
-
-
-@dataclass(frozen=True)
-class LogLine:
-    node_rank: int
-    rank: int | None
-    """None: a line of the agent itself."""
-    text: str
+    from launcher.plan.types import RunPlan
+    from launcher.rundir.directory import RunDir
 
 
 class Backend(Protocol):

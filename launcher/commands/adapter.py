@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 
 import click
 
-from launcher import facts, process, trainer
 from launcher.commands.runs import run_named
 from launcher.errors import UsageError
-from launcher.runs import RunDir
+from launcher.machine import facts, process, trainer
+from launcher.rundir.directory import RunDir
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -105,9 +105,9 @@ def evaluate(run: str, data: str | None, device: str, max_records: int | None, a
     if as_json:
         click.echo(json.dumps(scores, ensure_ascii=False))
         return 0
-    from launcher import view  # Rich
+    from launcher.show import final  # Rich
 
-    view.print_scores(scores)
+    final.print_scores(scores)
     click.echo(f"predictions: {place / 'predictions.jsonl'}")
     return 0
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
-from launcher import image_build, image_lock, process
 from launcher.errors import TargetError, UsageError
-from launcher.image_engine import check_engine
+from launcher.images import builder
+from launcher.images.engine import check_engine
+from launcher.images.lock import lock_path, read_lock, write_lock
+from launcher.machine import process
 
 
 @click.command()
@@ -24,7 +26,7 @@ from launcher.image_engine import check_engine
 )
 @click.option("--network", help="Network of the build's steps, as the engine calls it (for example host).")
 def build(
-    variant: image_build.Variant,
+    variant: builder.Variant,
     tag: str | None,
     base_image: str | None,
     engine: str,
@@ -35,19 +37,19 @@ def build(
     """Build the training image and pin it in image.lock."""
     if wheels and network:
         raise UsageError("--wheels and --network contradict each other", hint="with --wheels the build has no network")
-    wanted = image_build.Build(
-        variant, tag or image_build.default_tag(variant), base_image, engine, wheels is not None, network
+    wanted = builder.Build(
+        variant, tag or builder.default_tag(variant), base_image, engine, wheels is not None, network
     )
     check_engine(engine)
-    lock, revision = image_build.lock_hash(variant), image_build.source_revision()
-    with image_build.build_context(wheels) as context:
-        code = process.passthrough(image_build.build_argv(wanted, context, revision=revision, lock=lock))
+    lock, revision = builder.lock_hash(variant), builder.source_revision()
+    with builder.build_context(wheels) as context:
+        code = process.passthrough(builder.build_argv(wanted, context, revision=revision, lock=lock))
     if code != 0:
         hint = f"its own words are above; where the space went, if none is left: {engine} system df"
         raise TargetError(f"{engine} build failed with status {code}", hint=hint)
     if push and process.passthrough([engine, "push", wanted.tag]) != 0:
         raise TargetError(f"{engine} push {wanted.tag} failed", hint=f"its own words are above; {engine} login?")
-    built = image_build.locked_image(wanted, revision=revision, lock=lock)
-    image_lock.write_lock(image_lock.read_lock().with_image(wanted.tag, built))
-    click.echo(f"{wanted.tag} is {built.digest or built.id}; recorded in {image_lock.lock_path()}")
+    built = builder.locked_image(wanted, revision=revision, lock=lock)
+    write_lock(read_lock().with_image(wanted.tag, built))
+    click.echo(f"{wanted.tag} is {built.digest or built.id}; recorded in {lock_path()}")
     click.echo(f"next: zlaunch local --container {engine} --image {wanted.tag}")

@@ -9,13 +9,15 @@ from typing import Any
 
 import click
 
-from launcher import facts, process, submit, trainer
 from launcher.commands import options
 from launcher.errors import UsageError
-from launcher.plan import Target, plan
-from launcher.process import CommandError
-from launcher.spec import JobSpec
-from train import config as train_config
+from launcher.job.spec import JobSpec
+from launcher.lifecycle import checks
+from launcher.machine import facts, process, trainer
+from launcher.machine.process import CommandError
+from launcher.plan.resolve import plan
+from launcher.plan.types import Target
+from train.config import dump
 
 
 @click.group()
@@ -53,11 +55,11 @@ def check(
     """
     wanted = options.load_job(ctx, job, overrides, smoke, parameters).spec
     target = target_of(wanted)
-    submit.check_inputs(wanted, target)
+    checks.check_inputs(wanted, target)
     planned = plan(wanted, target, run_id="check", model_config=facts.model_config(wanted.model.path, wanted.env)).train
     if planned is None:
         raise UsageError("a program of your own reads its own data: there is nothing to check")
-    code, found = run(target.python, train_config.dump(planned), everything)
+    code, found = run(target.python, dump(planned), everything)
     click.echo(json.dumps(found, ensure_ascii=False) if as_json else text(found))
     return code
 

@@ -29,12 +29,12 @@ def doctor_ssh(
     ctx: click.Context, /, job: Path | None, overrides: tuple[str, ...], smoke: bool, as_json: bool, **parameters: Any
 ) -> int:
     """Check the hosts of JOB, all at once: a row for each, with what to do about red cells. Exit 1 if one blocks."""
-    from launcher import bundle
-    from launcher.doctor import examine
+    from launcher.backends.ssh.preflight import examine
+    from launcher.job import inputs
 
     flags = host_flags(parameters)
     asked = hosts_of_flags(load_job(ctx, job, overrides, smoke, parameters, flags), flags)
-    table = examine(asked.spec, bundle.inputs(asked.spec)[0])
+    table = examine(asked.spec, inputs.inputs(asked.spec)[0])
     if as_json:
         for row in table:
             cells = {name: dataclasses.asdict(cell) for name, cell in row.cells.items()}
@@ -50,7 +50,7 @@ def show(rows: Any) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from launcher.doctor import COLUMNS
+    from launcher.backends.ssh.preflight import COLUMNS
 
     colour = {"ok": "green", "warn": "yellow", "bad": "red"}
     table = Table()

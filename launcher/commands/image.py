@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 import msgspec
 
-from launcher import image_file
 from launcher.errors import UsageError
-from launcher.image_lock import lock_path, read_lock
+from launcher.images import transfer
+from launcher.images.lock import lock_path, read_lock
 
 _engine = click.option("--engine", type=click.Choice(["docker", "podman"]), default="docker", show_default=True)
 
@@ -32,12 +32,12 @@ def save(tag: str, file: Path, directory: bool, engine: str) -> None:
     """
     pinned = read_lock().pinned(tag)
     if directory:
-        image_file.export_directory(engine, pinned, file.absolute())
+        transfer.export_directory(engine, pinned, file.absolute())
     else:
         if file.exists():
             raise UsageError(f"{file} exists already")
         # A tar keeps the name only if it is saved by name; the others read from the engine by name, too.
-        image_file.save_archive(engine, tag, file)
+        transfer.save_archive(engine, tag, file)
     click.echo(f"wrote {file} ({pinned})")
 
 
@@ -46,7 +46,7 @@ def save(tag: str, file: Path, directory: bool, engine: str) -> None:
 @_engine
 def load(file: Path, engine: str) -> None:
     """Load a .tar that `image save` wrote, on this host."""
-    click.echo(image_file.load_archive(engine, file))
+    click.echo(transfer.load_archive(engine, file))
 
 
 @image.command("list")

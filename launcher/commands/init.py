@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from launcher import template
 from launcher.errors import UsageError
+from launcher.render import jinja
 
 
 @click.command()
@@ -19,7 +19,7 @@ def init(file: Path, model: str, force: bool) -> None:
     if file.exists() and not force:
         raise UsageError(f"{file} exists already", hint="--force overwrites it")
     try:
-        file.write_text(template.template("job.yaml.j2").render(model=model), encoding="utf-8")
+        file.write_text(jinja.template("job.yaml.j2").render(model=model), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot write {file}: {error.strerror}") from error
     click.echo(f"wrote {file}; next: fill in model and data there, then zlaunch local {file} --dry-run")

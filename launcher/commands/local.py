@@ -7,12 +7,15 @@ from typing import Any
 
 import click
 
-from launcher import facts, image, submit, sweep
-from launcher.backends.local import LocalBackend
+from launcher.backends.local.devices import local_target, refuse_procs_on_gpus
+from launcher.backends.local.single_node import LocalBackend
 from launcher.commands.options import LaunchCommand, job_options, load_job, refuse_absent_script, run_options
-from launcher.commands.outcome import launch
-from launcher.runs import RunDir
-from launcher.spec import Job, JobSpec
+from launcher.images import choose
+from launcher.job.spec import Job, JobSpec
+from launcher.lifecycle import sweep
+from launcher.lifecycle.attach import launch
+from launcher.machine import facts
+from launcher.rundir.directory import RunDir
 
 
 @click.command(cls=LaunchCommand)
@@ -49,8 +52,8 @@ def local(
         return load_job(ctx, job, overrides, smoke, parameters, flags)
 
     def start(asked: Job, run: RunDir | None = None, revoked: sweep.Revoked | None = None) -> int:
-        target, backend = submit.local_target(asked.spec), LocalBackend()
-        submit.refuse_procs_on_gpus(procs, target)
+        target, backend = local_target(asked.spec), LocalBackend()
+        refuse_procs_on_gpus(procs, target)
         refuse_absent_script(asked.spec, "local")
         if not dry_run:
             check_python(asked.spec)
@@ -67,7 +70,7 @@ def check_python(job: JobSpec) -> None:
     """Whether an interpreter that the job names is there and, where it trains, can. Raises TargetError."""
     python = job.local.python
     if python is not None and python != facts.this_python():
-        from launcher import hosts  # slow to import; what it wants of other machines is wanted here
+        from launcher.backends.ssh import requirements
 
-        brings_its_own = job.program or image.in_container(job, "local")
-        facts.check_python(python, () if brings_its_own else hosts.NEEDED)
+        brings_its_own = job.program or choose.in_container(job, "local")
+        facts.check_python(python, () if brings_its_own else requirements.NEEDED)

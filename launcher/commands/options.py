@@ -8,9 +8,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
-from launcher import image, submit
 from launcher.errors import UsageError
-from launcher.spec import Job, JobSpec, parse_set
+from launcher.images import choose
+from launcher.job.load import parse_set
+from launcher.job.spec import Job, JobSpec
+from launcher.lifecycle import submit
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -171,7 +173,7 @@ def program_of(ctx: click.Context) -> tuple[str, ...] | None:
 def refuse_absent_script(job: JobSpec, backend: str) -> None:
     """A Python file behind `--` that is not on this machine, where the ranks have the same files. Raises UsageError."""
     script = job.program[0] if job.program else ""
-    if script.endswith(".py") and not Path(script).is_file() and not image.in_container(job, backend):
+    if script.endswith(".py") and not Path(script).is_file() and not choose.in_container(job, backend):
         raise UsageError(f"no such program: {script}", hint=f"behind `--` its place is told from here: {Path.cwd()}")
 
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import click
 
-from launcher import facts, gpus, planner, spec
 from launcher.errors import SpecError, UsageError
-from launcher.planner import Choice, DoesNotFit, Model, Situation
-from launcher.spec import JobSpec
+from launcher.job import load
+from launcher.job.spec import JobSpec
+from launcher.machine import facts
+from launcher.plan import autos, gpus
+from launcher.plan.autos import Choice, DoesNotFit, Model, Situation
 from train import memory
 from train.memory import GIB, Shape
 
@@ -54,7 +56,7 @@ def plan(
     here = Path("job.yaml")
     if job is None and model is None and here.exists():
         job = here
-    wanted = spec.load(job, overrides, {"model.path": model}).spec
+    wanted = load.load(job, overrides, {"model.path": model}).spec
     if wanted.program:
         raise UsageError(
             "the job runs a program of its own, and `plan` is about training a model",
@@ -64,7 +66,7 @@ def plan(
     shape = planned.shape
     situation = situation_of(gpu, gpu_memory, nodes, gpus_per_node or wanted.local.gpus or 1)
     try:
-        choice = planner.choose(wanted, planned, situation)
+        choice = autos.choose(wanted, planned, situation)
     except DoesNotFit as error:
         if not as_json:
             if isinstance(situation, Assumed):
@@ -85,7 +87,7 @@ def model_of(wanted: JobSpec) -> Model:
     if not wanted.model.path:
         raise SpecError("no model to plan for", hint="name a job file, or say --model")
     try:
-        found = planner.model_of(wanted.model.path, facts.model_config(wanted.model.path, wanted.env))
+        found = autos.model_of(wanted.model.path, facts.model_config(wanted.model.path, wanted.env))
     except memory.UnknownShape as error:
         hint = f"plan for a model of a like size, with --model: {', '.join(memory.SHAPES)}"
         raise SpecError(f"model.path {wanted.model.path!r}: {error}", hint=hint) from error
@@ -173,7 +175,7 @@ def report(
         **_heading(wanted, shape, situation),
         "predicted_peak_bytes": choice.predicted_peak_bytes,
         "parts": choice.memory.parts,
-        "room_bytes": planner.room(situation),
+        "room_bytes": autos.room(situation),
         "settings": {
             key: {"value": value, "reason": reasons.get(key, "the job's, or the default")}
             for key, value in settings.items()
@@ -189,7 +191,7 @@ def _refusal(wanted: JobSpec, shape: Shape, situation: Situation, error: DoesNot
         **_heading(wanted, shape, situation),
         "predicted_peak_bytes": error.smallest.total,
         "parts": error.smallest.parts,
-        "room_bytes": planner.room(situation),
+        "room_bytes": autos.room(situation),
         "error": str(error),
         "changes": [
             {
@@ -226,7 +228,7 @@ def table(wanted: JobSpec, shape: Shape, situation: Situation, choice: Choice, w
         "",
         "memory a GPU at the peak of a step",
         *(f"  {name:<12} {size / GIB:8.2f} GiB" for name, size in choice.memory.parts.items()),
-        f"  {'together':<12} {choice.predicted_peak_bytes / GIB:8.2f} GiB of {planner.room(situation) / GIB:.2f} free",
+        f"  {'together':<12} {choice.predicted_peak_bytes / GIB:8.2f} GiB of {autos.room(situation) / GIB:.2f} free",
         "",
         "settings",
     ]

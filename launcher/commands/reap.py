@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from launcher import hosts
+from launcher.backends.ssh import survey
 from launcher.commands.ssh import host_flags, reach_options
 from launcher.errors import HostsError
-from launcher.fleet import Fleet
-from launcher.spec import convert
+from launcher.job.load import convert
+from launcher.remote.fleet import Fleet
 
 
 @click.command()
@@ -28,7 +28,7 @@ def reap(dry_run: bool, as_json: bool, **parameters: Any) -> int:
     """
     flags = {key.partition(".")[2]: value for key, value in host_flags(parameters).items() if value is not None}
     ssh = convert({"ssh": flags}, where="the command line").ssh
-    fleet = Fleet(hosts.wanted(ssh).names, hosts.options(ssh), ssh.python)
+    fleet = Fleet(survey.wanted(ssh).names, survey.options(ssh), ssh.python)
     failures: dict[str, str] = {}
     try:
         _, closed = fleet.each(lambda _, session: session.open())

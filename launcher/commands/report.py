@@ -7,10 +7,12 @@ from typing import Any
 
 import click
 
-from launcher import follow, summary, sweep
-from launcher import state as states
+from launcher.backends import current_state
 from launcher.errors import ZlaunchError
-from launcher.runs import RunDir
+from launcher.lifecycle import sweep
+from launcher.rundir import summary
+from launcher.rundir.directory import RunDir
+from launcher.rundir.state import first_failure
 
 MEASURES = ("loss_first", "loss_last", "eval_loss", "accuracy_before", "accuracy_after", "seconds")
 """Columns taken from a run's results, where it has them."""
@@ -49,7 +51,7 @@ def row(run: RunDir, values: dict[str, Any]) -> dict[str, Any]:
     try:
         if not run.run_json.exists():
             return {**found, "state": "not started"}
-        state, why = states.last_seen(run)
+        state, why = current_state.last_seen(run)
         found.update({"state": state.value, **({"error": why} if why else {})})
         found.update(measures(run))
     except ZlaunchError as error:  # a damaged file of one run is no reason to hide the others
@@ -68,7 +70,7 @@ def measures(run: RunDir) -> dict[str, Any]:
         **{key: value for key, value in found.items() if value is not None},
     }
     chosen = {key: found[key] for key in MEASURES if isinstance(found.get(key), (int, float))}
-    failure = follow.first_failure(run)
+    failure = first_failure(run)
     return {**chosen, **({"failure": failure.get("message") or failure.get("cause")} if failure else {})}
 
 

@@ -7,16 +7,20 @@ from typing import Any
 
 import click
 
-from launcher import spec, state, submit, summary, sweep
-from launcher.backends import backend_of
-from launcher.backends.base import Backend, RunState
+from launcher.backends import backend_of, current_state
+from launcher.backends.base import Backend
+from launcher.backends.local.devices import local_target, refuse_procs_on_gpus
+from launcher.backends.slurm.allocation import slurm_target
 from launcher.commands.options import run_options
-from launcher.commands.outcome import launch, say_rendered
 from launcher.errors import TargetError, UsageError
-from launcher.plan import Target
-from launcher.runs import RunDir
-from launcher.slurm_target import slurm_target
-from launcher.spec import Job
+from launcher.job import load
+from launcher.job.spec import Job
+from launcher.lifecycle import submit, sweep, sweep_array
+from launcher.lifecycle.attach import launch, say_rendered
+from launcher.plan.types import Target
+from launcher.rundir import summary
+from launcher.rundir.directory import RunDir
+from launcher.rundir.state import RunState
 
 
 @click.command()
@@ -47,9 +51,9 @@ def resume(
     refuse_if_not_resumable(found, bool(overrides))
     flags = {"local.gpus": gpus, "local.procs": procs}
     file = submit.job_to_resume(found)
-    job = spec.load(file, overrides, flags)
+    job = load.load(file, overrides, flags)
     target, backend = where(job, found.record.backend)
-    submit.refuse_procs_on_gpus(procs, target)
+    refuse_procs_on_gpus(procs, target)
     if dry_run:
         place = RunDir(found.path.parent / "resume-dry-run" / found.run_id)  # no file of the run is touched
         shutil.rmtree(place.path, ignore_errors=True)
@@ -93,7 +97,7 @@ def refuse_local_flags(run: RunDir, ranks: int | None) -> None:
 def resume_sweep(points: sweep.Sweep, *, as_json: bool) -> int:
     """The points that did not succeed: as one array on Slurm, elsewhere one after another."""
     if points.backend == "slurm":
-        return sweep.resume_on_slurm(points, as_json=as_json)
+        return sweep_array.resume_on_slurm(points, as_json=as_json)
 
     def again(job: Job, run: RunDir, revoked: sweep.Revoked) -> int:
         target, backend = where(job, points.backend)
@@ -116,7 +120,7 @@ def _refusal(run: RunDir) -> str:
 
 def refuse_if_not_resumable(run: RunDir, changed: bool) -> None:
     """Raises UsageError for a run that still runs, or is done and nothing of its job was changed."""
-    now = state.of(run)
+    now = current_state.of(run)
     if not now.is_final:
         raise UsageError(f"{run.run_id} is {now.value}", hint=f"zlaunch cancel {run.run_id} ends it first")
     if now is RunState.SUCCEEDED and not changed:
@@ -129,5 +133,5 @@ def where(job: Job, name: str) -> tuple[Target, Backend]:
         from launcher.commands.ssh import target_and_backend  # Fabric: a third of a second
 
         return target_and_backend(job)  # the survey's connections are the backend's
-    makers: dict[str, Any] = {"local": submit.local_target, "slurm": slurm_target}
+    makers: dict[str, Any] = {"local": local_target, "slurm": slurm_target}
     return makers[name](job.spec), backend_of(name)

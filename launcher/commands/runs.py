@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from launcher import runs, state, summary
-from launcher.backends import backend_of
-from launcher.backends.base import RunState
+from launcher.backends import backend_of, current_state
 from launcher.errors import RunNotFound, UsageError, ZlaunchError
-from launcher.runs import RunDir
+from launcher.lifecycle.cancel import one, whole
+from launcher.rundir import find, summary
+from launcher.rundir.directory import RunDir
+from launcher.rundir.state import RunState
 
 if TYPE_CHECKING:
-    from launcher.ending import Ended
-    from launcher.sweep import Sweep
+    from launcher.lifecycle.cancel import Ended
+    from launcher.lifecycle.sweep import Sweep
 
 
 @click.command("list")
@@ -27,9 +28,9 @@ def list_(as_json: bool) -> None:
 
     Of a run that cannot be asked now it has the state that was last seen, and why; a damaged one has no state.
     """
-    found = [run for run in runs.list_runs(runs.runs_root()) if run.run_json.exists()]
+    found = [run for run in find.list_runs(find.runs_root()) if run.run_json.exists()]
     if not found and not as_json:
-        click.echo(f"no runs in {runs.runs_root()}", err=True)
+        click.echo(f"no runs in {find.runs_root()}", err=True)
     for run in found:
         try:
             row = overview(run)
@@ -49,7 +50,7 @@ def list_(as_json: bool) -> None:
 def status(run: str, as_json: bool) -> None:
     """Show what RUN does or did."""
     found = run_named(run)
-    now = state.of(found)
+    now = current_state.of(found)
     if as_json:
         click.echo(json.dumps({**summary.of(found, now), "nodes": summary.nodes(found), "last": last_metric(found)}))
         return
@@ -85,19 +86,20 @@ def cancel(run: str, now: bool, as_json: bool) -> None:
 
     RUN may be a sweep: its points that are not over end, and none of them starts any more.
     """
-    from launcher import ending, sweep  # what a sweep needs is more than the other commands here do
+
+    from launcher.lifecycle import sweep
 
     found = sweep.named(run)
     if isinstance(found, sweep.Sweep):
-        say_ended(found, ending.whole(found, checkpoint=not now), as_json)
+        say_ended(found, whole(found, checkpoint=not now), as_json)
         return
-    ended = ending.one(found, checkpoint=not now)
+    ended = one(found, checkpoint=not now)
     click.echo(json.dumps(summary.of(found, RunState(ended.state))) if as_json else str(ended))
 
 
 def say_ended(points: Sweep, ended: list[Ended], as_json: bool) -> None:
     """What became of each point of a cancelled sweep. Raises TargetError naming those that may run on."""
-    from launcher.ending import refuse_rest
+    from launcher.lifecycle.cancel import refuse_rest
 
     if as_json:
         rows = [{**point.as_dict(), "values": of.values} for point, of in zip(ended, points.points, strict=True)]
@@ -111,9 +113,9 @@ def say_ended(points: Sweep, ended: list[Ended], as_json: bool) -> None:
 def run_named(text: str) -> RunDir:
     """The run that is meant, for commands that take no sweep. Raises RunNotFound, which says so of a sweep's name."""
     try:
-        return runs.find_run(text, runs.runs_root())
+        return find.find_run(text, find.runs_root())
     except RunNotFound as error:
-        from launcher import sweep
+        from launcher.lifecycle import sweep
 
         found = sweep.find(text)
         if found is None:
@@ -137,7 +139,7 @@ def overview(run: RunDir) -> dict[str, Any]:
     """One row of `list`; of a run that cannot be asked now the last state that was seen, and why."""
     record = run.record
     last = last_metric(run) or {}
-    now, error = state.last_seen(run)
+    now, error = current_state.last_seen(run)
     return {
         "run": run.run_id,
         "state": now.value,
@@ -166,7 +168,7 @@ def print_status(run: RunDir, now: RunState) -> None:
     """The run, its nodes and ranks, its progress, its checkpoints, and why it failed if it did."""
     from rich.console import Console
 
-    from launcher import view
+    from launcher.show import final
 
     record = run.record
     click.echo(f"{run.run_id}: {now.value} ({' '.join((record.backend, *record.ids))})")
@@ -182,7 +184,7 @@ def print_status(run: RunDir, now: RunState) -> None:
     if steps := run.checkpoint_steps():
         click.echo(f"  checkpoints {', '.join(f'step {step}' for step in steps)}")
     if now in (RunState.FAILED, RunState.LOST):
-        view.print_failure(run, Console())
+        final.print_failure(run, Console())
 
 
 def _rank(rank: dict[str, Any]) -> str:

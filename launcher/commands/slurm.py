@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from launcher import slurm_plan, submit, sweep
-from launcher.backends.slurm import SlurmBackend
+from launcher.backends.slurm.allocation import slurm_target
+from launcher.backends.slurm.jobs import SlurmBackend
 from launcher.commands.options import (
     Idle,
     LaunchCommand,
@@ -20,11 +20,12 @@ from launcher.commands.options import (
     refuse_idle,
     run_options,
 )
-from launcher.commands.outcome import say_rendered, start_and_follow
 from launcher.errors import SpecError, UsageError
-from launcher.runs import RunDir
-from launcher.slurm_target import slurm_target
-from launcher.spec import Job
+from launcher.job.spec import Job
+from launcher.lifecycle import checks, submit, sweep_array
+from launcher.lifecycle.attach import say_rendered, start_and_follow
+from launcher.plan import batch_job
+from launcher.rundir.directory import RunDir
 
 SLURM_FLAGS: tuple[tuple[tuple[str, ...], str, dict[str, Any]], ...] = (
     (("--nodes", "-N"), "nodes", {"type": int, "help": "Nodes (default 1)."}),
@@ -137,13 +138,13 @@ def slurm(
     follow = (wait or smoke) and not detach
     if sweeps:
         quiet = as_json and not print_script
-        return sweep.on_slurm(sweeps, load, overrides, show=show, quiet=quiet, follow=follow, as_json=as_json)
+        return sweep_array.on_slurm(sweeps, load, overrides, show=show, quiet=quiet, follow=follow, as_json=as_json)
     return one(load({}), smoke=smoke, show=show, quiet=print_script, follow=follow, as_json=as_json)
 
 
 def one(job: Job, *, smoke: bool, show: bool, quiet: bool, follow: bool, as_json: bool) -> int:
     """A single run: its script shown, or its job queued, and followed if asked."""
-    secrets = {} if show else submit.read_secrets(job.spec.secrets)
+    secrets = {} if show else checks.read_secrets(job.spec.secrets)
     run, plan = submit.prepare(job, slurm_target(job.spec))
     if plan.train is not None and plan.launch.device == "cuda" and job.spec.slurm.gpu is None:
         click.echo("whether it fits the nodes' GPUs was not asked: --gpu h100 plans the job for them", err=True)
@@ -178,5 +179,5 @@ def sbatch_options(texts: tuple[str, ...]) -> dict[str, str | None]:
         if not name:
             raise SpecError(f"--sbatch {text!r}: expected key=value or key", hint="for example --sbatch mail-type=END")
         found[name] = value if equals else None
-    slurm_plan.check_sbatch(found)
+    batch_job.check_sbatch(found)
     return found

@@ -11,13 +11,15 @@ from typing import Any
 import click
 import msgspec
 
-from launcher import bundle, hosts, submit, sweep
-from launcher.backends.ssh import SshBackend
+from launcher.backends.ssh import survey as hosts
+from launcher.backends.ssh.hosts import SshBackend
 from launcher.commands.options import Idle, LaunchCommand, job_options, load_job, refuse_idle, run_options
-from launcher.commands.outcome import launch
-from launcher.plan import Target
-from launcher.runs import RunDir
-from launcher.spec import Job
+from launcher.job import inputs as inputs_
+from launcher.job.spec import Job
+from launcher.lifecycle import checks, sweep
+from launcher.lifecycle.attach import launch
+from launcher.plan.types import Target
+from launcher.rundir.directory import RunDir
 
 HOST_FLAGS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("--hosts", "ssh.hosts", {"metavar": "A,B,USER@C:PORT", "help": "Hosts in node order."}),
@@ -131,8 +133,8 @@ def ssh(
 
 def target_and_backend(job: Job) -> tuple[Target, SshBackend]:
     """Survey the hosts of a job: where it goes, and the backend that has the connections open."""
-    submit.check_inputs(job.spec, _UNKNOWN)
-    inputs, paths = bundle.inputs(job.spec)
+    checks.check_inputs(job.spec, _UNKNOWN)
+    inputs, paths = inputs_.inputs(job.spec)
     survey = hosts.survey(job.spec)
     return hosts.target(job.spec, survey, paths), SshBackend(survey, inputs)
 

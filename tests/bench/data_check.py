@@ -67,8 +67,8 @@ def make_tokenizer(place: Path) -> Path:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    from tests.train import bpe
-    from tests.train.test_template import SMOLLM2
+    from tests.beds import bpe
+    from tests.train.data.test_chat_template import SMOLLM2
 
     backend = Tokenizer.from_str(bpe.backend())
     PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", chat_template=SMOLLM2).save_pretrained(
@@ -95,14 +95,14 @@ def check(place: Path, model: Path) -> None:
 def seen_before(place: Path, model: Path) -> None:
     from transformers import AutoTokenizer
 
-    from train import tokencache
-    from train.tokens import Recipe
+    from train.data import cache
+    from train.data.tokenizer import Recipe
 
     file = write_records(place / "seen.jsonl", SEEN)
     tokenizer = AutoTokenizer.from_pretrained(model)
     for name in ("first", "again"):
         started = time.perf_counter()
-        entry = tokencache.entry([str(file)], Recipe.of(tokenizer, max_length=2048), tokenizer=tokenizer)
+        entry = cache.entry([str(file)], Recipe.of(tokenizer, max_length=2048), tokenizer=tokenizer)
         lengths, labelled = entry.tokens.lengths, entry.tokens.loss_tokens
         took = time.perf_counter() - started
         print(

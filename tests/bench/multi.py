@@ -132,7 +132,7 @@ class Bench:
 
     def write_checkpoints(self, *wanted: tuple[str, str]) -> None:
         """Random models (shape, quantisation), written by a process of its own: it leaves the GPU when it is done."""
-        code = "import sys; from pathlib import Path; from train.bench.models import checkpoint\n"
+        code = "import sys; from pathlib import Path; from tests.bench.gpu.models import checkpoint\n"
         code += "for words in sys.argv[2:]: checkpoint(words.split()[0], Path(sys.argv[1]), words.split()[1])"
         words = [" ".join(one) for one in wanted]
         self._writer = subprocess.Popen([sys.executable, "-c", code, str(self.place), *words], env=self.environ({}))
@@ -143,7 +143,7 @@ class Bench:
 
     def checkpoint(self, shape: str, quantization: str) -> Path:
         self.wait_for_checkpoints()
-        from train.bench.cases import checkpoint_place
+        from tests.bench.gpu.cases import checkpoint_place
 
         return checkpoint_place(shape, self.place, quantization)
 
@@ -382,7 +382,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if unknown := set(options.parts) - set(parts):
         parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
-    from launcher import facts
+    from launcher.machine import facts
 
     gpus = options.gpus or (len(facts.local_gpus()) if options.device == "cuda" else 2)
     if not gpus:

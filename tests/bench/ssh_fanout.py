@@ -25,10 +25,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launcher import hosts, spec, submit
-from launcher.backends import ssh
-from launcher.backends.ssh import SshBackend
-from launcher.runs import RunDir
+from launcher.backends.ssh import survey as hosts
+from launcher.backends.ssh import watch
+from launcher.backends.ssh.hosts import SshBackend
+from launcher.job import load
+from launcher.lifecycle import submit
+from launcher.rundir.directory import RunDir
 from tests.testbed import slots
 from tests.testbed.bed import Farm
 
@@ -61,7 +63,7 @@ def pdsh(farm: Farm) -> float:
 
 def submission(farm: Farm, root: Path, python: str, program: list[str]) -> tuple[float, dict[str, float], RunDir]:
     """Seconds of a cold submission, its parts, and the run."""
-    job = spec.load(
+    job = load.load(
         None,
         flags={
             "device": "cpu", "program": tuple(program), "ssh.hosts": ",".join(farm.hosts),
@@ -84,7 +86,7 @@ def finish(run: RunDir) -> None:
     backend = SshBackend()
     while not backend.state(run).is_final:
         time.sleep(0.2)
-    ssh.conversation_of(run).fleet.close()
+    watch.conversation_of(run).fleet.close()
 
 
 def following(farm: Farm, root: Path, python: str) -> dict[str, Any]:

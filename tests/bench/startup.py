@@ -52,9 +52,7 @@ def compare_first_steps(runs: Path, rounds: int = 3) -> None:
         launched.append(until_first_step(start_launched, runs))
     difference = statistics.median(one - other for one, other in zip(launched, by_hand, strict=True))
     print(f"first optimizer step, by hand     {statistics.median(by_hand):.2f} s")
-    print(
-        f"first optimizer step, zlaunch     {statistics.median(launched):.2f} s   (difference {difference:+.2f} s)"
-    )
+    print(f"first optimizer step, zlaunch     {statistics.median(launched):.2f} s   (difference {difference:+.2f} s)")
 
 
 def start_by_hand(runs: Path) -> tuple[subprocess.Popen[bytes], float, Path]:

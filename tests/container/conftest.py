@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from launcher import image_build
+from launcher.images import builder
 from tests.testbed.bed import Docker
 
 ROOT = Path(__file__).parents[2]
@@ -67,7 +67,7 @@ def wheels() -> Path:
     """What the image installs, fetched by this machine's own pip, once for each lock and version of Python."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "zlaunch-tests"
     version = "".join(map(str, sys.version_info[:2]))
-    folder = cache / f"wheels-{image_build.lock_hash('cpu')[:16]}-{version}"
+    folder = cache / f"wheels-{builder.lock_hash('cpu')[:16]}-{version}"
     if folder.exists():
         return folder
     for other in cache.glob(f"wheels-*-{version}"):  # of an older lock: half a gigabyte each
@@ -117,11 +117,11 @@ def tiny_wheel(folder: Path, name: str, version: str) -> None:
 @contextlib.contextmanager
 def small_build(engine: Engine, wheels: Path, digest: str) -> Iterator[tuple[str, ...]]:
     """The build command of a set that holds `tinylib` alone, locked by this hash."""
-    with image_build.build_context(wheels) as context:
+    with builder.build_context(wheels) as context:
         for lock in ("build", "cpu"):
             (context / f"docker/requirements/{lock}.txt").write_text(f"tinylib==1.0 --hash=sha256:{digest}\n")
-        build = image_build.Build("cpu", SMALL, engine.docker.base_image, offline=True)
-        yield image_build.build_argv(build, context, revision="r", lock="l")
+        build = builder.Build("cpu", SMALL, engine.docker.base_image, offline=True)
+        yield builder.build_argv(build, context, revision="r", lock="l")
 
 
 class Zl:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from launcher import __version__, image_build, image_engine, image_lock
+from launcher import __version__
+from launcher.images import builder, lock
+from launcher.images.engine import diagnosis
 from tests.container.conftest import Engine, Zl, small_build, tiny_wheel
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(1200)]
@@ -23,8 +25,8 @@ def inspect(engine: Engine, image: str, template: str) -> str:
 def test_the_image_says_what_it_was_built_from_and_the_lock_pins_it(engine: Engine, image: str) -> None:
     labels = json.loads(inspect(engine, image, "{{json .Config.Labels}}"))
     assert labels["org.opencontainers.image.version"] == __version__
-    assert labels["zlaunch.lock"] == "sha256:" + image_build.lock_hash("cpu")
-    locked = image_lock.read_lock(engine.lock).images[image]
+    assert labels["zlaunch.lock"] == "sha256:" + builder.lock_hash("cpu")
+    locked = lock.read_lock(engine.lock).images[image]
     assert labels["org.opencontainers.image.revision"] == locked.revision
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|v.*", locked.revision)
     assert locked.id == inspect(engine, image, "{{.Id}}")
@@ -58,11 +60,11 @@ def test_no_wheel_index_or_secret_is_left_in_the_image(engine: Engine, image: st
 def test_a_change_of_the_projects_own_code_leaves_the_layers_of_the_packages(
     engine: Engine, image: str, wheels: Path
 ) -> None:
-    with image_build.build_context(wheels) as context:
+    with builder.build_context(wheels) as context:
         (context / "launcher/extra.py").write_text("x = 1\n")
-        build = image_build.Build("cpu", "zlaunch-test:changed", engine.docker.base_image, offline=True)
+        build = builder.Build("cpu", "zlaunch-test:changed", engine.docker.base_image, offline=True)
         started = time.monotonic()
-        engine(*image_build.build_argv(build, context, revision="another", lock="l"), DOCKER_BUILDKIT="1")
+        engine(*builder.build_argv(build, context, revision="another", lock="l"), DOCKER_BUILDKIT="1")
         assert time.monotonic() - started < 60
     before, after = (json.loads(inspect(engine, tag, "{{json .RootFS.Layers}}")) for tag in (image, build.tag))
     same = next(index for index, (one, other) in enumerate(zip(before, after, strict=True)) if one != other)
@@ -119,7 +121,7 @@ def test_a_user_whom_the_engine_does_not_admit_is_told_so(engine: Engine) -> Non
     done = subprocess.run(
         [*as_nobody, "docker", "version"], env=engine.environ, capture_output=True, text=True, check=False
     )
-    found = image_engine.diagnosis(done.returncode, done.stderr, "docker", "")
+    found = diagnosis(done.returncode, done.stderr, "docker", "")
     assert found is not None
     assert found[0] == "this user may not use docker"
 

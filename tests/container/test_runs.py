@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher import follow
-from launcher.runs import RunDir
+from launcher.rundir import logs
+from launcher.rundir.directory import RunDir
 from tests.container.conftest import Engine, Zl
 from tests.testbed.bed import Farm, Slurm
 
@@ -48,7 +48,7 @@ def wait(done: Callable[[], object], seconds: float = 60) -> None:
 
 
 def rank_lines(run: RunDir) -> dict[int, str]:
-    return {line.rank: line.text for line in follow.follow_logs(run) if line.rank is not None}
+    return {line.rank: line.text for line in logs.follow_logs(run) if line.rank is not None}
 
 
 def metrics(run: RunDir) -> list[dict]:

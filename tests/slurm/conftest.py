@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from launcher.node import processes
-from launcher.runs import RunDir
+from launcher.rundir.directory import RunDir
 from tests.testbed.bed import Slurm
 
 ROOT = Path(__file__).parents[2]

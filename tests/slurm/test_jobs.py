@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from launcher import follow
-from launcher.runs import RunDir, RunRecord
-from launcher.slurm_query import Watch
-from launcher.slurm_shell import LocalShell
+from launcher.backends.slurm.query import Watch
+from launcher.backends.slurm.shell import LocalShell
+from launcher.rundir import logs, state
+from launcher.rundir.directory import RunDir, RunRecord
 from tests.slurm.conftest import Zl, events, reasons, wait
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
@@ -34,7 +34,7 @@ def test_four_nodes_run_to_the_end_with_the_rank_table_of_every_backend(zl: Zl) 
     result = json.loads(output.splitlines()[-1])
     assert (result["state"], result["world_size"]) == ("SUCCEEDED", 8)
     run = RunDir(Path(result["directory"]))
-    lines = {line.rank: line.text for line in follow.follow_logs(run) if line.rank is not None}
+    lines = {line.rank: line.text for line in logs.follow_logs(run) if line.rank is not None}
     address = lines[0].rpartition("at=")[2]
     assert lines == {r: f"rank={r}/8 local={r % 2}/2 node={r // 2} at={address}" for r in range(8)}
     port = int(address.rpartition(":")[2])
@@ -85,11 +85,11 @@ def test_cancelling_a_running_job_leaves_no_process_and_queues_nothing_again(zl:
 def test_a_killed_rank_fails_the_run_on_all_nodes_with_its_cause(zl: Zl) -> None:
     run = zl.submit("sleep 300", "--nodes", "4")
     wait(lambda: len(events(run, "ranks_started")) == 4)
-    record = wait(lambda: (follow.node_records(run).get(2) or {}).get("ranks"))
+    record = wait(lambda: (state.node_records(run).get(2) or {}).get("ranks"))
     os.kill(record[0]["pid"], signal.SIGKILL)
     wait(lambda: events(run, "slurm_end"))
     assert zl.state(run) == "FAILED"
-    failure = follow.first_failure(run)
+    failure = state.first_failure(run)
     assert failure is not None
     assert (failure["rank"], failure["cause"]) == (2, "killed")
     assert reasons(run, "slurm_end") == ["failed: killed"]

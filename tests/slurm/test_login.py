@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.runs import RunDir
+from launcher.rundir.directory import RunDir
 from tests.slurm.conftest import Zl, events, wait
 from tests.testbed.bed import Farm
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.runs import RunDir
+from launcher.rundir.directory import RunDir
 from tests.slurm.conftest import Zl
 from tests.train.conftest import write_records
 

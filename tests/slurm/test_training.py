@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.runs import RunDir
+from launcher.rundir.directory import RunDir
 from tests.slurm.conftest import Zl, events, reasons, wait
 
 pytestmark = [pytest.mark.slurm, pytest.mark.train, pytest.mark.timeout(400)]

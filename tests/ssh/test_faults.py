@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.runs import RunDir, RunRecord
+from launcher.rundir.directory import RunDir, RunRecord
 from tests.ssh.conftest import Zl
 
 pytestmark = [pytest.mark.ssh, pytest.mark.timeout(180)]

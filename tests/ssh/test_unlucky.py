@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from launcher.runs import RunDir
+from launcher.rundir.directory import RunDir
 from tests.ssh.conftest import Zl
 
 pytestmark = [pytest.mark.ssh, pytest.mark.timeout(120)]

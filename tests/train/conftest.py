@@ -75,7 +75,9 @@ def configure(tmp_path_factory: pytest.TempPathFactory, records: dict[str, str])
                 "zero_force_ds_cpu_optimizer": False,
                 # the model is so small that DeepSpeed would leave all of it whole on every rank
                 "zero_optimization": {
-                    "stage": stage, "overlap_comm": False, "stage3_param_persistence_threshold": 0,
+                    "stage": stage,
+                    "overlap_comm": False,
+                    "stage3_param_persistence_threshold": 0,
                 },
                 "steps_per_print": 1000000000,
             }

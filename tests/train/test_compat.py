@@ -179,7 +179,7 @@ def train_a_little(place: Path, kind: str, quantization: str, **lora: Any) -> li
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GlmConfig, LlamaConfig
 
-    from train import alibi
+    from train.original import alibi
 
     alibi.register()
     shape = {"vocab_size": 256, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}

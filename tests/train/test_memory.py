@@ -105,7 +105,7 @@ def test_predicted_peaks_are_within_a_tenth_of_the_measured_and_never_three_hund
     assert 0.97 <= ratio <= 1.10
 
 
-TABLE = {  # `python -m train.bench memory` on an H100, 25 November 2026: GiB
+TABLE = {  # `python -m tests.bench.gpu memory` on an H100, 25 November 2026: GiB
     "workload=dense:8x512 shape=llama3.2-1b": 6.2,
     "workload=dense:2x2048 shape=llama3.2-1b checkpointing=True": 3.3,
     "workload=dense:8x512 shape=llama3.2-1b quantization=nf4": 4.81,
@@ -135,7 +135,7 @@ TABLE = {  # `python -m train.bench memory` on an H100, 25 November 2026: GiB
 
 
 def test_the_table_is_the_benchmarks_own() -> None:
-    cases = pytest.importorskip("train.bench.cases")
+    cases = pytest.importorskip("tests.bench.gpu.cases")
     names = [replace(case, steps=6, warmup=2).name for case in cases.memory_cases()]
     assert sorted(names) == sorted(TABLE)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Dict, List, Optional, Tuple, Type, Union
 
     from ..files import Json
-    from .container import ContainerAgent
+    from .in_container import ContainerAgent
     from .supervisor import Agent
 
 
@@ -105,7 +105,7 @@ def supervise(launch: Json, names: Names, node_rank: int, secrets: Dict[str, str
 def kind_of(launch: Json) -> Union[Type[Agent], Type[ContainerAgent]]:
     """The loop of this node: around the ranks, or around a container with another agent in it."""
     if launch["container"] and not launch["inside"]:
-        from .container import ContainerAgent
+        from .in_container import ContainerAgent
 
         return ContainerAgent
     from .supervisor import Agent
@@ -193,7 +193,7 @@ def prepare(options: Options) -> Tuple[Json, Names, Dict[str, str], socket.socke
         if not options.inside:  # the engine hears the job's variables, too: DOCKER_HOST, APPTAINER_CACHEDIR
             os.environ.update(launch["env"])
             os.environ.setdefault("USER", str(os.getuid()))  # ch-run refuses to start without
-        from .container import place_container
+        from .in_container import place_container
 
         launch["container"] = place_container(launch["container"], names.root, options.node_rank)
     if options.node_rank not in [node["node_rank"] for node in launch["nodes"]]:

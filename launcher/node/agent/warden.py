@@ -58,7 +58,7 @@ def record_death(
     recorder = Recorder(names, launch, node_rank)
     recorder.content = record
     if launch["container"] and not launch["inside"]:
-        from .container import end_container
+        from .in_container import end_container
 
         end_container(launch["container"], recorder)
     failed = state == "FAILED"

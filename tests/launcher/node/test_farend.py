@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from launcher import bundle
+from launcher.backends.ssh import bundle
 from launcher.node.farend import host, network, runs, store
 from launcher.node.farend.common import Refused
 from launcher.node.farend.payload import BOOT, build_payload
 from launcher.node.processes import boot_id, start_time_of
-from launcher.runs import RunDir
+from launcher.rundir.directory import RunDir
 
 MARKS = {"op": "shared_dir_marks", "workdir": "/nowhere", "token": "t"}
 

@@ -1,0 +1,58 @@
+"""The GPUs or CPU ranks of this machine as a Target."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from launcher.errors import TargetError, UsageError
+from launcher.job.spec import JobSpec
+from launcher.machine import facts
+from launcher.plan.types import Target
+
+
+def local_target(job: JobSpec) -> Target:
+    """Facts of this machine for `zlaunch local`. Raises TargetError when it has not what the job asks for."""
+    gpus = facts.local_gpus() if job.device != "cpu" else ()
+    shared = bool(gpus) and os.environ.get("ZLAUNCH_SHARE_GPU") == "1"  # several ranks on GPU 0, see train/dist.py
+    device, ranks = local_ranks(job, max(len(gpus), job.local.gpus or 0) if shared else len(gpus))
+    gpus = gpus[:ranks]
+    master_port, control_port = facts.free_ports(2)
+    capabilities = [gpu.compute_capability for gpu in gpus if gpu.compute_capability]
+    return Target(
+        backend="local",
+        device=device,
+        hosts=(("localhost", ranks),),
+        python=job.local.python or facts.this_python(),
+        master_port=master_port,
+        control_port=control_port,
+        token=facts.new_token(),
+        cwd=os.getcwd(),
+        gpu_memory_bytes=min((gpu.memory_bytes for gpu in gpus), default=None),
+        gpu_name=gpus[0].name if gpus else None,
+        compute_capability=min(capabilities, default=None),
+    )
+
+
+def local_ranks(job: JobSpec, gpus: int) -> tuple[Any, int]:
+    """(device, ranks) on a machine with `gpus` GPUs."""
+    if job.device == "cpu":
+        if job.local.gpus:
+            raise UsageError("--gpus and --device cpu contradict each other", hint="on a CPU say --procs N")
+        return "cpu", job.local.procs or 1
+    if job.local.gpus and gpus < job.local.gpus:
+        hint = f"say --gpus {gpus}, or free the others" if gpus else "say --device cpu --procs N to train on the CPU"
+        raise TargetError(f"{job.local.gpus} GPUs asked for, {gpus} found on this machine", hint=hint)
+    if job.device == "cuda" and not gpus:
+        raise TargetError("no GPU found on this machine", hint="say --device cpu --procs N to train on the CPU")
+    if not gpus:
+        return "cpu", job.local.procs or 1
+    return "cuda", job.local.gpus or gpus
+
+
+def refuse_procs_on_gpus(procs: int | None, target: Target) -> None:
+    """A --procs on the command line that would count for nothing; in a job file it waits for a machine without GPUs."""
+    if procs and target.device == "cuda":
+        raise UsageError(
+            "--procs counts ranks on a CPU, and this machine has GPUs", hint="say --gpus N, or --device cpu --procs N"
+        )

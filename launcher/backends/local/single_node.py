@@ -1,0 +1,95 @@
+"""Ranks on this machine: one agent, detached from the terminal, found again through the run directory."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from launcher.errors import TargetError
+from launcher.machine import process
+from launcher.node import processes
+from launcher.node.agent.launch import DEFAULTS
+from launcher.node.agent.signals import SAME_SIGNAL
+from launcher.node.files import read_json
+from launcher.rundir.logs import LogLine, follow_logs
+from launcher.rundir.state import Record, RunState, derive_state, heed_cancel, is_agent_alive, is_local, node_records
+
+if TYPE_CHECKING:
+    from launcher.plan.types import RunPlan
+    from launcher.rundir.directory import RunDir
+
+START_TIMEOUT = 60.0
+"""Seconds for node.sh (the user's set-up lines run in it) to bring up the agent."""
+KILL_TIMEOUT = 10.0
+"""Seconds for the warden to end what a killed agent left."""
+
+
+class LocalBackend:
+    """Implements launcher.backends.base.Backend."""
+
+    def submit(self, run: RunDir, plan: RunPlan, secrets: dict[str, str]) -> tuple[str, ...]:
+        """Start the agent in a session of its own; its pid. Raises TargetError when it refuses or cannot start."""
+        try:
+            process.run(
+                ["bash", run.path / "node.sh", "0", "--secrets-stdin", "--detach"],
+                stdin=json.dumps(secrets).encode(),
+                timeout=START_TIMEOUT,
+            )
+        except process.CommandError as error:
+            lines = process.last_log_lines(run.path / "logs" / "node-0" / "agent.log")
+            log = "".join(f"\n  agent.log: {line}" for line in lines)
+            raise TargetError(f"the run did not start on this machine: {error}{log}", hint=error.hint) from error
+        heed_cancel(run)
+        return (str(node_records(run)[0]["pid"]),)
+
+    def state(self, run: RunDir) -> RunState:
+        return derive_state(run)
+
+    def logs(self, run: RunDir, *, rank: int | None = None, follow: bool = False) -> Iterator[LogLine]:
+        return follow_logs(run, rank=rank, follow=follow, ended=lambda: self.state(run).is_final)
+
+    def cancel(self, run: RunDir, *, checkpoint: bool = True) -> None:
+        """End the run and prove it. Raises TargetError if something of it survives (a process nobody can kill)."""
+        record = node_records(run).get(0)
+        if run.run_json.exists() and run.record.state == RunState.PENDING and not (record and is_agent_alive(record)):
+            run.update_record(state=RunState.CANCELLED.value)  # if its launcher is still starting it, it heeds this
+            record = node_records(run).get(0)
+        if record is not None and is_local(record):
+            _end_agent(run, record, checkpoint)
+        left = end_leftovers(run.run_id)
+        if left:
+            pids = ", ".join(str(pid) for pid in left)
+            raise TargetError(f"processes of {run.run_id} could not be ended: {pids}", hint="look at them with ps")
+
+
+def _end_agent(run: RunDir, record: Record, checkpoint: bool) -> None:
+    """Ask the agent; what does not end in its own time is killed, and the warden ends the rest."""
+    launch = (read_json(run.path / "plan.json") or {}).get("launch", {})
+    deadlines = {**DEFAULTS, **launch}
+    orderly = deadlines["stop_deadline"] + deadlines["kill_after"] + 2.0
+    process.terminate_tree(
+        record["pid"],
+        record["start_time"],
+        record["boot_id"],
+        # The agent takes a second signal as "at once", unless it comes so soon that it may be an echo of the first.
+        interrupt_timeout=orderly if checkpoint else SAME_SIGNAL + 0.1,
+        terminate_timeout=deadlines["kill_after"] + 3.0,
+    )
+    warden = record.get("warden")
+    if warden and not process.wait_gone(warden["pid"], warden["start_time"], KILL_TIMEOUT):
+        process.signal_process(warden["pid"], warden["start_time"], record["boot_id"], signal.SIGKILL)
+
+
+def end_leftovers(run_id: str) -> list[int]:
+    """Kill what carries the run's id in its environment on this machine; the pids that live on."""
+
+    def left() -> list[int]:
+        found = processes.find_run_processes(run_id)
+        for pid, start_time in found:
+            process.signal_process(pid, start_time, processes.boot_id(), signal.SIGKILL)
+        return [pid for pid, _ in found]
+
+    process.wait_until(lambda: not left(), KILL_TIMEOUT)
+    return [pid for pid, _ in processes.find_run_processes(run_id)]

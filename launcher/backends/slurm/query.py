@@ -1,0 +1,190 @@
+"""What Slurm knows of this user's jobs: one question for all runs, shared by everyone who watches on this machine.
+
+Watchers read a cache file; whoever finds it older than ten seconds asks Slurm, under a lock, for all jobs at once:
+squeue (running, waiting, and what ended within Slurm's MinJobAge), then sacct for those that squeue no longer knows.
+Clusters without accounting are common, so sacct's refusal is remembered for an hour. What neither knows is told by the
+run's own files (launcher/backends/slurm/jobs.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import msgspec
+
+from launcher.backends.slurm.shell import Shell
+from launcher.backends.slurm.states import SACCT_FIELDS, SQUEUE_FIELDS, JobInfo, parse_json, parse_sacct, parse_squeue
+from launcher.errors import TargetError
+from launcher.machine.process import Result
+from launcher.rundir import directory
+
+MAX_AGE = 10.0
+"""Seconds between two questions, however many watchers there are."""
+SACCT_RETRY = 3600.0
+JSON_SINCE = (23, 11)
+"""squeue --json prints every job of the cluster in older versions, whatever one asks for."""
+CHUNK = 500
+"""Job ids on one command line."""
+
+
+class _Cache(msgspec.Struct, kw_only=True):
+    time: float = 0.0
+    error: str | None = None
+    jobs: dict[str, JobInfo] = {}
+    asked: list[str] = []
+    """Ids that watchers wait for."""
+    sacct_refused: float = 0.0
+    json: bool | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    time: float
+    """Unix seconds of the question."""
+    job: JobInfo | None
+    searched: bool
+    """The question was about this job too: None then means that Slurm does not know it."""
+    error: str | None
+    """Why Slurm did not answer; `job` is what it last said."""
+
+
+class Watch:
+    """`look` answers from the cache, and asks Slurm when it is too old."""
+
+    def __init__(self, shell: Shell, *, folder: Path | None = None, clock: Callable[[], float] = time.time) -> None:
+        folder = folder or cache_folder()
+        digest = hashlib.sha256(shell.name.encode()).hexdigest()[:16]
+        self.shell, self.clock = shell, clock
+        self.file = folder / f"slurm-{digest}.json"
+        self.lock = filelock.FileLock(folder / f"slurm-{digest}.lock")
+
+    def look(self, job_id: str, others: Callable[[], Iterable[str]] = tuple) -> Snapshot:
+        """What Slurm said of a job at most ten seconds ago; `others` are the ids of further unfinished runs."""
+        cache = self._read()
+        if not self._is_fresh(cache):
+            with self.lock:
+                cache = self._read()  # somebody else may have asked while we waited
+                if not self._is_fresh(cache):
+                    cache = self._ask(cache, {job_id, *others()})
+                    directory.write_atomic(self.file, msgspec.json.encode(cache).decode())
+        return Snapshot(cache.time, cache.jobs.get(job_id), job_id in cache.asked, cache.error)
+
+    def forget(self) -> None:
+        """Have the next look ask Slurm: something was just submitted or cancelled."""
+        with self.lock:
+            cache = self._read()
+            cache.time = 0.0
+            directory.write_atomic(self.file, msgspec.json.encode(cache).decode())
+
+    def _is_fresh(self, cache: _Cache) -> bool:
+        return 0 <= self.clock() - cache.time < MAX_AGE
+
+    def _read(self) -> _Cache:
+        try:
+            return msgspec.json.decode(self.file.read_bytes(), type=_Cache)
+        except (OSError, msgspec.MsgspecError):
+            return _Cache()
+
+    def _ask(self, old: _Cache, wanted: set[str]) -> _Cache:
+        over = {job_id: info for job_id, info in old.jobs.items() if info.state.is_final}
+        unfinished = {job_id for job_id in old.asked if job_id not in over}
+        asked = sorted(wanted | unfinished)
+        new = _Cache(time=self.clock(), asked=asked, sacct_refused=old.sacct_refused, json=old.json)
+        try:
+            if new.json is None:
+                new.json = self._has_json()
+            live = self._squeue(new)
+            new.jobs = {**{job_id: info for job_id, info in over.items() if job_id in wanted}, **live}
+            missing = [job_id for job_id in new.asked if job_id not in new.jobs]
+            if missing and self.clock() - new.sacct_refused > SACCT_RETRY:
+                new.jobs.update(self._sacct(missing, new))
+        except TargetError as error:
+            new.error, new.jobs = str(error), old.jobs
+        return new
+
+    def _has_json(self) -> bool:
+        version = re.search(r"(\d+)\.(\d+)", self.shell.run(["squeue", "--version"]).stdout)
+        return version is not None and (int(version[1]), int(version[2])) >= JSON_SINCE
+
+    def _squeue(self, cache: _Cache) -> dict[str, JobInfo]:
+        argv = ["squeue", "--me", "--states=all"]
+        if cache.json:
+            try:
+                return parse_json(_checked(self.shell.run([*argv, "--json"])).stdout)
+            except ValueError:  # built without JSON, or a wrapper prints more: the text form is everywhere
+                cache.json = False
+        argv += ["--array", "--noheader", f"--format={SQUEUE_FIELDS}"]
+        return parse_squeue(_checked(self.shell.run(argv)).stdout)
+
+    def _sacct(self, job_ids: list[str], cache: _Cache) -> dict[str, JobInfo]:
+        """What accounting says of those; nothing, and no question for an hour, where there is none."""
+        found: dict[str, JobInfo] = {}
+        for start in range(0, len(job_ids), CHUNK):
+            jobs = ",".join(job_ids[start : start + CHUNK])
+            result = self.shell.run(["sacct", "--allocations", "--jobs", jobs, *_SACCT_FORM[bool(cache.json)]])
+            if result.code != 0:
+                cache.sacct_refused = self.clock()
+                break
+            try:
+                found.update(parse_json(result.stdout) if cache.json else parse_sacct(result.stdout))
+            except ValueError as error:
+                raise TargetError(f"sacct: {error}") from error
+        return found
+
+
+_SACCT_FORM = {False: ["--noheader", "--parsable2", f"--format={SACCT_FIELDS}"], True: ["--json"]}
+
+
+def _checked(result: Result) -> Result:
+    if result.code != 0:
+        lines = result.last_lines or [f"exit status {result.code}"]
+        raise TargetError(f"{result.argv[0]}: {lines[-1]}")
+    return result
+
+
+def cache_folder() -> Path:
+    """A directory of this user for caches; the temporary directory where there is no home that can be written."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zlaunch"
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return home
+    except OSError:
+        other = Path(tempfile.gettempdir()) / f"zlaunch-{os.getuid()}"
+        other.mkdir(mode=0o700, exist_ok=True)
+        if other.lstat().st_uid != os.getuid() or other.is_symlink():  # everyone may make a directory of that name
+            raise TargetError(f"{other} is not yours", hint="set XDG_CACHE_HOME to a directory of your own") from None
+        return other
+
+
+def explain_sbatch(result: Result) -> TargetError:
+    """sbatch's refusal in a person's words, with what to do."""
+    text = "\n".join(line.removeprefix("sbatch: ").removeprefix("error: ") for line in result.last_lines)
+    hint = next((advice for pattern, advice in _REFUSALS if re.search(pattern, text, re.IGNORECASE)), None)
+    return TargetError(f"sbatch refused the job:\n  {text or f'exit status {result.code}'}", hint=hint)
+
+
+_REFUSALS: tuple[tuple[str, str], ...] = (
+    (r"unable to contact slurm controller|connection refused|timed out|no controllers|establish a configuration source",
+     "the Slurm controller does not answer; the run directory is kept: `zlaunch resume RUN` submits it later"),
+    (r"invalid partition|partition.*not", "`sinfo` lists the partitions; say --partition NAME"),
+    (r"invalid account", "`sacctmgr show associations user=$USER` lists your accounts; say --account NAME"),
+    (r"invalid qos", "`sacctmgr show associations user=$USER format=qos` lists them; say --qos NAME"),
+    (r"time limit", "`sinfo -o '%P %l'` shows the partitions' limits; say --time"),
+    (r"node configuration is not available", "`sinfo -N -o '%N %P %c %m %G'` shows what the nodes have"),
+    (r"more processors|node count", "ask for fewer nodes with --nodes"),
+    (r"invalid feature", "`sinfo -o '%N %f'` shows the nodes' features; say --constraint"),
+    (r"reservation", "`scontrol show reservation` lists them"),
+    (r"policy|QOSMax|AssocMax|AssocGrp|submit limit", "your account's limits: `sacctmgr show associations user=$USER`"),
+    (r"invalid node name|nodelist", "`sinfo -N` lists the nodes"),
+    (r"gres|gpu", "`sinfo -o '%P %G'` shows the GPUs of each partition"),
+    (r"unrecognized option|invalid directive|invalid option", "check slurm.sbatch against this cluster's `man sbatch`"),
+)  # fmt: skip
+"""(pattern in sbatch's message, advice), first match first."""

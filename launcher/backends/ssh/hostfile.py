@@ -1,0 +1,140 @@
+"""Hosts and their slots: DeepSpeed's hostfile and its --include/--exclude, and `--hosts a,b,user@c:2222`. Pure.
+
+The grammar is DeepSpeed's, to the letter (deepspeed.launcher.runner._parse_hostfile and parse_resource_filter of
+0.19.8): what it accepts is accepted with the same result, what it rejects is rejected, here with file, line and reason.
+Only an absent file differs: DeepSpeed then trains silently on this machine, here it is an error.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from launcher.errors import HostfileError
+from launcher.remote.address import parse_address
+
+Slots = dict[str, list[int]]
+"""Host -> the slots (GPU indices) to use there, in node order."""
+
+_ENTRY = re.compile(r"^(\S+)\s+slots=(\d+)")
+_HINT = "one host a line, for example: worker-0 slots=8"
+
+
+def load(path: Path) -> dict[str, int]:
+    """Host -> number of slots of a hostfile, in file order. Raises HostfileError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        reason = "no such hostfile" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        raise HostfileError(f"{path}: {reason}", hint=_HINT) from error
+    except UnicodeDecodeError as error:
+        raise HostfileError(f"{path}: not a text file: {error}", hint=_HINT) from error
+    return parse(text, where=str(path))
+
+
+def parse(text: str, *, where: str = "hostfile") -> dict[str, int]:
+    """Host -> number of slots. Raises HostfileError naming `where`, the line and the reason."""
+    pool: dict[str, int] = {}
+    lines_of: dict[str, int] = {}
+    for number, raw in enumerate(io.StringIO(text, newline=None), start=1):
+        line = raw.strip()
+        if not line or line.startswith("#"):
+            continue
+        match = _ENTRY.search(line)
+        if match is None:
+            raise HostfileError(f"{where}: line {number}: {_why_bad(line)}: {line!r}", hint=_HINT)
+        host, slots = match[1], int(match[2])
+        if host in pool:
+            raise HostfileError(
+                f"{where}: line {number}: {host} already stands in line {lines_of[host]}",
+                hint="one line a host; its slots= is the sum",
+            )
+        pool[host], lines_of[host] = slots, number
+    if not pool:
+        raise HostfileError(f"{where}: names no host", hint=_HINT)
+    return pool
+
+
+def _why_bad(line: str) -> str:
+    if "slots" not in line:
+        return "no slots=N after the host"
+    if re.search(r"slots\s+=|slots=\s", line):
+        return "no space may stand around the = of slots=N"
+    if re.match(r"slots=", line):
+        return "no host before slots=N"
+    if re.match(r"\S+\s+slots=\D", line):
+        return "slots= needs a number"
+    return "expected a host, white space and slots=N"
+
+
+def render(pool: Mapping[str, int]) -> str:
+    """The hostfile of `pool`; `parse` reads it back."""
+    return "".join(f"{host} slots={slots}\n" for host, slots in pool.items())
+
+
+def parse_hosts(hosts: str | Sequence[str], *, where: str = "--hosts") -> tuple[str, ...]:
+    """`a,b,user@c:2222`, or a list of the same, as the hosts' names in order. Raises HostfileError."""
+    texts = hosts.split(",") if isinstance(hosts, str) else [part for text in hosts for part in text.split(",")]
+    names = [text.strip() for text in texts]
+    for position, name in enumerate(names, start=1):
+        if not name:
+            raise HostfileError(f"{where}: entry {position} is empty", hint="for example --hosts node1,user@node2:2222")
+        parse_address(name, where=where)
+        if name in names[: position - 1]:
+            raise HostfileError(
+                f"{where}: {name} stands twice", hint="name each host once; slots say how many ranks it gets"
+            )
+    return tuple(names)
+
+
+def select(pool: Mapping[str, int], include: str = "", exclude: str = "") -> Slots:
+    """The slots of `pool` that --include or --exclude leaves, by host, in the order of `pool`.
+
+    The grammar is NODE[:SLOT,SLOT...][@NODE...]: `worker-0@worker-1:0,2`. Raises HostfileError.
+    """
+    everything = {host: list(range(slots)) for host, slots in pool.items()}
+    if include and exclude:
+        raise HostfileError("--include and --exclude do not go together", hint="give one of them")
+    if not include and not exclude:
+        return everything
+    option = "--include" if include else "--exclude"
+    named = _parse_filter(include or exclude, option)
+    for host, slots in named.items():
+        if host not in everything:
+            raise HostfileError(f"{option}: no host {host!r}; known: {', '.join(everything)}")
+        for slot in slots:
+            if slot not in everything[host]:
+                raise HostfileError(f"{option}: {host} has no slot {slot}; it has {pool[host]}, counted from 0")
+    if include:
+        chosen = {host: slots or everything[host] for host, slots in named.items()}
+    else:
+        chosen = {host: _without(slots, named.get(host)) for host, slots in everything.items()}
+    return {host: chosen[host] for host in everything if chosen.get(host)}
+
+
+def _without(slots: list[int], removed: list[int] | None) -> list[int]:
+    """What an exclusion leaves of a host: all if it was not named, nothing if it was named without slots."""
+    if removed is None:
+        return slots
+    return [slot for slot in slots if slot not in removed] if removed else []
+
+
+def _parse_filter(text: str, option: str) -> Slots:
+    """Host -> the slots named for it; an empty list means all of them."""
+    found: dict[str, set[int]] = {}
+    for node in text.split("@"):
+        host, *rest = node.split(":")
+        if len(rest) > 1:
+            raise HostfileError(f"{option}: {node!r} has more than one colon", hint="NODE[:SLOT,SLOT...][@NODE...]")
+        found.setdefault(host, set()).update(_numbers(rest[0], node, option) if rest else ())
+    return {host: sorted(slots) for host, slots in found.items()}
+
+
+def _numbers(text: str, node: str, option: str) -> Iterable[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        hint = "NODE[:SLOT,SLOT...][@NODE...], for example worker-0@worker-1:0,2"
+        raise HostfileError(f"{option}: {node!r}: slots are numbers between commas", hint=hint) from error

@@ -1,0 +1,137 @@
+"""`zlaunch build`: what the engine is told, the context that it is given, and the record of what came of it.
+
+The argument list is a pure function; those that run git or an engine say so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from launcher import __version__, assets
+from launcher.images.engine import image_id, repository_digest
+from launcher.images.lock import LockedImage
+from launcher.machine import process
+
+Variant = Literal["cuda", "cpu"]
+
+BASE_IMAGES: dict[str, str | None] = {
+    "cuda": None,  # the Dockerfile's own default
+    "cpu": "docker.io/library/python:3.12-slim-bookworm"
+    "@sha256:782412e85d0f0984994c290652577d4018aff08145c85b262bb63dc0c7522254",
+}
+"""Variant -> base image by digest."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """What `zlaunch build` was asked for."""
+
+    variant: Variant
+    tag: str
+    base_image: str | None = None
+    engine: str = "docker"
+    offline: bool = False
+    """All packages lie in the context: the build gets no network."""
+    network: str | None = None
+
+
+def default_tag(variant: str) -> str:
+    return f"zlaunch:{__version__}-{variant}"
+
+
+def build_argv(build: Build, context: Path, *, revision: str, lock: str) -> tuple[str, ...]:
+    """The engine's build command for a staged context; `lock` is `lock_hash(...)`."""
+    base_image = build.base_image or BASE_IMAGES[build.variant]
+    arguments = {
+        "VARIANT": build.variant,
+        "VERSION": __version__,
+        "REVISION": revision,
+        "LOCK_SHA256": lock,
+        **({"OFFLINE": "1"} if build.offline else {}),
+        **({"BASE_IMAGE": base_image} if base_image else {}),
+    }
+    network = "none" if build.offline else build.network
+    return (
+        build.engine,
+        "build",
+        f"--file={context / 'docker' / 'Dockerfile'}",
+        f"--tag={build.tag}",
+        *([f"--network={network}"] if network else []),
+        *(f"--build-arg={name}={value}" for name, value in arguments.items()),
+        str(context),
+    )
+
+
+@contextlib.contextmanager
+def build_context(wheels: Path | None = None) -> Iterator[Path]:
+    """A temporary directory with what the Dockerfile copies, the same from a checkout and from an installed wheel.
+
+    `wheels`, a directory that docker/fetch_wheels.sh filled, becomes docker/requirements/wheels in it.
+    """
+    skip = shutil.ignore_patterns("__pycache__", "*.pyc", "wheels")
+    package = assets.PACKAGE
+    with tempfile.TemporaryDirectory(prefix="zlaunch-build-") as name:
+        context = Path(name)
+        inner = shutil.ignore_patterns("__pycache__", "*.pyc", "templates", "docker", "slurm")
+        shutil.copytree(package, context / "launcher", ignore=inner)
+        shutil.copytree(assets.train_package(), context / "train", ignore=skip)
+        for kind in ("templates", "docker", "slurm"):
+            shutil.copytree(assets.path(kind), context / kind, ignore=skip)
+        if wheels is not None:
+            shutil.copytree(wheels, context / "docker/requirements/wheels", copy_function=_link_or_copy)
+        yield context
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copy2(source, target)
+
+
+def lock_hash(variant: str) -> str:
+    """sha256 over everything that decides which packages the image holds."""
+    requirements = assets.path("docker") / "requirements"
+    content = b"".join((requirements / name).read_bytes() for name in ("build.txt", f"{variant}.txt", "train.in"))
+    return hashlib.sha256(content).hexdigest()
+
+
+def source_revision() -> str:
+    """The checkout's commit, `-dirty` if it has changes; the version where there is no checkout. Runs git."""
+    root = assets.PACKAGE.parent
+    if not (root / ".git").exists():
+        return f"v{__version__}"
+    try:
+        commit = process.run(["git", "-C", root, "rev-parse", "HEAD"], timeout=20).stdout.strip()
+        changed = process.run(["git", "-C", root, "status", "--porcelain", "-uno"], timeout=20).stdout.strip()
+    except process.CommandError:
+        return "unknown"
+    return commit + ("-dirty" if changed else "")
+
+
+def locked_image(build: Build, *, revision: str, lock: str) -> LockedImage:
+    """The record of an image that was just built. Asks the engine."""
+    return LockedImage(
+        id=image_id(build.engine, build.tag),
+        digest=repository_digest(build.engine, build.tag),
+        variant=build.variant,
+        base_image=build.base_image or BASE_IMAGES[build.variant] or _dockerfile_base(),
+        lock=f"sha256:{lock}",
+        version=__version__,
+        revision=revision,
+        built=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
+
+
+def _dockerfile_base() -> str:
+    lines = (assets.path("docker") / "Dockerfile").read_text().splitlines()
+    return next(line.partition("=")[2] for line in lines if line.startswith("ARG BASE_IMAGE="))

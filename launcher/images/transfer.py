@@ -1,0 +1,109 @@
+"""An image as a file or a directory: how it travels to hosts without a registry."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.errors import UsageError
+from launcher.images.engine import ask, run
+from launcher.machine import process
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file (or directory) form of an image: how to make it, and whether an engine must load it before use."""
+
+    suffix: str
+    save: Mapping[str, tuple[tuple[str, ...], ...]]
+    """Engine that has the image -> commands; `{image}`, `{file}`, and `{scratch}`, a file that is deleted after."""
+    load: tuple[str, ...] = ()
+    """Empty: the engine runs the file itself, once it lies on the shared file system."""
+
+
+ARCHIVES: dict[str, Archive] = {
+    "tar": Archive(
+        ".tar",
+        {engine: ((engine, "save", "--output={file}", "{image}"),) for engine in ("docker", "podman")},
+        load=("{engine}", "load", "--input={file}"),
+    ),
+    "sif": Archive(
+        ".sif",
+        {
+            "docker": (("apptainer", "build", "{file}", "docker-daemon:{image}"),),
+            # Apptainer does not read podman's storage.
+            "podman": (
+                ("podman", "save", "--format=docker-archive", "--output={scratch}", "{image}"),
+                ("apptainer", "build", "{file}", "docker-archive:{scratch}"),
+            ),
+        },
+    ),
+    "sqsh": Archive(
+        ".sqsh",
+        {
+            "docker": (("enroot", "import", "--output={file}", "dockerd://{image}"),),
+            "podman": (("enroot", "import", "--output={file}", "podman://{image}"),),
+        },
+    ),
+}
+"""Format -> commands. A directory for Charliecloud is made by `export_directory`."""
+
+
+def archive_of(file: Path) -> Archive:
+    for archive in ARCHIVES.values():
+        if file.suffix == archive.suffix:
+            return archive
+    endings = ", ".join(archive.suffix for archive in ARCHIVES.values())
+    raise UsageError(
+        f"{file}: the ending decides the format", hint=f"one of {endings}, or --directory for Charliecloud"
+    )
+
+
+def save_archive(engine: str, image: str, file: Path) -> None:
+    """Write an image that the engine has to a file. Runs the engine, and the program that makes the format."""
+    commands = archive_of(file).save[engine]
+    if not file.absolute().parent.is_dir():
+        raise UsageError(f"no directory {file.parent}")
+    with tempfile.TemporaryDirectory(dir=file.absolute().parent, prefix=".zlaunch-image-") as folder:
+        for argv in commands:
+            words = fill(argv, image=image, file=str(file), scratch=str(Path(folder, "image.tar")))
+            run(words, words[0], image)
+
+
+def load_archive(engine: str, file: Path) -> str:
+    """Have an engine load a file; what it says of it. Raises UsageError for a file that engines run as it is."""
+    commands = archive_of(file).load
+    if not commands:
+        raise UsageError(f"{file} needs no loading", hint=f"name it as the image: --image {file}")
+    return run(fill(commands, engine=engine, file=str(file)), engine, str(file)).strip()
+
+
+def fill(argv: Iterable[str], **values: str) -> tuple[str, ...]:
+    return tuple(word.format(**values) for word in argv)
+
+
+def export_directory(engine: str, image: str, folder: Path) -> None:
+    """Unpack an image into a directory that ch-run runs, its environment in ch/environment. Runs the engine and tar."""
+    if folder.exists():
+        raise UsageError(f"{folder} exists already")
+    if not folder.absolute().parent.is_dir():
+        raise UsageError(f"no directory {folder.parent}")
+    environment = ask(engine, image, "{{range .Config.Env}}{{println .}}{{end}}")
+    container = run([engine, "create", image], engine, image).strip()
+    try:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".zlaunch-image-") as scratch:
+            tar, tree = Path(scratch, "image.tar"), Path(scratch, "tree")
+            tree.mkdir()
+            run([engine, "export", f"--output={tar}", container], engine, image)
+            # Device nodes need root, and ch-run brings its own /dev.
+            process.run(["tar", "-C", tree, "--exclude=dev/*", "-xf", tar])
+            for name in ("dev", "proc", "sys", "tmp", "mnt", "ch"):
+                (tree / name).mkdir(exist_ok=True)
+            lines = [line for line in environment.splitlines() if "=" in line]
+            (tree / "ch/environment").write_text("".join(line + "\n" for line in lines))
+            tree.chmod(0o755)
+            tree.rename(folder)
+    finally:
+        run([engine, "rm", container], engine, image)

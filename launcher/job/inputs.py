@@ -1,0 +1,113 @@
+"""The local files that a job names, by content hash: what must travel to other machines."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launcher.errors import DataError
+from launcher.job.paths import source_paths
+from launcher.job.spec import JobSpec
+
+
+@dataclass(frozen=True)
+class Input:
+    """One file that the training reads."""
+
+    path: Path
+    """On this machine."""
+    link: str
+    """Its name in the run directory on the host, `inputs/<hash>/<name>`."""
+    size: int
+    sha256: str
+
+    @property
+    def item(self) -> dict[str, Any]:
+        """As the far end wants it."""
+        return {"path": str(self.path), "name": self.path.name, "size": self.size, "sha256": self.sha256}
+
+
+Sums = dict[Path, str]
+"""{file: sha256 of its content}"""
+
+
+def inputs(
+    spec: JobSpec, *, absent_ok: bool = False, known: Sums | None = None
+) -> tuple[tuple[Input, ...], dict[str, str]]:
+    """The job's local input files, and {path here: path in the run directory} for the plan. Raises DataError.
+
+    `absent_ok`: a path that is not here is taken to be the target's own. `known`: what has been hashed already for jobs
+    that are started together; gets what is hashed now.
+    """
+    known = {} if known is None else known
+    found: list[Input] = []
+    paths: dict[str, str] = {}
+    for text in named_paths(spec):
+        path = Path(text).absolute()
+        files = [] if absent_ok and not path.exists() else _below(path)
+        if text in paths or not files:
+            continue
+        for file in files:
+            if file not in known:
+                known[file] = _sha256(file)
+        sums = {file: known[file] for file in files}
+        names = {file: file.relative_to(path).as_posix() if path.is_dir() else file.name for file in files}
+        whole = hashlib.sha256("".join(f"{names[file]}{digest}" for file, digest in sums.items()).encode()).hexdigest()
+        paths[text] = f"inputs/{whole[:16]}/{path.name}"
+        for file, digest in sums.items():
+            link = f"{paths[text]}/{names[file]}" if path.is_dir() else paths[text]
+            found.append(Input(file, link, file.stat().st_size, digest))
+    return tuple(found), paths
+
+
+def named_paths(spec: JobSpec) -> Iterator[str]:
+    """The local paths that a job names: data sets and an adapter to continue from, or files of a user's program."""
+    if spec.program:
+        yield from program_files(spec.program)
+        return
+    for sources in (spec.data.train, spec.data.eval or ()):
+        for text in source_paths(sources):
+            if text and "://" not in text and not text.startswith("hub:"):
+                yield text
+    if spec.lora.adapter:
+        yield spec.lora.adapter
+
+
+def program_files(words: Sequence[str]) -> Iterator[str]:
+    """Files of the working directory among a program's words. What lies elsewhere is taken to be the hosts' own, and so
+    is the first word, which a shell would look up, unless it is a Python file."""
+    here = Path.cwd()
+    for position, word in enumerate(words):
+        path = Path(here, word)
+        if (position or word.endswith(".py")) and path.is_relative_to(here) and _is_file(path):
+            yield word
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a whole script as one word is too long for a name
+        return False
+
+
+def _below(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            for block in iter(lambda: file.read(1 << 20), b""):
+                digest.update(block)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def links_of(files: Iterable[Input], places: dict[str, str]) -> dict[str, str]:
+    """{name in the run directory: where the file lies on the host}; `places` maps hashes to paths there."""
+    return {file.link: places[file.sha256] for file in files}

@@ -1,0 +1,125 @@
+"""From a job file, flags and `--set` overrides to a Job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from launcher.errors import SpecError
+from launcher.job import yamlfile
+from launcher.job.explain import Refusal, check_keys, explain, is_section, kind_of, known_keys
+from launcher.job.paths import make_absolute
+from launcher.job.ranges import check_names, check_ranges
+from launcher.job.spec import Job, JobSpec
+
+
+def load(
+    file: Path | None,
+    overrides: Iterable[str] = (),
+    flags: Mapping[str, Any] | None = None,
+    *,
+    overlay: Path | None = None,
+) -> Job:
+    """The job of `file`, then `overlay`, then `flags` (dotted key -> value, None skipped), then `--set` texts.
+
+    Relative data and model paths of a file are relative to the file, those of flags to the working directory.
+    Raises SpecError.
+    """
+    tree = _merge(*(_read(path) if path is not None else {} for path in (file, overlay)))
+    values = {key: value for key, value in (flags or {}).items() if value is not None}
+    sets = [parse_set(text) for text in overrides]
+    check_keys(values, where="--sweep")  # a flag stands for a key that is known; a sweep names its keys itself
+    check_keys(dict(sets), where="--set")
+    given: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    for place, pairs in (("the command line", values.items()), ("--set", sets)):
+        for key, value in pairs:
+            _put(given, key, value, where=f"{place}: {key}")
+            places[key] = place
+    tree = _merge(tree, make_absolute(given, Path.cwd()))
+    origin = str(file or overlay or "the command line")
+    return Job(convert(tree, where=origin, places=places), tree, origin)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    loaded = yamlfile.load(file)
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise SpecError(f"{file}: expected a mapping of sections, got {kind_of(loaded)}")
+    check_keys(loaded, where=str(file))
+    return make_absolute(loaded, file.resolve().parent)
+
+
+def convert(tree: Mapping[str, Any], *, where: str, places: Mapping[str, str] | None = None) -> JobSpec:
+    """A checked mapping as JobSpec; values out of range and of the wrong type raise SpecError with the field.
+
+    `where` names the mapping in errors, `places` where single keys or sections of it come from.
+    """
+    try:
+        spec = msgspec.convert(_texts(_without_empty_sections(tree)), JobSpec, strict=False)
+        check_ranges(spec)
+        check_names(spec)
+    except msgspec.ValidationError as error:
+        refusal = explain(str(error), tree)
+    except Refusal as error:
+        refusal = error
+    else:
+        return spec
+    raise SpecError(f"{_place(refusal.key, places or {}) or where}: {refusal}", hint=refusal.hint)
+
+
+def _place(key: str, places: Mapping[str, str]) -> str | None:
+    """Where the key, or the section it is in, was given."""
+    while key and key not in places:
+        key = key.rpartition(".")[0]
+    return places.get(key)
+
+
+def parse_set(text: str) -> tuple[str, Any]:
+    """`train.epochs=3` -> ("train.epochs", 3). Raises SpecError."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise SpecError(f"--set {text!r}: expected section.key=value", hint="for example --set train.epochs=3")
+    return key.strip(), yamlfile.loads(value, where=f"--set {key}") if value else ""
+
+
+def _put(tree: dict[str, Any], key: str, value: Any, *, where: str) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise SpecError(f"{where}: {section} already has a value")
+    tree[last] = value
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _without_empty_sections(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A section with nothing under it (`ssh:`) means its defaults."""
+    sections = {info.name for info in msgspec.structs.fields(JobSpec) if is_section(info.type)}
+    return {key: value for key, value in tree.items() if not (value is None and key in sections)}
+
+
+def _texts(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Numbers and truth values as texts where a text is meant: `env: {NCCL_DEBUG: 1}`, `name: 2026`."""
+    known = known_keys()
+
+    def text(key: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return _texts(value, f"{key}.")
+        wants_text = known.get(key) in (str, str | None) or key.startswith(("env.", "slurm.sbatch."))
+        if wants_text and isinstance(value, (bool, int, float)):
+            return str(value).lower() if isinstance(value, bool) else str(value)
+        return value
+
+    return {key: text(f"{prefix}{key}", value) for key, value in tree.items()}

@@ -1,0 +1,140 @@
+"""From a request to a running run, the same steps for every backend:
+
+    load_job -> plan -> render -> prepare (run directory) -> submit
+
+A dry run stops before the last step; a real submit uses exactly the files it wrote.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from launcher import __version__, assets
+from launcher.backends.base import Backend
+from launcher.images import choose
+from launcher.job import load
+from launcher.job.spec import Job
+from launcher.lifecycle.checks import check_inputs, check_records, refuse_other_adapter
+from launcher.lifecycle.interrupted import StartInterrupted, take_back
+from launcher.machine import facts
+from launcher.plan.resolve import plan
+from launcher.plan.types import RunPlan, Target
+from launcher.render import snapshot, texts
+from launcher.rundir import find, summary
+from launcher.rundir.directory import RunDir, RunRecord
+
+
+def load_job(
+    file: Path | None, *, overrides: Iterable[str] = (), flags: Mapping[str, Any] | None = None, smoke: bool = False
+) -> Job:
+    """The job to run: `file`, else job.yaml of the working directory, else the one that ships; then flags.
+
+    A smoke run keeps a named job's target settings and replaces what is trained. Raises SpecError.
+    """
+    overlay = assets.path("templates") / "smoke.yaml" if smoke else None
+    if file is None and not smoke and not (flags or {}).get("program"):
+        here = Path("job.yaml")
+        file = here if here.exists() else assets.path("templates") / "demo" / "job.yaml"
+    return load.load(file, overrides, flags, overlay=overlay)
+
+
+def prepare(
+    job: Job,
+    target: Target,
+    *,
+    root: Path | None = None,
+    run: RunDir | None = None,
+    into: RunDir | None = None,
+    records_checked: bool = False,
+) -> tuple[RunDir, RunPlan]:
+    """Plan, render and write the run directory (a new one, or `run` again for a resume; or, of `run`, only `into`).
+
+    What is refused here is refused before anything is written.
+    """
+    check_inputs(job.spec, target)
+    if target.backend != "local" and not records_checked:
+        check_records(job.spec)
+    run = run or RunDir((root or find.runs_root()) / find.new_run_id(job.spec.name))
+    settled = choose.settled(job.spec, target.backend, target.device)
+    config = facts.model_config(job.spec.model.path, job.spec.env)
+    run_plan = plan(settled, target, run_id=run.run_id, model_config=config)
+    refuse_other_adapter(run, run_plan)
+    if into is None and run.job_yaml.exists() and not summary.refused_settings(run):
+        run.keep_rendered()
+    write(into or run, run_plan, job)
+    return into or run, run_plan
+
+
+def job_to_resume(run: RunDir) -> Path:
+    """The job of the last start; of the one before, if the training program refused what the last had changed."""
+    earlier: Path = run.before / "job.yaml"
+    return earlier if earlier.exists() and summary.refused_settings(run) else run.job_yaml
+
+
+def write(run: RunDir, run_plan: RunPlan, job: Job) -> None:
+    """Write every file of the run directory that exists before the run starts."""
+    run.write({"job.yaml": job_text(job), **texts.render(run_plan)})
+    sources = assets.agent_sources()
+    if run_plan.train is not None:
+        sources["train"] = assets.train_package()
+    snapshot.snapshot_code(run, sources)
+    snapshot.compile_code(run.code / "node")
+
+
+def job_text(job: Job) -> str:
+    """The job as asked for, flags merged in; read again, it is the same job."""
+    text = yaml.safe_dump(job.tree, allow_unicode=True, sort_keys=False)
+    return f"# {job.origin}, with the flags of the command line\n{text}"
+
+
+def submit(run: RunDir, run_plan: RunPlan, backend: Backend, secrets: Mapping[str, str], **record: Any) -> RunRecord:
+    """Start a prepared run and write its record. Raises TargetError; then nothing of the run is left running, and a
+    resume has changed nothing of it.
+
+    A Ctrl-C takes the start back and goes on as StartInterrupted.
+    """
+    before = write_record(run, run_plan, **record)
+    try:
+        ids = backend.submit(run, run_plan, dict(secrets))
+    except KeyboardInterrupt:  # it may have started all the same
+        ended = take_back(run, backend)
+        run.update_record(state="CANCELLED" if ended else "RUNNING")
+        raise StartInterrupted(ended) from None
+    except BaseException as error:
+        not_started(run, before, error)
+        raise
+    run.event("submitted", backend=run_plan.backend, ids=list(ids))
+    return run.update_record(ids=ids, submitted=time.time(), state="PENDING")
+
+
+def write_record(run: RunDir, run_plan: RunPlan, **record: Any) -> RunRecord | None:
+    """Write the record of a start that is about to begin; that of the start before, if there was one."""
+    before = run.record if run.run_json.exists() else None
+    log = run.rank_log(0, 0)
+    run.save_record(
+        RunRecord(
+            run_id=run.run_id,
+            name=run_plan.name,
+            backend=run_plan.backend,
+            created=before.created if before else time.time(),
+            zlaunch=__version__,
+            log_start=log.stat().st_size if log.exists() else 0,
+            **record,
+        )
+    )
+    return before
+
+
+def not_started(run: RunDir, before: RunRecord | None, error: BaseException) -> None:
+    """Write down that a start was refused: a first one has failed, a resume leaves the run as it was."""
+    run.event("not_started", error=str(error) or type(error).__name__, hint=getattr(error, "hint", None))
+    if before is None:
+        run.update_record(state="FAILED")
+    else:
+        run.put_rendered_back()
+        run.save_record(before)

@@ -1,0 +1,154 @@
+"""A sweep as one Slurm array: submit, resume and wait for its points."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+
+import click
+import msgspec
+
+from launcher.errors import RunFailed, ZlaunchError
+from launcher.job.inputs import Sums
+from launcher.lifecycle import checks, submit
+from launcher.lifecycle.sweep import (
+    Load,
+    Sweep,
+    folder,
+    label,
+    new_sweep,
+    points_of,
+    readers,
+    run_of,
+    save,
+    state_of,
+    unfinished,
+)
+from launcher.plan.types import RunPlan
+from launcher.render import sbatch
+from launcher.rundir.directory import RunDir, write_atomic
+from launcher.rundir.state import RunState
+
+
+class _Queued:
+    """A backend whose submission has happened already, as one element of an array."""
+
+    def __init__(self, job: str) -> None:
+        self.job = job
+
+    def submit(self, run: RunDir, plan: RunPlan, secrets: dict[str, str]) -> tuple[str, ...]:
+        return (self.job,)
+
+
+def on_slurm(
+    texts: Sequence[str],
+    load: Load,
+    overrides: Sequence[str],
+    *,
+    show: bool,
+    quiet: bool = False,
+    follow: bool,
+    as_json: bool,
+) -> int:
+    """All points as one array job; returns at once, or with `follow` when the last point has ended.
+
+    `show`: only write the files, and print the batch script unless `quiet`.
+    """
+    from launcher.backends.slurm.allocation import slurm_target
+    from launcher.backends.slurm.jobs import SlurmBackend, check_limits, check_paths, shell_of
+
+    jobs = points_of(texts, load, overrides, fixed=("slurm", "secrets", "device"))
+    secrets = {} if show else checks.read_secrets(jobs[0][0].spec.secrets)
+    for asked in readers(job.spec for job, _ in jobs):
+        checks.check_records(asked)
+    hashed: Sums = {}  # the points mostly read the same files
+    made = [(submit.prepare(job, slurm_target(job.spec, hashed), records_checked=True), values) for job, values in jobs]
+    sweep = new_sweep(load({}).spec.name, "slurm", [(run, values) for (run, _), values in made])
+    directory = save(sweep)
+    first = made[0][0][1]
+    assert first.slurm is not None
+    names = [point.run for point in sweep.points]
+    text = sbatch.script(first.slurm, names, [f"../../{name}" for name in names], sweep.sweep_id)
+    write_atomic(directory / "sweep.sbatch", text)
+    if show:
+        if not quiet:
+            click.echo(text, nl=False)
+        if as_json:
+            click.echo(json.dumps({"sweep": sweep.sweep_id, "runs": names, "directory": str(directory)}))
+            return 0
+        click.echo(f"rendered {directory} and {len(made)} run directories; nothing was queued", err=True)
+        return 0
+    backend, shell = SlurmBackend(), shell_of(first.slurm)
+    try:
+        check_limits(shell, first)
+        check_paths(shell, [plan for (_, plan), _ in made])
+        job = backend.submit_script(shell, directory, "sweep.sbatch", [run for (run, _), _ in made], secrets)
+    except ZlaunchError as error:
+        for (run, plan), _ in made:
+            submit.not_started(run, submit.write_record(run, plan, extra={"sweep": sweep.sweep_id}), error)
+        raise
+    for index, ((run, plan), _) in enumerate(made):
+        submit.submit(run, plan, _Queued(f"{job}_{index}"), {}, extra={"sweep": sweep.sweep_id})  # type: ignore[arg-type]
+    say(sweep, job, as_json)
+    return wait_for(sweep) if follow else 0
+
+
+def resume_on_slurm(sweep: Sweep, *, as_json: bool) -> int:
+    """Start again what did not succeed, as one array job with only these points. Raises UsageError."""
+    from launcher.backends.slurm.jobs import SlurmBackend, shell_of, stored
+
+    todo = unfinished(sweep)
+    again = [run_of(sweep.points[index]) for index in todo]
+    plan = msgspec.json.decode(again[0].plan_json.read_bytes(), type=RunPlan)
+    assert plan.slurm is not None
+    secrets = checks.read_secrets(plan.launch.secrets)
+    limit = stored(again[0])["asked"]["array_limit"]
+    array = ",".join(map(str, todo)) + (f"%{limit}" if limit else "")
+    backend, shell = SlurmBackend(), shell_of(plan.slurm)
+    job = backend.submit_script(shell, folder() / sweep.sweep_id, "sweep.sbatch", again, secrets, array)
+    for index, run in zip(todo, again, strict=True):
+        own = msgspec.json.decode(run.plan_json.read_bytes(), type=RunPlan)
+        submit.submit(run, own, _Queued(f"{job}_{index}"), {}, extra={"sweep": sweep.sweep_id})  # type: ignore[arg-type]
+    say(sweep, job, as_json, points=todo)
+    return 0
+
+
+def wait_for(sweep: Sweep, pause: float = 1.0) -> int:
+    """Until every point has ended; 130 if some were cancelled. Raises RunFailed naming those that did not succeed.
+
+    A Ctrl-C ends the waiting only: each point takes as long to end as a run of its own.
+    """
+    try:
+        while True:
+            states = {point.run: state_of(run_of(point)) for point in sweep.points}
+            if all(state is not None and state.is_final for state in states.values()):
+                break
+            time.sleep(pause)
+    except KeyboardInterrupt:
+        click.echo(f"{sweep.sweep_id} goes on; zlaunch cancel {sweep.sweep_id} ends it", err=True)
+        raise
+    bad = [f"{run} {state.value if state else ''}" for run, state in states.items() if state is not RunState.SUCCEEDED]
+    if not bad:
+        return 0
+    told = RunFailed(
+        f"{len(bad)} of {len(states)} points did not succeed: {', '.join(bad)}",
+        hint=f"zlaunch report {sweep.sweep_id}; zlaunch resume {sweep.sweep_id} starts only these again",
+    )
+    if RunState.CANCELLED not in states.values():
+        raise told
+    click.echo(f"{told}\n  -> {told.hint}", err=True)
+    return 130
+
+
+def say(sweep: Sweep, job: str, as_json: bool, points: Sequence[int] | None = None) -> None:
+    chosen = range(len(sweep.points)) if points is None else points
+    if as_json:
+        named = [sweep.points[index].run for index in chosen]
+        place = str(folder() / sweep.sweep_id)
+        click.echo(json.dumps({"sweep": sweep.sweep_id, "job": job, "runs": named, "directory": place}))
+        return
+    click.echo(f"job {job}: {sweep.sweep_id}")
+    for index in chosen:
+        click.echo(f"  {job}_{index}  {sweep.points[index].run}  {label(sweep.points[index].values)}")
+    click.echo(f"  zlaunch report {sweep.sweep_id}")

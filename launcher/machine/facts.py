@@ -1,0 +1,129 @@
+"""Facts about this machine, gathered without torch: GPUs, free ports, processors, the model's config.json."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launcher.errors import TargetError
+from launcher.machine import hub_places, process
+
+
+@dataclass(frozen=True)
+class Gpu:
+    index: int
+    name: str
+    memory_bytes: int
+    compute_capability: float | None
+
+
+def local_gpus() -> tuple[Gpu, ...]:
+    """The NVIDIA GPUs that a program started here would see: nvidia-smi, narrowed by CUDA_VISIBLE_DEVICES."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in ("", "-1"):
+        return ()
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return ()
+    query = ["--query-gpu=index,uuid,name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
+    try:
+        output = process.run([tool, *query], timeout=30).stdout
+    except process.CommandError:
+        return ()  # the tool is there, the driver is not
+    return _narrow(parse_nvidia_smi(output), visible)
+
+
+def parse_nvidia_smi(output: str) -> tuple[tuple[str, Gpu], ...]:
+    """(uuid, Gpu) of each line of nvidia-smi's csv."""
+    found = []
+    for line in output.splitlines():
+        fields = [field.strip() for field in line.split(",")]
+        if len(fields) == 5 and fields[0].isdigit():
+            capability = float(fields[4]) if fields[4].replace(".", "", 1).isdigit() else None
+            memory = int(float(fields[3])) * 2**20 if fields[3].replace(".", "", 1).isdigit() else 0
+            found.append((fields[1], Gpu(int(fields[0]), fields[2], memory, capability)))
+    return tuple(found)
+
+
+def _narrow(gpus: tuple[tuple[str, Gpu], ...], visible: str | None) -> tuple[Gpu, ...]:
+    """CUDA takes the list up to its first entry that is no GPU: `0,` is one GPU, and so is `0,-1,1`."""
+    if visible is None:
+        return tuple(gpu for _, gpu in gpus)
+    found: list[Gpu] = []
+    for item in map(str.strip, visible.split(",")):
+        named = [gpu for uuid, gpu in gpus if item and (item == str(gpu.index) or uuid.startswith(item))]
+        if not named:
+            break
+        found += named
+    return tuple(found)
+
+
+def free_ports(count: int = 2, host: str = "127.0.0.1") -> tuple[int, ...]:
+    """Ports that nothing listens on now, outside the range that the kernel hands to outgoing connections.
+
+    Two runs that start together draw from some 20,000 ports at random, so they do not meet; the agent fails clearly
+    if something takes the port in between.
+    """
+    ports: list[int] = []
+    for _ in range(500):
+        port = 10_000 + secrets.randbelow(20_000)
+        # the agent counts restarts up from the master port, so a few above it must be free too
+        if port not in ports and all(abs(port - other) > 16 for other in ports) and _is_free(port, host):
+            ports.append(port)
+            if len(ports) == count:
+                return tuple(ports)
+    raise TargetError(f"no free ports on {host}", hint="too many programs listen on this machine")
+
+
+def _is_free(port: int, host: str) -> bool:
+    with socket.socket() as sock:
+        try:
+            sock.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def this_python() -> str:
+    """The interpreter zlaunch runs in: in the project's environment it is the training environment's too."""
+    return sys.executable
+
+
+def check_python(python: str, packages: Sequence[str]) -> None:
+    """Raise TargetError if an interpreter is not on this machine, or lacks one of the packages."""
+    hint = "name the interpreter of the training environment, for example --python .venv/bin/python"
+    if shutil.which(python) is None:
+        raise TargetError(f"no interpreter {python} on this machine", hint=hint)
+    ask = "import sys; from importlib.util import find_spec; print(*(n for n in sys.argv[1:] if not find_spec(n)))"
+    absent = process.run([python, "-c", ask, *packages]).stdout.split()
+    if absent:
+        raise TargetError(f"{', '.join(absent)} not installed for {python}", hint=hint)
+
+
+def new_token() -> str:
+    return secrets.token_hex(16)
+
+
+def model_config(path: str, env: Mapping[str, str]) -> dict[str, Any] | None:
+    """config.json of a model that lies on this machine; None for a hub id that is not in the local cache.
+
+    `env` is the job's own, which may name another cache than the user's.
+    """
+    local, held = Path(path) / "config.json", hub_places.model_folder(path, {**os.environ, **env})
+    candidates = [local] if local.is_file() else sorted(held.glob("snapshots/*/config.json"))
+    for file in candidates:
+        try:
+            loaded = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(loaded, dict):
+            return loaded
+    return None

@@ -1,0 +1,177 @@
+"""The only place of the launcher that starts local processes and ends them.
+
+Commands are argument lists; a shell never sees them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from launcher.errors import TargetError
+from launcher.machine.interrupts import handled
+from launcher.node import processes
+from launcher.node.files import last_lines, tail
+
+
+@dataclass(frozen=True)
+class Result:
+    argv: tuple[str, ...]
+    code: int
+    """Exit status; 128 + n after signal n."""
+    stdout: str
+    stderr: str
+    seconds: float
+
+    @property
+    def last_lines(self) -> list[str]:
+        return last_lines(self.stderr, 10) or last_lines(self.stdout, 10)
+
+
+class CommandError(TargetError):
+    """A local command failed: shows itself, its exit status and its last ten lines."""
+
+    def __init__(self, result: Result, why: str, *, hint: str | None = None) -> None:
+        lines = "".join(f"\n  {line}" for line in result.last_lines)
+        super().__init__(f"{' '.join(result.argv)}\n  {why}{lines}", hint=hint)
+        self.result = result
+
+
+def run(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    timeout: float | None = None,
+    stdin: bytes = b"",
+    cwd: str | os.PathLike[str] | None = None,
+    env: Mapping[str, str] | None = None,
+    check: bool = True,
+) -> Result:
+    """Run a command in a session of its own and wait for it.
+
+    `timeout` is in seconds; then, and at Ctrl-C, the command and all it started are killed.
+    Raises CommandError if it cannot be started, takes too long or (with `check`) exits with another status than 0.
+    """
+    words, started = tuple(os.fspath(word) for word in argv), time.monotonic()
+    try:
+        process = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            cwd=cwd, env=env, start_new_session=True,
+        )  # fmt: skip
+    except OSError as error:
+        why = f"cannot be started: {error.strerror}"
+        raise CommandError(Result(words, 127, "", "", 0.0), why, hint=f"is {words[0]} installed?") from error
+    try:
+        stdout, stderr = process.communicate(stdin, timeout=timeout)
+    except subprocess.TimeoutExpired as expired:
+        _kill_session(process)
+        result = _result(words, process, expired.stdout or b"", expired.stderr or b"", started)
+        raise CommandError(result, f"took longer than {timeout:g} s") from None
+    except BaseException:
+        _kill_session(process)
+        raise
+    result = _result(words, process, stdout, stderr, started)
+    if check and result.code != 0:
+        raise CommandError(result, f"exit status {result.code}")
+    return result
+
+
+def _result(words: tuple[str, ...], process: subprocess.Popen[bytes], out: bytes, err: bytes, started: float) -> Result:
+    code = process.returncode if process.returncode >= 0 else 128 - process.returncode
+    return Result(words, code, out.decode(errors="replace"), err.decode(errors="replace"), time.monotonic() - started)
+
+
+def _kill_session(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
+    process.wait()
+
+
+def passthrough(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> int:
+    """Run a command on this terminal's own streams; its exit status (128 + n after signal n). Raises CommandError.
+
+    A Ctrl-C reaches it from the terminal, and what it does then is its own affair (a conversation goes on). What else
+    would end us is passed on, so that nothing goes on alone. Main thread only.
+    """
+    children: list[subprocess.Popen[bytes]] = []
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        for child in children:
+            if number != signal.SIGINT:
+                child.send_signal(number)
+
+    try:
+        with handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), pass_on):
+            children.append(subprocess.Popen(list(argv), env=env))
+            code = children[0].wait()
+    except OSError as error:
+        why = f"cannot be started: {error.strerror}"
+        raise CommandError(Result(tuple(argv), 127, "", "", 0.0), why) from error
+    return code if code >= 0 else 128 - code
+
+
+def is_same_process(pid: int, start_time: int | None, boot_id: str) -> bool:
+    """Whether the recorded process still lives on this machine: pids and even start times repeat after a reboot."""
+    return boot_id == processes.boot_id() and processes.is_alive(pid, start_time)
+
+
+def signal_process(pid: int, start_time: int | None, boot_id: str, signum: int) -> bool:
+    """Signal the recorded process and no other; False if it is gone."""
+    if not is_same_process(pid, start_time, boot_id):
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signum)
+    return True
+
+
+def wait_gone(pid: int, start_time: int | None, timeout: float) -> bool:
+    """Wait until the process has ended; False if it lives on after `timeout` seconds."""
+    try:
+        handle = os.pidfd_open(pid)
+    except (OSError, AttributeError):  # gone already, or a kernel before 5.3
+        return wait_until(lambda: not processes.is_alive(pid, start_time), timeout)
+    try:
+        return not processes.is_alive(pid, start_time) or bool(select.select([handle], [], [], timeout)[0])
+    finally:
+        os.close(handle)
+
+
+def wait_until(done: Callable[[], bool], timeout: float, pause: float = 0.05) -> bool:
+    """Ask `done` every `pause` seconds; its last answer."""
+    end = time.monotonic() + timeout
+    while not done():
+        if time.monotonic() >= end:
+            return False
+        time.sleep(pause)
+    return True
+
+
+def terminate_tree(
+    pid: int, start_time: int | None, boot_id: str, *, interrupt_timeout: float, terminate_timeout: float
+) -> bool:
+    """End a recorded process: interrupt, terminate, then kill it with everything below it. True if it is gone.
+
+    Both times are seconds given to the process after each signal.
+    """
+    for signum, timeout in ((signal.SIGINT, interrupt_timeout), (signal.SIGTERM, terminate_timeout)):
+        if not signal_process(pid, start_time, boot_id, signum) or wait_gone(pid, start_time, timeout):
+            return True
+    below = [(child, processes.start_time_of(child)) for child in processes.descendants(pid)]
+    for target, born in [(pid, start_time), *below]:
+        signal_process(target, born, boot_id, signal.SIGKILL)
+    return all(wait_gone(target, born, 5.0) for target, born in [(pid, start_time), *below])
+
+
+def last_log_lines(log: Path, count: int = 10) -> list[str]:
+    """The last lines of a log file, whatever its encoding; empty if it is not there."""
+    return last_lines(tail(log), count)

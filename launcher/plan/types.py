@@ -1,0 +1,100 @@
+"""What planning reads and returns: Target, RunPlan and their parts."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from launcher.plan.container import ContainerPlan
+from train.config import Device, TrainConfig
+
+BackendName = Literal["local", "ssh", "slurm"]
+
+
+class Frozen(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+class Node(Frozen, frozen=True, kw_only=True):
+    node_rank: int
+    host: str
+    procs: int
+    first_rank: int
+
+
+class Launch(Frozen, frozen=True, kw_only=True):
+    """All that the agent reads of plan.json."""
+
+    run_id: str
+    backend: BackendName
+    nodes: tuple[Node, ...]
+    world_size: int
+    device: Device
+    master_addr: str
+    master_port: int
+    control_port: int
+    token: str
+    """Shared secret of the run's own control channel between its agents."""
+    python: str
+    """Interpreter of the agent and of the training environment."""
+    argv: tuple[str, ...]
+    cwd: str | None
+    """Working directory of the ranks; null: the run directory."""
+    env: dict[str, str]
+    secrets: tuple[str, ...]
+    cooperative: bool
+    """The program watches control/; false: it gets SIGTERM at once."""
+    stop_deadline: float
+    kill_after: float = 5.0
+    heartbeat_timeout: float
+    max_restarts: int
+    elastic: bool
+    container: ContainerPlan | None = None
+
+
+class Reason(Frozen, frozen=True, kw_only=True):
+    setting: str
+    value: Any
+    reason: str
+
+
+class Target(Frozen, frozen=True, kw_only=True):
+    """Facts about where the run goes."""
+
+    backend: BackendName
+    device: Device
+    hosts: tuple[tuple[str, int], ...]
+    """(host, ranks on it), in node order."""
+    python: str
+    master_addr: str = "127.0.0.1"
+    master_port: int
+    control_port: int
+    token: str
+    cwd: str | None = None
+    gpu_memory_bytes: int | None = None
+    gpu_name: str | None = None
+    compute_capability: float | None = None
+    """Of the oldest GPU; bfloat16 needs 8.0."""
+    paths: dict[str, str] = {}
+    """{input file here: its name on the target, relative to the run directory}, where they differ."""
+
+    @property
+    def world_size(self) -> int:
+        return sum(procs for _, procs in self.hosts)
+
+
+class RunPlan(Frozen, frozen=True, kw_only=True):
+    schema: int = 1
+    run_id: str
+    name: str
+    backend: BackendName
+    launch: Launch
+    train: TrainConfig | None
+    """None for a program of the user's own."""
+    reasons: tuple[Reason, ...] = ()
+    """Why each automatic setting is what it is."""
+    setup: tuple[str, ...] = ()
+    """Shell lines that node.sh runs before the agent."""
+    slurm: dict[str, Any] | None = None
+    """What train.sbatch needs (written by the Slurm backend's own planning)."""

@@ -1,0 +1,61 @@
+"""The `slurm` section of a plan -> the text that sbatch gets. Pure but for reading a site's own template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from launcher.errors import SpecError
+from launcher.render.jinja import template
+
+ARRAY_LOG = "slurm-%a.log"
+
+
+def script(
+    slurm: Mapping[str, Any], run_ids: Sequence[str], directories: Sequence[str] = (".",), name: str | None = None
+) -> str:
+    """The batch script: for one run, in its own directory, or for an array, one task for each of `directories`.
+
+    `name` is the name of an array's job. Raises SpecError when a site's own template cannot be used.
+    """
+    own = slurm["asked"]["template"]
+    array = len(directories) > 1 or directories[0] != "."
+    context = {
+        "slurm": slurm,
+        "sbatch": [sbatch_line(*line) for line in _options_of(slurm, name, len(directories) if array else 0)],
+        "run_ids": list(run_ids),
+        "directories": list(directories),
+        "array": array,
+    }
+    try:
+        return template("train.sbatch.j2", Path(own) if own else None).render(**context)
+    except (jinja2.TemplateError, OSError) as error:
+        if own is None:
+            raise
+        raise SpecError(
+            f"slurm.template: {own}: {error}", hint="`zlaunch templates diff` shows how it differs from the stock one"
+        ) from error
+
+
+def _options_of(slurm: Mapping[str, Any], name: str | None, tasks: int) -> list[tuple[str, str | None]]:
+    """The options of a run, or of an array of `tasks` runs."""
+    lines: list[tuple[str, str | None]] = [(option, value) for option, value in slurm["options"]]
+    if not tasks:
+        return lines
+    most = slurm["asked"]["array_limit"]
+    limit = f"%{most}" if most else ""
+    changed = {"output": ARRAY_LOG, **({"job-name": name} if name else {})}
+    return [*((option, changed.get(option, value)) for option, value in lines), ("array", f"0-{tasks - 1}{limit}")]
+
+
+def sbatch_line(option: str, value: str | None = None) -> str:
+    """`--option="value"`, quoted for the way sbatch itself reads #SBATCH lines (no shell does)."""
+    if value is None:
+        return f"--{option}"
+    if value and all(char.isalnum() or char in "._-+:/@=,%" for char in value):
+        return f"--{option}={value}"
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'--{option}="{escaped}"'

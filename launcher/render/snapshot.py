@@ -1,0 +1,46 @@
+"""The snapshot of the training program and the agent that a run starts from."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from launcher.rundir.directory import RunDir
+
+
+def snapshot_code(run: RunDir, sources: Mapping[str, Path]) -> str:
+    """Copy the training program and the agent into code/ and return their content hash.
+
+    `sources`: name under code/ -> file or package directory. Uncommitted changes travel too: the files are taken as
+    they are now.
+    """
+    import hashlib
+
+    digest = hashlib.sha256()
+    shutil.rmtree(run.code, ignore_errors=True)  # a resumed run must not keep modules that are gone from the sources
+    for name, source in sorted(sources.items()):
+        files = (
+            [source] if source.is_file() else sorted(p for p in source.rglob("*.py") if "__pycache__" not in p.parts)
+        )
+        for file in files:
+            relative = Path(name) if source.is_file() else Path(name) / file.relative_to(source)
+            target = run.code / relative
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+            digest.update(f"{relative}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def compile_code(package: Path) -> None:
+    """Put the compiled modules beside a copied package, so that no host compiles them, where its Python is ours.
+
+    `Unchecked`: they hold whatever the files' times are on the host. Another Python overlooks them.
+    """
+    import py_compile
+
+    for file in sorted(package.rglob("*.py")):
+        py_compile.compile(
+            str(file), dfile=str(file.relative_to(package.parent)), doraise=True,
+            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+        )  # fmt: skip

@@ -1,0 +1,37 @@
+"""RunPlan -> {relative path: text}. Pure."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+
+from launcher.plan.types import RunPlan
+from launcher.render import sbatch
+from launcher.render.jinja import template
+from train.config import dump
+
+
+def render(plan: RunPlan) -> dict[str, str]:
+    """Every file of the run directory that follows from the plan."""
+    files = {
+        "plan.json": msgspec.json.format(msgspec.json.encode(plan), indent=2).decode() + "\n",
+        "hostfile": template("hostfile.j2").render(nodes=plan.launch.nodes),
+        "node.sh": template("node.sh.j2").render(plan=plan, launch=plan.launch),
+    }
+    if plan.train is not None:
+        files["train.json"] = dump(plan.train)
+        if plan.train.train.zero_stage:
+            files["ds_config.json"] = render_ds_config(plan)
+        files["deepspeed.sh"] = template("deepspeed.sh.j2").render(plan=plan, launch=plan.launch)
+    if plan.slurm is not None:
+        files["train.sbatch"] = sbatch.script(plan.slurm, [plan.run_id])
+    return files
+
+
+def render_ds_config(plan: RunPlan) -> str:
+    """ds_config.json, checked to be JSON and laid out plainly."""
+    assert plan.train is not None
+    config = plan.train
+    text = template("ds_config.json.j2").render(train=config.train, dtype=config.model.dtype, device=config.device)
+    return json.dumps(json.loads(text), indent=2) + "\n"

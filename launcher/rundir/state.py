@@ -1,0 +1,109 @@
+"""The state of a run, derived from the records that its agents write."""
+
+from __future__ import annotations
+
+import enum
+import socket
+import time
+from typing import Any
+
+from launcher.machine.process import is_same_process
+from launcher.node import processes
+from launcher.node.agent.causes import first_cause
+from launcher.node.files import read_json
+from launcher.rundir.directory import RunDir
+
+Record = dict[str, Any]
+
+
+class RunState(str, enum.Enum):
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    """Ended on request; resumable if a checkpoint was saved."""
+    LOST = "LOST"
+    """The record says running, and nothing of it is found."""
+
+    @property
+    def is_final(self) -> bool:
+        return self not in (RunState.PENDING, RunState.RUNNING)
+
+
+STATE_OF_NODE = {
+    "RUNNING": RunState.RUNNING,
+    "SUCCEEDED": RunState.SUCCEEDED,
+    "FAILED": RunState.FAILED,
+    "STOPPED": RunState.CANCELLED,
+    "CANCELLED": RunState.CANCELLED,
+}
+
+
+SILENT_AFTER = 30.0
+"""Seconds without a heartbeat after which another machine's agent counts as lost (it beats every 5 s)."""
+
+
+def node_records(run: RunDir) -> dict[int, Record]:
+    """{node rank: record} of the nodes whose agent has started; unreadable files are left out."""
+    found = {}
+    for path in sorted((run.path / "nodes").glob("node-*.json")):
+        record = read_json(path)
+        if record is not None and isinstance(record.get("node_rank"), int):
+            found[record["node_rank"]] = record
+    return found
+
+
+def is_local(record: Record) -> bool:
+    """Whether the record's pids mean something here: same machine, same boot, same pid namespace."""
+    here = (socket.gethostname(), processes.boot_id(), processes.pid_namespace())
+    return (record["host"], record["boot_id"], record.get("pid_namespace", here[2])) == here
+
+
+def is_agent_alive(record: Record, *, now: float | None = None) -> bool:
+    """Whether the agent of a RUNNING record (or the warden that cleans up after it) lives, as far as we can see."""
+    if is_local(record):
+        warden = record.get("warden") or record
+        return any(is_same_process(p["pid"], p["start_time"], record["boot_id"]) for p in (record, warden))
+    if record["host"] == socket.gethostname() and record["boot_id"] != processes.boot_id():
+        return False
+    return (time.time() if now is None else now) - float(record["heartbeat"]) < SILENT_AFTER
+
+
+def node_state(record: Record, *, now: float | None = None) -> RunState:
+    """State of one node; LOST if its record says running and no agent of it lives."""
+    state = STATE_OF_NODE[record["state"]]
+    return RunState.LOST if state is RunState.RUNNING and not is_agent_alive(record, now=now) else state
+
+
+def derive_state(run: RunDir, *, now: float | None = None) -> RunState:
+    """State of the run: node 0's agent is the hub, so its verdict is the run's; the run lasts while any agent lives."""
+    state = _by_records(run, now)
+    # An agent may have written its last word and ended between the look at its record and the one at its process.
+    return _by_records(run, now) if state is RunState.LOST else state
+
+
+def _by_records(run: RunDir, now: float | None) -> RunState:
+    states = {rank: node_state(record, now=now) for rank, record in node_records(run).items()}
+    if not states:
+        return RunState.PENDING
+    if RunState.RUNNING in states.values():
+        return RunState.RUNNING
+    return states[0] if 0 in states else max(states.values(), key=list(RunState).index)
+
+
+def first_failure(run: RunDir) -> dict[str, Any] | None:
+    """The failure to show to people: the first cause that is not the echo of another's; None if there is none.
+
+    Where no agent could write one down, what the scheduler said of the run (errors/slurm.json).
+    """
+    records = sorted(node_records(run).items())
+    found = first_cause(record["failure"] for _, record in records if record.get("failure"))
+    return found or read_json(run.path / "errors" / "slurm.json")
+
+
+def heed_cancel(run: RunDir) -> None:
+    """Raises KeyboardInterrupt if `zlaunch cancel` has ended a run that is only being started: somebody's Ctrl-C on
+    another terminal."""
+    if run.run_json.exists() and run.record.state == RunState.CANCELLED.value:
+        raise KeyboardInterrupt

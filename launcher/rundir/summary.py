@@ -1,0 +1,111 @@
+"""What a run came to, as plain data read from its directory. Pure but for the reading."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from launcher.rundir.directory import RunDir
+from launcher.rundir.state import RunState, first_failure, node_records
+
+STARTS = ("submitted", "slurm_start", "agent_started")
+ENDS = ("end", "slurm_end")
+"""Events that begin a start of a run or its part on a node, and that end one."""
+NEVER_RAN = ("not_started", "not_queued")
+"""Causes of a run that its target refused."""
+EXIT_USER = 2
+"""Exit status of a rank for a user's mistake (train/errors.py)."""
+
+
+def of(run: RunDir, state: RunState) -> dict[str, Any]:
+    """The one JSON object of `--json`: run, state, loss_first, loss_last, world_size, adapter, seconds."""
+    result = run.read_json(run.result_json) or {}
+    launch = (run.read_json(run.plan_json) or {}).get("launch", {})
+    adapter = run.adapter if (run.adapter / "adapter_config.json").exists() else None
+    started, ended = span(run)
+    return {
+        "run": run.run_id,
+        "state": state.value,
+        "loss_first": result.get("loss_first"),
+        "loss_last": result.get("loss_last"),
+        "world_size": launch.get("world_size"),
+        "adapter": str(adapter) if adapter else None,
+        "seconds": round(ended - started, 3) if started and ended else None,
+        "directory": str(run.path),
+        "failure": failure(run) if state is RunState.FAILED else None,
+    }
+
+
+def failure(run: RunDir) -> dict[str, Any] | None:
+    """What to show to people of a run that failed: the first failure of a rank, else why it could not be started."""
+    return first_failure(run) or _not_started(run)
+
+
+def _not_started(run: RunDir) -> dict[str, Any] | None:
+    starts = [event for event in run.read_events() if event.get("event") in (*STARTS, "not_started")]
+    last = starts[-1] if starts else {}
+    if last.get("event") != "not_started":
+        return None
+    what = "queued" if run.record.backend == "slurm" else "started"
+    return {
+        "rank": None,
+        "exit_code": None,
+        "signal": None,
+        "cause": f"not_{what}",
+        "message": f"it was never {what}: {last.get('error')}",
+        "advice": [*([last["hint"]] if last.get("hint") else []), f"zlaunch resume {run.run_id}"],
+        "log_tail": [],
+    }
+
+
+def refused_settings(run: RunDir) -> dict[str, Any] | None:
+    """The failure of the last start if the training program refused its settings before any step; else None."""
+    found = first_failure(run) or {}
+    if (found.get("exit_code"), found.get("cause")) != (EXIT_USER, "bad_configuration") or is_program(run):
+        return None
+    for event in reversed(run.read_events()):
+        if (event.get("event"), event.get("name")) == ("phase", "train"):
+            return None
+        if event.get("event") == "agent_started":
+            break
+    return found
+
+
+def is_program(run: RunDir) -> bool:
+    """Whether the run is one of a program of the user's own."""
+    plan = run.read_json(run.plan_json) or {}
+    return "train" in plan and plan["train"] is None
+
+
+def span(run: RunDir) -> tuple[float | None, float | None]:
+    """(submitted, end or last thing that happened so far), unix seconds."""
+    events = [event for event in run.read_events() if "time" in event]
+    times = [event["time"] for event in events]
+    started = run.record.submitted or min(times, default=None)
+    ends: list[float] = []
+    for event in events:  # `zlaunch eval` writes into a run that is over: what comes after its end is not the run
+        if event.get("event") in STARTS:
+            ends.clear()
+        elif event.get("event") in ENDS:
+            ends.append(event["time"])
+    return started, max(ends or times, default=None)
+
+
+def nodes(run: RunDir) -> list[dict[str, Any]]:
+    """The records of the nodes' agents, in order."""
+    return [record for _, record in sorted(node_records(run).items())]
+
+
+def smoke_problems(run: RunDir) -> list[str]:
+    """Why a finished smoke run does not count as a pass; empty: it does."""
+    result = run.read_json(run.result_json)
+    if not result:
+        return ["the training left no result.json"]
+    first, last, smallest = (result.get(key) for key in ("loss_first", "loss_last", "grad_norm_min"))
+    problems = []
+    if first is None or last is None or not last < first:
+        problems.append(f"the loss did not fall: first {first}, last {last}")
+    if not smallest or not smallest > 0:
+        problems.append(f"a step had a gradient norm of {smallest}")
+    if not result.get("adapter_reloads"):
+        problems.append("the saved adapter does not reload with the same logits")
+    return problems

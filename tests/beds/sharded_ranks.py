@@ -1,0 +1,53 @@
+"""A rank of test_sharded.py: the fused layers with shared weights beside those with all of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from tests.train.fused.test_model import build, packed
+from train import dist
+from train.fused.model import fuse
+
+
+def loss_and_gradients(fused: Any, model: Any) -> tuple[float, list[torch.Tensor]]:
+    loss = fused(**packed((9, 1, 20)))
+    loss.backward()
+    found = [p.grad.clone() for p in model.parameters() if p.requires_grad]
+    for parameter in model.parameters():
+        parameter.grad = None
+    return float(loss), found
+
+
+def answer(model: Any) -> list[int]:
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        return model.generate(input_ids=ids, max_new_tokens=6, do_sample=False, pad_token_id=0)[0].tolist()
+
+
+def main() -> None:
+    world = dist.from_environment("cpu")
+    dist.start(world, deepspeed=False)
+    for name in ("llama", "qwen2"):  # qwen2 has biases
+        own, shared = build(name, layers=5), build(name, layers=5)
+        whole, parts = fuse(own, wide=False), fuse(shared, wide=False, world=world)
+        for checkpointing in (False, True):
+            whole.checkpointing = parts.checkpointing = checkpointing
+            for _ in range(2):  # the second pass begins with what the first one left in the buffers
+                loss, gradients = loss_and_gradients(whole, own)
+                other, others = loss_and_gradients(parts, shared)
+                assert abs(loss - other) < 1e-9 * abs(loss), (loss, other)
+                assert all(torch.allclose(a, b, rtol=1e-9) for a, b in zip(gradients, others, strict=True))
+                assert answer(own) == answer(shared)
+        kept = sum(p.numel() for n, p in shared.named_parameters() if n.endswith("_proj.base_layer.weight"))
+        assert kept == 0, "a layer's weights are still whole"
+        layer = sum(p.numel() for n, p in own.named_parameters() if ".layers.0." in n and n.endswith("layer.weight"))
+        assert parts.layers[0].shards.parts[0].numel() == -(-layer // world.world_size)
+    dist.stop()
+    print("equal")
+
+
+if __name__ == "__main__":
+    main()
+    dist.leave(0)

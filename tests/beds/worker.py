@@ -1,0 +1,21 @@
+"""One rank that trains several runs in turn, so that torch is imported once; its exit status is that of the last."""
+
+from __future__ import annotations
+
+import sys
+
+from train import dist
+from train.__main__ import train
+from train.config import load
+from train.rundir import RunDir
+from train.training.start import check
+
+status = 0
+for place in sys.argv[1:]:
+    config = load(f"{place}/train.json")
+    world = dist.from_environment(config.device)
+    dist.prepare(world)
+    check(config, world)
+    status = train(config, world, RunDir(config.run_dir, node=world.node_rank, rank=world.rank))
+dist.stop()
+dist.leave(status)

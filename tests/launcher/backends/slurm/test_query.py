@@ -1,0 +1,327 @@
+"""One question for all runs and all watchers, and what happens when Slurm does not answer."""
+
+import json
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from launcher.backends import backend_of, current_state
+from launcher.backends.slurm.jobs import SlurmBackend, merge, own_state, waiting
+from launcher.backends.slurm.query import Snapshot, Watch, cache_folder, explain_sbatch
+from launcher.backends.slurm.states import JobInfo
+from launcher.errors import TargetError
+from launcher.machine.process import Result
+from launcher.rundir.directory import RunDir, RunRecord
+from launcher.rundir.state import RunState
+
+
+class FakeShell:
+    """Answers each of Slurm's tools with a text, or refuses; remembers what it was asked."""
+
+    name = "fake"
+
+    def __init__(self, answers: Mapping[str, str | None]) -> None:
+        self.answers = dict(answers)
+        self.asked: list[list[str]] = []
+
+    def run(self, argv: Sequence[str], *, cwd: str | None = None, hide: Sequence[str] = ()) -> Result:
+        self.asked.append(list(argv))
+        if "--version" in argv:
+            return Result(tuple(argv), 0, self.answers.get("version") or "slurm-wlm 22.05.8", "", 0.0)
+        text = self.answers.get(argv[0])
+        if text is None:
+            return Result(tuple(argv), 1, "", f"{argv[0]}: error: no answer", 0.0)
+        return Result(tuple(argv), 0, text, "", 0.0)
+
+    def place(self, path: Path) -> str:
+        return str(path)
+
+    def send(self, paths: Sequence[Path]) -> None: ...
+
+    def give(self, run: RunDir, inputs: Mapping[str, str]) -> None: ...
+
+    def fetch(self, run: RunDir, names: Sequence[str] = ()) -> list[str] | None: ...
+
+    def write_secret(self, path: Path, values: Mapping[str, str]) -> None: ...
+
+    def remove(self, path: Path) -> None: ...
+
+    def touch(self, path: Path, text: str) -> None: ...
+
+    def questions(self) -> list[str]:
+        return [argv[0] for argv in self.asked if "--version" not in argv]
+
+
+class Clock:
+    now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+RUNNING = "1|RUNNING|2026-11-23T23:48:32|node1|None\n"
+
+
+def test_all_runs_are_answered_by_one_question_in_ten_seconds(tmp_path: Path) -> None:
+    shell, clock = FakeShell({"squeue": RUNNING + "2|PENDING|N/A||Resources\n"}), Clock()
+    first, second = (Watch(shell, folder=tmp_path, clock=clock) for _ in range(2))  # two watchers of one machine
+    assert first.look("1", lambda: ["1", "2"]).job == JobInfo("1", "RUNNING", "", first.look("1").job.start, "node1")  # type: ignore[union-attr]
+    waits = second.look("2").job
+    assert waits is not None
+    assert waits.reason == "Resources"
+    clock.now += 9.9
+    second.look("1")
+    assert shell.questions() == ["squeue"]
+    clock.now += 0.2
+    first.look("1")
+    assert shell.questions() == ["squeue", "squeue"]
+
+
+def test_watchers_that_come_at_once_ask_once(tmp_path: Path) -> None:
+    shell, clock = FakeShell({"squeue": RUNNING}), Clock()
+    watchers = [threading.Thread(target=Watch(shell, folder=tmp_path, clock=clock).look, args=("1",)) for _ in range(8)]
+    for watcher in watchers:
+        watcher.start()
+    for watcher in watchers:
+        watcher.join()
+    assert shell.questions() == ["squeue"]
+
+
+def test_accounting_is_asked_for_what_squeue_has_forgotten_and_all_at_once(tmp_path: Path) -> None:
+    shell = FakeShell({"squeue": RUNNING, "sacct": "3|COMPLETED|Unknown|node1|0:0|\n4|TIMEOUT|Unknown|node1|0:0|\n"})
+    watch = Watch(shell, folder=tmp_path, clock=Clock())
+    assert watch.look("3", lambda: ["1", "3", "4", "5"]).job == JobInfo("3", "COMPLETED", "", None, "node1", 0)
+    gone = watch.look("5")
+    assert (gone.job, gone.searched) == (None, True)
+    assert watch.look("6").searched is False
+    assert shell.questions() == ["squeue", "sacct"]
+
+
+def test_a_cluster_without_accounting_is_not_asked_for_it_again_within_an_hour(tmp_path: Path) -> None:
+    shell, clock = FakeShell({"squeue": RUNNING, "sacct": None}), Clock()
+    watch = Watch(shell, folder=tmp_path, clock=clock)
+    for _ in range(5):
+        watch.look("9")
+        clock.now += 20
+    assert shell.questions().count("sacct") == 1
+    clock.now += 3600
+    watch.look("9")
+    assert shell.questions().count("sacct") == 2
+
+
+def test_newer_slurm_is_asked_for_json(tmp_path: Path) -> None:
+    jobs = {"jobs": [{"job_id": 1, "job_state": ["RUNNING"], "state_reason": "None", "nodes": "n1"}]}
+    shell = FakeShell({"version": "slurm 23.11.4", "squeue": json.dumps(jobs)})
+    job = Watch(shell, folder=tmp_path, clock=Clock()).look("1").job
+    assert job is not None
+    assert job.state is RunState.RUNNING
+    assert "--json" in shell.asked[-1]
+
+
+def test_what_has_ended_stays_known_after_slurm_forgets_it(tmp_path: Path) -> None:
+    shell, clock = FakeShell({"squeue": "1|TIMEOUT|N/A||TimeLimit\n"}), Clock()
+    watch = Watch(shell, folder=tmp_path, clock=clock)
+    watch.look("1")
+    shell.answers["squeue"] = ""
+    clock.now += 60
+    kept = watch.look("1").job
+    assert kept is not None
+    assert kept.native == "TIMEOUT"
+
+
+def test_a_controller_that_is_down_keeps_what_was_known_and_is_not_asked_more_often(tmp_path: Path) -> None:
+    shell, clock = FakeShell({"squeue": RUNNING}), Clock()
+    watch = Watch(shell, folder=tmp_path, clock=clock)
+    watch.look("1")
+    shell.answers["squeue"] = None
+    clock.now += 11
+    down = watch.look("1")
+    assert down.error == "squeue: squeue: error: no answer"
+    assert down.job is not None
+    watch.look("1")
+    assert shell.questions() == ["squeue", "squeue"]
+    assert waiting(down) == "Slurm does not answer: squeue: squeue: error: no answer"
+
+
+def test_a_damaged_cache_is_asked_anew(tmp_path: Path) -> None:
+    shell = FakeShell({"squeue": RUNNING})
+    watch = Watch(shell, folder=tmp_path, clock=Clock())
+    watch.file.write_text("{torn")
+    assert watch.look("1").job is not None
+
+
+# ------------------------------------------------------------------------------------------------- three witnesses
+
+
+def snapshot(native: str | None, *, at: float = 100.0, error: str | None = None, searched: bool = True) -> Snapshot:
+    return Snapshot(at, JobInfo("1", native) if native else None, searched, error)
+
+
+@pytest.mark.parametrize(
+    ("own", "since", "slurm", "heartbeat", "state"),
+    [
+        ("RUNNING", 50.0, snapshot("RUNNING"), "RUNNING", "RUNNING"),
+        ("RUNNING", 50.0, snapshot("PENDING"), "RUNNING", "PENDING"),  # Slurm queued it again after a node failure
+        ("RUNNING", 50.0, snapshot("NODE_FAIL"), "RUNNING", "FAILED"),
+        ("PENDING", 150.0, snapshot("RUNNING"), "RUNNING", "PENDING"),  # the script has just had it queued again
+        ("RUNNING", 150.0, snapshot("PENDING"), "RUNNING", "RUNNING"),  # it started after we asked
+        ("RUNNING", 50.0, snapshot("PENDING", error="down"), "RUNNING", "RUNNING"),
+        ("PENDING", 50.0, snapshot(None, searched=False), "PENDING", "PENDING"),
+        ("PENDING", 50.0, snapshot(None, at=80.0), "PENDING", "PENDING"),  # submitted moments ago
+        ("RUNNING", 50.0, snapshot(None, at=500.0), "RUNNING", "RUNNING"),  # forgotten, and its agents beat
+        ("RUNNING", 50.0, snapshot(None, at=500.0), "LOST", "LOST"),
+        ("PENDING", 50.0, snapshot("CANCELLED"), "PENDING", "CANCELLED"),
+    ],
+)
+def test_the_newest_word_wins(own: str, since: float, slurm: Snapshot, heartbeat: str, state: str) -> None:
+    assert merge(RunState(own), since, slurm, heartbeat=RunState(heartbeat)).value == state
+
+
+def a_run(tmp_path: Path, *events: dict[str, object]) -> RunDir:
+    run = RunDir(tmp_path / "zh-20261101-120000-abcd")
+    run.path.mkdir()
+    run.save_record(RunRecord(run_id=run.run_id, name="zh", backend="slurm", ids=("1",), created=1.0))
+    for event in events:
+        run.event(**event)  # type: ignore[arg-type]
+    return run
+
+
+@pytest.mark.parametrize(
+    ("names", "state"),
+    [
+        ((), "PENDING"),
+        (("slurm_submit",), "PENDING"),
+        (("slurm_submit", "slurm_start"), "RUNNING"),
+        (("slurm_submit", "slurm_start", "slurm_requeue"), "PENDING"),
+        (("slurm_submit", "slurm_start", "slurm_requeue", "slurm_start", "slurm_end"), "FAILED"),
+        (("slurm_submit", "slurm_start", "slurm_end", "slurm_submit"), "PENDING"),
+    ],
+)
+def test_the_scripts_last_word_is_the_runs_own_state(tmp_path: Path, names: tuple[str, ...], state: str) -> None:
+    run = a_run(tmp_path, *({"name": name} for name in names))
+    assert own_state(run)[0].value == state
+
+
+def test_a_failure_that_no_agent_could_write_down_is_told_from_slurm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run = a_run(tmp_path, {"name": "slurm_submit"}, {"name": "slurm_start"})
+    (run.path / "slurm.log").write_text("slurmstepd: error: *** JOB 1 CANCELLED DUE TO TIME LIMIT ***\n")
+    events = run.events.read_text().replace('"time":1', '"time":0')  # long ago
+    run.events.write_text(events)
+    backend = SlurmBackend(FakeShell({"squeue": "1|TIMEOUT|N/A|node1|TimeLimit\n"}))
+    assert backend.state(run) is RunState.FAILED
+    told = json.loads((run.errors_dir / "slurm.json").read_text())
+    assert told["cause"] == "timeout"
+    assert "time limit" in told["message"]
+    assert "signal_before" in told["advice"][0]
+    assert told["log_tail"] == ["slurmstepd: error: *** JOB 1 CANCELLED DUE TO TIME LIMIT ***"]
+
+
+@pytest.mark.parametrize(
+    ("message", "hint"),
+    [
+        (
+            "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)",
+            "resume RUN",
+        ),
+        ("sbatch: error: invalid partition specified: gpx", "sinfo"),
+        ("allocation failure: Requested node configuration is not available", "sinfo -N"),
+        ("sbatch: error: Batch job submission failed: Invalid account or account/partition combination", "--account"),
+    ],
+)
+def test_a_refusal_of_sbatch_says_what_to_do(message: str, hint: str) -> None:
+    error = explain_sbatch(Result(("sbatch",), 1, "", message + "\n", 0.0))
+    assert isinstance(error, TargetError)
+    assert error.hint is not None
+    assert hint in error.hint
+    assert message.removeprefix("sbatch: error: ") in str(error)
+
+
+class Noting(FakeShell):
+    """A login host: files are fetched and removed there."""
+
+    name = "login:there"
+
+    def __init__(self, answers: Mapping[str, str | None]) -> None:
+        super().__init__(answers)
+        self.removed: list[Path] = []
+        self.fetched = 0
+
+    def remove(self, path: Path) -> None:
+        self.removed.append(path)
+
+    def fetch(self, run: RunDir, names: Sequence[str] = ()) -> list[str] | None:
+        self.fetched += 1
+        return []
+
+
+@pytest.mark.parametrize("secrets", [True, False])
+def test_secrets_of_a_job_that_slurm_ended_do_not_stay_on_the_login_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secrets: bool
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run = a_run(tmp_path)
+    run.write({"plan.json": json.dumps({"slurm": {"secrets": secrets}})})
+    shell = Noting({"squeue": "1|CANCELLED|N/A|node1|None\n"})
+    assert SlurmBackend(shell).state(run) is RunState.CANCELLED
+    assert shell.removed == ([tmp_path / ".secrets" / f"{run.run_id}.json"] if secrets else [])
+
+
+def test_one_command_fetches_a_runs_files_no_more_often_than_it_asks_slurm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shell, run = Noting({"squeue": RUNNING}), a_run(tmp_path)
+    monkeypatch.setattr("launcher.backends.slurm.jobs.shell_of", lambda slurm: shell)
+    backend_of.cache_clear()
+    for _ in range(5):
+        assert current_state.of(run) is RunState.RUNNING
+    backend_of.cache_clear()
+    assert (shell.questions(), shell.fetched) == (["squeue"], 1)
+
+
+def test_a_submission_that_was_interrupted_has_no_job_to_end_but_must_not_start(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    run.update_record(ids=())
+    touched: list[Path] = []
+    shell = Noting({})
+    shell.touch = lambda path, text: touched.append(path)  # type: ignore[method-assign]
+    SlurmBackend(shell).cancel(run, checkpoint=False)
+    assert touched == [run.control_dir / "cancelled"]
+    assert shell.asked == []
+
+
+def test_a_squeue_whose_json_is_none_is_asked_for_text(tmp_path: Path) -> None:
+    class Wrapped(FakeShell):
+        def run(self, argv: Sequence[str], *, cwd: str | None = None, hide: Sequence[str] = ()) -> Result:
+            done = super().run(argv, cwd=cwd, hide=hide)
+            return Result(done.argv, 0, "Welcome!\n{}", "", 0.0) if "--json" in argv else done
+
+    shell, clock = Wrapped({"version": "slurm 23.11.4", "squeue": RUNNING}), Clock()
+    watch = Watch(shell, folder=tmp_path, clock=clock)
+    for _ in range(2):
+        job = watch.look("1").job
+        assert job is not None
+        assert job.state is RunState.RUNNING
+        clock.now += 20
+    assert [argv[-1] == "--json" for argv in shell.asked[1:]] == [True, False, False]  # it is not asked for again
+
+
+def test_a_cache_directory_that_someone_else_laid_out_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "theirs").mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    place = tmp_path / f"zlaunch-{os.getuid()}"
+    assert cache_folder() == place
+    place.rmdir()
+    place.symlink_to(tmp_path / "theirs")
+    with pytest.raises(TargetError, match="is not yours"):
+        cache_folder()

@@ -1,0 +1,93 @@
+"""The launcher's copy of a run on hosts: everything once, in order, whatever is torn or written anew."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from launcher.backends.ssh.hosts import SshBackend
+from launcher.backends.ssh.mirror import Mirror
+from launcher.backends.ssh.watch import Following
+from launcher.errors import TargetError
+from launcher.remote.connect import Options
+from launcher.remote.fleet import Fleet, Session
+from launcher.rundir.directory import RunDir, RunRecord
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return RunDir(tmp_path / "r-20260101-000000-abcd")
+
+
+def answer(*files: tuple[str, int, bytes], record: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {
+        "record": record,
+        "files": [[name, offset, len(data)] for name, offset, data in files],
+        "payload": b"".join(data for _, _, data in files),
+    }
+
+
+def test_the_size_here_is_the_offset_to_read_on_from_there(run: RunDir) -> None:
+    mirror = Mirror(run, [0, 1])
+    tops = mirror.tops(1, logs=True)
+    assert mirror.offsets(1, tops) == {}
+    mirror.apply(1, answer(("logs/node-1/rank-1.log", 0, b"one\ntw"), ("logs/node-1/agent.log", 0, b"x")))
+    assert mirror.offsets(1, tops) == {"logs/node-1/rank-1.log": 6, "logs/node-1/agent.log": 1}
+    mirror.apply(1, answer(("logs/node-1/rank-1.log", 6, b"o\n")))
+    assert (run.path / "logs/node-1/rank-1.log").read_bytes() == b"one\ntwo\n"
+
+
+def test_events_of_every_host_come_into_one_file_line_by_line_even_if_torn(run: RunDir) -> None:
+    mirror = Mirror(run, [0, 1])
+    mirror.apply(0, answer(("events.jsonl", 0, b'{"a": 1}\n{"b"')))
+    mirror.apply(1, answer(("events.jsonl", 0, b'{"c": 3}\n')))
+    mirror.apply(0, answer(("events.jsonl", 13, b": 2}\n")))
+    assert run.read_events() == [{"a": 1}, {"c": 3}, {"b": 2}]
+    assert mirror.offsets(0, ["events.jsonl"]) == {"events.jsonl": 18}
+
+
+def test_a_file_that_was_written_anew_there_is_replaced_here(run: RunDir) -> None:
+    mirror = Mirror(run, [0])
+    mirror.apply(0, answer(("metrics.jsonl", 0, b"a long first attempt\n")))
+    mirror.apply(0, answer(("metrics.jsonl", 0, b"short\n")))
+    assert run.metrics.read_bytes() == b"short\n"
+
+
+def test_a_shared_file_is_read_from_one_host_only(run: RunDir) -> None:
+    mirror = Mirror(run, [0, 0, 2])
+    assert [("events.jsonl" in mirror.tops(node, logs=False)) for node in range(3)] == [True, False, True]
+    assert [("metrics.jsonl" in mirror.tops(node, logs=False)) for node in range(3)] == [True, False, False]
+    assert mirror.tops(1, logs=True, rank=5) == ["logs/node-1/rank-5.log"]
+
+
+def test_a_node_that_is_another_host_now_is_forgotten(run: RunDir) -> None:
+    mirror = Mirror(run, [0, 1])
+    mirror.apply(1, answer(("logs/node-1/rank-1.log", 0, b"old"), ("events.jsonl", 0, b"{}\n"), record={"x": 1}))
+    assert json.loads((run.nodes_dir / "node-1.json").read_text()) == {"x": 1}
+    mirror.forget(1)
+    assert mirror.offsets(1, mirror.tops(1, logs=True)) == {}
+    assert not (run.nodes_dir / "node-1.json").exists()
+
+
+def test_a_copy_that_another_command_makes_is_no_traceback(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.path.mkdir()
+    lock = run.path / ".mirror.lock"
+    monkeypatch.setattr(Mirror, "lock", lambda self: FileLock(lock, timeout=0))
+    with FileLock(lock, is_singleton=False), pytest.raises(TargetError, match="another command still copies"):
+        Following(run, Fleet([], Options(), "python3"), []).look()
+
+
+def test_an_input_that_cannot_be_read_here_is_no_broken_connection(tmp_path: Path) -> None:
+    session = Session("node1", Options(), "python3")
+    with pytest.raises(TargetError, match=r"cannot read .*gone\.jsonl here: No such file"):
+        session.send_file({"size": 3}, tmp_path / "gone.jsonl", "/w")
+
+
+def test_a_run_that_was_never_sent_has_nothing_to_end(run: RunDir) -> None:
+    run.path.mkdir()
+    run.save_record(RunRecord(run_id=run.run_id, name="r", backend="ssh", created=1.0))
+    SshBackend().cancel(run, checkpoint=False)

@@ -1,0 +1,48 @@
+"""`zlaunch list` shows every run, whatever is wrong with one of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from launcher.cli import cli
+from launcher.rundir.directory import RunDir, RunRecord
+from tests.beds.run_bed import out_of_reach
+
+
+def a_run(root: Path, name: str, backend: str, state: str) -> RunDir:
+    run = RunDir(root / name)
+    run.write({"plan.json": "{}"})
+    run.save_record(RunRecord(run_id=name, name="x", backend=backend, created=1.0, state=state))
+    return run
+
+
+def test_a_run_that_cannot_be_asked_or_read_does_not_hide_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
+    out_of_reach(a_run(tmp_path, "a-20260101-000000-aaaa", "ssh", "RUNNING"))
+    a_run(tmp_path, "b-20260101-000001-aaaa", "local", "PENDING").run_json.write_text("{torn")
+    a_run(tmp_path, "c-20260101-000002-aaaa", "local", "SUCCEEDED")
+    a_run(tmp_path, "e-20260101-000004-aaaa", "local", "ODD")
+    a_run(tmp_path, "f-20260101-000005-aaaa", "elsewhere", "PENDING")
+    a_run(tmp_path, "d-20260101-000003-aaaa", "slurm", "RUNNING").plan_json.write_text("{torn")
+    done = CliRunner().invoke(cli, ["list", "--json"], catch_exceptions=False)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row["run"][0], row["state"], "error" in row) for row in rows] == [
+        ("a", "RUNNING", True), ("b", None, True), ("c", "SUCCEEDED", False),
+        ("d", None, True), ("e", None, True), ("f", None, True),
+    ]  # fmt: skip
+    assert "its record has the state 'ODD'" in rows[4]["error"]
+    assert all(row["directory"] == str(tmp_path / row["run"]) for row in rows)
+    shown = CliRunner().invoke(cli, ["list"], catch_exceptions=False)
+    lines = shown.stdout.splitlines()
+    assert lines[0].endswith("(when last seen: no host of a-20260101-000000-aaaa can be reached)")
+    assert lines[1].startswith("SUCCEEDED")
+    assert "b-20260101-000001-aaaa" in shown.stderr
+    assert "d-20260101-000003-aaaa" in shown.stderr
+    assert "e-20260101-000004-aaaa: its record has the state 'ODD'" in shown.stderr
+    assert "f-20260101-000005-aaaa: no backend 'elsewhere'" in shown.stderr

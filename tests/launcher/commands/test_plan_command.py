@@ -1,0 +1,127 @@
+"""`zlaunch plan`: which job it is about."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from launcher.cli import cli
+from launcher.errors import CompatibilityError, SpecError, UsageError
+from launcher.machine import facts
+
+
+def test_without_a_job_it_is_that_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["plan", "--gpu", "h100", "--json"]
+    with pytest.raises(SpecError, match="no model to plan for"):
+        CliRunner().invoke(cli, words, standalone_mode=False, catch_exceptions=False)
+    Path("job.yaml").write_text("model: {path: llama3-8b}\nlora: {r: 4}\n")
+    said = json.loads(CliRunner().invoke(cli, words, catch_exceptions=False).stdout)
+    named = json.loads(CliRunner().invoke(cli, [*words, "--model", "llama3-8b"], catch_exceptions=False).stdout)
+    assert said["model"] == named["model"] == "llama3-8b"
+    assert said["trainable"] < named["trainable"]  # a model that is named is planned for alone
+
+
+def test_a_job_with_a_program_of_its_own_is_refused_as_that(tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text("program: [my.py]\n")
+    with pytest.raises(UsageError, match="runs a program of its own"):
+        CliRunner().invoke(cli, ["plan", str(job)], standalone_mode=False, catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "assumed"), [((), True), (("--gpu", "h100"), False), (("--gpu-memory", "80GiB"), False)]
+)
+def test_a_gpu_that_nobody_named_and_nobody_found_is_said_to_be_assumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], assumed: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    plan = ["plan", "--model", "llama3-8b", *words]
+    said = json.loads(CliRunner().invoke(cli, [*plan, "--json"], catch_exceptions=False).stdout)
+    assert said["gpu_assumed"] is assumed
+    assert ("--gpu names another" in CliRunner().invoke(cli, plan, catch_exceptions=False).stdout) is assumed
+    tight = ["--model", "70b", "--set", "model.quantization=none"]
+    refused = CliRunner().invoke(cli, ["plan", *tight, *words], standalone_mode=False)
+    assert isinstance(refused.exception, CompatibilityError)
+    assert ("--gpu names another" in refused.stderr) is assumed
+    told = CliRunner().invoke(cli, ["plan", *tight, *words, "--json"], standalone_mode=False)
+    assert json.loads(told.stdout)["gpu_assumed"] is assumed
+
+
+def said(*words: str) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(
+        CliRunner().invoke(cli, ["plan", *words, "--json"], standalone_mode=False).stdout
+    )
+    return answer
+
+
+def test_the_gate_of_a_run_is_the_plans_gate(tmp_path: Path) -> None:
+    for setting, hint in (
+        ("train.engine=fused", "train.engine: auto"),
+        ("train.offload=cpu", "train.zero_stage: 2"),
+        ("lora.init=pissa", "lora.init: default"),
+    ):
+        words = ["--model", "llama3-8b", "--gpu", "h100", "--set", "model.quantization=int8", "--set", setting]
+        words += ["--set", "train.zero_stage=0"]
+        refused = CliRunner().invoke(cli, ["plan", *words], standalone_mode=False)
+        assert isinstance(refused.exception, CompatibilityError)
+        assert hint in str(refused.exception.hint)
+
+
+def test_hours_grow_with_the_data_and_are_not_told_where_a_part_cannot_be_counted(tmp_path: Path) -> None:
+    job, one, two = tmp_path / "job.yaml", tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    one.write_text(('{"instruction": "%s", "output": "b"}\n' % ("x" * 600)) * 640)
+    two.write_text(one.read_text() * 2)
+
+    def work(train: str) -> dict[str, Any] | None:
+        job.write_text(f"model: {{path: llama3-8b}}\ndata: {{train: {train}}}\n")
+        found: dict[str, Any] | None = said(str(job), "--gpu", "h100")["work"]
+        return found
+
+    short, long, weighted = work("one.jsonl"), work("two.jsonl"), work("[{path: one.jsonl, weight: 2}]")
+    assert short
+    assert long
+    assert (short["steps"], long["steps"]) == (10, 20)
+    assert long["hours"] == pytest.approx(2 * short["hours"])
+    assert weighted == long
+    one.write_text(one.read_text() * 2 + '{"instruction": "a", "output": "b"}\n')
+    begun = work("one.jsonl")
+    assert begun
+    assert begun["steps"] == 21  # as the training program counts: the last step is begun anew
+    assert work("[one.jsonl, other.parquet]") is None
+    assert work("[one.jsonl, absent.jsonl]") is None
+
+
+def test_what_is_trained_is_what_the_job_adapts(tmp_path: Path) -> None:
+    words = ("--model", "llama3-8b", "--gpu", "h200")
+    few = said(*words, "--set", "lora.target_modules=[q_proj, v_proj]", "--set", "lora.r=8")
+    assert few["trainable"] == 3_407_872
+    whole = said(*words, "--set", "lora.modules_to_save=[lm_head]")
+    assert whole["trainable"] == said(*words)["trainable"] + 128256 * 4096
+
+
+def test_every_setting_has_a_reason_and_the_type_is_one() -> None:
+    settings = said("--model", "llama3-8b", "--gpu", "v100-32", "--set", "model.quantization=nf4")["settings"]
+    assert settings["model.dtype"]["value"] == "float16"
+    assert "no bfloat16" in settings["model.dtype"]["reason"]
+    assert "a pass x 1 ranks" in settings["train.gradient_accumulation_steps"]["reason"]
+
+
+@pytest.mark.parametrize("config", [{"num_local_experts": 8}, {"hidden_size": 64}])
+def test_a_model_outside_of_the_arithmetic_is_refused_with_what_to_do(tmp_path: Path, config: dict[str, Any]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **config}))
+    refused = CliRunner().invoke(cli, ["plan", "--model", str(tmp_path), "--gpu", "h100"], standalone_mode=False)
+    assert isinstance(refused.exception, SpecError)
+    assert "--model" in str(refused.exception.hint)
+
+
+def test_a_gpu_here_whose_memory_is_not_told_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "local_gpus", lambda: (facts.Gpu(0, "NVIDIA GB10", 0, 12.1),))
+    refused = CliRunner().invoke(cli, ["plan", "--model", "llama3-8b"], standalone_mode=False)
+    assert isinstance(refused.exception, SpecError)
+    assert "--gpu-memory" in str(refused.exception.hint)

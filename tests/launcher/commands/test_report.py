@@ -1,0 +1,79 @@
+"""`zlaunch report` shows every run that it was asked for, whatever is wrong with one of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from launcher.cli import cli
+from launcher.lifecycle import sweep
+from launcher.rundir.directory import RunDir, RunRecord
+from tests.beds.run_bed import out_of_reach
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+def a_run(root: Path, name: str, backend: str, state: str, result: dict[str, Any] | None = None) -> RunDir:
+    run = RunDir(root / f"{name}-20260101-000000-aaaa")
+    run.write({"plan.json": "{}", **({} if result is None else {"result.json": json.dumps(result)})})
+    run.save_record(RunRecord(run_id=run.run_id, name=name, backend=backend, created=1.0, state=state))
+    return run
+
+
+def report(*words: str) -> Result:
+    return CliRunner().invoke(cli, ["report", *words], catch_exceptions=False)
+
+
+def test_runs_that_cannot_be_asked_or_read_do_not_hide_the_others(root: Path) -> None:
+    away = out_of_reach(a_run(root, "away", "ssh", "RUNNING"))
+    torn = a_run(root, "torn", "local", "PENDING")
+    torn.run_json.write_text("{torn")
+    half = a_run(root, "half", "local", "SUCCEEDED")
+    half.result_json.write_text("{torn")
+    good = a_run(root, "good", "local", "SUCCEEDED", {"loss_last": 1.5})
+    points = sweep.new_sweep("s", "local", [(run, {"lora.r": 8}) for run in (away, torn, half, good)])
+    sweep.save(points)
+    rows = [json.loads(line) for line in report(points.sweep_id, "--json").stdout.splitlines()]
+    assert [(row["run"], row["state"], row.get("loss_last")) for row in rows] == [
+        (away.run_id, "RUNNING", None), (torn.run_id, None, None), (half.run_id, "SUCCEEDED", None),
+        (good.run_id, "SUCCEEDED", 1.5),
+    ]  # fmt: skip
+    assert [row.get("error", "").partition("\n")[0].partition(":")[0] for row in rows] == [
+        f"no host of {away.run_id} can be reached", f"{torn.run_json} cannot be read",
+        f"{half.result_json} cannot be read", "",
+    ]  # fmt: skip
+    done = report("away", "torn", "half", "good")
+    assert done.exit_code == 0
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == [row["run"] for row in rows]
+    assert f"{away.run_id}: no host of {away.run_id} can be reached" in done.stderr
+    assert f"{torn.run_id}: {torn.run_json} cannot be read" in done.stderr
+
+
+def test_a_sweep_whose_own_file_is_damaged_is_told(root: Path) -> None:
+    points = sweep.new_sweep("s", "local", [])
+    (sweep.save(points) / "sweep.json").write_text("{torn")
+    done = CliRunner().invoke(cli, ["report", points.sweep_id])
+    assert "sweep.json cannot be read" in str(done.exception)
+
+
+def test_the_held_out_records_have_their_columns(root: Path) -> None:
+    before, after = {"loss": 2.0, "accuracy": 0.25}, {"loss": 1.0, "accuracy": 0.75}
+    a_run(root, "good", "local", "SUCCEEDED", {"eval": {"before": before, "after": after}})
+    a_run(root, "without", "local", "SUCCEEDED", {"eval": {"before": None, "after": None}})
+    good, without = (json.loads(line) for line in report("good", "without", "--json").stdout.splitlines())
+    assert (good["eval_loss"], good["accuracy_before"], good["accuracy_after"]) == (1.0, 0.25, 0.75)
+    assert "eval_loss" not in without
+
+
+def test_a_run_directory_may_lie_elsewhere(root: Path, tmp_path: Path) -> None:
+    run = a_run(tmp_path / "copied", "good", "local", "SUCCEEDED", {"loss_last": 1.5})
+    (row,) = (json.loads(line) for line in report(str(run.path), "--json").stdout.splitlines())
+    assert (row["state"], row["loss_last"]) == ("SUCCEEDED", 1.5)

@@ -1,0 +1,226 @@
+"""The job file: what it accepts, and how clearly it refuses the rest."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args, get_origin
+
+import pytest
+
+from launcher.errors import SpecError
+from launcher.job import explain, load, ranges, spec
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text: str, name: str = "job.yaml"):
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def refusal(*args, **kwargs) -> SpecError:
+    with pytest.raises(SpecError) as caught:
+        load.load(*args, **kwargs)
+    return caught.value
+
+
+def test_scalars_mean_what_people_mean(write):
+    job = load.load(
+        write("train: {learning_rate: 2e-4, global_batch_size: 0x10}\nslurm: {time: 04:00:00}\nenv: {A: no, B: 1.0}\n")
+    ).spec
+    assert job.train.learning_rate == pytest.approx(2e-4)
+    assert job.train.global_batch_size == 16
+    assert job.slurm.time == "04:00:00"
+    assert job.env == {"A": "no", "B": "1.0"}
+
+
+def test_flags_win_over_the_file_and_set_wins_over_flags(write):
+    file = write("train: {epochs: 3}\nlora: {r: 4}\n")
+    job = load.load(file, ["train.epochs=5"], {"train.epochs": 4, "lora.r": 8, "lora.alpha": None}).spec
+    assert (job.train.epochs, job.lora.r, job.lora.alpha) == (5, 8, 32)
+
+
+def test_an_unknown_key_names_the_nearest_known_one(write):
+    error = refusal(write("train: {learning_rte: 1}\n"))
+    assert "train.learning_rte" in str(error)
+    assert error.hint == "did you mean `train.learning_rate`?"
+
+
+def test_a_known_key_in_the_wrong_section_names_the_right_place():
+    assert refusal(None, ["data.epochs=2"]).hint == "did you mean `train.epochs`?"
+
+
+def test_an_unknown_key_far_from_all_lists_the_section():
+    assert "epochs" in (refusal(None, ["train.zzzzzz=2"]).hint or "")
+
+
+@pytest.mark.parametrize(
+    ("setting", "parts"),
+    [
+        ("train.epochs=many", ["train.epochs", "'many'", "accepted: a number"]),
+        ("train.epochs=0", ["train.epochs", "above 0"]),
+        ("train.epochs=.inf", ["train.epochs", "above 0"]),
+        ("train.seed=-1", ["train.seed", "-1", "0 to 4294967295"]),
+        ("train.weight_decay=-1", ["train.weight_decay", "at least 0"]),
+        ("train.max_grad_norm=-1", ["train.max_grad_norm", "at least 0"]),
+        ("train.learning_rate=0", ["train.learning_rate", "above 0, at most 1"]),
+        ("train.learning_rate=2", ["train.learning_rate", "above 0, at most 1"]),
+        ("lora.plus_ratio=-1", ["lora.plus_ratio", "above 0"]),
+        ("ssh.slots=0", ["ssh.slots", "at least 1"]),
+        ("ssh.connect_timeout=-1", ["ssh.connect_timeout", "at least 1"]),
+        ("train.micro_batch_size=x", ["train.micro_batch_size", "'x'", "accepted: a whole number, auto"]),
+        ("train.gradient_checkpointing=2", ["accepted: true, false, auto"]),
+        ("train.max_steps=true", ["train.max_steps: true", "accepted: a whole number, null"]),
+        ("slurm.setup=module load", ["slurm.setup", "'module load'", "accepted: a list like [a, b]"]),
+        ("secrets=[1]", ["secrets", "accepted: a text"]),
+        ("env=[A]", ["env", "accepted: a mapping like {name: value}"]),
+        ("env={A: b, B: }", ["env.B: null", "accepted: a text"]),
+        ("env={1: a}", ["env", "put it in quotes"]),
+        ("data.train={path: a}", ["data.train", "accepted: a text, a list like [a, b]"]),
+        ("data.train=[[a]]", ["data.train", "accepted: a text, a mapping like {path: ..., weight: ...}"]),
+        ("data.train=[{path: a, weight: x}]", ["data.train.weight", "'x'", "accepted: a number"]),
+        ("data.train=[{weight: 2}]", ["data.train", "no `path`"]),
+        ("data.eval=[{path: a, weigt: 2}]", ["data.eval", "`weigt`", "did you mean `weight`?"]),
+        ("train.zero_stage=4", ["train.zero_stage", "0, 1, 2, 3", "4"]),
+        ("model.quantization=nf5", ["model.quantization", "nf4", "nf5"]),
+        ("train.global_batch_size=0", ["train.global_batch_size", "at least 1"]),
+        ("train.learning_rate=nan", ["train.learning_rate", "out of range"]),
+        ("lora.dropout=1.5", ["lora.dropout", "0 to 0.99"]),
+        ("eval.batch_size=0", ["eval.batch_size", "at least 1"]),
+        ("eval.max_new_tokens=-1", ["eval.max_new_tokens", "at least 1"]),
+        ("stop_deadline=-4", ["stop_deadline", "at least 1"]),
+        ("data.train=[{path: a.jsonl, weight: 0}]", ["data.train", "a.jsonl", "above 0"]),
+        ("env.A-B=1", ["A-B", "environment variable"]),
+        ("train=3", ["train: 3", "accepted: a mapping like {epochs: ..., max_steps: ...}"]),
+        ("lora.r=", ["lora.r: ''", "accepted: a whole number"]),
+    ],
+)
+def test_a_wrong_value_names_field_value_and_what_is_accepted(setting, parts):
+    error = refusal(None, [setting])
+    text = f"{error} -> {error.hint}"
+    assert [part for part in parts if part not in text] == []
+
+
+def test_every_number_of_a_job_has_its_range():
+    def kinds(kind):
+        return {kind}.union(*(kinds(option) for option in get_args(kind) if get_origin(kind) is not Literal))
+
+    numbers = {key for key, kind in explain.known_keys().items() if {int, float} & kinds(kind)}
+    assert numbers == set(ranges._RANGES)
+
+
+def test_a_refusal_says_where_the_value_was_given(write):
+    file = write("train: {epochs: 0}\n")
+    assert str(refusal(file)).startswith(f"{file}: train.epochs: ")
+    file = write("lora: {r: 4}\n")
+    assert str(refusal(file, ["train={epochs: 0}"])).startswith("--set: train.epochs: ")
+    assert str(refusal(file, [], {"train.epochs": 0})).startswith("the command line: train.epochs: ")
+    assert str(refusal(file, [], {"lora.rr": 4})).startswith("--sweep: unknown key `lora.rr`")
+    assert str(refusal(file, ["lora..r=4"])).startswith("--set: unknown key `lora..r`")
+
+
+def test_a_wrong_secret_is_not_shown():
+    assert "hf_do_not_show" not in str(refusal(None, ["secrets=hf_do_not_show"]))
+    assert "hf_do_not_show" not in str(refusal(None, ["env=[hf_do_not_show]"]))
+
+
+@pytest.mark.parametrize(
+    ("text", "part"), [("foo", "expected section.key=value"), (" =3", "expected"), ("lora.r=[1", "line 1, column 3")]
+)
+def test_a_set_that_is_none_says_what_it_should_look_like(text, part):
+    error = refusal(None, [text])
+    assert part in str(error)
+    assert error.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("train: {epochs: 1}\ntrain: {epochs: 2}\n", "line 2"),
+        ("train: [1, 2\n", "not valid YAML"),
+        ("- a\n- b\n", "expected a mapping"),
+        ("train: {? [a, b] : 1}\n", "plain word"),
+        ("a: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
+    ],
+)
+def test_a_file_that_is_not_a_job_says_where(write, text, part):
+    assert part in str(refusal(write(text)))
+
+
+def test_a_file_that_is_no_yaml_says_what_to_look_for(write):
+    error = refusal(write("name: a\ntrain: {epochs: 1\n"))
+    assert "line 3, column 1" in str(error)
+    assert "bracket" in (error.hint or "")
+
+
+def test_wrong_encoding_absent_file_and_directory_are_clear(tmp_path):
+    bad = tmp_path / "gbk.yaml"
+    bad.write_bytes("name: 训练".encode("gbk"))
+    assert "UTF-8" in str(refusal(bad))
+    assert "no such job file" in str(refusal(tmp_path / "none.yaml"))
+    assert "cannot read" in str(refusal(tmp_path))
+
+
+def test_paths_of_a_file_are_relative_to_it_and_those_of_flags_to_here(write, tmp_path, monkeypatch):
+    (tmp_path / "数据 $(x)").mkdir()
+    file = write("data: {train: a.jsonl, eval: [b.jsonl, {path: c.jsonl, weight: 2}]}\n", "数据 $(x)/job.yaml")
+    elsewhere = tmp_path / "else"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    job = load.load(file).spec
+    assert job.data.train == str(file.parent / "a.jsonl")
+    assert job.data.eval[0] == str(file.parent / "b.jsonl")
+    assert (job.data.eval[1].path, job.data.eval[1].weight) == (str(file.parent / "c.jsonl"), 2)
+    assert load.load(file, ["data.train=a.jsonl"]).spec.data.train == str(elsewhere / "a.jsonl")
+
+
+def test_a_local_model_directory_is_found_beside_the_file_and_a_hub_id_left_alone(write, tmp_path):
+    (tmp_path / "my-model").mkdir()
+    assert load.load(write("model: {path: my-model}\n")).spec.model.path == str(tmp_path / "my-model")
+    assert load.load(write("model: {path: Qwen/Qwen3-8B}\n")).spec.model.path == "Qwen/Qwen3-8B"
+
+
+def test_an_interpreter_here_may_be_named_by_a_relative_path_or_by_its_name(write, tmp_path):
+    assert load.load(write("local: {python: env/bin/python}\n")).spec.local.python == f"{tmp_path}/env/bin/python"
+    assert load.load(write("local: {python: python3}\n")).spec.local.python == "python3"
+    assert "local.python" in str(refusal(write("local: {python: [a/b]}\n")))
+
+
+def test_the_merged_job_loads_to_the_same_job_again(write, tmp_path):
+    import yaml
+
+    first = load.load(write("name: 情感\ntrain: {learning_rate: 1e-3}\n"), ["lora.r=8", "env.X=a b"])
+    again = write(yaml.safe_dump(first.tree, allow_unicode=True), "again.yaml")
+    assert load.load(again).spec == first.spec
+
+
+def test_empty_sections_and_an_empty_file_mean_the_defaults(write):
+    assert load.load(write("ssh:\nslurm:\n")).spec == spec.JobSpec()
+    assert load.load(write("")).spec == spec.JobSpec()
+
+
+def test_every_engine_has_its_flag():
+    from typing import get_args
+
+    from launcher.commands.options import JOB_FLAGS
+    from train.config import Engine
+
+    (settings,) = [settings for flag, _, settings in JOB_FLAGS if flag == "--engine"]
+    assert tuple(settings["type"].choices) == get_args(Engine)
+
+
+@pytest.mark.parametrize("entry", ["HF_TOKEN=hf_do_not_show", "hf do not show"])
+def test_a_secret_that_was_written_into_the_job_is_refused_and_not_shown(entry):
+    with pytest.raises(SpecError) as caught:
+        load.convert({"secrets": ["WANDB_API_KEY", entry]}, where="job.yaml")
+    told = f"{caught.value} {caught.value.hint}"
+    assert "secrets: entry 2" in told
+    assert "not show" not in told.replace("_", " ")
+
+
+@pytest.mark.parametrize("key", ["lora.r", "train.max_steps", "train.global_batch_size", "train.learning_rate"])
+@pytest.mark.parametrize("value", [10**20, 10**400], ids=["too-long-for-json", "too-long-for-a-float"])
+def test_a_number_that_no_file_could_hold_is_out_of_range(key, value):
+    assert f"{key}: " in str(refusal(None, [f"{key}={value}"]))

@@ -1,0 +1,90 @@
+"""What is looked at before anything is queued or sent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from launcher.backends.base import FakeBackend
+from launcher.errors import DataError, TargetError
+from launcher.job import load, spec
+from launcher.lifecycle import checks, submit
+from launcher.lifecycle.interrupted import StartInterrupted
+from launcher.plan.types import RunPlan
+from launcher.rundir.directory import RunDir
+from tests.beds.plans import RUN_ID, make
+
+GOOD = '{"instruction": "1 + 1", "output": "2"}\n'
+
+
+def job(train: Path, on_error: str = "stop", **data: str) -> spec.JobSpec:
+    flags = {"model.path": "m", "data.train": str(train), "data.on_error": on_error}
+    return load.load(None, (), {**flags, **{f"data.{key}": value for key, value in data.items()}}).spec
+
+
+def test_records_that_would_stop_a_run_are_told_with_file_and_line_before_it_is_queued(tmp_path: Path) -> None:
+    bad = tmp_path / "bad 数据.jsonl"
+    bad.write_text(GOOD + "not json\n" + '{"instruction": "no answer"}\n', encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        checks.check_records(job(bad))
+    assert "2 records of" in str(caught.value)
+    assert f"{bad.name}:2" in str(caught.value)
+    assert f"{bad.name}:3" in str(caught.value)
+    assert "data.on_error=skip" in str(caught.value.hint)
+    checks.check_records(job(bad, "skip"))
+
+
+def test_good_records_and_files_that_are_elsewhere_are_no_reason_to_stop(tmp_path: Path) -> None:
+    good = tmp_path / "good.jsonl"
+    good.write_text(GOOD, encoding="utf-8")
+    checks.check_records(job(good))
+    checks.check_records(job(tmp_path / "on the cluster only.jsonl"))
+
+
+def test_nothing_but_broken_records_is_refused_even_if_they_are_to_be_skipped(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text("not json\n", encoding="utf-8")
+    with pytest.raises(DataError):
+        checks.check_records(job(bad, "skip"))
+
+
+def test_a_system_message_that_begins_with_a_dash_is_no_option(tmp_path: Path) -> None:
+    good = tmp_path / "good.jsonl"
+    good.write_text(GOOD, encoding="utf-8")
+    checks.check_records(job(good, system="-brief"))
+
+
+def test_a_start_that_is_interrupted_is_taken_back(tmp_path: Path) -> None:
+    class Interrupted(FakeBackend):
+        def submit(self, run: RunDir, plan: RunPlan, secrets: dict[str, str]) -> tuple[str, ...]:
+            raise KeyboardInterrupt
+
+    run, backend = RunDir(tmp_path / RUN_ID), Interrupted()
+    run.write({})
+    with pytest.raises(KeyboardInterrupt):
+        submit.submit(run, make(), backend, {})
+    assert backend.cancelled == [RUN_ID]
+    assert run.record.state == "CANCELLED"
+
+
+@pytest.mark.parametrize("trouble", [TargetError("no host answers", hint="plug it in"), KeyboardInterrupt()])
+def test_a_start_that_cannot_be_taken_back_stays_an_interrupt_and_the_record_says_that_it_may_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], trouble: BaseException
+) -> None:
+    class Stuck(FakeBackend):
+        def submit(self, run: RunDir, plan: RunPlan, secrets: dict[str, str]) -> tuple[str, ...]:
+            raise KeyboardInterrupt
+
+        def cancel(self, run: RunDir, *, checkpoint: bool = True) -> None:
+            raise trouble
+
+    run = RunDir(tmp_path / RUN_ID)
+    run.write({})
+    with pytest.raises(StartInterrupted) as caught:
+        submit.submit(run, make(), Stuck(), {})
+    assert not caught.value.ended
+    assert run.record.state == "RUNNING"
+    said = capsys.readouterr().err
+    assert f"zlaunch cancel {RUN_ID}" in said
+    assert ("no host answers\n  -> plug it in" if isinstance(trouble, TargetError) else "interrupted again") in said

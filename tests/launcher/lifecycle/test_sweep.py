@@ -1,0 +1,286 @@
+"""Sweeps without a cluster: their points, their files, their order."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from launcher.cli import cli
+from launcher.commands.report import table
+from launcher.errors import RunFailed, SpecError, UsageError
+from launcher.job import inputs
+from launcher.job import load as load_
+from launcher.job.spec import Job
+from launcher.lifecycle import checks, sweep, sweep_array
+from launcher.rundir.directory import RunDir, RunRecord
+
+
+def load(values: dict[str, Any]) -> Job:
+    return load_.load(None, [], {"program": ("true",), "name": "zh", **values})
+
+
+def test_values_are_read_as_yaml_and_lists_stand_in_brackets() -> None:
+    assert sweep.parse(
+        ["lora.r=8,16", "train.learning_rate=1e-4,2e-4", "lora.target_modules=auto,[q_proj,v_proj]"]
+    ) == {
+        "lora.r": [8, 16],
+        "train.learning_rate": [1e-4, 2e-4],
+        "lora.target_modules": ["auto", ["q_proj", "v_proj"]],
+    }
+
+
+def test_records_are_looked_at_once_for_all_points_that_read_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path / "runs"))
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text('{"instruction": "1 + 1", "output": "2"}\n')
+    seen: list[tuple[Any, str]] = []
+    monkeypatch.setattr(checks, "check_records", lambda job: seen.append((job.data.train, job.model.path)))
+
+    def load(values: dict[str, Any]) -> Job:
+        return load_.load(None, [], {"device": "cpu", "model.path": "m", "data.train": f"{tmp_path}/a.jsonl", **values})
+
+    texts = ["lora.r=8,16,32", f"data.train={tmp_path}/a.jsonl,{tmp_path}/b.jsonl"]
+    assert sweep_array.on_slurm(texts, load, [], show=True, follow=False, as_json=False) == 0
+    assert seen == [(f"{tmp_path}/{name}.jsonl", "m") for name in ("a", "b")]
+    assert len(list((tmp_path / "runs").glob("run-*/plan.json"))) == 6
+
+
+def test_a_file_that_several_points_read_is_hashed_once_for_the_way_to_a_login_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path / "runs"))
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"instruction": "{name}", "output": "2"}}\n')
+    seen: list[str] = []
+    really = inputs._sha256
+    monkeypatch.setattr(inputs, "_sha256", lambda path: [seen.append(path.name), really(path)][1])
+    flags = {"device": "cpu", "model.path": "m", "slurm.login": "me@login", "data.eval": f"{tmp_path}/b.jsonl"}
+
+    def load(values: dict[str, Any]) -> Job:
+        return load_.load(None, [], {**flags, "data.train": f"{tmp_path}/a.jsonl", **values})
+
+    texts = ["lora.r=8,16", f"data.train={tmp_path}/a.jsonl,{tmp_path}/b.jsonl"]
+    assert sweep_array.on_slurm(texts, load, [], show=True, follow=False, as_json=True) == 0
+    assert sorted(seen) == ["a.jsonl", "b.jsonl"]
+    plans = [json.loads(path.read_text()) for path in sorted((tmp_path / "runs").glob("run-*/plan.json"))]
+    places = [plan["slurm"]["inputs"] for plan in plans]
+    assert all(len({place[str(tmp_path / name)] for place in places if str(tmp_path / name) in place}) == 1
+               for name in ("a.jsonl", "b.jsonl"))  # fmt: skip
+
+
+def test_a_dry_run_in_json_is_one_object_with_the_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path / "runs"))
+    assert sweep_array.on_slurm(["lora.r=8,16"], load, [], show=True, quiet=True, follow=False, as_json=True) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert len(said["runs"]) == 2
+    assert (Path(said["directory"]) / "sweep.sbatch").exists()
+
+
+@pytest.mark.parametrize("texts", [["lora.r"], ["=3"], ["lora.r="], ["lora.r=1", "lora.r=2"]])
+def test_what_is_no_sweep_is_an_error(texts: list[str]) -> None:
+    with pytest.raises(SpecError):
+        sweep.parse(texts)
+
+
+def test_points_are_every_combination_with_the_last_key_fastest() -> None:
+    assert sweep.combinations({"a": [1, 2], "b": [3, 4]}) == [
+        {"a": 1, "b": 3}, {"a": 1, "b": 4}, {"a": 2, "b": 3}, {"a": 2, "b": 4},
+    ]  # fmt: skip
+
+
+def test_each_point_is_a_checked_job_with_a_name_of_its_own() -> None:
+    points = sweep.points_of(["lora.r=8,16"], load, [])
+    assert [(job.spec.name, job.spec.lora.r, values) for job, values in points] == [
+        ("zh-0", 8, {"lora.r": 8}),
+        ("zh-1", 16, {"lora.r": 16}),
+    ]
+    with pytest.raises(SpecError, match=r"lora\.r"):
+        sweep.points_of(["lora.r=8,0"], load, [])
+
+
+def test_a_sweep_over_what_all_points_share_is_refused() -> None:
+    with pytest.raises(SpecError, match="both --sweep and --set"):
+        sweep.points_of(["lora.r=8,16"], load, ["lora.r=4"])
+    with pytest.raises(SpecError, match="share it"):
+        sweep.points_of(["slurm.nodes=1,2"], load, [], fixed=("slurm",))
+
+
+def test_points_follow_one_another_and_a_failing_one_does_not_end_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
+    seen: list[int] = []
+
+    def start(job: Job, run: RunDir, revoked: sweep.Revoked) -> int:
+        seen.append(job.spec.lora.r)
+        if job.spec.lora.r == 8:
+            raise RunFailed("no")
+        run.path.mkdir()
+        run.save_record(RunRecord(run_id=run.run_id, name="zh", backend="local", created=1.0, state="SUCCEEDED"))
+        run.metrics.write_text('{"step": 1, "loss": 2.5}\n{"step": 2, "loss": 2.0}\n')
+        return 0
+
+    code = sweep.one_after_another(["lora.r=8,16,32"], load, [], start, backend="local")
+    assert (code, seen) == (1, [8, 16, 32])
+    (name,) = (path.name for path in (tmp_path / "sweeps").iterdir())
+    result = CliRunner().invoke(cli, ["report", name, "--json"], catch_exceptions=False)
+    rows = [json.loads(line) for line in result.output.splitlines()]
+    assert [(row["lora.r"], row["state"], row.get("loss_last")) for row in rows] == [
+        (8, "not started", None), (16, "SUCCEEDED", 2.0), (32, "SUCCEEDED", 2.0),
+    ]  # fmt: skip
+
+
+def test_points_that_were_all_wrong_requests_end_as_a_wrong_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
+
+    def start(job: Job, run: RunDir, revoked: sweep.Revoked) -> int:
+        raise UsageError("no such file") if job.spec.lora.r == 8 else RunFailed("no")
+
+    assert sweep.one_after_another(["lora.r=8"], load, [], start, backend="local") == 2
+    assert sweep.one_after_another(["lora.r=8,16"], load, [], start, backend="local") == 1
+
+
+def test_a_flag_that_a_sweep_would_overlook_is_refused_and_nothing_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
+    points = sweep.new_sweep("zh", "local", [(RunDir(tmp_path / "zh-0-20260101-000000-aaaa"), {"lora.r": 8})])
+    sweep.save(points)
+    for flags in (["--dry-run"], ["--set", "lora.r=4"], ["--gpus", "2"], ["--detach"]):
+        with pytest.raises(UsageError, match=flags[0]):
+            CliRunner().invoke(cli, ["resume", points.sweep_id, *flags], standalone_mode=False, catch_exceptions=False)
+
+
+def test_a_failing_point_says_what_to_do_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
+
+    def start(job: Job, run: RunDir, revoked: sweep.Revoked) -> int:
+        raise RunFailed("no", hint="try another")
+
+    assert sweep.one_after_another(["lora.r=8"], load, [], start, backend="local") == 1
+    assert "error: no\n  -> try another\n" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_the_whole_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
+    codes = iter([0, 130, 0])
+    assert sweep.one_after_another(["lora.r=1,2,3"], load, [], lambda *_: next(codes), backend="local") == 130
+    assert next(codes) == 0  # the third never started
+    (name,) = (path.name for path in (tmp_path / "sweeps").iterdir())
+    found = sweep.find(name)
+    assert found is not None
+    asked = []
+
+    def again(job: Job, run: RunDir, revoked: sweep.Revoked) -> int:
+        asked.append((job.spec.lora.r, run.run_id))
+        return 0
+
+    assert sweep.resume_in_turn(found, again) == 0
+    assert asked == [(r, point.run) for r, point in zip((1, 2, 3), found.points, strict=True)]
+
+
+def test_ctrl_c_while_waiting_for_an_array_says_that_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: RunDir) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep_array, "state_of", interrupted)
+    point = sweep.Point(run="a-20260101-000000-aaaa", values={})
+    waited_for = sweep.Sweep(sweep_id="s-20260101-000000-bbbb", backend="slurm", created=1.0, points=(point,))
+    with pytest.raises(KeyboardInterrupt):
+        sweep_array.wait_for(waited_for)
+    assert f"{waited_for.sweep_id} goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("states", "code"), [(["SUCCEEDED"] * 2, 0), (["SUCCEEDED", "CANCELLED"], 130)])
+def test_a_waited_for_array_that_somebody_cancelled_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, states: list[str], code: int
+) -> None:
+    monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
+    made = []
+    for number, state in enumerate(states):
+        run = RunDir(tmp_path / f"zh-{number}-20260101-000000-aaaa")
+        run.save_record(RunRecord(run_id=run.run_id, name="zh", backend="slurm", created=1.0, state=state))
+        made.append((run, {"lora.r": number}))
+    assert sweep_array.wait_for(sweep.new_sweep("zh", "slurm", made)) == code
+
+
+def test_only_a_cancel_that_comes_later_ends_who_works_through_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
+    points = sweep.new_sweep("zh", "local", [])
+    first = sweep.revoked_since(points)
+    assert not first()
+    sweep.revoke(points)
+    resumed = sweep.revoked_since(points)
+    assert (first(), resumed()) == (True, False)
+    sweep.revoke(points)
+    assert (first(), resumed()) == (True, True)
+
+
+def test_the_table_has_a_dash_where_a_run_has_no_value() -> None:
+    text = table(
+        [{"run": "a", "lora.r": 8, "state": "SUCCEEDED", "loss_last": 1.23456}, {"run": "b", "state": "FAILED"}]
+    )
+    assert text.splitlines() == [
+        "run  lora.r  state      loss_last",
+        "a    8       SUCCEEDED  1.2346",
+        "b    -       FAILED     -",
+    ]
+
+
+def test_templates_eject_and_diff_show_what_a_site_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = CliRunner().invoke
+    assert run(cli, ["templates", "eject"], catch_exceptions=False, standalone_mode=False).exit_code == 0
+    with pytest.raises(UsageError, match="cannot write"):
+        run(cli, ["templates", "eject", "--to", "nowhere/x"], catch_exceptions=False, standalone_mode=False)
+    own = tmp_path / "train.sbatch.j2"
+    same = run(cli, ["templates", "diff", str(own)], catch_exceptions=False, standalone_mode=False)
+    assert (same.return_value, same.output) == (0, "")
+    own.write_text(own.read_text().replace("set -uo pipefail", "set -euo pipefail"))
+    changed = run(cli, ["templates", "diff", str(own)], catch_exceptions=False, standalone_mode=False)
+    assert changed.return_value == 1
+    assert "-set -uo pipefail\n+set -euo pipefail\n" in changed.output
+
+
+def test_a_local_sweep_runs_its_points_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "local",
+        "--device",
+        "cpu",
+        "--sweep",
+        "env.POINT=one,two",
+        "--",
+        "bash",
+        "-c",
+        'echo "$POINT"; [ "$POINT" = two ] || [ -e "$HERE/let-it-pass" ]',
+    ]
+    monkeypatch.setenv("HERE", str(tmp_path))
+    result = CliRunner().invoke(cli, words, standalone_mode=False, catch_exceptions=False)
+    assert result.return_value == 1
+    logs = sorted(path.read_text() for path in tmp_path.glob("run-*/logs/node-0/rank-0.log"))
+    assert logs == ["one\n", "two\n"]
+    (name,) = (path.name for path in (tmp_path / "sweeps").iterdir())
+    rows = CliRunner().invoke(cli, ["report", name, "--json"], catch_exceptions=False).output.splitlines()
+    assert [json.loads(row)["state"] for row in rows] == ["FAILED", "SUCCEEDED"]
+    (tmp_path / "let-it-pass").touch()
+    assert CliRunner().invoke(cli, ["resume", name], standalone_mode=False, catch_exceptions=False).return_value == 0
+    rows = CliRunner().invoke(cli, ["report", name, "--json"], catch_exceptions=False).output.splitlines()
+    assert [json.loads(row)["state"] for row in rows] == ["SUCCEEDED", "SUCCEEDED"]
+    with pytest.raises(UsageError, match="have succeeded"):
+        CliRunner().invoke(cli, ["resume", name], standalone_mode=False, catch_exceptions=False)

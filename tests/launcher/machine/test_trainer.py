@@ -1,0 +1,33 @@
+"""What a module of the training program needs as a child process, and how its refusal is read."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from launcher.machine import trainer
+
+
+def test_a_child_finds_the_training_program_wherever_it_starts_and_keeps_the_users_own_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/their own")
+    ask = "import train, sys; print(train.__file__); print('/their own' in sys.path)"
+    done = subprocess.run(
+        [sys.executable, "-c", ask], cwd=tmp_path, env=trainer.environment(), check=True, capture_output=True, text=True
+    )
+    place, own = done.stdout.splitlines()
+    assert Path(place).parent.name == "train"
+    assert own == "True"
+    monkeypatch.delenv("PYTHONPATH")
+    assert trainer.environment(tmp_path)["PYTHONPATH"] == str(tmp_path)
+    assert {**trainer.environment(tmp_path), "PYTHONPATH": ""} == {**os.environ, "PYTHONPATH": ""}
+
+
+def test_advice_is_told_apart_from_the_message():
+    said = "2 records of a.jsonl cannot be read\n  a.jsonl:2: no answer\n  -> correct them\n  -> or skip them\n"
+    assert trainer.refusal(said) == (
+        ["2 records of a.jsonl cannot be read", "  a.jsonl:2: no answer"],
+        "correct them; or skip them",
+    )
+    assert trainer.refusal("") == ([], None)

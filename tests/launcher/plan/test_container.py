@@ -1,0 +1,287 @@
+"""What a run needs of a container, in every engine's words."""
+
+from __future__ import annotations
+
+import csv
+import os
+
+import msgspec
+import pytest
+
+from launcher.errors import UsageError
+from launcher.job.spec import ContainerSpec, JobSpec, SlurmSpec
+from launcher.node.agent.in_container import place_container
+from launcher.plan import container
+from launcher.plan.container import ENGINES, Mount, Needs, SettledJob
+from launcher.plan.resolve import plan
+from launcher.plan.types import Target
+from tests.beds.places import GOLDEN
+from train.config import Data, Lora, Model
+
+FILES = GOLDEN / "container"
+RUN_DIR = Mount("{run_dir}", "{run_dir}", read_only=False)
+NEEDS = Needs(
+    image="sha256:0123abcd",
+    name="zlaunch-demo-20261123-120000-abcd-{node_rank}",
+    gpus=True,
+    stop_timeout=40,
+    mounts=(RUN_DIR, Mount("/data/中文", "/data/中文"), Mount("/cache/hf", "/hf", read_only=False)),
+    args=("--label=team=nlp",),
+)
+NOT_MOUNTABLE = {"docker": '/a"b', "podman": '/a"b', "apptainer": '/a"b', "enroot": "/a:b", "charliecloud": "/a:b"}
+
+
+def words(engine: str, needs: Needs = NEEDS) -> str:
+    made = container.container_plan(engine, needs)
+    when = [f"if {kind} {subject}".rstrip() + f": {' '.join(extra)}" for kind, subject, extra in made.when]
+    return "\n".join([*made.argv, "", *when]) + "\n"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_words_of_an_engine_are_the_reviewed_ones(engine):
+    file = FILES / f"{engine}.txt"
+    if os.environ.get("ZLAUNCH_GOLDEN") == "write":
+        file.write_text(words(engine), encoding="utf-8")
+    assert words(engine) == file.read_text(encoding="utf-8")
+
+
+def test_the_flags_of_pyxis_are_the_reviewed_ones():
+    made = container.pyxis(Needs(**{**vars(NEEDS), "image": "registry.example.com/team/zlaunch:0.1.0"}))
+    text = "\n".join([*made["flags"], "", *made["mounts"]]) + "\n"
+    file = FILES / "pyxis.txt"
+    if os.environ.get("ZLAUNCH_GOLDEN") == "write":
+        file.write_text(text, encoding="utf-8")
+    assert text == file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_image_comes_after_every_option_and_the_run_directory_is_writable(engine):
+    argv = container.container_plan(engine, NEEDS).argv
+    assert [word for word in argv if word != "--"][-1] == NEEDS.image
+    own = next(word for word in argv if word.count("{run_dir}") == 2)
+    assert not own.endswith((",ro", ",readonly"))
+
+
+@pytest.mark.parametrize(("engine", "path"), NOT_MOUNTABLE.items())
+def test_a_path_that_an_engine_cannot_express_is_refused_by_name(engine, path):
+    with pytest.raises(UsageError, match="mount grammar"):
+        container.container_plan(engine, Needs("i", "n", False, 40, (RUN_DIR, Mount(path, path))))
+
+
+def test_without_gpus_no_gpu_and_no_raised_limit_is_asked_for():
+    argv = container.container_plan("docker", Needs("i", "n", gpus=False, stop_timeout=40)).argv
+    assert not any("gpu" in word or "ulimit" in word for word in argv)
+
+
+def test_a_comma_in_a_path_does_not_end_the_path():
+    mount = Mount("/data/a,b", "/data/a,b")
+    argv = container.container_plan("docker", Needs("img", "box", False, 40, (RUN_DIR, mount))).argv
+    assert next(csv.reader([argv[-2].removeprefix("--mount=")])) == [
+        "type=bind", "source=/data/a,b", "target=/data/a,b", "readonly",
+    ]  # fmt: skip
+
+
+def test_a_value_is_never_read_as_a_template():
+    mount = Mount("/data/{name}", "/data/{image}")
+    argv = container.container_plan("docker", Needs("img", "box", False, 40, (RUN_DIR, mount))).argv
+    assert '--mount=type=bind,"source=/data/{name}","target=/data/{image}",readonly' in argv
+
+
+@pytest.mark.parametrize(
+    ("text", "mount"),
+    [
+        ("/data", Mount("/data", "/data")),
+        ("/data:/d", Mount("/data", "/d")),
+        ("/data:/d:rw", Mount("/data", "/d", read_only=False)),
+        ("/data:ro", Mount("/data", "/data")),
+    ],
+)
+def test_a_mount_of_the_job_is_read_only_unless_it_says_rw(text, mount):
+    assert container.parse_mount(text) == mount
+
+
+@pytest.mark.parametrize("text", ["data:/d", "/data:d", "/a:/b:/c", ""])
+def test_a_mount_that_is_no_pair_of_absolute_paths_is_refused(text):
+    with pytest.raises(UsageError, match=r"container\.mounts"):
+        container.parse_mount(text)
+
+
+def test_what_lies_inside_a_mounted_directory_is_not_mounted_again():
+    needs = container.needs_of(
+        ContainerSpec(),
+        run_id="r",
+        gpus=False,
+        stop_deadline=25,
+        reads=["/w/data.jsonl", "/d/x", "data/y"],
+        writes=["/w"],
+    )
+    assert needs.mounts == (RUN_DIR, Mount("/w", "/w", read_only=False), Mount("/d/x", "/d/x"))
+
+
+@pytest.mark.parametrize(
+    ("image", "written"),
+    [
+        ("registry.example.com/team/zl:1", "registry.example.com#team/zl:1"),
+        ("localhost:5000/zl", "localhost:5000#zl"),
+        ("team/zl:1", "team/zl:1"),
+        ("/shared/zl.sqsh", "/shared/zl.sqsh"),
+    ],
+)
+def test_pyxis_gets_the_registry_form_of_an_image(image, written):
+    assert container.pyxis_image(image) == written
+
+
+def target(backend: str) -> Target:
+    hosts = (("a", 2), ("b", 2))
+    return Target(
+        backend=backend, device="cuda", hosts=hosts, python="/env/bin/python", master_port=1, control_port=2, token="t"
+    )
+
+
+def test_the_agent_runs_on_the_host_and_the_ranks_with_the_images_python():
+    spec = JobSpec(container=ContainerSpec(runtime="docker", image="i"))
+    launch = plan(spec, target("local"), run_id="r").launch
+    assert launch.python == "/env/bin/python"
+    assert launch.argv[0] == "python3"
+    assert launch.container is not None
+    assert launch.container.name == "zlaunch-r-{node_rank}"
+
+
+def argv_of(spec: JobSpec, backend: str) -> tuple[str, ...]:
+    container_ = plan(spec, target(backend), run_id="r").launch.container
+    assert container_ is not None
+    return container_.argv
+
+
+def test_an_adapter_to_continue_from_is_mounted_like_the_data():
+    spec = JobSpec(
+        model=Model(path="/m"),
+        data=Data(train="/d.jsonl"),
+        lora=Lora(adapter="/a/adapter"),
+        container=ContainerSpec(runtime="docker", image="i"),
+    )
+    for backend in ("local", "slurm"):
+        for path in ("/m", "/d.jsonl", "/a/adapter"):
+            assert f'--mount=type=bind,"source={path}","target={path}",readonly' in argv_of(spec, backend)
+
+
+def test_the_files_of_an_adapter_that_was_sent_to_a_host_are_mounted_through_their_links(tmp_path):
+    spec = JobSpec(
+        model=Model(path="/m"), lora=Lora(adapter="/a/ad"), container=ContainerSpec(runtime="docker", image="i")
+    )
+    sent = msgspec.structs.replace(target("ssh"), paths={"/a/ad": "inputs/00ff/ad"})
+    (tmp_path / "inputs/00ff/ad").mkdir(parents=True)
+    (tmp_path / "inputs/00ff/ad/adapter_config.json").symlink_to("/store/adapter_config.json")
+    made = msgspec.to_builtins(plan(spec, sent, run_id="r").launch.container)
+    argv = place_container(made, tmp_path, 0)["argv"]
+    file = "/store/adapter_config.json"
+    assert argv.count(f'--mount=type=bind,"source={file}","target={file}",readonly') == 1
+
+
+def test_an_engine_waits_on_stop_for_as_long_as_the_run_has_for_its_last_checkpoint():
+    in_docker = ContainerSpec(runtime="docker", image="i")
+    assert "--stop-timeout=40" in argv_of(JobSpec(container=in_docker), "local")
+    assert "--stop-timeout=75" in argv_of(JobSpec(container=in_docker, stop_deadline=60), "ssh")
+    spec = JobSpec(container=in_docker, slurm=SlurmSpec(signal_before=300))
+    deadline = plan(spec, target("slurm"), run_id="r").launch.stop_deadline
+    assert deadline > 200
+    assert f"--stop-timeout={int(deadline) + container.MARGIN}" in argv_of(spec, "slurm")
+
+
+def test_the_plan_says_why_auto_became_this_engine():
+    spec = SettledJob(container=ContainerSpec(runtime="docker", image="zl:1"), why_engine="zl:1 is a name")
+    reason = plan(spec, target("ssh"), run_id="r").reasons[-1]
+    assert (reason.setting, reason.value, reason.reason) == ("container.runtime", "docker", "zl:1 is a name")
+
+
+@pytest.mark.parametrize("engine", [name for name, words_ in ENGINES.items() if words_.makes_places])
+def test_a_host_mounts_the_hub_cache_that_it_has_and_its_own_variable_wins(tmp_path, monkeypatch, engine):
+    place = tmp_path / "hf"
+    spec = SettledJob(container=ContainerSpec(runtime=engine, image="i"), caches=(("HF_HOME", str(place)),))
+    made = msgspec.to_builtins(plan(spec, target("ssh"), run_id="r").launch.container)
+
+    def words_with(name: str) -> list[str]:
+        return [word for word in place_container(made, tmp_path, 0)["argv"] if name in word]
+
+    monkeypatch.delenv("HF_HOME", raising=False)
+    assert words_with("HF_HOME") == words_with(str(place)) == []
+    place.mkdir()
+    assert words_with("HF_HOME=")[-1].endswith("HF_HOME=/mnt/hf_home")
+    assert len(words_with(str(place))) == 1
+    monkeypatch.setenv("HF_HOME", str(place))
+    assert words_with("HF_HOME=")[-1].endswith(f"HF_HOME={place}")
+
+
+def test_no_hub_cache_is_put_where_charliecloud_would_find_no_place_for_it():
+    spec = SettledJob(container=ContainerSpec(runtime="charliecloud", image="/i"), caches=(("HF_HOME", "/c"),))
+    made = plan(spec, target("ssh"), run_id="r").launch.container
+    assert made is not None
+    assert not any("HF_HOME" in word for *_, extra in made.when for word in extra)
+
+
+def test_under_pyxis_the_agent_is_inside_as_well():
+    spec = JobSpec(container=ContainerSpec(runtime="pyxis", image="/shared/zl.sqsh"))
+    made = plan(spec, target("slurm"), run_id="r")
+    assert made.launch.container is None
+    assert made.launch.python == "python3"
+    assert made.slurm is not None
+    assert "--container-image=/shared/zl.sqsh" in made.slurm["pyxis"]["flags"]
+
+
+def test_the_agent_fills_in_what_only_its_host_knows(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    when = [
+        ["variable", "CUDA_VISIBLE_DEVICES", ["--env={value}"]],
+        ["variable", "SLURM_JOB_ID", ["--never"]],
+        ["path", str(tmp_path), ["--device=there"]],
+        ["path", str(tmp_path / "absent"), ["--never"]],
+    ]
+    (tmp_path / "inputs/ab").mkdir(parents=True)
+    (tmp_path / "inputs/ab/data.jsonl").symlink_to("/elsewhere/数.jsonl")
+    (tmp_path / "inputs/ab/own.jsonl").write_text("here")
+    when.append(["links", "inputs", ["--mount={value}:{value}"]])
+    plan_ = {"name": "zl-{node_rank}", "argv": ["e", "--user={uid}", "{when}", "{run_dir}:{x}", "img"], "when": when}
+    placed = place_container(plan_, tmp_path, 3)
+    assert placed["name"] == "zl-3"
+    assert placed["argv"] == [
+        "e", f"--user={os.getuid()}", "--env=2,3", "--device=there", "--mount=/elsewhere/数.jsonl:/elsewhere/数.jsonl",
+        f"{tmp_path}:{{x}}", "img",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("environ", "docker", "podman"),
+    [
+        ({}, ["--gpus=all"], ["--device=nvidia.com/gpu=all"]),
+        (
+            {"CUDA_VISIBLE_DEVICES": "2,3"},
+            ['--gpus="device=2,3"'],
+            ["--device=nvidia.com/gpu=2", "--device=nvidia.com/gpu=3"],
+        ),
+        # ConstrainDevices: the job's second pair of GPUs is 0,1 to its own processes, and 2,3 to the daemon.
+        (
+            {"SLURM_STEP_GPUS": "2,3", "SLURM_JOB_GPUS": "1,2,3", "CUDA_VISIBLE_DEVICES": "0,1"},
+            ['--gpus="device=2,3"'],
+            ["--device=nvidia.com/gpu=2", "--device=nvidia.com/gpu=3"],
+        ),
+        ({"SLURM_JOB_GPUS": "5", "CUDA_VISIBLE_DEVICES": "0"}, ['--gpus="device=5"'], ["--device=nvidia.com/gpu=5"]),
+    ],
+)
+def test_a_daemon_is_told_the_runs_gpus_by_their_numbers_on_the_host(tmp_path, monkeypatch, environ, docker, podman):
+    for name in ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    for engine, wanted in (("docker", docker), ("podman", podman)):
+        made = msgspec.to_builtins(container.container_plan(engine, NEEDS))
+        argv = place_container(made, tmp_path, 0)["argv"]
+        assert [word for word in argv if "gpu" in word] == wanted
+        assert not any("CUDA_VISIBLE_DEVICES" in word for word in argv)  # inside they are 0, 1, ...
+
+
+def test_engines_below_the_task_hear_the_numbers_that_the_task_sees(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_GPUS", "2,3")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    made = msgspec.to_builtins(container.container_plan("apptainer", NEEDS))
+    assert "--env=CUDA_VISIBLE_DEVICES=0,1" in place_container(made, tmp_path, 0)["argv"]

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from launcher import assets
+from launcher.errors import RunNotFound
+from launcher.render import snapshot
+from launcher.rundir import directory, find
+from launcher.rundir.directory import RunDir, RunRecord
+
+
+def make_run(root, run_id):
+    run = RunDir(root / run_id)
+    run.write({"plan.json": "{}"})
+    run.save_record(RunRecord(run_id=run_id, name="x", backend="local", created=1.0))
+    return run
+
+
+@pytest.mark.parametrize("name", ["demo", "情感 $(x)", "../../etc", "a" * 300, "", "a\nb", "-rf"])
+def test_a_run_id_is_safe_whatever_the_name(name):
+    run_id = find.new_run_id(name)
+    assert re.fullmatch(r"[A-Za-z0-9_.][A-Za-z0-9._-]*-\d{8}-\d{6}-[0-9a-f]{4}", run_id)
+    assert len(run_id) < 90
+
+
+def test_a_run_is_found_by_id_prefix_path_and_last(tmp_path):
+    first = make_run(tmp_path, "demo-20260101-000000-aaaa")
+    second = make_run(tmp_path, "other-20260102-000000-bbbb")
+    assert find.find_run(first.run_id, tmp_path).path == first.path
+    assert find.find_run("oth", tmp_path).path == second.path
+    assert find.find_run("last", tmp_path).path == second.path
+    assert find.find_run(str(first.path), tmp_path).path == first.path
+
+
+def test_the_last_run_is_one_that_was_started_and_not_a_later_dry_run(tmp_path):
+    started, rendered = (RunDir(tmp_path / f"a-2026010{day}-000000-aaaa") for day in (1, 2))
+    rendered.write({"plan.json": "{}"})
+    assert find.find_run("last", tmp_path).run_id == rendered.run_id
+    started.save_record(directory.RunRecord(run_id=started.run_id, name="a", backend="local", created=1.0))
+    assert find.find_run("last", tmp_path).run_id == started.run_id
+
+
+def test_an_ambiguous_or_absent_run_says_which_there_are(tmp_path):
+    with pytest.raises(RunNotFound, match="no runs in"):
+        find.find_run("last", tmp_path)
+    make_run(tmp_path, "demo-20260101-000000-aaaa")
+    make_run(tmp_path, "demo-20260101-000001-aaab")
+    with pytest.raises(RunNotFound, match="2 runs"):
+        find.find_run("demo", tmp_path)
+    with pytest.raises(RunNotFound) as caught:
+        find.find_run("zzz", tmp_path)
+    assert "demo-20260101-000001-aaab" in str(caught.value.hint)
+
+
+def test_events_of_many_writers_never_mix(tmp_path):
+    run = make_run(tmp_path, "demo-20260101-000000-aaaa")
+    threads = [
+        threading.Thread(target=lambda i=i: [run.event("x", writer=i, text="y" * 500) for _ in range(50)])
+        for i in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(run.read_events()) == 400
+
+
+def test_a_torn_last_line_is_left_out(tmp_path):
+    file = tmp_path / "m.jsonl"
+    for torn in (b'{"step"', b"17", b'"step'):
+        file.write_bytes(b'{"step": 1}\n' + torn)
+        assert list(directory.read_jsonl(file)) == [{"step": 1}]
+
+
+def test_commands_that_change_the_record_at_once_lose_nothing_of_each_others(tmp_path):
+    run = make_run(tmp_path, "demo-20260101-000000-aaaa")
+    others = [{"ids": ("7",)}, {"submitted": 2.0}, {"extra": {"sweep": "s"}}, {"state": "RUNNING"}, {"zlaunch": "1"}]
+    for _ in range(20):
+        run.save_record(RunRecord(run_id=run.run_id, name="x", backend="local", created=1.0))
+        threads = [threading.Thread(target=run.update_record, kwargs=change) for change in others]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        record = run.record
+        assert [(next(iter(change)), getattr(record, next(iter(change)))) for change in others] == [
+            next(iter(change.items())) for change in others
+        ]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    file = tmp_path / "run.json"
+    directory.write_atomic(file, "old")
+    with pytest.raises(UnicodeEncodeError):
+        directory.write_atomic(file, "new \udc80")
+    assert file.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_the_run_directory_is_its_owners_alone(tmp_path):
+    run = make_run(tmp_path, "demo-20260101-000000-aaaa")
+    assert run.path.stat().st_mode & 0o077 == 0
+
+
+def test_the_code_snapshot_has_a_hash_of_its_content(tmp_path):
+    source = tmp_path / "src"
+    (source / "sub").mkdir(parents=True)
+    (source / "a.py").write_text("a = 1\n")
+    (source / "sub" / "b.py").write_text("b = 1\n")
+    one, two = RunDir(tmp_path / "one"), RunDir(tmp_path / "two")
+    first = snapshot.snapshot_code(one, {"train": source, "agent.py": source / "a.py"})
+    assert first == snapshot.snapshot_code(two, {"train": source, "agent.py": source / "a.py"})
+    assert (one.code / "train" / "sub" / "b.py").read_text() == "b = 1\n"
+    (source / "a.py").write_text("a = 2\n")
+    assert first != snapshot.snapshot_code(two, {"train": source, "agent.py": source / "a.py"})
+
+
+def test_the_compiled_agent_is_used_where_the_python_is_ours_whatever_the_files_times_are(tmp_path):
+    run = RunDir(tmp_path / "one")
+    snapshot.snapshot_code(run, assets.agent_sources())
+    snapshot.compile_code(run.code / "node")
+    os.utime(run.code / "node" / "agent" / "startup.py", (1, 1))
+    argv = [sys.executable, "-S", "-v", "code/node/agent/__main__.py"]
+    said = subprocess.run(argv, cwd=run.path, capture_output=True, text=True).stderr
+    assert "/code/node/agent/__pycache__/startup.cpython" in said
+    assert "# wrote" not in said
+
+
+def test_a_record_that_may_only_be_the_first_leaves_what_somebody_else_has_written(tmp_path):
+    run = make_run(tmp_path, "demo-20260101-000000-aaaa")
+    late = RunRecord(run_id=run.run_id, name="late", backend="local", created=2.0)
+    assert (run.save_record(late, only_first=True), run.record.name) == (False, "x")
+    run.run_json.unlink()
+    assert (run.save_record(late, only_first=True), run.record.name) == (True, "late")
+
+
+def test_the_last_run_is_no_point_of_a_sweep_that_was_cancelled_before_its_turn(tmp_path):
+    started, waiting = (RunDir(tmp_path / f"a-2026010{day}-000000-aaaa") for day in (1, 2))
+    for run in (started, waiting):
+        run.save_record(RunRecord(run_id=run.run_id, name="a", backend="local", created=1.0))
+    started.write({"plan.json": "{}"})
+    assert find.find_run("last", tmp_path).run_id == started.run_id
+
+
+def test_the_last_run_is_the_one_that_was_started_last_though_it_was_made_earlier(tmp_path):
+    older, newer, damaged = (make_run(tmp_path, f"a-2026010{day}-000000-aaaa") for day in (1, 2, 3))
+    older.update_record(created=1.0, submitted=9.0)  # a resume
+    newer.update_record(created=5.0, submitted=6.0)
+    damaged.run_json.write_text("{")
+    assert find.find_run("last", tmp_path).run_id == older.run_id
+    newer.update_record(submitted=None, created=10.0)  # on its way
+    assert find.find_run("last", tmp_path).run_id == newer.run_id
+
+
+def test_an_ambiguous_name_and_a_run_that_was_never_started_say_what_to_do(tmp_path):
+    for number in (1, 2):
+        make_run(tmp_path, f"demo-2026010{number}-000000-aaaa")
+    with pytest.raises(RunNotFound, match="2 runs") as caught:
+        find.find_run("demo", tmp_path)
+    assert "more of its name" in str(caught.value.hint)
+    rendered = RunDir(tmp_path / "a b-20260101-000000-aaaa")
+    rendered.write({"plan.json": '{"backend": "slurm"}'})
+    with pytest.raises(RunNotFound, match="--dry-run") as caught:
+        _ = rendered.record
+    assert caught.value.hint == f"zlaunch slurm '{rendered.path}/job.yaml' starts it"

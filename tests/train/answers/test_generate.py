@@ -1,0 +1,164 @@
+"""Answers are the model's own, whatever settings for sampling its publisher left beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.train
+pytest.importorskip("torch")
+
+PENALTIES = {"repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "do_sample": True, "temperature": 9.0, "top_k": 50}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's directory with the adapter of a model whose generation_config.json asks for penalties."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from train.model.random import make_random
+
+    base, run = (tmp_path_factory.mktemp(name) for name in ("base", "run"))
+    make_random(base, ["天气好吗", "好"], seed=1)
+    settings = json.loads((base / "generation_config.json").read_text())
+    (base / "generation_config.json").write_text(json.dumps({**settings, **PENALTIES}))
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=2, target_modules=["q_proj"]))
+    model.save_pretrained(run / "adapter")
+    AutoTokenizer.from_pretrained(base).save_pretrained(run / "adapter")
+    numbers = {"global_batch_size": 1, "micro_batch_size": 1, "gradient_accumulation_steps": 1}
+    job = {"run_id": "r", "device": "cpu", "model": {"path": str(base)}, "data": {}, "lora": {}, "train": numbers}
+    (run / "train.json").write_text(json.dumps(job))
+    return run
+
+
+def test_answers_are_greedy_and_without_penalties(run: Path) -> None:
+    import torch
+
+    from train.answers.generation import answer_batch, stop_ids, stream
+    from train.answers.trained import load_adapted
+    from train.data.prompts import prompt_text
+
+    model, tokenizer = load_adapted(run, device="cpu")
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]  # as some tokenizers have it
+    assert model.generation_config.repetition_penalty == 5.0
+    prompt = prompt_text(tokenizer, [("user", "天气好吗")])
+    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    stop = stop_ids(tokenizer, model.config)
+    best = list(ids)
+    with torch.no_grad():
+        while len(best) < len(ids) + 8 and (len(best) == len(ids) or best[-1] not in stop):
+            best.append(int(model(input_ids=torch.tensor([best])).logits[0, -1].argmax()))
+    expected = tokenizer.decode(best[len(ids) :], skip_special_tokens=True).strip()
+    options: dict[str, Any] = {"max_new_tokens": 8, "stop": stop}
+    assert answer_batch(model, tokenizer, [ids], synced=False, **options) == [expected]
+    assert "".join(stream(model, tokenizer, prompt, **options)).strip() == expected
+
+
+def test_who_leaves_a_stream_early_ends_the_models_work(run: Path) -> None:
+    import threading
+
+    from train.answers.generation import stream
+    from train.answers.trained import load_adapted
+    from train.data.prompts import prompt_text
+
+    model, tokenizer = load_adapted(run, device="cpu")
+    steps: list[int] = []
+    model.get_output_embeddings().register_forward_hook(lambda *_: steps.append(1))
+    before = threading.active_count()
+    pieces = stream(model, tokenizer, prompt_text(tokenizer, [("user", "天气")]), max_new_tokens=5000, stop=[-1])
+    next(pieces)
+    pieces.close()
+    assert len(steps) < 5000
+    assert threading.active_count() == before
+
+
+def test_an_export_answers_as_the_run_did_and_loads_its_base_once(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from train.exports.merge import export
+
+    loads = []
+    load = AutoModelForCausalLM.from_pretrained
+
+    def counted(*given: Any, **options: Any) -> Any:
+        loads.append(given)
+        return load(*given, **options)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", counted)
+    said: list[str] = []
+    export(run, "merged", tmp_path / "merged", said.append)
+    assert len(loads) == 1
+    assert said[0].startswith("logits of the merged model (torch.float32) and of the trained one (not quantised): ")
+    settings = json.loads((tmp_path / "merged" / "generation_config.json").read_text())
+    assert settings.get("repetition_penalty", 1.0) == 1.0
+    assert settings.get("no_repeat_ngram_size", 0) == 0
+    assert not settings.get("do_sample", False)
+
+
+def test_a_hub_data_set_can_be_evaluated_on(run: Path) -> None:
+    import argparse
+
+    from train import config
+    from train.dist import from_environment
+    from train.evaluate import _for_evaluation
+
+    world = from_environment("cpu", {})
+    for data, wanted in (("hub:owner/name:test", "hub:owner/name:test"), ("a.jsonl", str(Path("a.jsonl").resolve()))):
+        options = argparse.Namespace(data=data, max_records=None)
+        assert _for_evaluation(config.load(run / "train.json"), options, world, "cpu").data.eval == wanted
+
+
+@pytest.mark.parametrize("module", ["train.generate", "train.chat", "train.evaluate"])
+def test_a_gpu_that_is_not_there_is_told_without_a_traceback(
+    run: Path, module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import importlib
+
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    prompt = ["--prompt", "hi"] if module == "train.generate" else []
+    status = importlib.import_module(module).main(["--run-dir", str(run), "--device", "cuda", *prompt])
+    said = capsys.readouterr().err
+    assert status == 2
+    assert "wants GPU 0, but 0 can be seen" in said
+    assert "\n  -> " in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("kind", ["no parent", "a file", "full", "full in the weights"])
+def test_an_export_that_cannot_be_written_names_its_place(
+    run: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import errno
+
+    from safetensors import SafetensorError
+
+    from train import export
+    from train.exports import merge
+
+    (tmp_path / "file").write_text("")
+    place = {"no parent": Path("/proc/x"), "a file": tmp_path / "file" / "x"}.get(kind, tmp_path / "x")
+    full = (
+        SafetensorError("I/O error: No space left on device (os error 28)")
+        if "weights" in kind
+        else OSError(errno.ENOSPC, "No space left on device", "/somewhere/within")
+    )
+
+    def write(*_: Any) -> None:
+        raise full
+
+    if "full" in kind:
+        monkeypatch.setitem(merge.EXPORTS, "adapter", write)
+    assert export.main(["--run-dir", str(run), "--to", "adapter", "--out", str(place)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {place} cannot be written: ")
+    assert "  -> " in said
+    assert not (tmp_path / "x").exists()
+    assert not list(tmp_path.glob(".x*"))

@@ -1,0 +1,170 @@
+"""Where answers stand, against the chat template of every family, without torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.beds import bpe
+from train.data.chat_template import PLAIN_TEMPLATE, ChatTemplate, TemplateRefusal
+from train.data.tokenizer import Tokenizer
+from train.families import BAICHUAN_CHAT, CHATGLM2_CHAT, CHATGLM3_CHAT
+from train.records.conversations import Record
+
+TEMPLATES = Path(__file__).with_name("templates")
+QWEN3 = (TEMPLATES / "qwen3.jinja").read_text(encoding="utf-8")
+LLAMA3 = (TEMPLATES / "llama3.jinja").read_text(encoding="utf-8")
+MISTRAL = (TEMPLATES / "mistral.jinja").read_text(encoding="utf-8").rstrip("\n")
+GLM4 = (TEMPLATES / "glm4.jinja").read_text(encoding="utf-8").rstrip("\n")
+SMOLLM2 = (TEMPLATES / "smollm2.jinja").read_text(encoding="utf-8").rstrip("\n")
+MARKED = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ '<|assistant|>' }}"
+    "{% generation %}{{ m['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
+    "{% else %}{{ '<|user|>' + m['content'] + '\n' }}{% endif %}{% endfor %}"
+)
+
+SINGLE = (("user", "hello 你好?"), ("assistant", "很好 answer"))
+MULTI = (("system", "be 好"), ("user", "hello"), ("assistant", "again 1"), ("user", "天气"), ("assistant", "很好 2"))
+THOUGHT = (("user", "hello"), ("assistant", "<think>\n1 + 1\n</think>\n\n2"))
+
+Family = tuple[str, dict[str, Any], str, str]
+FAMILIES: dict[str, Family] = {  # template, how its tokens end, text that ends a past answer, the last one
+    "smollm2": (SMOLLM2, {}, "<|im_end|>", "<|im_end|>"),
+    "llama3": (LLAMA3, {"eos": "<|endoftext|>", "end": "<|eot_id|>"}, "<|eot_id|>", "<|eot_id|>"),
+    "mistral": (MISTRAL, {"eos": "<|endoftext|>"}, "<|endoftext|>", "<|endoftext|>"),
+    "glm4": (GLM4, {"eos": "<|endoftext|>"}, "", "<|endoftext|>"),
+    "chatglm2": (CHATGLM2_CHAT, {"eos": "<|endoftext|>"}, "", "<|endoftext|>"),
+    "chatglm3": (CHATGLM3_CHAT, {"eos": "<|endoftext|>"}, "", "<|endoftext|>"),
+    "baichuan": (BAICHUAN_CHAT, {"eos": "<|endoftext|>"}, "", "<|endoftext|>"),
+    "plain": (PLAIN_TEMPLATE, {}, "<|im_end|>", "<|im_end|>"),
+    "marked": (MARKED, {}, "<|im_end|>", "<|im_end|>"),
+}
+
+
+def rows(template: str, options: dict[str, Any], *conversations: Any) -> list[tuple[str, str]]:
+    """(whole text, labelled text) of every sequence."""
+    tokenizer = Tokenizer(bpe.recipe(template, **options))
+    done = tokenizer.records([Record(messages, "f", 1) for messages in conversations])
+    assert done.problems == []
+    found, start = [], 0
+    for size in done.lengths:
+        ids, mask = done.tokens[start : start + size], done.labelled[start : start + size]
+        start += size
+
+        def text(chosen: Any) -> str:
+            return str(tokenizer.backend.decode(chosen.tolist(), skip_special_tokens=False))
+
+        found.append((text(ids), text(ids[mask])))
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_loss_stands_on_every_answer_and_what_ends_it(family: str) -> None:
+    template, options, past_end, last_end = FAMILIES[family]
+    single, multi = rows(template, options, SINGLE, MULTI)
+    assert single[1].lstrip() == f"很好 answer{last_end}"
+    # ChatGLM3 writes a space before the answer; it and the answer's first letters may be one token.
+    assert multi[1].replace(" ", "") == f"again1{past_end}很好2{last_end}"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_sequence_is_the_templates_own_rendering_up_to_the_last_end(family: str) -> None:
+    template, options, _, last_end = FAMILIES[family]
+    own = ChatTemplate(template, dict(bpe.recipe(template, **options).specials))
+    for messages, (whole, _) in zip((SINGLE, MULTI), rows(template, options, SINGLE, MULTI), strict=True):
+        assert own.render(messages).startswith(whole.removesuffix(last_end))
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "marked"])
+def test_an_answer_stands_behind_what_the_template_invites_it_with(family: str) -> None:
+    template, options, _, _ = FAMILIES[family]
+    own = ChatTemplate(template, dict(bpe.recipe(template, **options).specials))
+    (found,) = own.sequences(MULTI)
+    for place, (start, _) in zip((2, 4), found.spans, strict=True):
+        assert found.text[:start].startswith(own.render(MULTI[:place], prompt=True))
+
+
+def test_qwen3_shows_its_thoughts_for_the_present_answer_alone_so_each_answer_is_a_sequence() -> None:
+    own = ChatTemplate(QWEN3, {})
+    first, second = own.sequences(MULTI)
+    assert first.text == own.render(MULTI[:3])
+    assert second.text == own.render(MULTI)
+    for shown, answer in ((first, "again 1"), (second, "很好 2")):
+        ((start, end),) = shown.spans
+        assert shown.text[start:end] == answer
+        assert shown.text[:start].endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    assert [labelled for _, labelled in rows(QWEN3, {}, MULTI)] == ["again 1<|im_end|>", "很好 2<|im_end|>"]
+
+
+def test_thoughts_that_a_record_brings_along_carry_loss() -> None:
+    assert rows(QWEN3, {}, THOUGHT)[0][1] == "<think>\n1 + 1\n</think>\n\n2<|im_end|>"
+
+
+@pytest.mark.parametrize("template", [QWEN3, *(family[0] for family in FAMILIES.values())])
+@pytest.mark.parametrize(
+    "messages",
+    [
+        SINGLE,
+        MULTI,
+        THOUGHT,
+        (("user", " \n hello\n"), ("assistant", "\n\nyes \t")),
+        (("system", ""), ("user", "<tool_response>x</tool_response>"), ("assistant", "{{ no }}")),
+        (("user", "a"), ("user", "b"), ("assistant", "c"), ("assistant", "d")),
+    ],
+)
+def test_the_fast_way_and_the_template_itself_say_the_same(template: str, messages: Any) -> None:
+    own = ChatTemplate(template, {"bos_token": "<|begin_of_text|>", "eos_token": "<|im_end|>"})
+    assert own.agrees(messages)
+
+
+@pytest.mark.parametrize(
+    ("change", "answer", "shown"),
+    [
+        ("(message['content'][:3] | upper + message['content'][3:])", "hello {}", "HELlo {}"),
+        ("(message['content'][1:] if message['content'][0] == '#' else message['content'])", "#hello {}", "hello {}"),
+    ],
+)
+def test_a_template_that_rewrites_answers_in_a_way_nobody_foresaw_is_asked_record_by_record(
+    change: str, answer: str, shown: str
+) -> None:
+    sly = SMOLLM2.replace("message['content']", change)
+    conversations = [(("user", "?"), ("assistant", answer.format(i))) for i in range(5)]
+    labelled = [text for _, text in rows(sly, {}, *conversations)]
+    assert labelled == [f"{shown.format(i)}<|im_end|>" for i in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
+        (
+            "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}{% endfor %}",
+            "neither shows",
+        ),
+    ],
+)
+def test_what_a_template_cannot_show_is_a_problem_of_that_record(template: str, said: str) -> None:
+    done = Tokenizer(bpe.recipe(template)).records([Record(SINGLE, "f", 7)])
+    assert done.unreadable == 1
+    assert done.problems[0].line == 7
+    assert said in done.problems[0].text
+
+
+def test_a_template_that_is_no_jinja_is_refused() -> None:
+    with pytest.raises(TemplateRefusal, match="no valid Jinja"):
+        ChatTemplate("{% for %}", {})
+
+
+@pytest.mark.train
+def test_rendering_is_that_of_transformers() -> None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    specials = {"bos_token": "<|begin_of_text|>", "eos_token": "<|im_end|>"}
+    for template in (QWEN3, *(family[0] for family in FAMILIES.values())):
+        for messages in (SINGLE, MULTI, THOUGHT):
+            turns = [{"role": role, "content": text} for role, text in messages]
+            theirs, _ = render_jinja_template([turns], chat_template=template, **specials)
+            assert theirs == [ChatTemplate(template, specials).render(messages)], json.dumps(template)

@@ -1,0 +1,126 @@
+"""`python -m train.datacheck` and what the launcher makes of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from launcher.commands import data as command
+
+pytestmark = pytest.mark.train
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    from tests.beds import bpe
+    from tests.train.data.test_chat_template import SMOLLM2
+
+    place = tmp_path_factory.mktemp("model $(x)")
+    PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(bpe.backend()), eos_token="<|im_end|>", chat_template=SMOLLM2
+    ).save_pretrained(place)
+    return place
+
+
+def records(path: Path, *lines: Any) -> str:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return str(path)
+
+
+GOOD = [{"instruction": f"hello {i}", "output": "again " * (1 + i % 9)} for i in range(40)]
+
+
+def config(model: Path, train: Any, **data: Any) -> Any:
+    import msgspec
+
+    from train.config import TrainConfig
+
+    numbers = {"global_batch_size": 8, "micro_batch_size": 4, "gradient_accumulation_steps": 2}
+    job = {"run_id": "x", "device": "cpu", "model": {"path": str(model)}, "lora": {}, "train": numbers}
+    return msgspec.convert({**job, "data": {"train": train, "max_length": 400, **data}}, TrainConfig)
+
+
+@pytest.fixture
+def checked(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    from train import datacheck
+
+    monkeypatch.setenv("ZLAUNCH_CACHE", str(tmp_path / "cache"))
+    return lambda *lines, **options: datacheck.check(config(model, records(tmp_path / "a.jsonl", *lines), **options))
+
+
+def test_the_report_counts_what_is_wrong_with_the_records(checked: Any, tmp_path: Path) -> None:
+    bad = [
+        GOOD[0],
+        {**GOOD[1], "output": "no"},
+        {"instruction": "q", "output": ""},
+        {"instruction": "x" * 900, "output": "y"},
+    ]
+    evaluation = records(tmp_path / "eval.jsonl", GOOD[3], {"instruction": "unseen", "output": "y"})
+    found = checked(*GOOD, *bad, eval=evaluation, on_error="skip")
+    part = found["train"]
+    assert (part["records"], part["unreadable"], part["empty"]) == (43, 1, 1)
+    assert (part["duplicates"], part["conflicts"]) == (1, 1)
+    assert part["over_long"] == {"cut": 0, "dropped": 1, "max_length": 400, "exact": True}
+    assert found["eval_in_train"] == 1
+    assert found["errors"] == []
+    assert sum(count for _, count in part["tokens"]["histogram"]) == 42
+    assert 0 < part["loss_share"] < 1
+
+
+def test_padding_falls_from_none_to_bucket_to_pack(checked: Any) -> None:
+    waste = checked(*GOOD)["packing"]["waste"]
+    assert waste["none"] > waste["bucket"] > waste["pack"] == 0
+
+
+def test_what_would_stop_a_run_is_an_error(checked: Any, tmp_path: Path) -> None:
+    assert "a.jsonl:41: the key 'output' is missing" in checked(*GOOD, {"instruction": "q"})["errors"][0]
+    nothing = checked({"instruction": "q"}, on_error="skip")["errors"]
+    assert nothing == ["data.train holds no record that can be trained on"]
+    empty = records(tmp_path / "empty.jsonl")
+    assert checked(*GOOD, eval=empty)["errors"] == ["data.eval holds no record that can be evaluated"]
+
+
+def test_a_large_file_is_measured_on_a_sample(checked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from train import datacheck
+
+    monkeypatch.setattr(datacheck, "_SMALL", 0)
+    monkeypatch.setattr(datacheck, "SAMPLE", 3)
+    part = checked(*GOOD)["train"]
+    assert part["records"] == part["sequences"] == 40
+    assert 0 < part["sampled"] < 40
+
+
+def test_the_command_prints_a_report_and_exits_as_a_run_would(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZLAUNCH_CACHE", str(tmp_path / "cache"))
+    job = tmp_path / "job.yaml"
+    records(tmp_path / "a.jsonl", *GOOD, {"instruction": "q"})
+    job.write_text(json.dumps({"device": "cpu", "model": {"path": str(model)}, "data": {"train": "a.jsonl"}}))
+    stopped = CliRunner().invoke(command.data, ["check", str(job)], standalone_mode=False)
+    assert stopped.return_value == 2
+    for said in ("40 records", "carry loss", "tokens a sequence", "a.jsonl:41: the key 'output' is missing"):
+        assert said in stopped.output
+    skipped = CliRunner().invoke(
+        command.data, ["check", str(job), "--set", "data.on_error=skip", "--json"], standalone_mode=False
+    )
+    assert skipped.return_value == 0
+    assert json.loads(skipped.output)["train"]["unreadable"] == 1
+
+
+def test_weights_that_leave_no_record_are_an_error(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from train import datacheck
+
+    monkeypatch.setenv("ZLAUNCH_CACHE", str(tmp_path / "cache"))
+    path = records(tmp_path / "a.jsonl", *GOOD)
+    report = datacheck.check(config(model, [{"path": path, "weight": 0.001}]))
+    assert report["errors"] == [datacheck.NOTHING_AT_WEIGHT]

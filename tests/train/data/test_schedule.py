@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from train.data.schedule import Sampler, deal, learning_rate, spread
+
+RNG = np.random.default_rng(0)
+SHAPES = [(1, 1), (1, 4), (2, 2), (4, 1), (3, 2), (8, 3)]
+
+
+def test_an_epoch_holds_every_record_once() -> None:
+    sampler = Sampler((7, 5), (1.0, 1.0), seed=1)
+    for number in range(3):
+        assert sorted(sampler.epoch(number)) == list(range(12))
+
+
+def test_weights_say_how_often_a_source_is_seen() -> None:
+    sampler = Sampler((10, 4), (0.5, 2.0), seed=1)
+    assert sampler.epoch_size == 13
+    first, second = sampler.epoch(0), sampler.epoch(1)
+    assert sorted(first[first >= 10]) == sorted([10, 11, 12, 13] * 2)
+    half = set(first[first < 10])
+    assert len(half) == 5
+    assert half != set(second[second < 10])  # another half each epoch
+
+
+def test_steps_walk_through_the_epochs_without_gap_or_repetition() -> None:
+    sampler = Sampler((10,), (1.0,), seed=3)
+    walked = np.concatenate([sampler.step(k, 4) for k in range(5)])
+    assert np.array_equal(walked, np.concatenate([sampler.epoch(0), sampler.epoch(1)]))
+    assert len(sampler.step(0, 25)) == 25  # more than an epoch at once
+
+
+def test_the_records_of_a_step_depend_on_seed_and_step_alone() -> None:
+    assert np.array_equal(Sampler((50,), (1.0,), 5).step(9, 8), Sampler((50,), (1.0,), 5).step(9, 8))
+    assert not np.array_equal(Sampler((50,), (1.0,), 5).step(9, 8), Sampler((50,), (1.0,), 6).step(9, 8))
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1.0, 3), (2.0, 5), (0.01, 1), (0.8, 2)])
+def test_epochs_become_whole_steps(epochs: float, steps: int) -> None:
+    assert Sampler((10,), (1.0,), 0).steps(epochs, 4) == steps
+
+
+@pytest.mark.parametrize("order", ["none", "bucket", "pack"])
+@pytest.mark.parametrize(("world", "micro"), SHAPES)
+def test_every_record_of_a_step_goes_to_exactly_one_micro_batch(world: int, micro: int, order: str) -> None:
+    records = RNG.permutation(1000)[: world * micro * 4]
+    shares = deal(records, RNG.integers(8, 500, len(records)), world_size=world, micro_batch_size=micro, order=order)  # type: ignore[arg-type]
+    assert [len(share) for share in shares] == [4] * world
+    assert all(len(batch) == micro for share in shares for batch in share)
+    assert sorted(np.concatenate([batch for share in shares for batch in share])) == sorted(records)
+
+
+@pytest.mark.parametrize(("world", "micro"), [(2, 4), (4, 8)])
+def test_buckets_pad_less_and_share_the_tokens_evenly(world: int, micro: int) -> None:
+    records = np.arange(world * micro * 6)
+    lengths = np.round(RNG.lognormal(5, 0.7, len(records))).astype(int)
+
+    def padded(order: str) -> list[int]:
+        shares = deal(records, lengths, world_size=world, micro_batch_size=micro, order=order)  # type: ignore[arg-type]
+        return [sum(int(lengths[batch].max()) * len(batch) for batch in share) for share in shares]
+
+    assert sum(padded("bucket")) < 0.8 * sum(padded("none"))
+    assert max(padded("bucket")) < 1.15 * min(padded("bucket"))
+
+
+def test_a_step_that_does_not_divide_is_refused() -> None:
+    with pytest.raises(ValueError, match="do not divide"):
+        deal(np.arange(7), np.ones(7), world_size=2, micro_batch_size=2, order="none")
+
+
+@pytest.mark.parametrize(("count", "world", "size"), [(10, 3, 4), (1, 4, 8), (16, 2, 4), (0, 2, 4)])
+def test_evaluation_gives_every_rank_equally_many_batches_and_every_record_once(
+    count: int, world: int, size: int
+) -> None:
+    shares = spread(count, world, size)
+    assert len({len(share) for share in shares}) == 1
+    assert sorted(i for share in shares for batch in share for i in batch) == list(range(count))
+
+
+def test_the_learning_rate_warms_up_and_falls_as_its_shape_says() -> None:
+    def rates(shape: str) -> list[float]:
+        return [learning_rate(k, 100, peak=1.0, warmup_ratio=0.1, shape=shape) for k in range(100)]
+
+    for shape in ("constant", "linear", "cosine"):
+        assert rates(shape)[:10] == pytest.approx([(k + 1) / 10 for k in range(10)])
+        assert rates(shape)[10] == 1.0
+    assert rates("constant")[-1] == 1.0
+    assert rates("linear")[55] == pytest.approx(0.5)
+    assert rates("cosine")[55] == pytest.approx(0.5)
+    assert rates("cosine")[-1] < 0.001

@@ -1,0 +1,151 @@
+"""Labels against the chat template, on a tokenizer made on the spot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from train.data.chat_template import PLAIN_TEMPLATE
+from train.data.prompts import end_ids, prompt_text, render, set_template
+from train.data.tokenizer import tokenize
+from train.data.tokens import Tokens
+from train.records.conversations import Record
+
+pytestmark = pytest.mark.train
+
+LLAMA3 = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n\n' + m['content'] | trim + '<|im_end|>' }}{% endfor %}"
+)
+LAST_TURN_ONLY = (  # as Qwen3 does with its reasoning: an empty thought before the last answer alone
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+    "{% if loop.last and m['role'] == 'assistant' %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}"
+)
+NO_END = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+
+SINGLE = (("user", "天气好吗？ 好"), ("assistant", " 好，很好! "))
+TWICE = (("system", "s"), ("user", "好"), ("assistant", "好"), ("user", "好 again"), ("assistant", "好"))
+TEXTS = ["天气好吗？好", "很好! again", "assistant: 好", "<think>"] * 5
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from transformers import AutoTokenizer
+
+    from train.model.random import make_random
+
+    place = tmp_path_factory.mktemp("model")
+    make_random(place, TEXTS, seed=1)
+    return AutoTokenizer.from_pretrained(place)
+
+
+def made(
+    tokenizer: Any, template: str | None, *conversations: Any, max_length: int = 500, overlong: str = "cut"
+) -> Tokens:
+    tokenizer.chat_template = None
+    set_template(tokenizer, template)
+    records = [Record(messages, "f", 1) for messages in conversations]
+    return tokenize(tokenizer, records, max_length=max_length, overlong=overlong)
+
+
+def labelled_text(tokenizer: Any, data: Tokens, index: int = 0) -> str:
+    tokens, labelled = data.sequence(index)
+    return str(tokenizer.decode(tokens[labelled]))
+
+
+@pytest.mark.parametrize("template", [LLAMA3, LAST_TURN_ONLY, PLAIN_TEMPLATE, NO_END])
+def test_loss_sees_the_answer_and_the_end_token_only(tokenizer: Any, template: str) -> None:
+    data = made(tokenizer, template, SINGLE)
+    assert (
+        labelled_text(tokenizer, data).strip() == "好，很好! <|im_end|>".replace(" <", "<")
+        or labelled_text(tokenizer, data).replace(" ", "") == "好，很好!<|im_end|>"
+    )
+    tokens, _ = data.sequence(0)
+    assert tokens[-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(tokens[:-1]).startswith(render(tokenizer, SINGLE)[:8])
+
+
+@pytest.mark.parametrize("template", [LLAMA3, PLAIN_TEMPLATE])
+def test_every_answer_of_a_conversation_carries_loss(tokenizer: Any, template: str) -> None:
+    assert labelled_text(tokenizer, made(tokenizer, template, TWICE)) == "好<|im_end|>好<|im_end|>"
+
+
+def test_a_template_that_shows_past_turns_otherwise_gives_one_sequence_an_answer(tokenizer: Any) -> None:
+    data = made(tokenizer, LAST_TURN_ONLY, SINGLE, TWICE)
+    assert data.kept.tolist() == [0, 1, 1]
+    assert [labelled_text(tokenizer, data, index) for index in (1, 2)] == ["好<|im_end|>", "好<|im_end|>"]
+    for index, turns in ((1, TWICE[:2]), (2, TWICE[:4])):
+        assert tokenizer.decode(data.prompt(index)) == prompt_text(tokenizer, turns)
+
+
+@pytest.mark.parametrize(
+    ("template", "messages"),
+    [
+        (LAST_TURN_ONLY, SINGLE),
+        *((template, m) for template in (LLAMA3, PLAIN_TEMPLATE, NO_END) for m in (SINGLE, TWICE)),
+    ],
+)
+def test_the_sequence_is_one_tokenisation_of_the_rendered_conversation(
+    tokenizer: Any, template: str, messages: Any
+) -> None:
+    tokens, _ = made(tokenizer, template, messages).sequence(0)
+    whole = tokenizer(render(tokenizer, messages), add_special_tokens=False)["input_ids"]
+    assert tokens[:-1].tolist() == whole[: len(tokens) - 1]
+
+
+@pytest.mark.parametrize("template", [LLAMA3, LAST_TURN_ONLY, PLAIN_TEMPLATE])
+def test_generation_is_given_what_training_saw_before_the_answer(tokenizer: Any, template: str) -> None:
+    data = made(tokenizer, template, (("user", "好吗"), ("assistant", "好")))
+    assert tokenizer.decode(data.prompt(0)) == prompt_text(tokenizer, [("user", "好吗")])
+    assert end_ids(tokenizer) == [tokenizer.eos_token_id]
+
+
+def test_long_records_are_cut_or_dropped_and_counted(tokenizer: Any) -> None:
+    short, long_answer = (("user", "好"), ("assistant", "好")), (("user", "好"), ("assistant", "好 " * 50))
+    long_prompt = (("user", "好 " * 50), ("assistant", "好"))
+    cut = made(tokenizer, LLAMA3, short, long_answer, long_prompt, max_length=30)
+    assert (cut.dropped.cut, cut.dropped.too_long, cut.kept.tolist()) == (1, 1, [0, 1])
+    assert cut.lengths[1] == 30
+    assert cut.sequence(1)[0][-1] != tokenizer.eos_token_id  # the model must not learn to end there
+    dropped = made(tokenizer, LLAMA3, short, long_answer, long_prompt, max_length=30, overlong="drop")
+    assert (dropped.dropped.cut, dropped.dropped.too_long, dropped.kept.tolist()) == (0, 2, [0])
+
+
+def test_packed_records_keep_to_themselves_and_predict_their_own_next_token(tokenizer: Any) -> None:
+    from train.data.batches import collate, pack
+    from train.data.tokens import IGNORED
+
+    data = made(tokenizer, LLAMA3, SINGLE, TWICE)
+    padded = collate(data, [0, 1], pad=0, multiple=16, device="cpu")
+    packed = pack(data, [0, 1], pad=0, multiple=16, device="cpu")
+    assert padded["input_ids"].shape[1] % 16 == packed["input_ids"].shape[1] % 16 == 0
+    assert packed["position_ids"][0, int(data.lengths[0])] == 0
+    for batch in (padded, packed):
+        assert int((batch["labels"] != IGNORED).sum()) == int(data.loss_tokens.sum())
+    ids, labels = packed["input_ids"][0], packed["labels"][0]
+    places = (labels != IGNORED).nonzero().flatten()
+    assert bool((ids[places + 1] == labels[places]).all())
+
+
+def test_a_conversation_is_cut_behind_its_last_answer_that_fits_and_evaluated_up_to_there(tokenizer: Any) -> None:
+    from train.data.dataset import _up_to
+
+    twice = (("user", "好"), ("assistant", "很好"), ("user", "好 " * 40), ("assistant", "好"))
+    whole = made(tokenizer, LLAMA3, twice)
+    cut = made(tokenizer, LLAMA3, twice, max_length=len(whole.sequence(0)[0]) - 20)
+    assert (cut.dropped.cut, cut.answers.tolist()) == (1, [1])  # type: ignore[union-attr]
+    assert labelled_text(tokenizer, cut) == "很好<|im_end|>"
+    assert cut.sequence(0)[1][-1]  # no half of a question behind it
+    assert tokenizer.decode(cut.prompt(0)) == prompt_text(tokenizer, twice[:1])
+    assert _up_to(Record(twice, "f", 1), int(cut.answers[0])).answer == "很好"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("template", ["{% for m in messages %}{{ m.content }", "{{ raise_exception('no') }}"])
+def test_a_template_that_is_none_is_the_users_mistake(tokenizer: Any, template: str) -> None:
+    from train.errors import UserError
+
+    with pytest.raises(UserError, match="the chat template"):
+        made(tokenizer, template, SINGLE)
+    with pytest.raises(UserError, match="the chat template"):
+        prompt_text(tokenizer, [("user", "好")])

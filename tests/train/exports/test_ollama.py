@@ -1,0 +1,61 @@
+"""Chat templates as Ollama's: measured, tried, and refused where they cannot be said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jinja2
+import pytest
+
+from tests.beds.models import CHATML, GLM4_CHAT, LLAMA3_CHAT, MISTRAL_CHAT
+from train.errors import UserError
+from train.exports import ollama
+from train.families import BAICHUAN_CHAT, CHATGLM2_CHAT
+
+QWEN25 = (
+    "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are Qwen.<|im_end|>\n' }}{% endif %}" + CHATML
+)
+NO_SYSTEM = "{% for m in messages %}{% if m['role'] == 'system' %}{{ fail() }}{% endif %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"  # noqa: E501 - one template
+
+
+def renderer(template: str) -> Any:
+    def fail() -> None:
+        raise jinja2.TemplateError("no system message")
+
+    compiled = jinja2.Environment().from_string(template)
+
+    def render(turns: Any, add_generation_prompt: bool = False) -> str:
+        messages = [{"role": role, "content": text} for role, text in turns]
+        return compiled.render(
+            messages=messages, add_generation_prompt=add_generation_prompt, bos_token="<s>", eos_token="</s>", fail=fail
+        )
+
+    return render
+
+
+@pytest.mark.parametrize("template", [CHATML, LLAMA3_CHAT, MISTRAL_CHAT, QWEN25, GLM4_CHAT, BAICHUAN_CHAT, NO_SYSTEM])
+def test_a_template_of_roles_is_measured_exactly(template: str) -> None:
+    render = renderer(template)
+    found = ollama.template_of(render, "<s>")
+    turns = [("user", "你好"), ("assistant", "好"), ("user", "再见"), ("assistant", "bye"), ("user", "1 + 1")]
+    for said in (turns, turns[:1], turns[:3]):
+        assert found.render(said) == render(said, add_generation_prompt=True).removeprefix("<s>")
+
+
+def test_the_modelfile_says_it_in_go() -> None:
+    found = ollama.template_of(renderer(QWEN25), "")
+    text = ollama.modelfile(found, ["<|im_end|>"], "简短回答")
+    assert text == (
+        'FROM .\nTEMPLATE """{{ if not .System }}<|im_start|>system\nYou are Qwen.{{ end }}{{ range .Messages }}'
+        '{{ if eq .Role "system" }}<|im_start|>system\n{{ .Content }}'
+        '{{ else if eq .Role "user" }}<|im_end|>\n<|im_start|>user\n{{ .Content }}<|im_end|>\n'
+        '{{ else if eq .Role "assistant" }}<|im_start|>assistant\n{{ .Content }}{{ end }}{{ end }}'
+        '<|im_start|>assistant\n"""\nSYSTEM """简短回答"""\nPARAMETER stop "<|im_end|>"\nPARAMETER temperature 0\n'
+    )
+
+
+def test_what_ollama_cannot_say_or_read_is_refused() -> None:
+    with pytest.raises(UserError, match="more than roles"):
+        ollama.template_of(renderer(CHATGLM2_CHAT), "")  # it numbers the rounds
+    with pytest.raises(UserError, match="alibi_llama"):
+        ollama.check("alibi_llama")

@@ -1,0 +1,178 @@
+"""Kinds of LoRA, each through the whole training program: it is what it says, learns, resumes and fits the base."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.beds.ranks import Ranks, events, metrics, result, tools, train
+from train.config import Lora, load
+
+pytestmark = pytest.mark.train
+
+KINDS: dict[str, dict[str, Any]] = {
+    "rslora": {"lora.rslora": True},
+    "dora": {"lora.dora": True},
+    "plus": {"lora.plus_ratio": 16.0},
+    "pissa": {"lora.init": "pissa"},
+    "pissa-rslora": {"lora.init": "pissa", "lora.rslora": True},
+    "whole": {"lora.modules_to_save": ["lm_head", "embed_tokens"]},
+    "names": {"lora.target_modules": ["q_proj", "v_proj"]},
+    "regex": {"lora.target_modules": r".*layers\.1\..*(up|down)_proj"},
+    "nf4-dora": {"lora.dora": True, "model.quantization": "nf4"},
+}
+
+
+SHARDED = (("pissa", 2), ("dora", 2), ("whole", 3), ("plus", 2))
+"""Kinds that are also trained under ZeRO of some stage."""
+
+
+@pytest.fixture(scope="module")
+def runs(configure: Any) -> dict[str, Path]:
+    """A run of each kind, one that continues the adapter of the first, and some from their own middles."""
+    common = {"train.max_steps": 4, "train.checkpoint_every": 2, "verify_adapter": True, "eval.after": False}
+    made = {name: configure(name, **common, **over) for name, over in KINDS.items()}
+    base = made["rslora"] / "base_model"
+    local = {"path": str(base)}
+    first = str(made["rslora"] / "adapter")
+    made["continued"] = configure("continued", model=local, **common, **{"lora.adapter": first})
+    for name in ("dora", "pissa", "plus", "whole"):
+        middle = str(made[name] / "checkpoints" / "step-2")
+        made[f"{name}-resumed"] = configure(f"{name}-resumed", init_from=middle, **common, **KINDS[name])
+    for name, stage in SHARDED:
+        over = {**KINDS[name], "train.zero_stage": stage}
+        made[f"{name}-zero{stage}"] = configure(f"{name}-zero{stage}", **common, **over)
+    train(*made.values())
+    return made
+
+
+def recorded(run: Path) -> dict[str, Any]:
+    return json.loads((run / "adapter" / "adapter_config.json").read_text())
+
+
+def weights(run: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(run / "adapter" / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_each_kind_learns_and_its_adapter_fits_the_original_base(runs: dict[str, Path], name: str) -> None:
+    told = result(runs[name])
+    assert told["loss_last"] < told["loss_first"]
+    assert told["adapter_reloads"] is True
+
+
+@pytest.mark.parametrize("name", ["dora", "pissa", "plus", "whole"])
+def test_each_kind_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(runs: dict[str, Path], name: str) -> None:
+    assert [event["step"] for event in events(runs[f"{name}-resumed"], "resumed")] == [2]
+    assert metrics(runs[f"{name}-resumed"]) == pytest.approx(metrics(runs[name])[2:], rel=1e-6)
+
+
+def test_the_adapters_say_what_they_are(runs: dict[str, Path]) -> None:
+    assert recorded(runs["rslora"])["use_rslora"] is True
+    assert recorded(runs["dora"])["use_dora"] is True
+    assert any("magnitude" in name for name in weights(runs["dora"]))
+    assert {name.split(".")[-3] for name in weights(runs["names"])} == {"q_proj", "v_proj"}
+    assert {tuple(name.split(".")[4:7:2]) for name in weights(runs["regex"])} == {("1", "up_proj"), ("1", "down_proj")}
+    assert {"lm_head", "embed_tokens"} <= {name.split(".")[-2] for name in weights(runs["whole"])}
+
+
+@pytest.mark.parametrize(("name", "alpha"), [("pissa", 16), ("pissa-rslora", 8 * 2**0.5)])
+def test_pissa_is_saved_as_a_plain_lora_of_twice_the_rank(runs: dict[str, Path], name: str, alpha: float) -> None:
+    told = recorded(runs[name])
+    assert (told["r"], told["init_lora_weights"]) == (8, True)
+    assert told["lora_alpha"] == pytest.approx(alpha)
+    assert all(8 in value.shape for value in weights(runs[name]).values())
+
+
+def test_pissa_starts_as_the_base_model(runs: dict[str, Path]) -> None:
+    assert metrics(runs["pissa"])[0] == pytest.approx(metrics(runs["names"])[0], rel=1e-4)
+
+
+@pytest.mark.parametrize(("name", "stage"), SHARDED)
+def test_zero_changes_nothing(runs: dict[str, Path], name: str, stage: int) -> None:
+    assert metrics(runs[f"{name}-zero{stage}"]) == pytest.approx(metrics(runs[name]), rel=1e-3)
+    assert result(runs[f"{name}-zero{stage}"])["adapter_reloads"] is True
+
+
+def test_a_continued_adapter_starts_where_the_first_run_ended(runs: dict[str, Path]) -> None:
+    run = runs["continued"]
+    assert recorded(run)["use_rslora"] is True  # the adapter's own settings, not the job's
+    assert metrics(run)[0] < metrics(runs["rslora"])[0]
+    assert metrics(run)[0] == pytest.approx(result(runs["rslora"])["loss_last"], rel=0.5)
+    assert result(run)["adapter_reloads"] is True
+
+
+def test_lora_plus_gives_the_b_matrices_their_own_learning_rate(runs: dict[str, Path]) -> None:
+    import torch
+
+    from train.training.optimizer import optimizer_of, set_rate
+
+    class Two(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lora_A, self.lora_B = torch.nn.Linear(2, 2, bias=False), torch.nn.Linear(2, 2, bias=False)
+
+    config = load(runs["plus"] / "train.json")
+    assert config.lora == Lora(r=4, alpha=8, plus_ratio=16.0)
+    model = Two()
+    optimizer = optimizer_of(config, model)
+    set_rate(optimizer, 1e-3)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert rates == {id(model.lora_A.weight): 1e-3, id(model.lora_B.weight): pytest.approx(1.6e-2)}
+
+
+@pytest.mark.parametrize(
+    ("over", "said"),
+    [
+        ({"lora.adapter": "/nowhere"}, "has no adapter_config.json"),
+        ({"lora.dora": True, "train.engine": "unsloth"}, "set train.engine: peft"),
+    ],
+)
+def test_what_cannot_be_trained_is_told_without_a_traceback(configure: Any, over: dict[str, Any], said: str) -> None:
+    run = configure("mistake", **over)
+    ranks = Ranks(1, ["-m", "train", "--config", str(run / "train.json")])
+    assert ranks.wait() == [2]
+    assert said in ranks.output[0]
+    assert "Traceback" not in ranks.output[0]
+
+
+def test_exports_merge_every_kind_and_qlora_in_sixteen_bit(runs: dict[str, Path], tmp_path: Path) -> None:
+    names = ("dora", "pissa", "whole", "nf4-dora")
+    commands = [
+        ("train.export", ["--run-dir", str(runs[name]), "--to", "ollama", "--out", str(tmp_path / name)])
+        for name in names
+    ]
+    commands += [("train.export", ["--run-dir", str(runs["dora"]), "--to", "adapter", "--out", str(tmp_path / "own")])]
+    commands += [commands[0]]  # the place is taken now
+    *told, again = tools(tmp_path, *commands)
+    for name, (status, output) in zip((*names, "own"), told, strict=True):
+        assert status == 0, output
+        if name != "own":
+            share = float(output.partition("largest difference ")[2].partition(", ")[2].partition("%")[0])
+            assert share < (5 if "nf4" in name else 0.01)
+            assert "TEMPLATE" in (tmp_path / name / "Modelfile").read_text()
+            config = json.loads((tmp_path / name / "config.json").read_text())
+            assert "quantization_config" not in config
+            assert config["dtype"] == ("bfloat16" if "nf4" in name else "float32")
+            assert json.loads((tmp_path / name / "generation_config.json").read_text())["eos_token_id"] is not None
+    assert (tmp_path / "own" / "adapter_model.safetensors").is_file()
+    assert again[0] == 2
+    assert "exists already" in again[1]
+
+
+def test_two_ranks_evaluate_as_one(runs: dict[str, Path], tmp_path: Path) -> None:
+    (run, *words) = (str(runs["nf4-dora"]), "--device", "cpu")
+    one = tools(tmp_path, ("train.evaluate", ["--run-dir", run, *words, "--out", str(tmp_path / "one")]))
+    assert one[0][0] == 0, one[0][1]
+    ranks = Ranks(2, ["-m", "train.evaluate", "--run-dir", run, *words, "--out", str(tmp_path / "two")])
+    assert ranks.wait() == [0, 0], "\n".join(ranks.output)
+    told = [json.loads((tmp_path / name / "scores.json").read_text()) for name in ("one", "two")]
+    assert told[0]["loss"] == pytest.approx(told[1]["loss"], rel=1e-5)
+    assert told[0]["tasks"] == told[1]["tasks"]
+    lines = [(tmp_path / name / "predictions.jsonl").read_text() for name in ("one", "two")]
+    assert lines[0] == lines[1]

@@ -1,0 +1,86 @@
+"""Names of modules in a job are there, and LoRA can be put on them, whichever engine trains."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.beds.ranks import tools
+from train.model.targets import check
+
+pytestmark = pytest.mark.train
+
+NAMES = (
+    (
+        {"lora.target_modules": ["nosuch"]},
+        "error: lora.target_modules: this model has no module 'nosuch'\n  -> it has ",
+    ),
+    ({"lora.target_modules": ["q_proj", "k_porj"]}, "no module 'k_porj'\n  -> it has k_proj, "),
+    ({"lora.modules_to_save": ["nosuch"]}, "error: lora.modules_to_save: this model has no module 'nosuch'"),
+    ({"lora.modules_to_save": ["lm_haed"]}, "no module 'lm_haed'\n  -> it has lm_head, "),
+    ({"lora.modules_to_save": ["proj"]}, "no module 'proj'"),  # PEFT would take all names that end so
+    ({"lora.target_modules": "*["}, "'*[' is not a regular expression: nothing to repeat"),
+    ({"lora.target_modules": "q_proj"}, "'q_proj' matches the whole name of no module\n  -> whole names are like "),
+    ({"lora.target_modules": ""}, "'' matches the whole name of no module"),
+    ({"lora.target_modules": []}, "lora.target_modules: No `target_modules` passed"),
+    ({"lora.target_modules": ["input_layernorm"]}, "LoRA cannot be put on a module of type LlamaRMSNorm"),
+    ({"lora.target_modules": ["self_attn"]}, "LoRA cannot be put on a module of type LlamaAttention"),
+    ({"lora.modules_to_save": ["layers"]}, "lora.target_modules: No modules were targeted"),  # all are in `layers`
+)
+PEFT = (
+    *NAMES,
+    (
+        {"lora.target_modules": ["lm_head"], "lora.modules_to_save": ["layers"]},
+        "lora.modules_to_save: modules_to_save cannot be applied to modules of type",
+    ),
+)
+FUSED = (({"lora.target_modules": ["q_proj", "gate_up_proj"]}, "no module 'gate_up_proj'\n  -> it has gate_proj, "),)
+
+
+@pytest.mark.parametrize(("engine", "cases"), [("unsloth", NAMES), ("peft", PEFT), ("fused", FUSED)])
+def test_names_that_do_not_fit_the_model_are_a_users_mistake(
+    configure: Any, tmp_path: Path, engine: str, cases: tuple[tuple[dict[str, Any], str], ...]
+) -> None:
+    if engine == "unsloth" and find_spec("unsloth") is None:
+        pytest.skip("Unsloth is not installed here")
+    runs = [configure("mistake", **over, **{"train.engine": engine}) for over, _ in cases]
+    told = tools(tmp_path, *(("train.__main__", ["--config", str(run / "train.json")]) for run in runs))
+    for (over, said), (status, output) in zip(cases, told, strict=True):
+        assert status == 2, (over, output)
+        assert said in output
+        assert "Traceback" not in output
+
+
+def test_all_that_peft_takes_is_let_through() -> None:
+    from torch import nn
+
+    from train.config import Lora
+
+    model = nn.ModuleDict({"layers": nn.ModuleList([nn.ModuleDict({"q": nn.Linear(2, 2)})]), "norm": nn.LayerNorm(2)})
+    for targets in ("auto", "all-linear", r"layers\.\d+\.q", ("q",), ("layers.0.q",), ("0.q",)):
+        check(Lora(target_modules=targets, modules_to_save=("norm",)), model)
+
+
+def test_unsloth_takes_names_of_projections_for_the_parameters_of_experts() -> None:
+    from torch import nn
+
+    from train.config import Lora
+    from train.errors import UserError
+
+    model = nn.ModuleDict({"mlp": nn.ModuleDict({"gate": nn.Linear(2, 2), "experts": nn.ParameterList()})})
+    check(Lora(target_modules=("gate", "down_proj")), model, "unsloth")
+    with pytest.raises(UserError, match="no module 'down_proj'"):
+        check(Lora(target_modules=("gate", "down_proj")), model, "peft")
+
+
+def test_what_an_engine_says_of_something_else_is_not_taken_for_a_name() -> None:
+    from train.model.targets import refusal
+
+    assert refusal(ValueError("shapes do not match")) is None
+    told = refusal(TypeError("Unsloth: Module = q_proj is not allowed. Only 'lm_head' and ... are allowed."))
+    assert told is not None
+    assert str(told).startswith("lora.modules_to_save: Unsloth: Module = q_proj is not allowed")
+    assert told.advice == ("set train.engine: peft",)

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from train.errors import DataError
+from train.records.conversations import read, to_record
+
+GOOD = {"instruction": "翻译", "input": "猫", "output": "cat"}
+
+
+def write(path: Path, *lines: Any) -> str:
+    path.write_bytes(b"".join(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n" for line in lines))
+    return str(path)
+
+
+def load(path: str, on_error: str = "stop") -> Any:
+    return read(path, system=None, on_error=on_error)
+
+
+def test_instruction_and_input_become_one_question() -> None:
+    record = to_record({**GOOD, "task": "translation"}, "f", 1)
+    assert record.messages == (("user", "翻译\n猫"), ("assistant", "cat"))  # type: ignore[union-attr]
+    assert record.task == "translation"  # type: ignore[union-attr]
+
+
+def test_history_and_system_stand_before_the_question() -> None:
+    record = to_record({**GOOD, "history": [["a", "b"]], "system": "s"}, "f", 1)
+    assert [role for role, _ in record.messages] == ["system", "user", "assistant", "user", "assistant"]  # type: ignore[union-attr]
+
+
+def test_messages_and_sharegpt_mean_the_same() -> None:
+    openai = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+    sharegpt = {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}
+    assert to_record(openai, "f", 1).messages == to_record(sharegpt, "f", 1).messages  # type: ignore[union-attr]
+
+
+def test_the_jobs_system_message_is_for_records_without_their_own() -> None:
+    assert to_record(GOOD, "f", 1, "be brief").messages[0] == ("system", "be brief")  # type: ignore[union-attr]
+    assert to_record({**GOOD, "system": "own"}, "f", 1, "be brief").messages[0] == ("system", "own")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b'{"instruction": \n', "bad JSON"),
+        (b'{"instruction": "\xff\xfe"}\n', "not UTF-8"),
+        ({"input": "x"}, "none of the keys 'messages', 'conversations', 'instruction'"),
+        ({"instruction": "x"}, "the key 'output' is missing"),
+        ({**GOOD, "output": "  "}, "the answer is empty"),
+        ({**GOOD, "instruction": "", "input": ""}, "the question is empty"),
+        ({**GOOD, "output": 3}, "'output' must be a text, got int"),
+        ({**GOOD, "history": ["a"]}, "history must be a list"),
+        ([1], "expected an object, got list"),
+        ({"messages": [{"role": "user", "content": "q"}]}, "the last turn must be the assistant's"),
+        ({"messages": [{"role": "bot", "content": "q"}]}, "unknown role 'bot'"),
+    ],
+)
+def test_what_cannot_be_used_is_told_with_file_and_line(tmp_path: Path, line: Any, said: str) -> None:
+    path = write(tmp_path / "数据 $(x).jsonl", GOOD, b"\n", line, {**GOOD, "output": "Katze"})
+    with pytest.raises(DataError) as caught:
+        load(path)
+    assert f"{path}:3: " in str(caught.value)
+    assert said in str(caught.value)
+    reading = load(path, "skip")
+    assert [record.line for record in reading.records] == [1, 4]
+    assert [problem.line for problem in reading.problems] == [3]
+
+
+def test_every_problem_is_listed_at_once(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="30 records") as caught:
+        load(write(tmp_path / "a.jsonl", *[{"input": str(i)} for i in range(30)]))
+    assert "... and 10 more" in str(caught.value)
+
+
+def test_duplicates_are_kept_and_reported(tmp_path: Path) -> None:
+    reading = load(write(tmp_path / "a.jsonl", GOOD, GOOD))
+    assert len(reading.records) == 2
+    assert "the same record as in line 1" in str(reading.warnings[0])
+
+
+def test_records_of_a_json_list_know_their_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("\ufeff" + json.dumps([GOOD, {"input": "x"}, GOOD], indent=1), encoding="utf-8")
+    reading = load(str(path), "skip")
+    assert [record.line for record in reading.records] == [2, 10]
+    assert reading.problems[0].line == 7
+
+
+def test_a_torn_json_list_names_the_place(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([GOOD, GOOD], indent=1)[:-30], encoding="utf-8")
+    with pytest.raises(DataError, match=r"a\.json:\d+: bad JSON"):
+        load(str(path))
+
+
+def test_an_absent_file_and_an_unknown_kind_are_mistakes_not_bugs(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such data file"):
+        load(str(tmp_path / "none.jsonl"))
+    with pytest.raises(DataError, match="unknown kind of file"):
+        load(str(tmp_path / "a.docx"))

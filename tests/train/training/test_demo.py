@@ -1,0 +1,31 @@
+"""The records that ship."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from tests.beds.places import ROOT
+from train.records.conversations import Record, read
+
+DEMO = ROOT / "templates" / "demo"
+
+
+def records(name: str) -> list[Record]:
+    found = read(str(DEMO / name), system=None, on_error="stop")
+    assert found.warnings == []
+    return found.records
+
+
+def test_nothing_that_is_held_out_stands_in_the_training_records() -> None:
+    train, held_out = records("train.jsonl"), records("eval.jsonl")
+    assert {record.messages[:-1] for record in train}.isdisjoint(record.messages[:-1] for record in held_out)
+    answers = {record.answer for record in train}
+    assert [r for r in held_out if r.task != "sentiment" and r.answer in answers] == []
+
+
+def test_there_are_as_many_as_their_readme_says() -> None:
+    counted = [Counter(record.task for record in records(name)) for name in ("train.jsonl", "eval.jsonl")]
+    told = (DEMO / "README.md").read_text(encoding="utf-8")
+    for task, chinese in (("sentiment", "情感"), ("translation", "翻译"), ("qa", "问答"), ("summarization", "摘要")):
+        assert f"{task} {chinese} {counted[0][task]} / {counted[1][task]}" in told
+    assert f"合计 {counted[0].total()} / {counted[1].total()}" in told

@@ -1,0 +1,340 @@
+"""Whole runs of the training program on a CPU; the runs of a module-scoped fixture share their processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.beds.ranks import ROOT, Ranks, events, metrics, result, train
+
+pytestmark = pytest.mark.train
+
+FILES = (
+    "step",
+    "loss",
+    "grad_norm",
+    "learning_rate",
+    "tokens",
+    "tokens_per_second",
+    "peak_memory_bytes",
+    "time",
+    "epoch",
+)
+
+
+def copy_run(source: Path, configure: Any, name: str, world_size: int = 1, **over: Any) -> Path:
+    """A run directory that continues a copy of `source`'s run from its checkpoint of step 3."""
+    place = configure(name, world_size, **over)
+    for part in ("checkpoints", "base_model", "metrics.jsonl"):
+        target = place / part
+        if (source / part).is_dir():
+            shutil.copytree(source / part, target)
+        else:
+            shutil.copy(source / part, target)
+    shutil.rmtree(place / "checkpoints" / "step-6")
+    return place
+
+
+def weights(run: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(run / "adapter" / "adapter_model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def alone(configure: Any) -> dict[str, Path]:
+    """Runs of one process: a plain one, one with evaluation before, dropout, LoRA+; nf4; packed; the fused layers."""
+    runs = {
+        "plain": configure("plain", verify_adapter=True, **{"eval.before": True, "train.tensorboard": True}),
+        "dropout": configure("dropout", **{"lora.dropout": 0.2, "lora.plus_ratio": 4.0, "train.packing": "none"}),
+        "packed": configure("packed", **{"train.packing": "pack"}),
+        "bf16": configure("bf16", verify_adapter=True, **{"model.dtype": "bfloat16"}),
+        "nf4": configure("nf4", verify_adapter=True, **{"model.quantization": "nf4"}),
+        "zero3": configure("zero3-alone", **{"train.zero_stage": 3}),
+        "fused-nf4": configure("fused-nf4", **{"model.quantization": "nf4", "train.engine": "fused"}),
+        "fused-nf4-bf16": configure(
+            "fused-nf4-bf16",
+            verify_adapter=True,
+            **{"model.quantization": "nf4", "train.engine": "fused", "model.dtype": "bfloat16"},
+        ),
+    }
+    train(*runs.values())
+    return runs
+
+
+@pytest.fixture(scope="module")
+def pair(configure: Any, alone: dict[str, Path]) -> dict[str, Path]:
+    """The plain run on two processes at every ZeRO stage, with the fused layers too, and its checkpoint of one process
+    continued there."""
+    runs = {f"zero{stage}": configure(f"zero{stage}", 2, **{"train.zero_stage": stage}) for stage in range(4)}
+    fused = {
+        f"fused{stage}": configure(f"fused{stage}", 2, **{"train.zero_stage": stage, "train.engine": "fused"})
+        for stage in (0, 2, 3)
+    }
+    fused["fused3-again"] = configure(
+        "fused3-again",
+        2,
+        **{"train.zero_stage": 3, "train.engine": "fused", "train.gradient_checkpointing": True},
+    )
+    runs |= {
+        f"continued{stage}": copy_run(alone["plain"], configure, f"continued{stage}", 2, **{"train.zero_stage": stage})
+        for stage in range(4)
+    }
+    for run in (*(runs[f"zero{stage}"] for stage in range(4)), *fused.values()):
+        # any rank may make the random model, but none can once the ranks form a group
+        shutil.copytree(alone["plain"] / "base_model", run / "base_model")
+    runs |= fused
+    train(*runs.values(), world_size=2)
+    return runs
+
+
+def test_a_run_tells_everything_it_did(alone: dict[str, Path]) -> None:
+    run = alone["plain"]
+    told = result(run)
+    assert told["state"] == "succeeded"
+    assert told["steps"] == 6
+    assert told["loss_last"] < told["loss_first"]
+    assert told["grad_norm_min"] > 0
+    assert told["adapter_reloads"] is True
+    assert told["engine"] == "peft"
+    assert 0 < told["seconds_to_first_step"] < told["seconds"]
+    assert told["peak_memory_bytes"]["measured"] > 10**8
+    assert told["eval"]["before"]["records"] == told["eval"]["after"]["tasks"]["sentiment"]["records"] == 6
+    assert [set(sample) for sample in told["samples"]] == [{"prompt", "expected", "before", "after"}] * 2
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert set(lines[0]) == set(FILES)
+    names = [event["name"] for event in events(run, "phase")]
+    assert names == ["model", "adapter", "data", "evaluate_before", "train", "evaluate_after", "save"]
+    assert [event["step"] for event in events(run, "checkpoint")] == [3, 6]
+    assert len((run / "predictions.jsonl").read_text().splitlines()) == 6
+    assert list((run / "tensorboard").iterdir())
+
+
+def test_the_adapter_loads_with_plain_peft(alone: dict[str, Path]) -> None:
+    """In a process that cannot see this project."""
+    code = (
+        "import json, sys; from peft import PeftModel; from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        "place = sys.argv[1]; base = json.load(open(place + '/adapter_config.json'))['base_model_name_or_path']\n"
+        "model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), place)\n"
+        "assert any(p.abs().sum() > 0 for n, p in model.named_parameters() if 'lora_B' in n)\n"
+        "assert AutoTokenizer.from_pretrained(place).chat_template\n"
+    )
+    run = alone["plain"]
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(run / "adapter")], env=clean, cwd=run, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["nf4", "bf16", "zero3", "dropout", "fused-nf4-bf16"])
+def test_each_precision_and_setting_learns_with_gradients_that_flow(alone: dict[str, Path], name: str) -> None:
+    told = result(alone[name])
+    assert told["grad_norm_min"] > 0
+    assert told["loss_last"] < told["loss_first"]
+    assert told["adapter_reloads"] in (True, None)
+
+
+def test_packed_records_give_the_losses_of_records_alone(alone: dict[str, Path]) -> None:
+    assert metrics(alone["packed"]) == pytest.approx(metrics(alone["plain"]), rel=1e-4)
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_two_processes_at_any_zero_stage_give_the_losses_of_one(
+    alone: dict[str, Path], pair: dict[str, Path], stage: int
+) -> None:
+    run = pair[f"zero{stage}"]
+    assert metrics(run) == pytest.approx(metrics(alone["plain"]), rel=1e-3)
+    assert metrics(run, "grad_norm") == pytest.approx(metrics(alone["plain"], "grad_norm"), rel=1e-2)
+    assert result(run)["eval"]["after"]["loss"] == pytest.approx(
+        result(alone["plain"])["eval"]["after"]["loss"], rel=1e-3
+    )
+
+
+@pytest.mark.parametrize("name", ["fused0", "fused2", "fused3", "fused3-again"])
+def test_the_fused_layers_on_two_processes_give_the_losses_of_the_plain_engine(
+    alone: dict[str, Path], pair: dict[str, Path], name: str
+) -> None:
+    """fused3: no rank has a layer's weights but while that layer is at work."""
+    assert result(pair[name])["engine"] == "fused"
+    assert metrics(pair[name]) == pytest.approx(metrics(alone["plain"]), rel=1e-3)
+    assert metrics(pair[name], "grad_norm") == pytest.approx(metrics(alone["plain"], "grad_norm"), rel=1e-2)
+
+
+def test_the_fused_layers_read_nf4_weights_as_the_plain_engine_does(alone: dict[str, Path]) -> None:
+    assert metrics(alone["fused-nf4"]) == pytest.approx(metrics(alone["nf4"]), rel=1e-3)
+    assert metrics(alone["fused-nf4-bf16"]) == pytest.approx(metrics(alone["nf4"]), rel=2e-2)
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_a_run_of_one_process_goes_on_with_two(alone: dict[str, Path], pair: dict[str, Path], stage: int) -> None:
+    run = pair[f"continued{stage}"]
+    assert [event["step"] for event in events(run, "resumed")] == [3]
+    assert metrics(run) == pytest.approx(metrics(alone["plain"]), rel=1e-3)
+
+
+def test_a_run_of_two_processes_goes_on_with_four(
+    alone: dict[str, Path], pair: dict[str, Path], configure: Any
+) -> None:
+    """At every ZeRO stage, from the checkpoint of another one."""
+    runs = {
+        stage: copy_run(pair[f"zero{(stage + 2) % 4}"], configure, f"four{stage}", 4, **{"train.zero_stage": stage})
+        for stage in range(4)
+    }
+    train(*runs.values(), world_size=4)
+    for run in runs.values():
+        assert [event["step"] for event in events(run, "resumed")] == [3]
+        assert metrics(run) == pytest.approx(metrics(alone["plain"]), rel=1e-3)
+
+
+def test_a_resumed_run_ends_with_the_same_adapter_to_the_bit(
+    alone: dict[str, Path], pair: dict[str, Path], configure: Any
+) -> None:
+    """Also with dropout; and two processes' ZeRO-3 checkpoint continued by one."""
+    again = {
+        "plain": copy_run(alone["plain"], configure, "again"),
+        "dropout": copy_run(
+            alone["dropout"],
+            configure,
+            "again-dropout",
+            **{"lora.dropout": 0.2, "lora.plus_ratio": 4.0, "train.packing": "none"},
+        ),
+        "zero3": copy_run(alone["zero3"], configure, "again-zero3", **{"train.zero_stage": 3}),
+    }
+    shrunk = copy_run(pair["zero3"], configure, "shrunk")
+    train(*again.values(), shrunk)
+    for name, run in again.items():
+        assert metrics(run) == metrics(alone[name])
+        mine, theirs = weights(run), weights(alone[name])
+        assert mine.keys() == theirs.keys()
+        assert all(mine[key].equal(theirs[key]) for key in mine)
+    assert metrics(shrunk) == pytest.approx(metrics(alone["plain"]), rel=1e-3)
+
+
+def test_unsloth_is_the_engine_unless_something_speaks_against_it(configure: Any, alone: dict[str, Path]) -> None:
+    runs = [
+        configure("unsloth", verify_adapter=True, **{"train.engine": "auto"}),
+        configure("unsloth-nf4", **{"train.engine": "unsloth", "model.quantization": "nf4"}),
+    ]
+    output = train(*runs)[0]
+    for run in runs:
+        told = result(run)
+        assert told["engine"] == "unsloth"
+        assert told["engine_reason"] in output
+        assert told["grad_norm_min"] > 0
+        assert told["loss_last"] < told["loss_first"]
+    assert result(runs[0])["adapter_reloads"] is True
+    assert metrics(runs[0]) == pytest.approx(metrics(alone["plain"]), rel=1e-3)
+
+
+def test_a_stop_request_saves_at_one_step_and_the_run_goes_on_from_there(
+    configure: Any, alone: dict[str, Path]
+) -> None:
+    run = configure("stopped", 2, **{"train.checkpoint_every": 0})
+    (run / "control").mkdir()
+    (run / "control" / "stop").write_text('{"by": "a test"}')
+    train(run, world_size=2, expect=75)
+    assert result(run)["state"] == "stopped"
+    assert [event["by"] for event in events(run, "request")] == ["a test"]
+    assert not (run / "control" / "stop").exists()
+    assert (run / "checkpoints" / "step-1" / "COMPLETE").exists()
+    configure("stopped", 1, run=run)
+    train(run)
+    assert result(run)["state"] == "succeeded"
+    assert metrics(run) == pytest.approx(metrics(alone["plain"]), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [("lora.r", 8, "was made with lora.r 4, this run has 8"), ("lora.alpha", 16, "was made with lora.alpha 8")],
+)
+def test_a_run_does_not_go_on_with_an_adapter_of_another_size_or_scale(
+    configure: Any, alone: dict[str, Path], key: str, value: int, said: str
+) -> None:
+    run = copy_run(alone["plain"], configure, "another-rank", **{key: value})
+    ranks = Ranks(1, ["-m", "train", "--config", str(run / "train.json")])
+    assert ranks.wait() == [2]
+    assert said in ranks.output[0]
+    assert "Traceback" not in ranks.output[0]
+
+
+def test_a_run_that_goes_on_with_other_records_says_so(
+    configure: Any, alone: dict[str, Path], records: dict[str, str], tmp_path: Path
+) -> None:
+    more = tmp_path / "train.jsonl"
+    lines = Path(records["train"]).read_text(encoding="utf-8")
+    more.write_text(lines + '{"instruction": "q", "output": "a"}\n', encoding="utf-8")
+    run = copy_run(alone["plain"], configure, "more-records", **{"data.train": str(more), "train.max_steps": 7})
+    ranks = Ranks(1, ["-m", "train", "--config", str(run / "train.json")])
+    assert ranks.wait() == [0]
+    assert "data.train has changed: 41 sequences" in ranks.output[0]
+    (told,) = events(run, "data_changed")
+    assert (told["now"]["sequences"], told["then"]["sequences"]) == (41, 40)
+
+
+def test_a_checkpoint_request_saves_and_the_run_goes_on(configure: Any) -> None:
+    run = configure("asked", **{"train.checkpoint_every": 0})
+    (run / "control").mkdir()
+    (run / "control" / "checkpoint").write_text("{}")
+    train(run)
+    assert [event["step"] for event in events(run, "checkpoint")] == [1, 6]
+
+
+@pytest.mark.parametrize(
+    ("over", "said"),
+    [
+        ({"data.train": "/nowhere/train.jsonl"}, "no such data file: /nowhere/train.jsonl"),
+        ({"model": {"source": "huggingface", "path": "/nowhere/model"}}, "there is no directory /nowhere/model"),
+        ({"train.micro_batch_size": 3}, "global_batch_size 8 is not micro_batch_size 3"),
+        ({"world_size": 2}, "planned for 2 ranks, and 1 were started"),
+        ({"train.epochs": "many"}, "Expected `float`, got `str`"),
+        ({"train.epochs": 0}, "train.json: train.epochs: 0.0 is out of range; accepted: above 0"),
+    ],
+)
+def test_a_users_mistake_ends_with_two_and_without_a_traceback(configure: Any, over: dict[str, Any], said: str) -> None:
+    run = configure("mistake", **over)
+    ranks = Ranks(1, ["-m", "train", "--config", str(run / "train.json")])
+    assert ranks.wait() == [2]
+    assert said in ranks.output[0]
+    assert "Traceback" not in ranks.output[0]
+    if "epochs" not in str(over):  # without a readable train.json there is no run directory to write to
+        account = json.loads((run / "errors" / "rank-0.json").read_text())
+        assert said in account["message"]
+        assert account["cause"] in ("data", "bad_configuration")
+
+
+def test_a_killed_run_never_loses_its_last_complete_checkpoint(configure: Any) -> None:
+    """SIGKILL at random moments of a run that saves after every step; each start goes on from what the last left."""
+    run = configure("killed", **{"train.max_steps": 4000, "train.checkpoint_every": 1, "train.keep_checkpoints": 1})
+    from train.rundir import complete
+
+    reached = 0
+    for attempt in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "train", "--config", str(run / "train.json")],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 120
+        while not (found := complete(run / "checkpoints")) or int(found[-1].name[5:]) < reached + 3:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.037 * attempt)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        left = complete(run / "checkpoints")
+        assert left
+        assert int(left[-1].name[5:]) >= reached + 3
+        reached = int(left[-1].name[5:])
+    assert len(events(run, "resumed")) == 2

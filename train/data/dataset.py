@@ -1,0 +1,181 @@
+"""The job's data as this run sees it: tokens mapped from the node's cache, counted, and told of."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from train.config import Source, TrainConfig
+from train.data import cache, workers
+from train.data.cache import Entry
+from train.data.prompts import set_template
+from train.data.schedule import Sampler
+from train.data.tokenizer import Recipe
+from train.data.tokens import Tokens, first
+from train.errors import DataError
+from train.records import conversations
+from train.records.conversations import Record, as_sources
+from train.rundir import RunDir
+
+NOTHING_AT_WEIGHT = "data.train: the sources have so few records that none is left at their weights"
+NOTHING_TO_EVALUATE = "data.eval holds no record that can be evaluated"
+
+
+@dataclass(frozen=True)
+class Part:
+    """data.train or data.eval: sources one after another, as tokens."""
+
+    sources: tuple[Source, ...]
+    tokens: Tokens
+    counts: tuple[int, ...]
+    """Sequences of each source."""
+    weights: tuple[float, ...]
+    system: str | None = None
+
+    def sampler(self, seed: int) -> Sampler:
+        return Sampler(self.counts, self.weights, seed)
+
+    @cached_property
+    def records(self) -> tuple[Record, ...]:
+        """The conversation of every sequence, up to the answer that is its last; read again from the files."""
+        wanted = self.tokens.kept.tolist()
+        found: dict[int, Record] = {}
+        for number, record in enumerate(self._readable()):
+            if not wanted or number > wanted[-1]:
+                break
+            found[number] = record
+        answers = [None] * len(wanted) if self.tokens.answers is None else self.tokens.answers.tolist()
+        try:
+            return tuple(_up_to(found[place], count) for place, count in zip(wanted, answers, strict=True))
+        except KeyError:
+            raise DataError("the records changed while the run was under way") from None
+
+    def _readable(self) -> Iterator[Record]:
+        for source in self.sources:
+            for record in conversations.each(source.path, system=self.system):
+                if isinstance(record, Record):
+                    yield record
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        return self.tokens.lengths
+
+    @cached_property
+    def loss_tokens(self) -> np.ndarray:
+        return self.tokens.loss_tokens
+
+
+def _up_to(record: Record, answers: int | None) -> Record:
+    """A record with this many of its answers; the rest of the conversation is another sequence."""
+    places = [place for place, (role, _) in enumerate(record.messages) if role == "assistant"]
+    if answers is None or answers == len(places):
+        return record
+    return Record(record.messages[: places[answers - 1] + 1], record.file, record.line, record.task)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Problems and warnings are told on stderr by rank 0, and their numbers as an event and in `summary`."""
+
+    config: TrainConfig
+    rundir: RunDir
+    summary: dict[str, Any] = field(default_factory=dict)
+    """What each part came to, for result.json."""
+
+    def texts(self) -> Iterator[str]:
+        """Every text of the training records, for a tokenizer made on the spot."""
+        for source in as_sources(self.config.data.train):
+            for record in conversations.each(source.path, system=self.config.data.system):
+                if isinstance(record, Record):
+                    yield from (text for _, text in record.messages)
+
+    def prefetch(self, tokenizer: Callable[[], Any]) -> None:
+        """Let child processes make the tokens of large data while this process loads the model.
+
+        `tokenizer` loads one. Whatever goes wrong here goes wrong again, and is told, where the tokens are wanted.
+        """
+        paths = [source.path for part in (self.config.data.train, self.config.data.eval) for source in as_sources(part)]
+        if sum(Path(path).stat().st_size for path in paths if Path(path).is_file()) < workers.SMALL:
+            return
+
+        def make() -> None:
+            with suppress(Exception):
+                loaded = tokenizer()
+                set_template(loaded, self.config.data.chat_template)
+                for part in (self.config.data.train, self.config.data.eval):
+                    if part:
+                        self._entry(loaded, as_sources(part))
+
+        threading.Thread(target=make, name="tokens", daemon=True).start()
+
+    def train(self, tokenizer: Any) -> Part:
+        """Raises DataError if nothing is left to train on."""
+        part = self._part(tokenizer, "train", self.config.data.train)
+        if not len(part.tokens):
+            raise DataError("data.train holds no record that can be trained on")
+        if not part.sampler(self.config.train.seed).epoch_size:
+            raise DataError(NOTHING_AT_WEIGHT, "a weight is how often an epoch sees each record of its source")
+        return part
+
+    def eval(self, tokenizer: Any) -> Part | None:
+        """None without a data.eval. Raises DataError if nothing of it is left to evaluate on."""
+        if not self.config.data.eval:
+            return None
+        part = self._part(tokenizer, "eval", self.config.data.eval, self.config.eval.max_records)
+        if not len(part.tokens):
+            raise DataError(NOTHING_TO_EVALUATE, "`zlaunch data check` tells what becomes of its records")
+        return part
+
+    def _part(self, tokenizer: Any, name: str, value: Any, limit: int | None = None) -> Part:
+        data = self.config.data
+        sources = as_sources(value)
+        found = self._entry(tokenizer, sources)
+        if self.rundir.rank == 0:
+            self._tell(name, found)
+        shown = sources[0].path if len(sources) == 1 else f"data.{name}"
+        cache.refuse_problems(found.meta, shown, data.on_error)
+        tokens = found.tokens if limit is None else first(found.tokens, limit)
+        weights = tuple(source.weight for source in sources)
+        return Part(sources, tokens, found.counts(tokens.kept), weights, data.system)
+
+    def _entry(self, tokenizer: Any, sources: tuple[Source, ...]) -> Entry:
+        data = self.config.data
+        recipe = Recipe.of(tokenizer, max_length=data.max_length, overlong=data.overlong, system=data.system)
+        return cache.entry([source.path for source in sources], recipe, cache_of(self.rundir), tokenizer=tokenizer)
+
+    def _tell(self, name: str, found: Entry) -> None:
+        meta = found.meta
+        shown: list[Any] = [*(meta.problems if self.config.data.on_error == "skip" else ()), *meta.warnings]
+        for problem in shown[: conversations.SHOWN_PROBLEMS]:
+            print(f"warning: {problem}", file=sys.stderr)
+        facts = {
+            "records": meta.sequences,
+            "tokens": meta.tokens,
+            "loss_tokens": meta.loss_tokens,
+            "too_long": meta.too_long,
+            "cut": meta.cut,
+            "unreadable": meta.unreadable,
+            "duplicates": meta.duplicates,
+            "conflicts": meta.conflicts,
+        }
+        self.summary[name] = facts
+        self.rundir.event("data", part=name, **facts, reused=not found.made)
+
+
+def cache_of(rundir: RunDir) -> Path:
+    """The node's cache, or the run's own where the home directory cannot be written."""
+    place = cache.directory()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return rundir.cache / "tokens"
+    return place if os.access(place, os.W_OK) else rundir.cache / "tokens"

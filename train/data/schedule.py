@@ -1,0 +1,137 @@
+"""Which records an optimizer step sees, and how the ranks share them. Pure: numpy in, numpy out.
+
+The records of step k depend on the seed and k alone, never on the number of ranks; every step takes exactly
+`global_batch_size` records from an endless chain of shuffled epochs.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Indices = npt.NDArray[np.int64]
+Order = Literal["none", "bucket", "pack"]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """An endless chain of epochs over records that come from weighted sources.
+
+    `counts[s]` records of source s stand one after another; `weights[s]` is how often each is seen in an epoch (a
+    fraction: that share of them, another draw each epoch).
+    """
+
+    counts: tuple[int, ...]
+    weights: tuple[float, ...]
+    seed: int
+
+    @property
+    def epoch_size(self) -> int:
+        """Records of one epoch; the same for every epoch."""
+        return sum(self._quota(count, weight) for count, weight in zip(self.counts, self.weights, strict=True))
+
+    def epoch(self, number: int) -> Indices:
+        """The record indices of one epoch in the order they are seen, shape [epoch_size]; not to be written to."""
+        return _epoch(self, number)
+
+    def _shuffled(self, number: int) -> Indices:
+        rng = np.random.default_rng([self.seed, number])
+        parts: list[Indices] = []
+        start = 0
+        for count, weight in zip(self.counts, self.weights, strict=True):
+            whole, rest = divmod(self._quota(count, weight), count) if count else (0, 0)
+            parts += [np.arange(start, start + count, dtype=np.int64)] * whole
+            parts.append(start + rng.permutation(count)[:rest].astype(np.int64))
+            start += count
+        return rng.permutation(np.concatenate(parts)) if parts else np.empty(0, np.int64)
+
+    def step(self, number: int, global_batch_size: int) -> Indices:
+        """The record indices of optimizer step `number` (from 0), shape [global_batch_size]."""
+        size = self.epoch_size
+        if not size:
+            raise ValueError("no source has a record at its weight")
+        first, last = number * global_batch_size, (number + 1) * global_batch_size
+        pieces = []
+        for epoch in range(first // size, (last - 1) // size + 1):
+            begin = epoch * size
+            pieces.append(self.epoch(epoch)[max(first - begin, 0) : last - begin])
+        return np.concatenate(pieces)
+
+    def steps(self, epochs: float, global_batch_size: int) -> int:
+        """Optimizer steps that cover `epochs`, at least one."""
+        return max(1, math.ceil(epochs * self.epoch_size / global_batch_size - 1e-9))
+
+    @staticmethod
+    def _quota(count: int, weight: float) -> int:
+        return round(count * weight)
+
+
+@functools.lru_cache(maxsize=2)
+def _epoch(sampler: Sampler, number: int) -> Indices:
+    """Every step asks for its epoch, and shuffling a million records takes longer than a step's share of time."""
+    return sampler._shuffled(number)
+
+
+def deal(
+    records: Indices, lengths: npt.ArrayLike, *, world_size: int, micro_batch_size: int, order: Order
+) -> list[list[Indices]]:
+    """Shares of one step: `deal(...)[rank][i]` is the i-th micro batch of a rank.
+
+    `lengths` [len(records)] are tokens. Every rank gets equally many micro batches of exactly `micro_batch_size`, as
+    collectives inside the model (ZeRO-3) demand. `bucket` sorts by length inside the step: like lengths share
+    a micro batch, the longest come first (memory runs out at once or never), and each goes to the rank that has carried
+    the fewest padded tokens so far, so that no rank waits long for another. (Packed rows: train/data/packing.py.)
+    """
+    if len(records) % (world_size * micro_batch_size):
+        raise ValueError(f"{len(records)} records do not divide into {world_size} x {micro_batch_size}")
+    sizes = np.asarray(lengths)
+    ranked = records if order == "none" else records[np.argsort(-sizes, kind="stable")]
+    micro_batches = ranked.reshape(-1, micro_batch_size)
+    costs = (sizes[np.argsort(-sizes, kind="stable")] if order != "none" else sizes).reshape(-1, micro_batch_size)
+    shares: list[list[Indices]] = [[] for _ in range(world_size)]
+    loads = [0] * world_size
+    room = len(micro_batches) // world_size
+    for batch, cost in zip(micro_batches, costs.max(axis=1), strict=True):
+        rank = min((r for r in range(world_size) if len(shares[r]) < room), key=lambda r: (loads[r], r))
+        shares[rank].append(batch)
+        loads[rank] += int(cost)
+    return shares
+
+
+def spread(count: int, world_size: int, batch_size: int) -> list[list[list[int]]]:
+    """Positions 0..count-1 dealt for evaluation: `spread(...)[rank]` is a list of batches, equally many on every rank.
+
+    A batch may be smaller than `batch_size` or empty: collectives need the same number of forward passes, so an empty
+    one is filled by the caller with something that does not count.
+    """
+    batches = [list(range(i, min(i + batch_size, count))) for i in range(0, count, batch_size)]
+    rounds = -(-len(batches) // world_size)
+    batches += [[] for _ in range(rounds * world_size - len(batches))]
+    return [batches[rank::world_size] for rank in range(world_size)]
+
+
+def learning_rate(step: int, total: int, *, peak: float, warmup_ratio: float, shape: str) -> float:
+    """The rate of optimizer step `step` (from 0) of `total`: linear warm-up, then constant, or down to zero."""
+    warmup = math.ceil(total * warmup_ratio)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(1, total - warmup)
+    return peak * _SHAPES[shape](progress)
+
+
+_SHAPES: dict[str, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: 1.0 - progress,
+    "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
+}
+
+
+def padded_tokens(lengths: Sequence[int], multiple: int) -> int:
+    """Tokens of a right-padded batch of these lengths, rounded up to `multiple`."""
+    return -(-max(lengths) // multiple) * multiple * len(lengths)

@@ -1,0 +1,291 @@
+"""Triton versions of train/fused/kernels.py. One program a row (or a row's head); everything in float32 inside."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+def _warps(block: int) -> int:
+    return 4 if block <= 2048 else 8 if block <= 8192 else 16
+
+
+@triton.jit
+def _rms_norm(x, x_row, weight, out, out_row, inverse, width, eps, GIVEN: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, BLOCK)
+    inside = at < width
+    value = tl.load(x + row * x_row + at, mask=inside, other=0.0).to(tl.float32)
+    if GIVEN:
+        scale = tl.load(inverse + row)
+    else:
+        scale = 1.0 / tl.sqrt(tl.sum(value * value, axis=0) / width + eps)
+        tl.store(inverse + row, scale)
+    factor = tl.load(weight + at, mask=inside, other=0.0).to(tl.float32)
+    # rounded to the model's dtype before the weight is applied, as in transformers
+    unit = (value * scale).to(out.dtype.element_ty).to(tl.float32)
+    tl.store(out + row * out_row + at, (unit * factor).to(out.dtype.element_ty), mask=inside)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Tensor:
+    rows, width = x.shape
+    inverse = torch.empty(rows, dtype=torch.float32, device=x.device)
+    block = triton.next_power_of_2(width)
+    _rms_norm[(rows,)](
+        x,
+        x.stride(0),
+        weight,
+        out,
+        out.stride(0),
+        inverse,
+        width,
+        eps,
+        GIVEN=False,
+        BLOCK=block,
+        num_warps=_warps(block),
+    )
+    return inverse
+
+
+def rms_norm_again(x: Tensor, weight: Tensor, inverse: Tensor) -> Tensor:
+    rows, width = x.shape
+    out = torch.empty_like(x)
+    block = triton.next_power_of_2(width)
+    _rms_norm[(rows,)](
+        x,
+        x.stride(0),
+        weight,
+        out,
+        out.stride(0),
+        inverse,
+        width,
+        0.0,
+        GIVEN=True,
+        BLOCK=block,
+        num_warps=_warps(block),
+    )
+    return out
+
+
+@triton.jit
+def _rms_norm_backward(
+    grad, grad_row, x, x_row, weight, inverse, skip, skip_row, out, out_row, width,
+    SKIP: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, BLOCK)
+    inside = at < width
+    scale = tl.load(inverse + row)
+    unit = tl.load(x + row * x_row + at, mask=inside, other=0.0).to(tl.float32) * scale
+    scaled = tl.load(grad + row * grad_row + at, mask=inside, other=0.0).to(tl.float32)
+    scaled = scaled * tl.load(weight + at, mask=inside, other=0.0).to(tl.float32)
+    result = scale * (scaled - unit * (tl.sum(scaled * unit, axis=0) / width))
+    if SKIP:
+        result += tl.load(skip + row * skip_row + at, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row * out_row + at, result.to(out.dtype.element_ty), mask=inside)
+
+
+def rms_norm_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, skip: Tensor | None, out: Tensor
+) -> Tensor:
+    rows, width = x.shape
+    block = triton.next_power_of_2(width)
+    other = grad if skip is None else skip
+    _rms_norm_backward[(rows,)](
+        grad, grad.stride(0), x, x.stride(0), weight, inverse, other, other.stride(0), out, out.stride(0), width,
+        SKIP=skip is not None, BLOCK=block, num_warps=_warps(block),
+    )  # fmt: skip
+    return out
+
+
+@triton.jit
+def _rotate(
+    x, x_row, out, out_row, cos, sin, positions, query_weight, key_weight, eps,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr, HEADS: tl.constexpr, PAIRS: tl.constexpr, HALF: tl.constexpr,
+    NORM: tl.constexpr,
+):  # fmt: skip
+    """All heads of one row: a block [heads, half] for each half of the head dimension."""
+    row = tl.program_id(0).to(tl.int64)
+    pair = tl.arange(0, PAIRS)
+    head = tl.arange(0, HEADS)
+    turned = head < QUERIES + KEYS
+    mask = turned[:, None] & (pair < HALF)[None, :]
+    at = head[:, None] * (2 * HALF) + pair[None, :]
+    place = tl.load(positions + row)
+    c = tl.load(cos + place * HALF + pair, mask=pair < HALF, other=0.0)[None, :]
+    s = tl.load(sin + place * HALF + pair, mask=pair < HALF, other=0.0)[None, :]
+    low = tl.load(x + row * x_row + at, mask=mask, other=0.0).to(tl.float32)
+    high = tl.load(x + row * x_row + at + HALF, mask=mask, other=0.0).to(tl.float32)
+    if NORM:
+        scale = 1.0 / tl.sqrt((tl.sum(low * low, axis=1) + tl.sum(high * high, axis=1)) / (2 * HALF) + eps)
+        is_query = (head < QUERIES)[:, None]
+        w_low = tl.where(
+            is_query,
+            tl.load(query_weight + pair, mask=pair < HALF, other=0.0).to(tl.float32)[None, :],
+            tl.load(key_weight + pair, mask=pair < HALF, other=0.0).to(tl.float32)[None, :],
+        )
+        w_high = tl.where(
+            is_query,
+            tl.load(query_weight + HALF + pair, mask=pair < HALF, other=0.0).to(tl.float32)[None, :],
+            tl.load(key_weight + HALF + pair, mask=pair < HALF, other=0.0).to(tl.float32)[None, :],
+        )
+        low = low * scale[:, None] * w_low
+        high = high * scale[:, None] * w_high
+    kind = out.dtype.element_ty
+    tl.store(out + row * out_row + at, (low * c - high * s).to(kind), mask=mask)
+    tl.store(out + row * out_row + at + HALF, (high * c + low * s).to(kind), mask=mask)
+
+
+def rotate(
+    qkv: Tensor,
+    out: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    positions: Tensor,
+    queries: int,
+    keys: int,
+    norms: tuple[Tensor, Tensor, float] | None,
+) -> None:
+    half = cos.shape[1]
+    first, second, eps = norms or (cos, cos, 0.0)
+    _rotate[(qkv.shape[0],)](
+        qkv, qkv.stride(0), out, out.stride(0), cos, sin, positions, first, second, eps,
+        QUERIES=queries, KEYS=keys, HEADS=triton.next_power_of_2(queries + keys), PAIRS=triton.next_power_of_2(half),
+        HALF=half, NORM=norms is not None, num_warps=4,
+    )  # fmt: skip
+
+
+@triton.jit
+def _rotate_backward(
+    grad, grad_row, first_head, raw, raw_row, out, out_row, cos, sin, positions, weight, eps,
+    COUNT: tl.constexpr, HEADS: tl.constexpr, PAIRS: tl.constexpr, HALF: tl.constexpr, NORM: tl.constexpr,
+):  # fmt: skip
+    """The gradient of `COUNT` heads (grad [rows, COUNT, dim]) into heads first_head ... of out."""
+    row = tl.program_id(0).to(tl.int64)
+    pair = tl.arange(0, PAIRS)
+    head = tl.arange(0, HEADS)
+    mask = (head < COUNT)[:, None] & (pair < HALF)[None, :]
+    at = head[:, None] * (2 * HALF) + pair[None, :]
+    place = tl.load(positions + row)
+    c = tl.load(cos + place * HALF + pair, mask=pair < HALF, other=0.0)[None, :]
+    s = tl.load(sin + place * HALF + pair, mask=pair < HALF, other=0.0)[None, :]
+    g_low = tl.load(grad + row * grad_row + at, mask=mask, other=0.0).to(tl.float32)
+    g_high = tl.load(grad + row * grad_row + at + HALF, mask=mask, other=0.0).to(tl.float32)
+    low = g_low * c + g_high * s
+    high = g_high * c - g_low * s
+    shift = first_head * (2 * HALF)
+    if NORM:
+        w_low = tl.load(weight + pair, mask=pair < HALF, other=0.0).to(tl.float32)[None, :]
+        w_high = tl.load(weight + HALF + pair, mask=pair < HALF, other=0.0).to(tl.float32)[None, :]
+        r_low = tl.load(raw + row * raw_row + shift + at, mask=mask, other=0.0).to(tl.float32)
+        r_high = tl.load(raw + row * raw_row + shift + at + HALF, mask=mask, other=0.0).to(tl.float32)
+        scale = 1.0 / tl.sqrt((tl.sum(r_low * r_low, axis=1) + tl.sum(r_high * r_high, axis=1)) / (2 * HALF) + eps)
+        r_low = r_low * scale[:, None]
+        r_high = r_high * scale[:, None]
+        low = low * w_low
+        high = high * w_high
+        mean = (tl.sum(low * r_low, axis=1) + tl.sum(high * r_high, axis=1)) / (2 * HALF)
+        low = scale[:, None] * (low - r_low * mean[:, None])
+        high = scale[:, None] * (high - r_high * mean[:, None])
+    kind = out.dtype.element_ty
+    tl.store(out + row * out_row + shift + at, low.to(kind), mask=mask)
+    tl.store(out + row * out_row + shift + at + HALF, high.to(kind), mask=mask)
+
+
+def rotate_backward(
+    grad: Tensor,
+    first_head: int,
+    raw: Tensor | None,
+    out: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    positions: Tensor,
+    norm: tuple[Tensor, float] | None,
+) -> None:
+    rows, count, _ = grad.shape
+    half = cos.shape[1]
+    weight, eps = norm or (cos, 0.0)
+    source = out if raw is None else raw
+    _rotate_backward[(rows,)](
+        grad, grad.stride(0), first_head, source, source.stride(0), out, out.stride(0), cos, sin, positions, weight,
+        eps,
+        COUNT=count, HEADS=triton.next_power_of_2(count), PAIRS=triton.next_power_of_2(half), HALF=half,
+        NORM=norm is not None, num_warps=4,
+    )  # fmt: skip
+
+
+@triton.jit
+def _swiglu(both, both_row, out, out_row, width, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < width
+    gate = tl.load(both + row * both_row + at, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(both + row * both_row + width + at, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row * out_row + at, (gate * tl.sigmoid(gate) * up).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _swiglu_backward(both, both_row, grad, grad_row, width, BLOCK: tl.constexpr):
+    """In place: the gradients of gate and up over gate and up, the product over its gradient."""
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < width
+    gate = tl.load(both + row * both_row + at, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(both + row * both_row + width + at, mask=inside, other=0.0).to(tl.float32)
+    g = tl.load(grad + row * grad_row + at, mask=inside, other=0.0).to(tl.float32)
+    sigmoid = tl.sigmoid(gate)
+    silu = gate * sigmoid
+    kind = both.dtype.element_ty
+    tl.store(grad + row * grad_row + at, (silu * up).to(kind), mask=inside)
+    tl.store(both + row * both_row + at, (g * up * sigmoid * (1.0 + gate - silu)).to(kind), mask=inside)
+    tl.store(both + row * both_row + width + at, (g * silu).to(kind), mask=inside)
+
+
+_SWIGLU_BLOCK = 2048
+
+
+def swiglu(both: Tensor, out: Tensor) -> None:
+    rows, width = out.shape
+    grid = (rows, triton.cdiv(width, _SWIGLU_BLOCK))
+    _swiglu[grid](both, both.stride(0), out, out.stride(0), width, BLOCK=_SWIGLU_BLOCK, num_warps=8)
+
+
+def swiglu_backward(both: Tensor, grad: Tensor) -> None:
+    rows, width = grad.shape
+    grid = (rows, triton.cdiv(width, _SWIGLU_BLOCK))
+    _swiglu_backward[grid](both, both.stride(0), grad, grad.stride(0), width, BLOCK=_SWIGLU_BLOCK, num_warps=8)
+
+
+@triton.jit
+def _cross_entropy(logits, logits_row, targets, losses, width: tl.constexpr, BLOCK: tl.constexpr):
+    """The loss of a row, and its gradient over the logits: two passes, the second mostly from the cache."""
+    row = tl.program_id(0).to(tl.int64)
+    start = logits + row * logits_row
+    top = -float("inf")
+    total = 0.0
+    for offset in range(0, width, BLOCK):
+        at = offset + tl.arange(0, BLOCK)
+        value = tl.load(start + at, mask=at < width, other=-float("inf")).to(tl.float32)
+        higher = tl.maximum(top, tl.max(value, axis=0))
+        total = total * tl.exp(top - higher) + tl.sum(tl.exp(value - higher), axis=0)
+        top = higher
+    log_sum = top + tl.log(total)
+    target = tl.load(targets + row)
+    tl.store(losses + row, log_sum - tl.load(start + target).to(tl.float32))
+    tl.debug_barrier()
+    for offset in range(0, width, BLOCK):
+        at = offset + tl.arange(0, BLOCK)
+        value = tl.load(start + at, mask=at < width, other=-float("inf")).to(tl.float32)
+        share = tl.exp(value - log_sum)
+        share = tl.where(at == target, share - 1.0, share)
+        tl.store(start + at, share.to(logits.dtype.element_ty), mask=at < width)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    rows, width = logits.shape
+    losses = torch.empty(rows, dtype=torch.float32, device=logits.device)
+    block = min(8192, triton.next_power_of_2(width))
+    _cross_entropy[(rows,)](logits, logits.stride(0), targets, losses, width, BLOCK=block, num_warps=16)
+    return losses

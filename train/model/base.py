@@ -1,0 +1,213 @@
+"""Where a base model comes from: each source ends as a local directory in transformers' format, once per node.
+
+`local_directory` is the only entry; downloads and conversions happen under a lock, so that of all ranks of a node one
+works and the others find the result. All of it happens before the ranks form a group: any of them may be the one that
+works, and `save_pretrained` of transformers writes nothing on other ranks than 0 once there is a group.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from train import families
+from train.config import Model, TrainConfig
+from train.errors import UserError
+from train.families import Family
+from train.hub import hub
+from train.hub.cachedir import cache_directory, locked, suppress_if_there
+from train.hub.download import download
+from train.model.gguf import dequantize, find_gguf, gguf_architecture
+from train.model.random import make_random
+from train.rundir import RunDir
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    directory: Path
+    name: str
+    """What the adapter records as its base: the hub id where there is one, else the directory."""
+    revision: str | None = None
+    """Of the hub id."""
+
+
+def local_directory(config: TrainConfig, rundir: RunDir, texts: Callable[[], Iterable[str]]) -> BaseModel:
+    """The base model of this run on this node's disk. `texts` are the records, for a tokenizer made on the spot.
+
+    Raises UserError where there is no such model.
+    """
+    return _SOURCES[config.model.source](config, rundir, texts)
+
+
+def _random(config: TrainConfig, rundir: RunDir, texts: Callable[[], Iterable[str]]) -> BaseModel:
+    _once(rundir.base_model, lambda place: make_random(place, texts(), config.train.seed))
+    return BaseModel(rundir.base_model, str(rundir.base_model))
+
+
+def _hub(config: TrainConfig, rundir: RunDir, texts: Callable[[], Iterable[str]]) -> BaseModel:
+    path = Path(config.model.path).expanduser()
+    if path.is_dir():
+        _check_complete(path)
+        return _readable(BaseModel(path.resolve(), str(path.resolve())), rundir)
+    (held,) = hub.once(f"model-{_named(config.model)}", lambda: [str(download(config.model))])
+    directory = Path(held)
+    if config.model.source == "modelscope":  # its ids mean nothing to whoever reads the adapter later
+        return _readable(BaseModel(directory, str(directory)), rundir)
+    return _readable(BaseModel(directory, config.model.path, config.model.revision), rundir)
+
+
+def _readable(base: BaseModel, rundir: RunDir) -> BaseModel:
+    """The model as transformers reads it: checkpoints in ChatGLM's or Baichuan's own layout are converted, once.
+
+    The adapter then records the conversion's directory as its base, for it does not fit the original's layer names.
+    """
+    config = read_config(base.directory)
+    if config is None or not families.needs_conversion(config):
+        return base
+    from train.original.checkpoint_files import ConversionError
+    from train.original.conversion import converted
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+        rundir.event("convert", message=text)
+
+    try:
+        place = converted(base.directory, say, cache_directory())
+    except ConversionError as error:
+        raise UserError(f"model.path: {error}") from error
+    return BaseModel(place, str(place))
+
+
+def read_config(directory: Path) -> dict[str, Any] | None:
+    """config.json of a model's directory; None if there is none to read."""
+    return read_json(directory / "config.json")
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """The JSON object in `file`; None if there is none."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def family(config: TrainConfig) -> Family:
+    """The family of the model that the job names, before the model is here: its config.json is fetched alone.
+
+    A family that takes everything where it cannot be read: what is wrong is told in full when the model is loaded.
+    """
+    model = config.model
+    if model.source == "random":
+        found: dict[str, Any] | None = {"model_type": "llama"}
+    elif model.source == "package":
+        found = {"model_type": gguf_architecture(find_gguf(model.path)[0])}
+    elif Path(model.path).expanduser().is_dir():
+        found = read_config(Path(model.path).expanduser())
+    else:
+        found = _fetched_config(model)
+    return families.FAMILIES[0] if found is None else families.family_of(found)
+
+
+def _fetched_config(model: Model) -> dict[str, Any] | None:
+    def ask() -> list[str]:
+        try:
+            if model.source == "modelscope":
+                from modelscope.hub.file_download import model_file_download as download
+            else:
+                from huggingface_hub import hf_hub_download as download
+            return [str(download(model.path, "config.json", revision=model.revision))]
+        except Exception:  # offline, no such model, no such package: their errors have no common base
+            return []
+
+    found = hub.once(f"config-{_named(model)}", ask)
+    return read_config(Path(found[0]).parent) if found else None
+
+
+def _named(model: Model) -> str:
+    return f"{model.source}-{model.path}@{model.revision or 'newest'}"
+
+
+def family_at(directory: Path) -> Family:
+    """The family of a model that is here."""
+    return families.family_of(read_config(directory) or {})
+
+
+def register_types(directory: Path) -> None:
+    """Let transformers know the model types that are this project's own."""
+    if (read_config(directory) or {}).get("model_type") == "alibi_llama":
+        from train.original import alibi
+
+        alibi.register()
+
+
+def _package(config: TrainConfig, rundir: RunDir, texts: Callable[[], Iterable[str]]) -> BaseModel:
+    gguf, version = find_gguf(config.model.path)
+    place = cache_directory() / "models" / f"{config.model.path}-{version}"
+    _once(place, lambda temporary: dequantize(gguf, temporary))
+    return BaseModel(place, str(place))
+
+
+_SOURCES: dict[str, Callable[[TrainConfig, RunDir, Callable[[], Iterable[str]]], BaseModel]] = {
+    "random": _random,
+    "huggingface": _hub,
+    "modelscope": _hub,
+    "package": _package,
+}
+
+
+def _check_complete(path: Path) -> None:
+    """Raise UserError for a directory that cannot be a model, or whose index names shards that are not there."""
+    if not (path / "config.json").is_file():
+        if (path / "adapter_config.json").is_file():
+            raise UserError(
+                f"model.path: {path} holds an adapter and no model",
+                "name its base model here, and the adapter as lora.adapter to go on training it",
+            )
+        raise UserError(f"model.path: {path} has no config.json", "it must be a directory in transformers' format")
+    if read_config(path) is None:
+        raise UserError(f"model.path: {path / 'config.json'} holds no JSON object", "download it again")
+    index = _index_read(path)
+    if index is None:
+        return
+    try:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"model.path: {index} is not a readable index", "download it again") from None
+    missing = sorted(shard for shard in shards if not (path / shard).is_file())
+    if missing:
+        raise UserError(f"model.path: {path} lacks {', '.join(missing)}, which {index.name} names", "download them")
+
+
+def _index_read(path: Path) -> Path | None:
+    """The index that transformers reads, by its order of preference; None where the weights are one file.
+
+    A download without the *.bin files of a model that has both kinds leaves the index of those behind.
+    """
+    for weights in ("model.safetensors", "pytorch_model.bin"):
+        if (path / weights).is_file():
+            return None
+        if (path / f"{weights}.index.json").is_file():
+            return path / f"{weights}.index.json"
+    return None
+
+
+def _once(place: Path, make: Callable[[Path], None]) -> None:
+    """Let `make` fill a temporary directory and rename it to `place`, unless that exists already."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with locked(place.parent / f".{place.name}.lock"):
+        if place.exists():
+            return
+        temporary = place.with_name(f".{place.name}.{os.urandom(4).hex()}.tmp")
+        temporary.mkdir()
+        try:
+            make(temporary)
+            with suppress_if_there(place):
+                temporary.rename(place)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,108 @@
+"""Records: a conversation and the place it was read from; whatever cannot be read becomes a Problem with that place.
+
+Small files only go through `read` (everything in memory: evaluation data); training reads chunk by chunk
+(train/data/files.py) and keeps tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from train.config import Source
+from train.errors import DataError
+from train.records import files, formats
+from train.records.chunk import Broken
+from train.records.formats import Unreadable
+
+SHOWN_PROBLEMS = 20
+
+
+@dataclass(frozen=True)
+class Record:
+    """One conversation: (role, content) pairs that end with the assistant's answer."""
+
+    messages: tuple[tuple[str, str], ...]
+    file: str
+    line: int
+    """Line of a text file, row of a table (from 1)."""
+    task: str | None = None
+
+    @property
+    def answer(self) -> str:
+        return self.messages[-1][1]
+
+
+@dataclass(frozen=True)
+class Problem:
+    file: str
+    line: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.text}"
+
+
+@dataclass
+class Reading:
+    """What a source gave: its records, what could not be read, and what is only worth a warning."""
+
+    records: list[Record] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+
+
+def as_sources(value: str | tuple[str | Source, ...] | None) -> tuple[Source, ...]:
+    """`data.train` or `data.eval` as sources with weights."""
+    if not value:
+        return ()
+    if isinstance(value, str):
+        return (Source(path=value),)
+    return tuple(Source(path=item) if isinstance(item, str) else item for item in value)
+
+
+def each(path: str, *, system: str | None) -> Iterator[Record | Problem]:
+    """Every record of a source, in order. Raises DataError for a source that cannot be opened."""
+    for chunk in files.chunks(path):
+        for line, value in files.objects(chunk):
+            yield to_record(value, chunk.shown, line, system)
+
+
+def read(path: str, *, system: str | None, on_error: str) -> Reading:
+    """All records of one source. Raises DataError for unreadable records (`on_error` stop) and for an absent file."""
+    reading = Reading()
+    seen: dict[tuple[tuple[str, str], ...], int] = {}
+    for result in each(path, system=system):
+        if isinstance(result, Problem):
+            reading.problems.append(result)
+            continue
+        first = seen.setdefault(result.messages, result.line)
+        if first != result.line:
+            reading.warnings.append(Problem(result.file, result.line, f"the same record as in line {first}"))
+        reading.records.append(result)
+    if reading.problems and on_error == "stop":
+        raise unusable(path, reading.problems, len(reading.problems))
+    return reading
+
+
+def to_record(value: Any, file: str, line: int, system: str | None = None) -> Record | Problem:
+    """A decoded object as a Record, by the first format whose key it has."""
+    if isinstance(value, Broken):
+        return Problem(file, line, value.text)
+    try:
+        messages = formats.to_messages(value, system)
+    except Unreadable as error:
+        return Problem(file, line, str(error))
+    return Record(tuple(messages), file, line, formats.task_of(value))
+
+
+def unusable(name: str, problems: list[Problem], count: int) -> DataError:
+    """The error that lists the first of `count` problems."""
+    shown = "".join(f"\n  {problem}" for problem in problems[:SHOWN_PROBLEMS])
+    rest = count - min(len(problems), SHOWN_PROBLEMS)
+    more = f"\n  ... and {rest} more" if rest > 0 else ""
+    return DataError(
+        f"{count} record{'s' * (count != 1)} of {name} cannot be used:{shown}{more}",
+        "mend these lines, or set data.on_error=skip to leave them out",
+    )

@@ -1,0 +1,163 @@
+"""Read CSV, Parquet and Arrow in chunks."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from train.records.chunk import (
+    BOM,
+    CHUNK_BYTES,
+    CHUNK_ROWS,
+    LARGEST_OBJECT,
+    Broken,
+    Chunk,
+    Pairs,
+    bytes_of,
+    encoding_of,
+)
+from train.records.formats import KEYS
+
+PIECE_BYTES = 64 << 20
+"""Of a Parquet row group that is larger, a chunk is a part. Pandas writes a million records as one group, and a chunk's
+records lie in the memory of one process. A part is found by decoding what stands before it, so they are not small."""
+
+
+def cut_csv(path: str, shown: str) -> Iterator[Chunk]:
+    """Rows may hold line breaks in quotes, so the file is read as rows to find where it can be cut."""
+    csv.field_size_limit(LARGEST_OBJECT)
+    with Path(path).open("rb") as file:
+        taken = 0
+
+        def lines() -> Iterator[str]:
+            nonlocal taken
+            for raw in file:
+                text = raw.removeprefix(BOM) if taken == 0 else raw  # before a quote it would be part of the name
+                taken += len(raw)
+                yield text.decode("utf-8", errors="replace")
+
+        rows = csv.reader(lines())
+        try:
+            header = next(rows, None)
+            if header is None:
+                return
+            columns = tuple(name.strip() for name in header)
+            start, line = taken, rows.line_num + 1
+            for _ in rows:
+                if taken - start >= CHUNK_BYTES:
+                    yield Chunk("csv", path, shown, start, taken, line, columns)
+                    start, line = taken, rows.line_num + 1
+            if taken > start:
+                yield Chunk("csv", path, shown, start, taken, line, columns)
+        except csv.Error as error:
+            yield Chunk("csv", path, shown, taken, taken, rows.line_num, broken=f"bad CSV: {error}")
+
+
+def read_csv(chunk: Chunk) -> Pairs:
+    csv.field_size_limit(LARGEST_OBJECT)
+    raw = bytes_of(chunk)
+    torn = False
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        yield chunk.line + raw.count(b"\n", 0, error.start), Broken(encoding_of(error))
+        text, torn = raw.decode("utf-8", errors="replace"), True
+    rows = csv.reader(io.StringIO(text, newline=""))
+    line = chunk.line
+    for row in rows:
+        if torn and "\ufffd" in "".join(row):
+            pass  # told above
+        elif len(row) > len(chunk.columns):
+            yield line, Broken(f"{len(row)} cells in this row, {len(chunk.columns)} columns in the header")
+        elif row:
+            cells = {name: cell for name, cell in zip(chunk.columns, row, strict=False) if cell}
+            yield line, _present(cells, chunk.columns)
+        line = chunk.line + rows.line_num
+
+
+def _present(cells: dict[str, Any], columns: tuple[str, ...]) -> dict[str, Any]:
+    """Empty cells are absent, but for those whose emptiness the format itself has a word for."""
+    if "instruction" in columns and not cells.get("messages") and not cells.get("conversations"):
+        for key in ("instruction", "output"):
+            if key in columns:
+                cells.setdefault(key, "")
+    return cells
+
+
+def cut_parquet(path: str, shown: str) -> Iterator[Chunk]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        file = parquet.ParquetFile(path)
+    except pyarrow.ArrowInvalid as error:
+        yield Chunk("parquet", path, shown, 0, 0, 1, broken=f"not a Parquet file: {error}")
+        return
+    columns = tuple(name for name in file.schema_arrow.names if name in KEYS) or tuple(file.schema_arrow.names)
+    row = 0
+    for group in range(file.metadata.num_row_groups):
+        facts = file.metadata.row_group(group)
+        parts = -(-facts.total_byte_size // PIECE_BYTES) or 1
+        size = max(1, -(-facts.num_rows // parts))
+        last = row + facts.num_rows
+        for start in range(row, last, size):
+            yield Chunk("parquet", path, shown, start, min(start + size, last), start + 1, columns)
+        row = last
+
+
+def read_parquet(chunk: Chunk) -> Pairs:
+    import pyarrow
+    from pyarrow import parquet
+
+    row = chunk.start
+    try:
+        file = parquet.ParquetFile(chunk.path)
+        group, at = _row_group(file, chunk.start)
+        for batch in file.iter_batches(CHUNK_ROWS, row_groups=[group], columns=list(chunk.columns)):
+            wanted = batch.slice(min(max(0, chunk.start - at), batch.num_rows), chunk.end - max(chunk.start, at))
+            at += batch.num_rows
+            for value in wanted.to_pylist():
+                row += 1
+                yield row, _without_nulls(value)
+            if at >= chunk.end:
+                return
+    except (pyarrow.ArrowException, OSError) as error:
+        yield row + 1, Broken(f"this Parquet file is torn: {str(error).partition(chr(10))[0]}")
+
+
+def _row_group(file: Any, row: int) -> tuple[int, int]:
+    """(the row group that holds this row of the file, its first row)"""
+    first = 0
+    for group in range(file.metadata.num_row_groups):
+        count = file.metadata.row_group(group).num_rows
+        if row < first + count:
+            return group, first
+        first += count
+    raise OSError(f"row {row + 1} of {first}: the file has become shorter")
+
+
+def cut_arrow(path: str, shown: str) -> Iterator[Chunk]:
+    table = _arrow(path)
+    columns = tuple(name for name in table.column_names if name in KEYS) or tuple(table.column_names)
+    for start in range(0, table.num_rows, CHUNK_ROWS):
+        yield Chunk("arrow", path, shown, start, min(start + CHUNK_ROWS, table.num_rows), start + 1, columns)
+
+
+def read_arrow(chunk: Chunk) -> Pairs:
+    part = _arrow(chunk.path).select(list(chunk.columns)).slice(chunk.start, chunk.end - chunk.start)
+    for row, value in enumerate(part.to_pylist(), chunk.line):
+        yield row, _without_nulls(value)
+
+
+def _arrow(path: str) -> Any:
+    """A table that lies in the file and not in memory."""
+    import pyarrow
+
+    return pyarrow.ipc.open_stream(pyarrow.memory_map(path)).read_all()
+
+
+def _without_nulls(value: dict[str, Any]) -> dict[str, Any]:
+    return {key: item for key, item in value.items() if item is not None}

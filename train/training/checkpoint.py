@@ -1,0 +1,156 @@
+"""Whole checkpoints: one directory, any number of ranks, any ZeRO stage.
+
+checkpoints/step-<n>/
+├── state.safetensors     float32 masters and moments by parameter name (train/training/strategy.py says which)
+├── state.json            where the run stands: step, losses so far, counts
+├── adapter/              the adapter in PEFT's format, ready to use
+└── COMPLETE              renamed into place last; a directory without it does not count
+
+Rank 0 writes and reads; the others get what they need from it, so nothing but rank 0's disk is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from train import dist
+from train.dist import World
+from train.errors import UserError
+from train.rundir import MARKER, STEP_NAME, complete, sync_directory, write_atomic, write_json
+from train.training.optimizer import Engine, State
+
+MAY_CHANGE = ("total_steps", "data")
+"""A run may be resumed to train longer or shorter: its records are a function of the step, not of the last step. And
+with records mended or added: which ones a step sees then is another matter, and the run says so."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands after `step` optimizer steps."""
+
+    step: int
+    tokens: int = 0
+    """Tokens seen, padding not counted."""
+    loss_first: float | None = None
+    loss_last: float | None = None
+    grad_norm_min: float | None = None
+    seconds: float = 0.0
+    """Training time of all starts so far."""
+
+
+def save(
+    checkpoints: Path,
+    engine: Engine,
+    world: World,
+    progress: Progress,
+    facts: dict[str, Any],
+    save_adapter: Callable[[Path, State], None],
+    keep: int,
+) -> None:
+    """Write a checkpoint and prune old ones (a collective). `facts` are recorded beside the progress."""
+    state = engine.gather()
+    if world.first:
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        place = checkpoints / f"step-{progress.step}"
+        if not (place / MARKER).is_file():
+            _write(place, state, {"schema": 1, "progress": asdict(progress), **facts}, save_adapter)
+        for old in complete(checkpoints)[:-keep]:
+            remove(old)
+
+
+def _write(place: Path, state: State, content: dict[str, Any], save_adapter: Callable[[Path, State], None]) -> None:
+    from safetensors.torch import save_file
+
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(place, ignore_errors=True)  # without the marker: left over from a save that was cut off
+    try:
+        temporary.mkdir()
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary / "state.safetensors")
+        write_json(temporary / "state.json", content)
+        save_adapter(temporary / "adapter", state)
+        _sync_tree(temporary)
+        temporary.rename(place)
+        sync_directory(place.parent)
+        write_atomic(place / MARKER, "")
+        sync_directory(place)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def remove(place: Path) -> None:
+    """The marker goes first, so that a half-removed checkpoint does not count."""
+    (place / MARKER).unlink(missing_ok=True)
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def clean(checkpoints: Path) -> None:
+    """Remove what cut-off saves left behind; for the start of a run, by rank 0."""
+    own = (path for path in checkpoints.glob("step-*") if STEP_NAME.fullmatch(path.name))
+    for path in [*checkpoints.glob(".step-*.tmp"), *own]:
+        if not (path / MARKER).is_file():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def restore(place: Path | None, engine: Engine, world: World, facts: dict[str, Any]) -> Progress | None:
+    """Rank 0's checkpoint into every rank's engine (a collective); None where rank 0 has none.
+
+    Raises UserError if the checkpoint is of another run: `facts` must agree, but for those that MAY_CHANGE.
+    """
+    content: dict[str, Any] | None = None
+    state: State = {}
+    if world.first and place is not None:
+        content = json.loads((place / "state.json").read_text(encoding="utf-8"))
+    content = dist.share(world, content)
+    if content is None:
+        return None
+    for name, value in facts.items():
+        if content.get(name, value) != value and name not in MAY_CHANGE:
+            raise UserError(
+                f"the checkpoint {place or ''} was made with {name} {content.get(name)}, this run has {value}",
+                "resume with the settings of the run, or start a new run with these",
+            )
+    if world.first and place is not None:
+        from safetensors.torch import load_file
+
+        state = load_file(place / "state.safetensors")
+    state = _share_state(state, world)
+    progress = Progress(**content["progress"])
+    engine.restore(state, progress.step)
+    return progress
+
+
+def recorded(place: Path, fact: str) -> Any:
+    """What was recorded beside the progress of a checkpoint; None where an older version did not."""
+    return json.loads((place / "state.json").read_text(encoding="utf-8")).get(fact)
+
+
+def _share_state(state: State, world: World) -> State:
+    """Rank 0's tensors on every rank, one after another."""
+    if not world.many:
+        return state
+    shared: State = {}
+    for name, shape in dist.share(world, [(name, tuple(tensor.shape)) for name, tensor in state.items()]):
+        tensor = state[name].to(world.device) if world.first else torch.empty(shape, device=world.device)
+        dist.share_tensor(world, tensor)
+        shared[name] = tensor.cpu()
+    return shared
+
+
+def _sync_tree(directory: Path) -> None:
+    for path in directory.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        else:
+            sync_directory(path)
+    sync_directory(directory)

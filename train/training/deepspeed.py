@@ -1,0 +1,145 @@
+"""Train through DeepSpeed: its configuration and its engine."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from train import dist
+from train.config import TrainConfig
+from train.dist import World
+from train.errors import UserError
+from train.training.optimizer import MOMENTS, State, adam_step, autocast_of, no_grad, optimizer_of, set_rate, trainable
+
+
+def read_ds_config(path: Path, config: TrainConfig, world_size: int) -> dict[str, Any]:
+    """ds_config.json of the run directory for this start: the batch of train.json, nothing printed a step."""
+    try:
+        ds_config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"train.zero_stage={config.train.zero_stage} needs {path}, which is not there") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON: {error}") from None
+    stage = ds_config.get("zero_optimization", {}).get("stage")
+    if stage != config.train.zero_stage:
+        raise UserError(f"{path} is for ZeRO stage {stage}, train.json for {config.train.zero_stage}")
+    train = config.train
+    return {
+        **ds_config,
+        "train_batch_size": train.micro_batch_size * train.gradient_accumulation_steps * world_size,
+        "train_micro_batch_size_per_gpu": train.micro_batch_size,
+        "gradient_accumulation_steps": train.gradient_accumulation_steps,
+        "gradient_clipping": train.max_grad_norm,
+    }
+
+
+class DeepSpeedEngine:
+    skips = True
+
+    def __init__(
+        self, config: TrainConfig, world: World, loss: Any, dtype: torch.dtype, ds_config: dict[str, Any]
+    ) -> None:
+        import deepspeed
+
+        self.world = world
+        self.stage = config.train.zero_stage
+        half = ds_config.get("bf16", {}).get("enabled") or ds_config.get("fp16", {}).get("enabled")
+        self.autocast = nullcontext if half else autocast_of(world, dtype)
+        self.names = {id(parameter): name for name, parameter in trainable(loss.model)}
+        self.parameters = [parameter for _, parameter in trainable(loss.model)]
+        with dist.quiet():
+            self.engine, *_ = deepspeed.initialize(
+                model=loss, optimizer=optimizer_of(config, loss.model), config=ds_config
+            )
+        self.loss = self.engine
+        if config.lora.plus_ratio is not None:
+            # With several groups DeepSpeed looks for the moments after the first one's step, when only that one has
+            # them (`_optimizer_step` in stage_1_and_2.py); made beforehand, all are found.
+            self._create_moments()
+
+    def backward(self, inputs: dict[str, torch.Tensor], scale: float, *, last: bool) -> torch.Tensor:
+        self.engine.set_gradient_accumulation_boundary(last)
+        with self.autocast():
+            loss = self.engine(**inputs)
+        # DeepSpeed averages over ranks and, unless told not to, over micro batches; ours is a sum already divided.
+        self.engine.backward(loss * (scale * self.world.world_size), scale_wrt_gas=False)
+        return loss.detach()
+
+    def step(self, rate: float) -> float:
+        set_rate(self.engine.optimizer, rate)
+        self.engine.step()
+        norm = self.engine.get_global_grad_norm()
+        return float(norm) if norm is not None else float("nan")
+
+    def gather(self) -> State:
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        self._create_moments()
+        state: State = {}
+        for parameter in self.parameters:
+            name = self.names[id(parameter)]
+            state[f"param/{name}"] = safe_get_full_fp32_param(parameter).detach().cpu()
+            for moment in MOMENTS:
+                state[f"{moment}/{name}"] = safe_get_full_optimizer_state(parameter, moment).detach().cpu()
+        return state
+
+    def restore(self, state: State, step: int) -> None:
+        import deepspeed
+
+        self._create_moments()
+        for parameter in self.parameters:
+            name = self.names[id(parameter)]
+            self._put(parameter, state[f"param/{name}"], None)
+            for moment in MOMENTS:
+                self._put(parameter, state[f"{moment}/{name}"], moment)
+            # The masters alone are not enough: the next forward uses the model's own copy.
+            sharded = [parameter] if self.stage == 3 else []
+            with deepspeed.zero.GatheredParameters(sharded, modifier_rank=0, enabled=bool(sharded)):
+                parameter.data.copy_(state[f"param/{name}"])
+        for values in self._adam().state.values():
+            values["step"] = torch.as_tensor(float(step), device=values["step"].device)
+
+    def evaluation(self) -> Any:
+        return no_grad(self.autocast)
+
+    def _put(self, parameter: nn.Parameter, value: torch.Tensor, moment: str | None) -> None:
+        """This rank's part of a whole value into the float32 master (`moment` None) or a moment."""
+        from deepspeed import utils
+
+        value = value.to(self.world.device)
+        if self.stage < 3:
+            if moment is None:
+                utils.safe_set_full_fp32_param(parameter, value)
+            else:
+                utils.safe_set_full_optimizer_state(parameter, value, moment)
+            return
+        # `safe_set_full_*` of stage 3 fails where the ranks do not divide the parameter; the local ones do not.
+        size = parameter.ds_tensor.numel()
+        flat = nn.functional.pad(value.flatten(), (0, size * self.world.world_size - value.numel()))
+        part = flat[size * self.world.rank : size * (self.world.rank + 1)]
+        if moment is None:
+            utils.safe_set_local_fp32_param(parameter, part)
+        else:
+            utils.safe_set_local_optimizer_state(parameter, part, moment)
+
+    def _adam(self) -> torch.optim.Optimizer:
+        return self.engine.optimizer.optimizer
+
+    def _create_moments(self) -> None:
+        """The moments exist only after the first step; before it, make the zeros that AdamW would."""
+        optimizer = self.engine.optimizer
+        if self.stage == 3:
+            masters = optimizer.fp32_partitioned_groups_flat
+        else:
+            masters = optimizer.single_partition_of_fp32_groups
+        missing = [master for master in masters if not self._adam().state.get(master)]
+        for master in missing:
+            zeros = {moment: torch.zeros_like(master.data) for moment in MOMENTS}
+            self._adam().state[master] = {"step": adam_step(self._adam(), 0, master), **zeros}
+        if missing and self.stage < 3:
+            optimizer._lazy_init_hp_params_optimizer_state()  # the map from names to parts of the moments

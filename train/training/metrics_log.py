@@ -1,0 +1,74 @@
+"""metrics.jsonl, one line per step, and peak memory."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+
+from train import rundir
+from train.config import TrainConfig
+from train.dist import World
+from train.rundir import RunDir
+from train.training.checkpoint import Progress
+
+
+class Writer:
+    """metrics.jsonl, a line a step on standard output, and TensorBoard if asked; on rank 0, nothing elsewhere."""
+
+    def __init__(self, config: TrainConfig, rundir: RunDir, world: World, epoch_size: int, total: int) -> None:
+        self.config, self.rundir, self.world = config, rundir, world
+        self.epoch_size, self.total = epoch_size, total
+        self.board: Any = None
+        if world.first and config.train.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(rundir.tensorboard))
+
+    def step(self, progress: Progress, loss: float, norm: float, rate: float, tokens_per_second: float) -> None:
+        if not self.world.first or (progress.step % self.config.train.log_every and progress.step != self.total):
+            return
+        line = {
+            "step": progress.step,
+            "epoch": round(progress.step * self.config.train.global_batch_size / self.epoch_size, 4),
+            "loss": loss,
+            "grad_norm": norm if math.isfinite(norm) else None,
+            "learning_rate": rate,
+            "tokens": progress.tokens,
+            "tokens_per_second": round(tokens_per_second, 1),
+            "peak_memory_bytes": peak_memory(self.world),
+            "time": round(time.time(), 3),
+        }
+        rundir.append_line(self.rundir.metrics, line)
+        print(
+            f"step {progress.step}/{self.total}  loss {loss:.4f}  grad_norm {norm:.3f}  lr {rate:.2e}  "
+            f"{tokens_per_second:.0f} tokens/s",
+            flush=True,
+        )
+        self._plot(progress.step, line)
+
+    def evaluation(self, step: int, loss: float) -> None:
+        if self.world.first:
+            known = loss if math.isfinite(loss) else None
+            line = {"step": step, "eval_loss": known, "time": round(time.time(), 3)}
+            rundir.append_line(self.rundir.metrics, line)
+            print(f"step {step}/{self.total}  eval_loss {loss:.4f}", flush=True)
+            self._plot(step, line)
+
+    def _plot(self, step: int, values: dict[str, Any]) -> None:
+        if self.board is not None:
+            for name, value in values.items():
+                if name not in ("step", "time") and value is not None:
+                    self.board.add_scalar(name, value, step)
+            self.board.flush()
+
+
+def peak_memory(world: World) -> int:
+    """Bytes: the most this rank ever held, on its GPU or (CPU) resident in memory."""
+    if world.device != "cpu":
+        return int(torch.cuda.max_memory_allocated())
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
