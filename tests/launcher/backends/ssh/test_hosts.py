@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from launcher.backends.ssh import watch
+from launcher.backends.ssh import hosts, watch
 from launcher.backends.ssh.hosts import SshBackend, bring_home
 from launcher.backends.ssh.watch import Following, Place, Seen, verdict
 from launcher.cli import cli
