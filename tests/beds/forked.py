@@ -26,7 +26,8 @@ from tests.beds.places import ROOT
 
 IMPORTED = (
     *("deepspeed", "peft", "safetensors.torch", "transformers.models.llama.modeling_llama"),
-    *(f"train.{name}" for name in ("adapter", "basemodel", "dataset", "engine", "evaluate", "loop", "model")),
+    *("train.evaluate", "train.data.dataset", "train.model.adapt", "train.model.base", "train.model.load"),
+    *("train.training.adapter", "train.training.loop", "train.training.strategy"),
 )
 SAVING = "/checkpoints/.step-"
 """In the name of the directory whose making begins a save."""

@@ -48,7 +48,7 @@ def test_sigkill_at_twenty_random_moments_leaves_a_whole_checkpoint(tmp_path: Pa
     # A fork of one warm process for each moment: the import of torch is paid once.
     forker = f"""
 import os, signal, sys
-import torch, safetensors.torch, train.checkpoint, train.engine
+import torch, safetensors.torch, train.training.checkpoint
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
