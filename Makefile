@@ -1,9 +1,10 @@
 # `make help` lists the targets. CI calls these same targets (.ci/run).
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint types bench bench-gpu bench-multi quality clean
+.PHONY: help env demo test test-fast lint format types bench bench-gpu bench-multi quality clean
 PY := .venv/bin/python
+CODE := launcher train tests docker
 
-help: ## this list
+help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 env: ## make .venv with everything in it; does nothing when it is current
@@ -15,9 +16,17 @@ demo: env ## train a small real model on the records that ship, and show what it
 test: env ## the whole test suite, in two processes
 	$(PY) -m pytest -n 2 --no-loadscope-reorder $(PYTEST_ARGS)
 
-lint: env ## ruff, and hadolint on the Dockerfile
-	$(PY) -m ruff check launcher train tests docker
+test-fast: env ## the tests that need neither torch nor a test bed
+	$(PY) -m pytest -n 2 --no-loadscope-reorder -m "not slurm and not ssh and not container and not train" $(PYTEST_ARGS)
+
+lint: env ## ruff (rules and format), and hadolint on the Dockerfile
+	$(PY) -m ruff check $(CODE)
+	$(PY) -m ruff format --check $(CODE)
 	.venv/bin/hadolint docker/Dockerfile
+
+format: env ## sort the imports and format the code
+	$(PY) -m ruff check --select I --fix $(CODE)
+	$(PY) -m ruff format $(CODE)
 
 types: env ## mypy, strict
 	$(PY) -m mypy
