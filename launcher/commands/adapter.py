@@ -25,7 +25,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def find(run: str) -> RunDir:
     """The run, which must have an adapter: finished, or with a checkpoint. Raises RunNotFound and UsageError."""
     found = run_named(run)
-    if not (found.adapter / "adapter_config.json").exists() and not list(found.checkpoints.glob("step-*/COMPLETE")):
+    if not (found.adapter / "adapter_config.json").exists() and not found.checkpoint_steps():
         raise UsageError(f"{found.run_id} has no adapter yet", hint=f"zlaunch status {found.run_id}")
     return found
 
@@ -36,7 +36,7 @@ def in_training_environment(found: RunDir, words: Sequence[str]) -> int:
     Where that is our own interpreter, with our own train package, which knows runs of older versions too; another
     environment gets the run's snapshot of it.
     """
-    python = str(found.read_json(found.plan_json)["launch"]["python"])
+    python = str(found.read_plan()["launch"]["python"])
     own = python == facts.this_python()
     return process.passthrough([python, *words], env=trainer.environment(None if own else found.code))
 
@@ -92,7 +92,7 @@ def evaluate(run: str, data: str | None, device: str, max_records: int | None, a
     hub = bool(data and data.startswith("hub:"))
     if data and not hub and not Path(data).is_file():
         raise UsageError(f"--data: there is no file {data}")
-    place = found.path / "evaluations" / _folder(data)
+    place = found.evaluations / _folder(data)
     words = ["-m", "train.evaluate", "--run-dir", str(found.path), "--device", device, "--out", str(place)]
     words += ["--data", data if hub else str(Path(data).absolute())] if data else []
     words += ["--max-records", str(max_records)] if max_records else []
@@ -101,7 +101,7 @@ def evaluate(run: str, data: str | None, device: str, max_records: int | None, a
     status = in_training_environment(found, words)
     if status:
         return status
-    scores = found.read_json(place / "scores.json")
+    scores = found.read_json(place / "scores.json") or {}
     if as_json:
         click.echo(json.dumps(scores, ensure_ascii=False))
         return 0

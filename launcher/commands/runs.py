@@ -126,7 +126,7 @@ def run_named(text: str) -> RunDir:
 
 def refuse_absent_rank(run: RunDir, rank: int) -> None:
     """Raises UsageError for a rank that the run neither has nor had."""
-    nodes = (run.read_json(run.plan_json) or {}).get("launch", {}).get("nodes", ())
+    nodes = run.read_plan().get("launch", {}).get("nodes", ())
     ranks = {node["first_rank"] + local for node in nodes for local in range(node["procs"])}
     logs = run.logs_dir.glob("node-*/rank-*.log")  # an earlier start may have had more
     ranks.update(int(log.stem.removeprefix("rank-")) for log in logs)

@@ -92,7 +92,7 @@ def _keep_from_starting(points: Sweep, run: RunDir) -> bool:
     file = sweep.job_file(points, run)
     job = load.load(file)
     if file != run.job_yaml:
-        run.write({"job.yaml": file.read_text(encoding="utf-8")})
+        run.write({run.job_yaml.name: file.read_text(encoding="utf-8")})
     record = RunRecord(
         run_id=run.run_id,
         name=job.spec.name,

@@ -72,13 +72,13 @@ def prepare(
 
 def job_to_resume(run: RunDir) -> Path:
     """The job of the last start; of the one before, if the training program refused what the last had changed."""
-    earlier: Path = run.before / "job.yaml"
+    earlier = run.before / run.job_yaml.name
     return earlier if earlier.exists() and summary.refused_settings(run) else run.job_yaml
 
 
 def write(run: RunDir, run_plan: RunPlan, job: Job) -> None:
     """Write every file of the run directory that exists before the run starts."""
-    run.write({"job.yaml": job_text(job), **texts.render(run_plan)})
+    run.write({run.job_yaml.name: job_text(job), **texts.render(run_plan)})
     sources = assets.agent_sources()
     if run_plan.train is not None:
         sources["train"] = assets.train_package()

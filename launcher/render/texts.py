@@ -6,6 +6,7 @@ import json
 
 import msgspec
 
+from launcher.node import run_files
 from launcher.plan.types import RunPlan
 from launcher.render import sbatch
 from launcher.render.jinja import template
@@ -15,17 +16,17 @@ from train.config import dump
 def render(plan: RunPlan) -> dict[str, str]:
     """Every file of the run directory that follows from the plan."""
     files = {
-        "plan.json": msgspec.json.format(msgspec.json.encode(plan), indent=2).decode() + "\n",
-        "hostfile": template("hostfile.j2").render(nodes=plan.launch.nodes),
-        "node.sh": template("node.sh.j2").render(plan=plan, launch=plan.launch),
+        run_files.PLAN: msgspec.json.format(msgspec.json.encode(plan), indent=2).decode() + "\n",
+        run_files.HOSTFILE: template("hostfile.j2").render(nodes=plan.launch.nodes),
+        run_files.NODE_SH: template("node.sh.j2").render(plan=plan, launch=plan.launch),
     }
     if plan.train is not None:
-        files["train.json"] = dump(plan.train)
+        files[run_files.TRAIN] = dump(plan.train)
         if plan.train.train.zero_stage:
-            files["ds_config.json"] = render_ds_config(plan)
-        files["deepspeed.sh"] = template("deepspeed.sh.j2").render(plan=plan, launch=plan.launch)
+            files[run_files.DS_CONFIG] = render_ds_config(plan)
+        files[run_files.DEEPSPEED_SH] = template("deepspeed.sh.j2").render(plan=plan, launch=plan.launch)
     if plan.slurm is not None:
-        files["train.sbatch"] = sbatch.script(plan.slurm, [plan.run_id])
+        files[run_files.SBATCH] = sbatch.script(plan.slurm, [plan.run_id])
     return files
 
 

@@ -19,10 +19,7 @@ from typing import Any
 import msgspec
 
 from launcher.errors import RunNotFound, TargetError
-
-RENDERED = ("job.yaml", "plan.json", "train.json", "ds_config.json", "hostfile", "node.sh", "deepspeed.sh",
-            "train.sbatch", "code")  # fmt: skip
-"""What the launcher writes for a start, and anew for each resume."""
+from launcher.node import run_files
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +48,16 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         return self.submitted, self.ids
 
 
+class RunFile:
+    """A file or folder of every run directory: on a RunDir, its path."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: RunDir, owner: type[RunDir]) -> Path:
+        return run.path / self.name
+
+
 class RunDir:
     """Names and small reads and writes of one run's directory."""
 
@@ -61,32 +68,37 @@ class RunDir:
     def __repr__(self) -> str:
         return f"RunDir({str(self.path)!r})"
 
-    job_yaml = property(lambda self: self.path / "job.yaml")
-    plan_json = property(lambda self: self.path / "plan.json")
-    ds_config = property(lambda self: self.path / "ds_config.json")
-    hostfile = property(lambda self: self.path / "hostfile")
-    node_sh = property(lambda self: self.path / "node.sh")
-    before = property(lambda self: self.path / "before")
+    job_yaml = RunFile(run_files.JOB)
+    plan_json = RunFile(run_files.PLAN)
+    train_json = RunFile(run_files.TRAIN)
+    ds_config = RunFile(run_files.DS_CONFIG)
+    hostfile = RunFile(run_files.HOSTFILE)
+    node_sh = RunFile(run_files.NODE_SH)
+    sbatch = RunFile(run_files.SBATCH)
+    code = RunFile(run_files.CODE)
+    before = RunFile(run_files.BEFORE)
     """What was rendered for the start before, of which a resume that comes to nothing makes use."""
-    sbatch = property(lambda self: self.path / "train.sbatch")
-    code = property(lambda self: self.path / "code")
-    run_json = property(lambda self: self.path / "run.json")
-    nodes_dir = property(lambda self: self.path / "nodes")
-    logs_dir = property(lambda self: self.path / "logs")
-    errors_dir = property(lambda self: self.path / "errors")
-    events = property(lambda self: self.path / "events.jsonl")
-    metrics = property(lambda self: self.path / "metrics.jsonl")
-    control_dir = property(lambda self: self.path / "control")
-    checkpoints = property(lambda self: self.path / "checkpoints")
-    adapter = property(lambda self: self.path / "adapter")
-    result_json = property(lambda self: self.path / "result.json")
+    run_json = RunFile(run_files.RECORD)
+    nodes_dir = RunFile(run_files.NODES)
+    logs_dir = RunFile(run_files.LOGS)
+    errors_dir = RunFile(run_files.ERRORS)
+    control_dir = RunFile(run_files.CONTROL)
+    events = RunFile(run_files.EVENTS)
+    metrics = RunFile(run_files.METRICS)
+    checkpoints = RunFile(run_files.CHECKPOINTS)
+    adapter = RunFile(run_files.ADAPTER)
+    result_json = RunFile(run_files.RESULT)
+    evaluations = RunFile(run_files.EVALUATIONS)
+
+    def node_record(self, node: int) -> Path:
+        return self.path / run_files.node_record(node)
 
     def rank_log(self, node: int, rank: int) -> Path:
-        return self.path / "logs" / f"node-{node}" / f"rank-{rank}.log"
+        return self.path / run_files.rank_log(node, rank)
 
     def checkpoint_steps(self) -> list[int]:
         """Steps of the complete checkpoints, oldest first."""
-        complete = (path.parent.name for path in self.checkpoints.glob("step-*/COMPLETE"))
+        complete = (path.parent.name for path in self.checkpoints.glob(f"step-*/{run_files.COMPLETE}"))
         return sorted(int(name.removeprefix("step-")) for name in complete)
 
     def write(self, files: Mapping[str, str]) -> None:
@@ -106,7 +118,7 @@ class RunDir:
         """Put what was rendered for the last start aside, before a resume writes its own."""
         shutil.rmtree(self.before, ignore_errors=True)
         self.before.mkdir()
-        for name in RENDERED:
+        for name in run_files.RENDERED:
             if (self.path / name).is_file():  # copied: a launcher that dies here leaves a run that can be resumed
                 shutil.copy2(self.path / name, self.before / name)
             elif (self.path / name).is_dir():
@@ -114,7 +126,7 @@ class RunDir:
 
     def put_rendered_back(self) -> None:
         """Undo what a resume has written; nothing where nothing was put aside."""
-        for name in RENDERED if self.before.is_dir() else ():
+        for name in run_files.RENDERED if self.before.is_dir() else ():
             if (self.path / name).is_dir():
                 shutil.rmtree(self.path / name)
             else:
@@ -123,14 +135,14 @@ class RunDir:
                 (self.before / name).rename(self.path / name)
         shutil.rmtree(self.before, ignore_errors=True)
 
-    def read_json(self, path: Path) -> Any:
-        """The content of a JSON file of this run, or None if it is not there yet. Raises RunNotFound for a damaged one,
-        as `record` does."""
+    def read_json(self, path: Path) -> dict[str, Any] | None:
+        """The object in a JSON file of this run; None if the file does not exist. Raises RunNotFound if the file is
+        damaged, as `record` does."""
         try:
-            return msgspec.json.decode(path.read_bytes())
+            return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, msgspec.MsgspecError) as error:
             raise RunNotFound(f"{path} cannot be read: {error}") from error
 
     @property
@@ -138,7 +150,7 @@ class RunDir:
         try:
             return msgspec.json.decode(self.run_json.read_bytes(), type=RunRecord)
         except FileNotFoundError as error:
-            backend = (self.read_json(self.plan_json) or {}).get("backend")
+            backend = self.read_plan().get("backend")
             raise RunNotFound(
                 f"{self.path} holds no run.json: it was rendered (--dry-run) but not submitted",
                 hint=f"zlaunch {backend} {shlex.quote(str(self.job_yaml))} starts it" if backend else None,
@@ -167,7 +179,7 @@ class RunDir:
         return record
 
     def _locked(self) -> contextlib.AbstractContextManager[None]:
-        return _locked(self.path / ".run.json.lock")
+        return _locked(self.path / run_files.RECORD_LOCK)
 
     def _write_record(self, record: RunRecord) -> None:
         write_atomic(self.run_json, msgspec.json.format(msgspec.json.encode(record)).decode() + "\n")
@@ -180,6 +192,10 @@ class RunDir:
             os.write(handle, line)
         finally:
             os.close(handle)
+
+    def read_plan(self) -> dict[str, Any]:
+        """plan.json; empty for a run that was never rendered."""
+        return self.read_json(self.plan_json) or {}
 
     def read_events(self) -> list[dict[str, Any]]:
         return list(read_jsonl(self.events))

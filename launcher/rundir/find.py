@@ -57,7 +57,7 @@ def find_run(text: str, root: Path) -> RunDir:
     """The run meant by `text`: a path, a run id, an unambiguous prefix, or `last`, the one that was started last, a
     resume being a start (of runs that were only rendered the newest; of a sweep no point that was cancelled before its
     turn). Raises RunNotFound."""
-    if (os.sep in text or text.startswith(".")) and Path(text, "plan.json").exists():
+    if (os.sep in text or text.startswith(".")) and RunDir(Path(text)).plan_json.exists():
         return RunDir(Path(text).absolute())
     runs = list_runs(root)
     if text == "last" and runs:

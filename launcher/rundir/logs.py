@@ -28,7 +28,7 @@ class LogFollower:
     """New lines of a run's logs; every byte is read once, and a line is given only when it is whole."""
 
     def __init__(self, run: RunDir, *, rank: int | None = None) -> None:
-        self._logs = run.path / "logs"
+        self._logs = run.logs_dir
         self._rank = rank
         self._offsets: dict[Path, int] = {}
         self._rest: dict[Path, bytes] = {}

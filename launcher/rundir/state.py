@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from launcher.machine.process import is_same_process
-from launcher.node import processes
+from launcher.node import processes, run_files
 from launcher.node.agent.causes import first_cause
 from launcher.node.files import read_json
 from launcher.rundir.directory import RunDir
@@ -47,7 +47,7 @@ SILENT_AFTER = 30.0
 def node_records(run: RunDir) -> dict[int, Record]:
     """{node rank: record} of the nodes whose agent has started; unreadable files are left out."""
     found = {}
-    for path in sorted((run.path / "nodes").glob("node-*.json")):
+    for path in sorted(run.nodes_dir.glob("node-*.json")):
         record = read_json(path)
         if record is not None and isinstance(record.get("node_rank"), int):
             found[record["node_rank"]] = record
@@ -99,7 +99,7 @@ def first_failure(run: RunDir) -> dict[str, Any] | None:
     """
     records = sorted(node_records(run).items())
     found = first_cause(record["failure"] for _, record in records if record.get("failure"))
-    return found or read_json(run.path / "errors" / "slurm.json")
+    return found or read_json(run.path / run_files.SLURM_ERROR)
 
 
 def heed_cancel(run: RunDir) -> None:

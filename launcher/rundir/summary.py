@@ -19,7 +19,7 @@ EXIT_USER = 2
 def of(run: RunDir, state: RunState) -> dict[str, Any]:
     """The one JSON object of `--json`: run, state, loss_first, loss_last, world_size, adapter, seconds."""
     result = run.read_json(run.result_json) or {}
-    launch = (run.read_json(run.plan_json) or {}).get("launch", {})
+    launch = run.read_plan().get("launch", {})
     adapter = run.adapter if (run.adapter / "adapter_config.json").exists() else None
     started, ended = span(run)
     return {
@@ -72,7 +72,7 @@ def refused_settings(run: RunDir) -> dict[str, Any] | None:
 
 def is_program(run: RunDir) -> bool:
     """Whether the run is one of a program of the user's own."""
-    plan = run.read_json(run.plan_json) or {}
+    plan = run.read_plan()
     return "train" in plan and plan["train"] is None
 
 

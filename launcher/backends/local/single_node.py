@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from launcher.errors import TargetError
 from launcher.machine import process
-from launcher.node import processes
+from launcher.node import processes, run_files
 from launcher.node.agent.launch import DEFAULTS
 from launcher.node.agent.signals import SAME_SIGNAL
 from launcher.node.files import read_json
@@ -33,12 +33,12 @@ class LocalBackend:
         """Start the agent in a session of its own; its pid. Raises TargetError when it refuses or cannot start."""
         try:
             process.run(
-                ["bash", run.path / "node.sh", "0", "--secrets-stdin", "--detach"],
+                ["bash", run.node_sh, "0", "--secrets-stdin", "--detach"],
                 stdin=json.dumps(secrets).encode(),
                 timeout=START_TIMEOUT,
             )
         except process.CommandError as error:
-            lines = process.last_log_lines(run.path / "logs" / "node-0" / "agent.log")
+            lines = process.last_log_lines(run.path / run_files.node_logs(0) / run_files.AGENT_LOG)
             log = "".join(f"\n  agent.log: {line}" for line in lines)
             raise TargetError(f"the run did not start on this machine: {error}{log}", hint=error.hint) from error
         heed_cancel(run)
@@ -66,7 +66,7 @@ class LocalBackend:
 
 def _end_agent(run: RunDir, record: Record, checkpoint: bool) -> None:
     """Ask the agent; what does not end in its own time is killed, and the warden ends the rest."""
-    launch = (read_json(run.path / "plan.json") or {}).get("launch", {})
+    launch = (read_json(run.plan_json) or {}).get("launch", {})
     deadlines = {**DEFAULTS, **launch}
     orderly = deadlines["stop_deadline"] + deadlines["kill_after"] + 2.0
     process.terminate_tree(

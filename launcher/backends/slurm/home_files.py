@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-MIRRORED = ("nodes", "events.jsonl", "metrics.jsonl", "errors", "logs", "slurm.log", "hostfile")
+from launcher.node import run_files as names
+
+MIRRORED = (names.NODES, names.EVENTS, names.METRICS, names.ERRORS, names.LOGS, names.SLURM_LOG, names.HOSTFILE)
 """What the launcher's copy of a run is kept up to date with while it runs."""
-RESULTS = (*MIRRORED, "result.json", "predictions.jsonl", "adapter")
+RESULTS = (*MIRRORED, names.RESULT, names.PREDICTIONS, names.ADAPTER)
 """What comes home when it is over."""
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS = names.CHECKPOINTS
 """Fetches the complete ones."""
-NOT_SENT = frozenset({"checkpoints", "adapter", "logs", "metrics.jsonl", "result.json", "predictions.jsonl",
-                      "slurm.log", "inputs", "before", "run.json", ".run.json.lock"})  # fmt: skip
+NOT_SENT = frozenset({names.CHECKPOINTS, names.ADAPTER, names.LOGS, names.METRICS, names.RESULT, names.PREDICTIONS,
+                      names.SLURM_LOG, "inputs", names.BEFORE, names.RECORD, names.RECORD_LOCK})  # fmt: skip
 """What the run itself writes on the cluster, or only the launcher reads."""
 STORE = ".inputs"
 """Input files that were sent to the login host, by the hash of their content; beside the run directories there."""

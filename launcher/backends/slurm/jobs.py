@@ -26,6 +26,7 @@ from launcher.errors import DataError, TargetError
 from launcher.job.paths import source_paths
 from launcher.job.spec import SlurmSpec
 from launcher.machine import process
+from launcher.node import run_files
 from launcher.plan import batch_job
 from launcher.rundir.directory import RunDir
 from launcher.rundir.find import list_runs
@@ -80,7 +81,7 @@ class SlurmBackend:
         shell = self._shell_of(plan.slurm)
         check_limits(shell, plan)
         check_paths(shell, [plan])
-        return (self.submit_script(shell, run.path, "train.sbatch", [run], secrets),)
+        return (self.submit_script(shell, run.path, run_files.SBATCH, [run], secrets),)
 
     def submit_script(
         self,
@@ -100,7 +101,8 @@ class SlurmBackend:
         shell.send([directory, *(run.path for run in of if run.path != directory)])
         for run in of:
             shell.give(run, stored(run).get("inputs", {}))
-            shell.remove(run.control_dir / "cancelled")  # the copy on the cluster may be that of an earlier start
+            # The copy on the cluster may be that of an earlier start.
+            shell.remove(run.control_dir / run_files.CANCELLED)
         place = shell.place(directory)
         further = [f"--array={array}"] if array else []
         try:
@@ -148,9 +150,9 @@ class SlurmBackend:
             if stored(run).get("secrets"):  # a job that Slurm ended had no time to remove them
                 shell.remove(secrets_file(run))
             self._home.add(run.run_id)
-        told = run.errors_dir / "slurm.json"
+        told = run.path / run_files.SLURM_ERROR
         if state is RunState.FAILED and not told.exists() and first_failure(run) is None:
-            run.write({"errors/slurm.json": json.dumps(account(run, job), ensure_ascii=False, indent=2) + "\n"})
+            run.write({run_files.SLURM_ERROR: json.dumps(account(run, job), ensure_ascii=False, indent=2) + "\n"})
         return state
 
     # logs
@@ -158,8 +160,8 @@ class SlurmBackend:
     def logs(self, run: RunDir, *, rank: int | None = None, follow: bool = False) -> Iterator[LogLine]:
         """The ranks' and agents' lines; before there are any, those of the batch script."""
         self.state(run)  # brings the logs of a run on a login host
-        if rank is None and not any(run.logs_dir.glob("node-*/*.log")) and (run.path / batch_job.LOG).exists():
-            for line in (run.path / batch_job.LOG).read_bytes().splitlines():
+        if rank is None and not any(run.logs_dir.glob("node-*/*.log")) and (run.path / run_files.SLURM_LOG).exists():
+            for line in (run.path / run_files.SLURM_LOG).read_bytes().splitlines():
                 yield LogLine(0, None, visible(line))
         yield from follow_logs(run, rank=rank, follow=follow, ended=lambda: self.state(run).is_final)
 
@@ -179,7 +181,7 @@ class SlurmBackend:
             return {}
         shell = self._shell_of(stored(of[0]))
         for run in of:  # so that nothing queues it again
-            shell.touch(run.control_dir / "cancelled", json.dumps({"time": time.time()}))
+            shell.touch(run.control_dir / run_files.CANCELLED, json.dumps({"time": time.time()}))
         # One without a job was interrupted while it was queued: if it is, its script finds that file and ends.
         queued = [run for run in of if job_id(run)]
         own = {run: self._own(shell, run) for run in queued}
@@ -234,12 +236,12 @@ class SlurmBackend:
 
     def _own(self, shell: Shell, run: RunDir) -> RunState:
         """The state by the run's own files as they are now."""
-        shell.fetch(run, ("nodes", "events.jsonl"))
+        shell.fetch(run, (run_files.NODES, run_files.EVENTS))
         return own_state(run)[0]
 
     def _signal(self, shell: Shell, run: RunDir, numbers: str) -> None:
         """Signal the first node's agent through its file (Slurm's own signals reach every process of the ranks too)."""
-        shell.touch(run.control_dir / "signals-0", numbers + "\n")
+        shell.touch(run.path / run_files.signals(0), numbers + "\n")
 
     # pull
 
@@ -336,8 +338,8 @@ def secrets_file(run: RunDir) -> Path:
 
 def forget_start(run: RunDir) -> None:
     """Mark a new submission: what an earlier job of this run left is history from here on."""
-    (run.control_dir / "cancelled").unlink(missing_ok=True)
-    (run.errors_dir / "slurm.json").unlink(missing_ok=True)
+    (run.control_dir / run_files.CANCELLED).unlink(missing_ok=True)
+    (run.path / run_files.SLURM_ERROR).unlink(missing_ok=True)
     if any(run.nodes_dir.glob("node-*.json")):
         earlier = run.nodes_dir / f"before-{time.time_ns()}"
         earlier.mkdir()

@@ -11,10 +11,11 @@ import json
 import zlib
 from dataclasses import dataclass
 
+from launcher.node import run_files
 from launcher.rundir.directory import RunDir
 
-RUN_FILES = ("job.yaml", "plan.json", "train.json", "ds_config.json", "hostfile", "node.sh", "deepspeed.sh")
-"""The files of a run directory that a run needs, beside code/."""
+RUN_FILES = tuple(name for name in run_files.RENDERED if name not in (run_files.SBATCH, run_files.CODE))
+"""The files of a run directory that a run on hosts needs, beside code/."""
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launcher.errors import TargetError
+from launcher.node import run_files
 from launcher.remote.fleet import Fleet, Json, Session
 from launcher.rundir.directory import RunDir
 
-COMPLETE = "COMPLETE"
+COMPLETE = run_files.COMPLETE
 """The file that makes a checkpoint count (train/training/checkpoint.py); it goes last."""
-METRICS = "metrics.jsonl"
+METRICS = run_files.METRICS
 BLOCK = 4 << 20
 
 
@@ -74,7 +75,7 @@ def _bring(run: RunDir, known: Sequence[tuple[Session, str]]) -> int | None:
 
 
 def _files(session: Session, run_dir: str) -> dict[str, int]:
-    answer: Json = session.call("tree", run_dir=run_dir, tops=["checkpoints", METRICS])
+    answer: Json = session.call("tree", run_dir=run_dir, tops=[run_files.CHECKPOINTS, METRICS])
     return dict(answer["files"])
 
 

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher.backends.ssh import bundle
-from launcher.backends.ssh.checkpoints import COMPLETE, bring_checkpoint, fetch
+from launcher.backends.ssh.checkpoints import bring_checkpoint, fetch
 from launcher.backends.ssh.ending import end_now, end_strays, orderly_seconds
 from launcher.backends.ssh.watch import OPEN, Following, Place, Seen, conversation_of, state_of, verdict, wait_gone
 from launcher.errors import HostsError, TargetError
 from launcher.job.inputs import Input, links_of
+from launcher.node import run_files
 from launcher.remote.fleet import Session
 from launcher.rundir.logs import LogFollower, LogLine
 from launcher.rundir.state import RunState, heed_cancel
@@ -35,7 +36,7 @@ START_SECONDS = 60.0
 """For node.sh to bring up the agent."""
 
 
-HOME_FILES = ("result.json", "metrics.jsonl", "predictions.jsonl", "adapter", "errors")
+HOME_FILES = (run_files.RESULT, run_files.METRICS, run_files.PREDICTIONS, run_files.ADAPTER, run_files.ERRORS)
 """What a finished run brings home from node 0."""
 
 
@@ -100,7 +101,7 @@ class SshBackend:
         """A host refused: stop what runs elsewhere, then say what every host said. Raises HostsError."""
         # Where the conversation broke the agent may have come up, or be about to: without a plan it does not.
         unclear = [node for node in failures if not conversation.fleet.sessions[node].is_open]
-        conversation.ask("put", unclear, name="plan.json", offset=0, last=True)
+        conversation.ask("put", unclear, name=run_files.PLAN, offset=0, last=True)
         left = end_now(conversation, sorted([*started, *unclear]))
         names = [place.host for place in conversation.places]
         results = {names[node]: str(error) for node, error in failures.items()}
@@ -172,16 +173,16 @@ class SshBackend:
 def bring_home(conversation: Following, *, checkpoints: bool = False) -> list[str] | None:
     """Bring all logs, and what node 0 made; the names of its files. None: node 0 is out of reach."""
     conversation.look(logs=True)
-    tops = [*HOME_FILES, *(["checkpoints"] if checkpoints else [])]
+    tops = [*HOME_FILES, *([run_files.CHECKPOINTS] if checkpoints else [])]
     run, session, place = conversation.run, conversation.fleet.sessions[0], conversation.places[0]
     if not session.is_open:
         return None
     fetched = []
     files = session.call("tree", run_dir=place.run_dir, tops=tops)["files"]
     # The file that makes a checkpoint count comes last, so that one cut in the middle does not.
-    for name, size in sorted(files, key=lambda file: file[0].endswith(f"/{COMPLETE}")):
+    for name, size in sorted(files, key=lambda file: file[0].endswith(f"/{run_files.COMPLETE}")):
         _fetch(session, place.run_dir, name, size, run.path / name)
-        if name != "metrics.jsonl":
+        if name != run_files.METRICS:
             fetched.append(name)
     return fetched
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from launcher.node import run_files
 from launcher.rundir.directory import RunDir, write_atomic
 
 Json = dict[str, Any]
@@ -31,11 +32,11 @@ class Mirror:
 
     def tops(self, node: int, logs: bool, rank: int | None = None) -> list[str]:
         """What to read from a node, each file from one node only: a shared one from its leader."""
-        wanted = ["metrics.jsonl"] if node == 0 else []
+        wanted = [run_files.METRICS] if node == 0 else []
         if self.leaders[node] == node:
-            wanted.append("events.jsonl")
+            wanted.append(run_files.EVENTS)
         if logs:
-            wanted.append(f"logs/node-{node}" if rank is None else f"logs/node-{node}/rank-{rank}.log")
+            wanted.append(run_files.node_logs(node) if rank is None else run_files.rank_log(node, rank))
         return wanted
 
     def offsets(self, node: int, tops: Sequence[str]) -> dict[str, int]:
@@ -53,7 +54,7 @@ class Mirror:
     def apply(self, node: int, answer: Json) -> None:
         """Write down one answer of the far end's `look`."""
         if answer["record"] is not None:
-            write_atomic(self.run.nodes_dir / f"node-{node}.json", json.dumps(answer["record"], indent=1))
+            write_atomic(self.run.node_record(node), json.dumps(answer["record"], indent=1))
         start = 0
         for name, offset, length in answer["files"]:
             self._append(node, name, offset, answer["payload"][start : start + length])
@@ -63,7 +64,7 @@ class Mirror:
         path = self._here(node, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         old = path.stat().st_size if path.exists() else 0
-        if name == "events.jsonl":
+        if name == run_files.EVENTS:
             self._events(path, offset, data)
         with path.open("r+b" if path.exists() else "wb") as file:
             file.truncate(min(offset, old))
@@ -79,11 +80,11 @@ class Mirror:
                 file.write(lines + b"\n")
 
     def _here(self, node: int, name: str) -> Path:
-        return self.run.nodes_dir / f"events-{node}.jsonl" if name == "events.jsonl" else self.run.path / name
+        return self.run.nodes_dir / f"events-{node}.jsonl" if name == run_files.EVENTS else self.run.path / name
 
     def forget(self, node: int) -> None:
         """The node is another host now: what was copied from the old one is no beginning of the new one's files."""
-        for path in (self.run.nodes_dir / f"node-{node}.json", self._here(node, "events.jsonl")):
+        for path in (self.run.node_record(node), self._here(node, run_files.EVENTS)):
             path.unlink(missing_ok=True)
-        for log in (self.run.logs_dir / f"node-{node}").glob("*.log"):
+        for log in (self.run.path / run_files.node_logs(node)).glob("*.log"):
             log.unlink()

@@ -95,7 +95,7 @@ class Following:
             )  # fmt: skip
             self.mirror.apply(node, answer)
             more = answer["more"]
-        gone = answer["record"] is None and (self.run.nodes_dir / f"node-{node}.json").exists()
+        gone = answer["record"] is None and self.run.node_record(node).exists()
         self.seen[node] = Seen(answer["record"], reached=True, alive=answer["alive"], gone=gone)
 
     def connect(self, node: int, session: Session) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from .. import run_files
 from ..files import read_json
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
@@ -29,27 +30,28 @@ class Names:
 
     def __init__(self, run_dir: File, node_rank: int, inside: bool = False) -> None:
         self.root = os.fspath(run_dir)
-        self.plan = self._below("plan.json")
-        self.events = self._below("events.jsonl")
-        self.nodes = self._below("nodes")
+        self.plan = self._below(run_files.PLAN)
+        self.events = self._below(run_files.EVENTS)
+        self.nodes = self._below(run_files.NODES)
         self.inside_record = os.path.join(self.nodes, "inside-%d.json" % node_rank)
-        self.record = self.inside_record if inside else os.path.join(self.nodes, "node-%d.json" % node_rank)
-        self.control = self._below("control")
-        self.stop = os.path.join(self.control, "stop")
-        self.checkpoint = os.path.join(self.control, "checkpoint")
-        self.signals = os.path.join(self.control, "signals-%d" % node_rank)
-        self.logs = self._below("logs", "node-%d" % node_rank)
-        self.log = os.path.join(self.logs, "agent-inside.log" if inside else "agent.log")
-        self.errors = self._below("errors")
+        self.record = self.inside_record if inside else self._below(run_files.node_record(node_rank))
+        self.control = self._below(run_files.CONTROL)
+        self.stop = os.path.join(self.control, run_files.STOP)
+        self.checkpoint = os.path.join(self.control, run_files.CHECKPOINT)
+        self.signals = self._below(run_files.signals(node_rank))
+        self.logs = self._below(run_files.node_logs(node_rank))
+        self.log = os.path.join(self.logs, "agent-inside.log" if inside else run_files.AGENT_LOG)
+        self.errors = self._below(run_files.ERRORS)
+        self._node_rank = node_rank
 
-    def _below(self, *names: str) -> str:
-        return os.path.join(self.root, *names)
+    def _below(self, name: str) -> str:
+        return os.path.join(self.root, name)
 
     def rank_log(self, rank: int) -> str:
-        return os.path.join(self.logs, "rank-%d.log" % rank)
+        return self._below(run_files.rank_log(self._node_rank, rank))
 
     def rank_error(self, rank: int) -> str:
-        return os.path.join(self.errors, "rank-%d.json" % rank)
+        return self._below(run_files.rank_error(rank))
 
     def make(self) -> None:
         for folder in (self.nodes, self.control, self.logs, self.errors):
@@ -147,7 +149,7 @@ def base_environment(launch: Json, names: Names, procs: int, secrets: Dict[str, 
     environ.update({name: str(value) for name, value in launch["env"].items()})
     environ.update(secrets)
     environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // max(1, procs))))
-    path = [os.path.join(names.root, "code"), environ.get("PYTHONPATH", "")]
+    path = [os.path.join(names.root, run_files.CODE), environ.get("PYTHONPATH", "")]
     environ["PYTHONPATH"] = os.pathsep.join(part for part in path if part)
     environ["ZLAUNCH_RUN_DIR"] = names.root
     return environ

@@ -10,9 +10,13 @@ import pytest
 
 from launcher import assets
 from launcher.errors import RunNotFound
+from launcher.node import run_files
+from launcher.node.agent.launch import Names
+from launcher.plan import batch_job
 from launcher.render import snapshot
 from launcher.rundir import directory, find
 from launcher.rundir.directory import RunDir, RunRecord
+from train import rundir as training
 
 
 def make_run(root, run_id):
@@ -169,3 +173,36 @@ def test_an_ambiguous_name_and_a_run_that_was_never_started_say_what_to_do(tmp_p
     with pytest.raises(RunNotFound, match="--dry-run") as caught:
         _ = rendered.record
     assert caught.value.hint == f"zlaunch slurm '{rendered.path}/job.yaml' starts it"
+
+
+def test_the_training_program_calls_the_files_of_a_run_by_the_same_names(tmp_path):
+    ours, theirs = RunDir(tmp_path / "run"), training.RunDir(tmp_path / "run")
+    shared = {"metrics", "events", "checkpoints", "adapter", "ds_config", "evaluations"}
+    assert {name: getattr(theirs, name) for name in shared} == {name: getattr(ours, name) for name in shared}
+    assert theirs.result == ours.result_json
+    assert theirs.predictions == ours.path / run_files.PREDICTIONS
+    assert theirs.error(3) == ours.path / run_files.rank_error(3)
+    assert training.MARKER == run_files.COMPLETE
+    assert [theirs.control(request) for request in training.REQUESTS] == [
+        ours.control_dir / request for request in (run_files.CHECKPOINT, run_files.STOP)
+    ]
+    (theirs.checkpoints / "step-12").mkdir(parents=True)
+    (theirs.checkpoints / "step-12" / training.MARKER).touch()
+    assert ours.checkpoint_steps() == [12]
+
+
+def test_what_the_launcher_and_the_agent_render_and_read_has_one_list_of_names(tmp_path):
+    run, agent = RunDir(tmp_path), Names(tmp_path, 1)
+    assert agent.plan == str(run.plan_json)
+    assert agent.record == str(run.node_record(1))
+    assert agent.rank_log(7) == str(run.rank_log(1, 7))
+    assert agent.rank_error(7) == str(run.errors_dir / "rank-7.json")
+    assert batch_job.LOG == run_files.SLURM_LOG
+
+
+@pytest.mark.parametrize("content", ["{torn", "[1]", "7"])
+def test_a_file_that_is_no_json_object_is_named(tmp_path, content):
+    run = make_run(tmp_path, "demo-20260101-000000-aaaa")
+    run.result_json.write_text(content)
+    with pytest.raises(RunNotFound, match=r"result\.json cannot be read"):
+        run.read_json(run.result_json)
