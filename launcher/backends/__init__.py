@@ -1,6 +1,6 @@
 """Where runs go: a plain table from the name in run.json to the class, imported only when used.
 
-Offers: backend_of(name) -> Backend; the protocol and its fake in base.py.
+Offers: backend_of(name) -> Backend, target_of(name, job) -> Target; the protocols and their fake in base.py.
 May import: errors, node, machine, job, remote, plan, rundir, images.
 """
 
@@ -14,6 +14,8 @@ from launcher.errors import UsageError
 
 if TYPE_CHECKING:
     from launcher.backends.base import Backend
+    from launcher.job.spec import JobSpec
+    from launcher.plan.types import Target
 
 BACKENDS = {
     "local": "launcher.backends.local.single_node:LocalBackend",
@@ -33,3 +35,12 @@ def backend_of(name: str) -> Backend:
     module, _, attribute = BACKENDS[name].partition(":")
     backend: Backend = getattr(importlib.import_module(module), attribute)()
     return backend
+
+
+def target_of(name: str, job: JobSpec) -> Target:
+    """The facts that planning needs about the place where backend `name` would run the job, as they are now.
+
+    The backend keeps what else it learned, such as open connections, for the submission that follows. Raises
+    UsageError, and TargetError for a place that lacks what the job asks for.
+    """
+    return backend_of(name).target(job)

@@ -6,15 +6,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from launcher.errors import UsageError
 from launcher.rundir.logs import LogLine
 from launcher.rundir.state import RunState
 
 if TYPE_CHECKING:
-    from launcher.plan.types import RunPlan
+    from launcher.job.spec import JobSpec
+    from launcher.plan.types import RunPlan, Target
     from launcher.rundir.directory import RunDir
 
 
 class Backend(Protocol):
+    def target(self, job: JobSpec) -> Target:
+        """Return the facts about the place where the job would run. Raises UsageError, TargetError."""
+
     def submit(self, run: RunDir, plan: RunPlan, secrets: dict[str, str]) -> tuple[str, ...]:
         """Start the run described by the rendered run directory; return its identifiers promptly.
 
@@ -31,12 +36,18 @@ class Backend(Protocol):
 
 @dataclass
 class FakeBackend:
-    """Records what it was asked; its state is whatever the test sets."""
+    """Records what it was asked; its target and state are whatever the test sets."""
 
+    place: Target | None = None
     states: list[RunState] = field(default_factory=lambda: [RunState.SUCCEEDED])
     lines: list[LogLine] = field(default_factory=list)
     submitted: list[str] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
+
+    def target(self, job: JobSpec) -> Target:
+        if self.place is None:
+            raise UsageError("the test sets no target")
+        return self.place
 
     def submit(self, run: RunDir, plan: RunPlan, secrets: dict[str, str]) -> tuple[str, ...]:
         self.submitted.append(run.run_id)

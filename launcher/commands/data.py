@@ -9,14 +9,13 @@ from typing import Any
 
 import click
 
+from launcher.backends.local.devices import assumed_target
 from launcher.commands import options
 from launcher.errors import UsageError
-from launcher.job.spec import JobSpec
 from launcher.lifecycle import checks
 from launcher.machine import facts, process, trainer
 from launcher.machine.process import CommandError
 from launcher.plan.resolve import plan
-from launcher.plan.types import Target
 from train.config import dump
 
 
@@ -54,29 +53,14 @@ def check(
     The exit status is 2 if a run would stop at these records.
     """
     wanted = options.load_job(ctx, job, overrides, smoke, parameters).spec
-    target = target_of(wanted)
-    checks.check_inputs(wanted, target)
+    target = assumed_target(wanted)
+    checks.check_inputs(wanted, "local")
     planned = plan(wanted, target, run_id="check", model_config=facts.model_config(wanted.model.path, wanted.env)).train
     if planned is None:
         raise UsageError("a program of your own reads its own data: there is nothing to check")
     code, found = run(target.python, dump(planned), everything)
     click.echo(json.dumps(found, ensure_ascii=False) if as_json else text(found))
     return code
-
-
-def target_of(job: JobSpec) -> Target:
-    """The planned batch's shape; whether this machine has the GPUs does not matter to records."""
-    device = "cpu" if job.device == "cpu" or not (job.device == "cuda" or facts.local_gpus()) else "cuda"
-    ranks = (job.local.procs if device == "cpu" else job.local.gpus) or 1
-    return Target(
-        backend="local",
-        device="cpu" if device == "cpu" else "cuda",
-        hosts=(("localhost", ranks),),
-        python=job.local.python or facts.this_python(),
-        master_port=0,
-        control_port=0,
-        token="",
-    )
 
 
 def run(python: str, config: str, everything: bool) -> tuple[int, dict[str, Any]]:

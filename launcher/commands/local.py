@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from launcher.backends.local.devices import local_target, refuse_procs_on_gpus
-from launcher.backends.local.single_node import LocalBackend
+from launcher.backends import backend_of, target_of
+from launcher.backends.local.devices import refuse_procs_on_gpus
 from launcher.commands.options import LaunchCommand, job_options, load_job, refuse_absent_script, run_options
 from launcher.images import choose
 from launcher.job.spec import Job, JobSpec
@@ -52,13 +52,13 @@ def local(
         return load_job(ctx, job, overrides, smoke, parameters, flags)
 
     def start(asked: Job, run: RunDir | None = None, revoked: sweep.Revoked | None = None) -> int:
-        target, backend = local_target(asked.spec), LocalBackend()
+        target = target_of("local", asked.spec)
         refuse_procs_on_gpus(procs, target)
         refuse_absent_script(asked.spec, "local")
         if not dry_run:
             check_python(asked.spec)
         how = {"smoke": smoke, "dry_run": dry_run, "detach": detach, "as_json": as_json}
-        return launch(asked, target, backend, run=run, revoked=revoked, **how)
+        return launch(asked, target, backend_of("local"), run=run, revoked=revoked, **how)
 
     if sweeps:
         sweep.refuse_detach(detach)

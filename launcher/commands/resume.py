@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from typing import Any
 
 import click
 
-from launcher.backends import backend_of, current_state
-from launcher.backends.base import Backend
-from launcher.backends.local.devices import local_target, refuse_procs_on_gpus
-from launcher.backends.slurm.allocation import slurm_target
+from launcher.backends import backend_of, current_state, target_of
+from launcher.backends.local.devices import refuse_procs_on_gpus
 from launcher.commands.options import run_options
 from launcher.errors import TargetError, UsageError
 from launcher.job import load
 from launcher.job.spec import Job
-from launcher.lifecycle import submit, sweep, sweep_array
+from launcher.lifecycle import checks, submit, sweep, sweep_array
 from launcher.lifecycle.attach import launch, say_rendered
 from launcher.plan.types import Target
 from launcher.rundir import summary
@@ -52,7 +49,7 @@ def resume(
     flags = {"local.gpus": gpus, "local.procs": procs}
     file = submit.job_to_resume(found)
     job = load.load(file, overrides, flags)
-    target, backend = where(job, found.record.backend)
+    target = target_again(job, found.record.backend)
     refuse_procs_on_gpus(procs, target)
     if dry_run:
         place = RunDir(found.path.parent / "resume-dry-run" / found.run_id)  # no file of the run is touched
@@ -63,6 +60,7 @@ def resume(
         if file != found.job_yaml:
             click.echo(f"with the settings before the last start, whose own were refused: {_refusal(found)}")
     try:
+        backend = backend_of(found.record.backend)
         return launch(job, target, backend, detach=detach, as_json=as_json, run=found, extra=found.record.extra)
     except TargetError:
         if overrides or gpus or procs:
@@ -100,9 +98,9 @@ def resume_sweep(points: sweep.Sweep, *, as_json: bool) -> int:
         return sweep_array.resume_on_slurm(points, as_json=as_json)
 
     def again(job: Job, run: RunDir, revoked: sweep.Revoked) -> int:
-        target, backend = where(job, points.backend)
+        target = target_again(job, points.backend)
         extra = run.record.extra if run.run_json.exists() else {}
-        return launch(job, target, backend, as_json=as_json, run=run, revoked=revoked, extra=extra)
+        return launch(job, target, backend_of(points.backend), as_json=as_json, run=run, revoked=revoked, extra=extra)
 
     return sweep.resume_in_turn(points, again)
 
@@ -127,11 +125,7 @@ def refuse_if_not_resumable(run: RunDir, changed: bool) -> None:
         raise UsageError(f"{run.run_id} has succeeded", hint="to train longer: zlaunch resume RUN --set train.epochs=N")
 
 
-def where(job: Job, name: str) -> tuple[Target, Backend]:
-    """The target of a backend, as facts are now, and the backend."""
-    if name == "ssh":
-        from launcher.commands.ssh import target_and_backend  # Fabric: a third of a second
-
-        return target_and_backend(job)  # the survey's connections are the backend's
-    makers: dict[str, Any] = {"local": local_target, "slurm": slurm_target}
-    return makers[name](job.spec), backend_of(name)
+def target_again(job: Job, backend: str) -> Target:
+    """Return the facts about the place where the run goes on. Missing inputs are told before any host is asked."""
+    checks.check_inputs(job.spec, backend)
+    return target_of(backend, job.spec)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from launcher.backends.slurm.allocation import slurm_target
+from launcher.backends import target_of
 from launcher.backends.slurm.jobs import SlurmBackend
 from launcher.commands.options import (
     Idle,
@@ -145,7 +145,8 @@ def slurm(
 def one(job: Job, *, smoke: bool, show: bool, quiet: bool, follow: bool, as_json: bool) -> int:
     """A single run: its script shown, or its job queued, and followed if asked."""
     secrets = {} if show else checks.read_secrets(job.spec.secrets)
-    run, plan = submit.prepare(job, slurm_target(job.spec))
+    backend = SlurmBackend(announce=follow)
+    run, plan = submit.prepare(job, target_of("slurm", job.spec))
     if plan.train is not None and plan.launch.device == "cuda" and job.spec.slurm.gpu is None:
         click.echo("whether it fits the nodes' GPUs was not asked: --gpu h100 plans the job for them", err=True)
     if show:
@@ -155,7 +156,6 @@ def one(job: Job, *, smoke: bool, show: bool, quiet: bool, follow: bool, as_json
             return say_rendered(run, plan, as_json)
         click.echo(f"rendered {run.path}, where the script runs; nothing was queued", err=True)
         return 0
-    backend = SlurmBackend(announce=follow)
     if not follow:
         record = submit.submit(run, plan, backend, secrets)
         say_queued(run, record.ids[0], as_json)

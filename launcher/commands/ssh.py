@@ -11,14 +11,11 @@ from typing import Any
 import click
 import msgspec
 
-from launcher.backends.ssh import survey as hosts
-from launcher.backends.ssh.hosts import SshBackend
+from launcher.backends import backend_of, target_of
 from launcher.commands.options import Idle, LaunchCommand, job_options, load_job, refuse_idle, run_options
-from launcher.job import inputs as inputs_
 from launcher.job.spec import Job
 from launcher.lifecycle import checks, sweep
 from launcher.lifecycle.attach import launch
-from launcher.plan.types import Target
 from launcher.rundir.directory import RunDir
 
 HOST_FLAGS: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -120,24 +117,13 @@ def ssh(
         return asked
 
     def start(asked: Job, run: RunDir | None = None, revoked: sweep.Revoked | None = None) -> int:
-        target, backend = target_and_backend(asked)
+        checks.check_inputs(asked.spec, "ssh")  # before any host is asked
+        target = target_of("ssh", asked.spec)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal is no wish to end the run
         how = {"smoke": smoke, "dry_run": dry_run, "detach": detach, "as_json": as_json}
-        return launch(asked, target, backend, run=run, revoked=revoked, **how)
+        return launch(asked, target, backend_of("ssh"), run=run, revoked=revoked, **how)
 
     if sweeps:
         sweep.refuse_detach(detach)
         return sweep.one_after_another(sweeps, load, overrides, start, backend="ssh")
     return start(load({}))
-
-
-def target_and_backend(job: Job) -> tuple[Target, SshBackend]:
-    """Survey the hosts of a job: where it goes, and the backend that has the connections open."""
-    checks.check_inputs(job.spec, _UNKNOWN)
-    inputs, paths = inputs_.inputs(job.spec)
-    survey = hosts.survey(job.spec)
-    return hosts.target(job.spec, survey, paths), SshBackend(survey, inputs)
-
-
-_UNKNOWN = Target(backend="ssh", device="cpu", hosts=(), python="", master_port=0, control_port=0, token="")
-"""Enough to check the input files before any host is asked."""

@@ -13,7 +13,7 @@ from launcher.job.paths import source_paths
 from launcher.job.spec import JobSpec
 from launcher.machine import facts, process, trainer
 from launcher.machine.process import CommandError
-from launcher.plan.types import RunPlan, Target
+from launcher.plan.types import RunPlan
 from launcher.rundir.directory import RunDir
 
 RECORDED = ("seed", "global_batch_size", "lora.r", "lora.alpha", "lora.rslora", "lora.init")
@@ -52,7 +52,7 @@ def read_secrets(names: Iterable[str], environ: Mapping[str, str] | None = None)
     return {name: environ[name] for name in names}
 
 
-def check_inputs(job: JobSpec, target: Target) -> None:
+def check_inputs(job: JobSpec, backend: str) -> None:
     """What can be known to fail before anything starts: absent data, an absent model or adapter of this machine."""
     if job.program:
         return
@@ -60,7 +60,7 @@ def check_inputs(job: JobSpec, target: Target) -> None:
         raise SpecError("model.path is not set", hint="a hub id such as Qwen/Qwen3-8B, or a local directory")
     if not job.data.train:
         raise SpecError("data.train is not set", hint="a JSONL file of instruction / input / output records")
-    elsewhere = target.backend == "slurm" and job.slurm.login is not None
+    elsewhere = backend == "slurm" and job.slurm.login is not None
     for key, sources in (("data.train", job.data.train), ("data.eval", job.data.eval or ())):
         for path in source_paths(sources):
             if "://" in path or path.startswith("hub:"):
@@ -72,7 +72,7 @@ def check_inputs(job: JobSpec, target: Target) -> None:
         ("model.path", job.model.path, "config.json and the weights"),
         ("lora.adapter", job.lora.adapter or "", "adapter_config.json and its weights"),
     ):
-        if path.startswith(("/", "~", ".")) and target.backend == "local" and not Path(path).expanduser().is_dir():
+        if path.startswith(("/", "~", ".")) and backend == "local" and not Path(path).expanduser().is_dir():
             raise DataError(f"{key}: no directory {path}", hint=f"a local path must hold {holds}")
 
 

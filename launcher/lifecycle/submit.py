@@ -56,7 +56,7 @@ def prepare(
 
     What is refused here is refused before anything is written.
     """
-    check_inputs(job.spec, target)
+    check_inputs(job.spec, target.backend)
     if target.backend != "local" and not records_checked:
         check_records(job.spec)
     run = run or RunDir((root or find.runs_root()) / find.new_run_id(job.spec.name))

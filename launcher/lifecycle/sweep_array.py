@@ -10,7 +10,6 @@ import click
 import msgspec
 
 from launcher.errors import RunFailed, ZlaunchError
-from launcher.job.inputs import Sums
 from launcher.lifecycle import checks, submit
 from launcher.lifecycle.sweep import (
     Load,
@@ -55,15 +54,14 @@ def on_slurm(
 
     `show`: only write the files, and print the batch script unless `quiet`.
     """
-    from launcher.backends.slurm.allocation import slurm_target
     from launcher.backends.slurm.jobs import SlurmBackend, check_limits, check_paths, shell_of
 
     jobs = points_of(texts, load, overrides, fixed=("slurm", "secrets", "device"))
     secrets = {} if show else checks.read_secrets(jobs[0][0].spec.secrets)
     for asked in readers(job.spec for job, _ in jobs):
         checks.check_records(asked)
-    hashed: Sums = {}  # the points mostly read the same files
-    made = [(submit.prepare(job, slurm_target(job.spec, hashed), records_checked=True), values) for job, values in jobs]
+    backend = SlurmBackend()
+    made = [(submit.prepare(job, backend.target(job.spec), records_checked=True), values) for job, values in jobs]
     sweep = new_sweep(load({}).spec.name, "slurm", [(run, values) for (run, _), values in made])
     directory = save(sweep)
     first = made[0][0][1]
@@ -79,7 +77,7 @@ def on_slurm(
             return 0
         click.echo(f"rendered {directory} and {len(made)} run directories; nothing was queued", err=True)
         return 0
-    backend, shell = SlurmBackend(), shell_of(first.slurm)
+    shell = shell_of(first.slurm)
     try:
         check_limits(shell, first)
         check_paths(shell, [plan for (_, plan), _ in made])

@@ -25,9 +25,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launcher.backends.ssh import survey as hosts
+from launcher.backends import backend_of
 from launcher.backends.ssh import watch
-from launcher.backends.ssh.hosts import SshBackend
 from launcher.job import load
 from launcher.lifecycle import submit
 from launcher.rundir.directory import RunDir
@@ -71,11 +70,12 @@ def submission(farm: Farm, root: Path, python: str, program: list[str]) -> tuple
         },
     )  # fmt: skip
     started = time.perf_counter()
-    survey = hosts.survey(job.spec)
+    backend = backend_of("ssh")
+    target = backend.target(job.spec)
     surveyed = time.perf_counter()
-    run, plan = submit.prepare(job, hosts.target(job.spec, survey, {}), root=root)
+    run, plan = submit.prepare(job, target, root=root)
     prepared = time.perf_counter()
-    submit.submit(run, plan, SshBackend(survey), {})
+    submit.submit(run, plan, backend, {})
     ended = time.perf_counter()
     parts = {"survey": surveyed - started, "render": prepared - surveyed, "send and start": ended - prepared}
     return ended - started, parts, run
@@ -83,7 +83,7 @@ def submission(farm: Farm, root: Path, python: str, program: list[str]) -> tuple
 
 def finish(run: RunDir) -> None:
     """Wait until the run is over, and hang up."""
-    backend = SshBackend()
+    backend = backend_of("ssh")
     while not backend.state(run).is_final:
         time.sleep(0.2)
     watch.conversation_of(run).fleet.close()
@@ -103,7 +103,7 @@ def following(farm: Farm, root: Path, python: str) -> dict[str, Any]:
             counts.append(sum(1 for line in lines if line.split()[2].endswith(port) and line.split()[3] == "01"))
 
     threading.Thread(target=count, daemon=True).start()
-    lines = sum(1 for line in SshBackend().logs(run, follow=True) if line.text.startswith("line "))
+    lines = sum(1 for line in backend_of("ssh").logs(run, follow=True) if line.text.startswith("line "))
     done.set()
     finish(run)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Sequence
 
 from launcher.errors import TargetError, UsageError
 from launcher.job.spec import JobSpec
 from launcher.machine import facts
 from launcher.plan.types import Target
+from train.config import Device
 
 
 def local_target(job: JobSpec) -> Target:
-    """Facts of this machine for `zlaunch local`. Raises TargetError when it has not what the job asks for."""
+    """Return the facts about this machine for a run here. Raises TargetError if it lacks what the job asks for."""
     gpus = facts.local_gpus() if job.device != "cpu" else ()
     shared = bool(gpus) and os.environ.get("ZLAUNCH_SHARE_GPU") == "1"  # several ranks on GPU 0, see train/dist.py
     device, ranks = local_ranks(job, max(len(gpus), job.local.gpus or 0) if shared else len(gpus))
-    gpus = gpus[:ranks]
+    return _target(job, device, ranks, gpus[:ranks])
+
+
+def assumed_target(job: JobSpec) -> Target:
+    """Return a target with the ranks that the job asks for, whether or not this machine has GPUs for them.
+
+    A check of the records needs only the shape of the batch.
+    """
+    on_cpu = job.device == "cpu" or not (job.device == "cuda" or facts.local_gpus())
+    device: Device = "cpu" if on_cpu else "cuda"
+    return _target(job, device, (job.local.procs if on_cpu else job.local.gpus) or 1, ())
+
+
+def _target(job: JobSpec, device: Device, ranks: int, gpus: Sequence[facts.Gpu]) -> Target:
     master_port, control_port = facts.free_ports(2)
     capabilities = [gpu.compute_capability for gpu in gpus if gpu.compute_capability]
     return Target(
@@ -34,8 +48,8 @@ def local_target(job: JobSpec) -> Target:
     )
 
 
-def local_ranks(job: JobSpec, gpus: int) -> tuple[Any, int]:
-    """(device, ranks) on a machine with `gpus` GPUs."""
+def local_ranks(job: JobSpec, gpus: int) -> tuple[Device, int]:
+    """Return (device, ranks) for a machine with `gpus` GPUs. Raises UsageError, TargetError."""
     if job.device == "cpu":
         if job.local.gpus:
             raise UsageError("--gpus and --device cpu contradict each other", hint="on a CPU say --procs N")
@@ -51,7 +65,7 @@ def local_ranks(job: JobSpec, gpus: int) -> tuple[Any, int]:
 
 
 def refuse_procs_on_gpus(procs: int | None, target: Target) -> None:
-    """A --procs on the command line that would count for nothing; in a job file it waits for a machine without GPUs."""
+    """Refuse a --procs that would have no effect. In a job file it only applies to machines without GPUs."""
     if procs and target.device == "cuda":
         raise UsageError(
             "--procs counts ranks on a CPU, and this machine has GPUs", hint="say --gpus N, or --device cpu --procs N"

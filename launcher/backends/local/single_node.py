@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from launcher.backends.local.devices import local_target
 from launcher.errors import TargetError
 from launcher.machine import process
 from launcher.node import processes, run_files
@@ -17,7 +18,8 @@ from launcher.rundir.logs import LogLine, follow_logs
 from launcher.rundir.state import Record, RunState, derive_state, heed_cancel, is_agent_alive, is_local, node_records
 
 if TYPE_CHECKING:
-    from launcher.plan.types import RunPlan
+    from launcher.job.spec import JobSpec
+    from launcher.plan.types import RunPlan, Target
     from launcher.rundir.directory import RunDir
 
 START_TIMEOUT = 60.0
@@ -28,6 +30,9 @@ KILL_TIMEOUT = 10.0
 
 class LocalBackend:
     """Implements launcher.backends.base.Backend."""
+
+    def target(self, job: JobSpec) -> Target:
+        return local_target(job)
 
     def submit(self, run: RunDir, plan: RunPlan, secrets: dict[str, str]) -> tuple[str, ...]:
         """Start the agent in a session of its own; its pid. Raises TargetError when it refuses or cannot start."""

@@ -17,14 +17,16 @@ import msgspec
 
 from launcher.backends.slurm import partitions as slurm_partitions
 from launcher.backends.slurm import query
+from launcher.backends.slurm.allocation import slurm_target
 from launcher.backends.slurm.home_files import CHECKPOINTS, RESULTS
 from launcher.backends.slurm.partitions import parse_gpus, parse_partitions
 from launcher.backends.slurm.query import Snapshot, Watch
 from launcher.backends.slurm.shell import LocalShell, Shell
 from launcher.backends.slurm.states import JobInfo
 from launcher.errors import DataError, TargetError
+from launcher.job.inputs import Sums
 from launcher.job.paths import source_paths
-from launcher.job.spec import SlurmSpec
+from launcher.job.spec import JobSpec, SlurmSpec
 from launcher.machine import process
 from launcher.node import run_files
 from launcher.plan import batch_job
@@ -34,7 +36,7 @@ from launcher.rundir.logs import LogLine, follow_logs, visible
 from launcher.rundir.state import RunState, derive_state, first_failure
 
 if TYPE_CHECKING:
-    from launcher.plan.types import RunPlan
+    from launcher.plan.types import RunPlan, Target
 
 SUBMITTING = 60.0
 """Seconds in which a job that Slurm does not list yet counts as waiting."""
@@ -66,6 +68,8 @@ class SlurmBackend:
     def __init__(self, shell: Shell | None = None, *, announce: bool = False) -> None:
         self._shell = shell
         self._watches: dict[str, Watch] = {}
+        self._sums: Sums = {}
+        """Hashes of input files: the points of a sweep mostly read the same ones."""
         self._said: str | None = None
         self._fetched: dict[str, float] = {}
         self._home: set[str] = set()
@@ -74,6 +78,9 @@ class SlurmBackend:
         """Write why a job waits into its events, for whoever follows it."""
 
     # submit
+
+    def target(self, job: JobSpec) -> Target:
+        return slurm_target(job, self._sums)
 
     def submit(self, run: RunDir, plan: RunPlan, secrets: dict[str, str]) -> tuple[str, ...]:
         """Queue the run; its job id. Raises TargetError when Slurm refuses or does not answer."""

@@ -15,19 +15,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher.backends.ssh import bundle
+from launcher.backends.ssh import survey as surveys
 from launcher.backends.ssh.checkpoints import bring_checkpoint, fetch
 from launcher.backends.ssh.ending import end_now, end_strays, orderly_seconds
+from launcher.backends.ssh.survey import Survey
 from launcher.backends.ssh.watch import OPEN, Following, Place, Seen, conversation_of, state_of, verdict, wait_gone
 from launcher.errors import HostsError, TargetError
-from launcher.job.inputs import Input, links_of
+from launcher.job.inputs import Input, inputs, links_of
 from launcher.node import run_files
 from launcher.remote.fleet import Session
 from launcher.rundir.logs import LogFollower, LogLine
 from launcher.rundir.state import RunState, heed_cancel
 
 if TYPE_CHECKING:
-    from launcher.backends.ssh.survey import Survey
-    from launcher.plan.types import RunPlan
+    from launcher.job.spec import JobSpec
+    from launcher.plan.types import RunPlan, Target
     from launcher.rundir.directory import RunDir
 
 SENDING_SECONDS = 60.0
@@ -41,12 +43,20 @@ HOME_FILES = (run_files.RESULT, run_files.METRICS, run_files.PREDICTIONS, run_fi
 
 
 class SshBackend:
-    """Implements launcher.backends.base.Backend. `survey`: what was just learned of the hosts, for a submission."""
+    """Implements launcher.backends.base.Backend."""
 
-    def __init__(self, survey: Survey | None = None, inputs: tuple[Input, ...] = ()) -> None:
-        self.survey, self.inputs = survey, inputs
+    def __init__(self) -> None:
+        self.survey: Survey | None = None
+        """The hosts of the newest target, with connections open: `submit` starts the run there."""
+        self.inputs: tuple[Input, ...] = ()
 
     # ------------------------------------------------------------------------------------------------- start
+
+    def target(self, job: JobSpec) -> Target:
+        """Survey the hosts of the job. Raises UsageError, DataError, and HostsError with a line per host."""
+        self.inputs, paths = inputs(job)
+        self.survey = surveys.survey(job)
+        return surveys.target(job, self.survey, paths)
 
     def submit(self, run: RunDir, plan: RunPlan, secrets: dict[str, str]) -> tuple[str, ...]:
         """Send the run to its hosts and start its agents. Raises HostsError; then nothing of it is left running."""

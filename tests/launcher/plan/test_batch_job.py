@@ -271,7 +271,7 @@ def test_a_run_behind_a_login_host_takes_its_data_along_and_not_its_interpreter(
     asked = load.load(None, sets, {"model.source": "random"}).spec
     target = slurm_target(asked)
     assert target.python == "python3"
-    checks.check_inputs(asked, target)
+    checks.check_inputs(asked, "slurm")
     made = plan(asked, target, run_id=RUN)
     assert made.train is not None
     assert made.slurm is not None
