@@ -1,12 +1,13 @@
-"""The protocol of a backend, the states of a run, and a fake for tests."""
+"""What a backend is: one protocol that all implement, two that some do, and a fake for tests."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from launcher.errors import UsageError
+from launcher.errors import UsageError, ZlaunchError
 from launcher.rundir.logs import LogLine
 from launcher.rundir.state import RunState
 
@@ -17,21 +18,57 @@ if TYPE_CHECKING:
 
 
 class Backend(Protocol):
+    """Starts runs in one kind of place, and finds them again from their run directories."""
+
     def target(self, job: JobSpec) -> Target:
         """Return the facts about the place where the job would run. Raises UsageError, TargetError."""
 
     def submit(self, run: RunDir, plan: RunPlan, secrets: dict[str, str]) -> tuple[str, ...]:
         """Start the run described by the rendered run directory; return its identifiers promptly.
 
-        Raises TargetError (HostsError) when the target refuses; then nothing of the run is left running.
+        Raises TargetError (HostsError) when the target refuses. Then nothing of the run is left running.
         """
 
-    def state(self, run: RunDir) -> RunState: ...
+    def state(self, run: RunDir) -> RunState:
+        """Return the state of the run now. Raises TargetError when its target does not answer."""
 
-    def logs(self, run: RunDir, *, rank: int | None = None, follow: bool = False) -> Iterator[LogLine]: ...
+    def logs(self, run: RunDir, *, rank: int | None = None, follow: bool = False) -> Iterator[LogLine]:
+        """Yield log lines, of one rank if given; with `follow`, until the run ends."""
 
     def cancel(self, run: RunDir, *, checkpoint: bool = True) -> None:
-        """End the run, with a last checkpoint if asked; idempotent; returns when nothing of it is left."""
+        """Stop the run, after a last checkpoint if asked. Idempotent; returns when no process of it is left."""
+
+
+@runtime_checkable
+class Arrays(Protocol):
+    """A backend that starts and cancels many runs together: the points of a sweep as one array job."""
+
+    def submit_array(
+        self,
+        script: Path,
+        points: Sequence[tuple[RunDir, RunPlan]],
+        secrets: Mapping[str, str],
+        *,
+        indices: Sequence[int] | None = None,
+    ) -> str:
+        """Queue the runs with one batch script; return the job id. `indices`: array indices of the points, if not all.
+
+        Raises TargetError when the target refuses.
+        """
+
+    def cancel_all(self, runs: Sequence[RunDir], *, checkpoint: bool = True) -> Mapping[str, ZlaunchError]:
+        """Cancel the runs in the time that one takes; return {run id: error} of those that may still run."""
+
+
+@runtime_checkable
+class Pulls(Protocol):
+    """A backend whose runs write their files elsewhere, and which copies them into the run directory here."""
+
+    def pull(self, run: RunDir, *, checkpoints: bool = False) -> list[str] | None:
+        """Copy logs, metrics, result and adapter here; return the names of the files copied.
+
+        None: the run writes its files here. Raises TargetError when the place that has them does not answer.
+        """
 
 
 @dataclass
@@ -61,3 +98,25 @@ class FakeBackend:
 
     def cancel(self, run: RunDir, *, checkpoint: bool = True) -> None:
         self.cancelled.append(run.run_id)
+
+
+@dataclass
+class FakeArrays(FakeBackend):
+    """A fake that also takes sweeps as arrays; `stuck` names the runs that it cannot cancel."""
+
+    stuck: dict[str, ZlaunchError] = field(default_factory=dict)
+
+    def submit_array(
+        self,
+        script: Path,
+        points: Sequence[tuple[RunDir, RunPlan]],
+        secrets: Mapping[str, str],
+        *,
+        indices: Sequence[int] | None = None,
+    ) -> str:
+        self.submitted += [run.run_id for run, _ in points]
+        return f"fake:{len(self.submitted)}"
+
+    def cancel_all(self, runs: Sequence[RunDir], *, checkpoint: bool = True) -> Mapping[str, ZlaunchError]:
+        self.cancelled += [run.run_id for run in runs if run.run_id not in self.stuck]
+        return {run.run_id: self.stuck[run.run_id] for run in runs if run.run_id in self.stuck}

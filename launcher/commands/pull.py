@@ -7,6 +7,7 @@ import json
 import click
 
 from launcher.backends import backend_of
+from launcher.backends.base import Pulls
 from launcher.commands.runs import run_named
 
 
@@ -17,8 +18,8 @@ from launcher.commands.runs import run_named
 def pull(run: str, checkpoints: bool, as_json: bool) -> None:
     """Bring RUN's logs, metrics, result and adapter into its run directory here."""
     found = run_named(run)
-    fetch = getattr(backend_of(found.record.backend), "pull", None)
-    names = fetch(found, checkpoints=checkpoints) if fetch is not None else None
+    backend = backend_of(found.record.backend)
+    names = backend.pull(found, checkpoints=checkpoints) if isinstance(backend, Pulls) else None
     if as_json:
         click.echo(json.dumps({"run": found.run_id, "directory": str(found.path), "files": names or []}))
         return

@@ -8,6 +8,7 @@ from typing import Any
 
 from launcher import __version__
 from launcher.backends import backend_of, current_state
+from launcher.backends.base import Arrays
 from launcher.errors import TargetError, ZlaunchError
 from launcher.job import load
 from launcher.lifecycle import sweep
@@ -108,9 +109,9 @@ def _end(name: str, of: Sequence[RunDir], checkpoint: bool) -> dict[str, Zlaunch
     """Cancel runs of one backend, together where it can; {run id: why one could not be ended}."""
     backend = backend_of(name)
     failed: dict[str, ZlaunchError] = {}
-    if together := getattr(backend, "cancel_all", None):
+    if isinstance(backend, Arrays):
         try:
-            failed.update(together(of, checkpoint=checkpoint))
+            failed.update(backend.cancel_all(of, checkpoint=checkpoint))
         except ZlaunchError as error:
             failed.update(dict.fromkeys([run.run_id for run in of], error))
         return failed

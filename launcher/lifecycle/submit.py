@@ -108,6 +108,11 @@ def submit(run: RunDir, run_plan: RunPlan, backend: Backend, secrets: Mapping[st
     except BaseException as error:
         not_started(run, before, error)
         raise
+    return record_start(run, run_plan, ids)
+
+
+def record_start(run: RunDir, run_plan: RunPlan, ids: tuple[str, ...]) -> RunRecord:
+    """Write down that the target has accepted the run, and under which identifiers."""
     run.event("submitted", backend=run_plan.backend, ids=list(ids))
     return run.update_record(ids=ids, submitted=time.time(), state="PENDING")
 

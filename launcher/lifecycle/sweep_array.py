@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import click
 import msgspec
 
+from launcher.backends import backend_of
+from launcher.backends.base import Arrays
 from launcher.errors import RunFailed, ZlaunchError
 from launcher.lifecycle import checks, submit
 from launcher.lifecycle.sweep import (
@@ -30,16 +32,6 @@ from launcher.rundir.directory import RunDir, write_atomic
 from launcher.rundir.state import RunState
 
 
-class _Queued:
-    """A backend whose submission has happened already, as one element of an array."""
-
-    def __init__(self, job: str) -> None:
-        self.job = job
-
-    def submit(self, run: RunDir, plan: RunPlan, secrets: dict[str, str]) -> tuple[str, ...]:
-        return (self.job,)
-
-
 def on_slurm(
     texts: Sequence[str],
     load: Load,
@@ -54,13 +46,11 @@ def on_slurm(
 
     `show`: only write the files, and print the batch script unless `quiet`.
     """
-    from launcher.backends.slurm.jobs import SlurmBackend, check_limits, check_paths, shell_of
-
     jobs = points_of(texts, load, overrides, fixed=("slurm", "secrets", "device"))
     secrets = {} if show else checks.read_secrets(jobs[0][0].spec.secrets)
     for asked in readers(job.spec for job, _ in jobs):
         checks.check_records(asked)
-    backend = SlurmBackend()
+    backend = backend_of("slurm")
     made = [(submit.prepare(job, backend.target(job.spec), records_checked=True), values) for job, values in jobs]
     sweep = new_sweep(load({}).spec.name, "slurm", [(run, values) for (run, _), values in made])
     directory = save(sweep)
@@ -77,39 +67,38 @@ def on_slurm(
             return 0
         click.echo(f"rendered {directory} and {len(made)} run directories; nothing was queued", err=True)
         return 0
-    shell = shell_of(first.slurm)
+    assert isinstance(backend, Arrays)
     try:
-        check_limits(shell, first)
-        check_paths(shell, [plan for (_, plan), _ in made])
-        job = backend.submit_script(shell, directory, "sweep.sbatch", [run for (run, _), _ in made], secrets)
+        job = backend.submit_array(directory / "sweep.sbatch", [point for point, _ in made], secrets)
     except ZlaunchError as error:
         for (run, plan), _ in made:
             submit.not_started(run, submit.write_record(run, plan, extra={"sweep": sweep.sweep_id}), error)
         raise
     for index, ((run, plan), _) in enumerate(made):
-        submit.submit(run, plan, _Queued(f"{job}_{index}"), {}, extra={"sweep": sweep.sweep_id})  # type: ignore[arg-type]
+        record_point(sweep, run, plan, f"{job}_{index}")
     say(sweep, job, as_json)
     return wait_for(sweep) if follow else 0
 
 
 def resume_on_slurm(sweep: Sweep, *, as_json: bool) -> int:
     """Start again what did not succeed, as one array job with only these points. Raises UsageError."""
-    from launcher.backends.slurm.jobs import SlurmBackend, shell_of, stored
-
     todo = unfinished(sweep)
-    again = [run_of(sweep.points[index]) for index in todo]
-    plan = msgspec.json.decode(again[0].plan_json.read_bytes(), type=RunPlan)
-    assert plan.slurm is not None
-    secrets = checks.read_secrets(plan.launch.secrets)
-    limit = stored(again[0])["asked"]["array_limit"]
-    array = ",".join(map(str, todo)) + (f"%{limit}" if limit else "")
-    backend, shell = SlurmBackend(), shell_of(plan.slurm)
-    job = backend.submit_script(shell, folder() / sweep.sweep_id, "sweep.sbatch", again, secrets, array)
-    for index, run in zip(todo, again, strict=True):
-        own = msgspec.json.decode(run.plan_json.read_bytes(), type=RunPlan)
-        submit.submit(run, own, _Queued(f"{job}_{index}"), {}, extra={"sweep": sweep.sweep_id})  # type: ignore[arg-type]
+    runs = [run_of(sweep.points[index]) for index in todo]
+    again = [(run, msgspec.json.decode(run.plan_json.read_bytes(), type=RunPlan)) for run in runs]
+    secrets = checks.read_secrets(again[0][1].launch.secrets)
+    backend = backend_of("slurm")
+    assert isinstance(backend, Arrays)
+    job = backend.submit_array(folder() / sweep.sweep_id / "sweep.sbatch", again, secrets, indices=todo)
+    for index, (run, plan) in zip(todo, again, strict=True):
+        record_point(sweep, run, plan, f"{job}_{index}")
     say(sweep, job, as_json, points=todo)
     return 0
+
+
+def record_point(sweep: Sweep, run: RunDir, plan: RunPlan, job: str) -> None:
+    """Write the record of a point that was queued as an element of an array."""
+    submit.write_record(run, plan, extra={"sweep": sweep.sweep_id})
+    submit.record_start(run, plan, (job,))
 
 
 def wait_for(sweep: Sweep, pause: float = 1.0) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +63,7 @@ WHY: dict[str, tuple[str, str]] = {
 
 
 class SlurmBackend:
-    """Implements launcher.backends.base.Backend."""
+    """Implements Backend, Arrays and Pulls of launcher.backends.base."""
 
     def __init__(self, shell: Shell | None = None, *, announce: bool = False) -> None:
         self._shell = shell
@@ -88,15 +88,35 @@ class SlurmBackend:
         shell = self._shell_of(plan.slurm)
         check_limits(shell, plan)
         check_paths(shell, [plan])
-        return (self.submit_script(shell, run.path, run_files.SBATCH, [run], secrets),)
+        return (self._submit_script(shell, run.path, run_files.SBATCH, [run], secrets),)
 
-    def submit_script(
+    def submit_array(
+        self,
+        script: Path,
+        points: Sequence[tuple[RunDir, RunPlan]],
+        secrets: Mapping[str, str],
+        *,
+        indices: Sequence[int] | None = None,
+    ) -> str:
+        """Queue the points of a sweep as one array job; return its id. Raises TargetError when Slurm refuses."""
+        plans = [plan for _, plan in points]
+        assert plans[0].slurm is not None
+        shell = self._shell_of(plans[0].slurm)
+        check_limits(shell, plans[0])
+        check_paths(shell, plans)
+        array = None
+        if indices is not None:
+            limit = plans[0].slurm["asked"]["array_limit"]
+            array = ",".join(map(str, indices)) + (f"%{limit}" if limit else "")
+        return self._submit_script(shell, script.parent, script.name, [run for run, _ in points], secrets, array)
+
+    def _submit_script(
         self,
         shell: Shell,
         directory: Path,
         script: str,
         of: list[RunDir],
-        secrets: dict[str, str],
+        secrets: Mapping[str, str],
         array: str | None = None,
     ) -> str:
         """sbatch `script` of `directory`, for one run or for the runs of an array; the job id."""

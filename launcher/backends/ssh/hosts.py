@@ -43,7 +43,7 @@ HOME_FILES = (run_files.RESULT, run_files.METRICS, run_files.PREDICTIONS, run_fi
 
 
 class SshBackend:
-    """Implements launcher.backends.base.Backend."""
+    """Implements Backend and Pulls of launcher.backends.base."""
 
     def __init__(self) -> None:
         self.survey: Survey | None = None
