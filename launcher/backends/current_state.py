@@ -1,4 +1,4 @@
-"""A run's state as every command sees it: by its backend, and kept in run.json once it is final."""
+"""The state of a run as every command sees it: asked of its backend, and kept in run.json once it is final."""
 
 from __future__ import annotations
 
@@ -8,38 +8,41 @@ from launcher.rundir.directory import RunDir, RunRecord
 from launcher.rundir.state import RunState
 
 
-def of(run: RunDir) -> RunState:
-    """The run's state now; a final one is not asked for again. Raises TargetError when its target cannot be asked.
+def current(run: RunDir) -> RunState:
+    """Return the state of the run now; do not ask again for a final one. Raises TargetError if its target is silent.
 
-    Asking may take long, and the run may be resumed meanwhile: what was said of its earlier start is no word on this.
+    The answer may take long, and somebody may resume the run meanwhile. The state of an earlier start says nothing
+    about this one, so ask again.
     """
     while True:
         record = run.record
-        known = known_of(record)
-        if known.is_final and known is not RunState.LOST:
-            return known
+        recorded = recorded_state(record)
+        if recorded.is_final and recorded is not RunState.LOST:
+            return recorded
         state = backend_of(record.backend).state(run)
-        if state is known or keep(run, state, record):
+        if state is recorded or store(run, state, record):
             return state
 
 
 def last_seen(run: RunDir) -> tuple[RunState, str | None]:
-    """The run's state now; where it cannot be asked, the one that was last seen, and why. Raises RunNotFound for a run
-    whose record is damaged."""
+    """Return (state now, None), or (last recorded state, reason) if the target does not answer.
+
+    Raises RunNotFound for a run whose record is damaged.
+    """
     try:
-        return of(run), None
+        return current(run), None
     except TargetError as error:
-        return known_of(run.record), str(error)
+        return recorded_state(run.record), str(error)
 
 
-def known_of(record: RunRecord) -> RunState:
-    """The last state that was seen. Raises RunNotFound for one that this version does not know."""
+def recorded_state(record: RunRecord) -> RunState:
+    """Return the state in the record. Raises RunNotFound for one that this version does not know."""
     try:
         return RunState(record.state)
     except ValueError as error:
-        raise RunNotFound(f"{record.run_id}: its record has the state {record.state!r}, which is none") from error
+        raise RunNotFound(f"{record.run_id}: unknown state {record.state!r} in its record") from error
 
 
-def keep(run: RunDir, state: RunState, asked: RunRecord) -> bool:
-    """Write a state into the record that it was asked for; False: somebody has changed that record since."""
-    return run.update_record(only_if=lambda now: now == asked, state=state.value).state == state.value
+def store(run: RunDir, state: RunState, record: RunRecord) -> bool:
+    """Write the state if run.json still holds `record`; return False if somebody has changed it since."""
+    return run.update_record(only_if=lambda now: now == record, state=state.value).state == state.value

@@ -118,7 +118,7 @@ def _refusal(run: RunDir) -> str:
 
 def refuse_if_not_resumable(run: RunDir, changed: bool) -> None:
     """Raises UsageError for a run that still runs, or is done and nothing of its job was changed."""
-    now = current_state.of(run)
+    now = current_state.current(run)
     if not now.is_final:
         raise UsageError(f"{run.run_id} is {now.value}", hint=f"zlaunch cancel {run.run_id} ends it first")
     if now is RunState.SUCCEEDED and not changed:

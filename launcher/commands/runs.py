@@ -50,7 +50,7 @@ def list_(as_json: bool) -> None:
 def status(run: str, as_json: bool) -> None:
     """Show what RUN does or did."""
     found = run_named(run)
-    now = current_state.of(found)
+    now = current_state.current(found)
     if as_json:
         click.echo(json.dumps({**summary.of(found, now), "nodes": summary.nodes(found), "last": last_metric(found)}))
         return

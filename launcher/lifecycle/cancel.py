@@ -46,7 +46,7 @@ class Ended:
 
 def one(run: RunDir, *, checkpoint: bool) -> Ended:
     """End a run that is not over. Raises TargetError when something of it may be left."""
-    was = current_state.of(run).value
+    was = current_state.current(run).value
     if was in OVER:
         return Ended(run, was, was)
     backend_of(run.record.backend).cancel(run, checkpoint=checkpoint)
@@ -79,7 +79,7 @@ def _look(points: Sweep, run: RunDir) -> Ended:
     try:
         if not run.run_json.exists() and _keep_from_starting(points, run):
             return Ended(run, NOT_STARTED, RunState.CANCELLED.value)
-        was = current_state.of(run).value
+        was = current_state.current(run).value
         return Ended(run, was, was)
     except ZlaunchError as error:
         return Ended(run, None, None, error)
@@ -134,7 +134,7 @@ def _after(item: Ended, error: ZlaunchError | None) -> Ended:
 
 def _settled(run: RunDir) -> str:
     """The state of a run that was just ended."""
-    after = current_state.of(run).value
+    after = current_state.current(run).value
     if after in OVER:
         return after
     # Nothing is left of it, and none of its agents is there to say so.

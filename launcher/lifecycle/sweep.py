@@ -142,7 +142,7 @@ def run_of(point: Point) -> RunDir:
 
 def state_of(run: RunDir) -> RunState | None:
     """The run's state; None for a point that was never started."""
-    return current_state.of(run) if run.run_json.exists() else None
+    return current_state.current(run) if run.run_json.exists() else None
 
 
 def job_file(sweep: Sweep, run: RunDir) -> Path:

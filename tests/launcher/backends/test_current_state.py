@@ -1,4 +1,4 @@
-"""A run's state as commands see it, and what they write of it."""
+"""The state of a run as commands see it, and what they write into its record."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def run(tmp_path: Path) -> RunDir:
     return run
 
 
-def asked(monkeypatch: pytest.MonkeyPatch, states: list[RunState], meanwhile: Callable[[], object]) -> None:
-    """A backend whose first answer takes so long that something happens meanwhile."""
+def answer_slowly(monkeypatch: pytest.MonkeyPatch, states: list[RunState], meanwhile: Callable[[], object]) -> None:
+    """Use a backend whose first answer takes so long that `meanwhile` happens first."""
 
     class Slow(FakeBackend):
         def state(self, run: RunDir) -> RunState:
@@ -38,20 +38,20 @@ def asked(monkeypatch: pytest.MonkeyPatch, states: list[RunState], meanwhile: Ca
 
 
 def test_a_final_state_is_kept(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked(monkeypatch, [RunState.FAILED], lambda: None)
-    assert current_state.of(run) is RunState.FAILED
+    answer_slowly(monkeypatch, [RunState.FAILED], lambda: None)
+    assert current_state.current(run) is RunState.FAILED
     assert run.record.state == "FAILED"
 
 
 def test_a_slow_answer_about_an_earlier_start_is_not_written_over_the_resumed_run(
     run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked(
+    answer_slowly(
         monkeypatch,
         [RunState.FAILED, RunState.RUNNING],
         lambda: run.update_record(ids=("8",), submitted=3.0, state="PENDING"),
     )
-    assert current_state.of(run) is RunState.RUNNING
+    assert current_state.current(run) is RunState.RUNNING
     assert (run.record.ids, run.record.submitted, run.record.state) == (("8",), 3.0, "RUNNING")
 
 
@@ -59,6 +59,6 @@ def test_a_slow_answer_does_not_bring_back_to_life_what_another_command_saw_end(
     run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run.update_record(state="PENDING")
-    asked(monkeypatch, [RunState.RUNNING], lambda: run.update_record(state="CANCELLED"))
-    assert current_state.of(run) is RunState.CANCELLED
+    answer_slowly(monkeypatch, [RunState.RUNNING], lambda: run.update_record(state="CANCELLED"))
+    assert current_state.current(run) is RunState.CANCELLED
     assert run.record.state == "CANCELLED"

@@ -231,7 +231,7 @@ def test_a_refused_first_start_has_failed_and_says_why(cwd: Path, monkeypatch: p
     with pytest.raises(TargetError, match="no room"):
         zlaunch(*LOCAL)
     (path,) = (cwd / "runs").iterdir()
-    assert current_state.of(RunDir(path)) is RunState.FAILED
+    assert current_state.current(RunDir(path)) is RunState.FAILED
     said = zlaunch("status", "last").stdout
     assert "it was never started: no room\n  -> make some\n" in said
     assert f"-> zlaunch resume {path.name}\n" in said

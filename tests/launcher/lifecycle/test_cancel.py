@@ -56,7 +56,7 @@ def test_a_run_that_never_came_up_is_cancelled_for_good(root: Path, backend: str
 def test_a_lost_run_is_cancelled_too(root: Path) -> None:
     run = died_early(root, "ssh")
     later(run)
-    assert current_state.of(run) is RunState.LOST
+    assert current_state.current(run) is RunState.LOST
     done = CliRunner().invoke(cli, ["cancel", "last", "--json"], catch_exceptions=False)
     assert json.loads(done.stdout)["state"] == run.record.state == "CANCELLED"
     done = CliRunner().invoke(cli, ["cancel", "last"], catch_exceptions=False)
@@ -68,7 +68,7 @@ def test_a_run_that_was_never_sent_can_be_resumed_once_nobody_can_be_sending_it(
     with pytest.raises(UsageError, match="is PENDING"):
         refuse_if_not_resumable(run, changed=False)
     later(run)
-    assert current_state.of(run) is RunState.LOST  # which is written down, and stays so
+    assert current_state.current(run) is RunState.LOST  # which is written down, and stays so
     refuse_if_not_resumable(run, changed=False)
 
 
@@ -191,7 +191,7 @@ def test_a_sweep_that_is_cancelled_while_its_first_point_is_being_started_takes_
     code, output = in_turn.end()
     assert code == 130, output
     assert [row["state"] for row in rows_of(in_turn.sweep)][1:] == ["CANCELLED"] * 3
-    assert current_state.of(sweep.run_of(points.points[0])).is_final
+    assert current_state.current(sweep.run_of(points.points[0])).is_final
     assert [processes.find_run_processes(point.run) for point in points.points] == [[], [], [], []]
 
 

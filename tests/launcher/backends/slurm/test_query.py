@@ -280,7 +280,7 @@ def test_one_command_fetches_a_runs_files_no_more_often_than_it_asks_slurm(
     monkeypatch.setattr("launcher.backends.slurm.jobs.shell_of", lambda slurm: shell)
     backend_of.cache_clear()
     for _ in range(5):
-        assert current_state.of(run) is RunState.RUNNING
+        assert current_state.current(run) is RunState.RUNNING
     backend_of.cache_clear()
     assert (shell.questions(), shell.fetched) == (["squeue"], 1)
 
