@@ -1,28 +1,22 @@
-"""A chunk of a data file: the part that one worker reads."""
+"""A chunk of a data file: the part that one process reads on its own."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from train.records.encoding import UTF8_BOM
+
 CHUNK_BYTES = 2 << 20
-
-
 CHUNK_ROWS = 5000
-
-
 LARGEST_OBJECT = 64 << 20
-"""Bytes of one object of a JSON list; beyond it the list is taken to be broken."""
-
-
-BOM = b"\xef\xbb\xbf"
+"""Bytes of one object of a JSON list or one cell of a table. Beyond this size the file is considered broken."""
 
 
 class Broken(NamedTuple):
-    """Something that stands where a record should, and why it is none."""
+    """Stands in for a record that cannot be decoded; `text` says why."""
 
     text: str
 
@@ -32,50 +26,32 @@ class Chunk:
     kind: str
     path: str
     shown: str
-    """What messages call the file."""
+    """The file's name in messages."""
     start: int
-    """Bytes of text files, rows of tables (from 0); likewise `end`."""
+    """Offset in bytes for text files, in rows (from 0) for tables; likewise `end`."""
     end: int
     line: int
     """Number of the first line or row, from 1."""
     columns: tuple[str, ...] = ()
     broken: str = ""
-    """The chunk could not even be cut: its only object is a Broken with this text."""
+    """Set if the file could not be cut here: the chunk's only object is a Broken with this text."""
+
+    def read_bytes(self) -> bytes:
+        """The bytes of a chunk of a text file, without the byte order mark."""
+        with Path(self.path).open("rb") as file:
+            file.seek(self.start)
+            raw = file.read(self.end - self.start)
+        return raw.removeprefix(UTF8_BOM) if self.start == 0 else raw
 
 
-Pairs = Iterator[tuple[int, Any]]
+Objects = Iterator[tuple[int, Any]]
+"""(line or row, decoded object or Broken) pairs."""
 
 
 @dataclass(frozen=True)
-class Kind:
+class Reader:
+    """How one kind of file is cut into chunks, and how a chunk is read."""
+
     cut: Callable[[str, str], Iterator[Chunk]]
-    read: Callable[[Chunk], Pairs]
-
-
-def bytes_of(chunk: Chunk) -> bytes:
-    with Path(chunk.path).open("rb") as file:
-        file.seek(chunk.start)
-        raw = file.read(chunk.end - chunk.start)
-    return raw.removeprefix(BOM) if chunk.start == 0 else raw
-
-
-def encoding_of(error: UnicodeDecodeError) -> str:
-    return f"not UTF-8 (byte 0x{error.object[error.start]:02x}: {error.reason}); {SAVE.format('GB18030')}"
-
-
-SAVE = "save the file as UTF-8 (iconv -f {} -t UTF-8 OLD > NEW)"
-
-
-def whole_text(value: Any) -> Any:
-    """A decoded object, or a Broken: JSON can name half of a surrogate pair ("\\ud83d", an emoji cut in two), and no
-    tokenizer takes it for a text."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError as error:
-        half = error.object[error.start]
-        return Broken(f"holds half of a character (\\u{ord(half):04x} without its other half)")
-    return value
-
-
-def bad_json(error: json.JSONDecodeError) -> str:
-    return f"bad JSON: {error.msg} (column {error.colno})"
+    """(path, name in messages) -> chunks in order."""
+    read: Callable[[Chunk], Objects]

@@ -15,11 +15,10 @@ from pathlib import Path
 
 from train.errors import DataError
 from train.hub import hub
-from train.records.chunk import SAVE, Broken, Chunk, Kind, Pairs
+from train.records.chunk import Broken, Chunk, Objects, Reader
+from train.records.encoding import UTF16_BOMS, conversion_advice
 from train.records.json_text import cut_json, cut_lines, read_lines, read_list
 from train.records.tables import cut_arrow, cut_csv, cut_parquet, read_arrow, read_csv, read_parquet
-
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def chunks(path: str) -> Iterator[Chunk]:
@@ -27,19 +26,19 @@ def chunks(path: str) -> Iterator[Chunk]:
     for file, shown in files(path):
         kind = kind_of(file)
         try:
-            if kind in _TEXTS and _starts_with(file, _UTF16):
-                yield Chunk(kind, file, shown, 0, 0, 1, broken=f"UTF-16 and not UTF-8; {SAVE.format('UTF-16')}")
+            if kind in _TEXTS and _starts_with(file, UTF16_BOMS):
+                yield Chunk(kind, file, shown, 0, 0, 1, broken=f"UTF-16 and not UTF-8; {conversion_advice('UTF-16')}")
             else:
-                yield from _KINDS[kind].cut(file, shown)
+                yield from _READERS[kind].cut(file, shown)
         except OSError as error:
             raise DataError(f"cannot read {shown}: {error.strerror or error}") from None
 
 
-def objects(chunk: Chunk) -> Pairs:
+def objects(chunk: Chunk) -> Objects:
     if chunk.broken:
         yield chunk.line, Broken(chunk.broken)
     else:
-        yield from _KINDS[chunk.kind].read(chunk)
+        yield from _READERS[chunk.kind].read(chunk)
 
 
 def files(path: str) -> list[tuple[str, str]]:
@@ -84,18 +83,6 @@ def digest(file: str) -> str:
     return found.hexdigest()
 
 
-# JSON lines ----------------------------------------------------------------------------------------------------------
-
-
-# A JSON list ---------------------------------------------------------------------------------------------------------
-
-
-# CSV -----------------------------------------------------------------------------------------------------------------
-
-
-# Parquet and Arrow ---------------------------------------------------------------------------------------------------
-
-
 # The hub -------------------------------------------------------------------------------------------------------------
 
 
@@ -128,13 +115,13 @@ def _fetched(path: str, name: str, config: str | None, split: str) -> list[str]:
 # What all of them share ----------------------------------------------------------------------------------------------
 
 
-_KINDS: dict[str, Kind] = {
-    "lines": Kind(cut_lines, read_lines),
-    "json": Kind(cut_json, read_list),
-    "list": Kind(cut_json, read_list),
-    "csv": Kind(cut_csv, read_csv),
-    "parquet": Kind(cut_parquet, read_parquet),
-    "arrow": Kind(cut_arrow, read_arrow),
+_READERS: dict[str, Reader] = {
+    "lines": Reader(cut_lines, read_lines),
+    "json": Reader(cut_json, read_list),
+    "list": Reader(cut_json, read_list),
+    "csv": Reader(cut_csv, read_csv),
+    "parquet": Reader(cut_parquet, read_parquet),
+    "arrow": Reader(cut_arrow, read_arrow),
 }
 _SUFFIXES = {
     ".jsonl": "lines",

@@ -1,4 +1,9 @@
-"""Read JSON lists and JSON lines in chunks."""
+"""Read JSON lines and JSON lists in chunks.
+
+A list is cut into chunks too, so it may be larger than memory. Streaming parsers such as ijson report neither the
+byte offset nor the line of an item, replace half of a surrogate pair without an error, and refuse NaN and long
+integers; so the list is decoded object by object here, through a window that slides over the file.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +11,12 @@ import codecs
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 
-from train.records.chunk import (
-    BOM,
-    CHUNK_BYTES,
-    LARGEST_OBJECT,
-    Broken,
-    Chunk,
-    Pairs,
-    bad_json,
-    bytes_of,
-    encoding_of,
-    whole_text,
-)
+from train.records.chunk import CHUNK_BYTES, LARGEST_OBJECT, Broken, Chunk, Objects
+from train.records.encoding import UTF8_BOM, describe_encoding_error, lone_surrogate
 
 
 def cut_lines(path: str, shown: str) -> Iterator[Chunk]:
@@ -34,133 +29,164 @@ def cut_lines(path: str, shown: str) -> Iterator[Chunk]:
             start, line = end, line + block.count(b"\n")
 
 
-def read_lines(chunk: Chunk) -> Pairs:
+def read_lines(chunk: Chunk) -> Objects:
     decode = msgspec.json.decode
-    for number, raw in enumerate(bytes_of(chunk).split(b"\n"), chunk.line):
+    for number, raw in enumerate(chunk.read_bytes().split(b"\n"), chunk.line):
         try:
             yield number, decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             if raw.strip():
                 yield number, _decode_slowly(raw)
 
 
 def _decode_slowly(raw: bytes) -> Any:
-    """What the fast decoder refuses, with a message that names the column; the standard one takes NaN and the like."""
+    """Decode what msgspec refuses: json accepts NaN and its like, and its errors name the column."""
     try:
-        return whole_text(json.loads(raw.decode("utf-8")))
+        value = json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return Broken(encoding_of(error))
-    except json.JSONDecodeError as error:
-        return Broken(bad_json(error))
-    except RecursionError:
-        return Broken("bad JSON: nested too deeply")
+        return Broken(describe_encoding_error(error))
+    except (ValueError, RecursionError) as error:
+        return Broken(_describe_json_error(error))
+    half = lone_surrogate(value)
+    return Broken(half) if half else value
+
+
+def _describe_json_error(error: ValueError | RecursionError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"bad JSON: {error.msg} (column {error.colno})"
+    if isinstance(error, RecursionError):
+        return "bad JSON: nested too deeply"
+    return f"bad JSON: {error}"  # an integer of thousands of digits
 
 
 def cut_json(path: str, shown: str) -> Iterator[Chunk]:
-    """A list is decoded object by object, to know where to cut; anything else is taken for JSON lines."""
+    """Cut a list between its objects, which must be decoded to find out where; read anything else as JSON lines."""
     with Path(path).open("rb") as file:
-        head = file.read(4096).removeprefix(BOM).lstrip()
+        head = file.read(4096).removeprefix(UTF8_BOM).lstrip()
     if not head.startswith(b"["):
         yield from cut_lines(path, shown)
         return
-    first = None
+    first: _Item | None = None  # of the chunk that is being filled
     end = 0
-    for item in _ListReader(path, 0, 1, inside=False):
+    for item in _items(path):
         if isinstance(item.value, Broken):
-            if first is not None:
-                yield Chunk("list", path, shown, first[0], end, first[1])
+            if first:
+                yield Chunk("list", path, shown, first.start, end, first.line)
             yield Chunk("list", path, shown, end, end, item.line, broken=item.value.text)
             return
-        first = first or (item.start, item.line)
+        first = first or item
         end = item.end
-        if end - first[0] >= CHUNK_BYTES:
-            yield Chunk("list", path, shown, first[0], end, first[1])
+        if end - first.start >= CHUNK_BYTES:
+            yield Chunk("list", path, shown, first.start, end, first.line)
             first = None
-    if first is not None:
-        yield Chunk("list", path, shown, first[0], end, first[1])
+    if first:
+        yield Chunk("list", path, shown, first.start, end, first.line)
 
 
-def read_list(chunk: Chunk) -> Pairs:
-    for item in _ListReader(chunk.path, chunk.start, chunk.line, inside=True, stop=chunk.end):
+def read_list(chunk: Chunk) -> Objects:
+    for item in _items(chunk.path, chunk.start, chunk.end, chunk.line):
         yield item.line, item.value
 
 
 class _Item(NamedTuple):
+    """One object of a list; `start` and `end` are byte offsets in the file."""
+
     line: int
     start: int
     end: int
-    """Bytes of the file."""
     value: Any
 
 
-class _ListReader:
-    """The objects of a JSON list from a byte on, through a window that slides over the file."""
+_BLANKS = " \t\r\n\ufeff"
+_DECODER = json.JSONDecoder()
 
-    def __init__(self, path: str, start: int, line: int, *, inside: bool, stop: int | None = None) -> None:
-        self.path, self.start, self.line, self.inside, self.stop = path, start, line, inside, stop
 
-    def __iter__(self) -> Iterator[_Item]:
-        decoder = json.JSONDecoder()
-        utf8 = codecs.getincrementaldecoder("utf-8")()
-        with Path(self.path).open("rb") as file:
-            file.seek(self.start)
-            text, place, line = "", 0, self.line
-            byte = self.start
-            """Of the file, where text[place] stands."""
-            left = None if self.stop is None else self.stop - self.start
-            ended = False
-            inside = self.inside
+def _items(path: str, start: int = 0, stop: int | None = None, line: int = 1) -> Iterator[_Item]:
+    """The objects of a list: all of them, or those between the byte offsets `start` and `stop` of a chunk.
 
-            def more() -> None:
-                nonlocal text, place, ended, left
-                block = file.read(CHUNK_BYTES if left is None else min(CHUNK_BYTES, left))
-                left = None if left is None else left - len(block)
-                ended = not block
-                text, place = text[place:] + utf8.decode(block, final=ended), 0
+    Ends with a Broken where the text is not JSON.
+    """
+    with Path(path).open("rb") as file:
+        window = _Window(file, start, stop, line)
+        try:
+            if stop is None:
+                window.skip(_BLANKS)
+                window.advance(window.place + 1)  # the opening bracket
+            while window.skip(_BLANKS + ","):
+                if window.text[window.place] == "]":
+                    return
+                item = _next_item(window)
+                yield item
+                if isinstance(item.value, Broken):
+                    return
+            if stop is None:
+                yield window.broken("bad JSON: the list is not closed")
+        except UnicodeDecodeError as error:
+            lines = window.text.count("\n", window.place) + error.object[: error.start].count(b"\n")
+            yield window.broken(describe_encoding_error(error), lines)
 
-            def advance(to: int) -> None:
-                nonlocal place, byte, line
-                passed = text[place:to]
-                byte, line, place = byte + len(passed.encode()), line + passed.count("\n"), to
 
-            try:
-                more()
-                while True:
-                    to = place
-                    while to < len(text) and text[to] in " \t\r\n,\ufeff":
-                        to += 1
-                    advance(to)
-                    if to == len(text):
-                        if not ended:
-                            more()
-                        elif self.stop is None:
-                            yield _Item(line, byte, byte, Broken("bad JSON: the list is not closed"))
-                            return
-                        else:
-                            return
-                        continue
-                    if not inside:  # at the bracket that opens the list
-                        advance(to + 1)
-                        inside = True
-                        continue
-                    if text[to] == "]":
-                        return
-                    try:
-                        value, end = decoder.raw_decode(text, to)
-                    except json.JSONDecodeError as error:
-                        if not ended and len(text) - to < LARGEST_OBJECT:
-                            more()
-                            continue
-                        where = line + text.count("\n", place, error.pos)
-                        yield _Item(where, byte, byte, Broken(bad_json(error)))
-                        return
-                    if end == len(text) and not ended and text[end - 1] not in "}]":  # a number may go on
-                        more()
-                        continue
-                    first, started = line, byte
-                    escaped = text.find("\\u", to, end) >= 0
-                    advance(end)
-                    yield _Item(first, started, byte, whole_text(value) if escaped else value)
-            except UnicodeDecodeError as error:
-                where = line + text.count("\n", place) + error.object[: error.start].count(b"\n")
-                yield _Item(where, byte, byte, Broken(encoding_of(error)))
+def _next_item(window: _Window) -> _Item:
+    """The object that begins at the window's place, or a Broken."""
+    while True:
+        try:
+            value, end = _DECODER.raw_decode(window.text, window.place)
+        except json.JSONDecodeError as error:
+            if window.ended or len(window.text) - window.place >= LARGEST_OBJECT:
+                lines = window.text.count("\n", window.place, error.pos)
+                return window.broken(_describe_json_error(error), lines)
+        except (ValueError, RecursionError) as error:
+            return window.broken(_describe_json_error(error))
+        else:
+            # A number at the end of the window may go on behind it.
+            if end < len(window.text) or window.ended or window.text[end - 1] in "}]":
+                break
+        window.read_more()
+    line, start = window.line, window.byte
+    half = lone_surrogate(value) if window.text.find("\\u", window.place, end) >= 0 else None
+    window.advance(end)
+    return _Item(line, start, window.byte, Broken(half) if half else value)
+
+
+class _Window:
+    """A part of a file as text. It knows the byte offset and the line of its `place`, the first unread character."""
+
+    def __init__(self, file: BinaryIO, start: int, stop: int | None, line: int) -> None:
+        file.seek(start)
+        self.text, self.place = "", 0
+        self.byte, self.line = start, line
+        self.ended = False
+        self._file = file
+        self._left = None if stop is None else stop - start
+        self._utf8 = codecs.getincrementaldecoder("utf-8")()
+
+    def read_more(self) -> None:
+        """Drop what was read and append the next block. Raises UnicodeDecodeError."""
+        block = self._file.read(CHUNK_BYTES if self._left is None else min(CHUNK_BYTES, self._left))
+        if self._left is not None:
+            self._left -= len(block)
+        self.ended = not block
+        self.text, self.place = self.text[self.place :] + self._utf8.decode(block, final=self.ended), 0
+
+    def advance(self, place: int) -> None:
+        passed = self.text[self.place : place]
+        self.byte += len(passed.encode())
+        self.line += passed.count("\n")
+        self.place = place
+
+    def skip(self, characters: str) -> bool:
+        """Advance beyond any of these characters. False at the end of the file."""
+        while True:
+            place = self.place
+            while place < len(self.text) and self.text[place] in characters:
+                place += 1
+            self.advance(place)
+            if place < len(self.text):
+                return True
+            if self.ended:
+                return False
+            self.read_more()
+
+    def broken(self, text: str, lines: int = 0) -> _Item:
+        """A Broken this many lines behind the window's place."""
+        return _Item(self.line + lines, self.byte, self.byte, Broken(text))

@@ -8,26 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from train.records.chunk import (
-    BOM,
-    CHUNK_BYTES,
-    CHUNK_ROWS,
-    LARGEST_OBJECT,
-    Broken,
-    Chunk,
-    Pairs,
-    bytes_of,
-    encoding_of,
-)
+from train.records.chunk import CHUNK_BYTES, CHUNK_ROWS, LARGEST_OBJECT, Broken, Chunk, Objects
+from train.records.encoding import UTF8_BOM, describe_encoding_error
 from train.records.formats import KEYS
 
-PIECE_BYTES = 64 << 20
-"""Of a Parquet row group that is larger, a chunk is a part. Pandas writes a million records as one group, and a chunk's
-records lie in the memory of one process. A part is found by decoding what stands before it, so they are not small."""
+PART_BYTES = 64 << 20
+"""Larger Parquet row groups are read in parts: pandas writes a million records as one group, and one process holds all
+records of a chunk. Parts are not small, because finding one means decoding the group up to it."""
 
 
 def cut_csv(path: str, shown: str) -> Iterator[Chunk]:
-    """Rows may hold line breaks in quotes, so the file is read as rows to find where it can be cut."""
+    """Read the file as rows to find where to cut it: quoted cells may hold line breaks."""
     csv.field_size_limit(LARGEST_OBJECT)
     with Path(path).open("rb") as file:
         taken = 0
@@ -35,7 +26,7 @@ def cut_csv(path: str, shown: str) -> Iterator[Chunk]:
         def lines() -> Iterator[str]:
             nonlocal taken
             for raw in file:
-                text = raw.removeprefix(BOM) if taken == 0 else raw  # before a quote it would be part of the name
+                text = raw.removeprefix(UTF8_BOM) if taken == 0 else raw  # else a quoted name would begin with it
                 taken += len(raw)
                 yield text.decode("utf-8", errors="replace")
 
@@ -56,20 +47,20 @@ def cut_csv(path: str, shown: str) -> Iterator[Chunk]:
             yield Chunk("csv", path, shown, taken, taken, rows.line_num, broken=f"bad CSV: {error}")
 
 
-def read_csv(chunk: Chunk) -> Pairs:
+def read_csv(chunk: Chunk) -> Objects:
     csv.field_size_limit(LARGEST_OBJECT)
-    raw = bytes_of(chunk)
+    raw = chunk.read_bytes()
     torn = False
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        yield chunk.line + raw.count(b"\n", 0, error.start), Broken(encoding_of(error))
+        yield chunk.line + raw.count(b"\n", 0, error.start), Broken(describe_encoding_error(error))
         text, torn = raw.decode("utf-8", errors="replace"), True
     rows = csv.reader(io.StringIO(text, newline=""))
     line = chunk.line
     for row in rows:
         if torn and "\ufffd" in "".join(row):
-            pass  # told above
+            pass  # reported above
         elif len(row) > len(chunk.columns):
             yield line, Broken(f"{len(row)} cells in this row, {len(chunk.columns)} columns in the header")
         elif row:
@@ -79,7 +70,7 @@ def read_csv(chunk: Chunk) -> Pairs:
 
 
 def _present(cells: dict[str, Any], columns: tuple[str, ...]) -> dict[str, Any]:
-    """Empty cells are absent, but for those whose emptiness the format itself has a word for."""
+    """Treat empty cells as absent, except those for which the format has an error message of its own."""
     if "instruction" in columns and not cells.get("messages") and not cells.get("conversations"):
         for key in ("instruction", "output"):
             if key in columns:
@@ -100,7 +91,7 @@ def cut_parquet(path: str, shown: str) -> Iterator[Chunk]:
     row = 0
     for group in range(file.metadata.num_row_groups):
         facts = file.metadata.row_group(group)
-        parts = -(-facts.total_byte_size // PIECE_BYTES) or 1
+        parts = -(-facts.total_byte_size // PART_BYTES) or 1
         size = max(1, -(-facts.num_rows // parts))
         last = row + facts.num_rows
         for start in range(row, last, size):
@@ -108,7 +99,7 @@ def cut_parquet(path: str, shown: str) -> Iterator[Chunk]:
         row = last
 
 
-def read_parquet(chunk: Chunk) -> Pairs:
+def read_parquet(chunk: Chunk) -> Objects:
     import pyarrow
     from pyarrow import parquet
 
@@ -125,18 +116,18 @@ def read_parquet(chunk: Chunk) -> Pairs:
             if at >= chunk.end:
                 return
     except (pyarrow.ArrowException, OSError) as error:
-        yield row + 1, Broken(f"this Parquet file is torn: {str(error).partition(chr(10))[0]}")
+        yield row + 1, Broken(f"this Parquet file is damaged: {str(error).partition(chr(10))[0]}")
 
 
 def _row_group(file: Any, row: int) -> tuple[int, int]:
-    """(the row group that holds this row of the file, its first row)"""
+    """(index of the row group that holds this row of the file, first row of the group)"""
     first = 0
     for group in range(file.metadata.num_row_groups):
         count = file.metadata.row_group(group).num_rows
         if row < first + count:
             return group, first
         first += count
-    raise OSError(f"row {row + 1} of {first}: the file has become shorter")
+    raise OSError(f"row {row + 1} of {first}: the file became shorter")
 
 
 def cut_arrow(path: str, shown: str) -> Iterator[Chunk]:
@@ -146,14 +137,14 @@ def cut_arrow(path: str, shown: str) -> Iterator[Chunk]:
         yield Chunk("arrow", path, shown, start, min(start + CHUNK_ROWS, table.num_rows), start + 1, columns)
 
 
-def read_arrow(chunk: Chunk) -> Pairs:
+def read_arrow(chunk: Chunk) -> Objects:
     part = _arrow(chunk.path).select(list(chunk.columns)).slice(chunk.start, chunk.end - chunk.start)
     for row, value in enumerate(part.to_pylist(), chunk.line):
         yield row, _without_nulls(value)
 
 
 def _arrow(path: str) -> Any:
-    """A table that lies in the file and not in memory."""
+    """A memory-mapped table."""
     import pyarrow
 
     return pyarrow.ipc.open_stream(pyarrow.memory_map(path)).read_all()

@@ -18,7 +18,7 @@ from train.data.schedule import Sampler
 from train.data.tokenizer import Recipe
 from train.data.tokens import first
 from train.errors import DataError, TrainError
-from train.records import chunk, files
+from train.records import files, json_text
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_many_processes_and_small_chunks_make_the_same_tokens(
 ) -> None:
     path = write(tmp_path / "a.jsonl", *(record(f"hello {i}", f"again {i}" * (i % 5 + 1)) for i in range(200)))
     alone = cache.entry([path], recipe, tmp_path / "one", processes=1)
-    monkeypatch.setattr(chunk, "CHUNK_BYTES", 512)
+    monkeypatch.setattr(json_text, "CHUNK_BYTES", 512)
     shared = cache.entry([path], recipe, tmp_path / "two", processes=2)
     assert np.array_equal(alone.tokens.tokens, shared.tokens.tokens)
     assert np.array_equal(alone.tokens.labelled, shared.tokens.labelled)
@@ -150,7 +150,7 @@ def test_weights_repeat_records_or_take_a_share_that_the_seed_alone_decides() ->
 
 def test_making_tokens_needs_no_torch() -> None:
     code = (
-        "import sys, train.tokencache, train.tokenworker; print('torch' in sys.modules, 'transformers' in sys.modules)"
+        "import sys, train.data.cache, train.data.workers; print('torch' in sys.modules, 'transformers' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["False", "False"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from train.errors import DataError
-from train.records import chunk, files, tables
+from train.records import files, json_text, tables
 from train.records.conversations import Problem, Record, each
 
 RECORDS = [
@@ -67,8 +67,9 @@ def load(path: Path | str) -> list[Record | Problem]:
 def test_records_are_the_same_in_every_format_however_the_file_is_cut(
     tmp_path: Path, suffix: str, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chunk, "CHUNK_BYTES", size)
-    monkeypatch.setattr(chunk, "CHUNK_ROWS", max(1, size // 64))
+    for reader in (json_text, tables):
+        monkeypatch.setattr(reader, "CHUNK_BYTES", size)
+    monkeypatch.setattr(tables, "CHUNK_ROWS", max(1, size // 64))
     path = tmp_path / f"数据 $(x){suffix}"
     WRITERS[suffix](path)
     found = load(path)
@@ -133,7 +134,7 @@ def test_a_file_that_is_not_what_its_name_says_is_a_problem_and_not_a_crash(tmp_
 
 
 def test_a_json_list_is_read_up_to_the_object_that_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunk, "CHUNK_BYTES", 128)
+    monkeypatch.setattr(json_text, "CHUNK_BYTES", 128)
     path = tmp_path / "a.json"
     good = json.dumps(RECORDS[0])
     path.write_text(f"[\n{good},\n{good},\n{{'single': 1}},\n{good}]", encoding="utf-8")
@@ -247,8 +248,8 @@ def test_a_large_row_group_of_a_table_is_read_in_parts(tmp_path: Path, monkeypat
     import pyarrow
     from pyarrow import parquet
 
-    monkeypatch.setattr(tables, "PIECE_BYTES", 2048)
-    monkeypatch.setattr(chunk, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(tables, "PART_BYTES", 2048)
+    monkeypatch.setattr(tables, "CHUNK_ROWS", 7)
     path = tmp_path / "a.parquet"
     turns = [[{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": f"a{i}"}] for i in range(500)]
     table = pyarrow.Table.from_pylist([{"messages": each, "extra": i} for i, each in enumerate(turns)])
@@ -257,3 +258,18 @@ def test_a_large_row_group_of_a_table_is_read_in_parts(tmp_path: Path, monkeypat
     found = load(path)
     assert [record.answer for record in found] == [f"a{i}" for i in range(500)]  # type: ignore[union-attr]
     assert [record.line for record in found] == list(range(1, 501))
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.jsonl", "{}\n{}\n"), ("a.json", "[{},\n{}]")])
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [("1" * 5000, "bad JSON: Exceeds the limit"), ("[" * 100_000 + "]" * 100_000, "bad JSON: nested too deeply")],
+)
+def test_json_that_python_refuses_is_a_problem_of_its_line(
+    tmp_path: Path, name: str, content: str, value: str, reason: str
+) -> None:
+    good = '{"instruction": "q", "output": "a"}'
+    (tmp_path / name).write_text(content.replace("{}", good, 1).replace("{}", f'{{"output": {value}}}'))
+    record, problem = load(tmp_path / name)
+    assert isinstance(record, Record)
+    assert str(problem).startswith(f"{tmp_path / name}:2: {reason}")
