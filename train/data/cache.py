@@ -1,10 +1,10 @@
-"""Tokens made once a node and kept: memory-mapped files under a hash of all that they depend on.
+"""Cache the tokens of data files, once per node, under a hash of everything that they depend on.
 
     key       content of the data files, tokenizer, template, settings, and the code that makes tokens
     entry     tokens.bin labelled.bin *.npy meta.json in one directory, written to a temporary name and renamed
-    lock      one process of a node makes an entry, the others wait for it and map the same pages
+    lock      one process of a node makes an entry; the others wait for it and map the same pages
 
-An entry also remembers what was wrong with the records, so that a run that refuses them says so at once.
+An entry also keeps what was wrong with the records, so a run that refuses them can say so at once.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import io
 import os
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,31 +30,20 @@ from train.data.tokens import Dropped, Tokens
 from train.errors import DataError
 from train.hub.cachedir import cache_directory, locked, suppress_if_there
 from train.records import conversations
-from train.records import files as sources
+from train.records import files as file_reader
 from train.records.chunk import Chunk
 from train.records.conversations import SHOWN_PROBLEMS, Problem
 from train.rundir import write_atomic
 
 UNUSED_DAYS = 30
-"""Entries that no run has opened for so long are removed when another is made."""
+"""Making an entry removes those that no run has opened for this long."""
 _SETTLED_SECONDS = 3.0
-"""A file that changed so lately may change again within its clock's tick: its hash is not remembered."""
-
-
-class Told(msgspec.Struct, frozen=True):
-    """A problem or warning, as meta.json holds it."""
-
-    file: str
-    line: int
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.text}"
+"""Do not remember the hash of a file that changed this recently: it may change again within one tick of its clock."""
 
 
 class Meta(msgspec.Struct, frozen=True):
     files: tuple[str, ...]
-    """What messages called the files when the entry was made."""
+    """The files' names in messages when the entry was made."""
     records: tuple[int, ...]
     """Readable records of each source."""
     sequences: int
@@ -62,17 +52,17 @@ class Meta(msgspec.Struct, frozen=True):
     unreadable: int
     empty: int
     """Of the unreadable ones, those with an empty question or answer."""
-    problems: tuple[Told, ...]
-    """The first of the unreadable ones."""
+    problems: tuple[Problem, ...]
+    """The first unreadable records."""
     duplicates: int
     conflicts: int
-    """Records that ask what an earlier one asked and answer otherwise."""
-    warnings: tuple[Told, ...]
+    """Records with the question of an earlier one and another answer."""
+    warnings: tuple[Problem, ...]
     """The first duplicates and conflicts."""
     too_long: int
     cut: int
     share: float = 1.0
-    """Of the records, chosen by hash, that were made tokens (a check of a large file looks at a sample)."""
+    """Share of the records, chosen by hash, that were tokenized: a check of a large file looks at a sample."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +71,14 @@ class Entry:
     meta: Meta
     tokens: Tokens
     made: bool
-    """Just now, not found."""
+    """Whether this call made the entry, rather than found it."""
 
     def array(self, name: str) -> npt.NDArray[Any]:
-        """`asked`, `answered`: hashes of every readable record."""
+        """`asked` or `answered`: a hash for every readable record."""
         return _mapped(self.place / f"{name}.npy")
 
     def counts(self, kept: npt.NDArray[np.int64]) -> tuple[int, ...]:
-        """How many of these sequences each source gave."""
+        """Count these sequences by source."""
         origin = np.searchsorted(np.cumsum(self.meta.records), kept, side="right")
         return tuple(int(count) for count in np.bincount(origin, minlength=len(self.meta.records)))
 
@@ -107,13 +97,13 @@ def entry(
     processes: int | None = None,
     tokenizer: Any = None,
 ) -> Entry:
-    """The tokens of these sources, found or made; what is made is first compared with `tokenizer` of transformers.
+    """Find or make the tokens of these sources; compare the recipe with transformers' `tokenizer` before making any.
 
     Raises DataError for a source that cannot be read at all.
     """
     where = where or directory()
     where.mkdir(parents=True, exist_ok=True)
-    found = [sources.files(path) for path in paths]
+    found = [file_reader.files(path) for path in paths]
     files = [file for source in found for file, _ in source]
     shown = tuple(name for source in found for _, name in source)
     key = _key([len(source) for source in found], files, recipe, where)
@@ -122,7 +112,7 @@ def entry(
     with locked(where / f"{name}.lock"):
         made = not all((place / name).exists() for name in _FILES)
         if made:
-            shutil.rmtree(place, ignore_errors=True)  # something that clears old files away was at it
+            shutil.rmtree(place, ignore_errors=True)  # a cleaner of scratch disks may have removed a part
             if tokenizer is not None:
                 recipe.compare(tokenizer)
             _forget_unused(where)
@@ -139,10 +129,10 @@ def entry(
 
 
 def _key(sizes: Sequence[int], files: Sequence[str], recipe: Recipe, where: Path) -> str:
-    """`sizes` are the sources' numbers of files."""
+    """`sizes`: number of files of each source."""
     parts = {
         "sources": list(sizes),
-        "files": [(sources.kind_of(file), _digest(file, where)) for file in files],
+        "files": [(file_reader.kind_of(file), _digest(file, where)) for file in files],
         "recipe": hashlib.blake2b(repr(recipe).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest(),
         "code": _code(),
     }
@@ -150,7 +140,7 @@ def _key(sizes: Sequence[int], files: Sequence[str], recipe: Recipe, where: Path
 
 
 def _code() -> str:
-    """Hash every module that turns records into tokens: a later version that makes others must not find these."""
+    """Hash every module that turns records into tokens: another version of the code must not reuse these tokens."""
     found = hashlib.blake2b(digest_size=16)
     for file in sorted(file for room in ("records", "data") for file in Path(__file__).parents[1].glob(f"{room}/*.py")):
         found.update(file.read_bytes())
@@ -158,7 +148,7 @@ def _code() -> str:
 
 
 def _digest(file: str, where: Path) -> str:
-    """Content hash, remembered by the file's place, size and times: a large file is not read again for it."""
+    """Content hash, remembered by path, size and times so that a large file is not read again for it."""
     place = Path(file).resolve()
     status = place.stat()
     known = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
@@ -169,7 +159,7 @@ def _digest(file: str, where: Path) -> str:
             return str(remembered["digest"])
     except (OSError, msgspec.DecodeError, KeyError, TypeError):
         pass
-    digest = sources.digest(file)
+    digest = file_reader.digest(file)
     if time.time() - max(status.st_mtime, status.st_ctime) > _SETTLED_SECONDS:
         write_atomic(note, msgspec.json.encode({"status": known, "digest": digest}).decode())
     return digest
@@ -188,8 +178,8 @@ def _make(
     temporary.mkdir()
     try:
         _write(temporary, paths, shown, recipe, share, processes)
-        if changed():  # else later runs would find these tokens for the content that the files had before
-            raise DataError(f"{', '.join(shown)}: changed while being read", "start again when nobody writes to it")
+        if changed():  # else later runs would take these tokens for the earlier content
+            raise DataError(f"{', '.join(shown)}: changed while being read", "start again when nothing writes to it")
         with suppress_if_there(place / "meta.json"):
             temporary.rename(place)
     finally:
@@ -199,135 +189,155 @@ def _make(
 def _write(
     place: Path, paths: Sequence[str], files: tuple[str, ...], recipe: Recipe, share: float, processes: int
 ) -> None:
-    per_source = [0] * len(paths)
-    owners: list[int] = []  # of the chunks that are under way, in order
+    """Tokenize every chunk of the sources and write the files of an entry."""
+    sent: deque[tuple[int, str]] = deque()  # (source, file) of the chunks that are under way, in order
 
     def chunks() -> Iterator[Chunk]:
         for number, path in enumerate(paths):
-            for chunk in sources.chunks(path):
-                owners.append(number)
+            for chunk in file_reader.chunks(path):
+                sent.append((number, chunk.shown))
                 yield chunk
 
-    shown: list[tuple[int, str]] = []  # (first record, file) of every chunk
-    columns: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in _COLUMNS}
-    problems: list[Problem] = []
-    unreadable = empty = too_long = cut = total = 0
+    totals = _Totals(len(paths))
     with (place / "tokens.bin").open("wb") as tokens, (place / "labelled.bin").open("wb") as labelled:
-        under_way: list[Chunk] = []
-
-        def watched() -> Iterator[Chunk]:
-            for chunk in chunks():
-                under_way.append(chunk)
-                yield chunk
-
-        for place_of_chunk, done in enumerate(workers.work(recipe, watched(), share=share, processes=processes)):
-            tokens.write(done.tokens.data)  # not `tofile`: what a full disk does not take is lost there without a word
+        for done in workers.work(recipe, chunks(), share=share, processes=processes):
+            tokens.write(done.tokens.data)  # not `tofile`, which hides that the disk is full
             labelled.write(done.labelled.data)
-            shown.append((sum(per_source), under_way[place_of_chunk].shown))
-            for name, (of, kind) in _COLUMNS.items():
-                values = np.array(of(done), dtype=kind)
-                columns[name].append(values + sum(per_source) if name == "kept" else values)
-            per_source[owners[place_of_chunk]] += len(done.lines)
-            problems += done.problems[: SHOWN_PROBLEMS - len(problems)]
-            unreadable, too_long, cut = unreadable + done.unreadable, too_long + done.too_long, cut + done.cut
-            empty, total = empty + done.empty, total + len(done.tokens)
+            totals.add(*sent.popleft(), done)
         for file in (tokens, labelled):
             file.flush()
             os.fsync(file.fileno())
-    joined = {
-        name: np.concatenate(parts) if parts else np.empty(0, _COLUMNS[name][1]) for name, parts in columns.items()
-    }
-    offsets = np.zeros(len(joined["lengths"]) + 1, np.int64)
-    np.cumsum(joined.pop("lengths"), out=offsets[1:])
-    lines = joined.pop("lines")
-    repeated = _repeated(joined["asked"], joined["answered"])
-    for name, array in {**joined, "offsets": offsets}.items():
+    columns = totals.columns()
+    duplicates = _find_duplicates(columns["asked"], columns["answered"])
+    offsets = np.zeros(len(columns["lengths"]) + 1, np.int64)
+    np.cumsum(columns.pop("lengths"), out=offsets[1:])
+    lines = columns.pop("lines")
+    for name, array in {**columns, "offsets": offsets}.items():
         content = io.BytesIO()
         np.save(content, array)
         (place / f"{name}.npy").write_bytes(content.getbuffer())
     meta = Meta(
         files=files,
-        records=tuple(per_source),
+        records=tuple(totals.records),
         sequences=len(offsets) - 1,
-        tokens=total,
-        loss_tokens=int(joined["counted"].sum(dtype=np.int64)),
-        unreadable=unreadable,
-        empty=empty,
-        problems=tuple(Told(problem.file, problem.line, problem.text) for problem in problems),
-        duplicates=len(repeated.same),
-        conflicts=len(repeated.other),
-        warnings=tuple(_warnings(repeated, lines, shown)),
-        too_long=too_long,
-        cut=cut,
+        tokens=totals.tokens,
+        loss_tokens=int(columns["counted"].sum(dtype=np.int64)),
+        unreadable=totals.unreadable,
+        empty=totals.empty,
+        problems=tuple(totals.problems),
+        duplicates=len(duplicates.same),
+        conflicts=len(duplicates.conflicting),
+        warnings=tuple(_describe_duplicates(duplicates, lines, totals.starts)),
+        too_long=totals.too_long,
+        cut=totals.cut,
         share=share,
     )
     write_atomic(place / "meta.json", msgspec.json.encode(meta).decode())
 
 
-_COLUMNS: dict[str, tuple[Any, Any]] = {
-    "lines": (lambda done: done.lines, np.int64),
-    "asked": (lambda done: done.asked, np.uint64),
-    "answered": (lambda done: done.answered, np.uint64),
-    "kept": (lambda done: done.kept, np.int64),
-    "answers": (lambda done: done.answers, np.int32),
-    "lengths": (lambda done: done.lengths, np.int32),
-    "counted": (lambda done: done.counted, np.int32),
+_COLUMNS: dict[str, Any] = {
+    "lines": np.int64,
+    "asked": np.uint64,
+    "answered": np.uint64,
+    "kept": np.int64,
+    "answers": np.int32,
+    "lengths": np.int32,
+    "counted": np.int32,
 }
-"""name -> (where a Chunked has it, its type)"""
+"""Lists of a Chunked that become one array of the whole entry, and the type of that array."""
 _FILES = (
     "meta.json",
     "tokens.bin",
     "labelled.bin",
     "offsets.npy",
-    *(f"{name}.npy" for name in _COLUMNS if name not in ("lines", "lengths")),  # these two become others
+    *(f"{name}.npy" for name in _COLUMNS if name not in ("lines", "lengths")),  # warnings and offsets replace these two
 )
-"""All that an entry has."""
+"""Every file of an entry."""
+
+
+class _Totals:
+    """What the chunks of all sources add up to, as they arrive one by one."""
+
+    def __init__(self, sources: int) -> None:
+        self.records = [0] * sources
+        """Readable records of each source."""
+        self.starts: list[tuple[int, str]] = []
+        """(number of its first record, file) of every chunk."""
+        self.problems: list[Problem] = []
+        self.tokens = self.unreadable = self.empty = self.too_long = self.cut = 0
+        self._columns: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in _COLUMNS}
+
+    def add(self, source: int, file: str, done: Chunked) -> None:
+        before = sum(self.records)
+        self.starts.append((before, file))
+        for name, kind in _COLUMNS.items():
+            values = np.array(getattr(done, name), dtype=kind)
+            # A chunk numbers its records from 0.
+            self._columns[name].append(values + before if name == "kept" else values)
+        self.records[source] += len(done.lines)
+        self.problems += done.problems[: SHOWN_PROBLEMS - len(self.problems)]
+        self.tokens += len(done.tokens)
+        self.unreadable += done.unreadable
+        self.empty += done.empty
+        self.too_long += done.too_long
+        self.cut += done.cut
+
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        return {
+            name: np.concatenate(parts) if parts else np.empty(0, _COLUMNS[name])
+            for name, parts in self._columns.items()
+        }
 
 
 @dataclass(frozen=True)
-class _Repeated:
-    """Pairs (a later record, the first one that it repeats), ordered by the later one."""
+class _Duplicates:
+    """(record, first record that it repeats) pairs, ordered by the repeating record."""
 
     same: npt.NDArray[np.int64]
-    other: npt.NDArray[np.int64]
-    """The same question with another answer than its first."""
+    conflicting: npt.NDArray[np.int64]
+    """The same question, but another answer."""
 
 
-def _repeated(asked: npt.NDArray[np.uint64], answered: npt.NDArray[np.uint64]) -> _Repeated:
-    """shape [pairs, 2] each."""
+def _find_duplicates(asked: npt.NDArray[np.uint64], answered: npt.NDArray[np.uint64]) -> _Duplicates:
+    """Two arrays of shape [pairs, 2]."""
     nothing = np.empty((0, 2), np.int64)
     if not len(asked):
-        return _Repeated(nothing, nothing)
+        return _Duplicates(nothing, nothing)
     by_pair = np.lexsort((answered, asked))  # stable: equal records stay in their order
     a, b = asked[by_pair], answered[by_pair]
     new_question = np.concatenate([[True], a[1:] != a[:-1]])
     new_pair = new_question | np.concatenate([[True], b[1:] != b[:-1]])
     first_of_pair = by_pair[np.maximum.accumulate(np.where(new_pair, np.arange(len(a)), 0))]
     same = np.stack([by_pair[~new_pair], first_of_pair[~new_pair]], axis=1)
-    # A question's first record is the smallest index in its group, whatever its answer hashes to.
+    # The first record of a question is the smallest index of its group, whatever the hash of its answer.
     starts = np.flatnonzero(new_question)
     firsts = np.minimum.reduceat(by_pair, starts)
     first_of_question = firsts[np.cumsum(new_question) - 1]
     differs = answered[first_of_question] != b
     other = np.stack([by_pair[differs & new_pair], first_of_question[differs & new_pair]], axis=1)
-    return _Repeated(same[np.argsort(same[:, 0])], other[np.argsort(other[:, 0])])
+    return _Duplicates(same[np.argsort(same[:, 0])], other[np.argsort(other[:, 0])])
 
 
-def _warnings(repeated: _Repeated, lines: npt.NDArray[np.int64], shown: list[tuple[int, str]]) -> Iterator[Told]:
+def _describe_duplicates(
+    duplicates: _Duplicates, lines: npt.NDArray[np.int64], shown: list[tuple[int, str]]
+) -> Iterator[Problem]:
     starts = np.array([start for start, _ in shown], dtype=np.int64)
 
     def place(record: int) -> tuple[str, int]:
         return shown[int(np.searchsorted(starts, record, side="right")) - 1][1], int(lines[record])
 
-    for pairs, text in ((repeated.same, "the same record as in {}"), (repeated.other, "answers otherwise than {}")):
+    for pairs, text in (
+        (duplicates.same, "the same record as in {}"),
+        (duplicates.conflicting, "the question of {} with another answer"),
+    ):
         for record, first in pairs[:SHOWN_PROBLEMS].tolist():
             (file, line), (first_file, first_line) = place(record), place(first)
             where = f"line {first_line}" if file == first_file else f"{first_file}:{first_line}"
-            yield Told(file, line, text.format(where))
+            yield Problem(file, line, text.format(where))
 
 
 def _open(place: Path, made: bool, shown: tuple[str, ...]) -> Entry:
-    meta = _called(msgspec.json.decode((place / "meta.json").read_bytes(), type=Meta), shown)
+    meta = _renamed(msgspec.json.decode((place / "meta.json").read_bytes(), type=Meta), shown)
     arrays = {name: _mapped(place / f"{name}.npy") for name in ("offsets", "kept", "counted", "answers")}
     tokens = Tokens(
         tokens=_raw(place / "tokens.bin", np.int32),
@@ -338,24 +348,24 @@ def _open(place: Path, made: bool, shown: tuple[str, ...]) -> Entry:
     return Entry(place, meta, tokens, made)
 
 
-def _called(meta: Meta, files: tuple[str, ...]) -> Meta:
-    """What was told of files of the same content under other names, told of these."""
+def _renamed(meta: Meta, files: tuple[str, ...]) -> Meta:
+    """Problems about files of the same content under other names, with the names of now."""
     new = {old: now for old, now in zip(meta.files, files, strict=True) if old != now}
 
-    def told(one: Told) -> Told:
-        text = one.text
+    def renamed(finding: Problem) -> Problem:
+        text = finding.text
         for old, now in new.items():
             text = text.replace(f"{old}:", f"{now}:")
-        return Told(new.get(one.file, one.file), one.line, text)
+        return Problem(new.get(finding.file, finding.file), finding.line, text)
 
     if not new:
         return meta
-    problems, warnings = (tuple(told(one) for one in each) for each in (meta.problems, meta.warnings))
+    problems, warnings = (tuple(map(renamed, findings)) for findings in (meta.problems, meta.warnings))
     return msgspec.structs.replace(meta, files=files, problems=problems, warnings=warnings)
 
 
 def _mapped(path: Path) -> npt.NDArray[Any]:
-    """An empty array cannot be memory-mapped."""
+    """Memory-map an array, unless it is empty and cannot be mapped."""
     array: npt.NDArray[Any] = np.load(path, mmap_mode="r") if path.stat().st_size > 128 else np.load(path)
     return array
 
@@ -365,21 +375,20 @@ def _raw(path: Path, kind: Any) -> npt.NDArray[Any]:
 
 
 def _forget_unused(where: Path) -> None:
-    """Runs that still map a removed entry keep their pages."""
+    """Remove old entries. Runs that still map one keep its pages."""
     old = time.time() - UNUSED_DAYS * 86400
     for place in where.iterdir():
         try:
             if place.is_dir() and place.name != "digests" and place.stat().st_mtime < old:
                 shutil.rmtree(place, ignore_errors=True)
-        except FileNotFoundError:  # another process is at it too
+        except FileNotFoundError:  # another process removes it too
             continue
 
 
 def refuse_problems(meta: Meta, name: str, on_error: str) -> None:
-    """Raise DataError for unreadable records, unless they are to be skipped."""
+    """Raise DataError for unreadable records, unless the job skips them."""
     if meta.unreadable and on_error == "stop":
-        told = [Problem(problem.file, problem.line, problem.text) for problem in meta.problems]
-        raise conversations.unusable(name, told, meta.unreadable)
+        raise conversations.unusable(name, meta.problems, meta.unreadable)
 
 
 __all__ = ["Chunked", "Entry", "Meta", "directory", "entry", "refuse_problems"]

@@ -6,9 +6,11 @@ Small files only go through `read` (everything in memory: evaluation data); trai
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from train.config import Source
 from train.errors import DataError
@@ -34,8 +36,9 @@ class Record:
         return self.messages[-1][1]
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(msgspec.Struct, frozen=True):
+    """What is wrong with a record, or only worth a warning, and where."""
+
     file: str
     line: int
     text: str
@@ -97,7 +100,7 @@ def to_record(value: Any, file: str, line: int, system: str | None = None) -> Re
     return Record(tuple(messages), file, line, formats.task_of(value))
 
 
-def unusable(name: str, problems: list[Problem], count: int) -> DataError:
+def unusable(name: str, problems: Sequence[Problem], count: int) -> DataError:
     """The error that lists the first of `count` problems."""
     shown = "".join(f"\n  {problem}" for problem in problems[:SHOWN_PROBLEMS])
     rest = count - min(len(problems), SHOWN_PROBLEMS)

@@ -98,7 +98,7 @@ def test_duplicates_and_conflicts_are_found_across_sources_and_blanks(tmp_path: 
     assert [str(warning) for warning in meta.warnings] == [
         f"{one}:2: the same record as in line 1",
         f"{two}:3: the same record as in line 1",
-        f"{two}:1: answers otherwise than {one}:1",
+        f"{two}:1: the question of {one}:1 with another answer",
     ]
 
 
