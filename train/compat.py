@@ -18,7 +18,7 @@ AMPERE = (8, 0)
 
 
 @dataclass(frozen=True)
-class Settings:
+class Combination:
     """What the rules look at; `engine` and `dtype` may be "auto"."""
 
     family: Family = families.FAMILIES[0]
@@ -40,9 +40,9 @@ class Settings:
     """More is trained than LoRA on the layers' own projections: other modules, or whole modules."""
 
     @staticmethod
-    def of(config: Any, family: Family, capability: tuple[int, int] | None = None) -> Settings:
+    def of(config: Any, family: Family, capability: tuple[int, int] | None = None) -> Combination:
         """Of a TrainConfig, or of a job, which has the same sections."""
-        return Settings(
+        return Combination(
             family=family,
             engine=config.train.engine,
             quantization=config.model.quantization,
@@ -74,18 +74,18 @@ class Refusal:
     instead: str
     """The nearest setting that works, as in the job file: `train.engine: peft`."""
     changes: Mapping[str, Any]
-    """The same as fields of Settings."""
+    """The same as fields of Combination."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    applies: Callable[[Settings], bool]
-    reason: Callable[[Settings], str] | str
+    applies: Callable[[Combination], bool]
+    reason: Callable[[Combination], str] | str
     key: str
     """Key of the job file to change, and its nearest value that works."""
-    value: Callable[[Settings], Any] | Any
+    value: Callable[[Combination], Any] | Any
 
-    def refusal(self, settings: Settings) -> Refusal:
+    def refusal(self, settings: Combination) -> Refusal:
         reason = self.reason(settings) if callable(self.reason) else self.reason
         value = self.value(settings) if callable(self.value) else self.value
         return Refusal(reason, f"{self.key}: {value}", {_FIELDS[self.key]: value})
@@ -282,12 +282,12 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def check(settings: Settings) -> list[Refusal]:
+def check(settings: Combination) -> list[Refusal]:
     """Every rule that the settings break, in the table's order; empty if they can work together."""
     return [rule.refusal(settings) for rule in RULES if rule.applies(settings)]
 
 
-def engine_for(settings: Settings, *, unsloth_installed: bool = True) -> tuple[Engine, str]:
+def engine_for(settings: Combination, *, unsloth_installed: bool = True) -> tuple[Engine, str]:
     """The engine that trains this, and why: the first of its family's engines that no rule refuses.
 
     An engine that was asked for is given; `check` may refuse it.
@@ -314,7 +314,7 @@ def engine_for(settings: Settings, *, unsloth_installed: bool = True) -> tuple[E
 _WHY: Mapping[str, str] = {"fused": "the family has fused layers, the fastest path, and the job asks for plain LoRA"}
 
 
-def corrected(settings: Settings) -> Settings:
+def corrected(settings: Combination) -> Combination:
     """The settings after every refusal's own advice, one at a time: what the nearest working job would be."""
     for _ in range(2 * len(RULES)):
         refusals = check(settings)

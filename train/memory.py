@@ -1,6 +1,6 @@
 """Bytes on the GPU and FLOPs a token: arithmetic over a model's shape. Nothing heavy; the launcher imports it.
 
-    config.json -> Shape;   Shape + Setting -> Memory (bytes by part);   Shape + Setting -> FLOPs a token
+    config.json -> Shape;   Shape + MemoryCase -> Memory (bytes by part);   Shape + MemoryCase -> FLOPs a token
 
 What a training step holds at its peak is either the end of the forward pass (everything saved for the backward pass,
 and a chunk of logits) or the first layer of the backward pass (the same without logits, but with that layer's
@@ -204,7 +204,7 @@ def from_config(config: Mapping[str, Any]) -> Shape:
 
 
 @dataclass(frozen=True)
-class Setting:
+class MemoryCase:
     """What of a run decides its memory and speed."""
 
     tokens: int
@@ -289,7 +289,7 @@ def _plain(targets: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for target in targets for name in _FUSED_NAMES.get(target, (target,)))
 
 
-def predict(shape: Shape, setting: Setting) -> Memory:
+def predict(shape: Shape, setting: MemoryCase) -> Memory:
     """Bytes at the peak of one training step on one GPU, as torch.cuda.max_memory_allocated would count them."""
     world = max(1, setting.world_size)
     own = shares_itself(setting.engine, setting.zero_stage)
@@ -336,7 +336,7 @@ STANDING = 64 * 2**20
 """Rotary tables, cuBLAS's workspace and other small things that are always there."""
 
 
-def _moments(shape: Shape, setting: Setting) -> tuple[_Moment, ...]:
+def _moments(shape: Shape, setting: MemoryCase) -> tuple[_Moment, ...]:
     """The end of the forward pass, and the first layer of the backward pass."""
     tokens = setting.tokens * setting.weight_bytes / 2  # the counts below are those of 16-bit activations
     saved, transient = _PER_TOKEN[setting.engine](shape, setting)
@@ -356,7 +356,7 @@ def _moments(shape: Shape, setting: Setting) -> tuple[_Moment, ...]:
     )
 
 
-def _fused_per_token(shape: Shape, setting: Setting) -> tuple[float, float]:
+def _fused_per_token(shape: Shape, setting: MemoryCase) -> tuple[float, float]:
     """Bytes a token of one layer of train/fused/model.py: (saved, at work in the backward pass)."""
     qkv = shape.q_width + 2 * shape.kv_width
     saved = (
@@ -377,13 +377,13 @@ def _fused_per_token(shape: Shape, setting: Setting) -> tuple[float, float]:
     return saved, max(mlp, heads)
 
 
-def _unsloth_per_token(shape: Shape, setting: Setting) -> tuple[float, float]:
+def _unsloth_per_token(shape: Shape, setting: MemoryCase) -> tuple[float, float]:
     qkv = shape.q_width + 2 * shape.kv_width
     saved = 2 * (5 * shape.hidden + qkv + shape.q_width + 2 * shape.intermediate) + 4 * shape.heads + 8
     return saved, 2 * (3 * shape.hidden + 3 * shape.intermediate)
 
 
-def _peft_per_token(shape: Shape, setting: Setting) -> tuple[float, float]:
+def _peft_per_token(shape: Shape, setting: MemoryCase) -> tuple[float, float]:
     qkv = shape.q_width + 2 * shape.kv_width
     saved = (
         2 * 4 * shape.hidden  # both norms work in float32
@@ -405,7 +405,7 @@ PLAIN_CHUNK = 1024
 """Positions whose logits train/training/loss.py holds at a time."""
 
 
-def _logits(shape: Shape, setting: Setting) -> int:
+def _logits(shape: Shape, setting: MemoryCase) -> int:
     """What the loss adds: a chunk of logits, and the gradient of the hidden states."""
     hidden = setting.tokens * shape.hidden * 2 * 2
     if setting.engine == "peft":
@@ -415,7 +415,7 @@ def _logits(shape: Shape, setting: Setting) -> int:
     return rows * shape.vocab * 2 + hidden
 
 
-def _dense_weights(shape: Shape, setting: Setting) -> int:
+def _dense_weights(shape: Shape, setting: MemoryCase) -> int:
     """Quantised weights made dense for one product; the fused layers have the next one's at hand as well (measured)."""
     if setting.quantization == "none":
         return 0
@@ -427,18 +427,18 @@ ZERO_BUCKET = 500_000_000
 """DeepSpeed's reduce_bucket_size where none is given, elements."""
 
 
-def _backward_buckets(setting: Setting) -> int:
+def _backward_buckets(setting: MemoryCase) -> int:
     """ZeRO-1 and 2 take two 16-bit buckets (overlap_comm) of their full size when a backward pass begins, however small
     the adapter is."""
     return 2 * 2 * (setting.zero_bucket or ZERO_BUCKET) if setting.zero_stage in (1, 2) else 0
 
 
-def _standing_bucket(setting: Setting) -> int:
+def _standing_bucket(setting: MemoryCase) -> int:
     """ZeRO-3 holds one 16-bit bucket from the start."""
     return 2 * (setting.zero_bucket or ZERO_BUCKET) if setting.zero_stage == 3 else 0
 
 
-def flops_per_token(shape: Shape, setting: Setting) -> float:
+def flops_per_token(shape: Shape, setting: MemoryCase) -> float:
     """Matrix operations a token of a training step with frozen weights.
 
     Two a weight forward and two for the gradient of the input (none for a frozen weight itself), the adapter's six,
@@ -468,7 +468,7 @@ EFFICIENCY: dict[tuple[EngineName, Quantization], float] = {
 """Share of the measured matrix rate that a whole step reaches (docs/performance.md)."""
 
 
-def tokens_per_second(shape: Shape, setting: Setting, matrix_rate: float) -> float:
+def tokens_per_second(shape: Shape, setting: MemoryCase, matrix_rate: float) -> float:
     """Tokens a second of one GPU whose bfloat16 matrix product runs at `matrix_rate` FLOP/s, padding counted."""
     efficiency = EFFICIENCY[(setting.engine, setting.quantization)]
     # What a pass costs beside its tokens (weights read, launches): measured, half a thousand tokens reach three fifths,
@@ -477,5 +477,5 @@ def tokens_per_second(shape: Shape, setting: Setting, matrix_rate: float) -> flo
     return matrix_rate * efficiency * filled / flops_per_token(shape, setting)
 
 
-def with_tokens(setting: Setting, tokens: int) -> Setting:
+def with_tokens(setting: MemoryCase, tokens: int) -> MemoryCase:
     return replace(setting, tokens=tokens)

@@ -21,7 +21,7 @@ from launcher.job.spec import JobSpec
 from launcher.plan import batch, gpus
 from train import compat, families, memory
 from train.families import Family
-from train.memory import GIB, Memory, Setting, Shape
+from train.memory import GIB, Memory, MemoryCase, Shape
 
 MARGIN = 0.05
 """Share of the GPU's memory kept free: for fragments of the allocator and a prediction that is a little low."""
@@ -89,7 +89,7 @@ class Reason:
 @dataclass(frozen=True)
 class Choice:
     batch: batch.Batch
-    setting: Setting
+    setting: MemoryCase
     dtype: str
     packing: str
     memory: Memory
@@ -192,11 +192,11 @@ def dtype_of(spec: JobSpec, situation: Situation) -> tuple[str, str]:
     return "bfloat16", "the GPU's native training format; needs no loss scaling"
 
 
-def compat_settings(spec: JobSpec, model: Model, situation: Situation, zero_stage: int) -> compat.Settings:
+def compat_settings(spec: JobSpec, model: Model, situation: Situation, zero_stage: int) -> compat.Combination:
     """What the gate would be asked about the job with this stage, on GPUs; its engine by the training program's own
     table and rules."""
     capability = None if situation.compute_capability is None else two_parts(situation.compute_capability)
-    asked = compat.Settings.of(spec, model.family, capability)
+    asked = compat.Combination.of(spec, model.family, capability)
     asked = replace(asked, device="cuda", dtype=dtype_of(spec, situation)[0], zero_stage=zero_stage)
     return replace(asked, engine=compat.engine_for(asked)[0])
 
@@ -209,10 +209,10 @@ def two_parts(capability: float) -> tuple[int, int]:
 
 def setting_of(
     spec: JobSpec, engine: memory.EngineName, situation: Situation, micro: int, checkpointing: bool, zero_stage: int
-) -> Setting:
+) -> MemoryCase:
     """The arithmetic's setting for a micro batch whose records all have the greatest length."""
     targets = spec.lora.target_modules
-    return Setting(
+    return MemoryCase(
         tokens=micro * spec.data.max_length,
         sequence=spec.data.max_length,
         engine=engine,
@@ -274,7 +274,7 @@ def _stages(spec: JobSpec, situation: Situation) -> tuple[int, ...]:
     return (0,) if situation.world_size == 1 else (0, 2, 3)
 
 
-def _packing(spec: JobSpec, setting: Setting) -> str:
+def _packing(spec: JobSpec, setting: MemoryCase) -> str:
     if spec.train.packing != "auto":
         return spec.train.packing
     return "pack" if setting.engine == "fused" else "bucket"

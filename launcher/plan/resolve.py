@@ -255,4 +255,4 @@ def _refuse_what_cannot_work(config: TrainConfig, target: Target, model_config: 
         family = families.of_type(shape.family)
     known = _situation(target).compute_capability if target.device == "cuda" else None
     capability = None if known is None else autos.two_parts(known)
-    autos.refuse(compat.check(compat.Settings.of(config, family, capability)))
+    autos.refuse(compat.check(compat.Combination.of(config, family, capability)))

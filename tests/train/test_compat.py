@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from train import compat, families
-from train.compat import Settings, check, corrected, engine_for
+from train.compat import Combination, check, corrected, engine_for
 from train.config import Data, Lora, Model, TrainConfig, Training
 
 FAMILY = {family.name: family for family in families.FAMILIES}
@@ -77,18 +77,18 @@ ALLOWED: list[dict[str, Any]] = [
 def test_what_cannot_work_is_refused_with_its_reason_and_what_does(
     settings: dict[str, Any], reason: str, instead: str
 ) -> None:
-    refusals = check(Settings(**settings))
+    refusals = check(Combination(**settings))
     assert any(reason in refusal.reason and refusal.instead == instead for refusal in refusals), refusals
-    assert check(corrected(Settings(**settings))) == []
+    assert check(corrected(Combination(**settings))) == []
 
 
 @pytest.mark.parametrize("settings", ALLOWED, ids=str)
 def test_what_works_is_not_refused(settings: dict[str, Any]) -> None:
-    assert check(Settings(**settings)) == []
+    assert check(Combination(**settings)) == []
 
 
 def test_every_rule_has_a_refusal_in_this_file_unless_no_family_needs_it_today() -> None:
-    hit = {rule for rule in compat.RULES for settings, _, _ in REFUSED if rule.applies(Settings(**settings))}
+    hit = {rule for rule in compat.RULES for settings, _, _ in REFUSED if rule.applies(Combination(**settings))}
     silent = [rule.key for rule in compat.RULES if rule not in hit]
     assert silent == ["model.quantization", "train.zero_stage"]  # a family's own limits: all take everything
     assert all(len(f.quantizations) == 3 and len(f.zero_stages) == 4 for f in families.FAMILIES)
@@ -96,7 +96,7 @@ def test_every_rule_has_a_refusal_in_this_file_unless_no_family_needs_it_today()
 
 def test_a_familys_own_limits_are_refused_too() -> None:
     limited = families.Family("limited", "Limited", quantizations=("none",), zero_stages=(0, 1))
-    refusals = check(Settings(family=limited, quantization="nf4", zero_stage=3))
+    refusals = check(Combination(family=limited, quantization="nf4", zero_stage=3))
     assert [refusal.instead for refusal in refusals] == ["model.quantization: none", "train.zero_stage: 1"]
 
 
@@ -117,14 +117,14 @@ def test_the_advice_leads_to_working_settings_from_every_combination() -> None:
         "dropout": (False, True),
         "wide": (False, True),
     }
-    assert set(values) == {field.name for field in fields(Settings)}
+    assert set(values) == {field.name for field in fields(Combination)}
     # What the user meant is not changed.
     kept = ("family", "device", "capability", "dora", "adapter", "dropout", "wide")
     combinations = itertools.islice(
         itertools.product(*values.values()), 0, None, 53
     )  # 53 shares no factor with the sizes
     for combination in combinations:
-        settings = Settings(**dict(zip(values, combination, strict=True)))
+        settings = Combination(**dict(zip(values, combination, strict=True)))
         end = corrected(settings)
         assert check(end) == []
         assert all(getattr(end, name) == getattr(settings, name) for name in kept)
@@ -134,7 +134,7 @@ def test_the_engine_chosen_for_auto_is_never_one_that_the_gate_refuses() -> None
     for family, quantization, device, zero, dora, dropout, wide in itertools.product(
         families.FAMILIES, ("none", "nf4", "int8"), ("cuda", "cpu"), range(4), *[(False, True)] * 3
     ):
-        settings = Settings(family=family, quantization=quantization, device=device, zero_stage=zero, dora=dora)
+        settings = Combination(family=family, quantization=quantization, device=device, zero_stage=zero, dora=dora)
         settings = replace(settings, dropout=dropout, wide=wide)
         engine, reason = engine_for(settings)
         refusals = check(replace(settings, engine=engine))
@@ -153,8 +153,8 @@ def test_settings_are_read_from_a_training_configuration() -> None:
             global_batch_size=1, micro_batch_size=1, gradient_accumulation_steps=1, zero_stage=3, engine="unsloth"
         ),
     )
-    settings = Settings.of(config, families.BAICHUAN, (8, 6))
-    assert settings == Settings(
+    settings = Combination.of(config, families.BAICHUAN, (8, 6))
+    assert settings == Combination(
         family=families.BAICHUAN,
         engine="unsloth",
         quantization="int8",

@@ -11,7 +11,7 @@ import jinja2
 import pytest
 
 from train import families
-from train.compat import Settings, engine_for
+from train.compat import Combination, engine_for
 from train.families import family_of, needs_conversion
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -73,13 +73,13 @@ def test_a_config_names_its_family(config: dict, name: str, conversion: bool) ->
 )
 def test_the_engine_is_chosen_with_a_reason(name: str, options: dict, engine: str, words: str) -> None:
     family = next(family for family in families.FAMILIES if family.name == name)
-    chosen, reason = engine_for(Settings(family=family, **options))
+    chosen, reason = engine_for(Combination(family=family, **options))
     assert chosen == engine
     assert words in reason
 
 
 def test_without_unsloth_the_next_engine_is_taken() -> None:
-    assert engine_for(Settings(device="cpu"), unsloth_installed=False) == ("peft", "Unsloth is not installed here")
+    assert engine_for(Combination(device="cpu"), unsloth_installed=False) == ("peft", "Unsloth is not installed here")
 
 
 def test_no_two_families_claim_one_name() -> None:
@@ -145,6 +145,6 @@ def test_config_json_tells_what_the_fused_layers_would_say_of_the_loaded_model(c
     assert ("fused" in family.engines) is (fused.obstacle(model) is None)
     assert bool(family.unfused) is ("fused" not in family.engines)
     if family.unfused:
-        engine, why = engine_for(Settings(family=family))
+        engine, why = engine_for(Combination(family=family))
         assert engine != "fused"
         assert family.unfused in why

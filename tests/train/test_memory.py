@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from train import memory
-from train.memory import GIB, SHAPES, Setting, Shape, predict
+from train.memory import GIB, SHAPES, MemoryCase, Shape, predict
 
 KNOWN = {  # parameters as the models' own cards and checkpoints count them
     "llama3-8b": 8_030_261_248,
@@ -68,7 +68,7 @@ def test_models_are_known_by_the_names_people_use(name: str) -> None:
 
 
 def peak(**changes: object) -> int:
-    return predict(SHAPES["llama3-8b"], replace(Setting(tokens=8192, sequence=2048), **changes)).total  # type: ignore[arg-type]
+    return predict(SHAPES["llama3-8b"], replace(MemoryCase(tokens=8192, sequence=2048), **changes)).total  # type: ignore[arg-type]
 
 
 def test_every_saving_saves_and_every_load_costs() -> None:
@@ -81,25 +81,25 @@ def test_every_saving_saves_and_every_load_costs() -> None:
 
 
 MEASURED = [  # GiB on an H200, torch 2.11, Llama-3.1-8B shape, LoRA r=16 on all projections (docs/performance.md)
-    (Setting(tokens=8192, sequence=2048), 39.37),
-    (Setting(tokens=16384, sequence=8192), 62.85),
-    (Setting(tokens=16384, sequence=8192, checkpointing=True), 22.10),
-    (Setting(tokens=15872, sequence=512), 61.25),
-    (Setting(tokens=16896, sequence=512), 64.56),
-    (Setting(tokens=17152, sequence=512), 65.29),
-    (Setting(tokens=15872, sequence=512, quantization="nf4"), 51.57),
-    (Setting(tokens=8192, sequence=2048, zero_stage=2), 40.46),
-    (Setting(tokens=8192, sequence=2048, engine="unsloth"), 46.53),
-    (Setting(tokens=16384, sequence=4096, engine="unsloth"), 75.8),
-    (Setting(tokens=8192, sequence=2048, engine="unsloth", checkpointing=True), 17.7),
-    (Setting(tokens=8192, sequence=2048, engine="unsloth", checkpointing=True, quantization="nf4"), 8.1),
-    (Setting(tokens=8192, sequence=2048, engine="peft", checkpointing=True), 20.06),
+    (MemoryCase(tokens=8192, sequence=2048), 39.37),
+    (MemoryCase(tokens=16384, sequence=8192), 62.85),
+    (MemoryCase(tokens=16384, sequence=8192, checkpointing=True), 22.10),
+    (MemoryCase(tokens=15872, sequence=512), 61.25),
+    (MemoryCase(tokens=16896, sequence=512), 64.56),
+    (MemoryCase(tokens=17152, sequence=512), 65.29),
+    (MemoryCase(tokens=15872, sequence=512, quantization="nf4"), 51.57),
+    (MemoryCase(tokens=8192, sequence=2048, zero_stage=2), 40.46),
+    (MemoryCase(tokens=8192, sequence=2048, engine="unsloth"), 46.53),
+    (MemoryCase(tokens=16384, sequence=4096, engine="unsloth"), 75.8),
+    (MemoryCase(tokens=8192, sequence=2048, engine="unsloth", checkpointing=True), 17.7),
+    (MemoryCase(tokens=8192, sequence=2048, engine="unsloth", checkpointing=True, quantization="nf4"), 8.1),
+    (MemoryCase(tokens=8192, sequence=2048, engine="peft", checkpointing=True), 20.06),
 ]
 
 
 @pytest.mark.parametrize(("setting", "gib"), MEASURED)
 def test_predicted_peaks_are_within_a_tenth_of_the_measured_and_never_three_hundredths_below(
-    setting: Setting, gib: float
+    setting: MemoryCase, gib: float
 ) -> None:
     ratio = predict(SHAPES["llama3-8b"], setting).total / GIB / gib
     assert 0.97 <= ratio <= 1.10
@@ -144,7 +144,7 @@ def test_the_table_is_the_benchmarks_own() -> None:
 def test_predictions_hold_from_1b_to_14b_with_nf4_checkpointing_and_zero(words: str, gib: float) -> None:
     given = dict(word.split("=") for word in words.split())
     rows, length = map(int, given["workload"].removeprefix("dense:").split("x"))
-    setting = Setting(
+    setting = MemoryCase(
         tokens=rows * length,
         sequence=length,
         engine=given.get("engine", "fused"),  # type: ignore[arg-type]
@@ -157,13 +157,13 @@ def test_predictions_hold_from_1b_to_14b_with_nf4_checkpointing_and_zero(words: 
 
 
 def test_the_parts_are_the_whole() -> None:
-    made = predict(SHAPES["qwen3-14b"], Setting(tokens=4096, sequence=4096, zero_stage=2, world_size=4))
+    made = predict(SHAPES["qwen3-14b"], MemoryCase(tokens=4096, sequence=4096, zero_stage=2, world_size=4))
     assert sum(made.parts.values()) == made.total
     assert all(size >= 0 for size in made.parts.values())
 
 
 def test_work_a_token_is_four_operations_a_weight_and_the_attention() -> None:
-    shape, setting = SHAPES["llama3-8b"], Setting(tokens=8192, sequence=2048)
+    shape, setting = SHAPES["llama3-8b"], MemoryCase(tokens=8192, sequence=2048)
     assert memory.flops_per_token(shape, setting) == pytest.approx(32.2e9, rel=0.02)
     again = memory.flops_per_token(shape, replace(setting, checkpointing=True))
     assert 1.4 < again / memory.flops_per_token(shape, setting) < 1.55
@@ -180,7 +180,7 @@ def test_nothing_but_the_standard_library_is_imported() -> None:
 
 def test_a_shape_of_ones_own_needs_no_name() -> None:
     tiny = Shape(2, 64, 128, 4, 2, 16, 300)
-    assert predict(tiny, Setting(tokens=64, sequence=64)).total < GIB
+    assert predict(tiny, MemoryCase(tokens=64, sequence=64)).total < GIB
 
 
 def test_modules_trained_whole_and_float32_are_counted() -> None:
@@ -191,7 +191,7 @@ def test_modules_trained_whole_and_float32_are_counted() -> None:
     assert memory.trainable(shape, 1, (), ("q_proj",)) == shape.layers * shape.hidden * shape.q_width
     assert peak(whole=("lm_head",)) - peak() == 16 * shape.vocab * shape.hidden  # itself, gradient, two moments
     half, full = (
-        predict(shape, Setting(tokens=8192, sequence=2048, engine="peft", weight_bytes=size)) for size in (2, 4)
+        predict(shape, MemoryCase(tokens=8192, sequence=2048, engine="peft", weight_bytes=size)) for size in (2, 4)
     )
     assert full.weights == 2 * half.weights
     assert full.activations == 2 * half.activations
@@ -202,7 +202,7 @@ def test_modules_trained_whole_and_float32_are_counted() -> None:
 def test_longer_records_and_fewer_gpus_never_need_less(name: str, engine: memory.EngineName) -> None:
     for stage in (0, 2, 3):
         for checkpointing in (False, True):
-            setting = Setting(2048, 2048, engine, checkpointing=checkpointing, zero_stage=stage)
+            setting = MemoryCase(2048, 2048, engine, checkpointing=checkpointing, zero_stage=stage)
             lengths = [
                 predict(SHAPES[name], replace(setting, tokens=size, sequence=size)).total
                 for size in (128, 300, 2048, 8192, 32768)

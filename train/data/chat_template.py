@@ -66,7 +66,7 @@ class Rendered:
 
 
 @dataclass(frozen=True)
-class Layout:
+class TurnLayout:
     """What the template writes for conversations of certain roles, whatever their contents.
 
     `pieces[0] content pieces[1] content ... pieces[n]`, each content first changed as `trims` says.
@@ -113,7 +113,7 @@ class ChatTemplate:
         except jinja2.TemplateError as error:
             raise TemplateRefusal(f"the chat template is no valid Jinja: {error}") from None
         self._looked_for = tuple(sorted(_looked_for(tree)))
-        self._layouts: dict[tuple[str, ...], Layout | None] = {}
+        self._layouts: dict[tuple[str, ...], TurnLayout | None] = {}
         self._distrusted: set[tuple[str, ...]] = set()
 
     def render(self, messages: Turns, *, prompt: bool = False) -> str:
@@ -218,13 +218,13 @@ class ChatTemplate:
             )
         return Rendered("".join(parts), tuple(spans), answers)
 
-    def layout(self, roles: tuple[str, ...]) -> Layout | None:
+    def layout(self, roles: tuple[str, ...]) -> TurnLayout | None:
         """None where the template must be asked record by record."""
         if roles not in self._layouts:
             self._layouts[roles] = None if self.marked else self._find_layout(roles)
         return self._layouts[roles]
 
-    def _find_layout(self, roles: tuple[str, ...]) -> Layout | None:
+    def _find_layout(self, roles: tuple[str, ...]) -> TurnLayout | None:
         marks = [_mark(place) for place in range(len(roles))]
         try:
             text = self._of(roles, marks)
@@ -232,7 +232,7 @@ class ChatTemplate:
             if sorted(order) != list(range(len(roles))):  # a content that is dropped or shown twice
                 return None
             answers = frozenset(place for place, role in enumerate(roles) if role == "assistant")
-            found = Layout(tuple(_MARKED.split(text)), order, (_as_it_is,) * len(roles), answers, whole=False)
+            found = TurnLayout(tuple(_MARKED.split(text)), order, (_as_it_is,) * len(roles), answers, whole=False)
             trims = [self._find_trim(roles, marks, place, found) for place in range(len(roles))]
         except TemplateRefusal:
             return None
@@ -246,7 +246,7 @@ class ChatTemplate:
         return self.render(list(zip(roles, contents, strict=True)))
 
     def _find_trim(
-        self, roles: Sequence[str], marks: Sequence[str], place: int, layout: Layout
+        self, roles: Sequence[str], marks: Sequence[str], place: int, layout: TurnLayout
     ) -> Callable[[str], str] | None:
         """What the template does to blanks around the content of one message; None if none of _TRIMS."""
         fitting = list(_TRIMS)
@@ -261,7 +261,7 @@ class ChatTemplate:
             ]
         return fitting[0] if fitting else None
 
-    def _begins(self, layout: Layout, roles: tuple[str, ...]) -> bool:
+    def _begins(self, layout: TurnLayout, roles: tuple[str, ...]) -> bool:
         """Whether a conversation of `roles` is rendered as the beginning of the longer one of `layout`."""
         size = len(roles)
         if size == len(layout.order):

@@ -21,7 +21,7 @@ class Choice:
 
 def check(config: TrainConfig, family: Family) -> None:
     """Raise UserError for settings that cannot work together (the launcher asks the same where it can)."""
-    refusals = compat.check(compat.Settings.of(config, family, _capability(config)))
+    refusals = compat.check(compat.Combination.of(config, family, _capability(config)))
     if refusals:
         raise UserError(refusals[0].reason, *(f"set {refusal.instead}" for refusal in refusals))
     if config.train.engine == "unsloth" and not _has_unsloth():
@@ -30,7 +30,7 @@ def check(config: TrainConfig, family: Family) -> None:
 
 def choose_engine(config: TrainConfig, family: Family) -> Choice:
     """Which engine trains, and why."""
-    settings = compat.Settings.of(config, family, _capability(config))
+    settings = compat.Combination.of(config, family, _capability(config))
     return Choice(*compat.engine_for(settings, unsloth_installed=_has_unsloth()))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from train.memory import Setting
+from train.memory import MemoryCase
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj")
 """Of all shapes; PEFT takes those that a model has."""
@@ -100,7 +100,7 @@ def data_of(case: Case, vocab: int) -> Any:
     return Part((), Tokens(tokens, labelled, offsets, np.arange(count)), (count,), (1.0,))
 
 
-def setting_of(case: Case) -> Setting:
+def setting_of(case: Case) -> MemoryCase:
     """What the planner's arithmetic would be told of a case."""
     from train.data.packing import MULTIPLE, deal
 
@@ -121,7 +121,7 @@ def setting_of(case: Case) -> Setting:
         else:
             tokens = case.capacity if case.engine == "trl" else 16 * 512
     engine: Any = {"trl": "unsloth"}.get(case.engine, case.engine)
-    return Setting(
+    return MemoryCase(
         tokens=tokens, sequence=longest, engine=engine, quantization=case.quantization,  # type: ignore[arg-type]
         checkpointing=case.checkpointing, zero_stage=case.zero,
     )  # fmt: skip

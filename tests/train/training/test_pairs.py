@@ -37,7 +37,7 @@ class Combination:
 
     def allowed(self) -> bool:
         asked = {name: value for name, value in vars(self).items() if name != "kind"}
-        return compat.check(compat.Settings(family=FAMILY[MODELS[self.kind][0]], device="cpu", **asked)) == []
+        return compat.check(compat.Combination(family=FAMILY[MODELS[self.kind][0]], device="cpu", **asked)) == []
 
     def pairs(self) -> set[Any]:
         return set(itertools.combinations(vars(self).items(), 2))
