@@ -36,7 +36,7 @@ def test_a_run_that_cannot_be_asked_or_read_does_not_hide_the_others(
         ("a", "RUNNING", True), ("b", None, True), ("c", "SUCCEEDED", False),
         ("d", None, True), ("e", None, True), ("f", None, True),
     ]  # fmt: skip
-    assert "its record has the state 'ODD'" in rows[4]["error"]
+    assert "unknown state 'ODD' in its record" in rows[4]["error"]
     assert all(row["directory"] == str(tmp_path / row["run"]) for row in rows)
     shown = CliRunner().invoke(cli, ["list"], catch_exceptions=False)
     lines = shown.stdout.splitlines()
@@ -44,5 +44,5 @@ def test_a_run_that_cannot_be_asked_or_read_does_not_hide_the_others(
     assert lines[1].startswith("SUCCEEDED")
     assert "b-20260101-000001-aaaa" in shown.stderr
     assert "d-20260101-000003-aaaa" in shown.stderr
-    assert "e-20260101-000004-aaaa: its record has the state 'ODD'" in shown.stderr
+    assert "e-20260101-000004-aaaa: unknown state 'ODD' in its record" in shown.stderr
     assert "f-20260101-000005-aaaa: no backend 'elsewhere'" in shown.stderr
