@@ -125,19 +125,20 @@ def train(config: TrainConfig, world: World, rundir: RunDir) -> int:
     }
     evaluated = fingerprint(eval_part.tokens) if eval_part is not None else None
     agree(world, {"data.train": fingerprint(train_part.tokens), "data.eval": evaluated, "steps": total})
-    engine = build(config, world, model, loaded.dtype, ds_config, choice.engine)
+    strategy = build(config, world, model, loaded.dtype, ds_config, choice.engine)
 
     def save_adapter(place: Any, state: Any) -> None:
         adapter.save(place, state, model, tokenizer)
 
     def save_checkpoint(progress: Progress) -> None:
         started = time.perf_counter()
-        checkpoint.save(rundir.checkpoints, engine, world, progress, facts, save_adapter, config.train.keep_checkpoints)
+        keep = config.train.keep_checkpoints
+        checkpoint.save(rundir.checkpoints, strategy, world, progress, facts, save_adapter, keep)
         if world.first:
             rundir.event("checkpoint", step=progress.step, seconds=round(time.perf_counter() - started, 3))
 
     place = where_to_start(config, world, rundir)
-    progress = checkpoint.restore(place, engine, world, facts) or Progress(step=0)
+    progress = checkpoint.restore(place, strategy, world, facts) or Progress(step=0)
     if world.first:
         rundir.result.unlink(missing_ok=True)  # not before: a start that is refused takes nothing from the one before
         if place is not None and progress.step:
@@ -149,14 +150,14 @@ def train(config: TrainConfig, world: World, rundir: RunDir) -> int:
     evaluator = None
     if eval_part is not None:
         stop_asked = rundir.control("stop").exists
-        evaluator = Evaluator(config, world, eval_part, engine, model, tokenizer, stop_asked)
+        evaluator = Evaluator(config, world, eval_part, strategy, model, tokenizer, stop_asked)
     first_step: list[float] = []
     loop = Loop(
         config=config,
         world=world,
         rundir=rundir,
         data=train_part,
-        engine=engine,
+        strategy=strategy,
         pad=tokenizer.pad_token_id,
         total=total,
         save=save_checkpoint,
@@ -196,11 +197,11 @@ def train(config: TrainConfig, world: World, rundir: RunDir) -> int:
     # Save.
     _phase(rundir, world, "save")
     reloads: bool | None = None
-    state = engine.gather()
+    state = strategy.gather()
     if world.first and not stopped:
         adapter.replace(rundir.adapter, state, model, tokenizer)
     if config.verify_adapter and not stopped:
-        reloads = adapter.reloads(rundir.adapter, config, world, base, engine, model, loaded.dtype)
+        reloads = adapter.reloads(rundir.adapter, config, world, base, strategy, model, loaded.dtype)
     if world.first:
         if after is not None:
             write_atomic(rundir.predictions, prediction_lines(records, after["answers"]))

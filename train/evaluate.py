@@ -19,7 +19,8 @@ from train.config import TrainConfig
 from train.dist import World
 from train.errors import UserError, report
 from train.rundir import RunDir, write_atomic, write_json
-from train.training.evaluator import Evaluator, Still, prediction_lines
+from train.training.evaluator import Evaluator, InferenceOnly, prediction_lines
+from train.training.precision import autocast_for
 
 # An adapter on its own ------------------------------------------------------------------------------------------------
 
@@ -42,9 +43,8 @@ def evaluate(config: TrainConfig, world: World, rundir: RunDir, adapter: Path) -
     model = PeftModel.from_pretrained(loaded.model, adapter)
     part = data.eval(loaded.tokenizer)
     assert part is not None  # _for_evaluation looked
-    loss = AnswerLoss(model, fused=False)
-    still: Any = Still(loss, world, loaded.dtype)
-    evaluator = Evaluator(config, world, part, still, model, loaded.tokenizer, stop_asked=lambda: False)
+    inference = InferenceOnly(AnswerLoss(model, fused=False), autocast_for(world, loaded.dtype))
+    evaluator = Evaluator(config, world, part, inference, model, loaded.tokenizer, stop_asked=lambda: False)
     value = evaluator.loss()
     answers = evaluator.answers()
     if answers is None:

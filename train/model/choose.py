@@ -14,7 +14,7 @@ from train.families import Family
 
 
 @dataclass(frozen=True)
-class Choice:
+class EngineChoice:
     engine: str
     reason: str
 
@@ -28,10 +28,10 @@ def check(config: TrainConfig, family: Family) -> None:
         raise UserError("train.engine=unsloth, but Unsloth is not installed here", "set train.engine: auto or peft")
 
 
-def choose_engine(config: TrainConfig, family: Family) -> Choice:
+def choose_engine(config: TrainConfig, family: Family) -> EngineChoice:
     """Which engine trains, and why."""
     settings = compat.Combination.of(config, family, _capability(config))
-    return Choice(*compat.engine_for(settings, unsloth_installed=_has_unsloth()))
+    return EngineChoice(*compat.engine_for(settings, unsloth_installed=_has_unsloth()))
 
 
 def _has_unsloth() -> bool:
@@ -47,7 +47,7 @@ def _capability(config: TrainConfig) -> tuple[int, int] | None:
     return found
 
 
-def import_first(choice: Choice) -> None:
+def import_first(choice: EngineChoice) -> None:
     """Unsloth wants to be imported before transformers, which it patches; neither is to draw progress bars in a log."""
     if choice.engine == "unsloth":
         with quiet(), warnings.catch_warnings():

@@ -14,7 +14,8 @@ from train.dist import World
 from train.model import pissa
 from train.model.base import BaseModel, register_types
 from train.rundir import sync_directory
-from train.training.optimizer import Engine, State
+from train.training.optimizer import State
+from train.training.strategy import Strategy
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest difference of logits, as a share of the largest logit, by the dtype that both models compute in."""
@@ -55,21 +56,21 @@ def _remove(place: Path) -> None:
 
 
 def reloads(
-    place: Path, config: TrainConfig, world: World, base: BaseModel, engine: Engine, model: Any, dtype: torch.dtype
+    place: Path, config: TrainConfig, world: World, base: BaseModel, strategy: Strategy, model: Any, dtype: torch.dtype
 ) -> bool | None:
     """Does a fresh base model with this adapter give the trained model's logits? None on ranks other than 0.
 
     A collective: under ZeRO-3 every rank takes part in the trained model's forward pass.
     """
     ids = torch.arange(1, 33, device=world.device).reshape(2, 16)
-    engine.loss.eval()
-    with engine.evaluation():
+    strategy.loss.eval()
+    with strategy.evaluation():
         trained = model(input_ids=ids).logits.float().cpu()
-    engine.loss.train()
+    strategy.loss.train()
     if not world.first:
         return None
     fresh = _fresh(place, config, world, base, dtype)
-    with engine.evaluation():
+    with strategy.evaluation():
         loaded = fresh(input_ids=ids).logits.float().cpu()
     difference = (trained - loaded).abs().max() / trained.abs().max()
     return bool(difference <= TOLERANCE[dtype])

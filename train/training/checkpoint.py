@@ -25,7 +25,8 @@ from train import dist
 from train.dist import World
 from train.errors import UserError
 from train.rundir import MARKER, STEP_NAME, complete, sync_directory, write_atomic, write_json
-from train.training.optimizer import Engine, State
+from train.training.optimizer import State
+from train.training.strategy import Strategy
 
 MAY_CHANGE = ("total_steps", "data")
 """A run may be resumed to train longer or shorter: its records are a function of the step, not of the last step. And
@@ -48,7 +49,7 @@ class Progress:
 
 def save(
     checkpoints: Path,
-    engine: Engine,
+    strategy: Strategy,
     world: World,
     progress: Progress,
     facts: dict[str, Any],
@@ -56,7 +57,7 @@ def save(
     keep: int,
 ) -> None:
     """Write a checkpoint and prune old ones (a collective). `facts` are recorded beside the progress."""
-    state = engine.gather()
+    state = strategy.gather()
     if world.first:
         checkpoints.mkdir(parents=True, exist_ok=True)
         place = checkpoints / f"step-{progress.step}"
@@ -101,8 +102,8 @@ def clean(checkpoints: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def restore(place: Path | None, engine: Engine, world: World, facts: dict[str, Any]) -> Progress | None:
-    """Rank 0's checkpoint into every rank's engine (a collective); None where rank 0 has none.
+def restore(place: Path | None, strategy: Strategy, world: World, facts: dict[str, Any]) -> Progress | None:
+    """Rank 0's checkpoint into every rank's strategy (a collective); None where rank 0 has none.
 
     Raises UserError if the checkpoint is of another run: `facts` must agree, but for those that MAY_CHANGE.
     """
@@ -125,7 +126,7 @@ def restore(place: Path | None, engine: Engine, world: World, facts: dict[str, A
         state = load_file(place / "state.safetensors")
     state = _share_state(state, world)
     progress = Progress(**content["progress"])
-    engine.restore(state, progress.step)
+    strategy.restore(state, progress.step)
     return progress
 
 

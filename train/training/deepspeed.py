@@ -1,9 +1,9 @@
-"""Train through DeepSpeed: its configuration and its engine."""
+"""Training through DeepSpeed: ZeRO stages 1 to 3 from ds_config.json."""
 
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from train import dist
 from train.config import TrainConfig
 from train.dist import World
 from train.errors import UserError
-from train.training.optimizer import MOMENTS, State, adam_step, autocast_of, no_grad, optimizer_of, set_rate, trainable
+from train.training.optimizer import MOMENTS, State, make_optimizer, set_learning_rate, step_count, trainable
+from train.training.precision import autocast_for, inference
 
 
 def read_ds_config(path: Path, config: TrainConfig, world_size: int) -> dict[str, Any]:
@@ -38,7 +39,9 @@ def read_ds_config(path: Path, config: TrainConfig, world_size: int) -> dict[str
     }
 
 
-class DeepSpeedEngine:
+class DeepSpeedStrategy:
+    """DeepSpeed's engine around torch's AdamW, so that nothing has to be compiled."""
+
     skips = True
 
     def __init__(
@@ -49,12 +52,12 @@ class DeepSpeedEngine:
         self.world = world
         self.stage = config.train.zero_stage
         half = ds_config.get("bf16", {}).get("enabled") or ds_config.get("fp16", {}).get("enabled")
-        self.autocast = nullcontext if half else autocast_of(world, dtype)
+        self.autocast = nullcontext if half else autocast_for(world, dtype)
         self.names = {id(parameter): name for name, parameter in trainable(loss.model)}
         self.parameters = [parameter for _, parameter in trainable(loss.model)]
         with dist.quiet():
             self.engine, *_ = deepspeed.initialize(
-                model=loss, optimizer=optimizer_of(config, loss.model), config=ds_config
+                model=loss, optimizer=make_optimizer(config, loss.model), config=ds_config
             )
         self.loss = self.engine
         if config.lora.plus_ratio is not None:
@@ -71,7 +74,7 @@ class DeepSpeedEngine:
         return loss.detach()
 
     def step(self, rate: float) -> float:
-        set_rate(self.engine.optimizer, rate)
+        set_learning_rate(self.engine.optimizer, rate)
         self.engine.step()
         norm = self.engine.get_global_grad_norm()
         return float(norm) if norm is not None else float("nan")
@@ -104,8 +107,8 @@ class DeepSpeedEngine:
         for values in self._adam().state.values():
             values["step"] = torch.as_tensor(float(step), device=values["step"].device)
 
-    def evaluation(self) -> Any:
-        return no_grad(self.autocast)
+    def evaluation(self) -> AbstractContextManager[None]:
+        return inference(self.autocast)
 
     def _put(self, parameter: nn.Parameter, value: torch.Tensor, moment: str | None) -> None:
         """This rank's part of a whole value into the float32 master (`moment` None) or a moment."""
@@ -140,6 +143,6 @@ class DeepSpeedEngine:
         missing = [master for master in masters if not self._adam().state.get(master)]
         for master in missing:
             zeros = {moment: torch.zeros_like(master.data) for moment in MOMENTS}
-            self._adam().state[master] = {"step": adam_step(self._adam(), 0, master), **zeros}
+            self._adam().state[master] = {"step": step_count(self._adam(), 0, master), **zeros}
         if missing and self.stage < 3:
             optimizer._lazy_init_hp_params_optimizer_state()  # the map from names to parts of the moments

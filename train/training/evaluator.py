@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,8 @@ from train.data.dataset import Part
 from train.data.schedule import spread
 from train.dist import World
 from train.records.conversations import Record
-from train.training.optimizer import Engine
+from train.training.precision import Autocast, inference
+from train.training.strategy import Inference
 
 
 class Interrupted(Exception):
@@ -32,7 +33,7 @@ class Evaluator:
     config: TrainConfig
     world: World
     part: Part
-    engine: Engine
+    strategy: Inference
     model: Any
     tokenizer: Any
     stop_asked: Callable[[], bool]
@@ -41,7 +42,7 @@ class Evaluator:
         """Cross entropy a labelled token over all of data.eval (a collective)."""
         shares = spread(len(self.part.tokens), self.world.world_size, self.config.eval.batch_size)[self.world.rank]
         total, count = 0.0, 0.0
-        with _inference(self.engine, self.model, generating=False), self.engine.evaluation():
+        with _inference(self.strategy, self.model, generating=False), self.strategy.evaluation():
             for share in shares:
                 self._look()
                 batch = collate(
@@ -51,7 +52,7 @@ class Evaluator:
                     multiple=1,
                     device=self.world.device,
                 )
-                value = float(self.engine.loss(**batch))
+                value = float(self.strategy.loss(**batch))
                 total += value if share else 0.0
                 count += float(self.part.loss_tokens[share].sum()) if share else 0.0
         total, count = dist.sum_over_ranks(self.world, [total, count])
@@ -65,7 +66,7 @@ class Evaluator:
         shares = spread(len(order), self.world.world_size, options.batch_size)[self.world.rank]
         stop = stop_ids(self.tokenizer, self.model.config)
         given: dict[int, str] = {}
-        with _inference(self.engine, self.model, generating=True), self.engine.evaluation():
+        with _inference(self.strategy, self.model, generating=True), self.strategy.evaluation():
             for share in shares:
                 self._look()
                 indices = [order[place] for place in share]
@@ -99,8 +100,8 @@ class Evaluator:
 class _inference:
     """Evaluation mode of the model, and back; Unsloth on a GPU has faster kernels for generation."""
 
-    def __init__(self, engine: Engine, model: Any, *, generating: bool) -> None:
-        self.module = engine.loss
+    def __init__(self, strategy: Inference, model: Any, *, generating: bool) -> None:
+        self.module = strategy.loss
         self.model = model
         self.switch = generating and torch.cuda.is_available() and hasattr(model, "for_inference")
 
@@ -130,16 +131,11 @@ def question(record: Record) -> str:
 
 
 @dataclass(frozen=True)
-class Still:
-    """What an evaluation needs of an engine, for a model that is not trained."""
+class InferenceOnly:
+    """Evaluates a model that is not trained."""
 
     loss: Any
-    world: World
-    dtype: torch.dtype
+    autocast: Autocast
 
-    @contextmanager
-    def evaluation(self) -> Iterator[None]:
-        kind = self.world.device.partition(":")[0]
-        half = nullcontext() if self.dtype == torch.float32 else torch.autocast(kind, dtype=self.dtype)
-        with torch.no_grad(), half:
-            yield
+    def evaluation(self) -> AbstractContextManager[None]:
+        return inference(self.autocast)

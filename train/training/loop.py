@@ -29,7 +29,7 @@ from train.rundir import RunDir
 from train.training.checkpoint import Progress
 from train.training.evaluator import Interrupted
 from train.training.metrics_log import Writer
-from train.training.optimizer import Engine
+from train.training.strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Loop:
     world: World
     rundir: RunDir
     data: Part
-    engine: Engine
+    strategy: Strategy
     pad: int
     total: int
     """Optimizer steps of the whole run."""
@@ -71,7 +71,7 @@ class Loop:
             wanted = self.rundir.requests()
             summed_loss = self.forward_backward(step, work)
             rate = self._rate(step)
-            norm_seen = self.engine.step(rate)
+            norm_seen = self.strategy.step(rate)
             count, tokens, work = work.labelled, work.tokens, self.work(sampler, step + 1)
             # only now is the GPU waited for: before, it would have been idle while the next step's records are laid out
             loss, *seen = dist.sum_over_ranks(self.world, [float(summed_loss), *map(float, wanted)])
@@ -79,7 +79,7 @@ class Loop:
             seconds = time.perf_counter() - started
             if not math.isfinite(loss):
                 raise _diverged(f"the loss of step {step + 1} is {loss}")
-            if not math.isfinite(norm) and not self.engine.skips:  # the weights are no numbers either by now
+            if not math.isfinite(norm) and not self.strategy.skips:  # the weights are no numbers either by now
                 raise _diverged(f"the gradient of step {step + 1} is {norm}")
             if step == begin:
                 self.first_step_done()
@@ -120,13 +120,13 @@ class Loop:
         )
 
     def forward_backward(self, step: int, work: _Work) -> torch.Tensor:
-        """This rank's sum of losses; the gradients are in the engine."""
+        """This rank's sum of losses; the gradients are in the strategy."""
         torch.manual_seed(_seed(self.config.train.seed, step, self.world.rank))
         total = torch.zeros((), dtype=torch.float64, device=self.world.device)
         for place, indices in enumerate(work.shares):
             batch = work.first if place == 0 and work.first is not None else self._batch(indices.tolist())
             last = place == len(work.shares) - 1
-            total += self.engine.backward(batch, 1.0 / work.labelled, last=last).double()
+            total += self.strategy.backward(batch, 1.0 / work.labelled, last=last).double()
         return total
 
     def _share(self, records: np.ndarray) -> list[np.ndarray]:
@@ -141,7 +141,7 @@ class Loop:
         return shares[self.world.rank]
 
     def _batch(self, indices: list[int]) -> dict[str, Any]:
-        if self.config.train.packing == "pack" and getattr(self.engine.loss, "takes_layout", False):
+        if self.config.train.packing == "pack" and getattr(self.strategy.loss, "takes_layout", False):
             row = packing.collate(self.data.tokens, indices, pad=self.pad, pin=self.config.device == "cuda")
             return inputs.to_device(row, self.world.device)
         collator, multiple = COLLATORS[self.config.train.packing], 16 if self.config.device == "cuda" else 1

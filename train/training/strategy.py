@@ -1,19 +1,17 @@
-"""Gradients, the optimizer's step and its state, with and without DeepSpeed, behind one small interface.
+"""Gradients, optimizer steps and their state behind one small interface, with and without DeepSpeed.
 
-PlainEngine       every rank holds the whole adapter; gradients are summed in one message a step. ZeRO stage 0, and
-                  stage 3 of the fused layers, which share the frozen weights themselves (train/fused/sharded.py)
-DeepSpeedEngine   ZeRO stages 1 to 3 from ds_config.json; the optimizer is torch's AdamW, so nothing is compiled
+ReplicatedStrategy  every rank holds the whole adapter; one message per step sums the gradients. For ZeRO stage 0, and
+                    for stage 3 of the fused layers, which share the frozen weights themselves (train/fused/sharded.py)
+DeepSpeedStrategy   ZeRO stages 1 to 3, from ds_config.json (train/training/deepspeed.py)
 
-Both take losses that are sums over tokens, multiplied by a scale that already holds the number of tokens of the whole
-global batch; so gradients are summed over ranks and micro batches, never averaged.
-
-The state of a run is {"param/<name>", "exp_avg/<name>", "exp_avg_sq/<name>": float32 tensor} with the names of the PEFT
-model's trainable parameters: no trace of the number of ranks or of the ZeRO stage.
+Losses are sums over tokens. Their scale already holds the number of labelled tokens of the whole global batch, so
+gradients are summed over ranks and micro batches, never averaged.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -23,29 +21,62 @@ from train.config import TrainConfig
 from train.dist import World
 from train.errors import UserError
 from train.memory import shares_itself
-from train.training.deepspeed import DeepSpeedEngine
+from train.training.deepspeed import DeepSpeedStrategy
 from train.training.loss import AnswerLoss
-from train.training.optimizer import (
-    MOMENTS,
-    Engine,
-    State,
-    adam_step,
-    autocast_of,
-    no_grad,
-    optimizer_of,
-    set_rate,
-    trainable,
-)
+from train.training.optimizer import MOMENTS, State, make_optimizer, set_learning_rate, step_count, trainable
+from train.training.precision import autocast_for, inference
+
+
+class Inference(Protocol):
+    """What an evaluation needs."""
+
+    @property
+    def loss(self) -> Any:
+        """The module that returns the loss of a micro batch."""
+        ...
+
+    def evaluation(self) -> AbstractContextManager[None]:
+        """A context for forward passes without gradients, in the right precision."""
+        ...
+
+
+class Strategy(Inference, Protocol):
+    """What the training loop and checkpoints need."""
+
+    skips: bool
+    """Whether a step with a gradient that is not finite leaves the weights as they were, instead of ruining them."""
+
+    def backward(self, inputs: dict[str, torch.Tensor], scale: float, *, last: bool) -> torch.Tensor:
+        """Forward and backward pass of one micro batch; `last` of its step?
+
+        Returns the loss: a sum over tokens, unscaled, detached.
+        """
+        ...
+
+    def step(self, rate: float) -> torch.Tensor | float:
+        """Make one optimizer step with learning rate `rate`; returns the norm of the gradient before clipping.
+
+        The norm may be a tensor on the GPU, because reading it waits for the GPU: the loop has other work to do first.
+        """
+        ...
+
+    def gather(self) -> State:
+        """The whole state on the CPU (a collective; only rank 0's return value is whole)."""
+        ...
+
+    def restore(self, state: State, step: int) -> None:
+        """Set the state of after `step` optimizer steps; every rank gets the same one."""
+        ...
 
 
 def build(
     config: TrainConfig, world: World, model: nn.Module, dtype: torch.dtype, ds_config: dict[str, Any] | None, name: str
-) -> Engine:
-    """The engine of this run; every rank starts from rank 0's adapter."""
+) -> Strategy:
+    """The strategy for a model of the engine `name`; every rank starts from rank 0's adapter."""
     loss = _loss(config, world, model, name)
     if ds_config is None or shares_itself(name, config.train.zero_stage):
-        return PlainEngine(config, world, loss, dtype)
-    return DeepSpeedEngine(config, world, loss, dtype, ds_config)
+        return ReplicatedStrategy(config, world, loss, dtype)
+    return DeepSpeedStrategy(config, world, loss, dtype, ds_config)
 
 
 def _loss(config: TrainConfig, world: World, model: nn.Module, name: str) -> nn.Module:
@@ -63,7 +94,9 @@ def _loss(config: TrainConfig, world: World, model: nn.Module, name: str) -> nn.
         raise UserError(f"the fused layers do not fit this model: {error}", advice) from error
 
 
-class PlainEngine:
+class ReplicatedStrategy:
+    """Every rank holds the whole adapter and its optimizer state."""
+
     def __init__(self, config: TrainConfig, world: World, loss: Any, dtype: torch.dtype) -> None:
         self.loss = loss
         self.world = world
@@ -71,8 +104,8 @@ class PlainEngine:
         self.named = list(trainable(loss.model))
         for _, parameter in self.named:
             dist.share_tensor(world, parameter.data)
-        self.optimizer = optimizer_of(config, loss.model)
-        self.autocast = autocast_of(world, dtype)
+        self.optimizer = make_optimizer(config, loss.model)
+        self.autocast = autocast_for(world, dtype)
         self.skips = dtype == torch.float16
         self.scaler = torch.amp.GradScaler(world.device.partition(":")[0], enabled=self.skips)
 
@@ -91,7 +124,7 @@ class PlainEngine:
         self.scaler.unscale_(self.optimizer)
         limit = self.max_norm if self.max_norm > 0 else float("inf")
         norm = nn.utils.clip_grad_norm_([parameter for _, parameter in self.named], limit)
-        set_rate(self.optimizer, rate)
+        set_learning_rate(self.optimizer, rate)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -110,7 +143,7 @@ class PlainEngine:
         for name, parameter in self.named:
             parameter.data.copy_(state[f"param/{name}"])
             values = {m: state[f"{m}/{name}"].to(parameter.device, copy=True) for m in MOMENTS}
-            self.optimizer.state[parameter] = {"step": adam_step(self.optimizer, step, parameter), **values}
+            self.optimizer.state[parameter] = {"step": step_count(self.optimizer, step, parameter), **values}
 
-    def evaluation(self) -> Any:
-        return no_grad(self.autocast)
+    def evaluation(self) -> AbstractContextManager[None]:
+        return inference(self.autocast)

@@ -121,8 +121,6 @@ def preload(kind: str) -> None:
         import deepspeed  # noqa: F401
     import peft  # noqa: F401
     import torch  # noqa: F401
-    import train.engine
-    import train.loop  # noqa: F401
     import transformers  # noqa: F401
 
 

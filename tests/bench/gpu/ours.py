@@ -62,9 +62,9 @@ def run_case(case: Case, held: Held, out: Path) -> dict[str, Any]:
 
     from train import dist
     from train.rundir import RunDir
+    from train.training import strategy
     from train.training.checkpoint import Progress
     from train.training.loop import Loop
-    from train.training.strategy import build as build_engine
 
     key = (case.engine, case.shape, case.quantization, case.checkpointing and case.engine == "peft", case.zero)
     if held.key != key:
@@ -75,7 +75,7 @@ def run_case(case: Case, held: Held, out: Path) -> dict[str, Any]:
         held.model, held.key = build(case), key
     shape, config, data = SHAPES[case.shape], train_config(case), data_of(case, SHAPES[case.shape].vocab)
     world = dist.from_environment(device_kind())
-    engine = build_engine(config, world, held.model, torch.bfloat16, _ds_config(case, config), case.engine)
+    trained = strategy.build(config, world, held.model, torch.bfloat16, _ds_config(case, config), case.engine)
     gc.collect()
     torch.cuda.empty_cache()
     marks: list[float] = []
@@ -83,7 +83,7 @@ def run_case(case: Case, held: Held, out: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         rundir = RunDir(Path(place))
         loop = Loop(
-            config=config, world=world, rundir=rundir, data=data, engine=engine, pad=0,
+            config=config, world=world, rundir=rundir, data=data, strategy=trained, pad=0,
             total=case.steps + case.warmup, save=lambda progress: None, evaluate=None,
             first_step_done=lambda: marks.append(time.perf_counter() - begun),
         )  # fmt: skip
@@ -96,7 +96,7 @@ def run_case(case: Case, held: Held, out: Path) -> dict[str, Any]:
     if case.profile:
         what = f"{case.workload.replace(':', '-')}-{case.quantization}-zero{case.zero}"
         profile(loop, out / f"profile-{what}-{world.rank}.txt")
-    del engine, loop
+    del trained, loop
     return _line(case, shape, lines, peak, marks[0])
 
 

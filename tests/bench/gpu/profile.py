@@ -13,14 +13,14 @@ Span = tuple[float, float]
 
 
 def profile(loop: Any, file: Path) -> None:
-    """Run and describe a step of a train.loop.Loop; on several ranks, all call it."""
+    """Run and describe a step of a train.training.loop.Loop; on several ranks, all call it."""
     import torch
 
     work = loop.work(loop.data.sampler(0), 0)
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profiled:
         loop.forward_backward(0, work)
-        loop.engine.step(1e-5)
+        loop.strategy.step(1e-5)
         torch.cuda.synchronize()
     table = profiled.key_averages().table(sort_by="self_device_time_total", row_limit=45, max_name_column_width=90)
     with tempfile.TemporaryDirectory() as place:

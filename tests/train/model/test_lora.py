@@ -110,7 +110,7 @@ def test_a_continued_adapter_starts_where_the_first_run_ended(runs: dict[str, Pa
 def test_lora_plus_gives_the_b_matrices_their_own_learning_rate(runs: dict[str, Path]) -> None:
     import torch
 
-    from train.training.optimizer import optimizer_of, set_rate
+    from train.training.optimizer import make_optimizer, set_learning_rate
 
     class Two(torch.nn.Module):
         def __init__(self) -> None:
@@ -120,8 +120,8 @@ def test_lora_plus_gives_the_b_matrices_their_own_learning_rate(runs: dict[str, 
     config = load(runs["plus"] / "train.json")
     assert config.lora == Lora(r=4, alpha=8, plus_ratio=16.0)
     model = Two()
-    optimizer = optimizer_of(config, model)
-    set_rate(optimizer, 1e-3)
+    optimizer = make_optimizer(config, model)
+    set_learning_rate(optimizer, 1e-3)
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     assert rates == {id(model.lora_A.weight): 1e-3, id(model.lora_B.weight): pytest.approx(1.6e-2)}
 

@@ -1,4 +1,4 @@
-"""The training loop with an engine that only counts."""
+"""The training loop with a strategy that only counts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Counting:
         return nullcontext()
 
 
-def loop_over(place: Path, engine: Any, saved: list[Any], evaluate: Any) -> Any:
+def loop_over(place: Path, strategy: Any, saved: list[Any], evaluate: Any) -> Any:
     """A loop of nine steps of two records, with a checkpoint at the end and an evaluation every second step."""
     from train.config import Data, Evaluation, Lora, Model, TrainConfig, Training
     from train.data.dataset import Part
@@ -54,8 +54,8 @@ def loop_over(place: Path, engine: Any, saved: list[Any], evaluate: Any) -> Any:
     rundir = RunDir(place)
     rundir.control("stop").parent.mkdir()
     return Loop(
-        config=config, world=from_environment("cpu", {}), rundir=rundir, data=data, engine=engine, pad=0, total=9,
-        save=lambda progress: saved.append((progress.step, engine.steps)), evaluate=evaluate,
+        config=config, world=from_environment("cpu", {}), rundir=rundir, data=data, strategy=strategy, pad=0, total=9,
+        save=lambda progress: saved.append((progress.step, strategy.steps)), evaluate=evaluate,
         first_step_done=lambda: None,
     )  # fmt: skip
 
@@ -65,16 +65,16 @@ def test_a_stop_in_the_middle_of_an_evaluation_saves_the_step_that_was_reached(t
     from train.training.checkpoint import Progress
     from train.training.evaluator import Interrupted
 
-    engine, rundir = Counting(), RunDir(tmp_path)
+    strategy, rundir = Counting(), RunDir(tmp_path)
     saved: list[Any] = []
 
     def evaluate() -> float:
-        if engine.steps < 4:
+        if strategy.steps < 4:
             return 1.0
         rundir.control("stop").write_text("{}")
         raise Interrupted
 
-    progress, stopped = loop_over(tmp_path, engine, saved, evaluate).run(Progress(step=0))
+    progress, stopped = loop_over(tmp_path, strategy, saved, evaluate).run(Progress(step=0))
     assert (progress.step, stopped) == (4, True)
     assert saved == [(4, 4)]
     assert not rundir.control("stop").exists()
@@ -110,9 +110,9 @@ def test_a_gradient_that_is_no_number_ends_the_run_unless_the_engine_passes_over
             super().step(rate)
             return float("nan") if self.steps == 9 else 1.0
 
-    engine, saved = Diverging(), []
-    engine.skips = skips
-    loop = loop_over(tmp_path, engine, saved, lambda: 1.0)
+    strategy, saved = Diverging(), []
+    strategy.skips = skips
+    loop = loop_over(tmp_path, strategy, saved, lambda: 1.0)
     if skips:
         assert loop.run(Progress(step=0))[1] is False
         return
@@ -124,7 +124,7 @@ def test_a_gradient_that_is_no_number_ends_the_run_unless_the_engine_passes_over
 def test_the_plain_engine_passes_over_such_gradients_only_where_it_scales_losses() -> None:
     from train.config import Data, Lora, Model, TrainConfig, Training
     from train.dist import from_environment
-    from train.training.strategy import PlainEngine
+    from train.training.strategy import ReplicatedStrategy
 
     config = TrainConfig(
         run_id="r", device="cpu", model=Model(), data=Data(), lora=Lora(),
@@ -141,9 +141,9 @@ def test_the_plain_engine_passes_over_such_gradients_only_where_it_scales_losses
 
     for dtype, skips in ((torch.float32, False), (torch.float16, True)):
         loss = Loss()
-        engine = PlainEngine(config, from_environment("cpu", {}), loss, dtype)
-        assert engine.skips is skips
-        engine.autocast = nullcontext
-        engine.backward({"x": torch.tensor([[float("inf"), 1.0]])}, 1.0, last=True)
-        assert not torch.isfinite(engine.step(0.1))
+        strategy = ReplicatedStrategy(config, from_environment("cpu", {}), loss, dtype)
+        assert strategy.skips is skips
+        strategy.autocast = nullcontext
+        strategy.backward({"x": torch.tensor([[float("inf"), 1.0]])}, 1.0, last=True)
+        assert not torch.isfinite(strategy.step(0.1))
         assert bool(loss.model.weight.isfinite().all()) is skips
