@@ -19,8 +19,9 @@ from train.config import TrainConfig
 from train.dist import World
 from train.errors import UserError, report
 from train.rundir import RunDir, write_atomic, write_json
-from train.training.evaluator import Evaluator, InferenceOnly, prediction_lines
+from train.training.evaluator import Evaluator, InferenceOnly
 from train.training.precision import autocast_for
+from train.training.result import prediction_lines
 
 # An adapter on its own ------------------------------------------------------------------------------------------------
 
@@ -44,7 +45,7 @@ def evaluate(config: TrainConfig, world: World, rundir: RunDir, adapter: Path) -
     part = data.eval(loaded.tokenizer)
     assert part is not None  # _for_evaluation looked
     inference = InferenceOnly(AnswerLoss(model, fused=False), autocast_for(world, loaded.dtype))
-    evaluator = Evaluator(config, world, part, inference, model, loaded.tokenizer, stop_asked=lambda: False)
+    evaluator = Evaluator(config, world, part, inference, model, loaded.tokenizer, stop_requested=lambda: False)
     value = evaluator.loss()
     answers = evaluator.answers()
     if answers is None:

@@ -8,14 +8,14 @@ from train import dist
 from train.__main__ import train
 from train.config import load
 from train.rundir import RunDir
-from train.training.start import check
+from train.training.start import check_config
 
 status = 0
 for place in sys.argv[1:]:
     config = load(f"{place}/train.json")
     world = dist.from_environment(config.device)
     dist.prepare(world)
-    check(config, world)
+    check_config(config, world)
     status = train(config, world, RunDir(config.run_dir, node=world.node_rank, rank=world.rank))
 dist.stop()
 dist.leave(status)

@@ -94,8 +94,8 @@ def remove(place: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
 
 
-def clean(checkpoints: Path) -> None:
-    """Remove what cut-off saves left behind; for the start of a run, by rank 0."""
+def remove_incomplete(checkpoints: Path) -> None:
+    """Remove what cut-off saves left behind; rank 0 calls it at the start of a run."""
     own = (path for path in checkpoints.glob("step-*") if STEP_NAME.fullmatch(path.name))
     for path in [*checkpoints.glob(".step-*.tmp"), *own]:
         if not (path / MARKER).is_file():
@@ -110,7 +110,7 @@ def restore(place: Path | None, strategy: Strategy, world: World, facts: dict[st
     content: dict[str, Any] | None = None
     state: State = {}
     if world.first and place is not None:
-        content = json.loads((place / "state.json").read_text(encoding="utf-8"))
+        content = recorded(place)
     content = dist.share(world, content)
     if content is None:
         return None
@@ -130,9 +130,10 @@ def restore(place: Path | None, strategy: Strategy, world: World, facts: dict[st
     return progress
 
 
-def recorded(place: Path, fact: str) -> Any:
-    """What was recorded beside the progress of a checkpoint; None where an older version did not."""
-    return json.loads((place / "state.json").read_text(encoding="utf-8")).get(fact)
+def recorded(place: Path) -> dict[str, Any]:
+    """The progress of a checkpoint and the facts beside it; an older version recorded fewer of them."""
+    content: dict[str, Any] = json.loads((place / "state.json").read_text(encoding="utf-8"))
+    return content
 
 
 def _share_state(state: State, world: World) -> State:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +18,19 @@ from train.data.batches import collate
 from train.data.dataset import Part
 from train.data.schedule import spread
 from train.dist import World
-from train.records.conversations import Record
 from train.training.precision import Autocast, inference
 from train.training.strategy import Inference
 
 
 class Interrupted(Exception):
     """A stop was asked for in the middle of an evaluation; raised by every rank at the same batch."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    scores: dict[str, Any]
+    answers: list[str]
+    """One per record of data.eval."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,17 @@ class Evaluator:
     strategy: Inference
     model: Any
     tokenizer: Any
-    stop_asked: Callable[[], bool]
+    stop_requested: Callable[[], bool]
+
+    def evaluate(self) -> Evaluation | None:
+        """Loss and answers together, on rank 0; None elsewhere (a collective)."""
+        loss = self.loss()
+        answers = self.answers()
+        if answers is None:
+            return None
+        scores = self.scored(answers, loss)
+        print(f"evaluation  loss {loss:.4f}  accuracy {scores['accuracy']:.3f}", flush=True)
+        return Evaluation(scores, answers)
 
     def loss(self) -> float:
         """Cross entropy a labelled token over all of data.eval (a collective)."""
@@ -92,7 +107,7 @@ class Evaluator:
         return {"loss": known, **score(pairs, [record.task for record in self.part.records])}
 
     def _look(self) -> None:
-        asked = dist.sum_over_ranks(self.world, [float(self.stop_asked())])
+        asked = dist.sum_over_ranks(self.world, [float(self.stop_requested())])
         if asked[0]:
             raise Interrupted
 
@@ -114,20 +129,6 @@ class _inference:
         if self.switch:
             self.model.for_training()
         self.module.train()
-
-
-def prediction_lines(records: Sequence[Record], answers: Sequence[str]) -> str:
-    """predictions.jsonl: one object a record."""
-    lines = [
-        {"prompt": question(record), "expected": record.answer, "given": given, "task": record.task}
-        for record, given in zip(records, answers, strict=True)
-    ]
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-
-
-def question(record: Record) -> str:
-    """The last thing that the user said."""
-    return next((text for role, text in reversed(record.messages) if role == "user"), "")
 
 
 @dataclass(frozen=True)

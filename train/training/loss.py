@@ -24,7 +24,7 @@ _SCALED_HEADS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm
 """Config fields of models that change the logits after the head (Gemma, Granite, Cohere, Falcon-H1)."""
 
 
-class AnswerLoss(nn.Module):
+class AnswerLoss(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
     """A causal language model with its loss: forward gives the sum of the cross entropy of the labelled tokens.
 
     What DeepSpeed wraps is this module, so that its hooks see one forward whatever happens inside.
@@ -34,7 +34,7 @@ class AnswerLoss(nn.Module):
         super().__init__()
         self.model = model
         self.fused = fused
-        base = model.get_base_model()  # type: ignore[operator]
+        base = model.get_base_model()
         prefix = base.base_model_prefix
         told = base.config.get_text_config()  # of a model that takes images too, the part that writes
         scaled = any(getattr(told, name, None) not in (None, 1, 1.0) for name in _SCALED_HEADS)
@@ -54,7 +54,7 @@ class AnswerLoss(nn.Module):
         if not self.split:
             logits = self.model(input_ids=input_ids, use_cache=False, **inputs).logits
             return functional.cross_entropy(logits[rows, columns].float(), targets, reduction="sum")
-        base = self.model.get_base_model()  # type: ignore[operator]
+        base = self.model.get_base_model()
         backbone = getattr(base, base.base_model_prefix)
         hidden = backbone(input_ids=input_ids, use_cache=False, **inputs)[0][rows, columns]
         head = base.get_output_embeddings()

@@ -1,36 +1,42 @@
-"""result.json: evaluations and sample answers."""
+"""result.json and predictions.jsonl."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
-from train.config import TrainConfig
+from train.records.conversations import Record
+from train.training.evaluator import Evaluation
 
 
-def evaluation_of(evaluator: Any) -> dict[str, Any] | None:
-    """{"scores", "answers"} on rank 0 (a collective)."""
-    loss = evaluator.loss()
-    answers = evaluator.answers()
-    if answers is None:
-        return None
-    scores = evaluator.scored(answers, loss)
-    print(f"evaluation  loss {loss:.4f}  accuracy {scores['accuracy']:.3f}", flush=True)
-    return {"scores": scores, "answers": answers}
+def prediction_lines(records: Sequence[Record], answers: Sequence[str]) -> str:
+    """predictions.jsonl: one object per record."""
+    lines = [
+        {"prompt": question(record), "expected": record.answer, "given": given, "task": record.task}
+        for record, given in zip(records, answers, strict=True)
+    ]
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
-def samples_of(config: TrainConfig, records: Any, before: Any, after: Any) -> list[dict[str, Any]]:
-    """A few answers for people to read, spread over the whole of data.eval."""
-    from train.training.evaluator import question
-
+def sample_answers(
+    records: Sequence[Record], before: Evaluation | None, after: Evaluation | None, count: int
+) -> list[dict[str, Any]]:
+    """`count` answers for people to read, spread over the whole of data.eval."""
     if not records or not (before or after):
         return []
-    stride = max(1, len(records) // max(1, config.eval.samples))
+    stride = max(1, len(records) // max(1, count))
     return [
         {
             "prompt": question(records[place]),
             "expected": records[place].answer,
-            "before": before["answers"][place] if before else None,
-            "after": after["answers"][place] if after else None,
+            "before": before.answers[place] if before else None,
+            "after": after.answers[place] if after else None,
         }
         for place in range(0, len(records), stride)
-    ][: config.eval.samples]
+    ][:count]
+
+
+def question(record: Record) -> str:
+    """The last message of the user."""
+    return next((text for role, text in reversed(record.messages) if role == "user"), "")

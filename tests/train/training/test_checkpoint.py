@@ -28,7 +28,7 @@ class Engine:
         return {"param/a": torch.full((300_000,), float(step))}
 
 place, world = Path(sys.argv[1]), from_environment("cpu", {})
-checkpoint.clean(place)
+checkpoint.remove_incomplete(place)
 found = checkpoint.complete(place)
 step = int(found[-1].name[5:]) if found else 0
 os.write(1, b"ready\\n")  # in one piece: two processes write to this pipe
@@ -102,5 +102,5 @@ def test_what_a_cut_off_save_left_is_cleared_away(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     (tmp_path / "step-3" / "COMPLETE").touch()
     assert [path.name for path in rundir.complete(tmp_path)] == ["step-3"]
-    checkpoint.clean(tmp_path)
+    checkpoint.remove_incomplete(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-3", "step-3-a-copy-of-mine"]

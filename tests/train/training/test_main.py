@@ -137,13 +137,13 @@ def test_odd_settings_go_the_whole_way_on_one_rank(
 
 DISAGREE = """
 from train import dist
-from train.training.start import agree
+from train.training.start import check_ranks_agree
 from train.errors import UserError, report
 
 world = dist.from_environment("cpu")
 dist.start(world, deepspeed=False)
 try:
-    agree(world, {"steps": 6, "data.train": "40 of 900 tokens" if world.first else "41 of 920 tokens"})
+    check_ranks_agree(world, {"steps": 6, "data.train": "40 of 900 tokens" if world.first else "41 of 920 tokens"})
 except UserError as error:
     dist.leave(report(error, None, None, world.rank))
 dist.leave(0)
@@ -153,4 +153,4 @@ dist.leave(0)
 def test_a_node_with_other_records_says_so() -> None:
     ranks = Ranks(2, ["-c", DISAGREE])
     assert ranks.wait() == [0, 2], ranks.output
-    assert "other records than node 0: data.train 41 of 920 tokens, and 40 of 900 tokens there" in ranks.output[1]
+    assert "other records than node 0: data.train is 41 of 920 tokens here, 40 of 900 tokens there" in ranks.output[1]

@@ -296,7 +296,7 @@ def test_a_checkpoint_request_saves_and_the_run_goes_on(configure: Any) -> None:
         ({"data.train": "/nowhere/train.jsonl"}, "no such data file: /nowhere/train.jsonl"),
         ({"model": {"source": "huggingface", "path": "/nowhere/model"}}, "there is no directory /nowhere/model"),
         ({"train.micro_batch_size": 3}, "global_batch_size 8 is not micro_batch_size 3"),
-        ({"world_size": 2}, "planned for 2 ranks, and 1 were started"),
+        ({"world_size": 2}, "planned for 2 ranks, but 1 were started"),
         ({"train.epochs": "many"}, "Expected `float`, got `str`"),
         ({"train.epochs": 0}, "train.json: train.epochs: 0.0 is out of range; accepted: above 0"),
     ],

@@ -1,0 +1,299 @@
+"""The steps of a training run, in the order in which train/__main__.py takes them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from train import dist
+from train.config import TrainConfig
+from train.data.dataset import Data, Part
+from train.data.prompts import set_template
+from train.data.tokens import fingerprint
+from train.dist import World
+from train.memory import shares_itself
+from train.model import choose, load, targets
+from train.model.adapt import adapt
+from train.model.base import BaseModel, family, family_at, local_directory
+from train.records.conversations import Record
+from train.rundir import RunDir, write_atomic, write_json
+from train.training import adapter, checkpoint, deepspeed, result, start, strategy
+from train.training.checkpoint import Progress
+from train.training.evaluator import Evaluation, Evaluator, Interrupted
+from train.training.loop import Loop
+from train.training.metrics_log import peak_memory
+from train.training.optimizer import State, trainable
+from train.training.strategy import Strategy
+
+
+@dataclass
+class Run:
+    """What the steps hand on: each sets the fields under its name, and reads those of earlier steps."""
+
+    config: TrainConfig
+    world: World
+    rundir: RunDir
+    started: float
+    """Unix time at which this process began."""
+
+    # choose_engine
+    choice: choose.EngineChoice = field(init=False)
+    ds_config: dict[str, Any] | None = field(init=False)
+    """None without DeepSpeed."""
+    # load_model
+    data: Data = field(init=False)
+    base: BaseModel = field(init=False)
+    loaded: load.Loaded = field(init=False)
+    # add_adapter
+    model: Any = field(init=False)
+    """The PEFT model."""
+    # read_records
+    train_part: Part = field(init=False)
+    eval_part: Part | None = field(init=False)
+    eval_records: Sequence[Record] = field(init=False)
+    """Rank 0 only."""
+    eval_fingerprint: str | None = field(init=False)
+    total: int = field(init=False)
+    """Optimizer steps of the whole run."""
+    # build_strategy
+    strategy: Strategy = field(init=False)
+    evaluator: Evaluator | None = field(init=False)
+    facts: dict[str, Any] = field(init=False)
+    """What a checkpoint records beside the progress; see `checkpoint.restore`."""
+    # resume, evaluate_and_train
+    progress: Progress = field(init=False)
+    # evaluate_and_train
+    before: Evaluation | None = None
+    after: Evaluation | None = None
+    stopped: bool = False
+    seconds_to_first_step: float | None = None
+    # save_adapter
+    adapter_reloads: bool | None = None
+
+    def phase(self, name: str, **facts: Any) -> None:
+        """Record in events.jsonl that a phase begins."""
+        if self.world.first:
+            self.rundir.event("phase", name=name, **facts)
+
+
+def remove_leftovers(run: Run) -> None:
+    """Remove what an earlier start left and a reader would take for this start's."""
+    run.rundir.error(run.world.rank).unlink(missing_ok=True)
+    if run.world.first:
+        run.rundir.path.mkdir(parents=True, exist_ok=True)
+        checkpoint.remove_incomplete(run.rundir.checkpoints)
+
+
+def choose_engine(run: Run) -> None:
+    """Decide which engine trains, and whether DeepSpeed takes part."""
+    config, world, stage = run.config, run.world, run.config.train.zero_stage
+    run.ds_config = deepspeed.read_ds_config(run.rundir.ds_config, config, world.world_size) if stage else None
+    run.phase("model")
+    run.choice = choose.choose_engine(config, family(config))
+    if world.first:
+        run.rundir.event("engine", engine=run.choice.engine, reason=run.choice.reason)
+        print(f"engine {run.choice.engine}: {run.choice.reason}", flush=True)
+    if shares_itself(run.choice.engine, stage) and not world.many:
+        run.ds_config = None  # a single rank has nobody to share weights with
+    choose.import_first(run.choice)
+
+
+def load_model(run: Run) -> None:
+    """Load base model and tokenizer, form the group of ranks, and start to make tokens in the background."""
+    config, world = run.config, run.world
+    run.data = Data(config, run.rundir)
+    run.base = local_directory(config, run.rundir, run.data.texts)
+    if world.local_rank == 0:
+        run.data.prefetch(lambda: load.load_tokenizer(config, run.base))
+    deepspeed = run.ds_config is not None
+    if dist.starts_early(world, engine=run.choice.engine, zero_stage=config.train.zero_stage):
+        dist.start(world, deepspeed=deepspeed)
+    run.loaded = load.load(config, world, run.base, run.choice.engine, run.ds_config)
+    dist.start(world, deepspeed=deepspeed)
+    set_template(run.loaded.tokenizer, config.data.chat_template)
+
+
+def add_adapter(run: Run) -> None:
+    """Put LoRA weights on the model."""
+    run.phase("adapter")
+    run.model = adapt(run.config, run.loaded, run.base, family_at(run.base.directory))
+
+
+def read_records(run: Run) -> None:
+    """Map the tokens of data.train and data.eval; all ranks must see the same ones. Raises UserError."""
+    run.phase("data")
+    numbers = run.config.train
+    run.train_part, run.eval_part = run.data.train(run.loaded.tokenizer), run.data.eval(run.loaded.tokenizer)
+    # Read the records now: the file may have changed when training ends, hours later.
+    run.eval_records = run.eval_part.records if run.eval_part is not None and run.world.first else ()
+    sampler = run.train_part.sampler(numbers.seed)
+    run.total = numbers.max_steps or sampler.steps(numbers.epochs, numbers.global_batch_size)
+    run.eval_fingerprint = fingerprint(run.eval_part.tokens) if run.eval_part is not None else None
+    seen = {"data.train": fingerprint(run.train_part.tokens), "data.eval": run.eval_fingerprint, "steps": run.total}
+    start.check_ranks_agree(run.world, seen)
+
+
+def build_strategy(run: Run) -> None:
+    """Build what computes gradients and optimizer steps, and what evaluates."""
+    config, loaded = run.config, run.loaded
+    run.facts = _facts(run)  # before DeepSpeed wraps the parameters
+    run.strategy = strategy.build(config, run.world, run.model, loaded.dtype, run.ds_config, run.choice.engine)
+    run.evaluator = None
+    if run.eval_part is not None:
+        stop_requested = run.rundir.control("stop").exists
+        run.evaluator = Evaluator(
+            config, run.world, run.eval_part, run.strategy, run.model, loaded.tokenizer, stop_requested
+        )
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    config, parameters = run.config, dict(trainable(run.model))
+    return {
+        "seed": config.train.seed,
+        "global_batch_size": config.train.global_batch_size,
+        "total_steps": run.total,
+        # rank, scale and start of the adapter: what the weights of a checkpoint mean
+        "lora.r": config.lora.r,
+        "lora.alpha": config.lora.alpha,
+        "lora.rslora": config.lora.rslora,
+        "lora.init": config.lora.init,
+        "data": {"sequences": len(run.train_part.tokens), "tokens": int(run.train_part.lengths.sum())},
+        "trained_modules": targets.trained(parameters),
+        "trained_parameters": sum(parameter.numel() for parameter in parameters.values()),
+    }
+
+
+def resume(run: Run) -> None:
+    """Go on from the newest checkpoint, if there is one."""
+    place = start.find_checkpoint(run.config, run.world, run.rundir)
+    run.progress = checkpoint.restore(place, run.strategy, run.world, run.facts) or Progress(step=0)
+    if not run.world.first:
+        return
+    # Only now: a start that is refused must not take away the result of the start before.
+    run.rundir.result.unlink(missing_ok=True)
+    if place is not None and run.progress.step:
+        run.rundir.event("resumed", step=run.progress.step)
+        print(f"resumed after step {run.progress.step}", flush=True)
+        start.report_changes(checkpoint.recorded(place), run.facts, run.rundir)
+    start.truncate_metrics(run.rundir, run.progress.step)
+
+
+def evaluate_and_train(run: Run) -> None:
+    """Evaluate, train, evaluate again; or save a checkpoint where a stop is requested during an evaluation."""
+    try:
+        _evaluate_before(run)
+        _train(run)
+        _evaluate_after(run)
+    except Interrupted:
+        run.stopped = True
+        _save_checkpoint(run, run.progress)
+        dist.wait(run.world)
+        run.rundir.withdraw("stop")
+
+
+def _evaluate_before(run: Run) -> None:
+    """Once per run, however often it is resumed: rank 0 keeps the result on its disk."""
+    if not run.config.eval.before or run.evaluator is None:
+        return
+    run.phase("evaluate_before")
+    file = run.rundir.cache / "evaluated-before.json"
+    earlier = start.earlier_evaluation(file, run.world, run.eval_fingerprint)
+    if earlier is not None:
+        run.before = Evaluation(earlier["scores"], earlier["answers"])
+    elif run.progress.step == 0:
+        run.before = run.evaluator.evaluate()
+        if run.before is not None:
+            content = {"scores": run.before.scores, "answers": run.before.answers, "data": run.eval_fingerprint}
+            write_json(file, content)
+
+
+def _train(run: Run) -> None:
+    def first_step_done() -> None:
+        run.seconds_to_first_step = round(time.time() - run.started, 3)
+
+    run.phase("train", total_steps=run.total)
+    loop = Loop(
+        config=run.config,
+        world=run.world,
+        rundir=run.rundir,
+        data=run.train_part,
+        strategy=run.strategy,
+        pad=run.loaded.tokenizer.pad_token_id,
+        total=run.total,
+        save=partial(_save_checkpoint, run),
+        evaluate=run.evaluator.loss if run.evaluator else None,
+        first_step_done=first_step_done,
+    )
+    run.progress, stopped = loop.run(run.progress)
+    evaluation_left = run.config.eval.after and run.evaluator is not None
+    # A stop at the last step of a run with no evaluation left stops nothing.
+    run.stopped = stopped and (run.progress.step < run.total or evaluation_left)
+
+
+def _evaluate_after(run: Run) -> None:
+    if run.config.eval.after and run.evaluator is not None and not run.stopped:
+        run.phase("evaluate_after")
+        run.after = run.evaluator.evaluate()
+
+
+def _save_checkpoint(run: Run, progress: Progress) -> None:
+    def save_adapter(place: Path, state: State) -> None:
+        adapter.save(place, state, run.model, run.loaded.tokenizer)
+
+    started, keep = time.perf_counter(), run.config.train.keep_checkpoints
+    checkpoint.save(run.rundir.checkpoints, run.strategy, run.world, progress, run.facts, save_adapter, keep)
+    if run.world.first:
+        run.rundir.event("checkpoint", step=progress.step, seconds=round(time.perf_counter() - started, 3))
+
+
+def save_adapter(run: Run) -> None:
+    """Write the adapter of a finished run, and check it if the job asks for that."""
+    run.phase("save")
+    place, loaded = run.rundir.adapter, run.loaded
+    state = run.strategy.gather()  # a collective: also where the run was stopped
+    if run.stopped:
+        return
+    if run.world.first:
+        adapter.replace(place, state, run.model, loaded.tokenizer)
+    if run.config.verify_adapter:
+        run.adapter_reloads = adapter.reloads(
+            place, run.config, run.world, run.base, run.strategy, run.model, loaded.dtype
+        )
+
+
+def write_result(run: Run) -> None:
+    """Write predictions.jsonl and result.json."""
+    if not run.world.first:
+        return
+    if run.after is not None:
+        write_atomic(run.rundir.predictions, result.prediction_lines(run.eval_records, run.after.answers))
+    write_json(run.rundir.result, _result(run))
+
+
+def _result(run: Run) -> dict[str, Any]:
+    progress, before, after = run.progress, run.before, run.after
+    return {
+        "schema": 1,
+        "state": "stopped" if run.stopped else "succeeded",
+        "steps": progress.step,
+        "loss_first": progress.loss_first,
+        "loss_last": progress.loss_last,
+        "grad_norm_min": progress.grad_norm_min,
+        "world_size": run.world.world_size,
+        "adapter": None if run.stopped else str(run.rundir.adapter),
+        "adapter_reloads": run.adapter_reloads,
+        "seconds": round(time.time() - run.started, 3),
+        "seconds_to_first_step": run.seconds_to_first_step,
+        "training_seconds": round(progress.seconds, 3),
+        "peak_memory_bytes": {"predicted": run.config.predicted_peak_bytes, "measured": peak_memory(run.world)},
+        "tokens": progress.tokens,
+        "data": run.data.summary,
+        "eval": {"before": before and before.scores, "after": after and after.scores},
+        "samples": result.sample_answers(run.eval_records, before, after, run.config.eval.samples),
+        "engine": run.choice.engine,
+        "engine_reason": run.choice.reason,
+    }
