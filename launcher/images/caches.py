@@ -1,23 +1,37 @@
-"""Where a hub's downloads lie, by the rules of the hub's own library, and how a run in a container comes by them.
+"""Hub caches of a run in a container: which caches the run reads, and how each of them gets inside.
 
-Hugging Face has two places: HF_HOME, where also the token, data sets and xet's chunks lie, and that of the models,
-`hub` below it unless HF_HUB_CACHE says otherwise (huggingface_hub/constants.py).
+Hugging Face has two directories. HF_HOME holds the token, data sets and xet's chunks. The models are in `hub` below it,
+unless HF_HUB_CACHE names another directory (huggingface_hub/constants.py).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import msgspec
+from typing import Literal
 
 from launcher.job.paths import source_paths
 from launcher.job.spec import JobSpec
-from launcher.machine.hub_places import HOME, HUB, MODELSCOPE, expanded, hf_home, hub_named, model_folder
-from launcher.plan.container import SettledJob
+from launcher.machine.hub_places import HOME, HUB, MODELSCOPE, expand, hf_home, hub_override, model_folder
+from launcher.plan.container import ContainerChoice, Runtime
+
+Where = Literal["here", "hosts", "cluster"]
+"""here: this machine, or nodes that share its home directory.
+hosts: machines whose agent looks for a cache before it starts the container.
+cluster: nodes behind a login host, under pyxis, where nothing looks first."""
+
+ACTIONS: Mapping[tuple[Where, bool], Literal["mount", "ask host", "skip"]] = {
+    # (where the run is, whether the job's own `env` names the cache)
+    ("here", True): "mount",
+    ("here", False): "mount",
+    ("hosts", True): "mount",
+    ("hosts", False): "ask host",
+    ("cluster", True): "mount",
+    ("cluster", False): "skip",
+}
 
 
 @dataclass(frozen=True)
@@ -25,63 +39,69 @@ class Cache:
     """A directory that a training reads from, and may write to."""
 
     variable: str
-    """By which its library is told the directory."""
+    """The variable that tells the hub's library where the directory is."""
     path: str
-    """Empty: nothing names one here, but a host may."""
+    """Empty: nothing here names one, but a host may."""
     by_job: bool
     """The job's own `env` names it."""
-    held: bool = False
-    """The model is in it and nothing else is wanted of it, so that it can be read without writing."""
+    read_only: bool = False
+    """It holds the model, and the run needs nothing else from it."""
 
 
-def caches(job: JobSpec, environ: Mapping[str, str], *, here: bool) -> list[Cache]:
-    """The caches of the hubs that a training reads from, as the job's `env` says, else `environ`: what their libraries
-    would see without a container. A run that is not `here` would see the job's HF_HOME without our HF_HUB_CACHE."""
-    if job.program:
-        return []
-    own, path, source = job.env, job.model.path, job.model.source
-    by_id = bool(path) and not path.startswith(("/", ".", "~"))
-    # `datasets` locks and converts in its cache
-    data = any(text.startswith("hub:") for part in (job.data.train, job.data.eval) for text in source_paths(part))
-    found = []
-    if data or (by_id and source == "huggingface"):
-        held = not data and (model_folder(path, {**environ, **own}) / "snapshots").is_dir()
-        found.append(Cache(HOME, own.get(HOME) or str(hf_home(environ)), HOME in own, held))
-        ours = hub_named(environ) if here or HOME not in own else ""
-        found.append(Cache(HUB, own.get(HUB) or (str(expanded(ours)) if ours else ""), HUB in own, held))
-    if by_id and source == "modelscope":
-        default = environ.get(MODELSCOPE) or str(Path.home() / ".cache/modelscope")
-        found.append(Cache(MODELSCOPE, own.get(MODELSCOPE) or default, MODELSCOPE in own))
-    return found
+def with_caches(choice: ContainerChoice, job: JobSpec, backend: str) -> ContainerChoice:
+    """The choice with the user's hub caches: mounted, or left to each host to find. Makes the directories here."""
+    where = _where(backend, choice.runtime, job)
+    mounts: dict[Path, str] = {}
+    variables: dict[str, str] = {}
+    host_caches: list[tuple[str, str]] = []
+    mounted_by_job = {text.split(":")[0] for text in job.container.mounts}
+    for cache in caches(job, os.environ, here=where == "here"):
+        if cache.path in mounted_by_job or (cache.path and not Path(cache.path).is_absolute()):
+            continue
+        action = ACTIONS[where, cache.by_job]
+        if action == "ask host":
+            host_caches.append((cache.variable, cache.path))
+        elif action == "mount" and cache.path:
+            place = Path(cache.path)
+            if where == "here":
+                with contextlib.suppress(OSError):  # the engine says what is wrong with the directory
+                    place.mkdir(parents=True, exist_ok=True)
+            if not any(place.is_relative_to(outer) for outer in mounts):
+                mounts[place] = f"{place}:{place}:{'ro' if where == 'here' and cache.read_only else 'rw'}"
+            variables[cache.variable] = str(place)
+    return replace(
+        choice, cache_mounts=tuple(mounts.values()), cache_variables=variables, host_caches=tuple(host_caches)
+    )
 
 
-def with_caches(spec: SettledJob, backend: str) -> SettledJob:
-    """Downloads come from the user's caches: read-only here if the model is in them, else to be filled.
+def _where(backend: str, runtime: Runtime, job: JobSpec) -> Where:
+    if backend == "local":
+        return "here"
+    if runtime != "pyxis":
+        return "hosts"
+    # Under pyxis the agent is inside the container, so the nodes are taken to share this home directory.
+    return "cluster" if job.slurm.login else "here"
 
-    A place that the job's own `env` names is mounted on every backend. Else it is this user's cache here; hosts that
-    nobody has looked at mount what they have (container.Needs.caches).
+
+def caches(job: JobSpec, environ: Mapping[str, str], *, here: bool) -> Iterator[Cache]:
+    """The hub caches that a training reads: those of the job's `env`, else those of `environ`.
+
+    A run that is not `here` sees the job's HF_HOME without the HF_HUB_CACHE of this machine.
     """
-    env, mounts, elsewhere = dict(spec.env), list(spec.container.mounts), list[tuple[str, str]]()
-    pyxis = spec.container.runtime == "pyxis"
-    # Under pyxis no agent is there to look first, so the home directory is taken to be the nodes' as well.
-    here = backend == "local" or (pyxis and not spec.slurm.login)
-    ours: list[Path] = []
-    for cache in caches(spec, os.environ, here=here):
-        place = Path(cache.path)
-        known = any(text.split(":")[0] == cache.path for text in spec.container.mounts)
-        if known or (cache.path and not place.is_absolute()):
-            continue
-        if not cache.by_job and not here:
-            elsewhere += [] if pyxis else [(cache.variable, cache.path)]
-            continue
-        if not cache.path:
-            continue
-        if here:
-            with contextlib.suppress(OSError):  # the engine says what is wrong with it
-                place.mkdir(parents=True, exist_ok=True)
-        if not any(place.is_relative_to(outer) for outer in ours):
-            mounts.append(f"{place}:{place}:{'ro' if here and cache.held else 'rw'}")
-            ours.append(place)
-        env[cache.variable] = str(place)
-    container = msgspec.structs.replace(spec.container, mounts=tuple(mounts))
-    return msgspec.structs.replace(spec, env=env, container=container, caches=tuple(elsewhere))
+    if job.program:
+        return
+    sources = (job.data.train, job.data.eval)
+    hub_data = any(text.startswith("hub:") for part in sources for text in source_paths(part))
+    hub_model = job.model.path and not job.model.path.startswith(("/", ".", "~"))
+    if hub_data or (hub_model and job.model.source == "huggingface"):
+        # `datasets` locks and converts in its cache, so that one must be writable.
+        read_only = not hub_data and (model_folder(job.model.path, {**environ, **job.env}) / "snapshots").is_dir()
+        yield _cache(job, HOME, str(hf_home(environ)), read_only)
+        hub = hub_override(environ) if here or HOME not in job.env else ""
+        yield _cache(job, HUB, str(expand(hub)) if hub else "", read_only)
+    if hub_model and job.model.source == "modelscope":
+        yield _cache(job, MODELSCOPE, environ.get(MODELSCOPE) or str(Path.home() / ".cache/modelscope"))
+
+
+def _cache(job: JobSpec, variable: str, default: str, read_only: bool = False) -> Cache:
+    return Cache(variable, job.env.get(variable) or default, variable in job.env, read_only)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from launcher.images.choose import engine_of, image_of
+from launcher.images.choose import image_of, runtime_of
 from launcher.images.engine import diagnosis
 from launcher.job.spec import JobSpec
 
@@ -37,7 +37,7 @@ class HostImage:
 
 def question(spec: JobSpec, device: str) -> Question | None:
     """None: the job runs in no container, or in an image that hosts only fetch when they start it."""
-    engine, _ = engine_of(spec, "ssh")
+    engine, _ = runtime_of(spec, "ssh")
     name = None if engine == "none" else image_of(spec.container, engine, device)
     if engine == "none" or engine == "pyxis" or not name:
         return None

@@ -60,9 +60,9 @@ def prepare(
     if target.backend != "local" and not records_checked:
         check_records(job.spec)
     run = run or RunDir((root or find.runs_root()) / find.new_run_id(job.spec.name))
-    settled = choose.settled(job.spec, target.backend, target.device)
+    container = choose.choose_container(job.spec, target.backend, target.device)
     config = facts.model_config(job.spec.model.path, job.spec.env)
-    run_plan = plan(settled, target, run_id=run.run_id, model_config=config)
+    run_plan = plan(job.spec, target, run_id=run.run_id, model_config=config, container=container)
     refuse_other_adapter(run, run_plan)
     if into is None and run.job_yaml.exists() and not summary.refused_settings(run):
         run.keep_rendered()

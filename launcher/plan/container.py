@@ -12,13 +12,13 @@ documentation and are held by golden files only.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
 
 from launcher.errors import UsageError
-from launcher.job.spec import ContainerSpec, JobSpec
+from launcher.job.spec import ContainerSpec
 
 HOST_WORDS = ("{run_dir}", "{node_rank}", "{uid}", "{gid}")
 """What only the agent on the host knows; it fills them in (agent.place_container)."""
@@ -28,13 +28,28 @@ MARGIN = 15
 """Seconds that an engine waits on `stop` beyond the time the agent gives the training for a last checkpoint."""
 
 
-class SettledJob(JobSpec, frozen=True):
-    """A job whose engine and image are decided (image.settled), with what only the decision knows."""
+EngineName = Literal["docker", "podman", "apptainer", "enroot", "charliecloud"]
+Runtime = EngineName | Literal["pyxis", "none"]
+"""What a run is in: an engine's container, a task of pyxis, or none."""
 
-    why_engine: str = ""
-    """Why `auto` became this engine; empty: the job named it."""
-    caches: tuple[tuple[str, str], ...] = ()
-    """(variable, directory or nothing) of hub caches on hosts where nobody has looked."""
+
+@dataclass(frozen=True)
+class ContainerChoice:
+    """The engine and the image of a run, and the hub caches that it mounts. images/choose.py decides them."""
+
+    runtime: Runtime = "none"
+    image: str = ""
+    reason: str = ""
+    """Why `auto` became this runtime. Empty: the job named it."""
+    cache_mounts: tuple[str, ...] = ()
+    """Hub caches to mount beside the job's own mounts, in the grammar of container.mounts."""
+    cache_variables: Mapping[str, str] = field(default_factory=dict)
+    """Variables that tell the hubs' libraries where the mounted caches are."""
+    host_caches: tuple[tuple[str, str], ...] = ()
+    """(variable, directory or nothing) of caches that each host looks for itself."""
+
+
+NO_CONTAINER = ContainerChoice()
 
 
 class ContainerPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,8 +132,6 @@ class Engine:
     image: tuple[str, ...] = ("{image}",)
 
 
-EngineName = Literal["docker", "podman", "apptainer", "enroot", "charliecloud"]
-
 _CSV = 'type=bind,"source={source}","target={target}"{ro}'  # quoted: a path may hold commas
 _DOCKER = Engine(
     start=("docker", "run", "--rm", "--interactive"),
@@ -198,7 +211,7 @@ PYXIS = Engine(
     refused=':,"\n',
     image=("--container-image={image}",),
 )
-"""No program but flags of srun: see `pyxis`."""
+"""No program but flags of srun: see `pyxis_flags`."""
 
 PROGRAMS: dict[EngineName, str] = {name: engine.start[0] for name, engine in ENGINES.items()}
 """Engine -> the program that must be on the host's PATH; the order is that in which `auto` looks for them."""
@@ -269,7 +282,7 @@ def engines_for(image: str) -> tuple[tuple[EngineName, ...], str]:
     return ("docker", "podman"), "a name in a registry or in an engine's store"
 
 
-def pyxis(needs: Needs) -> dict[str, list[str]]:
+def pyxis_flags(needs: Needs) -> dict[str, list[str]]:
     """What makes srun run a whole task in the image: `flags`, and `mounts` that the batch script joins with commas.
 
     The run directory is known only there, so it is not in `mounts`.
@@ -288,6 +301,7 @@ def pyxis_image(image: str) -> str:
 
 def needs_of(
     spec: ContainerSpec,
+    choice: ContainerChoice,
     *,
     run_id: str,
     gpus: bool,
@@ -295,7 +309,6 @@ def needs_of(
     reads: Iterable[str],
     writes: Iterable[str],
     links: Iterable[str] = ("inputs",),
-    caches: Iterable[tuple[str, str]] = (),
 ) -> Needs:
     """The needs of a run: its directory, what it reads and writes under the same paths, and the job's own mounts.
 
@@ -308,14 +321,14 @@ def needs_of(
         if path.startswith("/") and not covered:
             mounts.append(Mount(path, path, read_only))
     return Needs(
-        image=spec.image or "",
+        image=choice.image,
         name=f"zlaunch-{run_id}-{{node_rank}}",
         gpus=gpus,
         stop_timeout=int(stop_deadline) + MARGIN,
-        mounts=(*mounts, *map(parse_mount, spec.mounts)),
+        mounts=(*mounts, *map(parse_mount, (*spec.mounts, *choice.cache_mounts))),
         args=spec.args,
         links=tuple(links),
-        caches=tuple(caches),
+        caches=choice.host_caches,
     )
 
 

@@ -12,8 +12,8 @@ import msgspec
 
 from launcher.job.paths import source_paths
 from launcher.job.spec import JobSpec
-from launcher.plan import autos, batch, batch_job, container
-from launcher.plan.container import SettledJob
+from launcher.plan import autos, batch, batch_job
+from launcher.plan.container import NO_CONTAINER, ContainerChoice, Needs, container_plan, needs_of, pyxis_flags
 from launcher.plan.types import Launch, Node, Reason, RunPlan, Target
 from train import compat, families, memory
 from train.config import Data, Lora, Source, TrainConfig, Training
@@ -22,7 +22,14 @@ CONTAINER_PYTHON = "python3"
 """The interpreter of the training environment in an image: the first on its PATH."""
 
 
-def plan(spec: JobSpec, target: Target, *, run_id: str, model_config: dict[str, Any] | None = None) -> RunPlan:
+def plan(
+    spec: JobSpec,
+    target: Target,
+    *,
+    run_id: str,
+    model_config: dict[str, Any] | None = None,
+    container: ContainerChoice = NO_CONTAINER,
+) -> RunPlan:
     """Resolve a job for a target.
 
     `model_config` is the model's config.json where it could be read (None: unknown until the model is loaded).
@@ -33,14 +40,14 @@ def plan(spec: JobSpec, target: Target, *, run_id: str, model_config: dict[str, 
         run_id=run_id,
         name=spec.name,
         backend=target.backend,
-        launch=_launch(spec, target, run_id),
+        launch=_launch(spec, target, run_id, container),
         train=config,
-        reasons=(*reasons, *_engine_reason(spec)),
+        reasons=(*reasons, *_runtime_reason(container)),
         setup=spec.slurm.setup if target.backend == "slurm" else (),
     )
     if target.backend == "slurm":
         resolved = _on_slurm(resolved, spec, target)
-    return _in_container(resolved, spec, target)
+    return _in_container(resolved, spec, target, container)
 
 
 def nodes_of(hosts: tuple[tuple[str, int], ...]) -> tuple[Node, ...]:
@@ -52,9 +59,8 @@ def nodes_of(hosts: tuple[tuple[str, int], ...]) -> tuple[Node, ...]:
     return tuple(nodes)
 
 
-def _launch(spec: JobSpec, target: Target, run_id: str) -> Launch:
-    runtime = spec.container.runtime
-    ranks_python = target.python if runtime in ("auto", "none") else CONTAINER_PYTHON
+def _launch(spec: JobSpec, target: Target, run_id: str, container: ContainerChoice) -> Launch:
+    ranks_python = target.python if container.runtime == "none" else CONTAINER_PYTHON
     training = (ranks_python, "-m", "train", "--config", "train.json")
     return Launch(
         run_id=run_id,
@@ -67,10 +73,10 @@ def _launch(spec: JobSpec, target: Target, run_id: str) -> Launch:
         control_port=target.control_port,
         token=target.token,
         # Under pyxis the agent is inside as well.
-        python=CONTAINER_PYTHON if runtime == "pyxis" else target.python,
+        python=CONTAINER_PYTHON if container.runtime == "pyxis" else target.python,
         argv=_program(spec.program, ranks_python, target.paths) or training,
         cwd=target.cwd if spec.program else None,
-        env=dict(spec.env),
+        env={**spec.env, **container.cache_variables},
         secrets=spec.secrets,
         cooperative=not spec.program,
         stop_deadline=spec.stop_deadline,
@@ -90,43 +96,46 @@ def _on_slurm(plan: RunPlan, spec: JobSpec, target: Target) -> RunPlan:
     )
 
 
-def _in_container(plan: RunPlan, spec: JobSpec, target: Target) -> RunPlan:
+def _in_container(plan: RunPlan, spec: JobSpec, target: Target, container: ContainerChoice) -> RunPlan:
     """The plan with what starts its container: the agent, or srun under pyxis. Comes last, because the engine must wait
     for as long as the run really has for its last checkpoint. Raises UsageError."""
-    runtime = spec.container.runtime
     pyxis: dict[str, Any] | None = None
     launch = plan.launch
-    if runtime != "auto" and runtime != "none":
-        needs = container_needs(spec, target, plan.run_id, launch.stop_deadline)
-        if runtime == "pyxis":
-            pyxis = container.pyxis(needs)
+    if container.runtime != "none":
+        needs = container_needs(spec, target, container, plan.run_id, launch.stop_deadline)
+        if container.runtime == "pyxis":
+            pyxis = pyxis_flags(needs)
         else:
-            launch = msgspec.structs.replace(launch, container=container.container_plan(runtime, needs))
+            launch = msgspec.structs.replace(launch, container=container_plan(container.runtime, needs))
     slurm = {**(plan.slurm or {}), "pyxis": pyxis} if target.backend == "slurm" else plan.slurm
     return msgspec.structs.replace(plan, launch=launch, slurm=slurm)
 
 
-def _engine_reason(spec: JobSpec) -> tuple[Reason, ...]:
-    if not isinstance(spec, SettledJob) or not spec.why_engine:
-        return ()
-    return (Reason(setting="container.runtime", value=spec.container.runtime, reason=spec.why_engine),)
+def _runtime_reason(container: ContainerChoice) -> tuple[Reason, ...]:
+    return (
+        (Reason(setting="container.runtime", value=container.runtime, reason=container.reason),)
+        if container.reason
+        else ()
+    )
 
 
-def container_needs(spec: JobSpec, target: Target, run_id: str, stop_deadline: float) -> container.Needs:
-    """What a run needs of the engine that spec.container names. Raises UsageError."""
+def container_needs(
+    spec: JobSpec, target: Target, container: ContainerChoice, run_id: str, stop_deadline: float
+) -> Needs:
+    """What a run needs of its engine. Raises UsageError."""
     data, adapter = _data_on(target, spec.data), _lora_on(target, spec.lora).adapter
     reads = [spec.model.path, *source_paths(data.train), *source_paths(data.eval), *([adapter] if adapter else [])]
     # A directory's files are links one level deeper than a file's own link.
     folders = sorted({path.rpartition("/")[0] for path in reads if path.startswith("inputs/")})
-    return container.needs_of(
+    return needs_of(
         spec.container,
+        container,
         run_id=run_id,
         gpus=target.device == "cuda",
         stop_deadline=stop_deadline,
         reads=[] if spec.program else reads,
         writes=[target.cwd] if spec.program and target.cwd else [],
         links=("inputs",) if spec.program else ("inputs", *folders),
-        caches=spec.caches if isinstance(spec, SettledJob) else (),
     )
 
 

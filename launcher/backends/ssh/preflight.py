@@ -81,7 +81,7 @@ class Findings:
 def examine(job: JobSpec, inputs: Sequence[Input]) -> list[Row]:
     """Ask all hosts of the job, in parallel; a row for each. Raises UsageError."""
     asked = survey.wanted(job.ssh)
-    choose.engine_of(job, "ssh")  # what no host could run is refused before one is asked
+    choose.runtime_of(job, "ssh")  # what no host could run is refused before one is asked
     fleet = Fleet(asked.names, survey.options(job.ssh), job.ssh.python)
     try:
         return rows(job, asked, find(job, fleet, inputs), inputs)

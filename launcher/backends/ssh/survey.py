@@ -115,7 +115,7 @@ def survey(job: JobSpec) -> Survey:
     """Connect to the job's hosts and learn all that planning needs. Raises UsageError, and HostsError with a line
     for every host."""
     asked = wanted(job.ssh)
-    choose.engine_of(job, "ssh")  # what no host could run is refused before one is asked
+    choose.runtime_of(job, "ssh")  # what no host could run is refused before one is asked
     fleet = Fleet(asked.names, options(job.ssh), job.ssh.python)
     try:
         fleet.open()

@@ -11,11 +11,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from launcher.images import choose
+from launcher.images.choose import choose_container
 from launcher.job.spec import ContainerSpec, JobSpec, Model, SlurmSpec
 from launcher.machine import facts, hub_places
 from launcher.node.agent.in_container import place_container
-from launcher.plan.container import SettledJob
 from launcher.plan.resolve import plan
 from tests.beds.plans import target
 from train.config import Data
@@ -77,12 +76,12 @@ def test_a_hub_model_comes_from_the_users_cache_read_only_once_it_is_there(tmp_p
     docker(tmp_path, monkeypatch)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     job = JobSpec(model=Model(path="Qwen/Qwen3-8B"), container=ContainerSpec(runtime="docker", image="i"))
-    first = choose.settled(job, "local", "cuda")
+    first = choose_container(job, "local", "cuda")
     (tmp_path / "hf/hub/models--Qwen--Qwen3-8B/snapshots").mkdir(parents=True)
-    second = choose.settled(job, "local", "cuda")
-    assert first.container.mounts == (f"{tmp_path}/hf:{tmp_path}/hf:rw",)
-    assert second.container.mounts == (f"{tmp_path}/hf:{tmp_path}/hf:ro",)
-    assert second.env["HF_HOME"] == str(tmp_path / "hf")
+    second = choose_container(job, "local", "cuda")
+    assert first.cache_mounts == (f"{tmp_path}/hf:{tmp_path}/hf:rw",)
+    assert second.cache_mounts == (f"{tmp_path}/hf:{tmp_path}/hf:ro",)
+    assert second.cache_variables["HF_HOME"] == str(tmp_path / "hf")
 
 
 def test_a_cache_that_the_job_names_is_mounted_on_every_backend():
@@ -92,26 +91,25 @@ def test_a_cache_that_the_job_names_is_mounted_on_every_backend():
             container=ContainerSpec(runtime="docker", image="i"),
             env={"HF_HOME": "/shared/hf"},
         )
-        assert choose.settled(job, backend, "cuda").container.mounts == ("/shared/hf:/shared/hf:rw",)
+        assert choose_container(job, backend, "cuda").cache_mounts == ("/shared/hf:/shared/hf:rw",)
 
 
 def test_hosts_that_nobody_has_looked_at_mount_the_caches_that_they_have(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     job = JobSpec(model=Model(path="Qwen/Qwen3-8B"), container=ContainerSpec(runtime="docker", image="i"))
     for backend in ("ssh", "slurm"):
-        settled = choose.settled(job, backend, "cuda")
-        assert isinstance(settled, SettledJob)
-        assert settled.caches == (("HF_HOME", str(tmp_path / "hf")), ("HF_HUB_CACHE", ""))
-        assert (settled.container.mounts, settled.env) == ((), {})
+        chosen = choose_container(job, backend, "cuda")
+        assert chosen.host_caches == (("HF_HOME", str(tmp_path / "hf")), ("HF_HUB_CACHE", ""))
+        assert (chosen.cache_mounts, chosen.cache_variables) == ((), {})
     assert not (tmp_path / "hf").exists()
 
 
 def test_under_pyxis_the_cache_of_a_shared_home_is_mounted_and_none_that_is_behind_a_login_host(monkeypatch):
     monkeypatch.setenv("HF_HOME", "/proc/nowhere")
     job = JobSpec(model=Model(path="Qwen/Qwen3-8B"), container=ContainerSpec(runtime="pyxis", image="i"))
-    assert choose.settled(job, "slurm", "cuda").container.mounts == ("/proc/nowhere:/proc/nowhere:rw",)
+    assert choose_container(job, "slurm", "cuda").cache_mounts == ("/proc/nowhere:/proc/nowhere:rw",)
     away = msgspec.structs.replace(job, slurm=SlurmSpec(login="there"))
-    assert choose.settled(away, "slurm", "cuda").container.mounts == ()
+    assert choose_container(away, "slurm", "cuda").cache_mounts == ()
 
 
 def test_a_data_set_of_the_hub_and_modelscope_have_caches_to_be_written(tmp_path, monkeypatch):
@@ -123,9 +121,9 @@ def test_a_data_set_of_the_hub_and_modelscope_have_caches_to_be_written(tmp_path
         data=Data(train="hub:a/b"),
         container=ContainerSpec(runtime="docker", image="i"),
     )
-    settled = choose.settled(job, "local", "cuda")
-    assert settled.container.mounts == tuple(f"{tmp_path}/{name}:{tmp_path}/{name}:rw" for name in ("hf", "ms"))
-    assert settled.env == {"HF_HOME": str(tmp_path / "hf"), "MODELSCOPE_CACHE": str(tmp_path / "ms")}
+    chosen = choose_container(job, "local", "cuda")
+    assert chosen.cache_mounts == tuple(f"{tmp_path}/{name}:{tmp_path}/{name}:rw" for name in ("hf", "ms"))
+    assert chosen.cache_variables == {"HF_HOME": str(tmp_path / "hf"), "MODELSCOPE_CACHE": str(tmp_path / "ms")}
 
 
 JOB = JobSpec(model=Model(path="Qwen/Qwen3-8B"), container=ContainerSpec(runtime="docker", image="i"))
@@ -135,14 +133,12 @@ def test_a_hub_that_the_user_moved_is_mounted_beside_the_rest_and_named_inside(t
     docker(tmp_path, monkeypatch)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    first = choose.settled(JOB, "local", "cuda")
+    first = choose_container(JOB, "local", "cuda")
     (tmp_path / "hub/models--Qwen--Qwen3-8B/snapshots").mkdir(parents=True)
-    second = choose.settled(JOB, "local", "cuda")
-    for settled, mode in ((first, "rw"), (second, "ro")):
-        assert settled.container.mounts == tuple(
-            f"{tmp_path}/{name}:{tmp_path}/{name}:{mode}" for name in ("hf", "hub")
-        )
-        assert settled.env == {
+    second = choose_container(JOB, "local", "cuda")
+    for chosen, mode in ((first, "rw"), (second, "ro")):
+        assert chosen.cache_mounts == tuple(f"{tmp_path}/{name}:{tmp_path}/{name}:{mode}" for name in ("hf", "hub"))
+        assert chosen.cache_variables == {
             name: str(tmp_path / place) for name, place in (("HF_HOME", "hf"), ("HF_HUB_CACHE", "hub"))
         }
 
@@ -152,32 +148,29 @@ def test_a_hub_inside_what_is_mounted_already_is_only_named(tmp_path, monkeypatc
     for place in ("hf", "hf/models"):
         monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
         monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / place))
-        settled = choose.settled(JOB, "local", "cuda")
-        assert settled.container.mounts == (f"{tmp_path}/hf:{tmp_path}/hf:rw",)
-        assert settled.env["HF_HUB_CACHE"] == str(tmp_path / place)
+        chosen = choose_container(JOB, "local", "cuda")
+        assert chosen.cache_mounts == (f"{tmp_path}/hf:{tmp_path}/hf:rw",)
+        assert chosen.cache_variables["HF_HUB_CACHE"] == str(tmp_path / place)
 
 
 def test_a_hub_that_the_job_names_is_mounted_on_every_backend():
     job = msgspec.structs.replace(JOB, env={"HF_HUB_CACHE": "/shared/hub"})
     for backend in ("ssh", "slurm"):
-        assert choose.settled(job, backend, "cuda").container.mounts == ("/shared/hub:/shared/hub:rw",)
+        assert choose_container(job, backend, "cuda").cache_mounts == ("/shared/hub:/shared/hub:rw",)
 
 
 def test_our_own_hub_does_not_stand_in_for_the_home_that_a_job_names_elsewhere(monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", "/ours/hub")
-    elsewhere = choose.settled(JOB, "ssh", "cuda")
-    assert isinstance(elsewhere, SettledJob)
-    assert elsewhere.caches[1] == ("HF_HUB_CACHE", "/ours/hub")
-    named = choose.settled(msgspec.structs.replace(JOB, env={"HF_HOME": "/shared/hf"}), "ssh", "cuda")
-    assert isinstance(named, SettledJob)
-    assert named.caches == (("HF_HUB_CACHE", ""),)
+    elsewhere = choose_container(JOB, "ssh", "cuda")
+    assert elsewhere.host_caches[1] == ("HF_HUB_CACHE", "/ours/hub")
+    named = choose_container(msgspec.structs.replace(JOB, env={"HF_HOME": "/shared/hf"}), "ssh", "cuda")
+    assert named.host_caches == (("HF_HUB_CACHE", ""),)
 
 
 @pytest.mark.parametrize("same", [False, True])
 def test_a_hosts_own_hub_is_mounted_there_and_one_place_never_twice(tmp_path, monkeypatch, same):
-    made = msgspec.to_builtins(
-        plan(choose.settled(JOB, "ssh", "cuda"), target(backend="ssh"), run_id="r").launch.container
-    )
+    chosen = choose_container(JOB, "ssh", "cuda")
+    made = msgspec.to_builtins(plan(JOB, target(backend="ssh"), run_id="r", container=chosen).launch.container)
     home, hub = tmp_path / "hf", tmp_path / ("hf" if same else "hub")
     monkeypatch.setenv("HF_HOME", str(home))
     monkeypatch.setenv("HF_HUB_CACHE", str(hub))

@@ -5,34 +5,33 @@ from __future__ import annotations
 import pytest
 
 from launcher.errors import TargetError, UsageError
-from launcher.images import choose
+from launcher.images.choose import choose_container, in_container
 from launcher.images.lock import ImageLock, write_lock
-from launcher.job.spec import ContainerSpec, JobSpec, Model
-from launcher.plan.container import SettledJob
+from launcher.plan.container import NO_CONTAINER
 from tests.beds.image_bed import LOCKED, container, fake_engine
 
 
 def test_no_container_is_asked_for_without_an_image(lock_file):
-    assert choose.settled(container(), "local", "cpu").container.runtime == "none"
+    assert choose_container(container(), "local", "cpu") == NO_CONTAINER
 
 
 def test_an_engine_without_an_image_says_how_to_get_one(lock_file):
     with pytest.raises(UsageError, match="names no image") as raised:
-        choose.settled(container(runtime="docker"), "local", "cpu")
+        choose_container(container(runtime="docker"), "local", "cpu")
     assert "zlaunch build --variant cpu" in (raised.value.hint or "")
 
 
 def test_the_newest_built_image_of_the_device_is_taken_and_pinned(lock_file, tmp_path, monkeypatch):
     fake_engine(tmp_path / "bin", "docker", "echo sha256:aa", monkeypatch)
     write_lock(ImageLock().with_image("zl:cpu", LOCKED))
-    settled = choose.settled(container(runtime="docker"), "local", "cpu")
-    assert settled.container.image == "sha256:aa"
+    chosen = choose_container(container(runtime="docker"), "local", "cpu")
+    assert chosen.image == "sha256:aa"
 
 
 def test_auto_takes_the_first_engine_that_is_there(lock_file, tmp_path, monkeypatch):
     fake_engine(tmp_path / "bin", "podman", "echo aa", monkeypatch)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    assert choose.settled(container(image="zl:1"), "local", "cpu").container.runtime == "podman"
+    assert choose_container(container(image="zl:1"), "local", "cpu").runtime == "podman"
 
 
 @pytest.mark.parametrize(
@@ -49,13 +48,11 @@ def test_auto_takes_the_first_engine_that_is_there(lock_file, tmp_path, monkeypa
 )
 @pytest.mark.parametrize("backend", ["ssh", "slurm"])
 def test_auto_on_other_hosts_is_decided_by_the_images_form_and_says_why(lock_file, backend, name, engine):
-    settled = choose.settled(container(image=name), backend, "cuda")
-    assert isinstance(settled, SettledJob)
-    assert settled.container.runtime == engine
-    assert settled.why_engine.startswith(f"{name} is a")
-    named = choose.settled(container(image=name, runtime=engine), backend, "cuda")
-    assert isinstance(named, SettledJob)
-    assert named.why_engine == ""  # nothing was chosen for the user
+    chosen = choose_container(container(image=name), backend, "cuda")
+    assert chosen.runtime == engine
+    assert chosen.reason.startswith(f"{name} is a")
+    named = choose_container(container(image=name, runtime=engine), backend, "cuda")
+    assert named.reason == ""  # nothing was chosen for the user
 
 
 @pytest.mark.parametrize("runtime", ["auto", "none", "docker", "charliecloud"])
@@ -64,14 +61,13 @@ def test_auto_on_other_hosts_is_decided_by_the_images_form_and_says_why(lock_fil
 def test_whether_a_run_is_in_a_container_is_known_before_its_hosts_are(lock_file, backend, name, runtime):
     write_lock(ImageLock().with_image("zl:cpu", LOCKED))
     asked = container(runtime=runtime, image=name)
-    settled = choose.settled(asked, backend, "cpu")
-    assert choose.in_container(asked, backend) is (settled.container.runtime != "none")
-    assert choose.in_container(settled, backend) is choose.in_container(asked, backend)
+    chosen = choose_container(asked, backend, "cpu")
+    assert in_container(asked, backend) is (chosen.runtime != "none")
 
 
 def test_an_archive_is_refused_because_no_engine_runs_it(lock_file):
     with pytest.raises(UsageError, match="archive") as raised:
-        choose.settled(container(image="/shared/zl.tar"), "ssh", "cuda")
+        choose_container(container(image="/shared/zl.tar"), "ssh", "cuda")
     assert "zlaunch image load" in (raised.value.hint or "")
 
 
@@ -80,18 +76,11 @@ def test_auto_here_takes_an_engine_that_runs_this_form_of_image(lock_file, tmp_p
     (tmp_path / "zl.sif").write_text("")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     with pytest.raises(TargetError, match="no apptainer on this machine"):
-        choose.settled(container(image=str(tmp_path / "zl.sif")), "local", "cpu")
+        choose_container(container(image=str(tmp_path / "zl.sif")), "local", "cpu")
     fake_engine(tmp_path / "bin", "apptainer", "", monkeypatch)
-    assert choose.settled(container(image=str(tmp_path / "zl.sif")), "local", "cpu").container.runtime == "apptainer"
+    assert choose_container(container(image=str(tmp_path / "zl.sif")), "local", "cpu").runtime == "apptainer"
 
 
 def test_pyxis_without_slurm_is_refused(lock_file):
     with pytest.raises(UsageError, match="plugin of Slurm"):
-        choose.settled(container(runtime="pyxis", image="i"), "ssh", "cuda")
-
-
-@pytest.mark.parametrize("backend", ["ssh", "slurm"])
-def test_a_model_below_the_home_directory_has_its_full_path_inside(lock_file, monkeypatch, backend):
-    monkeypatch.setenv("HOME", "/home/u")
-    job = JobSpec(model=Model(path="~/m"), container=ContainerSpec(runtime="docker", image="i"))
-    assert choose.settled(job, backend, "cuda").model.path == "/home/u/m"
+        choose_container(container(runtime="pyxis", image="i"), "ssh", "cuda")

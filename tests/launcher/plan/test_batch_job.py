@@ -18,6 +18,7 @@ from launcher.job import load
 from launcher.job.spec import JobSpec, SlurmSpec
 from launcher.lifecycle import checks
 from launcher.plan import batch_job
+from launcher.plan.container import NO_CONTAINER, ContainerChoice
 from launcher.plan.resolve import plan
 from launcher.plan.types import RunPlan
 from launcher.render import texts
@@ -34,7 +35,9 @@ def job(*overrides: str, **flags: Any) -> JobSpec:
 
 def planned(*overrides: str) -> RunPlan:
     asked = job(*overrides)
-    return plan(asked, slurm_target(asked), run_id=RUN)
+    image = asked.container.image
+    container = ContainerChoice("pyxis", image) if image else NO_CONTAINER
+    return plan(asked, slurm_target(asked), run_id=RUN, container=container)
 
 
 JOBS = {

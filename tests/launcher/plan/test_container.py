@@ -12,7 +12,7 @@ from launcher.errors import UsageError
 from launcher.job.spec import ContainerSpec, JobSpec, SlurmSpec
 from launcher.node.agent.in_container import place_container
 from launcher.plan import container
-from launcher.plan.container import ENGINES, Mount, Needs, SettledJob
+from launcher.plan.container import ENGINES, ContainerChoice, Mount, Needs
 from launcher.plan.resolve import plan
 from launcher.plan.types import Target
 from tests.beds.places import GOLDEN
@@ -28,6 +28,7 @@ NEEDS = Needs(
     mounts=(RUN_DIR, Mount("/data/中文", "/data/中文"), Mount("/cache/hf", "/hf", read_only=False)),
     args=("--label=team=nlp",),
 )
+DOCKER = ContainerChoice("docker", "i")
 NOT_MOUNTABLE = {"docker": '/a"b', "podman": '/a"b', "apptainer": '/a"b', "enroot": "/a:b", "charliecloud": "/a:b"}
 
 
@@ -46,7 +47,7 @@ def test_the_words_of_an_engine_are_the_reviewed_ones(engine):
 
 
 def test_the_flags_of_pyxis_are_the_reviewed_ones():
-    made = container.pyxis(Needs(**{**vars(NEEDS), "image": "registry.example.com/team/zlaunch:0.1.0"}))
+    made = container.pyxis_flags(Needs(**{**vars(NEEDS), "image": "registry.example.com/team/zlaunch:0.1.0"}))
     text = "\n".join([*made["flags"], "", *made["mounts"]]) + "\n"
     file = FILES / "pyxis.txt"
     if os.environ.get("ZLAUNCH_GOLDEN") == "write":
@@ -109,6 +110,7 @@ def test_a_mount_that_is_no_pair_of_absolute_paths_is_refused(text):
 def test_what_lies_inside_a_mounted_directory_is_not_mounted_again():
     needs = container.needs_of(
         ContainerSpec(),
+        DOCKER,
         run_id="r",
         gpus=False,
         stop_deadline=25,
@@ -139,8 +141,7 @@ def target(backend: str) -> Target:
 
 
 def test_the_agent_runs_on_the_host_and_the_ranks_with_the_images_python():
-    spec = JobSpec(container=ContainerSpec(runtime="docker", image="i"))
-    launch = plan(spec, target("local"), run_id="r").launch
+    launch = plan(JobSpec(), target("local"), run_id="r", container=DOCKER).launch
     assert launch.python == "/env/bin/python"
     assert launch.argv[0] == "python3"
     assert launch.container is not None
@@ -148,7 +149,7 @@ def test_the_agent_runs_on_the_host_and_the_ranks_with_the_images_python():
 
 
 def argv_of(spec: JobSpec, backend: str) -> tuple[str, ...]:
-    container_ = plan(spec, target(backend), run_id="r").launch.container
+    container_ = plan(spec, target(backend), run_id="r", container=DOCKER).launch.container
     assert container_ is not None
     return container_.argv
 
@@ -158,7 +159,6 @@ def test_an_adapter_to_continue_from_is_mounted_like_the_data():
         model=Model(path="/m"),
         data=Data(train="/d.jsonl"),
         lora=Lora(adapter="/a/adapter"),
-        container=ContainerSpec(runtime="docker", image="i"),
     )
     for backend in ("local", "slurm"):
         for path in ("/m", "/d.jsonl", "/a/adapter"):
@@ -166,39 +166,36 @@ def test_an_adapter_to_continue_from_is_mounted_like_the_data():
 
 
 def test_the_files_of_an_adapter_that_was_sent_to_a_host_are_mounted_through_their_links(tmp_path):
-    spec = JobSpec(
-        model=Model(path="/m"), lora=Lora(adapter="/a/ad"), container=ContainerSpec(runtime="docker", image="i")
-    )
+    spec = JobSpec(model=Model(path="/m"), lora=Lora(adapter="/a/ad"))
     sent = msgspec.structs.replace(target("ssh"), paths={"/a/ad": "inputs/00ff/ad"})
     (tmp_path / "inputs/00ff/ad").mkdir(parents=True)
     (tmp_path / "inputs/00ff/ad/adapter_config.json").symlink_to("/store/adapter_config.json")
-    made = msgspec.to_builtins(plan(spec, sent, run_id="r").launch.container)
+    made = msgspec.to_builtins(plan(spec, sent, run_id="r", container=DOCKER).launch.container)
     argv = place_container(made, tmp_path, 0)["argv"]
     file = "/store/adapter_config.json"
     assert argv.count(f'--mount=type=bind,"source={file}","target={file}",readonly') == 1
 
 
 def test_an_engine_waits_on_stop_for_as_long_as_the_run_has_for_its_last_checkpoint():
-    in_docker = ContainerSpec(runtime="docker", image="i")
-    assert "--stop-timeout=40" in argv_of(JobSpec(container=in_docker), "local")
-    assert "--stop-timeout=75" in argv_of(JobSpec(container=in_docker, stop_deadline=60), "ssh")
-    spec = JobSpec(container=in_docker, slurm=SlurmSpec(signal_before=300))
-    deadline = plan(spec, target("slurm"), run_id="r").launch.stop_deadline
+    assert "--stop-timeout=40" in argv_of(JobSpec(), "local")
+    assert "--stop-timeout=75" in argv_of(JobSpec(stop_deadline=60), "ssh")
+    spec = JobSpec(slurm=SlurmSpec(signal_before=300))
+    deadline = plan(spec, target("slurm"), run_id="r", container=DOCKER).launch.stop_deadline
     assert deadline > 200
     assert f"--stop-timeout={int(deadline) + container.MARGIN}" in argv_of(spec, "slurm")
 
 
 def test_the_plan_says_why_auto_became_this_engine():
-    spec = SettledJob(container=ContainerSpec(runtime="docker", image="zl:1"), why_engine="zl:1 is a name")
-    reason = plan(spec, target("ssh"), run_id="r").reasons[-1]
+    chosen = ContainerChoice("docker", "zl:1", reason="zl:1 is a name")
+    reason = plan(JobSpec(), target("ssh"), run_id="r", container=chosen).reasons[-1]
     assert (reason.setting, reason.value, reason.reason) == ("container.runtime", "docker", "zl:1 is a name")
 
 
 @pytest.mark.parametrize("engine", [name for name, words_ in ENGINES.items() if words_.makes_places])
 def test_a_host_mounts_the_hub_cache_that_it_has_and_its_own_variable_wins(tmp_path, monkeypatch, engine):
     place = tmp_path / "hf"
-    spec = SettledJob(container=ContainerSpec(runtime=engine, image="i"), caches=(("HF_HOME", str(place)),))
-    made = msgspec.to_builtins(plan(spec, target("ssh"), run_id="r").launch.container)
+    chosen = ContainerChoice(engine, "i", host_caches=(("HF_HOME", str(place)),))
+    made = msgspec.to_builtins(plan(JobSpec(), target("ssh"), run_id="r", container=chosen).launch.container)
 
     def words_with(name: str) -> list[str]:
         return [word for word in place_container(made, tmp_path, 0)["argv"] if name in word]
@@ -213,15 +210,15 @@ def test_a_host_mounts_the_hub_cache_that_it_has_and_its_own_variable_wins(tmp_p
 
 
 def test_no_hub_cache_is_put_where_charliecloud_would_find_no_place_for_it():
-    spec = SettledJob(container=ContainerSpec(runtime="charliecloud", image="/i"), caches=(("HF_HOME", "/c"),))
-    made = plan(spec, target("ssh"), run_id="r").launch.container
+    chosen = ContainerChoice("charliecloud", "/i", host_caches=(("HF_HOME", "/c"),))
+    made = plan(JobSpec(), target("ssh"), run_id="r", container=chosen).launch.container
     assert made is not None
     assert not any("HF_HOME" in word for *_, extra in made.when for word in extra)
 
 
 def test_under_pyxis_the_agent_is_inside_as_well():
-    spec = JobSpec(container=ContainerSpec(runtime="pyxis", image="/shared/zl.sqsh"))
-    made = plan(spec, target("slurm"), run_id="r")
+    chosen = ContainerChoice("pyxis", "/shared/zl.sqsh")
+    made = plan(JobSpec(), target("slurm"), run_id="r", container=chosen)
     assert made.launch.container is None
     assert made.launch.python == "python3"
     assert made.slurm is not None
