@@ -31,7 +31,7 @@ def main() -> None:
     dist.start(world, deepspeed=False)
     for name in ("llama", "qwen2"):  # qwen2 has biases
         own, shared = build(name, layers=5), build(name, layers=5)
-        whole, parts = fuse(own, wide=False), fuse(shared, wide=False, world=world)
+        whole, parts = fuse(own), fuse(shared, world=world)
         for checkpointing in (False, True):
             whole.checkpointing = parts.checkpointing = checkpointing
             for _ in range(2):  # the second pass begins with what the first one left in the buffers
@@ -42,7 +42,7 @@ def main() -> None:
                 assert answer(own) == answer(shared)
         kept = sum(p.numel() for n, p in shared.named_parameters() if n.endswith("_proj.base_layer.weight"))
         assert kept == 0, "a layer's weights are still whole"
-        layer = sum(p.numel() for n, p in own.named_parameters() if ".layers.0." in n and n.endswith("layer.weight"))
+        layer = sum(linear.whole.numel() for linear in whole.layers[0].linears)
         assert parts.layers[0].shards.parts[0].numel() == -(-layer // world.world_size)
     dist.stop()
     print("equal")

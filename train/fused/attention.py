@@ -1,6 +1,6 @@
 """Causal attention inside records that lie end to end in one row: no padding, no mask, no leak from one to the next.
 
-    run(query, key, value, layout) -> output, backward
+    run(query, key, value, layout, into) -> output, backward
     backward(gradient, room)       -> gradients of query, key and value, where the kernel can: in `room`
 
 On a GPU short records go to kernels of ours (attention_triton.py); long ones to the variable-length flash kernel,
@@ -66,22 +66,39 @@ SHORT = 1024
 """Rows whose records are at most this long go to our kernels; twice as long, flash is as fast (docs/performance.md)."""
 
 
-def run(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> tuple[Tensor, Backward]:
-    """query [tokens, heads, dim], key and value [tokens, key heads, dim] -> output [tokens, heads, dim], backward."""
-    if not query.is_cuda:
-        return _segments(query, key, value, layout)
+def run(query: Tensor, key: Tensor, value: Tensor, layout: Layout, into: Tensor) -> tuple[Tensor, Backward]:
+    """query [tokens, heads, dim], key and value [tokens, key heads, dim] -> output [tokens, heads, dim], backward.
+
+    `into` [tokens, heads, dim], rows with a stride of their own, receives the output. What is returned is the copy that
+    the backward pass reads: `into` itself, or the kernel's own.
+    """
+    if query.is_cuda and _is_short(query, key, layout):
+        return _short(query, key, value, layout, into)
+    output, backward = _kernel(query, layout)(query, key, value, layout)
+    into.copy_(output)
+    return output, backward
+
+
+def _is_short(query: Tensor, key: Tensor, layout: Layout) -> bool:
     if (layout.dense and layout.longest >= DENSE_FROM) or query.dtype == torch.float32:
-        return _dense(query, key, value, layout) if layout.dense else _segments(query, key, value, layout)
-    if layout.longest <= SHORT and query.shape[-1] in (64, 128) and query.shape[1] <= 8 * key.shape[1]:
-        return _short(query, key, value, layout)
-    return _flash(query, key, value, layout)
+        return False
+    return layout.longest <= SHORT and query.shape[-1] in (64, 128) and query.shape[1] <= 8 * key.shape[1]
 
 
-def _short(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> tuple[Tensor, Backward]:
+def _kernel(query: Tensor, layout: Layout) -> Callable[[Tensor, Tensor, Tensor, Layout], tuple[Tensor, Backward]]:
+    """Of those that choose the place of their output."""
+    if not query.is_cuda:
+        return _segments
+    if (layout.dense and layout.longest >= DENSE_FROM) or query.dtype == torch.float32:
+        return _dense if layout.dense else _segments
+    return _flash
+
+
+def _short(query: Tensor, key: Tensor, value: Tensor, layout: Layout, output: Tensor) -> tuple[Tensor, Backward]:
     from train.fused import attention_triton
 
     tiles = layout.tiles(query.shape[1] // key.shape[1])
-    output, logsumexp = attention_triton.forward(query, key, value, tiles)
+    logsumexp = attention_triton.forward(query, key, value, output, tiles)
 
     def backward(grad: Tensor, room: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         dq, dk, dv = room.split([query.shape[1], key.shape[1], key.shape[1]], dim=1)

@@ -49,7 +49,7 @@ def _cut(sizes: npt.NDArray[np.int64], step: int) -> npt.NDArray[np.int32]:
 
 @triton.jit
 def _forward(
-    q, k, v, out, logsumexp, tiles, q_row, k_row, v_row, scale,
+    q, k, v, out, logsumexp, tiles, q_row, k_row, v_row, out_row, scale,
     GROUP: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr,
     KEYS: tl.constexpr,
 ):  # fmt: skip
@@ -83,14 +83,14 @@ def _forward(
         sums = tl.dot(share.to(value.dtype), value, sums * fade[:, None])
         top = higher
     mark = (begin + token) * HEADS + head
-    tl.store(out + mark[:, None] * DIM + dim[None, :], (sums / total[:, None]).to(out.dtype.element_ty),
-             mask=inside[:, None])  # fmt: skip
+    place = out + (begin + token)[:, None] * out_row + (head * DIM)[:, None] + dim[None, :]
+    tl.store(place, (sums / total[:, None]).to(out.dtype.element_ty), mask=inside[:, None])
     tl.store(logsumexp + mark, top + tl.log2(total), mask=inside)
 
 
 @triton.jit
 def _of_queries(
-    q, k, v, out, logsumexp, delta, grad, dq, tiles, q_row, k_row, v_row, dq_row, scale, plain_scale,
+    q, k, v, out, logsumexp, delta, grad, dq, tiles, q_row, k_row, v_row, out_row, dq_row, scale, plain_scale,
     GROUP: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr,
     KEYS: tl.constexpr,
 ):  # fmt: skip
@@ -108,7 +108,8 @@ def _of_queries(
     query = tl.load(q + (begin + token)[:, None] * q_row + (head * DIM)[:, None] + dim[None, :], mask=inside[:, None],
                     other=0.0)  # fmt: skip
     coming = tl.load(grad + mark[:, None] * DIM + dim[None, :], mask=inside[:, None], other=0.0)
-    result = tl.load(out + mark[:, None] * DIM + dim[None, :], mask=inside[:, None], other=0.0)
+    result = tl.load(out + (begin + token)[:, None] * out_row + (head * DIM)[:, None] + dim[None, :],
+                     mask=inside[:, None], other=0.0)  # fmt: skip
     product = tl.sum(coming.to(tl.float32) * result.to(tl.float32), 1)
     tl.store(delta + mark, product, mask=inside)
     log_sum = tl.load(logsumexp + mark, mask=inside, other=0.0)
@@ -170,18 +171,18 @@ def _of_keys(
 _LOG2_E = 1.4426950408889634
 
 
-def forward(query: Tensor, key: Tensor, value: Tensor, tiles: Tiles) -> tuple[Tensor, Tensor]:
-    """query [tokens, heads, dim], key and value [tokens, key heads, dim], strided rows -> output, its log-sum-exp."""
+def forward(query: Tensor, key: Tensor, value: Tensor, output: Tensor, tiles: Tiles) -> Tensor:
+    """query and `output` [tokens, heads, dim], key and value [tokens, key heads, dim], strided rows -> log-sum-exp."""
     tokens, heads, dim = query.shape
     shared = key.shape[1]
     group = heads // shared
-    output = torch.empty(tokens, heads, dim, dtype=query.dtype, device=query.device)
     logsumexp = torch.empty(tokens, heads, dtype=torch.float32, device=query.device)
     _forward[(len(tiles[0]), shared)](
         query, key, value, output, logsumexp, tiles[0], query.stride(0), key.stride(0), value.stride(0),
-        dim**-0.5 * _LOG2_E, GROUP=group, HEADS=heads, DIM=dim, TOKENS=ROWS // group, ROWS=ROWS, **FORWARD,
+        output.stride(0), dim**-0.5 * _LOG2_E, GROUP=group, HEADS=heads, DIM=dim, TOKENS=ROWS // group, ROWS=ROWS,
+        **FORWARD,
     )  # fmt: skip
-    return output, logsumexp
+    return logsumexp
 
 
 def backward(
@@ -197,7 +198,7 @@ def backward(
     rows = query.stride(0), key.stride(0), value.stride(0)
     scales = dim**-0.5 * _LOG2_E, dim**-0.5
     _of_queries[(len(tiles[0]), shared)](
-        query, key, value, output, logsumexp, delta, grad, dq, tiles[0], *rows, dq.stride(0), *scales,
+        query, key, value, output, logsumexp, delta, grad, dq, tiles[0], *rows, output.stride(0), dq.stride(0), *scales,
         GROUP=group, HEADS=heads, DIM=dim, TOKENS=ROWS // group, ROWS=ROWS, **OF_QUERIES,
     )  # fmt: skip
     _of_keys[(len(tiles[1]), shared)](

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,130 +16,140 @@ ALIGNED = 8
 class Linear:
     """One or several linear maps of the same input as one matrix product, with their LoRA branches.
 
-    Weights [N, K] (N: all outputs), inner width e: the sum of the ranks. The weights lie in one buffer with LoRA beside
-    them: A as e further rows, the scaled B's (a block diagonal) as e further columns,
+    The weights are [N, K] (N: all outputs). The inner width e is the sum of the ranks, rounded up to ALIGNED. A buffer
+    [N + e, K + e] holds the weights with LoRA beside them: A as e further rows, the scaled B's (a block diagonal) as e
+    further columns,
 
         W   B        forward:  [x | x A'] [W | B]'          backward:  [g | g B] [W]
         A   .                                                                    [A]
 
-    so that one product does both: a further pass over the widest tensors would cost ten times the arithmetic. Where the
-    weights must be contiguous (not `wide`) the columns are left out, and where the sum of the ranks is no multiple of
-    ALIGNED the rows too: LoRA's part is then a product of its own. Where weights cannot be moved (quantised), each map
-    is a product of its own as well; where the ranks share them (`sharded`), `weight` is there while a layer is at work.
+    One product does both, and its result is rounded once. A second pass would cost ten times its arithmetic. It would
+    also lose LoRA's part: the updates of the first steps are smaller than half of the last bit of a bfloat16 output,
+    and vanish in an output that is rounded already (tests/train/fused/test_linears.py).
+
+    The buffer is one of three:
+      - its own, allocated here once; the model's parameters become views of it;
+      - lent by `lend` while one layer is at work, where the ranks share the weights (train/fused/sharded.py);
+      - made for each product from quantised weights, which stay as they are.
     """
 
-    def __init__(self, modules: Sequence[nn.Module], *, wide: bool, sharded: bool) -> None:
+    def __init__(self, modules: Sequence[nn.Module], *, sharded: bool = False) -> None:
         self.bases = [getattr(module, "base_layer", module) for module in modules]
         self.adapters = [_adapter(module) for module in modules]
         self.quantised = any(hasattr(base.weight, "quant_state") for base in self.bases)
         self.rows = [base.out_features for base in self.bases]
         self.inputs: int = self.bases[0].in_features
         self.outputs = sum(self.rows)
-        self.inner = sum(adapter.rank for adapter in self.adapters if adapter)
-        self.joined = not self.quantised and not sharded
-        self.beside = self.joined and self.inner % ALIGNED == 0
-        self.wide = wide and self.beside
-        device, dtype = self._place()
-        if not self.quantised:
-            self.bias = self._joined_bias()
-        self.a = torch.zeros(self.inner, self.inputs, device=device, dtype=dtype)
-        self.b = torch.zeros(self.outputs, self.inner, device=device, dtype=dtype)
-        if not self.joined:
+        self.inner = -(-sum(adapter.rank for adapter in self.adapters if adapter) // ALIGNED) * ALIGNED
+        self.bias = self._joined_bias()
+        self.whole: Tensor | None = None
+        """The buffer [N + e, K + e], while it is here."""
+        self.a = self._zeros(self.inner, self.inputs)
+        self.b = self._zeros(self.outputs, self.inner)
+        if self.quantised or sharded:
             return
-        rows, columns = self.outputs + self.beside * self.inner, self.inputs + self.wide * self.inner
-        whole = torch.zeros(rows, columns, device=device, dtype=dtype)
-        self.weight, self.backwards = whole[: self.outputs], whole[:, : self.inputs]
-        if self.beside:
-            self.a = whole[self.outputs :, : self.inputs]
-        if self.wide:
-            self.b = self.weight[:, self.inputs :]
-        for base, part in zip(self.bases, self.weight.split(self.rows), strict=True):
-            part[:, : self.inputs].copy_(base.weight.data)
-            base.weight.data = part[:, : self.inputs]  # the model's parameter is now a view of the buffer
+        self.whole = self._zeros(self.outputs + self.inner, self.inputs + self.inner)
+        self.a, self.b = self.whole[self.outputs :, : self.inputs], self.whole[: self.outputs, self.inputs :]
+        for base, part in zip(self.bases, self._rows_of(self.whole), strict=True):
+            part.copy_(base.weight.data)
+            base.weight.data = part  # the model's parameter is now a view of the buffer
 
+    @property
     def _place(self) -> tuple[torch.device, torch.dtype]:
-        base = self.bases[0]
-        if self.quantised:
-            return base.weight.device, base.weight.quant_state.dtype
-        return base.weight.device, base.weight.dtype
+        weight = self.bases[0].weight
+        return weight.device, weight.quant_state.dtype if self.quantised else weight.dtype
+
+    def _zeros(self, *shape: int) -> Tensor:
+        device, dtype = self._place
+        return torch.zeros(*shape, device=device, dtype=dtype)
 
     def _joined_bias(self) -> Tensor | None:
         if all(base.bias is None for base in self.bases):
             return None
-        device, dtype = self._place()
-        parts = [torch.zeros(n, device=device, dtype=dtype) if b.bias is None else b.bias.data
-                 for b, n in zip(self.bases, self.rows, strict=True)]  # fmt: skip
+        parts = [
+            self._zeros(rows) if base.bias is None else base.bias.data
+            for base, rows in zip(self.bases, self.rows, strict=True)
+        ]
         return torch.cat(parts)
+
+    def _rows_of(self, whole: Tensor) -> Sequence[Tensor]:
+        """Each map's weights [n, K] in the buffer."""
+        return whole[: self.outputs, : self.inputs].split(self.rows)
 
     @property
     def parameters(self) -> list[Tensor]:
         return [part for adapter in self.adapters if adapter for part in (adapter.a, adapter.b)]
 
-    def copies(self) -> Iterator[tuple[Tensor, Tensor, float]]:
-        """(place, trained parameter, scale) of each A and B: what `refresh` brings up to date before a pass."""
+    def refresh(self) -> None:
+        """Bring the low-precision copies of A and the scaled B up to date with the trained parameters."""
         column = 0
         for adapter, block in zip(self.adapters, self.b.split(self.rows), strict=True):
             if adapter:
-                rank = adapter.rank
-                yield self.a[column : column + rank], adapter.a, 1.0
-                yield block[:, column : column + rank], adapter.b, adapter.scale
-                column += rank
+                columns = slice(column, column + adapter.rank)
+                self.a[columns].copy_(adapter.a.detach())
+                torch.mul(adapter.b.detach(), adapter.scale, out=block[:, columns])
+                column += adapter.rank
 
-    def _parts(self, whole: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        """(columns of `whole` [tokens, N], weights [n, K], bias [n]) of each product; one dequantised weight a time."""
-        if not self.quantised:
-            yield whole, self.weight[:, : self.inputs], self.bias
-            return
+    def lend(self, whole: Tensor) -> None:
+        """Work with this buffer, whose weights are in place, until another is lent."""
+        whole[self.outputs :, : self.inputs] = self.a
+        whole[: self.outputs, self.inputs :] = self.b
+        self.whole = whole
+
+    def _forwards(self) -> Tensor:
+        """[W | B], [N, K + e]"""
+        if self.whole is not None:
+            return self.whole[: self.outputs]
+        device, dtype = self._place
+        joined = torch.empty(self.outputs, self.inputs + self.inner, device=device, dtype=dtype)
+        for base, part in zip(self.bases, self._rows_of(joined), strict=True):
+            self._make_dense(base, part)
+        joined[:, self.inputs :] = self.b
+        return joined
+
+    def _backwards(self) -> Tensor:
+        """W with A below it, [N + e, K]"""
+        if self.whole is not None:
+            return self.whole[:, : self.inputs]
+        device, dtype = self._place
+        joined = torch.empty(self.outputs + self.inner, self.inputs, device=device, dtype=dtype)
+        for base, part in zip(self.bases, self._rows_of(joined), strict=True):
+            self._make_dense(base, part)
+        joined[self.outputs :] = self.a
+        return joined
+
+    def _make_dense(self, base: Any, out: Tensor) -> None:
+        """A quantised map's weights into out [n, K]."""
         from bitsandbytes.functional import dequantize_4bit
 
-        for base, part in zip(self.bases, whole.split(self.rows, dim=1), strict=True):
-            weight = dequantize_4bit(base.weight.data, base.weight.quant_state).view(-1, self.inputs)
-            yield part, weight, base.bias
+        if out.is_cuda and out.is_contiguous():  # on a CPU bitsandbytes takes no place for its result
+            dequantize_4bit(base.weight.data, base.weight.quant_state, out=out)
+        else:
+            out.copy_(dequantize_4bit(base.weight.data, base.weight.quant_state).view(-1, self.inputs))
 
     def room(self, tokens: int) -> Tensor:
-        """An uninitialised input [tokens, K (+ e)]; the caller fills the first K columns."""
-        return torch.empty(
-            tokens, self.inputs + (self.inner if self.wide else 0), device=self.a.device, dtype=self.a.dtype
-        )
+        """An uninitialised input [tokens, K + e]; the caller fills the first K columns."""
+        return torch.empty(tokens, self.inputs + self.inner, device=self.a.device, dtype=self.a.dtype)
 
     def gradient_room(self, tokens: int) -> Tensor:
         """Uninitialised outputs [tokens, N] that `backward` takes as a gradient without copying them."""
-        return _roomy(tokens, self.outputs, self.beside * self.inner, self.a)
+        return _roomy(tokens, self.outputs, self.inner, self.a)
 
     def forward(self, x: Tensor, plus: Tensor | None = None, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x [tokens, K + e] from `room` -> (outputs [tokens, N] (+ plus), inner activations [tokens, e] to keep)."""
         inner = x[:, : self.inputs] @ self.a.t()
-        if self.wide:
-            x[:, self.inputs :] = inner
-            product = _plus_product(out, x, self.weight.t(), self.bias if plus is None else plus)
-            if plus is not None and self.bias is not None:
-                product.add_(self.bias)
-            return product, inner
-        product = x.new_empty(len(x), self.outputs) if out is None else out
-        for part, weight, bias in self._parts(product):
-            _plus_product(part, x, weight.t(), bias if plus is None else plus)
-            if plus is not None and bias is not None:
-                part.add_(bias)
-        if self.inner:
-            product.addmm_(inner, self.b.t())
+        x[:, self.inputs :] = inner
+        product = _plus_product(out, x, self._forwards().t(), self.bias if plus is None else plus)
+        if plus is not None and self.bias is not None:
+            product.add_(self.bias)
         return product, inner
 
     def backward(self, grad: Tensor, *, inputs: bool = True) -> tuple[Tensor | None, Tensor]:
         """grad [tokens, N] -> (gradient of the input [tokens, K] or None, inner gradient [tokens, e])."""
-        if self.beside and self.inner:
-            room = _columns_behind(grad, self.inner)
-            inner = room[:, self.outputs :]
-            torch.mm(grad, self.b, out=inner)
-            return (room @ self.backwards if inputs else None), inner
-        inner = grad @ self.b
-        if not inputs:
-            return None, inner
-        dx: Tensor | None = None
-        for part, weight, _ in self._parts(grad):
-            dx = part @ weight if dx is None else dx.addmm_(part, weight)
-        if dx is not None and self.inner:
-            dx.addmm_(inner, self.a)
-        return dx, inner
+        room = _columns_behind(grad, self.inner)
+        inner = room[:, self.outputs :]
+        torch.mm(grad, self.b, out=inner)
+        return (room @ self._backwards() if inputs else None), inner
 
     def gradients(self, x: Tensor, kept: Tensor, grad: Tensor, inner: Tensor) -> list[Tensor]:
         """Gradients of `parameters`: x [tokens, K] the input, kept and inner [tokens, e], grad [tokens, N]."""

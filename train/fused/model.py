@@ -64,19 +64,19 @@ class _Kept:
 class _Layer:
     """A decoder layer's weights and its two directions."""
 
-    def __init__(self, layer: Any, config: Any, *, wide: bool, sharded: bool) -> None:
+    def __init__(self, layer: Any, config: Any, *, sharded: bool) -> None:
         heads = layer.self_attn
         self.dim: int = heads.head_dim
         self.queries = config.num_attention_heads
         self.keys = config.num_key_value_heads
-        self.qkv = Linear([heads.q_proj, heads.k_proj, heads.v_proj], wide=wide, sharded=sharded)
-        self.o = Linear([heads.o_proj], wide=False, sharded=sharded)
+        self.qkv = Linear([heads.q_proj, heads.k_proj, heads.v_proj], sharded=sharded)
+        self.o = Linear([heads.o_proj], sharded=sharded)
         joined = hasattr(layer.mlp, "gate_up_proj")  # GLM's own layers have one map for both
         gate_and_up = [layer.mlp.gate_up_proj] if joined else [layer.mlp.gate_proj, layer.mlp.up_proj]
-        self.up = Linear(gate_and_up, wide=wide, sharded=sharded)
+        self.up = Linear(gate_and_up, sharded=sharded)
         self.neighbours = config.model_type == "glm"
         """Whether neighbouring elements of a head are rotated together, not one of each half."""
-        self.down = Linear([layer.mlp.down_proj], wide=wide, sharded=sharded)
+        self.down = Linear([layer.mlp.down_proj], sharded=sharded)
         self.shards: Shards | None = None
         self.index = 0
         self.norm1, self.norm2 = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
@@ -91,8 +91,8 @@ class _Layer:
         if self.shards is None:
             yield
             return
-        for linear, weight in zip(self.linears, self.shards.take(self.index, ahead=self.index + towards), strict=True):
-            linear.weight = weight
+        for linear, whole in zip(self.linears, self.shards.take(self.index, ahead=self.index + towards), strict=True):
+            linear.lend(whole)
         yield
         self.shards.done(self.index)
 
@@ -101,13 +101,8 @@ class _Layer:
 
         Layer by layer just before use: launching all of a model's copies at once would keep the GPU waiting for them.
         """
-        with torch.no_grad():
-            for linear in self.linears:
-                for place, parameter, scale in linear.copies():
-                    if scale == 1.0:
-                        place.copy_(parameter)
-                    else:
-                        torch.mul(parameter.detach().to(place.dtype), scale, out=place)
+        for linear in self.linears:
+            linear.refresh()
 
     @property
     def linears(self) -> tuple[Linear, Linear, Linear, Linear]:
@@ -132,9 +127,11 @@ class _Layer:
         else:
             kernels.rotate(heads, rotated, run.cos, run.sin, run.positions, self.queries, self.keys, self.head_norms)
         q, k, v = rotated[:, : self.queries], rotated[:, self.queries : turning], heads[:, turning:]
-        attended, attention_backward = attention.run(q, k, v, run.layout)
-        attended = attended.reshape(tokens, -1)
-        middle, inner_o = self.o.forward(attended, plus=x)
+        room = self.o.room(tokens)
+        into = room[:, : self.o.inputs].unflatten(1, (self.queries, self.dim))
+        attended, attention_backward = attention.run(q, k, v, run.layout, into)
+        middle, inner_o = self.o.forward(room, plus=x)
+        del room, into
         room = self.up.room(tokens)
         second = kernels.rms_norm(middle, self.norm2, self.eps, room[:, : self.up.inputs])
         both, inner_up = self.up.forward(room, out=self.up.gradient_room(tokens))
@@ -143,7 +140,7 @@ class _Layer:
         kernels.swiglu(both, room[:, : self.down.inputs])
         out, inner_down = self.down.forward(room, plus=middle)
         inner = (inner_qkv, inner_o, inner_up, inner_down)
-        kept = _Kept(first, heads, rotated, attended, attention_backward, middle, second, both, inner)
+        kept = _Kept(first, heads, rotated, attended.flatten(1), attention_backward, middle, second, both, inner)
         return out, kept
 
     def backward(
@@ -270,7 +267,7 @@ class FusedModel(nn.Module):
     takes_layout = True
     """Batches may come from train.packing.to_device."""
 
-    def __init__(self, model: Any, *, checkpointing: bool, wide: bool, world: World | None) -> None:
+    def __init__(self, model: Any, *, checkpointing: bool, world: World | None) -> None:
         super().__init__()
         self.model = model
         self.checkpointing = checkpointing
@@ -279,7 +276,7 @@ class FusedModel(nn.Module):
         self._base = [base]  # in a list: registered under self.model already
         if world is not None:
             keep_whole(p for name, p in base.named_parameters() if not name.endswith(_SHARED))
-        self.layers = [_Layer(layer, base.config, wide=wide, sharded=world is not None) for layer in base.model.layers]
+        self.layers = [_Layer(layer, base.config, sharded=world is not None) for layer in base.model.layers]
         if world is not None:
             self._share(base, world)
         self._tables: tuple[Tensor, Tensor] | None = None
@@ -287,7 +284,7 @@ class FusedModel(nn.Module):
     def _share(self, base: Any, world: World) -> None:
         """Leave each rank its part of the layers' weights (train/fused/sharded.py)."""
         weights = [[[part.weight for part in linear.bases] for linear in layer.linears] for layer in self.layers]
-        shards = Shards(world, weights)
+        shards = Shards(world, weights, [linear.inner for linear in self.layers[0].linears])
         for index, (layer, plain) in enumerate(zip(self.layers, base.model.layers, strict=True)):
             layer.shards, layer.index = shards, index
             # generation goes through transformers' own layers, token after token: behind the last comes the first
@@ -387,7 +384,7 @@ def _adapter_obstacle(model: Any) -> str | None:
     return None
 
 
-def fuse(model: Any, *, checkpointing: bool = False, wide: bool = True, world: World | None = None) -> FusedModel:
+def fuse(model: Any, *, checkpointing: bool = False, world: World | None = None) -> FusedModel:
     """The model on the fast path. Raises ValueError with the reason where it cannot be (see `obstacle`).
 
     `world`: the ranks that share the layers' frozen weights (ZeRO-3); None: each has them all.
@@ -395,4 +392,4 @@ def fuse(model: Any, *, checkpointing: bool = False, wide: bool = True, world: W
     reason = obstacle(model)
     if reason is not None:
         raise ValueError(reason)
-    return FusedModel(model, checkpointing=checkpointing, wide=wide, world=world)
+    return FusedModel(model, checkpointing=checkpointing, world=world)

@@ -8,8 +8,9 @@ what the buffers hold at the end of one pass serves the next.
 
 Embeddings, head, norms and the adapter are whole on every rank: of an 8B model 2 GiB, beside its layers' 13.
 
-    shards = Shards(world, [[[q, k, v], [o], [gate, up], [down]], ...])        lists of parameters, joined row by row
-    qkv, o, up, down = shards.take(3, ahead=4)                                 weights of layer 3, valid until
+    shards = Shards(world, [[[q, k, v], [o], [gate, up], [down]], ...], [48, 16, 32, 16])
+                                                   lists of parameters, joined row by row; LoRA's room beside each
+    qkv, o, up, down = shards.take(3, ahead=4)     buffers of layer 3 (train/fused/linears.py), valid until
     shards.done(3)
 """
 
@@ -47,9 +48,14 @@ class _Slot:
 
 
 class Shards:
-    def __init__(self, world: World, layers: Sequence[Layer]) -> None:
-        """Takes the parameters' content: they are empty afterwards, until their layer is taken."""
+    def __init__(self, world: World, layers: Sequence[Layer], rooms: Sequence[int]) -> None:
+        """Takes the parameters' content: they are empty afterwards, until their layer is taken.
+
+        `rooms`: further rows and columns of each joined weight of a layer. They are gathered with it (one in a hundred
+        bytes), so that a gathered weight has the same form as one that is always whole.
+        """
         self.world = world
+        self.rooms = list(rooms)
         self.layers = [list(layer) for layer in layers]
         self.parts: list[Tensor] = []
         self.rows: list[list[int]] = []
@@ -58,7 +64,7 @@ class Shards:
         for layer in self.layers:
             with whole(parameter for joined in layer for parameter in joined):
                 self.rows = [[len(parameter) for parameter in joined] for joined in layer]
-                shapes = [(sum(rows), joined[0].shape[1]) for rows, joined in zip(self.rows, layer, strict=True)]
+                shapes = [self._shape(joined, room) for joined, room in zip(layer, self.rooms, strict=True)]
                 self.parts.append(self._part(layer))
             for joined in layer:
                 for parameter in joined:
@@ -70,12 +76,20 @@ class Shards:
             for slot in self.slots:  # nothing is gathered before the parts are there
                 slot.free = torch.cuda.current_stream().record_event()
 
+    @staticmethod
+    def _shape(joined: Sequence[nn.Parameter], room: int) -> tuple[int, int]:
+        return sum(map(len, joined)) + room, joined[0].shape[1] + room
+
     def _part(self, layer: Layer) -> Tensor:
         """This rank's part of a layer: of all its weights in one row, padded so that the parts are equal."""
-        flat = torch.cat([parameter.data.reshape(-1) for joined in layer for parameter in joined])
+        flat = torch.cat([self._with_room(*each).flatten() for each in zip(layer, self.rooms, strict=True)])
         size = -(-flat.numel() // self.world.world_size)
         mine = flat[size * self.world.rank : size * (self.world.rank + 1)]
         return torch.cat([mine, mine.new_zeros(size - mine.numel())])
+
+    def _with_room(self, joined: Sequence[nn.Parameter], room: int) -> Tensor:
+        weight = torch.cat([parameter.data for parameter in joined])
+        return nn.functional.pad(weight, (0, room, 0, room))
 
     def _slot(self, shapes: Sequence[tuple[int, int]]) -> _Slot:
         part = self.parts[0]
@@ -85,15 +99,16 @@ class Shards:
         return _Slot(flat, [w.view(shape) for w, shape in zip(used.split(sizes), shapes, strict=True)])
 
     def take(self, index: int, *, ahead: int | None) -> list[Tensor]:
-        """Layer `index` whole: its joined weights, of which its parameters are views now. The gathering of layer
-        `ahead` begins. A collective: every rank takes the same layers in the same order."""
+        """Layer `index` whole: its joined weights with their room, of which its parameters are views now. The gathering
+        of layer `ahead` begins. A collective: every rank takes the same layers in the same order."""
         slot = self._fetch(index, None)
         if ahead is not None and 0 <= ahead < len(self.parts):
             self._fetch(ahead, slot)
         if self.side is not None:
             torch.cuda.current_stream().wait_event(slot.ready)
-        for joined, weight, rows in zip(self.layers[index], slot.weights, self.rows, strict=True):
-            for parameter, part in zip(joined, weight.split(rows), strict=True):
+        for joined, weight, rows, room in zip(self.layers[index], slot.weights, self.rows, self.rooms, strict=True):
+            columns = weight.shape[1] - room
+            for parameter, part in zip(joined, weight[: sum(rows), :columns].split(rows), strict=True):
                 parameter.data = part
         return slot.weights
 

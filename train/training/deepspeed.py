@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,23 @@ def read_ds_config(path: Path, config: TrainConfig, world_size: int) -> dict[str
     }
 
 
+@contextmanager
+def strided_kept_back(module: nn.Module) -> Iterator[None]:
+    """Hide frozen parameters with gaps between their rows: LoRA's weights lie there (train/fused/linears.py).
+
+    DeepSpeed sends every parameter to the other ranks when it starts, and NCCL takes no strided ones. Each rank has
+    read the frozen ones from the same files, as without ZeRO, where nothing sends them either.
+    """
+    kept = [(p, p.data) for p in module.parameters() if not (p.requires_grad or p.is_contiguous())]
+    for parameter, data in kept:
+        parameter.data = data.new_zeros(1)
+    try:
+        yield
+    finally:
+        for parameter, data in kept:
+            parameter.data = data
+
+
 class DeepSpeedStrategy:
     """DeepSpeed's engine around torch's AdamW, so that nothing has to be compiled."""
 
@@ -55,7 +73,7 @@ class DeepSpeedStrategy:
         self.autocast = nullcontext if half else autocast_for(world, dtype)
         self.names = {id(parameter): name for name, parameter in trainable(loss.model)}
         self.parameters = [parameter for _, parameter in trainable(loss.model)]
-        with dist.quiet():
+        with dist.quiet(), strided_kept_back(loss):
             self.engine, *_ = deepspeed.initialize(
                 model=loss, optimizer=make_optimizer(config, loss.model), config=ds_config
             )

@@ -86,9 +86,8 @@ def _loss(config: TrainConfig, world: World, model: nn.Module, name: str) -> nn.
 
     stage, checkpointing = config.train.zero_stage, config.train.gradient_checkpointing
     try:
-        # under ZeRO-1 and 2 DeepSpeed sends every parameter to the other ranks, and NCCL takes no strided ones
         sharing = world if shares_itself(name, stage) and world.many else None
-        return fuse(model, checkpointing=checkpointing, wide=stage in (0, 3) and sharing is None, world=sharing)
+        return fuse(model, checkpointing=checkpointing, world=sharing)
     except ValueError as error:
         advice = "set train.engine: unsloth or peft"
         raise UserError(f"the fused layers do not fit this model: {error}", advice) from error

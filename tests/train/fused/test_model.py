@@ -75,15 +75,14 @@ def gradients(model: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("name", "r", "wide", "checkpointing"),
-    [(name, 8, True, False) for name in CONFIGS]
-    + [("llama", 4, True, False), ("llama", 8, False, True), ("qwen2", 4, False, False), ("qwen3", 8, True, True)]
-    + [("glm", 4, False, True)],
+    ("name", "r", "checkpointing"),
+    [(name, 8, False) for name in CONFIGS]
+    + [("llama", 4, False), ("llama", 8, True), ("qwen2", 3, False), ("qwen3", 8, True), ("glm", 4, True)],
 )
 def test_loss_and_gradients_of_a_packed_row_equal_the_plain_engines_record_by_record(
-    name: str, r: int, wide: bool, checkpointing: bool
+    name: str, r: int, checkpointing: bool
 ) -> None:
-    """With r = 4 three ranks are no multiple of 8 and two are: both ways to lay out the weights."""
+    """With r = 3 or 4 the ranks beside a weight are not always a multiple of 8, which their room is."""
     from train.fused.model import fuse
 
     lengths = (7, 1, 12, 5)
@@ -91,7 +90,7 @@ def test_loss_and_gradients_of_a_packed_row_equal_the_plain_engines_record_by_re
     expected = reference(model, batch, lengths)
     expected.backward()
     wanted = gradients(model)
-    loss = fuse(model, checkpointing=checkpointing, wide=wide)(**batch)
+    loss = fuse(model, checkpointing=checkpointing)(**batch)
     loss.backward()
     found = gradients(model)
     # the reference's loss and norms run in float32 inside
