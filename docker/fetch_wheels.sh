@@ -3,9 +3,9 @@
 #
 #   docker/fetch_wheels.sh DIR [cpu|cuda] [PYTHON]
 #
-# It uses the pip of this machine with its own configuration (private index, credentials, certificates, proxy), so none
-# of that ever enters the build: no build argument, no layer. The directory also serves a build without any network.
-# PYTHON must be of the version that the base image has, and have setuptools (`make env` makes such a one).
+# The pip of this machine runs with its own configuration (private index, credentials, certificates, proxy). None of that
+# enters the build: no build argument, no layer. The directory also serves a build without a network.
+# PYTHON must have the version of the base image's Python, and setuptools (`make env` makes such a one).
 set -eu
 dir=$1 variant=${2:-cuda} python=${3:-python3}
 here=$(cd "$(dirname "$0")" && pwd)

@@ -3,9 +3,9 @@
 #
 #   docker/install_env.sh [VENV]
 #
-# Wants only Python >= 3.10 and, on Debian and Ubuntu, apt for what their python3 leaves out. Every version comes from
-# the locks in docker/requirements, the same that the image is built from. Set ZLAUNCH_VARIANT=cpu|cuda to choose by
-# hand, PYTHON to choose the interpreter.
+# Needs only Python >= 3.10 and, on Debian and Ubuntu, apt for what their python3 leaves out. Every version comes from the
+# locks in docker/requirements, from which the image is built as well. Set ZLAUNCH_VARIANT=cpu|cuda to choose the variant,
+# and PYTHON to choose the interpreter.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 venv=${1:-$root/.venv}
@@ -32,7 +32,7 @@ find_variant() {
     fi
 }
 
-# apt_get PACKAGE... : install what Debian's and Ubuntu's python3 leaves out, if we may.
+# apt_get PACKAGE...: install what Debian's and Ubuntu's python3 leaves out, if this user is allowed to.
 apt_get() {
     command -v apt-get >/dev/null 2>&1 || die "this needs what Debian calls: $* ; install it with your system's package manager"
     [ "$(id -u)" = 0 ] || die "this needs the packages: $* ; run: sudo apt-get install $*"
@@ -48,7 +48,7 @@ python=$(find_python)
 variant=${ZLAUNCH_VARIANT:-$(find_variant)}
 case $variant in cpu | cuda) ;; *) die "ZLAUNCH_VARIANT is '$variant', not cpu or cuda" ;; esac
 
-# The stamp holds everything that the environment is made from; pyproject.toml is in it for its entry point.
+# The stamp hashes everything that the environment is made from. pyproject.toml is part of it because of its entry point.
 stamp=$({
     "$python" -c 'import sys; print(sys.version)'
     echo "$variant"
@@ -60,16 +60,16 @@ fi
 
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 say "making $venv ($variant, Python $version); minutes the first time"
-# Debian splits the venv module's pip seed off; without it `-m venv` fails half way.
+# Debian packages the pip seed of the venv module apart. Without it, `-m venv` fails half way.
 "$python" -c 'import ensurepip, venv' 2>/dev/null || apt_get "python$version-venv"
 if [ "$variant" = cuda ]; then
-    # Triton compiles its driver binding once, at the first GPU kernel. A CPU needs no compiler.
+    # Triton compiles its driver binding at the first GPU kernel. A CPU needs no compiler.
     command -v gcc >/dev/null 2>&1 || command -v clang >/dev/null 2>&1 || apt_get gcc libc6-dev
     "$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_paths()["include"] + "/Python.h"))' ||
         apt_get "python$version-dev"
 fi
 
-# Another interpreter or another variant: start from nothing. Otherwise pip changes only what changed.
+# With another interpreter or variant, start from scratch. Otherwise pip changes only what changed.
 [ "$(cat "$venv/.variant" 2>/dev/null || true)" = "$variant $python $version" ] || rm -rf "$venv"
 rm -f "$venv/.stamp"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"

@@ -3,9 +3,9 @@
 #
 #   docker/install_packages.sh VENV_PYTHON cpu|cuda [LOCK...]
 #
-# Both the bare environment (install_env.sh) and the image (Dockerfile) are made by this file, from the same locks.
-# The locks are complete, so nothing is resolved (--no-deps): Unsloth's own pins would not resolve on every index.
-# Everything is checked by hash, except the CPU build of torch, which PyPI does not carry: it is pinned by version.
+# This script makes both the bare environment (install_env.sh) and the image (Dockerfile), from the same locks. The locks
+# are complete, so pip resolves nothing (--no-deps): Unsloth's own pins do not resolve on every index. Every package is
+# checked by hash, except the CPU build of torch. PyPI does not carry it, so it is pinned by version.
 set -eu
 python=$1 variant=$2
 shift 2
@@ -17,10 +17,10 @@ pip() {
     shift
     PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore "$python" -m pip "$command" -q --no-input "$@"
 }
-# Python compiles what is imported, at its first import; all of it would take longer than the installation.
+# Do not compile: Python compiles a module at its first import, and compiling all takes longer than the installation.
 locked() { pip install --no-compile --no-deps --require-hashes --no-build-isolation -r "$1"; }
 
-# PyPI's torch for Linux is a CUDA build of gigabytes. A wheel that pip is configured to find locally comes first, then
+# PyPI's torch for Linux is a CUDA build of gigabytes. Prefer a wheel that pip is configured to find locally, then
 # PyTorch's own CPU wheels.
 cpu_torch() {
     have=$("$python" -c 'import importlib.metadata as m; print(m.version("torch"))' 2>/dev/null || true)

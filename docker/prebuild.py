@@ -1,8 +1,8 @@
 """Build stage of the CUDA image: compile what Triton would compile with gcc at its first kernel.
 
-Triton has one C source, the binding to libcuda, and keeps the result in its cache under a hash of that source. Put
-there while the image is built (TRITON_CACHE_DIR), it is found at run time and no compiler is needed. The build machine
-has no NVIDIA driver, so the binding is linked against a stub of the driver's name and functions.
+Triton has one C source, the binding to libcuda, and caches the result under a hash of that source. The build puts the
+result into that cache (TRITON_CACHE_DIR), so that a run finds it and needs no compiler. The build machine has no NVIDIA
+driver, so the binding is linked against a stub with the driver's name and functions.
 """
 
 import hashlib
@@ -33,16 +33,16 @@ def compile_binding(folder: str) -> None:
     c_file.write_text(SOURCE)
     libraries = [driver.libdevice_dir, folder]
     built = build._build("cuda_utils", str(c_file), folder, libraries, driver.include_dirs, driver.libraries, [])
-    # The same key and name as triton.runtime.build.compile_module_from_src.
+    # Use the key and the name of triton.runtime.build.compile_module_from_src.
     key = hashlib.sha256((SOURCE + build.platform_key()).encode()).hexdigest()
     name = "cuda_utils" + sysconfig.get_config_var("EXT_SUFFIX")
     get_cache_manager(key).put(Path(built).read_bytes(), name, binary=True)
 
 
 def load_without_compiler() -> None:
-    """Fails unless Triton itself takes the binding from its cache.
+    """Fail unless Triton itself takes the binding from its cache.
 
-    The PATH must be the run time's: Triton's key holds platform.architecture(), which asks `file` where there is one.
+    PATH must be that of a run: Triton's key holds platform.architecture(), which calls `file` if it is installed.
     """
     os.environ["CC"] = "/bin/false"
     build.compile_module_from_src(SOURCE, "cuda_utils")
