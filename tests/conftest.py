@@ -1,8 +1,8 @@
 """Fixtures of all suites, and how the suites share two processes (`pytest -n 2`, as `make test` says).
 
-Each file stays in one process, because its fixtures (training runs, clusters) are shared by its tests; the container
-suite does so as a whole, because its image takes minutes to build. Files are handed out in the order of collection: the
-suites that mostly wait (hosts, Slurm) first, so that they run beside those that compute.
+Each file stays in one process, because its tests share fixtures (training runs, clusters). The container suite stays in
+one process as a whole, because its image takes minutes to build. Files are handed out in the order of collection:
+suites that mostly wait (hosts, Slurm) come first, so that they run beside those that compute.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 
 pytest_plugins = ("tests.testbed.plugin",)
 
-# Two suites that train at once with a thread a core each spend their time waiting for each other.
+# Two suites that train at once, each with one thread per core, spend their time waiting for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 HERE = Path(__file__).parent
@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """By our own hook: `--dist loadgroup` of pytest-xdist 3.8 does nothing under pytest 9."""
+    """Schedule with our own hook: `--dist loadgroup` of pytest-xdist 3.8 does nothing under pytest 9."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):

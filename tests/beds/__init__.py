@@ -1,1 +1,1 @@
-"""What suites share: places of the checkout, small models, records, hosts and runs to test on."""
+"""Shared by the suites: places of the checkout, small models, records, hosts and runs to test on."""

@@ -24,7 +24,7 @@ FAST = {"stop_deadline": 5.0, "kill_after": 0.5, "heartbeat_timeout": 10.0, "sta
 PATIENCE = 20.0
 
 UNTIL_STOP = "while [ ! -e control/stop ]; do sleep 0.05; done; exit 75"
-"""A cooperative program: ends with a checkpoint's exit status once asked."""
+"""A cooperative program: on request it ends with the exit status of a saved checkpoint."""
 FOREVER = "exec sleep 300"
 IGNORES_TERM = "trap '' TERM INT; while :; do sleep 0.1; done"
 
@@ -93,7 +93,7 @@ class Run:
         return self.start(**options).wait()[0]
 
     def signal(self, node: int, signum: int = signal.SIGTERM) -> None:
-        """Signal the agent itself, as recorded."""
+        """Signal the agent, by its record."""
         os.kill(self.record(node)["pid"], signum)
 
     def record(self, node: int = 0) -> Any:
@@ -108,7 +108,7 @@ class Run:
         return (self.dirs[node] / "logs" / f"node-{node}" / f"rank-{rank}.log").read_text(errors="replace")
 
     def wait_started(self, attempt: int = 0) -> Run:
-        """Until every node of the run has started its ranks and each of them has written something or lives."""
+        """Wait until every node has started its ranks, and each rank has written something or lives."""
         nodes = self.agents
         wait_for(lambda: all(len(self.events("ranks_started", node)) > attempt for node in nodes))
         return self
@@ -118,7 +118,7 @@ class Run:
         return int(next(row["pid"] for row in rows if row["rank"] == rank))
 
     def left(self) -> list[int]:
-        """Pids of the run that are alive: found by environment, by record and below the agents."""
+        """Pids of living processes of the run: found by environment, by record, and below the agents."""
         found = {pid for pid, _ in processes.find_run_processes(self.run_id)}
         for path in set(self.dirs):
             for file in (path / "nodes").glob("node-*.json"):
@@ -138,7 +138,7 @@ class Run:
 
 @contextmanager
 def bed(root: Path) -> Iterator[Callable[..., Run]]:
-    """A maker of runs; whatever a test leaves behind is ended afterwards."""
+    """Make runs, and end whatever a test leaves behind."""
     runs: list[Run] = []
 
     def make(program: str | list[str], nodes: list[int] | None = None, *, shared: bool = True, **launch: Any) -> Run:

@@ -1,7 +1,7 @@
-"""Groups of ranks forked from one process that has imported everything: a start takes a second and not ten.
+"""Groups of ranks forked from one process that has imported everything: a start takes one second instead of ten.
 
-The process reads a request a line and answers with the pids of the ranks, then with their exit statuses. As the agent
-does, it ends the whole group once a rank has failed, here after `grace` seconds: so long the others may go on.
+The process reads one request per line and answers with the pids of the ranks, then with their exit statuses. Like the
+agent, it ends the whole group once a rank has failed. Here the others may continue for `grace` seconds.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ IMPORTED = (
     *("train.training.adapter", "train.training.loop", "train.training.strategy"),
 )
 SAVING = "/checkpoints/.step-"
-"""In the name of the directory whose making begins a save."""
+"""Part of the name of the directory that a save creates first."""
 
 
 class Forkserver:
-    """The process as the tests see it; a context manager that leaves nothing running."""
+    """The process as tests see it; a context manager that leaves nothing running."""
 
     def __init__(self, *first: str, **env: str) -> None:
         """`first`: modules to import before all others."""
@@ -77,9 +77,10 @@ class Forkserver:
 
 
 def die_before(call: str, path: str, times: int) -> None:
-    """Let this process kill itself when it is about to make an audited call (`os.rename`, ...) for the n-th time.
+    """Make this process kill itself just before its n-th audited call (`os.rename` and others).
 
-    `path` is a pattern to be found in the path of the call, of a rename in the new one. Counted from the first save on.
+    `path` is a pattern that the path of the call must contain; for a rename, the new path. Counting starts with the
+    first save.
     """
     wanted, left, saving = re.compile(path), times, False
 
@@ -141,10 +142,10 @@ def group(asked: dict[str, Any], tell: Callable[[list[int]], None]) -> None:
 
 if __name__ == "__main__":
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints must not get between the answers
+    os.dup2(2, 1)  # keep what a library prints out of the answers
     os.environ["DS_ACCELERATOR"] = "cpu"
     for module in (*sys.argv[1:], *IMPORTED):
         importlib.import_module(module)
-    gc.freeze()  # else the first collection of every child copies what it shares with this process
+    gc.freeze()  # otherwise every child's first garbage collection copies what it shares with this process
     for line in sys.stdin:
         group(json.loads(line), lambda numbers: print(json.dumps(numbers), file=answers, flush=True))

@@ -1,6 +1,6 @@
-"""A hub on this machine: as much of Hugging Face's and ModelScope's HTTP interfaces as their own clients ask for.
+"""A hub on this machine: the part of Hugging Face's and ModelScope's HTTP interfaces that their clients use.
 
-HF_ENDPOINT and MODELSCOPE_ENDPOINT lead the clients here; `asked` is every request, in order.
+HF_ENDPOINT and MODELSCOPE_ENDPOINT lead the clients here. `asked` holds every request, in order.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An engine that says what a test wants, and jobs in containers."""
+"""A container engine that answers as a test wants, and jobs in containers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One small checkpoint for each row of the family table, in the layout in which such models are published."""
+"""One small checkpoint per row of the family table, in the layout in which such models are published."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SHAPE: dict[str, Any] = {
 
 
 def native(place: Path, config: str, specials: list[str], eos: str, chat: str, **shape: Any) -> Path:
-    """A random model of transformers' own class `config`, with a byte-level BPE tokenizer trained here and now."""
+    """A random model of transformers' class for `config`, with a byte-level BPE tokenizer trained on the spot."""
     import torch
     import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

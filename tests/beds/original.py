@@ -1,7 +1,7 @@
 """Small checkpoints in the original layouts of ChatGLM2/3 and Baichuan, and their forward passes in plain torch.
 
-The forwards are written from the published architectures (the model cards, the GLM and ALiBi papers) and share nothing
-with the converter or with transformers: they work on the original tensors by their original names.
+The forward passes follow the published architectures (the model cards, the GLM and ALiBi papers). They share nothing
+with the converter or with transformers, and use the original tensors by their original names.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def sentence(rng: random.Random) -> str:
 
 
 def varied_strings(count: int, seed: int = 7) -> list[str]:
-    """Sentences, and mixtures of everything that tokenizers stumble over."""
+    """Sentences, and mixtures of what tokenizers often get wrong."""
     rng = random.Random(seed)
     odd = [*CHINESE, *" abcXYZ0123456789.,!?，。：", "😀", "👩‍💻", "é", "ß", "한국", "ж"]
     odd += ["\u3000", "\t", "\n", "\n\n", "  ", "    "]
@@ -46,7 +46,7 @@ def varied_strings(count: int, seed: int = 7) -> list[str]:
 
 
 def sentencepiece_model(**options: Any) -> bytes:
-    """A BPE model trained here and now: byte fallback, no normalisation, like ChatGLM's and Baichuan's."""
+    """A BPE model trained on the spot: byte fallback, no normalization, like those of ChatGLM and Baichuan."""
     rng = random.Random(3)
     out = io.BytesIO()
     settings: dict[str, Any] = {
@@ -86,7 +86,7 @@ def write(
     shards: int = 3,
     extra: Mapping[str, Any] | None = None,
 ) -> Path:
-    """A checkpoint directory: `layout` bin or safetensors; shards 1 has no index, as in the wild."""
+    """A checkpoint directory: `layout` is bin or safetensors. One shard has no index, as in published models."""
     root.mkdir(parents=True)
     (root / "config.json").write_text(json.dumps(config), "utf-8")
     (root / "tokenizer.model").write_bytes(vocabulary)
@@ -163,8 +163,8 @@ def chatglm_tensors(config: Mapping[str, Any], seed: int = 0, dtype: torch.dtype
 
 
 def chatglm_forward(weights: Tensors, config: Mapping[str, Any], ids: torch.Tensor, theta: float = 1e4) -> torch.Tensor:
-    """Logits [batch, length, vocabulary] of ChatGLM2/3: RMSNorm first, rotary on half of each head by neighbours,
-    grouped queries, SwiGLU, no biases but those of q, k, v."""
+    """Logits [batch, length, vocabulary] of ChatGLM2/3: pre-RMSNorm, interleaved rotary embedding on half of each head,
+    grouped queries, SwiGLU, biases only for q, k and v."""
     heads, groups, dim = config["num_attention_heads"], config["multi_query_group_num"], config["kv_channels"]
     batch, length = ids.shape
     x = weights["transformer.embedding.word_embeddings.weight"][ids]
@@ -206,7 +206,7 @@ def baichuan_config(vocab: int, *, alibi: bool = False, second: bool = False, **
         "hidden_size": 48,
         "intermediate_size": 56,
         "num_hidden_layers": 2,
-        "num_attention_heads": 6,  # no power of two: ALiBi's slopes interleave, as with 40 heads
+        "num_attention_heads": 6,  # not a power of two: the slopes of ALiBi interleave, as with 40 heads
         "hidden_act": "silu",
         "rms_norm_eps": 1e-6,
         "model_max_length": 128,
@@ -246,8 +246,8 @@ def baichuan_tensors(config: Mapping[str, Any], seed: int = 0, dtype: torch.dtyp
 def baichuan_forward(
     weights: Tensors, config: Mapping[str, Any], ids: torch.Tensor, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Logits [batch, length, vocabulary]: Llama with packed q, k, v; rotary in halves, or ALiBi; Baichuan2 normalises
-    the rows of the head at every forward. `mask` [batch, length]: 0 for padding (ALiBi only)."""
+    """Logits [batch, length, vocabulary]: Llama with packed q, k, v; rotary embedding in halves, or ALiBi. Baichuan2
+    normalizes the rows of the head at every forward pass. `mask` [batch, length]: 0 for padding (ALiBi only)."""
     heads = config["num_attention_heads"]
     hidden, eps = config["hidden_size"], config["rms_norm_eps"]
     dim = hidden // heads
@@ -284,7 +284,7 @@ def baichuan_forward(
 
 
 def published_slopes(heads: int) -> list[float]:
-    """As the ALiBi paper's reference gives them: 2^(-8/n) and its powers; in between from twice as many heads."""
+    """Slopes of the ALiBi paper's reference: 2^(-8/n) and its powers; others interleaved from twice as many heads."""
     n = 2 ** int(math.log2(heads))
     whole = [2 ** (-8 * (i + 1) / n) for i in range(n)]
     double = [2 ** (-8 * (i + 1) / (2 * n)) for i in range(2 * n)]
@@ -292,7 +292,7 @@ def published_slopes(heads: int) -> list[float]:
 
 
 def rms(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """In float32 whatever x is, as the originals do."""
+    """Compute in float32 for any type of x, as the originals do."""
     y = x.float()
     return weight * (y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
 

@@ -1,4 +1,4 @@
-"""Ranks started with torchrun's environment, and what their runs left behind."""
+"""Start ranks with torchrun's environment, and read what their runs left behind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WORKER = Path(__file__).with_name("worker.py")
 
 
 class Ranks:
-    """Processes with torchrun's environment; `wait` gives their exit statuses and keeps their output."""
+    """Processes with torchrun's environment. `wait` returns their exit statuses and keeps their output."""
 
     def __init__(self, world_size: int, argv: list[str], **env: str) -> None:
         with socket.socket() as probe:
@@ -66,7 +66,7 @@ def train(*runs: Path, world_size: int = 1, expect: int = 0, **env: str) -> list
 def tools(place: Path, *commands: tuple[str, list[str]], said: str = "", **env: str) -> list[tuple[int, str]]:
     """(exit status, output) of commands such as ("train.export", [...]), run one after another in one process.
 
-    `said` is what each of them reads from standard input.
+    `said` is the standard input of each of them.
     """
     asked = place / "commands.json"
     asked.write_text(json.dumps([(*command, said) for command in commands]), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Run directories in states that only trouble brings about."""
+"""Run directories in states that only failures cause."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from launcher.rundir.directory import RunDir
 
 
 def out_of_reach(run: RunDir) -> RunDir:
-    """The run, sent to a host where nobody listens."""
+    """The run, sent to a host where nothing listens."""
     place = Place("127.0.0.1:1", f"/w/runs/{run.run_id}", "/w", 0, {})
     run.update_record(extra={"places": [asdict(place)], "options": asdict(Options()), "python": "python3"})
     return run

@@ -1,4 +1,4 @@
-"""A rank of test_sharded.py: the fused layers with shared weights beside those with all of their own."""
+"""A rank of test_sharded.py: compare fused layers with shared weights to fused layers with whole ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def main() -> None:
         whole, parts = fuse(own), fuse(shared, world=world)
         for checkpointing in (False, True):
             whole.checkpointing = parts.checkpointing = checkpointing
-            for _ in range(2):  # the second pass begins with what the first one left in the buffers
+            for _ in range(2):  # the second pass starts with what the first one left in the buffers
                 loss, gradients = loss_and_gradients(whole, own)
                 other, others = loss_and_gradients(parts, shared)
                 assert abs(loss - other) < 1e-9 * abs(loss), (loss, other)

@@ -1,4 +1,4 @@
-"""Several commands of the training package in one process, so that torch is imported once.
+"""Run several commands of the training package in one process, so that torch is imported once.
 
 argv[1]: JSON list of [module, arguments, standard input]. Prints one JSON object: {"status": [...], "output": [...]}.
 """

@@ -1,4 +1,4 @@
-"""One rank that trains several runs in turn, so that torch is imported once; its exit status is that of the last."""
+"""Train several runs in turn as one rank, so that torch is imported once. The exit status is that of the last run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of the test bed as objects: each starts with a script of this directory and stops with another."""
+"""The parts of the test bed as objects. Each starts with one script of this directory and stops with another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 
 def script(name: str, *args: object, **environment: object) -> None:
     """Run one of the scripts beside this file; raises RuntimeError with its output when it fails."""
-    # The scripts leave daemons behind, and those keep a pipe open for ever: output goes to a file.
+    # The scripts leave daemons behind, which would keep a pipe open forever: output goes to a file.
     log = Path(os.environ.get("TMPDIR", "/tmp")) / f"zlaunch-testbed-{os.getpid()}.log"
     with log.open("wb") as output:
         code = subprocess.run(
@@ -25,7 +25,7 @@ def script(name: str, *args: object, **environment: object) -> None:
             stdout=output,
             stderr=subprocess.STDOUT,
             check=False,
-            timeout=300,  # removing the images of a dockerd on a busy disk
+            timeout=300,  # removing the images of a dockerd takes long on a busy disk
         ).returncode
     text = log.read_text(errors="replace")
     log.unlink()
@@ -34,9 +34,9 @@ def script(name: str, *args: object, **environment: object) -> None:
 
 
 def interpreter_directories() -> list[Path]:
-    """What a host needs of this machine to run this interpreter with its packages."""
+    """Directories of this machine that a host needs to run this interpreter with its packages."""
     wanted = [Path(sys.prefix), Path(sys.base_prefix), Path(sys.base_prefix).resolve()]
-    # Extensions that torch compiles at first use take most of a minute: compiled once, used by all hosts.
+    # Extensions that torch compiles at first use take most of a minute. Compile them once for all hosts.
     cache = Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path.home() / ".cache/torch_extensions"))
     cache.mkdir(parents=True, exist_ok=True)
     # Directories below `/` itself (/usr, /opt) are seen through the overlay anyway.
@@ -50,7 +50,7 @@ def interpreter_directories() -> list[Path]:
 
 @dataclass
 class Lab:
-    """Simulated hosts node1..nodeN with their own network, processes, file system and sshd; see lab-up.sh."""
+    """Simulated hosts node1..nodeN, each with its own network, processes, file system and sshd; see lab-up.sh."""
 
     root: Path
     tag: str
@@ -92,7 +92,7 @@ class Lab:
     def run(
         self, host: str, argv: Sequence[str], *, check: bool = True, timeout: float = 30
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command on a host's console: no network, no ssh involved, so it works while the cable is out."""
+        """Run a command on a host's console. It uses neither network nor ssh, so it works while the cable is out."""
         return subprocess.run(
             self._console(host) + list(argv),
             capture_output=True,
@@ -120,17 +120,17 @@ class Lab:
         return [line for line in output.splitlines() if "nsenter" not in line]
 
     def cut(self, host: str) -> None:
-        """Pull the cable: packets to and from the host are lost without any answer."""
+        """Pull the cable: packets to and from the host are lost without an answer."""
         self._link(host, "down")
 
     def kill_host(self, host: str) -> None:
-        """Switch the power off: every process of the host is gone at once, and so is its disk."""
+        """Switch the power off: every process of the host ends at once, and its disk is lost."""
         pid = self._power_pid(host)
         if pid is None:
             return
         init = Path(f"/proc/{self._init_pid(pid)}")
         os.kill(pid, 9)
-        while init.exists():  # the kernel ends the init after its parent, and all of the host with the init
+        while init.exists():  # the kernel ends the init with its parent, and the whole host with the init
             time.sleep(0.005)
 
     def restore(self, host: str) -> None:
@@ -152,7 +152,7 @@ class Lab:
         subprocess.run(["ip", "link", "set", f"{self.tag}v{self._number(host)}", state], check=True)
 
     def _power_pid(self, host: str) -> int | None:
-        """The recorded process that holds the host, if it is still that one and alive."""
+        """The recorded process that holds the host, if it is still the same one and alive."""
         try:
             pid = int((self.root / f"run/{host}.pid").read_text())
             line = Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -174,7 +174,7 @@ class Lab:
 
 @dataclass
 class Farm:
-    """N real sshd of this machine on loopback addresses, node1..nodeN; see farm-up.sh."""
+    """N real sshd on loopback addresses of this machine, node1..nodeN; see farm-up.sh."""
 
     root: Path
     network: str
@@ -227,7 +227,7 @@ class Slurm:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs to talk to this cluster and to no other."""
+        """The environment with which a process talks to this cluster and to no other."""
         return {"SLURM_CONF": str(self.root / "etc/slurm.conf")}
 
     def run(self, argv: Sequence[str], *, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
@@ -242,7 +242,7 @@ class Slurm:
         )
 
     def stop_controller(self) -> None:
-        """End slurmctld only; jobs go on."""
+        """End slurmctld only; jobs continue."""
         pid = int((self.root / "run/slurmctld.pid").read_text())
         os.kill(pid, 15)
         while Path(f"/proc/{pid}").exists():

@@ -1,4 +1,4 @@
-# Sourced by the other scripts. ROOT is the directory that holds everything of one part of the test bed.
+# The other scripts source this file. ROOT is the directory with everything of one part of the test bed.
 
 alive() { # PID: is there such a process, and is it not a zombie?
   local stat
@@ -11,7 +11,7 @@ ours() { # PID: does its command line or its environment name our ROOT? A record
   alive "$1" && grep -qaF -e "$ROOT" "/proc/$1/cmdline" "/proc/$1/environ" 2>/dev/null
 }
 
-stop_recorded() { # SIGNAL PIDFILE...: signal each recorded process of ours, wait up to 5 s, kill what is left
+stop_recorded() { # SIGNAL PIDFILE...: signal each of our recorded processes, wait up to 5 s, kill the rest
   local signal=$1 file pid pids=() left
   shift
   for file in "$@"; do

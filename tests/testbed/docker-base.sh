@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A base image without any registry: this machine's own CPython, its C library, a static busybox and pip. Takes seconds.
+# Make a base image without a registry: this machine's CPython, its C library, a static busybox and pip. Takes seconds.
 # usage: DOCKER_HOST=... [PYTHON=python3] docker-base.sh TAG
 set -euo pipefail
 TAG=${1:?} PYTHON=${PYTHON:-python3}
@@ -13,7 +13,7 @@ chmod 1777 "$tree/tmp"
 cp "$(command -v busybox)" "$tree/bin/busybox"
 for applet in $("$tree/bin/busybox" --list); do [ -e "$tree/bin/$applet" ] || ln -s busybox "$tree/bin/$applet"; done
 ln -s /bin/env "$tree/usr/bin/env"
-# The setup.py of deepspeed says `bash -c`; busybox's shell does for that.
+# The setup.py of deepspeed calls `bash -c`; busybox's shell is enough for that.
 printf '#!/bin/sh\nexec /bin/sh "$@"\n' > "$tree/bin/bash"
 chmod 755 "$tree/bin/bash"
 
@@ -22,7 +22,7 @@ cp -a "$prefix"/lib/libpython* "$tree$prefix/lib/" 2>/dev/null || true
 tar -C "$prefix/lib" --exclude=test --exclude=tests --exclude=site-packages --exclude=__pycache__ --exclude=idlelib \
   --exclude=tkinter --exclude=lib2to3 --exclude='config-*' --exclude=turtledemo -cf - "python$version" | tar -C "$tree$prefix/lib" -xf -
 mkdir -p "$tree$prefix/lib/python$version/site-packages"
-# Every shared library that the interpreter and its extension modules name, at the path where they expect it.
+# Copy every shared library that the interpreter and its extension modules name, to the path where they expect it.
 for binary in "$prefix/bin/python$version" "$prefix/lib/python$version"/lib-dynload/*.so; do
   ldd "$binary" 2>/dev/null | awk '/=> \//{print $3} /^\t\/lib64/{print $1}'
 done | sort -u | while read -r library; do
@@ -30,7 +30,7 @@ done | sort -u | while read -r library; do
   mkdir -p "$tree$(dirname "$library")"
   cp -L "$library" "$tree$library"
 done
-# What only packages ask for: name resolution, and the C++ run time of torch and its company.
+# Only packages ask for these: name resolution, and the C++ run time of torch and others.
 for library in /lib/*-linux-gnu/libnss_{dns,files}.so.2 /lib/*-linux-gnu/libresolv.so.2 \
   /lib/*-linux-gnu/lib{gcc_s.so.1,m.so.6,rt.so.1,dl.so.2,pthread.so.0,util.so.1} /usr/lib/*-linux-gnu/libstdc++.so.6; do
   if [ -e "$library" ]; then mkdir -p "$tree$(dirname "$library")"; cp -L "$library" "$tree$library"; fi

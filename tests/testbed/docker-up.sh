@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A private dockerd: everything under ROOT, no bridge, no iptables; containers and builds use --network=host.
+# Start a private dockerd: everything under ROOT, no bridge, no iptables. Containers and builds use --network=host.
 # usage: docker-up.sh ROOT     then: DOCKER_HOST=unix://ROOT/docker.sock
 set -euo pipefail
 ROOT=${1:?}

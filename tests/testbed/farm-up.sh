@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# N real sshd on this machine, node1..nodeN, one loopback address each: for connection counts, not for separate hosts.
+# Start N real sshd on this machine, node1..nodeN, one loopback address each: to count connections, not to separate hosts.
 # usage: NET=127.97.0 [PORT=2222] farm-up.sh ROOT N        (stops an older farm of the same ROOT first)
 set -euo pipefail
 ROOT=${1:?} N=${2:?} PORT=${PORT:-2222}; : "${NET:?}"
@@ -15,7 +15,7 @@ for i in $(seq 1 "$N"); do
   ssh-keygen -q -t ed25519 -N '' -C "node$i" -f "$home/hostkey"
   printf '[%s]:%s %s\n' "$address" "$PORT" "$(cut -d' ' -f1,2 "$home/hostkey.pub")" >> "$ROOT/known_hosts"
   printf 'Host node%s\n  HostName %s\n  Port %s\n' "$i" "$address" "$PORT" >> "$ROOT/config"
-  # Each host has a home of its own, so that `~` differs from host to host as it does in life.
+  # Each host has its own home, so that `~` differs between hosts as in reality.
   { printf 'ListenAddress %s:%s\nHostKey %s\nPidFile %s\nSetEnv FARM_HOST=node%s HOME=%s\n' \
       "$address" "$PORT" "$home/hostkey" "$home/sshd.pid" "$i" "$home"
     sshd_options "$ROOT/authorized_keys"; } > "$home/sshd_config"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install what the test bed needs: a real sshd, a real Slurm with accounting, a container engine, iproute2.
-# Root on Debian or Ubuntu only. Idempotent: when nothing is missing it only asks dpkg and returns at once.
+# Root on Debian or Ubuntu only. Idempotent: if nothing is missing, it only asks dpkg and returns at once.
 # usage: install.sh            install what is missing
 #        install.sh --check    print what is missing; exit 1 if anything is
 set -euo pipefail
@@ -8,7 +8,7 @@ set -euo pipefail
 PACKAGES=(
   openssh-server openssh-client iproute2 util-linux   # the lab of simulated hosts, the farm of sshd
   faketime                                            # a host with a wrong clock
-  pdsh                                                # the rival in the fan-out benchmark
+  pdsh                                                # the alternative in the fan-out benchmark
   slurm-wlm munge slurmdbd mariadb-server             # Slurm, and its accounting
   docker.io busybox-static charliecloud-runtime       # containers: a private dockerd, a base image from busybox, ch-run
 )
@@ -23,8 +23,8 @@ if [ "${1:-}" = --check ]; then echo "missing packages: ${missing[*]}"; exit 1; 
 command -v apt-get >/dev/null || { echo "install.sh: only Debian and Ubuntu are known here" >&2; exit 1; }
 [ "$(id -u)" = 0 ] || { echo "install.sh: must run as root" >&2; exit 1; }
 
-# The packages must not start daemons of their own (a system Slurm, MariaDB or dockerd would hold ports and sockets):
-# policy-rc.d is Debian's way to say so. One that is already there belongs to someone else and is left alone.
+# Keep the packages from starting their own daemons: a system Slurm, MariaDB or dockerd would hold ports and sockets.
+# Debian's way is policy-rc.d. If the file exists already, it belongs to someone else: leave it alone.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
   printf '#!/bin/sh\nexit 101\n' > "$policy"

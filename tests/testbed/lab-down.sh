@@ -7,7 +7,7 @@ ROOT=${1:?}
 HERE=$(cd "$(dirname "$0")" && pwd)
 . "$HERE/common.sh"
 . "$ROOT/lab.env"
-bash "$HERE/slurm-down.sh" "$ROOT/shared/slurm"     # a cluster inside the lab, if a killed test run left one
+bash "$HERE/slurm-down.sh" "$ROOT/shared/slurm"     # a cluster inside the lab that a killed test run left
 stop_recorded KILL "$ROOT"/run/node*.pid
 for i in $(seq 1 "$N"); do
   ip link del "${TAG}v$i" 2>/dev/null
@@ -15,6 +15,6 @@ for i in $(seq 1 "$N"); do
 done
 ip link del "${TAG}br" 2>/dev/null
 ip route del blackhole "$NET.0/24" metric 4096 2>/dev/null
-# Only when no mount is left below (a host that is still dying keeps its own): never delete through a mount.
+# Delete only when no mount is left below, never through a mount. A host that is still ending keeps its mounts.
 grep -qF " $ROOT/" /proc/self/mounts || rm -rf "$ROOT"
 exit 0

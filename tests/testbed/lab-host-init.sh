@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# PID 1 of one simulated host, in namespaces of its own: builds the host's file system, enters it, runs sshd.
+# PID 1 of one simulated host, in its own namespaces: build the host's file system, enter it, run sshd.
 # usage: BIND="/dir ..." lab-host-init.sh ROOT I
 set -euo pipefail
 ROOT=$1 I=$2
@@ -14,13 +14,13 @@ new=$disk/root
 mount -t proc proc "$new/proc"
 mount --rbind /sys "$new/sys"
 mount --rbind /dev "$new/dev"
-mount -t tmpfs -o mode=1777 tmpfs "$new/dev/shm"            # shared memory is a host's own
+mount -t tmpfs -o mode=1777 tmpfs "$new/dev/shm"            # every host has its own shared memory
 mount -t tmpfs -o mode=755 tmpfs "$new/run"
 mkdir -p "$new/run/sshd"
-mount -t tmpfs -o mode=700 tmpfs "$new/root"                # an empty home: nobody's ~/.bashrc
+mount -t tmpfs -o mode=700 tmpfs "$new/root"                # an empty home without a ~/.bashrc
 mount -t tmpfs -o mode=1777 tmpfs "$new/tmp"
 mkdir -p "$new$ROOT"
-mount -t tmpfs -o mode=755 tmpfs "$new$ROOT"                # a host sees of the lab only what is bound below
+mount -t tmpfs -o mode=755 tmpfs "$new$ROOT"                # of the lab, a host sees only what is bound below
 for directory in "$ROOT/ssh" "$ROOT/shared" $BIND; do
   mkdir -p "$new$directory"
   mount --bind "$directory" "$new$directory"

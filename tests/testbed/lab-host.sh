@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Switch one host of the lab on (again). Its disk is new: what was written to it before is gone, as after a reinstall.
+# Switch one host of the lab on (again). Its disk is new and empty, as after a reinstallation.
 # usage: lab-host.sh ROOT I [nowait]
 set -euo pipefail
 ROOT=${1:?} I=${2:?}
 HERE=$(cd "$(dirname "$0")" && pwd)
 . "$HERE/common.sh"
 . "$ROOT/lab.env"
-# --kill-child: the pid recorded here is the host's power switch; killing it takes every process of the host along.
+# --kill-child: the pid recorded here is the host's power switch. Killing it ends every process of the host.
 ip netns exec "$TAG-node$I" setsid unshare --uts --ipc --pid --mount --fork --kill-child=KILL \
   env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin BIND="$BIND" \
   bash "$HERE/lab-host-init.sh" "$ROOT" "$I" </dev/null >"$ROOT/run/node$I.log" 2>&1 &

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# N simulated hosts, node1..nodeN at NET.11, NET.12, ...: each has its own network, hostname, processes, IPC, a private
-# writable file system (an overlay on tmpfs over this machine's own) and a real sshd. ROOT/shared is their NFS.
+# Start N simulated hosts, node1..nodeN at NET.11, NET.12, ... Each has its own network, hostname, processes, IPC, private
+# writable file system (an overlay on tmpfs over that of this machine) and a real sshd. ROOT/shared is their NFS.
 # usage: TAG=zl0 NET=10.97.0 [BIND="/dir /dir"] lab-up.sh ROOT N        (stops an older lab of the same ROOT first)
-# The bridge is named TAGbr, the cables TAGv1.., the network namespaces TAG-node1..; two labs need two TAGs and NETs.
+# The bridge is named TAGbr, the cables TAGv1.., the network namespaces TAG-node1..; two labs need different TAG and NET.
 set -euo pipefail
 ROOT=${1:?} N=${2:?}; : "${TAG:?}" "${NET:?}"
 HERE=$(cd "$(dirname "$0")" && pwd)
@@ -12,7 +12,7 @@ mkdir -p "$ROOT"/{ssh,run,shared,upper}
 chmod 755 "$ROOT" "$ROOT/ssh"
 printf 'TAG=%q\nNET=%q\nN=%q\nBIND=%q\n' "$TAG" "$NET" "$N" "${BIND:-}" > "$ROOT/lab.env"
 
-# Nothing may leak to the default route while a host is down: an address of the lab that has no cable is unreachable.
+# While a host is down, nothing may leak to the default route: a lab address without a cable is unreachable.
 ip route replace blackhole "$NET.0/24" metric 4096
 ip link add "${TAG}br" type bridge
 ip addr add "$NET.1/24" dev "${TAG}br"

@@ -1,7 +1,7 @@
 """pytest fixtures: `lab`, `sshd_farm`, `slurm`, `slurm_accounting`, `slurm_lab`, `docker`.
 
-All but `sshd_farm` live as long as the test session. Where the machine cannot carry the test bed the tests are skipped
-and say why; with CI=true in the environment that is a failure, because a suite that skips itself proves nothing.
+All but `sshd_farm` live as long as the test session. If the machine cannot carry the test bed, the tests are skipped
+with the reason. With CI=true in the environment that is a failure, because a suite that skips itself proves nothing.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def lab(testbed_slot_checked: Callable[[str], Slot]) -> Iterator[Lab]:
 
 @pytest.fixture(scope="session")
 def testbed_slot_checked(request: pytest.FixtureRequest) -> Callable[[str], Slot]:
-    """The slot, after the check that this machine can carry a part: without root not even a slot is taken."""
+    """Check that this machine can carry a part, then give the slot. Without root not even a slot is taken."""
 
     def check(part: str) -> Slot:
         require(part)
@@ -107,7 +107,7 @@ def sshd_farm(testbed_slot_checked: Callable[[str], Slot]) -> Iterator[Callable[
 
 @pytest.fixture(scope="session")
 def slurm(testbed_slot_checked: Callable[[str], Slot]) -> Iterator[Slurm]:
-    """Four nodes on this machine, without accounting: sacct has nothing to say."""
+    """Four nodes on this machine, without accounting, so sacct answers nothing."""
     slot = testbed_slot_checked("slurm")
     slurm = Slurm(slot.root / "slurm", slot.ports(0))
     with running(slurm):
@@ -130,13 +130,13 @@ def slurm_lab(lab: Lab, testbed_slot_checked: Callable[[str], Slot]) -> Iterator
     slurm = Slurm(lab.shared / "slurm", slot.ports(0) + 75, lab=lab)
     with running(slurm):
         yield slurm
-        for host in lab.hosts:  # the slurmd of a host end with the host's own processes, not with this machine's
+        for host in lab.hosts:  # the slurmd of a host end with the host's processes, not with those of this machine
             lab.run(host, ["sh", "-c", f"kill $(cat {slurm.root}/run/slurmd-{host}.pid)"], check=False)
 
 
 @pytest.fixture(scope="session")
 def docker(testbed_slot_checked: Callable[[str], Slot]) -> Iterator[Docker]:
-    """A private dockerd with `docker.base_image`; never the machine's own one."""
+    """A private dockerd with `docker.base_image`; never the dockerd of the machine."""
     slot = testbed_slot_checked("docker")
     docker = Docker(slot.root / "docker")
     with running(docker):

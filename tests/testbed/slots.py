@@ -1,8 +1,8 @@
 """A slot is the right to use one set of names, networks and ports of this machine; two test runs never share one.
 
 Slot k means: directory `<base>/<k>`, lab network 10.97.<k>.0/24, bridge `zl<k>br`, farm network 127.97.<k>.0/24, Slurm
-ports from 20000 + 300 k. It is held by an flock for as long as its process lives; whoever gets it next first stops what
-a killed run left there.
+ports from 20000 + 300 k. A process holds its slot with an flock until it ends. The next holder first stops what a
+killed run left there.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def acquire() -> Slot:
 
 
 def _network_is_ours_or_free(slot: Slot) -> bool:
-    """False if this machine already uses the slot's network for something else than a lab of this very slot."""
+    """Whether this machine uses the slot's network for nothing but a lab of this slot."""
     routes = subprocess.run(
         ["ip", "-4", "route", "show", "root", f"{slot.lab_network}.0/24"], capture_output=True, text=True, check=False
     ).stdout.splitlines()

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A real Slurm cluster of N nodes on one machine; all of its state lies under ROOT.
+# Start a real Slurm cluster of N nodes on one machine. All of its state lies under ROOT.
 #   flat:    N slurmd on this machine (several slurmd, one file system)
 #   LAB=DIR  one slurmd inside each host of a lab; ROOT must then lie under DIR/shared
 # usage: BASE_PORT=26800 [LAB=DIR] slurm-up.sh ROOT N [accounting]
@@ -17,10 +17,10 @@ chmod 700 "$ROOT/munge"
 controller=127.0.0.1
 if [ -n "$LAB" ]; then . "$LAB/lab.env"; controller=$NET.1; : > "$ROOT/lab"; fi
 
-# Two GPUs a node that are only device files (the numbers of /dev/null): enough for --gres, never used.
+# Two GPUs per node that are only device files (with the numbers of /dev/null): enough for --gres, never used.
 for gpu in 0 1; do mknod -m 666 "$ROOT/dev/nvidia$gpu" c 1 3; done
 
-# munge with its own key and socket; it insists on directories that only their owner may write.
+# munge with its own key and socket. It requires directories that only their owner may write.
 dd if=/dev/urandom of="$ROOT/munge/munge.key" bs=1 count=1024 status=none
 chmod 400 "$ROOT/munge/munge.key"
 munged --key-file="$ROOT/munge/munge.key" --socket="$ROOT/munge-run/munge.socket" --pid-file="$ROOT/munge/munged.pid" \
