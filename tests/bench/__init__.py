@@ -1,1 +1,1 @@
-"""Benchmarks: each runs both sides in one go and prints ratios. None of them is a test."""
+"""Benchmarks. Each runs both sides in one go and prints the ratio. None of them is a test."""

@@ -1,4 +1,4 @@
-"""`make bench`: every benchmark that needs no GPU, or those named: python -m tests.bench startup ssh_fanout"""
+"""`make bench`: run every benchmark that needs no GPU, or those named: python -m tests.bench startup ssh_fanout"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    apart = {"quality", "multi"}  # targets of their own, for GPUs: `make quality`, `make bench-multi`
+    apart = {"quality", "multi"}  # these need GPUs and have their own targets: `make quality`, `make bench-multi`
     names = {module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])} - apart
     known = sorted(name for name in names if not name.startswith("_"))
     for name in sys.argv[1:] or known:

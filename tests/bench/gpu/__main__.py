@@ -19,9 +19,9 @@ TABLES = {"speed": cases.speed_cases, "memory": cases.memory_cases}
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.gpu", description=(gpu.__doc__ or "").splitlines()[0])
     parser.add_argument("what", nargs="*", metavar="speed | memory | case KEY=VALUE ...")
-    parser.add_argument("--out", type=Path, default=Path("bench"), help="for results, profiles, logs (%(default)s)")
-    parser.add_argument("--scratch", type=Path, help="for random checkpoints; default: one that is removed")
-    parser.add_argument("--timeout", type=float, default=150.0, help="seconds for a case (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("bench"), help="for results, profiles and logs (%(default)s)")
+    parser.add_argument("--scratch", type=Path, help="for random checkpoints; default: a temporary directory")
+    parser.add_argument("--timeout", type=float, default=150.0, help="seconds per case (%(default)s)")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     what: list[str] = options.what or list(TABLES)
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _measured(wanted: list[Case], out: Path, scratch: Path, timeout: float) -> dict[Case, dict[str, object]]:
-    """Each case's line, told and kept as it comes."""
+    """Print and keep the result of each case as it arrives."""
     found: dict[Case, dict[str, object]] = {}
     started = before = time.monotonic()
     with (out / "results.jsonl").open("a", encoding="utf-8") as file:

@@ -14,7 +14,7 @@ import numpy as np
 from train.memory import MemoryCase
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj")
-"""Of all shapes; PEFT takes those that a model has."""
+"""Names for all shapes; PEFT uses those that a model has."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class Case:
 
     @property
     def ours(self) -> bool:
-        """On the real path of the program (tests/bench/gpu/ours.py)."""
+        """Whether the case runs on the real path of the program (tests/bench/gpu/ours.py)."""
         return self.engine in ("fused", "peft")
 
     @property
     def place(self) -> str:
-        """Cases of one place may share a process: DeepSpeed keeps its engines, and Unsloth changes transformers, until
-        the process ends."""
+        """Cases with the same value may share a process. DeepSpeed keeps its engines, and Unsloth patches transformers,
+        until the process ends."""
         if self.zero:
             return self.name
         return "ours" if self.ours else f"{self.engine} {self.quantization}"
@@ -76,10 +76,10 @@ def case_of(words: Iterable[str]) -> Case:
 
 
 def lengths_of(case: Case, count: int) -> np.ndarray:
-    """Tokens of `count` records: instruction records are lognormal, median 150, between 24 and 512 (mean about 173)."""
+    """Tokens of `count` instruction records: lognormal, median 150, between 24 and 512 (mean about 173)."""
     if case.dense:
         return np.full(count, case.dense[1], dtype=np.int64)
-    # evenly spaced quantiles in random order: the mean of a few hundred is that of the distribution
+    # evenly spaced quantiles in random order: the mean of a few hundred equals that of the distribution
     normal = NormalDist()
     quantiles = np.array([normal.inv_cdf((i + 0.5) / count) for i in range(count)])
     lengths = np.clip(np.round(150 * np.exp(0.55 * quantiles)), 24, 512).astype(np.int64)
@@ -87,7 +87,7 @@ def lengths_of(case: Case, count: int) -> np.ndarray:
 
 
 def data_of(case: Case, vocab: int) -> Any:
-    """A train.dataset.Part of random tokens, enough for every step to see records of its own."""
+    """A Part of random tokens, enough for every step to see new records."""
     from train.data.dataset import Part
     from train.data.tokens import Tokens
 
@@ -101,7 +101,7 @@ def data_of(case: Case, vocab: int) -> Any:
 
 
 def setting_of(case: Case) -> MemoryCase:
-    """What the planner's arithmetic would be told of a case."""
+    """The case as input of the planner's arithmetic."""
     from train.data.packing import MULTIPLE, deal
 
     if case.dense:
@@ -111,7 +111,7 @@ def setting_of(case: Case) -> MemoryCase:
         if case.engine == "fused":
             from train.data.schedule import Sampler
 
-            # the fullest row of all steps that the case sees
+            # the fullest row of all steps of the case
             sampler, fullest = Sampler((len(lengths),), (1.0,), 3407), 0
             for step in range(case.steps + case.warmup):
                 records = sampler.step(step, case.records_a_step)
@@ -128,11 +128,11 @@ def setting_of(case: Case) -> MemoryCase:
 
 
 ONE_ROW = 18_432
-"""A step of 96 records in one pass: 4% faster than in two (H100, one process), and it fits 80 GB."""
+"""One pass for a step of 96 records: 4% faster than two (H100, one process), and it fits 80 GB."""
 
 
 def speed_cases() -> list[Case]:
-    """The speed table; an alternative stands in the same run as what it is compared with."""
+    """The speed table. An alternative runs in the same session as what it is compared with."""
     dense, long = "dense:4x2048", "dense:2x8192"
     return [
         Case(capacity=ONE_ROW, profile=True),
@@ -175,10 +175,10 @@ def memory_cases() -> list[Case]:
 
 
 def checkpoint_place(shape: str, place: Path, quantization: str = "none") -> Path:
-    """Where tests/bench/gpu/models.py writes the checkpoint of a shape."""
+    """The directory where tests/bench/gpu/models.py writes the checkpoint of a shape."""
     return place / f"{shape}-{quantization}"
 
 
 def jobs(cases: Iterable[Case]) -> list[list[Case]]:
-    """Runs of cases that share a process, in their order."""
+    """Groups of cases that share a process, in order."""
     return [list(group) for _, group in groupby(cases, key=lambda case: case.place)]

@@ -1,7 +1,8 @@
-"""Cases in processes of their own.
+"""Run cases in separate processes.
 
-Importing Unsloth or DeepSpeed takes as long as measuring a case, so a process is started while the one before it is at
-work; it says when its imports are done and touches no GPU until it is given a case. One line of JSON a case, both ways.
+Importing Unsloth or DeepSpeed takes as long as measuring a case. So the next process starts while the previous one
+works. It reports the end of its imports and touches no GPU before it receives a case. Both ways: one line of JSON per
+case.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from typing import Any
 from tests.bench.gpu.cases import Case
 
 IMPORTS = 120.0
-"""Seconds that a process may take to be ready."""
+"""Seconds that a process may take for its imports."""
 
 
 class Child:
-    """One process; `ask` it case by case."""
+    """One process that measures case by case, with `ask`."""
 
     def __init__(self, cases: list[Case], out: Path, scratch: Path, number: int) -> None:
         kind = "ours" if cases[0].ours else cases[0].engine
@@ -58,20 +59,20 @@ class Child:
         return found
 
     def ask(self, case: Case, timeout: float) -> dict[str, Any]:
-        """A result; or {"out_of_memory": true}, or {"failed": why}. Never raises for what the case does."""
+        """A result, {"out_of_memory": true} or {"failed": reason}. Never raises because of the case."""
         assert self.process.stdin is not None
         if not self._ready:
             first = self._line(IMPORTS)
             if "failed" in first:
                 return first
             self._ready = True
-        with contextlib.suppress(BrokenPipeError):  # the answer says that it has ended
+        with contextlib.suppress(BrokenPipeError):  # the answer reports that the process has ended
             self.process.stdin.write(json.dumps(asdict(case)) + "\n")
             self.process.stdin.flush()
         return self._line(timeout)
 
     def close(self) -> None:
-        """End the process and wait for it: its memory is free afterwards."""
+        """End the process and wait for it, so that its memory is free."""
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
@@ -84,7 +85,7 @@ class Child:
 
 
 def answers(jobs: list[list[Case]], out: Path, scratch: Path, timeout: float) -> Iterator[tuple[Case, dict[str, Any]]]:
-    """Each case with its result, `timeout` seconds at most for one."""
+    """Each case with its result; at most `timeout` seconds per case."""
     waiting: Child | None = None
     try:
         for number, cases in enumerate(jobs):
@@ -101,9 +102,9 @@ def answers(jobs: list[list[Case]], out: Path, scratch: Path, timeout: float) ->
 
 
 def serve(kind: str, out: Path, scratch: Path) -> None:
-    """A child's side: imports, then a line of results for each case on standard input."""
+    """The child's side: import, then print one line of results per case from standard input."""
     wire = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print goes to the log
+    os.dup2(2, 1)  # output of libraries goes to the log
     preload(kind)
     print(json.dumps({"ready": kind}), file=wire, flush=True)
     measure = _measure(out, scratch)
@@ -112,7 +113,7 @@ def serve(kind: str, out: Path, scratch: Path) -> None:
 
 
 def preload(kind: str) -> None:
-    """Everything heavy that cases of this kind import."""
+    """Import everything heavy that cases of this kind need."""
     if kind in ("unsloth", "trl"):
         import unsloth  # noqa: F401  (before transformers)
     if kind == "trl":
@@ -134,7 +135,7 @@ def _measure(out: Path, scratch: Path) -> Any:
     def measure(case: Case) -> dict[str, Any]:
         import torch
 
-        if not about:  # the first thing on the GPU: not before a case is there
+        if not about:  # the first use of the GPU: not before a case arrives
             about.update(heading())
         try:
             line = run_case(case, held, out) if case.ours else run_unsloth(case, loaded, scratch)

@@ -14,14 +14,14 @@ from train.memory import SHAPES, Shape
 
 
 def device_kind() -> Any:
-    """`cuda`; `cpu` only to try the program itself, its figures mean nothing."""
+    """`cuda`; `cpu` only to try the program: its figures mean nothing."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def hf_config(shape: Shape) -> Any:
-    """transformers' configuration of a shape; families without fused layers become a Llama of the same size."""
+    """transformers' configuration of a shape. Families without fused layers become a Llama of the same size."""
     from transformers import AutoConfig
 
     kind = shape.family if shape.family in FUSED_TYPES else "llama"
@@ -65,7 +65,7 @@ def build(case: Case) -> Any:
 
 
 def _to_nf4(model: Any) -> None:
-    """Linear maps of the layers as bitsandbytes' 4-bit ones, as loading with load_in_4bit makes them."""
+    """Replace the linear maps of the layers by bitsandbytes' 4-bit ones, as load_in_4bit does."""
     import bitsandbytes as bnb
     import torch
 
@@ -87,7 +87,7 @@ def _to_nf4(model: Any) -> None:
 
 
 def byte_tokenizer() -> Any:
-    """A token for each byte."""
+    """A tokenizer with one token per byte."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -98,10 +98,10 @@ def byte_tokenizer() -> Any:
 
 
 def checkpoint(shape: str, place: Path, quantization: str = "none") -> Path:
-    """A checkpoint of a shape with a byte tokenizer, made once: one random layer, written as every layer of the model.
+    """Make a checkpoint of a shape with a byte tokenizer, once. All its layers are copies of one random layer.
 
-    So a model may be larger than the machine's memory, and speed and memory are those of any weights. nf4 as
-    bitsandbytes saves it: packed weights, their scales, and the quantisation's state beside them.
+    So a model may be larger than the memory of the machine; speed and memory do not depend on the weights. nf4 is
+    stored as bitsandbytes does: packed weights, their scales, and the state of the quantization.
     """
     import torch
     from safetensors.torch import save_file
@@ -142,7 +142,7 @@ def checkpoint(shape: str, place: Path, quantization: str = "none") -> Path:
 
 
 def _saved_as_nf4(name: str, tensor: Any) -> Iterator[tuple[str, Any]]:
-    """A tensor as it stands in a quantised checkpoint: linear maps of the layers packed, all others as they are."""
+    """A tensor as stored in a quantized checkpoint: linear maps of the layers packed, all others unchanged."""
     from bitsandbytes.functional import quantize_4bit
 
     if not any(f".{target}.weight" in name for target in TARGETS):

@@ -1,4 +1,4 @@
-"""What a user would otherwise take: Unsloth as its notebooks and documentation show it."""
+"""The alternatives: Unsloth and TRL, used as their notebooks and documentation show."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.bench.gpu.tables import result
 from train.memory import SHAPES
 
 LONGEST = 8192
-"""max_seq_length of the cases that share a model."""
+"""max_seq_length for the cases that share a model."""
 
 
 @dataclass
 class Loaded:
-    """Unsloth's model, which cases of one process share."""
+    """Unsloth's model, shared by the cases of one process."""
 
     key: tuple[str, str] = ("", "")
     model: Any = None
@@ -28,7 +28,7 @@ class Loaded:
 
 
 def run_unsloth(case: Case, loaded: Loaded, place: Path) -> dict[str, Any]:
-    """FastLanguageModel + get_peft_model; its own loss; dense rows, or TRL's trainer with packing=True (`trl`)."""
+    """FastLanguageModel + get_peft_model with its own loss on dense rows, or TRL's trainer with packing (`trl`)."""
     import gc
 
     import torch
@@ -39,7 +39,7 @@ def run_unsloth(case: Case, loaded: Loaded, place: Path) -> dict[str, Any]:
         loaded.model, loaded.tokenizer = _load(case, place)
         loaded.key = case.shape, case.quantization
     model, tokenizer = loaded.model, loaded.tokenizer
-    if case.engine == "unsloth":  # transformers leaves a loaded model in evaluation mode, where nothing is recomputed
+    if case.engine == "unsloth":  # transformers loads a model in evaluation mode, in which nothing is recomputed
         FastLanguageModel.for_training(model, use_gradient_checkpointing=case.checkpointing)
         armed = any(getattr(m, "gradient_checkpointing", False) and m.training for m in model.modules())
         if armed != case.checkpointing:
@@ -75,7 +75,7 @@ def _load(case: Case, place: Path) -> tuple[Any, Any]:
 def _unsloth_steps(
     case: Case, model: Any, tokenizer: Any, place: Path
 ) -> tuple[list[float], float, float, list[float]]:
-    """Rows as they are (dense), or one optimizer step of padded micro batches of like lengths (records)."""
+    """Rows unchanged (dense), or an optimizer step of padded micro batches of similar lengths (records)."""
     import torch
 
     data = data_of(case, SHAPES[case.shape].vocab)
@@ -111,7 +111,7 @@ def _unsloth_steps(
 
 
 def _trl_steps(case: Case, model: Any, tokenizer: Any, place: Path) -> tuple[list[float], float, float, list[float]]:
-    """SFTTrainer with packing=True, one full row of `capacity` tokens a step."""
+    """SFTTrainer with packing=True: one full row of `capacity` tokens per step."""
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
@@ -152,5 +152,5 @@ def _trl_steps(case: Case, model: Any, tokenizer: Any, place: Path) -> tuple[lis
     seconds = [end - begin for begin, end in zip(stamps[::2], stamps[1::2], strict=True)]
     losses = [line["loss"] for line in logged if "loss" in line]
     assert all(line["grad_norm"] > 0 for line in logged if "grad_norm" in line), "no gradients"
-    tokens = case.capacity * 0.97  # best-fit packing of these lengths leaves a few tokens free in a row
+    tokens = case.capacity * 0.97  # best-fit packing of these lengths leaves a few tokens of a row free
     return seconds, tokens, tokens / float(lengths.mean()), losses

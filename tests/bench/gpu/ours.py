@@ -24,7 +24,7 @@ def train_config(case: Case) -> Any:
 
     records, length = case.records_a_step, case.dense[1] if case.dense else 512
     packed = case.engine == "fused"
-    # the loop's capacity is micro_batch_size * max_length; for the padded engine, records a pass
+    # the loop's capacity is micro_batch_size * max_length; for the padded engine, records per pass
     micro = records if case.dense else (max(1, case.capacity // length) if packed else 16)
     return TrainConfig(
         run_id="bench",
@@ -46,16 +46,16 @@ def train_config(case: Case) -> Any:
 
 @dataclass
 class Held:
-    """The model that cases of one shape share, so that it is built once."""
+    """The model of a shape, built once and shared by its cases."""
 
     key: tuple[Any, ...] = ()
     model: Any = None
     leaked: int = 0
-    """Bytes that stood before the model was built: not this case's."""
+    """Bytes allocated before the model was built; they do not belong to the case."""
 
 
 def run_case(case: Case, held: Held, out: Path) -> dict[str, Any]:
-    """One case on the real path of the program; a line of results."""
+    """Run one case on the real path of the program; return a line of results."""
     import gc
 
     import torch
@@ -101,7 +101,7 @@ def run_case(case: Case, held: Held, out: Path) -> dict[str, Any]:
 
 
 class _quiet:
-    """The loop prints a line a step; a table does not want them."""
+    """Hide the lines that the loop prints per step."""
 
     def __enter__(self) -> None:
         self.kept = sys.stdout
@@ -136,7 +136,7 @@ def _line(case: Case, shape: Shape, lines: list[dict[str, Any]], peak: int, firs
     timed = lines[case.warmup :]
     if not all(line["grad_norm"] and math.isfinite(line["loss"]) for line in lines):
         raise RuntimeError(f"{case.name}: a step without gradients or with a loss that is not finite")
-    # tokens of each step over its seconds; the median step
+    # tokens per second of each step; the median counts
     rates = sorted(line["tokens_per_second"] for line in timed)
     tokens = (lines[-1]["tokens"] - lines[case.warmup - 1]["tokens"]) / len(timed)
     rate = rates[len(rates) // 2]

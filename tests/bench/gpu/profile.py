@@ -1,4 +1,4 @@
-"""One more optimizer step under torch's profiler: time by kernel, and how long the GPU computes, talks and waits."""
+"""One more optimizer step under torch's profiler: time per kernel, and how long the GPU computes and waits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Span = tuple[float, float]
 
 
 def profile(loop: Any, file: Path) -> None:
-    """Run and describe a step of a train.training.loop.Loop; on several ranks, all call it."""
+    """Run and describe one step of a train.training.loop.Loop. With several ranks, all call it."""
     import torch
 
     work = loop.work(loop.data.sampler(0), 0)
@@ -31,7 +31,7 @@ def profile(loop: Any, file: Path) -> None:
 
 
 def described(events: Iterable[dict[str, Any]]) -> str:
-    """How much of the time from the first kernel to the last one the GPU computed, talked to others and waited."""
+    """Shares of the time from the first kernel to the last: computing, communicating, waiting."""
     spans: dict[bool, list[Span]] = {True: [], False: []}
     for event in events:
         if event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset"):
@@ -45,14 +45,14 @@ def described(events: Iterable[dict[str, Any]]) -> str:
     waited, only_talked = 1 - busy / whole, (busy - computed) / whole
     lines = [
         f"{whole / 1000:.1f} ms from the first kernel to the last one",
-        f"{computed / whole:.1%} computing, {waited:.1%} waiting, {only_talked:.1%} only talking",
-        f"{talked / 1000:.1f} ms of NCCL, {(computed + talked - busy) / 1000:.1f} of them behind computation",
+        f"{computed / whole:.1%} computing, {waited:.1%} waiting, {only_talked:.1%} only communicating",
+        f"{talked / 1000:.1f} ms of NCCL, {(computed + talked - busy) / 1000:.1f} of them hidden behind computation",
     ]
     return "\n".join(lines)
 
 
 def merged(spans: Iterable[Span]) -> list[Span]:
-    """The same moments as spans that do not overlap, in order."""
+    """The same time as spans that do not overlap, in order."""
     found: list[Span] = []
     for begin, end in sorted(spans):
         if found and begin <= found[-1][1]:

@@ -1,4 +1,4 @@
-"""What the limit is counted from: the rate of a large matrix product on this GPU."""
+"""The rate of a large matrix product on this GPU, from which the limit is computed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def heading() -> dict[str, Any]:
 
 
 def matrix_rate() -> float:
-    """FLOP/s of an 8192 x 8192 x 8192 bf16 product of random numbers: what the limit is counted from."""
+    """FLOP/s of an 8192 x 8192 x 8192 bf16 product of random numbers."""
     import torch
 
     if device_kind() == "cpu":

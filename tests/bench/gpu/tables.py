@@ -1,4 +1,4 @@
-"""Lines of results, and Markdown of them."""
+"""Results as lines, and as Markdown."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def result(
 
 
 def with_share(case: Case, line: dict[str, Any]) -> dict[str, Any]:
-    """The line with the share of the limit: the device's matrix rate over the operations a token needs."""
+    """The line with its share of the limit: the matrix rate of the device over the operations per token."""
     if "tokens_per_second" not in line:
         return line
     needed = memory.flops_per_token(SHAPES[case.shape], replace(setting_of(case), checkpointing=False))
@@ -38,7 +38,7 @@ NAMES = {"fused": "**fused**", "peft": "transformers + PEFT", "unsloth": "Unslot
 
 
 def markdown(name: str, lines: list[tuple[Case, dict[str, Any]]]) -> str:
-    """A table of results: `memory` beside the predictions, any other with what ours is beside each alternative."""
+    """A table of results: `memory` with the predictions, any other with our speedup over each alternative."""
     about = next((line for _, line in lines if "device" in line), {})
     top = f"{about.get('device', '?')}, torch {about.get('torch', '?')}"
     rows = _memory(lines) if name == "memory" else _speed(lines)
@@ -48,7 +48,7 @@ def markdown(name: str, lines: list[tuple[Case, dict[str, Any]]]) -> str:
 def _speed(lines: list[tuple[Case, dict[str, Any]]]) -> list[str]:
     best = {_workload(case): line["tokens_per_second"] for case, line in reversed(lines) if _leads(case, line)}
     rows = [
-        "| workload | engine | tokens/s | records/s | ours is | peak GiB | predicted | of limit | first step, s |",
+        "| workload | engine | tokens/s | records/s | speedup | peak GiB | predicted | of limit | first step, s |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for case, line in lines:
@@ -66,7 +66,7 @@ def _speed(lines: list[tuple[Case, dict[str, Any]]]) -> list[str]:
 
 
 def _leads(case: Case, line: dict[str, Any]) -> bool:
-    """Is this what the program would choose for its workload? (The fused layers, and no activation computed twice.)"""
+    """Whether the program would choose this case for its workload: fused layers, no activation computed twice."""
     return case.engine == "fused" and not case.checkpointing and "tokens_per_second" in line
 
 
