@@ -5,7 +5,7 @@ PY := .venv/bin/python
 CODE := launcher train tests docker
 
 help: ## print this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 env: ## make .venv with everything in it; do nothing if it is current
 	@sh docker/install_env.sh .venv
