@@ -8,7 +8,7 @@ import click
 
 from launcher.backends import backend_of
 from launcher.backends.base import Pulls
-from launcher.commands.runs import run_named
+from launcher.commands.run_argument import find_run
 
 
 @click.command()
@@ -17,7 +17,7 @@ from launcher.commands.runs import run_named
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def pull(run: str, checkpoints: bool, as_json: bool) -> None:
     """Bring RUN's logs, metrics, result and adapter into its run directory here."""
-    found = run_named(run)
+    found = find_run(run)
     backend = backend_of(found.record.backend)
     names = backend.pull(found, checkpoints=checkpoints) if isinstance(backend, Pulls) else None
     if as_json:

@@ -47,11 +47,11 @@ SILENT_AFTER = 30.0
 def node_records(run: RunDir) -> dict[int, Record]:
     """{node rank: record} of the nodes whose agent has started; unreadable files are left out."""
     found = {}
-    for path in sorted(run.nodes_dir.glob("node-*.json")):
+    for path in run.nodes_dir.glob("node-*.json"):
         record = read_json(path)
         if record is not None and isinstance(record.get("node_rank"), int):
             found[record["node_rank"]] = record
-    return found
+    return dict(sorted(found.items()))
 
 
 def is_local(record: Record) -> bool:
@@ -97,8 +97,7 @@ def first_failure(run: RunDir) -> dict[str, Any] | None:
 
     Where no agent could write one down, what the scheduler said of the run (errors/slurm.json).
     """
-    records = sorted(node_records(run).items())
-    found = first_cause(record["failure"] for _, record in records if record.get("failure"))
+    found = first_cause(record["failure"] for record in node_records(run).values() if record.get("failure"))
     return found or read_json(run.path / run_files.SLURM_ERROR)
 
 

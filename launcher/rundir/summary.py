@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from launcher.rundir.directory import RunDir
-from launcher.rundir.state import RunState, first_failure, node_records
+from launcher.rundir.state import RunState, first_failure
 
 STARTS = ("submitted", "slurm_start", "agent_started")
 ENDS = ("end", "slurm_end")
@@ -90,9 +90,10 @@ def span(run: RunDir) -> tuple[float | None, float | None]:
     return started, max(ends or times, default=None)
 
 
-def nodes(run: RunDir) -> list[dict[str, Any]]:
-    """The records of the nodes' agents, in order."""
-    return [record for _, record in sorted(node_records(run).items())]
+def last_metric(run: RunDir) -> dict[str, Any] | None:
+    """The last line of metrics.jsonl that has a loss."""
+    metrics = [metric for metric in run.read_metrics() if "loss" in metric]
+    return metrics[-1] if metrics else None
 
 
 def smoke_problems(run: RunDir) -> list[str]:

@@ -40,7 +40,7 @@ def test_a_run_that_cannot_be_asked_or_read_does_not_hide_the_others(
     assert all(row["directory"] == str(tmp_path / row["run"]) for row in rows)
     shown = CliRunner().invoke(cli, ["list"], catch_exceptions=False)
     lines = shown.stdout.splitlines()
-    assert lines[0].endswith("(when last seen: no host of a-20260101-000000-aaaa can be reached)")
+    assert lines[0].endswith("(last known state: no host of a-20260101-000000-aaaa can be reached)")
     assert lines[1].startswith("SUCCEEDED")
     assert "b-20260101-000001-aaaa" in shown.stderr
     assert "d-20260101-000003-aaaa" in shown.stderr

@@ -1,0 +1,82 @@
+"""What the commands that use an adapter share: find the run, start a module of train/, and the options of answering."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from launcher.commands.run_argument import find_run
+from launcher.errors import UsageError
+from launcher.machine import facts, process, trainer
+from launcher.rundir.directory import RunDir
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Device to compute on.",
+)
+
+
+def find_run_with_adapter(text: str) -> RunDir:
+    """The run meant by `text`, finished or with a checkpoint. Raises RunNotFound and UsageError."""
+    run = find_run(text)
+    if not (run.adapter / "adapter_config.json").exists() and not run.checkpoint_steps():
+        raise UsageError(f"{run.run_id} has no adapter yet", hint=f"zlaunch status {run.run_id}")
+    return run
+
+
+def run_module(run: RunDir, args: Sequence[str]) -> int:
+    """Run `python ARGS` on this terminal with the run's interpreter; returns the exit status.
+
+    Our own interpreter gets our own train package, which also reads runs of older versions. Any other interpreter gets
+    the snapshot of train/ in the run's code/.
+    """
+    python = str(run.read_plan()["launch"]["python"])
+    ours = python == facts.this_python()
+    return process.passthrough([python, *args], env=trainer.environment(None if ours else run.code))
+
+
+def answer_options(*, max_new_tokens: int) -> Callable[[Function], Function]:
+    """Add the options that decide how the adapter answers."""
+    options = [
+        device_option,
+        click.option("--system", help="System message (default: data.system of the run)."),
+        click.option(
+            "--max-new-tokens",
+            type=click.IntRange(min=1),
+            default=max_new_tokens,
+            show_default=True,
+            help="Maximum number of tokens per answer.",
+        ),
+        click.option(
+            "--temperature",
+            type=click.FloatRange(min=0),
+            default=0.0,
+            show_default=True,
+            help="Sampling temperature; 0 picks the most likely token.",
+        ),
+        click.option("--base", is_flag=True, help="Use the base model without the adapter, for comparison."),
+    ]
+
+    def decorate(function: Function) -> Function:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def answer_args(values: dict[str, Any]) -> list[str]:
+    """The values of answer_options as arguments of the training program.
+
+    Each is one argument `--name=value`, because a text may begin with a dash.
+    """
+    options = {key.replace("_", "-"): value for key, value in values.items() if value is not None}
+    flags = ["--base"] if options.pop("base") else []
+    return [*(f"--{name}={value}" for name, value in options.items()), *flags]

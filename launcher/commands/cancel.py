@@ -1,0 +1,43 @@
+"""`zlaunch cancel RUN|SWEEP`: end a run or every run of a sweep."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from launcher.lifecycle import sweep
+from launcher.lifecycle.cancel import Ended, one, refuse_rest, whole
+from launcher.lifecycle.sweep import Sweep
+from launcher.rundir import summary
+from launcher.rundir.state import RunState
+
+
+@click.command()
+@click.argument("run")
+@click.option("--now", is_flag=True, help="Do not wait for a checkpoint.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def cancel(run: str, now: bool, as_json: bool) -> None:
+    """Save a last checkpoint of RUN, then end every process of it on every node.
+
+    RUN may be a sweep: running points are cancelled, and waiting points do not start.
+    """
+    found = sweep.named(run)
+    if isinstance(found, Sweep):
+        print_results(found, whole(found, checkpoint=not now), as_json)
+        return
+    result = one(found, checkpoint=not now)
+    click.echo(json.dumps(summary.of(found, RunState(result.state))) if as_json else str(result))
+
+
+def print_results(points: Sweep, results: list[Ended], as_json: bool) -> None:
+    """Print the result of each point. Raises TargetError if some of them may still be running."""
+    if as_json:
+        rows = [
+            {**result.as_dict(), "values": point.values} for result, point in zip(results, points.points, strict=True)
+        ]
+        click.echo(json.dumps({"sweep": points.sweep_id, "points": rows}, ensure_ascii=False))
+    else:
+        for result in results:
+            click.echo(str(result))
+    refuse_rest(points, results)

@@ -1,0 +1,18 @@
+"""`zlaunch convert SRC DST`: a ChatGLM or Baichuan checkpoint for plain transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from launcher.machine import facts, process, trainer
+
+
+@click.command()
+@click.argument("source", metavar="SRC", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("target", metavar="DST", type=click.Path(path_type=Path))
+def convert(source: Path, target: Path) -> int:
+    """Convert a ChatGLM or Baichuan checkpoint from its original layout to one that plain transformers reads."""
+    argv = [facts.this_python(), "-m", "train.convert", str(source.absolute()), str(target.absolute())]
+    return process.passthrough(argv, env=trainer.environment())

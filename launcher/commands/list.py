@@ -1,0 +1,62 @@
+"""`zlaunch list`: the runs, one line each."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import click
+
+from launcher.backends import current_state
+from launcher.errors import ZlaunchError
+from launcher.rundir import find, summary
+from launcher.rundir.directory import RunDir
+
+
+@click.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
+def list_(as_json: bool) -> None:
+    """List the runs under $ZLAUNCH_RUNS (default ./runs), oldest first.
+
+    If the target of a run does not answer, its line shows the last known state and the reason. A run with a damaged
+    record has no state.
+    """
+    runs = [run for run in find.list_runs(find.runs_root()) if run.run_json.exists()]
+    if not runs and not as_json:
+        click.echo(f"no runs in {find.runs_root()}", err=True)
+    for run in runs:
+        try:
+            row = overview(run)
+        except ZlaunchError as error:  # one damaged record must not hide the other runs
+            if as_json:
+                row = {"run": run.run_id, "state": None, "error": str(error), "directory": str(run.path)}
+                click.echo(json.dumps(row))
+            else:
+                click.echo(f"{run.run_id}: {error}", err=True)
+            continue
+        click.echo(json.dumps(row) if as_json else _line(row))
+
+
+def overview(run: RunDir) -> dict[str, Any]:
+    """The row of a run; with `error` if its state is only the last known one."""
+    record = run.record
+    last = summary.last_metric(run) or {}
+    state, error = current_state.last_seen(run)
+    return {
+        "run": run.run_id,
+        "state": state.value,
+        **({"error": error} if error else {}),
+        "backend": record.backend,
+        "created": record.created,
+        "directory": str(run.path),
+        "step": last.get("step"),
+        "loss": last.get("loss"),
+    }
+
+
+def _line(row: dict[str, Any]) -> str:
+    created = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["created"]))
+    loss = f"step {row['step']} loss {row['loss']:.4f}" if row["loss"] is not None else ""
+    line = f"{row['state']:<10} {created}  {row['backend']:<6} {row['run']}  {loss}".rstrip()
+    return f"{line}  (last known state: {row['error'].splitlines()[0]})" if "error" in row else line

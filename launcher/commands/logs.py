@@ -1,0 +1,42 @@
+"""`zlaunch logs RUN`: what the ranks printed."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from launcher.backends import backend_of
+from launcher.commands.run_argument import find_run
+from launcher.errors import UsageError
+from launcher.rundir.directory import RunDir
+
+
+@click.command()
+@click.argument("run")
+@click.option("--rank", type=click.IntRange(min=0), help="Print the lines of this rank only.")
+@click.option("-f", "--follow", is_flag=True, help="Print new lines until the run ends.")
+def logs(run: str, rank: int | None, follow: bool) -> None:
+    """Print the logs of RUN's ranks, each line with its rank in front."""
+    found = find_run(run)
+    if rank is not None:
+        check_rank(found, rank)
+    try:
+        for line in backend_of(found.record.backend).logs(found, rank=rank, follow=follow):
+            source = f"[{line.rank}] " if line.rank is not None else f"[node {line.node_rank}] "
+            click.echo(f"{source if rank is None else ''}{line.text}")
+            if follow:
+                sys.stdout.flush()
+    except KeyboardInterrupt:  # ends the command, not the run
+        return
+
+
+def check_rank(run: RunDir, rank: int) -> None:
+    """Raise UsageError if no start of the run had this rank."""
+    nodes = run.read_plan().get("launch", {}).get("nodes", ())
+    ranks = {node["first_rank"] + local for node in nodes for local in range(node["procs"])}
+    logs = run.logs_dir.glob("node-*/rank-*.log")  # an earlier start may have had more ranks
+    ranks.update(int(log.stem.removeprefix("rank-")) for log in logs)
+    if ranks and rank not in ranks:
+        known = f"ranks 0 to {max(ranks)}" if len(ranks) > 1 else "rank 0 only"
+        raise UsageError(f"{run.run_id} has no rank {rank}; it has {known}")
