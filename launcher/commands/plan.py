@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,30 @@ from launcher.errors import SpecError, UsageError
 from launcher.job import load
 from launcher.job.spec import JobSpec
 from launcher.machine import facts
-from launcher.plan import autos, gpus
-from launcher.plan.autos import Choice, DoesNotFit, Model, Situation
+from launcher.plan import gpus, situation
+from launcher.plan.candidates import Candidate
+from launcher.plan.fastest import DoesNotFit, choose
+from launcher.plan.situation import Model, Situation
+from launcher.plan.types import Reason
 from train import memory
 from train.memory import GIB, Shape
 
 ASSUMED = "assumed: this machine has no GPU; --gpu names another"
 
 
-class Assumed(Situation):
-    """A situation on a GPU that nobody named and that was not found here."""
+@dataclass(frozen=True)
+class Planned:
+    """A job, where it would run, and the settings that it gets there."""
+
+    job: JobSpec
+    shape: Shape
+    situation: Situation
+    assumed: bool
+    """Nobody named the GPU, and this machine has none."""
+    best: Candidate
+    reasons: tuple[Reason, ...]
+    work: dict[str, Any] | None
+    """Steps and hours, where the records can be counted here."""
 
 
 @click.command("plan")
@@ -62,74 +77,73 @@ def plan(
             "the job runs a program of its own, and `plan` is about training a model",
             hint=f"zlaunch local {job or 'JOB'} --dry-run shows what the program would get",
         )
-    planned = model_of(wanted)
-    shape = planned.shape
-    situation = situation_of(gpu, gpu_memory, nodes, gpus_per_node or wanted.local.gpus or 1)
+    known, shape = model_of(wanted)
+    there, assumed = situation_of(gpu, gpu_memory, nodes, gpus_per_node or wanted.local.gpus or 1)
     try:
-        choice = autos.choose(wanted, planned, situation)
+        best, reasons = choose(wanted, known, there)
     except DoesNotFit as error:
         if not as_json:
-            if isinstance(situation, Assumed):
-                click.echo(f"{situation.gpu_name} is {ASSUMED}", err=True)
+            if assumed:
+                click.echo(f"{there.gpu_name} is {ASSUMED}", err=True)
             raise
-        click.echo(json.dumps(_refusal(wanted, shape, situation, error), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(_refusal(wanted, shape, there, assumed, error), indent=2, ensure_ascii=False))
         return error.exit_code
-    work = work_of(wanted, choice)
-    if as_json:
-        click.echo(json.dumps(report(wanted, shape, situation, choice, work), indent=2, ensure_ascii=False))
-    else:
-        click.echo(table(wanted, shape, situation, choice, work))
+    planned = Planned(wanted, shape, there, assumed, best, reasons, work_of(wanted, best))
+    click.echo(json.dumps(report(planned), indent=2, ensure_ascii=False) if as_json else table(planned))
     return 0
 
 
-def model_of(wanted: JobSpec) -> Model:
+def model_of(wanted: JobSpec) -> tuple[Model, Shape]:
     """The model by its config.json, else by its name. Raises SpecError."""
-    if not wanted.model.path:
-        raise SpecError("no model to plan for", hint="name a job file, or say --model")
-    try:
-        found = autos.model_of(wanted.model.path, facts.model_config(wanted.model.path, wanted.env))
-    except memory.UnknownShape as error:
-        hint = f"plan for a model of a like size, with --model: {', '.join(memory.SHAPES)}"
-        raise SpecError(f"model.path {wanted.model.path!r}: {error}", hint=hint) from error
-    if found is None:
-        raise SpecError(
-            f"model.path {wanted.model.path!r}: no config.json here and no built-in shape of that name",
-            hint=f"give a directory with config.json, or one of: {', '.join(memory.SHAPES)}",
-        )
-    return found
+    path = wanted.model.path
+    if not path:
+        raise SpecError("no model to plan for", hint="name a job file, or use --model")
+    found = situation.model_of(path, facts.model_config(path, wanted.env))
+    if found.shape is not None:
+        return found, found.shape
+    if found.unknown:
+        hint = f"plan for a model of a similar size, with --model: {', '.join(memory.SHAPES)}"
+        raise SpecError(f"model.path {path!r}: {found.unknown}", hint=hint)
+    raise SpecError(
+        f"model.path {path!r}: no config.json here and no built-in shape of that name",
+        hint=f"give a directory with config.json, or one of: {', '.join(memory.SHAPES)}",
+    )
 
 
-def situation_of(gpu: str | None, gpu_memory: str | None, nodes: int, per_node: int) -> Situation:
-    """The GPUs to plan for: those named, else this machine's, else an H100. Raises SpecError."""
+def situation_of(gpu: str | None, gpu_memory: str | None, nodes: int, per_node: int) -> tuple[Situation, bool]:
+    """The GPUs to plan for: those named, else this machine's, else an H100; and whether they are assumed.
+
+    Raises SpecError.
+    """
     world = nodes * per_node
     size = gpus.parse_memory(gpu_memory) if gpu_memory is not None else None
     if gpu is not None:
         named = gpus.find(gpu)
-        return Situation.of(world, size or named.memory_bytes, named.title)
+        return Situation.of(world, size or named.memory_bytes, named.title), False
     if size is not None:
-        return Situation(world, size, f"a GPU of {size / GIB:.0f} GiB")
+        return Situation(world, size, f"a GPU of {size / GIB:.0f} GiB"), False
     found = facts.local_gpus()
     if found:
-        smallest = min(one.memory_bytes for one in found)
+        smallest = min(card.memory_bytes for card in found)
         if not smallest:
-            said = f"nvidia-smi does not say how much memory {found[0].name} has"
-            raise SpecError(said, hint="give --gpu-memory 24GiB")
-        oldest = min((one.compute_capability for one in found if one.compute_capability), default=None)
-        return Situation.of(world, smallest, found[0].name, oldest)
-    card = gpus.GPUS["h100"]
-    return Assumed(world, card.memory_bytes, card.title, card.matrix_rate, card.compute_capability)
+            message = f"nvidia-smi does not say how much memory {found[0].name} has"
+            raise SpecError(message, hint="give --gpu-memory 24GiB")
+        oldest = min((card.compute_capability for card in found if card.compute_capability), default=None)
+        return Situation.of(world, smallest, found[0].name, oldest), False
+    h100 = gpus.GPUS["h100"]
+    return Situation.of(world, h100.memory_bytes, h100.title), True
 
 
-def work_of(wanted: JobSpec, choice: Choice) -> dict[str, Any] | None:
+def work_of(wanted: JobSpec, best: Candidate) -> dict[str, Any] | None:
     """Steps and hours, where the number of records can be read here; tokens are estimated from the bytes."""
     records, size = _count(wanted)
     steps = wanted.train.max_steps
     if steps is None:
         if not records:
             return None
-        steps = max(1, math.ceil(wanted.train.epochs * records / choice.batch.global_batch_size - 1e-9))
+        steps = max(1, math.ceil(wanted.train.epochs * records / best.batch.global_batch_size - 1e-9))
     tokens = min(wanted.data.max_length, size / records / 3.5) if records else wanted.data.max_length
-    seconds = steps * choice.batch.global_batch_size * tokens / choice.tokens_per_second
+    seconds = steps * best.batch.global_batch_size * tokens / best.cost.tokens_per_second
     return {"records": records, "tokens_per_record": round(tokens), "steps": steps, "hours": seconds / 3600}
 
 
@@ -151,92 +165,91 @@ def _count(wanted: JobSpec) -> tuple[int, float]:
     return records, size
 
 
-def report(
-    wanted: JobSpec, shape: Shape, situation: Situation, choice: Choice, work: dict[str, Any] | None
-) -> dict[str, Any]:
-    setting, solved = choice.setting, choice.batch
+def report(planned: Planned) -> dict[str, Any]:
+    best, batch = planned.best, planned.best.batch
     settings = {
-        "model.quantization": setting.quantization,
-        "model.dtype": choice.dtype,
-        "train.engine": setting.engine,
-        "train.global_batch_size": solved.global_batch_size,
-        "train.micro_batch_size": solved.micro_batch_size,
-        "train.gradient_accumulation_steps": solved.gradient_accumulation_steps,
-        "train.gradient_checkpointing": setting.checkpointing,
-        "train.zero_stage": setting.zero_stage,
-        "train.packing": choice.packing,
+        "model.quantization": planned.job.model.quantization,
+        "model.dtype": best.dtype,
+        "train.engine": best.engine,
+        "train.global_batch_size": batch.global_batch_size,
+        "train.micro_batch_size": batch.micro_batch_size,
+        "train.gradient_accumulation_steps": batch.gradient_accumulation_steps,
+        "train.gradient_checkpointing": best.checkpointing,
+        "train.zero_stage": best.zero_stage,
+        "train.packing": best.packing,
     }
-    reasons = {reason.setting: reason.reason for reason in choice.reasons}
+    reasons = {reason.setting: reason.reason for reason in planned.reasons}
     reasons["train.gradient_accumulation_steps"] = (
-        f"{solved.global_batch_size} records a step / ({solved.micro_batch_size} a pass x {solved.world_size} ranks)"
+        f"{batch.global_batch_size} records per step / ({batch.micro_batch_size} per pass x {batch.world_size} ranks)"
     )
     return {
         "fits": True,
-        **_heading(wanted, shape, situation),
-        "predicted_peak_bytes": choice.predicted_peak_bytes,
-        "parts": choice.memory.parts,
-        "room_bytes": autos.room(situation),
+        **_heading(planned.job, planned.shape, planned.situation, planned.assumed),
+        "predicted_peak_bytes": best.cost.memory.total,
+        "parts": best.cost.memory.parts,
+        "room_bytes": planned.situation.room,
         "settings": {
             key: {"value": value, "reason": reasons.get(key, "the job's, or the default")}
             for key, value in settings.items()
         },
-        "tokens_per_second": round(choice.tokens_per_second),
-        "work": work,
+        "tokens_per_second": round(best.cost.tokens_per_second),
+        "work": planned.work,
     }
 
 
-def _refusal(wanted: JobSpec, shape: Shape, situation: Situation, error: DoesNotFit) -> dict[str, Any]:
+def _refusal(wanted: JobSpec, shape: Shape, there: Situation, assumed: bool, error: DoesNotFit) -> dict[str, Any]:
     return {
         "fits": False,
-        **_heading(wanted, shape, situation),
+        **_heading(wanted, shape, there, assumed),
         "predicted_peak_bytes": error.smallest.total,
         "parts": error.smallest.parts,
-        "room_bytes": autos.room(situation),
+        "room_bytes": there.room,
         "error": str(error),
         "changes": [
             {
                 "change": change.text,
-                "predicted_peak_bytes": change.choice.predicted_peak_bytes,
-                "tokens_per_second": round(change.choice.tokens_per_second),
+                "predicted_peak_bytes": change.candidate.cost.memory.total,
+                "tokens_per_second": round(change.candidate.cost.tokens_per_second),
             }
             for change in error.changes
         ],
     }
 
 
-def _heading(wanted: JobSpec, shape: Shape, situation: Situation) -> dict[str, Any]:
+def _heading(wanted: JobSpec, shape: Shape, there: Situation, assumed: bool) -> dict[str, Any]:
     targets = wanted.lora.target_modules if isinstance(wanted.lora.target_modules, tuple) else None
     return {
         "model": wanted.model.path,
         "parameters": shape.parameters,
         "trainable": memory.trainable(shape, wanted.lora.r, targets, wanted.lora.modules_to_save),
-        "gpu": situation.gpu_name,
-        "gpu_assumed": isinstance(situation, Assumed),
-        "gpu_memory_bytes": situation.gpu_memory_bytes,
-        "world_size": situation.world_size,
+        "gpu": there.gpu_name,
+        "gpu_assumed": assumed,
+        "gpu_memory_bytes": there.gpu_memory_bytes,
+        "world_size": there.world_size,
     }
 
 
-def table(wanted: JobSpec, shape: Shape, situation: Situation, choice: Choice, work: dict[str, Any] | None) -> str:
+def table(planned: Planned) -> str:
     """The plan as text."""
-    facts_ = report(wanted, shape, situation, choice, work)
+    job, there, cost, work = planned.job, planned.situation, planned.best.cost, planned.work
+    said = report(planned)
     lines = [
-        f"{wanted.model.path}: {shape.parameters / 1e9:.2f} billion parameters, "
-        f"{facts_['trainable'] / 1e6:.1f} million trained (LoRA r={wanted.lora.r})",
-        f"on {situation.world_size} x {situation.gpu_name} ({situation.gpu_memory_bytes / GIB:.1f} GiB each)"
-        f"{f', {ASSUMED}' if facts_['gpu_assumed'] else ''}",
+        f"{job.model.path}: {planned.shape.parameters / 1e9:.2f} billion parameters, "
+        f"{said['trainable'] / 1e6:.1f} million trained (LoRA r={job.lora.r})",
+        f"on {there.world_size} x {there.gpu_name} ({there.gpu_memory_bytes / GIB:.1f} GiB each)"
+        f"{f', {ASSUMED}' if planned.assumed else ''}",
         "",
-        "memory a GPU at the peak of a step",
-        *(f"  {name:<12} {size / GIB:8.2f} GiB" for name, size in choice.memory.parts.items()),
-        f"  {'together':<12} {choice.predicted_peak_bytes / GIB:8.2f} GiB of {autos.room(situation) / GIB:.2f} free",
+        "memory per GPU at the peak of a step",
+        *(f"  {name:<12} {size / GIB:8.2f} GiB" for name, size in cost.memory.parts.items()),
+        f"  {'together':<12} {cost.memory.total / GIB:8.2f} GiB of {there.room / GIB:.2f} free",
         "",
         "settings",
     ]
-    for key, item in facts_["settings"].items():
+    for key, item in said["settings"].items():
         lines.append(f"  {key:<34} {item['value']!s:<8} {item['reason']}")
-    lines += ["", f"about {choice.tokens_per_second:,.0f} tokens/s on all GPUs together"]
+    lines += ["", f"about {cost.tokens_per_second:,.0f} tokens/s on all GPUs together"]
     if work:
-        estimate = f", about {work['tokens_per_record']} tokens a record" if work["records"] else ""
+        estimate = f", about {work['tokens_per_record']} tokens per record" if work["records"] else ""
         lines.append(f"{work['steps']} steps{estimate}: {_duration(work['hours'])}")
     return "\n".join(lines)
 

@@ -16,7 +16,8 @@ from typing import Literal
 from launcher.job.paths import source_paths
 from launcher.job.spec import JobSpec
 from launcher.machine.hub_places import HOME, HUB, MODELSCOPE, expand, hf_home, hub_override, model_folder
-from launcher.plan.container import ContainerChoice, Runtime
+from launcher.plan.container import ContainerChoice
+from launcher.plan.engines import Runtime
 
 Where = Literal["here", "hosts", "cluster"]
 """here: this machine, or nodes that share its home directory.

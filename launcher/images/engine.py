@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from launcher.errors import TargetError
 from launcher.machine import process
-from launcher.plan.container import PROGRAMS, EngineName
+from launcher.plan.engines import PROGRAMS, EngineName
 
 PROBLEMS: tuple[tuple[str, str, str], ...] = (
     ("permission denied", "this user may not use {program}", "add the user to the group `docker`, or use podman"),

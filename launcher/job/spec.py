@@ -5,8 +5,11 @@ job.yaml + flags + --set  ->  one mapping  ->  checked keys  ->  JobSpec
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import msgspec
 
 from train.config import Data, Engine, Evaluation, Lora, Model, Packing, Section
 
@@ -128,6 +131,16 @@ class JobSpec(Section, frozen=True):
     """Seconds a requested stop may take before processes are ended."""
     program: tuple[str, ...] = ()
     """A program of the user's own instead of the training program (what stands after `--`)."""
+
+    def with_values(self, values: Mapping[str, Any]) -> JobSpec:
+        """The job with other values of some dotted keys, as in `{"train.zero_stage": 2}`."""
+        sections: dict[str, Any] = {}
+        for key, value in values.items():
+            section, _, name = key.rpartition(".")
+            sections.setdefault(section, {})[name] = value
+        changed = sections.pop("", {})
+        changed |= {name: msgspec.structs.replace(getattr(self, name), **new) for name, new in sections.items()}
+        return msgspec.structs.replace(self, **changed)
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,18 @@ from launcher.errors import BatchError
 class Batch:
     global_batch_size: int
     micro_batch_size: int
-    """Records a rank takes through one forward pass."""
+    """Records that a rank takes through one forward pass."""
     gradient_accumulation_steps: int
     world_size: int
 
 
-def solve(global_batch_size: int, micro_batch_size: int | Literal["auto"], world_size: int, *, largest: int) -> Batch:
-    """The batch of a run on `world_size` ranks; `auto` takes the largest micro batch of at most `largest` that divides.
+def batches_of(
+    global_batch_size: int, micro_batch_size: int | Literal["auto"], world_size: int, largest: int
+) -> tuple[Batch, ...]:
+    """The batches that a run on `world_size` ranks can take, the smallest micro batch first.
 
-    Raises BatchError naming the nearest sizes that can be had.
+    `auto` means every micro batch of at most `largest` records that divides a rank's share. Raises BatchError with the
+    nearest sizes that work.
     """
     if global_batch_size % world_size:
         raise BatchError(
@@ -30,8 +33,12 @@ def solve(global_batch_size: int, micro_batch_size: int | Literal["auto"], world
         )
     share = global_batch_size // world_size
     if micro_batch_size == "auto":
-        micro = max(size for size in divisors(share) if size <= max(1, largest))
-    elif share % micro_batch_size:
+        return tuple(
+            Batch(global_batch_size, size, share // size, world_size)
+            for size in divisors(share)
+            if size <= max(1, largest)
+        )
+    if share % micro_batch_size:
         step = micro_batch_size * world_size
         raise BatchError(
             f"global_batch_size {global_batch_size} is not a multiple of micro_batch_size {micro_batch_size} "
@@ -39,9 +46,7 @@ def solve(global_batch_size: int, micro_batch_size: int | Literal["auto"], world
             hint=f"nearest global sizes that can: {_nearest(global_batch_size, step)}; "
             f"or a micro_batch_size of {', '.join(map(str, divisors(share)[:12]))}",
         )
-    else:
-        micro = micro_batch_size
-    return Batch(global_batch_size, micro, share // micro, world_size)
+    return (Batch(global_batch_size, micro_batch_size, share // micro_batch_size, world_size),)
 
 
 def divisors(number: int) -> list[int]:

@@ -61,7 +61,7 @@ OWNED: dict[str, str] = {
 """Options of sbatch that slurm.sbatch may not name, and what to do instead."""
 
 
-def stop_times(spec: JobSpec, *, kill_after: float) -> tuple[float, float]:
+def stop_times(spec: JobSpec, kill_after: float) -> tuple[float, float]:
     """(stop_deadline, kill_after) on Slurm: a requested stop gets as long as Slurm's warning leaves."""
     warned = max(spec.stop_deadline, spec.slurm.signal_before - kill_after - 15.0)
     # Ranks that watch control/ ignore SIGTERM on Slurm (agent/ranks.py: shielded): no use in waiting long for it.

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from launcher.plan.container import ContainerPlan
 from train.config import Device, TrainConfig
 
 BackendName = Literal["local", "ssh", "slurm"]
@@ -21,6 +20,26 @@ class Node(Frozen, frozen=True, kw_only=True):
     host: str
     procs: int
     first_rank: int
+
+
+HOST_WORDS = ("{run_dir}", "{node_rank}", "{uid}", "{gid}")
+"""Words of a ContainerPlan that only the agent on the host can fill in (in_container.place_container)."""
+
+
+class ContainerPlan(Frozen, frozen=True, kw_only=True):
+    """What the agent reads of plan.json to run the ranks of a node in a container."""
+
+    engine: str
+    image: str
+    name: str
+    argv: tuple[str, ...]
+    """The engine's own argv up to and including the image; the agent appends the command. Holds HOST_WORDS."""
+    when: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
+    """(kind, subject, arguments): the arguments replace `{when}` in argv, once for each `{value}` that the host has.
+
+    path: the path exists. variable: the variable is set. rootless: the user is not root. links: what the links in that
+    directory of the run directory point at. gpus: the GPUs of the run on this host, with commas. each_gpu: one by one.
+    all_gpus: nothing says which GPUs."""
 
 
 class Launch(Frozen, frozen=True, kw_only=True):
@@ -46,7 +65,7 @@ class Launch(Frozen, frozen=True, kw_only=True):
     cooperative: bool
     """The program watches control/; false: it gets SIGTERM at once."""
     stop_deadline: float
-    kill_after: float = 5.0
+    kill_after: float
     heartbeat_timeout: float
     max_restarts: int
     elastic: bool

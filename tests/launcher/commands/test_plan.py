@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,12 @@ import pytest
 from click.testing import CliRunner
 
 from launcher.cli import cli
+from launcher.commands.plan import Planned, plan, report, table
 from launcher.errors import CompatibilityError, SpecError, UsageError
 from launcher.machine import facts
+from launcher.plan.fastest import choose
+from launcher.plan.situation import model_of
+from tests.beds.planning import MODELS, asked, sample
 
 
 def test_without_a_job_it_is_that_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +114,7 @@ def test_every_setting_has_a_reason_and_the_type_is_one() -> None:
     settings = said("--model", "llama3-8b", "--gpu", "v100-32", "--set", "model.quantization=nf4")["settings"]
     assert settings["model.dtype"]["value"] == "float16"
     assert "no bfloat16" in settings["model.dtype"]["reason"]
-    assert "a pass x 1 ranks" in settings["train.gradient_accumulation_steps"]["reason"]
+    assert "per pass x 1 ranks" in settings["train.gradient_accumulation_steps"]["reason"]
 
 
 @pytest.mark.parametrize("config", [{"num_local_experts": 8}, {"hidden_size": 64}])
@@ -125,3 +130,55 @@ def test_a_gpu_here_whose_memory_is_not_told_is_asked_for(monkeypatch: pytest.Mo
     refused = CliRunner().invoke(cli, ["plan", "--model", "llama3-8b"], standalone_mode=False)
     assert isinstance(refused.exception, SpecError)
     assert "--gpu-memory" in str(refused.exception.hint)
+
+
+def test_the_command_prints_every_part_and_every_reason(tmp_path):
+    job_file = tmp_path / "job.yaml"
+    (tmp_path / "train.jsonl").write_text('{"instruction": "%s", "output": "b"}\n' % ("x" * 600) * 100)
+    job_file.write_text("model: {path: Qwen/Qwen3-8B}\ndata: {train: train.jsonl}\n")
+    done = CliRunner().invoke(plan, [str(job_file), "--gpu", "a100-80", "--gpus", "2"], standalone_mode=False)
+    assert done.exception is None
+    for word in ("weights", "activations", "logits", "optimizer", "train.zero_stage", "tokens/s", "2 steps"):
+        assert word in done.output
+    done = CliRunner().invoke(plan, [str(job_file), "--gpu", "a100-80", "--json"], standalone_mode=False)
+    answer = json.loads(done.output)
+    assert answer["fits"] is True
+    assert answer["predicted_peak_bytes"] == sum(answer["parts"].values())
+    assert all(item["reason"] for item in answer["settings"].values())
+
+
+def test_the_command_reads_a_local_config_and_refuses_what_it_does_not_know(tmp_path):
+    config = {"model_type": "gpt_neox", "num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128,
+              "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1000}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    arguments = ["--model", str(tmp_path), "--gpu-memory", "8GiB", "--json"]
+    answer = json.loads(CliRunner().invoke(plan, arguments, standalone_mode=False).output)
+    assert answer["settings"]["train.engine"]["value"] == "peft"
+    done = CliRunner().invoke(plan, ["--model", "no/such-model"], standalone_mode=False)
+    assert isinstance(done.exception, SpecError)
+    refusal = CliRunner().invoke(plan, ["--model", "70b", "--gpu", "t4", "--json"], standalone_mode=False)
+    assert json.loads(refusal.output)["fits"] is False
+    assert refusal.return_value == 2
+
+
+@pytest.mark.parametrize(("gpu", "engine"), [("v100-32", "unsloth"), ("a100-40", "fused")])
+def test_the_command_plans_the_engine_that_a_run_on_that_gpu_would_take(gpu: str, engine: str):
+    words = ["--model", "llama3-8b", "--set", "model.quantization=nf4", "--gpu", gpu, "--json"]
+    answer = json.loads(CliRunner().invoke(plan, words, standalone_mode=False).output)
+    assert answer["settings"]["train.engine"]["value"] == engine
+
+
+def test_text_and_json_say_the_same() -> None:
+    for model, settings, situation in sample(60):
+        job, known = asked(model, settings), model_of(model, MODELS[model])
+        assert known.shape is not None
+        try:
+            best, reasons = choose(job, known, situation)
+        except UsageError:
+            continue
+        planned = Planned(job, known.shape, situation, False, best, reasons, None)
+        said, text = report(planned), table(planned)
+        for key, item in said["settings"].items():
+            assert item["reason"], key
+            assert re.search(rf"{re.escape(key)} +{re.escape(str(item['value']))} ", text), key
+        assert 0 < said["tokens_per_second"] < float("inf")

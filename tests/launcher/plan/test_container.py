@@ -9,10 +9,11 @@ import msgspec
 import pytest
 
 from launcher.errors import UsageError
-from launcher.job.spec import ContainerSpec, JobSpec, SlurmSpec
+from launcher.job.spec import JobSpec, SlurmSpec
 from launcher.node.agent.in_container import place_container
 from launcher.plan import container
-from launcher.plan.container import ENGINES, ContainerChoice, Mount, Needs
+from launcher.plan.container import ContainerChoice, Mount, Needs
+from launcher.plan.engines import ENGINES
 from launcher.plan.resolve import plan
 from launcher.plan.types import Target
 from tests.beds.places import GOLDEN
@@ -108,16 +109,8 @@ def test_a_mount_that_is_no_pair_of_absolute_paths_is_refused(text):
 
 
 def test_what_lies_inside_a_mounted_directory_is_not_mounted_again():
-    needs = container.needs_of(
-        ContainerSpec(),
-        DOCKER,
-        run_id="r",
-        gpus=False,
-        stop_deadline=25,
-        reads=["/w/data.jsonl", "/d/x", "data/y"],
-        writes=["/w"],
-    )
-    assert needs.mounts == (RUN_DIR, Mount("/w", "/w", read_only=False), Mount("/d/x", "/d/x"))
+    mounts = container.mounts_of(["/w/data.jsonl", "/d/x", "data/y"], ["/w"])
+    assert mounts == (RUN_DIR, Mount("/w", "/w", read_only=False), Mount("/d/x", "/d/x"))
 
 
 @pytest.mark.parametrize(

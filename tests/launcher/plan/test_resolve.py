@@ -16,15 +16,6 @@ def test_ranks_are_dealt_to_hosts_in_order_with_unequal_slots():
     assert launch.world_size == 8
 
 
-def test_every_automatic_choice_has_its_reason():
-    plan = make()
-    given = {reason.setting for reason in plan.reasons}
-    assert {"model.dtype", "train.zero_stage", "train.packing", "train.micro_batch_size"} <= given
-    assert all(reason.reason for reason in plan.reasons)
-    fixed = make("train.zero_stage=2", "model.dtype=bfloat16")
-    assert {"train.zero_stage", "model.dtype"}.isdisjoint(reason.setting for reason in fixed.reasons)
-
-
 def test_nothing_automatic_is_left_for_the_training_program():
     plan = make()
     assert plan.train is not None
@@ -39,13 +30,6 @@ def test_a_program_of_the_users_own_replaces_the_training():
     assert plan.launch.argv == ("tool", "--x", "a b")
     assert (plan.launch.cwd, plan.launch.cooperative, plan.train) == ("/home/user", False, None)
     assert make(tree={"program": ("a.py", "1")}).launch.argv == ("/usr/bin/python3", "-u", "a.py", "1")
-
-
-@pytest.mark.parametrize(("capability", "dtype"), [(7.5, "float16"), (8.0, "bfloat16"), (None, "bfloat16")])
-def test_a_gpu_trains_in_bfloat16_if_it_has_it(capability, dtype):
-    plan = make(device="cuda", compute_capability=capability, gpu_name="X", gpu_memory_bytes=2**34)
-    assert plan.train is not None
-    assert plan.train.model.dtype == dtype
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,62 @@
+"""The section `launch` of plan.json: all that the agent of a node reads."""
+
+from __future__ import annotations
+
+from launcher.job.spec import JobSpec
+from launcher.plan.container import ContainerChoice
+from launcher.plan.types import ContainerPlan, Launch, Node, Target
+
+CONTAINER_PYTHON = "python3"
+"""The interpreter of the training environment in an image: the first on its PATH."""
+
+
+def launch_of(
+    spec: JobSpec,
+    target: Target,
+    choice: ContainerChoice,
+    container: ContainerPlan | None,
+    *,
+    run_id: str,
+    stop_deadline: float,
+    kill_after: float,
+) -> Launch:
+    return Launch(
+        run_id=run_id,
+        backend=target.backend,
+        nodes=nodes_of(target.hosts),
+        world_size=target.world_size,
+        device=target.device,
+        master_addr=target.master_addr,
+        master_port=target.master_port,
+        control_port=target.control_port,
+        token=target.token,
+        # Under pyxis the agent is inside as well.
+        python=CONTAINER_PYTHON if choice.runtime == "pyxis" else target.python,
+        argv=argv_of(spec.program, target.python if choice.runtime == "none" else CONTAINER_PYTHON),
+        cwd=target.cwd if spec.program else None,
+        env={**spec.env, **choice.cache_variables},
+        secrets=spec.secrets,
+        cooperative=not spec.program,
+        stop_deadline=stop_deadline,
+        kill_after=kill_after,
+        heartbeat_timeout=spec.heartbeat_timeout,
+        max_restarts=spec.max_restarts,
+        elastic=spec.elastic,
+        container=container,
+    )
+
+
+def nodes_of(hosts: tuple[tuple[str, int], ...]) -> tuple[Node, ...]:
+    """The rank table: hosts get their ranks in order, all ranks of one host together."""
+    nodes: list[Node] = []
+    for rank, (host, procs) in enumerate(hosts):
+        first = nodes[-1].first_rank + nodes[-1].procs if nodes else 0
+        nodes.append(Node(node_rank=rank, host=host, procs=procs, first_rank=first))
+    return tuple(nodes)
+
+
+def argv_of(program: tuple[str, ...], python: str) -> tuple[str, ...]:
+    """The command of a rank. A Python file of the user runs unbuffered in the training environment's interpreter."""
+    if not program:
+        return (python, "-m", "train", "--config", "train.json")
+    return (python, "-u", *program) if program[0].endswith(".py") else program

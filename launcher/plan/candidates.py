@@ -1,0 +1,100 @@
+"""The combinations of values that a job's open settings can take, and what each of them costs.
+
+They are few: micro batches that divide the batch, checkpointing on or off, three ZeRO stages. So every combination that
+train/compat.py lets pass is computed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from launcher.errors import CompatibilityError
+from launcher.job.spec import JobSpec
+from launcher.plan.batch import Batch, batches_of
+from launcher.plan.cost import NOT_KNOWN, Cost, cost_of
+from launcher.plan.situation import Model, Situation
+from train import compat
+
+ENOUGH_TOKENS = 32_768
+"""A pass over more tokens is no faster: the fixed cost of a pass is a hundredth by then."""
+USUAL_MICRO_BATCH = {"cpu": 8, "cuda": 16}
+"""The largest micro batch where memory cannot be predicted."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One value for every setting that a job may leave open."""
+
+    batch: Batch
+    engine: str
+    """`auto` where memory cannot be predicted: the training program chooses."""
+    dtype: str
+    checkpointing: bool
+    zero_stage: int
+    packing: str
+    cost: Cost = NOT_KNOWN
+
+
+def candidates_of(spec: JobSpec, model: Model, situation: Situation) -> Iterator[Candidate]:
+    """Every combination that can work, whether it fits the GPU or not.
+
+    Exactly one where the GPU's memory or the model's shape is not known, because then nothing can be compared. Raises
+    BatchError, and CompatibilityError if no combination can work.
+    """
+    shape = model.shape if situation.gpu_memory_bytes else None
+    stages = _zero_stages(spec, situation, known=shape is not None)
+    checkpointing = _checkpointing(spec, situation, known=shape is not None)
+    largest = _largest_micro_batch(spec, situation, known=shape is not None)
+    passing = _passing([_combination(spec, model, situation, stage) for stage in stages], known=shape is not None)
+    batches = batches_of(spec.train.global_batch_size, spec.train.micro_batch_size, situation.world_size, largest)
+    for batch, recompute, settings in itertools.product(batches if shape else batches[-1:], checkpointing, passing):
+        packing = settings.packing
+        if packing == "auto":
+            packing = "pack" if shape and settings.engine == "fused" else "bucket"
+        found = Candidate(batch, settings.engine, settings.dtype, recompute, settings.zero_stage, packing)
+        if shape:
+            cost = cost_of(spec, shape, situation, batch.micro_batch_size, found.engine, recompute, found.zero_stage)
+            found = replace(found, cost=cost)
+        yield found
+
+
+def _zero_stages(spec: JobSpec, situation: Situation, *, known: bool) -> tuple[int, ...]:
+    if spec.train.zero_stage != "auto":
+        return (spec.train.zero_stage,)
+    if spec.train.offload == "cpu":
+        return (2, 3) if known else (2,)
+    return (0, 2, 3) if known and situation.world_size > 1 else (0,)
+
+
+def _checkpointing(spec: JobSpec, situation: Situation, *, known: bool) -> tuple[bool, ...]:
+    if spec.train.gradient_checkpointing != "auto":
+        return (spec.train.gradient_checkpointing,)
+    return (False, True) if known else (situation.device == "cuda",)
+
+
+def _largest_micro_batch(spec: JobSpec, situation: Situation, *, known: bool) -> int:
+    return max(1, ENOUGH_TOKENS // spec.data.max_length) if known else USUAL_MICRO_BATCH[situation.device]
+
+
+def _combination(spec: JobSpec, model: Model, situation: Situation, zero_stage: int) -> compat.Combination:
+    """The job's settings with this stage, as train/compat.py looks at them."""
+    dtype: str = spec.model.dtype
+    if dtype == "auto":
+        old = situation.compute_capability is not None and situation.compute_capability < 8.0
+        dtype = "float32" if situation.device == "cpu" else "float16" if old else "bfloat16"
+    combination = compat.Combination.of(spec, model.family, situation.capability)
+    return replace(combination, device=situation.device, dtype=dtype, zero_stage=zero_stage)
+
+
+def _passing(asked: list[compat.Combination], *, known: bool) -> list[compat.Combination]:
+    """The combinations that no rule refuses, each with its engine. Raises CompatibilityError if there is none."""
+    tried = [replace(settings, engine=compat.engine_for(settings)[0]) if known else settings for settings in asked]
+    refused = [compat.check(settings) for settings in tried]
+    if all(refused):
+        raise CompatibilityError(
+            "; ".join(refusal.reason for refusal in refused[0]),
+            hint="set " + ", ".join(dict.fromkeys(refusal.instead for refusal in refused[0])),
+        )
+    return [settings for settings, refusals in zip(tried, refused, strict=True) if not refusals]

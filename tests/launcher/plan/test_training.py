@@ -1,0 +1,124 @@
+"""train.json: planner, rules, renderer and training program agree on what a job gets."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.errors import CompatibilityError
+from launcher.plan.candidates import Candidate
+from tests.beds.planning import (
+    BAICHUAN_7B,
+    BAICHUAN_13B,
+    CHATGLM2,
+    GLM4,
+    MODELS,
+    answer,
+    applied,
+    on,
+    rendered,
+    sample,
+)
+from tests.beds.plans import make
+from train import compat, families
+from train.memory import GIB, SHAPES
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "engine"),
+    [
+        (CHATGLM2, (), "fused"),
+        (CHATGLM2, ("lora.dropout=0.1",), "peft"),
+        (GLM4, (), "fused"),
+        (BAICHUAN_13B, (), "peft"),
+        (BAICHUAN_7B, (), "fused"),
+        (BAICHUAN_7B, ("train.zero_stage=3", "model.quantization=nf4"), "peft"),
+    ],
+    ids=str,
+)
+def test_every_family_gets_an_engine_that_can_train_it(config: dict[str, Any], settings: tuple[str, ...], engine: str):
+    """On a GPU with everything `auto`; the gate in front of submission agrees with the planner."""
+    plan = make(
+        "train.global_batch_size=64", *settings, device="cuda", gpu_memory_bytes=80 * GIB, gpu_name="NVIDIA H100",
+        compute_capability=9.0, hosts=(("localhost", 2),), model_config=config,
+    )  # fmt: skip
+    assert plan.train is not None
+    assert plan.train.train.engine == engine
+
+
+def test_a_real_plan_carries_the_planners_word_and_its_prediction():
+    config = {
+        "model_type": "llama", "num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 14336,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256,
+    }  # fmt: skip
+    plan = make("train.global_batch_size=64", device="cuda", gpu_memory_bytes=24 * GIB, gpu_name="NVIDIA RTX 3090",
+                compute_capability=8.6, hosts=(("localhost", 1),), tree={"model.path": "llama3-8b"})  # fmt: skip
+    assert plan.train is not None
+    assert plan.train.train.gradient_checkpointing is True
+    assert (plan.train.train.engine, plan.train.train.packing) == ("fused", "pack")
+    assert plan.train.predicted_peak_bytes is not None
+    assert plan.train.predicted_peak_bytes < 24 * GIB
+    assert config["hidden_size"] == SHAPES["llama3-8b"].hidden
+
+
+def test_planner_gate_renderer_and_training_program_agree_on_any_job(tmp_path: Path) -> None:
+    seen = {"fits": 0, "changes": 0, "refused": 0}
+    for model, settings, situation in sample(200):
+        case = (model, settings, situation)
+        told = answer(model, settings, situation)
+        if isinstance(told, Candidate):
+            seen["fits"] += 1
+            assert situation.holds(told.cost.memory), case
+            config = rendered(model, settings, situation, tmp_path)
+            numbers = config.train
+            ranks = situation.world_size
+            product = numbers.micro_batch_size * numbers.gradient_accumulation_steps * ranks
+            assert product == numbers.global_batch_size == settings.get("train.global_batch_size", 64), case
+            assert (numbers.micro_batch_size, numbers.zero_stage, numbers.packing, config.model.dtype) == (
+                told.batch.micro_batch_size, told.zero_stage, told.packing, told.dtype,
+            ), case  # fmt: skip
+            assert config.predicted_peak_bytes == told.cost.memory.total, case
+            held = MODELS[model]
+            family = families.of_type(SHAPES[model].family) if held is None else families.family_of(held)
+            asked_there = compat.Combination.of(config, family)
+            assert compat.check(asked_there) == [], case
+            assert compat.engine_for(asked_there)[0] == told.engine, case
+        else:
+            assert told.hint, case
+            with pytest.raises(type(told), match=re.escape(str(told))):
+                rendered(model, settings, situation, tmp_path)
+            for change in getattr(told, "changes", ()):
+                seen["changes"] += 1
+                again = answer(model, *applied(change.text, settings, situation))
+                assert isinstance(again, Candidate), (case, change.text, again)
+            if type(told) is CompatibilityError:
+                seen["refused"] += 1
+                again = answer(model, *applied(told.hint, settings, situation))
+                assert type(again) is not CompatibilityError, (case, told.hint, again)
+    assert min(seen.values()) > 20, seen
+
+
+def test_a_run_that_may_find_no_unsloth_is_left_to_choose(tmp_path: Path) -> None:
+    """The planner counts on Unsloth, but a job that asked for nothing is not refused where it is not installed."""
+    told = answer("llama", {"lora.dropout": 0.1}, on("h100"))
+    assert isinstance(told, Candidate)
+    assert told.engine == "unsloth"
+    assert rendered("llama", {"lora.dropout": 0.1}, on("h100"), tmp_path).train.engine == "auto"
+
+
+def test_offloading_has_zero_where_the_model_is_not_known() -> None:
+    run = make("train.offload=cpu", device="cuda", gpu_memory_bytes=None, model_config={"model_type": "mixtral"})
+    assert run.train is not None
+    assert run.train.train.zero_stage == 2
+
+
+def test_a_gpu_whose_capability_is_not_known_is_known_by_its_name() -> None:
+    run = make(device="cuda", hosts=(("h", 1),), gpu_memory_bytes=32 * GIB, gpu_name="Tesla V100-SXM2-32GB",
+               tree={"model.path": "llama3.2-1b"})  # fmt: skip
+    assert run.train is not None
+    assert run.train.model.dtype == "float16"
+    with pytest.raises(CompatibilityError, match="bfloat16"):
+        make("model.dtype=bfloat16", device="cuda", gpu_memory_bytes=32 * GIB, gpu_name="Tesla V100-SXM2-32GB")
