@@ -11,6 +11,7 @@ import click
 
 from launcher.backends.local.devices import assumed_target
 from launcher.commands import options
+from launcher.commands.help_groups import GroupedCommand
 from launcher.errors import UsageError
 from launcher.lifecycle import checks
 from launcher.machine import facts, process, trainer
@@ -24,7 +25,7 @@ def data() -> None:
     """Look at a job's records."""
 
 
-@data.command()
+@data.command(cls=GroupedCommand)
 @options.some_job_options(
     "device",
     "model.path",

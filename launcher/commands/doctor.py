@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from launcher.commands.help_groups import GroupedCommand
 from launcher.commands.options import load_job, some_job_options
 from launcher.commands.ssh import host_flags, host_options, hosts_of_flags
 
@@ -18,7 +19,7 @@ def doctor() -> None:
     """Look for what would stop a run, before there is one."""
 
 
-@doctor.command("ssh")
+@doctor.command("ssh", cls=GroupedCommand)
 @some_job_options(
     "device", "model.path", "data.train", "data.eval", "train.zero_stage", "container.runtime", "container.image"
 )

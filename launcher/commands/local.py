@@ -9,7 +9,17 @@ import click
 
 from launcher.backends import backend_of, target_of
 from launcher.backends.local.devices import refuse_procs_on_gpus
-from launcher.commands.options import LaunchCommand, job_options, load_job, refuse_absent_script, run_options
+from launcher.commands.help_groups import LaunchCommand
+from launcher.commands.options import (
+    Flag,
+    add_flags,
+    check_script,
+    job_options,
+    load_job,
+    run_options,
+    sweep_option,
+    take_flags,
+)
 from launcher.images import choose
 from launcher.job.spec import Job, JobSpec
 from launcher.lifecycle import sweep
@@ -17,13 +27,17 @@ from launcher.lifecycle.attach import launch
 from launcher.machine import facts
 from launcher.rundir.directory import RunDir
 
+LOCAL_FLAGS = (
+    Flag("--gpus", "local.gpus", "GPUs to use, one rank per GPU (default: all).", "Local", int),
+    Flag("--procs", "local.procs", "CPU ranks, with --device cpu (default: 1).", "Local", int),
+    Flag("--python", "local.python", "Python of the training environment.", "Local"),
+)
+
 
 @click.command(cls=LaunchCommand)
 @job_options
-@click.option("--gpus", type=int, help="Ranks, one a GPU (default: every GPU).")
-@click.option("--procs", type=int, help="Ranks on a CPU, with --device cpu.")
-@click.option("--python", help="Interpreter of the training environment.")
-@click.option("--sweep", "sweeps", multiple=True, metavar="KEY=A,B,C", help="One run for each combination, in turn.")
+@add_flags(LOCAL_FLAGS)
+@sweep_option("one after another")
 @run_options
 @click.pass_context
 def local(
@@ -32,29 +46,26 @@ def local(
     job: Path | None,
     overrides: tuple[str, ...],
     smoke: bool,
-    gpus: int | None,
-    procs: int | None,
-    python: str | None,
     sweeps: tuple[str, ...],
     dry_run: bool,
     detach: bool,
     as_json: bool,
     **parameters: Any,
 ) -> int:
-    """Train on this machine's GPUs, or on CPU ranks.
+    """Train on this machine: on its GPUs, or on the CPU.
 
-    JOB: a job file; without one, job.yaml of the working directory, else the demonstration that ships with zlaunch.
-    After `--`, any program of your own runs under the same agent instead.
+    JOB is a job file. The default is job.yaml in the working directory, or else the demo job of zlaunch. To run a
+    program of your own instead, put it after `--`.
     """
+    flags = take_flags(LOCAL_FLAGS, parameters)
 
     def load(values: dict[str, Any]) -> Job:
-        flags = {"local.gpus": gpus, "local.procs": procs, "local.python": python, **values}
-        return load_job(ctx, job, overrides, smoke, parameters, flags)
+        return load_job(ctx, job, overrides, smoke, parameters, {**flags, **values})
 
     def start(asked: Job, run: RunDir | None = None, revoked: sweep.Revoked | None = None) -> int:
         target = target_of("local", asked.spec)
-        refuse_procs_on_gpus(procs, target)
-        refuse_absent_script(asked.spec, "local")
+        refuse_procs_on_gpus(flags["local.procs"], target)
+        check_script(asked.spec, "local")
         if not dry_run:
             check_python(asked.spec)
         how = {"smoke": smoke, "dry_run": dry_run, "detach": detach, "as_json": as_json}
@@ -67,7 +78,7 @@ def local(
 
 
 def check_python(job: JobSpec) -> None:
-    """Whether an interpreter that the job names is there and, where it trains, can. Raises TargetError."""
+    """Raise TargetError if the job's interpreter does not exist or lacks the packages that it needs."""
     python = job.local.python
     if python is not None and python != facts.this_python():
         from launcher.backends.ssh import requirements

@@ -8,14 +8,14 @@ from typing import Any
 import click
 
 from launcher.backends.ssh import survey
-from launcher.commands.ssh import host_flags, reach_options
+from launcher.commands.ssh import host_flags, some_host_options
 from launcher.errors import HostsError
 from launcher.job.load import convert
 from launcher.remote.fleet import Fleet
 
 
 @click.command()
-@reach_options(
+@some_host_options(
     "ssh.hosts", "ssh.hostfile", "ssh.include", "ssh.exclude", "ssh.python", "ssh.ssh_config", "ssh.connect_timeout"
 )
 @click.option("--dry-run", is_flag=True, help="Only list.")

@@ -11,14 +11,17 @@ import click
 
 from launcher.backends import target_of
 from launcher.backends.slurm.jobs import SlurmBackend
+from launcher.commands import ignored
+from launcher.commands.help_groups import LaunchCommand, Option
 from launcher.commands.options import (
-    Idle,
-    LaunchCommand,
+    Flag,
+    add_flags,
+    check_script,
     job_options,
     load_job,
-    refuse_absent_script,
-    refuse_idle,
     run_options,
+    sweep_option,
+    take_flags,
 )
 from launcher.errors import SpecError, UsageError
 from launcher.job.spec import Job
@@ -27,78 +30,68 @@ from launcher.lifecycle.attach import say_rendered, start_and_follow
 from launcher.plan import batch_job
 from launcher.rundir.directory import RunDir
 
-SLURM_FLAGS: tuple[tuple[tuple[str, ...], str, dict[str, Any]], ...] = (
-    (("--nodes", "-N"), "nodes", {"type": int, "help": "Nodes (default 1)."}),
-    (("--gpus-per-node",), "gpus_per_node", {"type": int, "help": "Ranks a node, one a GPU (default 8)."}),
-    (("--procs-per-node",), "procs_per_node", {"type": int, "help": "Ranks a node with --device cpu (default 1)."}),
-    (("--gpu",), "gpu", {"help": "GPU of the nodes, h100 or 24GiB: plans for it, and refuses a job that cannot fit."}),
-    (("--cpus-per-task",), "cpus_per_task", {"type": int, "help": "Processors of a node's ranks together."}),
-    (("--partition", "-p"), "partition", {"help": "Partition to queue in."}),
-    (("--account", "-A"), "account", {"help": "Account that is charged."}),
-    (("--qos", "-q"), "qos", {"help": "Quality of service."}),
-    (("--time", "-t"), "time", {"help": "Time limit of one start; a longer training queues itself again."}),
-    (("--constraint", "-C"), "constraint", {"help": "Features that the nodes must have."}),
-    (("--reservation",), "reservation", {"help": "Reservation to run in."}),
-    (("--nodelist", "-w"), "nodelist", {"help": "Nodes that must be among them."}),
-    (("--exclude", "-x"), "exclude", {"help": "Nodes to leave out."}),
-    (("--mem",), "mem", {"help": "Memory a node, as sbatch takes it: 64G; 0 for all of it."}),
-    (("--array-limit", "--array"), "array_limit", {"type": int, "help": "Points of a sweep that run at once."}),
-    (("--signal-before",), "signal_before", {"type": int, "help": "Seconds before the limit for the last checkpoint."}),
-    (("--max-requeues",), "max_requeues", {"type": int, "help": "Requeues at most (default 20; max_restarts wins)."}),
-    (("--template",), "template", {"help": "Batch script of your own; see `zlaunch templates`."}),
-    (("--login",), "login", {"metavar": "USER@HOST", "help": "Submit over SSH, from a machine without Slurm."}),
-    (("--workdir",), "workdir", {"help": "Directory on the login host (default ~/zlaunch)."}),
-    (("--python",), "python", {"help": "Interpreter of the training environment on the nodes."}),
+
+def _flag(names: str, field: str, text: str, kind: Any = None, metavar: str | None = None) -> Flag:
+    return Flag(names, f"slurm.{field}", text, "Slurm", kind, metavar)
+
+
+SLURM_FLAGS = (
+    _flag("--nodes -N", "nodes", "Nodes (default: 1).", int),
+    _flag("--gpus-per-node", "gpus_per_node", "Ranks per node, one per GPU (default: 8).", int),
+    _flag("--procs-per-node", "procs_per_node", "Ranks per node with --device cpu (default: 1).", int),
+    _flag("--gpu", "gpu", "GPU of the nodes, such as h100 or 24GiB: plan for it, and refuse a job that does not fit."),
+    _flag("--cpus-per-task", "cpus_per_task", "CPUs per node, for all its ranks together.", int),
+    _flag("--mem", "mem", "Memory per node as sbatch takes it, such as 64G; 0 requests all of it."),
+    _flag("--partition -p", "partition", "Partition to submit to."),
+    _flag("--account -A", "account", "Account to charge."),
+    _flag("--qos -q", "qos", "Quality of service."),
+    _flag("--time -t", "time", "Time limit of one start; a longer training is requeued."),
+    _flag("--constraint -C", "constraint", "Features that the nodes must have."),
+    _flag("--reservation", "reservation", "Reservation to run in."),
+    _flag("--nodelist -w", "nodelist", "Nodes that the job must include."),
+    _flag("--exclude -x", "exclude", "Nodes to leave out."),
+    _flag("--array-limit --array", "array_limit", "Points of a sweep that run at the same time.", int),
+    _flag("--signal-before", "signal_before", "Seconds before the time limit to save the last checkpoint.", int),
+    _flag(
+        "--max-requeues",
+        "max_requeues",
+        "Maximum number of requeues (default: 20; max_restarts takes precedence).",
+        int,
+    ),
+    _flag("--template", "template", "Your own batch script; see `zlaunch templates`."),
+    _flag("--login", "login", "Submit over SSH, from a machine without Slurm.", metavar="USER@HOST"),
+    _flag("--workdir", "workdir", "Working directory on the login host (default: ~/zlaunch)."),
+    _flag("--python", "python", "Python of the training environment on the nodes."),
 )
-"""(flags, field of SlurmSpec, click's settings)."""
-
-
-IDLE = (
-    Idle(
-        ("slurm.procs_per_node",),
-        lambda job: job.device != "cpu",
-        "it counts ranks on a CPU",
-        "say --gpus-per-node N, or --device cpu",
-    ),
-    Idle(
-        ("slurm.gpus_per_node",),
-        lambda job: job.device == "cpu",
-        "the run is on CPUs",
-        "say --procs-per-node N, or --device cuda",
-    ),
-    Idle(
-        ("slurm.gpu",),
-        lambda job: job.device == "cpu" or bool(job.program),
-        "it says for which GPU a training is planned",
-        "leave it out",
-    ),
-    Idle(
-        ("slurm.workdir",),
-        lambda job: job.slurm.login is None,
-        "without a login host the run directory lies here",
-        "say --login USER@HOST, or where runs lie: ZLAUNCH_RUNS=/shared/runs",
-    ),
-)
-IDLE_ALONE = (
-    Idle(("slurm.array_limit",), lambda job: True, "one run is no array", "it bounds the points of a --sweep"),
-)
-
-
-def slurm_options(function: Any) -> Any:
-    for flags, field, settings in reversed(SLURM_FLAGS):
-        function = click.option(*flags, f"slurm__{field}", default=None, **settings)(function)
-    return function
 
 
 @click.command(cls=LaunchCommand)
 @job_options
-@slurm_options
-@click.option("--sbatch", "further", multiple=True, metavar="KEY[=VALUE]", help="Any further option of sbatch.")
+@add_flags(SLURM_FLAGS)
 @click.option(
-    "--sweep", "sweeps", multiple=True, metavar="KEY=A,B,C", help="One run for each combination, as one array."
+    "--sbatch",
+    "further",
+    cls=Option,
+    group="Slurm",
+    multiple=True,
+    metavar="KEY[=VALUE]",
+    help="Any other option of sbatch. May be repeated.",
 )
-@click.option("--print-script", is_flag=True, help="Write the run directory, print the batch script and stop.")
-@click.option("--wait", is_flag=True, help="Follow the job to its end; Ctrl-C ends it (a sweep goes on).")
+@sweep_option("as one array job")
+@click.option(
+    "--print-script",
+    cls=Option,
+    group="Start",
+    is_flag=True,
+    help="Write the run directory, print the batch script and stop.",
+)
+@click.option(
+    "--wait",
+    cls=Option,
+    group="Start",
+    is_flag=True,
+    help="Follow the job until it ends. Ctrl-C cancels a single run; a sweep continues.",
+)
 @run_options
 @click.pass_context
 def slurm(
@@ -116,54 +109,59 @@ def slurm(
     as_json: bool,
     **parameters: Any,
 ) -> int:
-    """Train on a Slurm cluster: one batch job, one task a node.
+    """Train on a Slurm cluster: one batch job with one task per node.
 
-    Returns the job's id at once; --wait follows it (as --smoke does, which must see the end).
-    JOB and `-- PROGRAM ARGS...` as for `zlaunch local`.
+    Prints the job id and returns. --wait follows the job until it ends, and so does --smoke. JOB and `-- PROGRAM
+    ARGS...` are as for `zlaunch local`.
     """
-    flags = {f"slurm.{field}": parameters.pop(f"slurm__{field}") for _, field, _ in SLURM_FLAGS}
+    flags = take_flags(SLURM_FLAGS, parameters)
     if further:
         flags["slurm.sbatch"] = sbatch_options(further)
 
     def load(values: dict[str, Any]) -> Job:
         asked = load_job(ctx, job, overrides, smoke, parameters, {**flags, **values})
-        refuse_idle(asked.spec, IDLE if sweeps else IDLE + IDLE_ALONE, flags, overrides)
+        rules = ignored.SLURM if sweeps else ignored.SLURM + ignored.SLURM_SINGLE
+        ignored.refuse_ignored(asked.spec, rules, flags, overrides)
         if asked.spec.slurm.login is None:
-            refuse_absent_script(asked.spec, "slurm")
+            check_script(asked.spec, "slurm")
         return asked
 
     show = dry_run or print_script
     if wait and detach:
-        raise UsageError("--wait and --detach contradict each other", hint="a job runs on alone unless --wait is given")
+        raise UsageError(
+            "--wait and --detach contradict each other", hint="without --wait, the command returns at once"
+        )
     follow = (wait or smoke) and not detach
     if sweeps:
         quiet = as_json and not print_script
         return sweep_array.on_slurm(sweeps, load, overrides, show=show, quiet=quiet, follow=follow, as_json=as_json)
-    return one(load({}), smoke=smoke, show=show, quiet=print_script, follow=follow, as_json=as_json)
+    return submit_run(load({}), smoke=smoke, show=show, quiet=print_script, follow=follow, as_json=as_json)
 
 
-def one(job: Job, *, smoke: bool, show: bool, quiet: bool, follow: bool, as_json: bool) -> int:
-    """A single run: its script shown, or its job queued, and followed if asked."""
+def submit_run(job: Job, *, smoke: bool, show: bool, quiet: bool, follow: bool, as_json: bool) -> int:
+    """Submit a single run and follow it if asked, or only show its script."""
     secrets = {} if show else checks.read_secrets(job.spec.secrets)
     backend = SlurmBackend(announce=follow)
     run, plan = submit.prepare(job, target_of("slurm", job.spec))
     if plan.train is not None and plan.launch.device == "cuda" and job.spec.slurm.gpu is None:
-        click.echo("whether it fits the nodes' GPUs was not asked: --gpu h100 plans the job for them", err=True)
+        click.echo(
+            "not checked whether the job fits the GPUs of the nodes: name them, for example --gpu h100", err=True
+        )
     if show:
         if quiet or not as_json:
             click.echo(run.sbatch.read_text(encoding="utf-8"), nl=False)
         if as_json:
             return say_rendered(run, plan, as_json)
-        click.echo(f"rendered {run.path}, where the script runs; nothing was queued", err=True)
+        click.echo(f"rendered {run.path}, the working directory of the script; nothing was submitted", err=True)
         return 0
     if not follow:
         record = submit.submit(run, plan, backend, secrets)
-        say_queued(run, record.ids[0], as_json)
+        print_submitted(run, record.ids[0], as_json)
         return 0
     return start_and_follow(run, plan, backend, secrets, smoke=smoke, as_json=as_json)
 
 
-def say_queued(run: RunDir, job: str, as_json: bool) -> None:
+def print_submitted(run: RunDir, job: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"run": run.run_id, "job": job, "state": "PENDING", "directory": str(run.path)}))
         return

@@ -1,4 +1,4 @@
-"""What a command line may say of a job, and what of it would count for nothing."""
+"""Options of the launching commands: which have an effect, which are refused, and how the help shows them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from launcher import cli
+from launcher.commands import ignored
+from launcher.commands.options import JOB_FLAGS, Flag
 from launcher.errors import UsageError, ZlaunchError
 
 JOB = "model: {path: x, source: random}\ndata: {train: a.jsonl}\n"
@@ -56,7 +58,7 @@ def refusal(*words: str) -> str:
         (("local", *CPU, "--smoke", "--", "true"), ("--smoke", "program")),
     ],
 )
-def test_what_would_count_for_nothing_is_refused(words: tuple[str, ...], parts: tuple[str, ...]) -> None:
+def test_an_option_without_effect_is_refused(words: tuple[str, ...], parts: tuple[str, ...]) -> None:
     told = refusal(*words)
     assert [part for part in parts if part not in told] == []
 
@@ -122,10 +124,10 @@ def test_init_says_that_the_job_wants_filling_in() -> None:
     [
         (("data", "check"), {"name", "max_restarts", "container__runtime", "train__learning_rate", "lora__r"}),
         (("doctor", "ssh"), {"name", "max_restarts", "train__epochs", "lora__r", "train__seed"}),
-        (("reap",), {"slots", "master_addr", "workdir"}),
+        (("reap",), {"ssh__slots", "ssh__master_addr", "ssh__workdir"}),
     ],
 )
-def test_a_command_lists_no_option_that_counts_for_nothing_there(command: tuple[str, ...], idle: set[str]) -> None:
+def test_a_command_lists_no_option_that_has_no_effect_there(command: tuple[str, ...], idle: set[str]) -> None:
     found: click.Command = cli.cli
     for name in command:
         assert isinstance(found, click.Group)
@@ -143,3 +145,42 @@ def test_both_filters_of_hosts_at_once_are_refused() -> None:
 def test_a_refusal_is_a_wrong_request() -> None:
     with pytest.raises(UsageError):
         zlaunch("slurm", "--array-limit", "2")
+
+
+@pytest.mark.parametrize("flag", JOB_FLAGS, ids=lambda flag: flag.key)
+def test_a_refusal_calls_a_flag_by_its_name(flag: Flag) -> None:
+    assert ignored._flag(flag.key) == flag.names
+
+
+def sections(*words: str, columns: int = 80) -> dict[str, list[str]]:
+    """{heading: lines below it} of a command's help."""
+    text = CliRunner().invoke(cli.cli, [*words, "--help"], terminal_width=columns).stdout
+    assert max(map(len, text.splitlines())) <= columns
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line.endswith(":") and not line.startswith(" "):
+            found[line[:-1]] = []
+        elif found and line:
+            found[list(found)[-1]].append(line)
+    return found
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize(
+    ("command", "groups"),
+    [
+        (("local",), ["Job", "Training", "Local", "Container", "Start", "Output"]),
+        (("ssh",), ["Job", "Training", "Host", "Container", "Start", "Output"]),
+        (("slurm",), ["Job", "Training", "Slurm", "Container", "Start", "Output"]),
+        (("doctor", "ssh"), ["Job", "Training", "Host", "Container", "Output"]),
+        (("data", "check"), ["Job", "Training", "Output"]),
+    ],
+)
+def test_help_groups_the_options_of_a_command_in_one_margin(
+    command: tuple[str, ...], groups: list[str], columns: int
+) -> None:
+    found = sections(*command, columns=columns)
+    assert list(found) == [f"{group} options" for group in groups]
+    assert any(line.startswith("  -h, --help ") for line in found["Output options"])
+    rows = [line for lines in found.values() for line in lines if "  " in line.strip()]
+    assert len({line.index(line.rpartition("  ")[2]) for line in rows}) == 1

@@ -116,7 +116,7 @@ def test_a_checkpoint_of_an_older_version_refuses_nothing_that_it_does_not_tell(
 
 
 def test_what_is_compared_is_what_the_training_program_records() -> None:
-    written = (ROOT / "train" / "__main__.py").read_text()
+    written = (ROOT / "train" / "training" / "steps.py").read_text()
     assert all(f'"{fact}": config.' in written for fact in checks.RECORDED)
 
 

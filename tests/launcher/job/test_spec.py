@@ -207,8 +207,8 @@ def test_every_engine_has_its_flag():
     from launcher.commands.options import JOB_FLAGS
     from train.config import Engine
 
-    (settings,) = [settings for flag, _, settings in JOB_FLAGS if flag == "--engine"]
-    assert tuple(settings["type"].choices) == get_args(Engine)
+    (flag,) = [flag for flag in JOB_FLAGS if flag.names == "--engine"]
+    assert tuple(flag.type.choices) == get_args(Engine)
 
 
 @pytest.mark.parametrize("entry", ["HF_TOKEN=hf_do_not_show", "hf do not show"])
