@@ -1,27 +1,27 @@
-"""Unknown keys and wrong types of a job file, in words for people."""
+"""What is wrong with a job: unknown keys, missing keys and wrong types, each with its exact place."""
 
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import re
-from collections.abc import Iterable, Mapping
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from collections.abc import Iterable, Iterator, Mapping
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
 from launcher.errors import SpecError
 from launcher.job.spec import JobSpec
-from train.config import Source
 
 
 class Refusal(SpecError):
-    """What is wrong with the value of `key`; who knows where it was given puts that before it."""
+    """What is wrong at one place of a job, such as `data.train[1].weight`. The caller adds where that was given."""
 
-    def __init__(self, key: str, message: str, *, hint: str | None = None) -> None:
-        super().__init__(f"{key or 'the job'}: {message}", hint=hint)
-        self.key = key
+    def __init__(self, place: str, message: str, *, hint: str | None = None) -> None:
+        super().__init__(f"{place or 'the job'}: {message}", hint=hint)
+        self.key = re.sub(r"\[\d+\]", "", place)
 
 
 def check_keys(tree: Mapping[str, Any], *, where: str) -> None:
@@ -36,14 +36,15 @@ def check_keys(tree: Mapping[str, Any], *, where: str) -> None:
             raise SpecError(f"{where}: unknown key `{key}`", hint=hint)
 
 
-def known_keys() -> dict[str, Any]:
+@functools.cache
+def known_keys() -> Mapping[str, Any]:
     """Every dotted key of a job and its type."""
     found: dict[str, Any] = {}
 
     def walk(struct: type[msgspec.Struct], prefix: str) -> None:
         for info in msgspec.structs.fields(struct):
             found[prefix + info.name] = info.type
-            if isinstance(info.type, type) and issubclass(info.type, msgspec.Struct):
+            if is_section(info.type):
                 walk(info.type, f"{prefix}{info.name}.")
 
     walk(JobSpec, "")
@@ -67,92 +68,89 @@ def _open_ended(key: str) -> bool:
 
 def _nearest(key: str, known: Mapping[str, Any]) -> str | None:
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
-    if not close:  # the right word in the wrong section
+    if not close:  # the right name in the wrong section
         last = key.rpartition(".")[2]
         by_last = {k.rpartition(".")[2]: k for k in known}
         close = [by_last[name] for name in difflib.get_close_matches(last, by_last, n=1, cutoff=0.75)]
     return close[0] if close else None
 
 
-def explain(message: str, tree: Mapping[str, Any]) -> Refusal:
-    """msgspec's "Expected `int`, got `str` - at `$.train.epochs`" in the words of a job file."""
-    path = re.findall(r"\w+|\[.*?\]", message.rpartition("`$")[2])
-    key = ".".join(part for part in path if part[0] != "[")
-    if unknown := re.match(r"Object contains unknown field `(.*?)`", message):
-        # of a source: check_keys has seen all others
-        near = difflib.get_close_matches(unknown[1], Source.__struct_fields__, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(Source.__struct_fields__)}"
-        return Refusal(key, f"unknown key `{unknown[1]}`", hint=hint)
-    if missing := re.match(r"Object missing required field `(.*?)`", message):
-        return Refusal(key, f"an entry has no `{missing[1]}`", hint=f"each is a text or {_words(Source)[0]}")
-    if " - at `key` in " in message:
-        return Refusal(key, "a name here is no text", hint="put it in quotes")
-    kind, value = {**known_keys(), **_SOURCE_KEYS}.get(key), _value_at(path, tree)
-    if path and path[-1][0] == "[":
-        kind = _entry_of(kind)
-    if path and path[-1] == "[...]":
-        name, value = next((name, entry) for name, entry in value.items() if not _fits(entry, kind))
-        key = f"{key}.{name}"
-    accepted = ", ".join(_words(kind))
-    return Refusal(key, f"{_shown(key, value)} cannot stand here" + (f"; accepted: {accepted}" if accepted else ""))
+def refusals(value: Any, kind: Any = JobSpec, place: str = "") -> Iterator[Refusal]:
+    """Everything in `value` that the type `kind` does not accept."""
+    options = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    form = next((option for option in options if _has_form(value, option)), None)
+    if form is None:
+        if not _fits(value, kind):
+            yield Refusal(place, f"expected {_any_of(options)}, got {_shown(place, value)}")
+    elif is_section(form):
+        yield from _in_section(value, form, place)
+    elif get_origin(form) is tuple:
+        for number, entry in enumerate(value):
+            yield from refusals(entry, get_args(form)[0], f"{place}[{number}]")
+    else:
+        for name, entry in value.items():
+            if isinstance(name, str):
+                yield from refusals(entry, get_args(form)[1], f"{place}.{name}")
+            else:
+                yield Refusal(place, f"expected a string as a name, got {type_name(name)}", hint="put it in quotes")
 
 
-_SOURCE_KEYS = {
-    f"data.{part}.{info.name}": info.type for part in ("train", "eval") for info in msgspec.structs.fields(Source)
-}
+def _in_section(tree: Mapping[str, Any], struct: type[msgspec.Struct], place: str) -> Iterator[Refusal]:
+    fields = {info.name: info for info in msgspec.structs.fields(struct)}
+    for name, value in tree.items():
+        if name in fields:
+            yield from refusals(value, fields[name].type, f"{place}.{name}" if place else name)
+        else:
+            near = difflib.get_close_matches(str(name), fields, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(fields)}"
+            yield Refusal(place, f"unknown key `{name}`", hint=hint)
+    for name, info in fields.items():
+        if info.required and name not in tree:
+            yield Refusal(place, f"missing key `{name}`", hint=f"expected {_any_of((struct,))}")
 
 
-def _value_at(path: Iterable[str], value: Any) -> Any:
-    for part in path:
-        if part[0] != "[":
-            value = value.get(part) if isinstance(value, dict) else None
-        elif part != "[...]":
-            value = value[int(part[1:-1])]
-    return value
+def _has_form(value: Any, kind: Any) -> bool:
+    """Whether a list or a mapping is what the type is made of; its entries may still be wrong."""
+    if isinstance(value, dict):
+        return is_section(kind) or get_origin(kind) is dict
+    return isinstance(value, (list, tuple)) and get_origin(kind) is tuple
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value, with numbers as texts, is of a type."""
     try:
-        msgspec.convert(str(value) if isinstance(value, (bool, int, float)) else value, kind)
+        msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError:
         return False
     return True
 
 
-def _shown(key: str, value: Any) -> str:
-    """A value as a job file has it; of what may be secret only the kind."""
-    if key.partition(".")[0] in ("secrets", "env"):
-        return kind_of(value)
+_WORDS = {str: "a string", int: "a whole number", float: "a number", NoneType: "null"}
+
+
+def _any_of(options: Iterable[Any]) -> str:
+    """What the types accept, as in `true, false or auto`."""
+    words: list[str] = []
+    for kind in options:
+        if kind is bool:
+            words += ["true", "false"]
+        elif get_origin(kind) is Literal:
+            words += [str(option) for option in get_args(kind)]
+        elif is_section(kind):
+            words.append(f"a mapping like {{{', '.join(f'{name}: ...' for name in kind.__struct_fields__[:2])}}}")
+        elif get_origin(kind) is tuple:
+            words.append("a list like [a, b]")
+        else:
+            words.append(_WORDS.get(kind, "a mapping like {name: value}"))
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def _shown(place: str, value: Any) -> str:
+    """A value as a job file has it. Of what may be secret, and of lists and mappings, only the type."""
+    if isinstance(value, (list, dict)) or place.startswith(("secrets", "env")):
+        return type_name(value)
     return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
 
 
-_WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true, false", NoneType: "null"}
-
-
-def _words(kind: Any) -> list[str]:
-    """What a key of this type accepts."""
-    if kind in _WORDS:
-        return [_WORDS[kind]]
-    if is_section(kind):
-        return [f"a mapping like {{{', '.join(f'{name}: ...' for name in kind.__struct_fields__[:2])}}}"]
-    origin, options = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        return [str(option) for option in options]
-    if origin is tuple:
-        return ["a list like [a, b]"]
-    if origin is dict:
-        return ["a mapping like {name: value}"]
-    return [word for option in options for word in _words(option)]
-
-
-def _entry_of(kind: Any) -> Any:
-    """The type of the entries of a list or a mapping, where `kind` accepts one."""
-    if get_origin(kind) in (tuple, dict):
-        return [option for option in get_args(kind) if option is not Ellipsis][-1]
-    return next((found for option in get_args(kind) if (found := _entry_of(option)) is not None), None)
-
-
-def kind_of(value: Any) -> str:
-    names = {"dict": "a mapping", "list": "a list", "str": "a text", "NoneType": "null", "bool": "a truth value"}
+def type_name(value: Any) -> str:
+    names = {"dict": "a mapping", "list": "a list", "str": "a string", "NoneType": "null", "bool": "true or false"}
     return names.get(type(value).__name__, "a number")

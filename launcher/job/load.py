@@ -10,7 +10,7 @@ import msgspec
 
 from launcher.errors import SpecError
 from launcher.job import yamlfile
-from launcher.job.explain import Refusal, check_keys, explain, is_section, kind_of, known_keys
+from launcher.job.explain import Refusal, check_keys, is_section, known_keys, refusals, type_name
 from launcher.job.paths import make_absolute
 from launcher.job.ranges import check_names, check_ranges
 from launcher.job.spec import Job, JobSpec
@@ -49,7 +49,7 @@ def _read(file: Path) -> dict[str, Any]:
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
-        raise SpecError(f"{file}: expected a mapping of sections, got {kind_of(loaded)}")
+        raise SpecError(f"{file}: expected a mapping of sections, got {type_name(loaded)}")
     check_keys(loaded, where=str(file))
     return make_absolute(loaded, file.resolve().parent)
 
@@ -59,21 +59,22 @@ def convert(tree: Mapping[str, Any], *, where: str, places: Mapping[str, str] | 
 
     `where` names the mapping in errors, `places` where single keys or sections of it come from.
     """
+    accepted = _texts(_without_empty_sections(tree))
     try:
-        spec = msgspec.convert(_texts(_without_empty_sections(tree)), JobSpec, strict=False)
+        spec = msgspec.convert(accepted, JobSpec, strict=False)
         check_ranges(spec)
         check_names(spec)
-    except msgspec.ValidationError as error:
-        refusal = explain(str(error), tree)
+    except msgspec.ValidationError:
+        refusal = next(refusals(accepted))
     except Refusal as error:
         refusal = error
     else:
         return spec
-    raise SpecError(f"{_place(refusal.key, places or {}) or where}: {refusal}", hint=refusal.hint)
+    raise SpecError(f"{_origin(refusal.key, places or {}) or where}: {refusal}", hint=refusal.hint)
 
 
-def _place(key: str, places: Mapping[str, str]) -> str | None:
-    """Where the key, or the section it is in, was given."""
+def _origin(key: str, places: Mapping[str, str]) -> str | None:
+    """Where the key, or its section, was given."""
     while key and key not in places:
         key = key.rpartition(".")[0]
     return places.get(key)

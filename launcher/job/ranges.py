@@ -1,4 +1,4 @@
-"""Numbers and names that a job accepts, beyond their types."""
+"""Ranges of numbers and valid names: what a job accepts beyond its types."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from launcher.job.explain import Refusal
 from launcher.job.spec import JobSpec
 from train.config import POSITIVE, RANGES, Range
 
-_RANGES: dict[str, Range] = {
+JOB_RANGES: dict[str, Range] = {
     **RANGES,
     "local.gpus": Range(1),
     "local.procs": Range(1),
@@ -26,35 +26,36 @@ _RANGES: dict[str, Range] = {
     "heartbeat_timeout": Range(1),
     "stop_deadline": Range(1),
 }
-"""Every number of a job, but those that are chosen from a few."""
+"""The range of every number of a job, except numbers with a list of accepted values."""
 
 
 def check_ranges(spec: JobSpec) -> None:
-    for key, accepted in _RANGES.items():
+    """Raise Refusal for the first number out of its range."""
+    for key, accepted in JOB_RANGES.items():
         value: Any = spec
         for part in key.split("."):
             value = getattr(value, part)
         if isinstance(value, (int, float)) and not accepted.holds(value):
-            raise Refusal(key, f"{value!r} is out of range; accepted: {accepted}")
+            raise Refusal(key, f"expected {accepted}, got {value!r}")
     for key, sources in (("data.train", spec.data.train), ("data.eval", spec.data.eval)):
-        for source in sources if isinstance(sources, tuple) else ():
+        for number, source in enumerate(sources if isinstance(sources, tuple) else ()):
             if not isinstance(source, str) and not POSITIVE.holds(source.weight):
-                said = f"weight {source.weight!r} of {source.path} is out of range; accepted: {POSITIVE}"
-                raise Refusal(key, said)
+                raise Refusal(f"{key}[{number}].weight", f"expected {POSITIVE}, got {source.weight!r}")
 
 
 def check_names(spec: JobSpec) -> None:
+    """Raise Refusal for a name that the environment or a file system cannot have."""
     if "\0" in spec.name:
-        raise Refusal("name", "a NUL character cannot stand in a name")
+        raise Refusal("name", "a name cannot contain a NUL character")
     for name in spec.env:
         if not _VARIABLE.fullmatch(name):
-            raise Refusal("env", f"{name!r} is not a name for an environment variable")
+            raise Refusal("env", f"{name!r} is not a valid name of an environment variable")
     for number, name in enumerate(spec.secrets, start=1):
-        if not _VARIABLE.fullmatch(name):  # not shown: it may well be NAME=value, or the value itself
+        if not _VARIABLE.fullmatch(name):  # not shown: it may be NAME=value, or the value itself
             raise Refusal(
                 "secrets",
-                f"entry {number} is not a name for an environment variable",
-                hint="names only, for example [HF_TOKEN]; the values are taken from the environment",
+                f"entry {number} is not a valid name of an environment variable",
+                hint="list names only, for example [HF_TOKEN]; zlaunch reads the values from the environment",
             )
 
 

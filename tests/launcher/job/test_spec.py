@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args, get_origin
 
+import msgspec
 import pytest
 
 from launcher.errors import SpecError
@@ -59,8 +60,8 @@ def test_an_unknown_key_far_from_all_lists_the_section():
 @pytest.mark.parametrize(
     ("setting", "parts"),
     [
-        ("train.epochs=many", ["train.epochs", "'many'", "accepted: a number"]),
-        ("train.epochs=0", ["train.epochs", "above 0"]),
+        ("train.epochs=many", ["train.epochs: expected a number, got 'many'"]),
+        ("train.epochs=0", ["train.epochs: expected above 0, got 0"]),
         ("train.epochs=.inf", ["train.epochs", "above 0"]),
         ("train.seed=-1", ["train.seed", "-1", "0 to 4294967295"]),
         ("train.weight_decay=-1", ["train.weight_decay", "at least 0"]),
@@ -70,31 +71,34 @@ def test_an_unknown_key_far_from_all_lists_the_section():
         ("lora.plus_ratio=-1", ["lora.plus_ratio", "above 0"]),
         ("ssh.slots=0", ["ssh.slots", "at least 1"]),
         ("ssh.connect_timeout=-1", ["ssh.connect_timeout", "at least 1"]),
-        ("train.micro_batch_size=x", ["train.micro_batch_size", "'x'", "accepted: a whole number, auto"]),
-        ("train.gradient_checkpointing=2", ["accepted: true, false, auto"]),
-        ("train.max_steps=true", ["train.max_steps: true", "accepted: a whole number, null"]),
-        ("slurm.setup=module load", ["slurm.setup", "'module load'", "accepted: a list like [a, b]"]),
-        ("secrets=[1]", ["secrets", "accepted: a text"]),
-        ("env=[A]", ["env", "accepted: a mapping like {name: value}"]),
-        ("env={A: b, B: }", ["env.B: null", "accepted: a text"]),
-        ("env={1: a}", ["env", "put it in quotes"]),
-        ("data.train={path: a}", ["data.train", "accepted: a text, a list like [a, b]"]),
-        ("data.train=[[a]]", ["data.train", "accepted: a text, a mapping like {path: ..., weight: ...}"]),
-        ("data.train=[{path: a, weight: x}]", ["data.train.weight", "'x'", "accepted: a number"]),
-        ("data.train=[{weight: 2}]", ["data.train", "no `path`"]),
-        ("data.eval=[{path: a, weigt: 2}]", ["data.eval", "`weigt`", "did you mean `weight`?"]),
-        ("train.zero_stage=4", ["train.zero_stage", "0, 1, 2, 3", "4"]),
-        ("model.quantization=nf5", ["model.quantization", "nf4", "nf5"]),
+        ("train.micro_batch_size=x", ["train.micro_batch_size: expected a whole number or auto, got 'x'"]),
+        ("train.gradient_checkpointing=2", ["expected true, false or auto, got 2"]),
+        ("train.max_steps=true", ["train.max_steps: expected a whole number or null, got true"]),
+        ("slurm.setup=module load", ["slurm.setup: expected a list like [a, b], got 'module load'"]),
+        ("secrets=[1]", ["secrets[0]: expected a string, got a number"]),
+        ("env=[A]", ["env: expected a mapping like {name: value}, got a list"]),
+        ("env={A: b, B: }", ["env.B: expected a string, got null"]),
+        ("env={1: a}", ["env: expected a string as a name, got a number", "put it in quotes"]),
+        ("data.train={path: a}", ["data.train: expected a string or a list like [a, b], got a mapping"]),
+        (
+            "data.train=[[a]]",
+            ["data.train[0]: expected a string or a mapping like {path: ..., weight: ...}"],
+        ),
+        ("data.train=[{path: a, weight: x}]", ["data.train[0].weight: expected a number, got 'x'"]),
+        ("data.train=[a, {weight: 2}]", ["data.train[1]: missing key `path`", "{path: ..., weight: ...}"]),
+        ("data.eval=[{path: a, weigt: 2}]", ["data.eval[0]: unknown key `weigt`", "did you mean `weight`?"]),
+        ("train.zero_stage=4", ["train.zero_stage: expected 0, 1, 2, 3 or auto, got 4"]),
+        ("model.quantization=nf5", ["model.quantization: expected none, nf4 or int8, got 'nf5'"]),
         ("train.global_batch_size=0", ["train.global_batch_size", "at least 1"]),
-        ("train.learning_rate=nan", ["train.learning_rate", "out of range"]),
+        ("train.learning_rate=nan", ["train.learning_rate: expected above 0, at most 1, got nan"]),
         ("lora.dropout=1.5", ["lora.dropout", "0 to 0.99"]),
         ("eval.batch_size=0", ["eval.batch_size", "at least 1"]),
         ("eval.max_new_tokens=-1", ["eval.max_new_tokens", "at least 1"]),
         ("stop_deadline=-4", ["stop_deadline", "at least 1"]),
-        ("data.train=[{path: a.jsonl, weight: 0}]", ["data.train", "a.jsonl", "above 0"]),
+        ("data.train=[{path: a.jsonl, weight: 0}]", ["data.train[0].weight: expected above 0, got 0"]),
         ("env.A-B=1", ["A-B", "environment variable"]),
-        ("train=3", ["train: 3", "accepted: a mapping like {epochs: ..., max_steps: ...}"]),
-        ("lora.r=", ["lora.r: ''", "accepted: a whole number"]),
+        ("train=3", ["train: expected a mapping like {epochs: ..., max_steps: ...}, got 3"]),
+        ("lora.r=", ["lora.r: expected a whole number, got ''"]),
     ],
 )
 def test_a_wrong_value_names_field_value_and_what_is_accepted(setting, parts):
@@ -108,10 +112,36 @@ def test_every_number_of_a_job_has_its_range():
         return {kind}.union(*(kinds(option) for option in get_args(kind) if get_origin(kind) is not Literal))
 
     numbers = {key for key, kind in explain.known_keys().items() if {int, float} & kinds(kind)}
-    assert numbers == set(ranges._RANGES)
+    assert numbers == set(ranges.JOB_RANGES)
+
+
+def accepts(tree) -> bool:
+    try:
+        msgspec.convert(tree, spec.JobSpec, strict=False)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+VALUES = (
+    None, True, 2, -1.5, "", "3", "auto", "nf4", [], ["a"], [1], [None], {}, {"path": "a"}, {"weight": 1}, {1: "a"},
+    [{"path": "a"}], [{"path": 1, "weight": "x"}], [{"weigt": 1, "path": "a"}], {"a": "b"}, {"a": None},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("key", sorted(explain.known_keys()))
+def test_a_value_is_refused_at_its_place_exactly_if_the_schema_refuses_it(key):
+    for value in VALUES:
+        section, _, name = key.rpartition(".")
+        tree = {section: {name: value}} if section else {name: value}
+        found = list(explain.refusals(tree))
+        assert bool(found) is not accepts(tree), (key, value, found)
+        assert all(refusal.key.startswith(key) for refusal in found)
 
 
 def test_a_refusal_says_where_the_value_was_given(write):
+    error = refusal(None, ["data.train=[{path: a, weight: x}]"])
+    assert str(error).startswith("--set: data.train[0].weight: ")
     file = write("train: {epochs: 0}\n")
     assert str(refusal(file)).startswith(f"{file}: train.epochs: ")
     file = write("lora: {r: 4}\n")
