@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from launcher.errors import SpecError, UsageError
-from launcher.job import load
+from launcher.job.load import read_job
 from launcher.job.spec import JobSpec
 from launcher.machine import facts
 from launcher.plan import gpus, situation
@@ -71,7 +71,7 @@ def plan(
     here = Path("job.yaml")
     if job is None and model is None and here.exists():
         job = here
-    wanted = load.load(job, overrides, {"model.path": model}).spec
+    wanted = read_job(job, overrides, {"model.path": model}).spec
     if wanted.program:
         raise UsageError(
             "the job runs a program of its own, and `plan` is about training a model",

@@ -10,7 +10,7 @@ from launcher.backends import backend_of, current_state, target_of
 from launcher.backends.local.devices import refuse_procs_on_gpus
 from launcher.commands.options import run_options
 from launcher.errors import TargetError, UsageError
-from launcher.job import load
+from launcher.job.load import read_job
 from launcher.job.spec import Job
 from launcher.lifecycle import checks, submit, sweep, sweep_array
 from launcher.lifecycle.attach import launch, say_rendered
@@ -48,7 +48,7 @@ def resume(
     refuse_if_not_resumable(found, bool(overrides))
     flags = {"local.gpus": gpus, "local.procs": procs}
     file = submit.job_to_resume(found)
-    job = load.load(file, overrides, flags)
+    job = read_job(file, overrides, flags)
     target = target_again(job, found.record.backend)
     refuse_procs_on_gpus(procs, target)
     if dry_run:

@@ -16,7 +16,7 @@ from launcher.job.ranges import check_names, check_ranges
 from launcher.job.spec import Job, JobSpec
 
 
-def load(
+def read_job(
     file: Path | None,
     overrides: Iterable[str] = (),
     flags: Mapping[str, Any] | None = None,

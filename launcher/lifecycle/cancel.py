@@ -10,7 +10,7 @@ from launcher import __version__
 from launcher.backends import backend_of, current_state
 from launcher.backends.base import Arrays
 from launcher.errors import TargetError, ZlaunchError
-from launcher.job import load
+from launcher.job.load import read_job
 from launcher.lifecycle import sweep
 from launcher.lifecycle.sweep import Sweep
 from launcher.rundir.directory import RunDir, RunRecord
@@ -91,7 +91,7 @@ def _keep_from_starting(points: Sweep, run: RunDir) -> bool:
     False: it was started just now. What its launcher has written of it since is what finds it on its hosts.
     """
     file = sweep.job_file(points, run)
-    job = load.load(file)
+    job = read_job(file)
     if file != run.job_yaml:
         run.write({run.job_yaml.name: file.read_text(encoding="utf-8")})
     record = RunRecord(

@@ -17,7 +17,7 @@ import yaml
 from launcher import __version__, assets
 from launcher.backends.base import Backend
 from launcher.images import choose
-from launcher.job import load
+from launcher.job.load import read_job
 from launcher.job.spec import Job
 from launcher.lifecycle.checks import check_inputs, check_records, refuse_other_adapter
 from launcher.lifecycle.interrupted import StartInterrupted, take_back
@@ -40,7 +40,7 @@ def load_job(
     if file is None and not smoke and not (flags or {}).get("program"):
         here = Path("job.yaml")
         file = here if here.exists() else assets.path("templates") / "demo" / "job.yaml"
-    return load.load(file, overrides, flags, overlay=overlay)
+    return read_job(file, overrides, flags, overlay=overlay)
 
 
 def prepare(

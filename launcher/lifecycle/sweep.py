@@ -20,8 +20,8 @@ import msgspec
 
 from launcher.backends import current_state
 from launcher.errors import RunNotFound, SpecError, UsageError, ZlaunchError
-from launcher.job import load as load_
 from launcher.job import yamlfile
+from launcher.job.load import parse_set, read_job
 from launcher.job.spec import Job, JobSpec
 from launcher.lifecycle import submit
 from launcher.rundir.directory import RunDir, write_atomic
@@ -75,7 +75,7 @@ def combinations(axes: dict[str, list[Any]]) -> list[dict[str, Any]]:
 
 def check_axes(axes: dict[str, list[Any]], overrides: Sequence[str], *, fixed: Sequence[str] = ()) -> None:
     """Refuse keys that --set gives too, and sections (`fixed`) that all points must share. Raises SpecError."""
-    given = {load_.parse_set(text)[0] for text in overrides}
+    given = {parse_set(text)[0] for text in overrides}
     for key in axes:
         if key in given:
             raise SpecError(f"{key} is given by both --sweep and --set")
@@ -269,6 +269,6 @@ def resume_in_turn(sweep: Sweep, again: Callable[[Job, RunDir, Revoked], int]) -
 
     def start(index: int, revoked: Revoked) -> int:
         run = run_of(sweep.points[index])
-        return again(load_.load(job_file(sweep, run)), run, revoked)
+        return again(read_job(job_file(sweep, run)), run, revoked)
 
     return _in_turn(sweep, unfinished(sweep), start)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from launcher.job import load
+from launcher.job.load import read_job
 from launcher.plan.resolve import plan
 from launcher.plan.types import RunPlan, Target
 
@@ -29,5 +29,5 @@ def make(
     *settings: str, tree: dict[str, Any] | None = None, model_config: dict[str, Any] | None = None, **changes: Any
 ) -> RunPlan:
     flags = {"model.path": "/models/m", "data.train": "/data/train.jsonl", "train.global_batch_size": 8, **(tree or {})}
-    job = load.load(None, settings, flags).spec
+    job = read_job(None, settings, flags).spec
     return plan(job, target(**changes), run_id=RUN_ID, model_config=model_config)

@@ -27,7 +27,7 @@ from typing import Any
 
 from launcher.backends import backend_of
 from launcher.backends.ssh import watch
-from launcher.job import load
+from launcher.job.load import read_job
 from launcher.lifecycle import submit
 from launcher.rundir.directory import RunDir
 from tests.testbed import slots
@@ -62,7 +62,7 @@ def pdsh(farm: Farm) -> float:
 
 def submission(farm: Farm, root: Path, python: str, program: list[str]) -> tuple[float, dict[str, float], RunDir]:
     """Seconds of a cold submission, seconds of its parts, and the run."""
-    job = load.load(
+    job = read_job(
         None,
         flags={
             "device": "cpu", "program": tuple(program), "ssh.hosts": ",".join(farm.hosts),

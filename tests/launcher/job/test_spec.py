@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from launcher.errors import SpecError
-from launcher.job import explain, load, ranges, spec
+from launcher.job import explain, ranges, spec
+from launcher.job.load import convert, read_job
 
 
 @pytest.fixture
@@ -23,12 +24,12 @@ def write(tmp_path):
 
 def refusal(*args, **kwargs) -> SpecError:
     with pytest.raises(SpecError) as caught:
-        load.load(*args, **kwargs)
+        read_job(*args, **kwargs)
     return caught.value
 
 
 def test_scalars_mean_what_people_mean(write):
-    job = load.load(
+    job = read_job(
         write("train: {learning_rate: 2e-4, global_batch_size: 0x10}\nslurm: {time: 04:00:00}\nenv: {A: no, B: 1.0}\n")
     ).spec
     assert job.train.learning_rate == pytest.approx(2e-4)
@@ -39,7 +40,7 @@ def test_scalars_mean_what_people_mean(write):
 
 def test_flags_win_over_the_file_and_set_wins_over_flags(write):
     file = write("train: {epochs: 3}\nlora: {r: 4}\n")
-    job = load.load(file, ["train.epochs=5"], {"train.epochs": 4, "lora.r": 8, "lora.alpha": None}).spec
+    job = read_job(file, ["train.epochs=5"], {"train.epochs": 4, "lora.r": 8, "lora.alpha": None}).spec
     assert (job.train.epochs, job.lora.r, job.lora.alpha) == (5, 8, 32)
 
 
@@ -199,36 +200,36 @@ def test_paths_of_a_file_are_relative_to_it_and_those_of_flags_to_here(write, tm
     elsewhere = tmp_path / "else"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    job = load.load(file).spec
+    job = read_job(file).spec
     assert job.data.train == str(file.parent / "a.jsonl")
     assert job.data.eval[0] == str(file.parent / "b.jsonl")
     assert (job.data.eval[1].path, job.data.eval[1].weight) == (str(file.parent / "c.jsonl"), 2)
-    assert load.load(file, ["data.train=a.jsonl"]).spec.data.train == str(elsewhere / "a.jsonl")
+    assert read_job(file, ["data.train=a.jsonl"]).spec.data.train == str(elsewhere / "a.jsonl")
 
 
 def test_a_local_model_directory_is_found_beside_the_file_and_a_hub_id_left_alone(write, tmp_path):
     (tmp_path / "my-model").mkdir()
-    assert load.load(write("model: {path: my-model}\n")).spec.model.path == str(tmp_path / "my-model")
-    assert load.load(write("model: {path: Qwen/Qwen3-8B}\n")).spec.model.path == "Qwen/Qwen3-8B"
+    assert read_job(write("model: {path: my-model}\n")).spec.model.path == str(tmp_path / "my-model")
+    assert read_job(write("model: {path: Qwen/Qwen3-8B}\n")).spec.model.path == "Qwen/Qwen3-8B"
 
 
 def test_an_interpreter_here_may_be_named_by_a_relative_path_or_by_its_name(write, tmp_path):
-    assert load.load(write("local: {python: env/bin/python}\n")).spec.local.python == f"{tmp_path}/env/bin/python"
-    assert load.load(write("local: {python: python3}\n")).spec.local.python == "python3"
+    assert read_job(write("local: {python: env/bin/python}\n")).spec.local.python == f"{tmp_path}/env/bin/python"
+    assert read_job(write("local: {python: python3}\n")).spec.local.python == "python3"
     assert "local.python" in str(refusal(write("local: {python: [a/b]}\n")))
 
 
 def test_the_merged_job_loads_to_the_same_job_again(write, tmp_path):
     import yaml
 
-    first = load.load(write("name: 情感\ntrain: {learning_rate: 1e-3}\n"), ["lora.r=8", "env.X=a b"])
+    first = read_job(write("name: 情感\ntrain: {learning_rate: 1e-3}\n"), ["lora.r=8", "env.X=a b"])
     again = write(yaml.safe_dump(first.tree, allow_unicode=True), "again.yaml")
-    assert load.load(again).spec == first.spec
+    assert read_job(again).spec == first.spec
 
 
 def test_empty_sections_and_an_empty_file_mean_the_defaults(write):
-    assert load.load(write("ssh:\nslurm:\n")).spec == spec.JobSpec()
-    assert load.load(write("")).spec == spec.JobSpec()
+    assert read_job(write("ssh:\nslurm:\n")).spec == spec.JobSpec()
+    assert read_job(write("")).spec == spec.JobSpec()
 
 
 def test_every_engine_has_its_flag():
@@ -244,7 +245,7 @@ def test_every_engine_has_its_flag():
 @pytest.mark.parametrize("entry", ["HF_TOKEN=hf_do_not_show", "hf do not show"])
 def test_a_secret_that_was_written_into_the_job_is_refused_and_not_shown(entry):
     with pytest.raises(SpecError) as caught:
-        load.convert({"secrets": ["WANDB_API_KEY", entry]}, where="job.yaml")
+        convert({"secrets": ["WANDB_API_KEY", entry]}, where="job.yaml")
     told = f"{caught.value} {caught.value.hint}"
     assert "secrets: entry 2" in told
     assert "not show" not in told.replace("_", " ")

@@ -10,7 +10,7 @@ import pytest
 
 from launcher.backends.base import FakeBackend
 from launcher.errors import TargetError
-from launcher.job import load
+from launcher.job.load import read_job
 from launcher.lifecycle import attach
 from launcher.plan.types import RunPlan
 from launcher.rundir.directory import RunDir
@@ -42,7 +42,7 @@ class Interrupted(FakeBackend):
 
 
 def launch(root: Path, backend: FakeBackend, **how: Any) -> tuple[int, RunDir]:
-    job = load.load(None, [], {"program": ("true",), "name": "zh", "device": "cpu"})
+    job = read_job(None, [], {"program": ("true",), "name": "zh", "device": "cpu"})
     run = RunDir(root / "zh-20260101-000000-aaaa")
     return attach.launch(job, target(), backend, run=run, **how), run
 

@@ -8,7 +8,8 @@ import pytest
 
 from launcher.backends.base import FakeBackend
 from launcher.errors import DataError, TargetError
-from launcher.job import load, spec
+from launcher.job import spec
+from launcher.job.load import read_job
 from launcher.lifecycle import checks, submit
 from launcher.lifecycle.interrupted import StartInterrupted
 from launcher.plan.types import RunPlan
@@ -20,7 +21,7 @@ GOOD = '{"instruction": "1 + 1", "output": "2"}\n'
 
 def job(train: Path, on_error: str = "stop", **data: str) -> spec.JobSpec:
     flags = {"model.path": "m", "data.train": str(train), "data.on_error": on_error}
-    return load.load(None, (), {**flags, **{f"data.{key}": value for key, value in data.items()}}).spec
+    return read_job(None, (), {**flags, **{f"data.{key}": value for key, value in data.items()}}).spec
 
 
 def test_records_that_would_stop_a_run_are_told_with_file_and_line_before_it_is_queued(tmp_path: Path) -> None:

@@ -11,14 +11,14 @@ from launcher.cli import cli
 from launcher.commands.report import table
 from launcher.errors import RunFailed, SpecError, UsageError
 from launcher.job import inputs
-from launcher.job import load as load_
+from launcher.job.load import read_job
 from launcher.job.spec import Job
 from launcher.lifecycle import checks, sweep, sweep_array
 from launcher.rundir.directory import RunDir, RunRecord
 
 
 def load(values: dict[str, Any]) -> Job:
-    return load_.load(None, [], {"program": ("true",), "name": "zh", **values})
+    return read_job(None, [], {"program": ("true",), "name": "zh", **values})
 
 
 def test_values_are_read_as_yaml_and_lists_stand_in_brackets() -> None:
@@ -41,7 +41,7 @@ def test_records_are_looked_at_once_for_all_points_that_read_the_same(
     monkeypatch.setattr(checks, "check_records", lambda job: seen.append((job.data.train, job.model.path)))
 
     def load(values: dict[str, Any]) -> Job:
-        return load_.load(None, [], {"device": "cpu", "model.path": "m", "data.train": f"{tmp_path}/a.jsonl", **values})
+        return read_job(None, [], {"device": "cpu", "model.path": "m", "data.train": f"{tmp_path}/a.jsonl", **values})
 
     texts = ["lora.r=8,16,32", f"data.train={tmp_path}/a.jsonl,{tmp_path}/b.jsonl"]
     assert sweep_array.on_slurm(texts, load, [], show=True, follow=False, as_json=False) == 0
@@ -61,7 +61,7 @@ def test_a_file_that_several_points_read_is_hashed_once_for_the_way_to_a_login_h
     flags = {"device": "cpu", "model.path": "m", "slurm.login": "me@login", "data.eval": f"{tmp_path}/b.jsonl"}
 
     def load(values: dict[str, Any]) -> Job:
-        return load_.load(None, [], {**flags, "data.train": f"{tmp_path}/a.jsonl", **values})
+        return read_job(None, [], {**flags, "data.train": f"{tmp_path}/a.jsonl", **values})
 
     texts = ["lora.r=8,16", f"data.train={tmp_path}/a.jsonl,{tmp_path}/b.jsonl"]
     assert sweep_array.on_slurm(texts, load, [], show=True, follow=False, as_json=True) == 0

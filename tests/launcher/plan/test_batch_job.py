@@ -14,7 +14,7 @@ from launcher.backends.slurm.jobs import far_paths
 from launcher.backends.slurm.login_shell import sendable
 from launcher.backends.slurm.partitions import Partition, check_limits
 from launcher.errors import CompatibilityError, SpecError, TargetError
-from launcher.job import load
+from launcher.job.load import read_job
 from launcher.job.spec import JobSpec, SlurmSpec
 from launcher.lifecycle import checks
 from launcher.plan import batch_job
@@ -30,7 +30,7 @@ RUN = "zh-20261101-120000-abcd"
 
 
 def job(*overrides: str, **flags: Any) -> JobSpec:
-    return load.load(None, overrides, {"program": ("true",), **flags}).spec
+    return read_job(None, overrides, {"program": ("true",), **flags}).spec
 
 
 def planned(*overrides: str) -> RunPlan:
@@ -144,7 +144,7 @@ def test_the_script_of_a_sweep_is_the_reviewed_one_and_parses() -> None:
 
 
 def test_a_slurm_run_differs_from_an_ssh_run_on_as_many_hosts_only_in_names_and_ports() -> None:
-    asked = load.load(None, ["device=cpu", "slurm.nodes=4", "train.zero_stage=2"], {"model.source": "random"}).spec
+    asked = read_job(None, ["device=cpu", "slurm.nodes=4", "train.zero_stage=2"], {"model.source": "random"}).spec
     on_slurm = slurm_target(asked)
     changes = {"backend": "ssh", "hosts": tuple((f"h{i}", 1) for i in range(4)), "master_addr": "10.0.0.1"}
     over_ssh = type(on_slurm)(**{**{f: getattr(on_slurm, f) for f in on_slurm.__struct_fields__}, **changes})
@@ -271,7 +271,7 @@ def test_a_run_behind_a_login_host_takes_its_data_along_and_not_its_interpreter(
     here = tmp_path / "here.jsonl"
     here.write_text("{}\n")
     sets = [f"data.train={here}", "data.eval=/only/there.jsonl", "slurm.login=me@login", "device=cpu"]
-    asked = load.load(None, sets, {"model.source": "random"}).spec
+    asked = read_job(None, sets, {"model.source": "random"}).spec
     target = slurm_target(asked)
     assert target.python == "python3"
     checks.check_inputs(asked, "slurm")
