@@ -1,4 +1,4 @@
-"""The local files that a job names, by content hash: what must travel to other machines."""
+"""The local files that a job names, by content hash: what other machines must get."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from launcher.job.spec import JobSpec
 
 @dataclass(frozen=True)
 class Input:
-    """One file that the training reads."""
+    """A file that the training reads."""
 
     path: Path
     """On this machine."""
@@ -26,7 +26,7 @@ class Input:
 
     @property
     def item(self) -> dict[str, Any]:
-        """As the far end wants it."""
+        """As the far end expects it."""
         return {"path": str(self.path), "name": self.path.name, "size": self.size, "sha256": self.sha256}
 
 
@@ -37,10 +37,10 @@ Sums = dict[Path, str]
 def inputs(
     spec: JobSpec, *, absent_ok: bool = False, known: Sums | None = None
 ) -> tuple[tuple[Input, ...], dict[str, str]]:
-    """The job's local input files, and {path here: path in the run directory} for the plan. Raises DataError.
+    """The local input files of a job, and {path here: path in the run directory} for the plan. Raises DataError.
 
-    `absent_ok`: a path that is not here is taken to be the target's own. `known`: what has been hashed already for jobs
-    that are started together; gets what is hashed now.
+    `absent_ok`: a path that does not exist here is a path of the target. `known`: hashes from other jobs that start
+    together; new hashes are added to it.
     """
     known = {} if known is None else known
     found: list[Input] = []
@@ -64,7 +64,7 @@ def inputs(
 
 
 def named_paths(spec: JobSpec) -> Iterator[str]:
-    """The local paths that a job names: data sets and an adapter to continue from, or files of a user's program."""
+    """The local paths that a job names: data sets and an adapter to continue from, or files of the user's program."""
     if spec.program:
         yield from program_files(spec.program)
         return
@@ -77,8 +77,11 @@ def named_paths(spec: JobSpec) -> Iterator[str]:
 
 
 def program_files(words: Sequence[str]) -> Iterator[str]:
-    """Files of the working directory among a program's words. What lies elsewhere is taken to be the hosts' own, and so
-    is the first word, which a shell would look up, unless it is a Python file."""
+    """Files of the working directory among the words of a program.
+
+    Files elsewhere are taken to be on the hosts already. So is the first word, which a shell would look up on the PATH,
+    unless it is a Python file.
+    """
     here = Path.cwd()
     for position, word in enumerate(words):
         path = Path(here, word)
@@ -89,7 +92,7 @@ def program_files(words: Sequence[str]) -> Iterator[str]:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a whole script as one word is too long for a name
+    except (OSError, ValueError):  # a script given as one word is too long for a file name
         return False
 
 
@@ -109,5 +112,5 @@ def _sha256(path: Path) -> str:
 
 
 def links_of(files: Iterable[Input], places: dict[str, str]) -> dict[str, str]:
-    """{name in the run directory: where the file lies on the host}; `places` maps hashes to paths there."""
+    """{name in the run directory: path of the file on the host}; `places` maps hashes to paths on the host."""
     return {file.link: places[file.sha256] for file in files}

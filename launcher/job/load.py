@@ -1,4 +1,4 @@
-"""From a job file, flags and `--set` overrides to a Job."""
+"""A job file, flags and `--set` overrides become a Job."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 from launcher.errors import SpecError
 from launcher.job import yamlfile
 from launcher.job.explain import Refusal, check_keys, is_section, known_keys, refusals, type_name
-from launcher.job.paths import make_absolute
+from launcher.job.paths import with_absolute_paths
 from launcher.job.ranges import check_names, check_ranges
 from launcher.job.spec import Job, JobSpec
 
@@ -23,15 +23,14 @@ def read_job(
     *,
     overlay: Path | None = None,
 ) -> Job:
-    """The job of `file`, then `overlay`, then `flags` (dotted key -> value, None skipped), then `--set` texts.
+    """Merge `file`, `overlay`, `flags` (dotted key -> value; None is skipped) and `--set` texts; later ones win.
 
-    Relative data and model paths of a file are relative to the file, those of flags to the working directory.
-    Raises SpecError.
+    Relative paths of a file are relative to that file, and those of flags to the working directory. Raises SpecError.
     """
     tree = _merge(*(_read(path) if path is not None else {} for path in (file, overlay)))
     values = {key: value for key, value in (flags or {}).items() if value is not None}
     sets = [parse_set(text) for text in overrides]
-    check_keys(values, where="--sweep")  # a flag stands for a key that is known; a sweep names its keys itself
+    check_keys(values, where="--sweep")  # only a sweep can name an unknown key: flags have fixed ones
     check_keys(dict(sets), where="--set")
     given: dict[str, Any] = {}
     places: dict[str, str] = {}
@@ -39,7 +38,7 @@ def read_job(
         for key, value in pairs:
             _put(given, key, value, where=f"{place}: {key}")
             places[key] = place
-    tree = _merge(tree, make_absolute(given, Path.cwd()))
+    tree = _merge(tree, with_absolute_paths(given, Path.cwd()))
     origin = str(file or overlay or "the command line")
     return Job(convert(tree, where=origin, places=places), tree, origin)
 
@@ -51,13 +50,13 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise SpecError(f"{file}: expected a mapping of sections, got {type_name(loaded)}")
     check_keys(loaded, where=str(file))
-    return make_absolute(loaded, file.resolve().parent)
+    return with_absolute_paths(loaded, file.resolve().parent)
 
 
 def convert(tree: Mapping[str, Any], *, where: str, places: Mapping[str, str] | None = None) -> JobSpec:
-    """A checked mapping as JobSpec; values out of range and of the wrong type raise SpecError with the field.
+    """A mapping with known keys as JobSpec. Raises SpecError for a wrong type and for a value out of range.
 
-    `where` names the mapping in errors, `places` where single keys or sections of it come from.
+    `where` names the mapping in errors; `places` says where single keys or sections of it were given.
     """
     accepted = _texts(_without_empty_sections(tree))
     try:
@@ -106,13 +105,13 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_empty_sections(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A section with nothing under it (`ssh:`) means its defaults."""
+    """An empty section (`ssh:`) means its defaults."""
     sections = {info.name for info in msgspec.structs.fields(JobSpec) if is_section(info.type)}
     return {key: value for key, value in tree.items() if not (value is None and key in sections)}
 
 
 def _texts(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Numbers and truth values as texts where a text is meant: `env: {NCCL_DEBUG: 1}`, `name: 2026`."""
+    """Numbers, true and false become strings where the job has a string: `env: {NCCL_DEBUG: 1}`, `name: 2026`."""
     known = known_keys()
 
     def text(key: str, value: Any) -> Any:

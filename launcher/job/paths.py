@@ -1,41 +1,53 @@
-"""Paths of a job: made absolute where the job file was read, and the data sources that it names."""
+"""Paths of a job: made absolute when the job is read, and the data sources that it names."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from train.config import Source
 
-_PATH_KEYS = (("data", "train"), ("data", "eval"))
+FILES = (("ssh", "hostfile"), ("ssh", "ssh_config"), ("slurm", "template"), ("lora", "adapter"))
+"""(section, key) of paths that are always files or directories of this machine."""
 
 
-def make_absolute(tree: Mapping[str, Any], base: Path) -> dict[str, Any]:
-    """`tree` with the data paths, and a model path that exists there, made absolute against `base`."""
+def with_absolute_paths(tree: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """`tree` with its paths made absolute against `base`.
+
+    A model path stays as it is where nothing exists at that place: it may be a hub id. So does an interpreter without a
+    slash, which is looked up on the PATH.
+    """
     result = {key: dict(value) if isinstance(value, dict) else value for key, value in tree.items()}
-    for section, key in _PATH_KEYS:
+
+    def replace(section: str, key: str, absolute: Callable[[Any], Any]) -> None:
         part = result.get(section)
         if isinstance(part, dict) and key in part:
-            part[key] = _absolute_sources(part[key], base)
-    model = result.get("model")
-    if isinstance(model, dict) and isinstance(model.get("path"), str):
-        path = model["path"]
-        if path.startswith((".", "~")) or (path and (base / path).exists()):
-            model["path"] = str((base / Path(path).expanduser()).resolve())
-    for section, key in (("ssh", "hostfile"), ("ssh", "ssh_config"), ("slurm", "template"), ("lora", "adapter")):
-        part = result.get(section)
-        if isinstance(part, dict) and isinstance(part.get(key), str):
-            part[key] = str(base / Path(part[key]).expanduser())
-    local = result.get("local")
-    if isinstance(local, dict) and isinstance(local.get("python"), str) and "/" in local["python"]:  # else on the PATH
-        local["python"] = str(base / Path(local["python"]).expanduser())
+            part[key] = absolute(part[key])
+
+    for key in ("train", "eval"):
+        replace("data", key, lambda value: _absolute_sources(value, base))
+    replace("model", "path", lambda value: _absolute_model(value, base))
+    for section, key in FILES:
+        replace(section, key, lambda value: _absolute(value, base))
+    replace("local", "python", lambda value: _absolute(value, base) if "/" in str(value) else value)
     return result
 
 
+def _absolute(value: Any, base: Path) -> Any:
+    """A value of another type stays as it is; the schema refuses it later."""
+    return str(base / Path(value).expanduser()) if isinstance(value, str) else value
+
+
+def _absolute_model(value: Any, base: Path) -> Any:
+    if isinstance(value, str) and (value.startswith((".", "~")) or (value and (base / value).exists())):
+        return str((base / Path(value).expanduser()).resolve())
+    return value
+
+
 def _absolute_sources(value: Any, base: Path) -> Any:
-    if isinstance(value, str) and value and "://" not in value and not value.startswith("hub:"):
-        return str(base / Path(value).expanduser())
+    if isinstance(value, str):
+        return _absolute(value, base) if value and "://" not in value and not value.startswith("hub:") else value
     if isinstance(value, (list, tuple)):
         return [_absolute_sources(item, base) for item in value]
     if isinstance(value, dict) and "path" in value:

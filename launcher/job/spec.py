@@ -1,4 +1,4 @@
-"""JobSpec: what the user asked for. Errors name the field, the value and what is accepted.
+"""JobSpec: what the user asked for.
 
 job.yaml + flags + --set  ->  one mapping  ->  checked keys  ->  JobSpec
 """
@@ -40,21 +40,21 @@ class TrainSpec(Section, frozen=True):
 
 class ContainerSpec(Section, frozen=True):
     runtime: Literal["auto", "docker", "podman", "apptainer", "enroot", "charliecloud", "pyxis", "none"] = "auto"
-    """auto: none without an image; with one, the first engine that the target has."""
+    """auto: without an image none, else the first engine that the target has."""
     image: str | None = None
     mounts: tuple[str, ...] = ()
-    """Further mounts, `host:container` each; read-only unless `:rw` follows."""
+    """More mounts, as `host:container`; read-only unless `:rw` follows."""
     args: tuple[str, ...] = ()
-    """Further arguments for the engine's run command."""
+    """More arguments for the engine's run command."""
 
 
 class LocalSpec(Section, frozen=True):
     gpus: int | None = None
-    """Ranks, one a GPU; null: every GPU of the machine."""
+    """Ranks, one per GPU; null: every GPU of the machine."""
     procs: int | None = None
-    """Ranks on a machine without GPUs, or with `device: cpu`; null: 1."""
+    """Ranks on CPUs; null: 1."""
     python: str | None = None
-    """Interpreter of the training environment; null: the one zlaunch runs in."""
+    """Interpreter of the training environment; null: the one that runs zlaunch."""
 
 
 class SshSpec(Section, frozen=True):
@@ -64,7 +64,7 @@ class SshSpec(Section, frozen=True):
     include: str | None = None
     exclude: str | None = None
     slots: int | None = None
-    """Ranks a host where the hostfile does not say; null: as many as the host has GPUs (CPU: 1)."""
+    """Ranks per host where the hostfile does not say; null: one per GPU of the host (CPU: 1)."""
     workdir: str = "~/zlaunch"
     python: str = "python3"
     ssh_config: str | None = None
@@ -76,11 +76,11 @@ class SshSpec(Section, frozen=True):
 class SlurmSpec(Section, frozen=True):
     nodes: int = 1
     gpus_per_node: int | None = None
-    """null: 8 on GPUs; on a CPU the number of ranks a node is procs_per_node."""
+    """null: 8. Without GPUs, procs_per_node counts the ranks per node."""
     procs_per_node: int = 1
     cpus_per_task: int | None = None
     gpu: str | None = None
-    """GPU of the nodes, as `zlaunch plan` takes it (h100), or its memory (24GiB): it cannot be looked at before."""
+    """The GPU of the nodes by name (h100) or memory (24GiB), because zlaunch cannot see it before the job runs."""
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -93,14 +93,14 @@ class SlurmSpec(Section, frozen=True):
     array_limit: int | None = None
     """Sweep points that run at once (`%N` of --array)."""
     signal_before: int = 120
-    """Seconds before the end of the time limit at which Slurm asks for the last checkpoint."""
+    """Seconds before the end of the time limit when Slurm asks for the last checkpoint."""
     max_requeues: int = 20
-    """Times a job is queued again after a preemption, a time limit or a lost node, unless `max_restarts` is given,
-    which bounds it then; 0: never."""
+    """How often a job is queued again after a preemption, a time limit or a lost node. 0: never. `max_restarts`, if
+    given, is the limit instead."""
     sbatch: dict[str, str | None] = {}
-    """Any further option of sbatch, without dashes."""
+    """Any other option of sbatch, without dashes."""
     setup: tuple[str, ...] = ()
-    """Shell lines run on every node before the agent: module load, conda activate."""
+    """Shell lines that run on each node before the agent: module load, conda activate."""
     python: str | None = None
     login: str | None = None
     workdir: str | None = None
@@ -121,16 +121,16 @@ class JobSpec(Section, frozen=True):
     slurm: SlurmSpec = SlurmSpec()
     env: dict[str, str] = {}
     secrets: tuple[str, ...] = ()
-    """Names of environment variables that the ranks get; zlaunch writes their values to no file and command line."""
+    """Names of environment variables to pass to the ranks. No file of the run holds their values."""
     verify_adapter: bool = False
-    """Load the saved adapter into a fresh base model at the end and compare its logits."""
+    """At the end, load the saved adapter into a fresh base model and compare the logits."""
     max_restarts: int = 0
     elastic: bool = False
     heartbeat_timeout: float = 60.0
     stop_deadline: float = 25.0
-    """Seconds a requested stop may take before processes are ended."""
+    """Seconds that a requested stop may take before zlaunch ends the processes."""
     program: tuple[str, ...] = ()
-    """A program of the user's own instead of the training program (what stands after `--`)."""
+    """The user's own program instead of the training program: the words after `--`."""
 
     def with_values(self, values: Mapping[str, Any]) -> JobSpec:
         """The job with other values of some dotted keys, as in `{"train.zero_stage": 2}`."""
@@ -145,9 +145,9 @@ class JobSpec(Section, frozen=True):
 
 @dataclass(frozen=True)
 class Job:
-    """A job as it was asked for."""
+    """A job as the user asked for it."""
 
     spec: JobSpec
     tree: dict[str, Any]
-    """The file and the flags merged, paths absolute; what job.yaml of the run directory holds."""
+    """File and flags merged, with absolute paths: the content of job.yaml in the run directory."""
     origin: str

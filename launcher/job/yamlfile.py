@@ -1,7 +1,7 @@
-"""YAML as people mean it: the core schema of YAML 1.2, duplicate keys refused, errors with file, line and column.
+"""Read YAML 1.2: refuse duplicate keys, and name file, line and column in errors.
 
-PyYAML reads YAML 1.1, where `04:00:00` is the number 14400, `no` is false and `2e-4` is a text. A job file holds all
-three, so the loader here resolves scalars by the rules of YAML 1.2.
+PyYAML reads YAML 1.1, where `04:00:00` is the number 14400, `no` is false and `2e-4` is a string. Job files contain all
+three, so this loader resolves scalars by the core schema of YAML 1.2.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class _CoreLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, (dict, list)):
-                raise yaml.MarkedYAMLError("", None, "a key must be a plain word", key_node.start_mark)
+                raise yaml.MarkedYAMLError("", None, "a key must be a plain scalar", key_node.start_mark)
             if key in seen:
-                raise yaml.MarkedYAMLError("", None, f"the key {key!r} stands here a second time", key_node.start_mark)
+                raise yaml.MarkedYAMLError("", None, f"duplicate key {key!r}", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -52,12 +52,12 @@ def _construct_int(loader: _CoreLoader, node: yaml.ScalarNode) -> int:
 _CoreLoader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 
 
-_OF_A_VALUE = "lists as [a, b], mappings as {a: b}; a text with characters of YAML in it stands in quotes"
-_OF_A_FILE = "look there and above it: an open bracket or quote, a tab, another indent, a `: ` in a text without quotes"
+_OF_A_VALUE = "write lists as [a, b], mappings as {a: b}; quote a string that contains YAML characters"
+_OF_A_FILE = "look there and above for an open bracket or quote, a tab, a wrong indent, or an unquoted `: `"
 
 
 def loads(text: str, *, where: str, hint: str = _OF_A_VALUE) -> Any:
-    """Parse `text`; `where` names its origin in errors, `hint` says what to do about them. Raises SpecError."""
+    """Parse `text`. `where` names its origin in errors, and `hint` says how to repair it. Raises SpecError."""
     try:
         return yaml.load(text, Loader=_CoreLoader)  # a SafeLoader with other scalar rules
     except yaml.MarkedYAMLError as error:
@@ -69,7 +69,7 @@ def loads(text: str, *, where: str, hint: str = _OF_A_VALUE) -> Any:
 
 
 def load(path: Path) -> Any:
-    """Parse a UTF-8 file. Raises SpecError (absent, a directory, wrong encoding, not YAML)."""
+    """Parse a UTF-8 file. Raises SpecError for a file that cannot be read or is not YAML."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:

@@ -172,7 +172,7 @@ def test_a_set_that_is_none_says_what_it_should_look_like(text, part):
         ("train: {epochs: 1}\ntrain: {epochs: 2}\n", "line 2"),
         ("train: [1, 2\n", "not valid YAML"),
         ("- a\n- b\n", "expected a mapping"),
-        ("train: {? [a, b] : 1}\n", "plain word"),
+        ("train: {? [a, b] : 1}\n", "plain scalar"),
         ("a: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
     ],
 )
