@@ -1,7 +1,7 @@
-"""Which settings cannot work together, why, and the nearest setting that does. Checked before anything is queued.
+"""Settings that cannot work together: why, and the nearest setting that works. Checked before anything is queued.
 
-A table of rules over plain values: nothing is raised, imported or looked up here. What a rule claims was seen to fail
-(tests/train/test_compat.py tries what a CPU can try), or is named with its source.
+A table of rules over plain values: nothing is raised, imported or looked up here. Each rule's claim was seen to fail
+(tests/train/test_compat.py tries what a CPU can try) or names its source.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ AMPERE = (8, 0)
 
 @dataclass(frozen=True)
 class Combination:
-    """What the rules look at; `engine` and `dtype` may be "auto"."""
+    """The settings that the rules look at. `engine` and `dtype` may be "auto"."""
 
     family: Family = families.FAMILIES[0]
     engine: str = "auto"
@@ -27,7 +27,7 @@ class Combination:
     dtype: str = "auto"
     device: str = "cuda"
     capability: tuple[int, int] | None = None
-    """Compute capability of the GPUs; None: not known, and rules about it are silent."""
+    """Compute capability of the GPUs. None: unknown, and rules about it do not apply."""
     zero_stage: int = 0
     offload: str = "none"
     packing: str = "bucket"
@@ -37,11 +37,11 @@ class Combination:
     """Training continues from an existing adapter."""
     dropout: bool = False
     wide: bool = False
-    """More is trained than LoRA on the layers' own projections: other modules, or whole modules."""
+    """The job trains more than LoRA on the layers' own projections: other modules, or whole modules."""
 
     @staticmethod
     def of(config: Any, family: Family, capability: tuple[int, int] | None = None) -> Combination:
-        """Of a TrainConfig, or of a job, which has the same sections."""
+        """Collect the settings of a TrainConfig, or of a job, which has the same sections."""
         return Combination(
             family=family,
             engine=config.train.engine,
@@ -64,7 +64,7 @@ _PROJECTIONS = {*families.LLAMA_TARGETS, *families.GLM_TARGETS}
 
 
 def _usual(targets: str | tuple[str, ...]) -> bool:
-    """A regular expression may mean anything."""
+    """Whether all targets are projections of the layers. A regular expression could match anything."""
     return targets == "auto" or (not isinstance(targets, str) and set(targets) <= _PROJECTIONS)
 
 
@@ -74,7 +74,7 @@ class Refusal:
     instead: str
     """The nearest setting that works, as in the job file: `train.engine: peft`."""
     changes: Mapping[str, Any]
-    """The same as fields of Combination."""
+    """The same change as fields of Combination."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Rule:
     applies: Callable[[Combination], bool]
     reason: Callable[[Combination], str] | str
     key: str
-    """Key of the job file to change, and its nearest value that works."""
+    """Key of the job file to change; `value` is its nearest value that works."""
     value: Callable[[Combination], Any] | Any
 
     def refusal(self, settings: Combination) -> Refusal:
@@ -125,7 +125,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         lambda s: s.engine == "fused" and s.quantization == "nf4" and s.zero_stage == 3,
-        "the fused layers read nf4 weights where they lie, and ZeRO-3 takes them apart",
+        "the fused layers read nf4 weights in place, and ZeRO-3 partitions them",
         "train.engine",
         "auto",
     ),
@@ -161,7 +161,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         lambda s: s.engine == "unsloth" and s.quantization == "nf4" and s.zero_stage == 3,
-        "Unsloth stores nf4 weights as bytes, and ZeRO-3 shards them only in the type that is computed with",
+        "Unsloth stores nf4 weights as bytes, and ZeRO-3 partitions only weights in the compute type",
         "train.engine",
         "peft",
     ),
@@ -173,13 +173,13 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         lambda s: s.engine == "unsloth" and s.adapter,
-        "continuing an adapter goes through PEFT's own loader",
+        "only PEFT's own loader can continue an adapter",
         "train.engine",
         "peft",
     ),
     Rule(
         lambda s: s.engine == "unsloth" and s.device == "cpu" and s.init == "pissa",
-        "Unsloth's CPU backend has no PiSSA initialisation",
+        "Unsloth's CPU backend has no PiSSA initialization",
         "train.engine",
         "peft",
     ),
@@ -191,7 +191,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         lambda s: s.quantization not in s.family.quantizations,
-        lambda s: f"{s.family.title} cannot be quantised to {s.quantization}",
+        lambda s: f"{s.family.title} cannot be quantized to {s.quantization}",
         "model.quantization",
         lambda s: s.family.quantizations[0],
     ),
@@ -209,37 +209,37 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         lambda s: s.init == "pissa" and s.zero_stage == 3,
-        "PiSSA decomposes whole weights, and under ZeRO-3 no rank has them",
+        "PiSSA decomposes whole weights, and no rank has them under ZeRO-3",
         "train.zero_stage",
         2,
     ),
     Rule(
         lambda s: s.init == "pissa" and s.adapter,
-        "an existing adapter already has its weights: PiSSA would replace them",
+        "an existing adapter already has its weights, and PiSSA would replace them",
         "lora.init",
         "default",
     ),
     Rule(
         lambda s: s.init == "pissa" and s.dora,
-        "what PiSSA learned can be told for the original weights only as a sum, and DoRA rescales them",
+        "a PiSSA adapter is converted for the original weights as a sum, and DoRA rescales it",
         "lora.init",
         "default",
     ),
     Rule(
         lambda s: s.dora and s.quantization == "int8",
-        "DoRA needs the norms of the weights before the first step, and bitsandbytes has int8 ones ready only after it",
+        "DoRA needs the norms of the weights before the first step, and bitsandbytes prepares int8 weights during it",
         "model.quantization",
         "nf4",
     ),
     Rule(
         lambda s: s.dora and s.zero_stage == 3,
-        "DoRA starts from the norms of whole weights, and under ZeRO-3 no rank has them",
+        "DoRA starts from the norms of whole weights, and no rank has them under ZeRO-3",
         "train.zero_stage",
         2,
     ),
     Rule(
         lambda s: s.packing == "pack" and not s.family.packs,
-        "nothing is known about this model's attention, so records in one packed row could see each other",
+        "this model's attention is unknown, so records in one packed row could see each other",
         "train.packing",
         "bucket",
     ),
@@ -251,7 +251,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         lambda s: s.dtype == "bfloat16" and s.device == "cuda" and s.capability is not None and s.capability < AMPERE,
-        "these GPUs compute bfloat16 only by emulation",
+        "these GPUs only emulate bfloat16",
         "model.dtype",
         "float16",
     ),
@@ -263,13 +263,13 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         lambda s: s.offload == "cpu" and s.zero_stage == 0,
-        "offloading the optimizer is DeepSpeed's, and without ZeRO there is no DeepSpeed",
+        "DeepSpeed offloads the optimizer, and it is used only with ZeRO",
         "train.zero_stage",
         2,
     ),
     Rule(
         lambda s: s.offload == "cpu" and s.zero_stage == 3 and s.engine == "fused",
-        "under ZeRO-3 the fused layers share the frozen weights themselves and keep the adapter's optimizer on the GPU",
+        "under ZeRO-3 the fused layers partition the frozen weights and keep the adapter's optimizer on the GPU",
         "train.engine",
         "auto",
     ),
@@ -283,39 +283,39 @@ RULES: tuple[Rule, ...] = (
 
 
 def check(settings: Combination) -> list[Refusal]:
-    """Every rule that the settings break, in the table's order; empty if they can work together."""
+    """Every rule that the settings break, in the table's order; empty if they work together."""
     return [rule.refusal(settings) for rule in RULES if rule.applies(settings)]
 
 
 def engine_for(settings: Combination, *, unsloth_installed: bool = True) -> tuple[Engine, str]:
-    """The engine that trains this, and why: the first of its family's engines that no rule refuses.
+    """Choose the engine, and say why: the first of the family's engines that no rule refuses.
 
-    An engine that was asked for is given; `check` may refuse it.
+    An engine that the job names is returned as it is; `check` may refuse it.
     """
     if settings.engine != "auto":
         return cast(Engine, settings.engine), f"train.engine={settings.engine} in the job"
     family = settings.family
-    told = _unfused(family) if family.unfused and settings.device == "cuda" else ""
+    reason = _unfused(family) if family.unfused and settings.device == "cuda" else ""
     for engine in family.engines:
         if engine == "fused" and settings.device != "cuda":
-            continue  # its kernels are the GPU's
+            continue  # its kernels need a GPU
         if engine == "unsloth" and not unsloth_installed:
-            told = "Unsloth is not installed here"
+            reason = "Unsloth is not installed here"
             continue
         tried = replace(settings, engine=engine)
         refused = [rule for rule in RULES if rule.key == "train.engine" and rule.applies(tried)]
         if not refused:
             where = " (its CPU backend here)" if engine == "unsloth" and settings.device == "cpu" else ""
-            return engine, (told or _WHY.get(engine) or family.why) + where
-        told = refused[0].refusal(tried).reason
-    return "peft", told  # takes everything
+            return engine, (reason or _WHY.get(engine) or family.why) + where
+        reason = refused[0].refusal(tried).reason
+    return "peft", reason  # PEFT takes everything
 
 
 _WHY: Mapping[str, str] = {"fused": "the family has fused layers, the fastest path, and the job asks for plain LoRA"}
 
 
 def corrected(settings: Combination) -> Combination:
-    """The settings after every refusal's own advice, one at a time: what the nearest working job would be."""
+    """Apply the advice of each refusal in turn: the settings of the nearest working job."""
     for _ in range(2 * len(RULES)):
         refusals = check(settings)
         if not refusals:

@@ -1,7 +1,7 @@
 """TrainConfig: the one schema of train.json.
 
-The launcher writes it (every `auto` of the user's job resolved), the training program reads it, and nothing else
-passes between the two. Only msgspec is imported, so that the launcher can use these types without torch.
+The launcher writes it, with every `auto` of the user's job resolved, and the training program reads it. Nothing else
+passes between the two. This module imports only msgspec, so the launcher can use its types without torch.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ Engine = Literal["auto", "fused", "unsloth", "peft"]
 Packing = Literal["none", "bucket", "pack"]
 
 EXIT_STOPPED = 75
-"""Exit status of a rank that saved a checkpoint and ended because `control/stop` asked for it (EX_TEMPFAIL)."""
+"""Exit status of a rank that saved a checkpoint and stopped on request of `control/stop` (EX_TEMPFAIL)."""
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=False):
-    """A mapping of the job file: immutable, no unknown keys."""
+    """A section of the job file: immutable, without unknown keys."""
 
 
 class Model(Section, frozen=True):
     path: str = ""
     """Hub id, local directory, or (source `package`) the name of an installed Python package that ships a GGUF file."""
     source: Literal["huggingface", "modelscope", "package", "random"] = "huggingface"
-    """`random` makes a tiny untrained model and a tokenizer on the spot (smoke runs)."""
+    """`random` generates a tiny untrained model and a tokenizer, for smoke runs."""
     revision: str | None = None
     quantization: Literal["none", "nf4", "int8"] = "none"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -39,7 +39,7 @@ class Model(Section, frozen=True):
 
 
 class Source(Section, frozen=True, kw_only=True):
-    """One file or hub data set and its weight in the mixture (1.0: each record once an epoch)."""
+    """A file or hub data set and its weight in the mixture (1.0: each record once per epoch)."""
 
     path: str
     weight: float = 1.0
@@ -49,13 +49,13 @@ class Data(Section, frozen=True):
     train: str | tuple[str | Source, ...] = ""
     eval: str | tuple[str | Source, ...] | None = None
     max_length: int = 2048
-    """Tokens a record may have, prompt and answer together."""
+    """Maximum tokens of a record, prompt and answer together."""
     overlong: Literal["cut", "drop"] = "cut"
-    """cut: the answer's end is cut (and the end token with it); a record whose prompt alone is too long is dropped."""
+    """cut: remove the end of the answer and its end token; drop a record whose prompt alone is too long."""
     on_error: Literal["stop", "skip"] = "stop"
-    """What happens to unreadable records (bad JSON, missing keys, empty answers, duplicates are only reported)."""
+    """What to do about unreadable records (bad JSON, missing keys, empty answers). Duplicates are only reported."""
     system: str | None = None
-    """System message of every record that has none of its own."""
+    """System message for records without their own."""
     chat_template: str | None = None
     """A Jinja chat template instead of the tokenizer's own."""
 
@@ -65,7 +65,7 @@ class Lora(Section, frozen=True):
     alpha: float = 32
     dropout: float = 0.0
     target_modules: str | tuple[str, ...] = "auto"
-    """auto: by the model's family; a tuple of names; or one regular expression over whole module names."""
+    """auto: by the model's family; a tuple of names; or a regular expression for whole module names."""
     rslora: bool = False
     dora: bool = False
     plus_ratio: float | None = None
@@ -97,7 +97,7 @@ class Training(Section, frozen=True, kw_only=True):
     packing: Packing = "bucket"
     gradient_checkpointing: bool = False
     checkpoint_every: int = 200
-    """Optimizer steps between checkpoints; 0: none but the requested and the last."""
+    """Optimizer steps between checkpoints; 0: only the last one and those on request."""
     keep_checkpoints: int = 2
     log_every: int = 1
     tensorboard: bool = False
@@ -105,7 +105,7 @@ class Training(Section, frozen=True, kw_only=True):
 
 class Evaluation(Section, frozen=True):
     before: bool = False
-    """Generate answers for data.eval before training too, for comparison."""
+    """Also generate answers for data.eval before training, for comparison."""
     after: bool = True
     every: int = 0
     """Steps between evaluations of the loss on data.eval; 0: only at the end."""
@@ -113,17 +113,17 @@ class Evaluation(Section, frozen=True):
     max_new_tokens: int = 64
     batch_size: int = 16
     samples: int = 4
-    """Answers kept in result.json for people to read."""
+    """Answers in result.json for people to read."""
 
 
 class TrainConfig(Section, frozen=True, kw_only=True):
     schema: int = 1
     run_id: str
     run_dir: str = "."
-    """Where control/, metrics.jsonl, checkpoints/ ... lie; relative paths are relative to the working directory."""
+    """Directory of control/, metrics.jsonl, checkpoints/ etc. Relative paths refer to the working directory."""
     device: Device
     world_size: int = 1
-    """The planned number of ranks; a start with another number is refused."""
+    """The planned number of ranks; the program refuses to start with another number."""
     model: Model
     data: Data
     lora: Lora
@@ -132,9 +132,9 @@ class TrainConfig(Section, frozen=True, kw_only=True):
     resume: bool = True
     """Continue from the newest complete checkpoint of run_dir, if there is one."""
     init_from: str | None = None
-    """A checkpoint directory (checkpoints/step-<n>) of another run to start from, while this run has none of its own.
+    """Checkpoint directory (checkpoints/step-<n>) of another run to start from, if this run has no checkpoint.
 
-    For a train.json written by hand: the launcher leaves it empty, and `zlaunch resume` goes on from the run's own.
+    For a train.json written by hand. The launcher leaves it empty; `zlaunch resume` continues from the run's own.
     """
     predicted_peak_bytes: int | None = None
     verify_adapter: bool = False
@@ -142,14 +142,14 @@ class TrainConfig(Section, frozen=True, kw_only=True):
 
 
 MOST = 10**12
-"""No number of a job reaches it; infinity and not-a-number do not pass either."""
+"""Upper bound of every number of a job; it also excludes infinity and not-a-number."""
 
 
 class Range(NamedTuple):
     low: float
     high: float = math.inf
     above: bool = False
-    """`low` itself is out of it."""
+    """Whether `low` itself is excluded."""
 
     def holds(self, value: float) -> bool:
         if not abs(value) < MOST:
@@ -187,7 +187,7 @@ RANGES: dict[str, Range] = {
     "eval.batch_size": Range(1),
     "eval.samples": Range(0),
 }
-"""Of the numbers that a job has as well; launcher/job/spec.py holds a job to them, before there is a train.json."""
+"""Ranges of the numbers that a job has too; launcher/job/ranges.py checks a job against them first."""
 _OWN_RANGES = {"world_size": Range(1), "train.gradient_accumulation_steps": Range(1)}
 
 
@@ -202,5 +202,5 @@ def load(path: str | os.PathLike[str]) -> TrainConfig:
 
 
 def dump(config: TrainConfig) -> str:
-    """The text of train.json: indented, key order as declared."""
+    """The text of train.json: indented, with keys in the order of declaration."""
     return msgspec.json.format(msgspec.json.encode(config), indent=2).decode() + "\n"

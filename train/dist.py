@@ -1,8 +1,8 @@
-"""Who we are among the ranks, and the few collectives that the program needs.
+"""This rank's place among the ranks, and the few collectives that the program needs.
 
 The environment is torchrun's (RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT); without it
-this is a world of one. On a CPU the group must exist before the model is loaded under DeepSpeed; on a GPU Unsloth must
-load before it: `starts_early` holds that rule.
+the world has one rank. On a CPU the process group must exist before DeepSpeed loads the model; on a GPU Unsloth must
+load before it. `starts_early` holds that rule.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     import torch
 
 JOIN_TIMEOUT = timedelta(minutes=10)
-"""How long ranks wait for each other, to meet and in any collective (rank 0 may be saving or downloading)."""
+"""How long ranks wait for each other at the start and in any collective. Rank 0 may be saving or downloading."""
 
 FINISHED = (0, EXIT_STOPPED)
-"""Exit statuses of a rank that has done what it was to do."""
+"""Exit statuses of a rank that finished its work."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class World:
 def from_environment(kind: str, environ: dict[str, str] | None = None) -> World:
     """The world that the environment describes, on devices of `kind` (`cpu` or `cuda`).
 
-    ZLAUNCH_SHARE_GPU=1 puts every rank of the node on GPU 0, over gloo (NCCL refuses that): a way to check several
-    ranks on a machine with one GPU.
+    ZLAUNCH_SHARE_GPU=1 puts every rank of the node on GPU 0, to check several ranks on a machine with one GPU. It uses
+    gloo, because NCCL refuses that.
     """
     env = os.environ if environ is None else environ
     number = {
@@ -79,19 +79,19 @@ def from_environment(kind: str, environ: dict[str, str] | None = None) -> World:
 
 
 def prepare(world: World) -> None:
-    """What must be in the environment before torch, transformers, deepspeed or unsloth are imported."""
+    """Set the environment variables that torch, transformers, deepspeed and unsloth read when imported."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true" if world.local_world_size == 1 else "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ["DS_ACCELERATOR"] = "cpu" if world.device == "cpu" else "cuda"  # else DeepSpeed warns that it guesses
+    os.environ["DS_ACCELERATOR"] = "cpu" if world.device == "cpu" else "cuda"  # else DeepSpeed guesses and warns
     os.environ["LOCAL_RANK"] = str(world.local_rank)  # Unsloth and DeepSpeed read it
     if os.environ.get("TORCH_CUDA_ARCH_LIST") == "9.0a":  # some CUDA images; DeepSpeed cannot parse it
         os.environ["TORCH_CUDA_ARCH_LIST"] = "9.0"
 
 
 def check_device(world: World) -> None:
-    """Raise UserError if this rank has no GPU to run on."""
+    """Raise UserError if this rank has no GPU."""
     if world.device == "cpu":
         return
     import torch
@@ -99,27 +99,27 @@ def check_device(world: World) -> None:
     count = torch.cuda.device_count()
     if world.local_rank >= count:
         raise UserError(
-            f"rank {world.rank} wants GPU {world.local_rank}, but {count} can be seen on this node",
-            "ask for fewer GPUs, or look at CUDA_VISIBLE_DEVICES and nvidia-smi",
+            f"rank {world.rank} needs GPU {world.local_rank}, but this node shows {count} GPUs",
+            "ask for fewer GPUs, or check CUDA_VISIBLE_DEVICES and nvidia-smi",
         )
     torch.cuda.set_device(world.local_rank)
 
 
 def starts_early(world: World, *, engine: str, zero_stage: int) -> bool:
-    """Whether the ranks form their group before the model is loaded: on gloo, and where ZeRO-3 shares its parameters
-    over the group as they are loaded. Unsloth, which wants to load first, has them shared afterwards."""
+    """Whether the ranks form their group before the model is loaded: with gloo, and where ZeRO-3 partitions parameters
+    while they are loaded. Unsloth must load first, so its parameters are partitioned afterwards."""
     return world.backend == "gloo" or (zero_stage == 3 and engine != "unsloth")
 
 
 def start(world: World, *, deepspeed: bool) -> None:
-    """Form the group of ranks, unless it is there already."""
+    """Form the process group, unless it exists already."""
     import torch.distributed as group
 
     if group.is_initialized():
         pass
     elif world.many:
         group.init_process_group(world.backend, timeout=JOIN_TIMEOUT)
-    elif deepspeed:  # DeepSpeed wants a group even for one rank; a store in memory needs no port
+    elif deepspeed:  # DeepSpeed needs a group even for one rank; a store in memory needs no port
         group.init_process_group(world.backend, store=group.HashStore(), rank=0, world_size=1)
         os.environ.setdefault("RANK", "0")
         os.environ.setdefault("WORLD_SIZE", "1")
@@ -137,15 +137,15 @@ def start_deepspeed(world: World) -> None:
     logger.setLevel(logging.ERROR)
     # DeepSpeed calls collectives by names that newer versions of torch warn about, at every step.
     warnings.filterwarnings("ignore", message=".*torch.distributed.* is deprecated", category=FutureWarning)
-    # With gloo DeepSpeed would compile `deepspeed_shm_comm`, which only speeds up collectives inside one host and
-    # needs g++ and a minute. Its table of usable operators decides, so we strike it out there.
+    # With gloo, DeepSpeed would compile `deepspeed_shm_comm`, which takes g++ and a minute and only speeds up
+    # collectives inside one host. Its table of compatible operators decides, so we disable it there.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend=world.backend, verbose=False)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what a library prints off standard output, unless it fails."""
+    """Hide what a library prints to standard output, unless it fails."""
     chatter = io.StringIO()
     try:
         with contextlib.redirect_stdout(chatter):
@@ -156,7 +156,7 @@ def quiet() -> Iterator[None]:
 
 
 def stop() -> None:
-    """Leave the group, if there is one."""
+    """Destroy the process group, if there is one."""
     import torch.distributed as group
 
     if group.is_initialized():
@@ -164,15 +164,16 @@ def stop() -> None:
 
 
 def leave(status: int) -> NoReturn:
-    """End the process as sys.exit does, but for taking the interpreter down.
+    """End the process like sys.exit, but without finalizing the interpreter.
 
-    A worker thread of gloo drops the tensors of the last collective when it likes, and waits for the interpreter's lock
-    to do so. A Python that is being taken down ends whoever waits for that lock, in a C++ destructor here, and the
-    process is aborted after all its work was done ("terminate called without an active exception", seen once in about
-    a hundred exits of a loaded machine). `stop` does not end those threads: DeepSpeed's engine, its optimizer and the
-    parameters hold the group as well.
+    A worker thread of gloo drops the tensors of the last collective at any time, and waits for the interpreter's lock
+    to do so. A finalizing interpreter ends threads that wait for this lock, here in a C++ destructor, which aborts the
+    process after all its work is done ("terminate called without an active exception", seen once in about a hundred
+    exits of a loaded machine). `stop` does not end those threads: DeepSpeed's engine, its optimizer and the parameters
+    hold the group as well.
 
-    A rank that failed waits for no thread: others wait for it, and it may be making tokens in the background for long.
+    A rank that failed does not wait for its threads: other ranks wait for it, and tokenizing in the background may take
+    long.
     """
     for thread in threading.enumerate() if status in FINISHED else ():
         if thread is not threading.current_thread() and not thread.daemon:
@@ -198,7 +199,7 @@ def sum_over_ranks(world: World, values: list[float]) -> list[float]:
 
 
 def sum_tensors(world: World, tensors: list[torch.Tensor]) -> None:
-    """Sum over all ranks in place, as one flat message of each dtype."""
+    """Sum over all ranks in place, in one flat message per dtype."""
     if not world.many:
         return
     import torch
@@ -213,7 +214,7 @@ def sum_tensors(world: World, tensors: list[torch.Tensor]) -> None:
 
 
 def share(world: World, value: Any) -> Any:
-    """Rank 0's `value` on every rank (any picklable object of ours)."""
+    """Return rank 0's `value` on every rank. It may be any picklable object."""
     if not world.many:
         return value
     import torch
@@ -225,7 +226,7 @@ def share(world: World, value: Any) -> Any:
 
 
 def share_tensor(world: World, tensor: torch.Tensor) -> None:
-    """Rank 0's content into `tensor` of every rank; it must lie on the world's device."""
+    """Copy rank 0's content into `tensor` on every rank. The tensor must be on the world's device."""
     if world.many:
         import torch.distributed as group
 
@@ -233,7 +234,7 @@ def share_tensor(world: World, tensor: torch.Tensor) -> None:
 
 
 def collect(world: World, value: Any) -> list[Any] | None:
-    """Every rank's `value`, in rank order, on rank 0; None elsewhere."""
+    """Return every rank's `value` in rank order on rank 0, and None elsewhere."""
     if not world.many:
         return [value]
     import torch.distributed as group
@@ -244,6 +245,6 @@ def collect(world: World, value: Any) -> list[Any] | None:
 
 
 def wait(world: World) -> None:
-    """Until every rank is here."""
+    """Wait until every rank calls this."""
     if world.many:
         sum_over_ranks(world, [0.0])

@@ -1,6 +1,6 @@
-"""How a rank ends badly: one account in errors/rank-<R>.json, one exit status, a traceback only for bugs of ours.
+"""How a rank fails: an account in errors/rank-<R>.json, an exit status, and a traceback only for our own bugs.
 
-TrainError         something that is not a bug; carries a cause of the table and advice
+TrainError         not a bug; carries a cause of the table and advice
 └── UserError      exit 2: the request was wrong
     └── DataError  exit 2: records that cannot be trained on, with file and line
 """
@@ -45,7 +45,7 @@ class DataError(UserError):
 
 @dataclass(frozen=True)
 class Account:
-    """What errors/rank-<R>.json says."""
+    """The content of errors/rank-<R>.json."""
 
     cause: str
     message: str
@@ -58,7 +58,7 @@ class Account:
 
 
 def account(error: BaseException, config: TrainConfig | None = None) -> Account:
-    """What happened, in the terms of a user. Pure apart from asking torch for its memory counters after an OOM."""
+    """Explain an error in the user's terms. Pure."""
     for matches, explain in _CAUSES:
         if matches(error):
             return explain(error, config)
@@ -66,9 +66,9 @@ def account(error: BaseException, config: TrainConfig | None = None) -> Account:
 
 
 def report(error: BaseException, rundir: RunDir | None, config: TrainConfig | None, rank: int) -> int:
-    """Write the account to the run directory and to stderr; the exit status of this rank."""
+    """Write the account to the run directory and to stderr; return the exit status of this rank."""
     found = account(error, config)
-    with suppress(OSError):  # the log lies on a full disk: the exit status and the account are still to come
+    with suppress(OSError):  # a full disk takes the log; the account and the exit status still matter
         if found.is_bug:
             traceback.print_exception(error, file=sys.stderr)
         else:
@@ -78,7 +78,7 @@ def report(error: BaseException, rundir: RunDir | None, config: TrainConfig | No
         content = {"cause": found.cause, "message": found.message, "advice": list(found.advice), "rank": rank}
         try:
             write_json(rundir.error(rank), content)
-        except OSError as failure:  # a full disk, most likely: stderr has said it already
+        except OSError as failure:  # most likely a full disk, which stderr has reported already
             with suppress(OSError):
                 print(f"errors/rank-{rank}.json could not be written: {failure}", file=sys.stderr)
     return found.exit_code
@@ -89,13 +89,13 @@ def first_line(error: BaseException) -> str:
 
 
 def advise(advice: Iterable[str]) -> None:
-    """What to do next, a line each behind an arrow (launcher/machine/trainer.py reads them)."""
+    """Print each piece of advice on a line behind an arrow; launcher/machine/trainer.py reads them."""
     for line in advice:
         print(f"  -> {line}", file=sys.stderr)
 
 
 def memory_advice(config: TrainConfig) -> tuple[str, ...]:
-    """The three settings that lower the peak most, with this run's numbers; pure."""
+    """The three settings that lower the memory peak most, with this run's numbers. Pure."""
     train, ways = config.train, []
     if train.micro_batch_size > 1:
         half = max(size for size in range(1, train.micro_batch_size) if train.micro_batch_size % size == 0)
@@ -105,7 +105,7 @@ def memory_advice(config: TrainConfig) -> tuple[str, ...]:
             f"{train.gradient_accumulation_steps * factor}, the global batch of {train.global_batch_size} stays)"
         )
     if not train.gradient_checkpointing:
-        ways.append("train.gradient_checkpointing=true (activations are computed again instead of kept)")
+        ways.append("train.gradient_checkpointing=true (activations are recomputed instead of kept)")
     if config.model.quantization == "none":
         ways.append("model.quantization=nf4 (weights take about 4.5 bits instead of 16)")
     ways.append(f"data.max_length={config.data.max_length // 2} (now {config.data.max_length})")
@@ -151,7 +151,7 @@ def _schema(error: BaseException, config: TrainConfig | None) -> Account:
 def _nccl(error: BaseException, config: TrainConfig | None) -> Account:
     return Account(
         "nccl",
-        f"the ranks lost each other: {first_line(error)}",
+        f"the ranks lost their connection: {first_line(error)}",
         ("look for the first failing rank: `zlaunch status` names it", "NCCL_DEBUG=INFO in `env` shows the network"),
     )
 

@@ -1,9 +1,9 @@
-"""A table: model family -> LoRA targets, chat format, converter, engines, quantisation and ZeRO it can take.
+"""A table of model families: LoRA targets, chat format, converter, engines, quantization, ZeRO stages.
 
-Which of a family's engines trains a given job is said by train/compat.py, whose rules know what each engine cannot do.
+train/compat.py decides which of a family's engines trains a job; its rules know what each engine cannot do.
 
 Standard library only: the launcher reads this table to check a job before anything is queued.
-To add a family, add a row; what a row cannot say does not belong to a family.
+To add a family, add a row.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ MARKER = "zlaunch_family"
 LLAMA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 GLM_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj")
 
-# The formats below are those of the original programs. They end with the answer's text: the end token follows only the
-# last answer, as in the originals' own fine-tuning. Every conversation's text is a prefix of its continuation's text.
+# These formats are those of the original programs. They end with the answer's text: the end token follows only the last
+# answer, as in the originals' own fine-tuning. Every conversation's text is a prefix of its continuation's text.
 CHATGLM2_CHAT = (
     "[gMASK]<sop>{% set ns = namespace(round=0) %}{% for message in messages %}"
     "{% if message['role'] == 'system' %}{{ message['content'] + '\\n\\n' }}"
@@ -35,10 +35,10 @@ CHATGLM2_CHAT = (
 )
 CHATGLM3_CHAT = (
     "[gMASK]<sop>{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' }}"
-    # The blank before an answer is the model's to say: it is one token with an English word.
+    # The model generates the blank before an answer: with an English word it is one token.
     "{% if message['role'] == 'assistant' %}{% generation %}{{ ' ' + message['content'] }}{% endgeneration %}"
     "{% else %}{{ ' ' + message['content'] }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"  # the line for a tool's name stays empty
+    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"  # the line for the name of a tool stays empty
 )
 BAICHUAN_CHAT = (
     "{% for message in messages %}{% if message['role'] == 'user' %}{{ '<USER>' + message['content'] }}"
@@ -53,29 +53,29 @@ class Family:
     name: str
     title: str
     model_types: tuple[str, ...] = ()
-    """`model_type` of config.json, and what `architectures` begins with otherwise."""
+    """`model_type` in config.json; `architectures` names the model where that is absent."""
     architectures: tuple[str, ...] = ()
     lora_targets: tuple[str, ...] = ()
     """Names of the linear layers; empty: every linear layer but the output head."""
     engines: tuple[Engine, ...] = ("fused", "unsloth", "peft")
-    """Those that can train it, the preferred one first; `fused` is preferred on a GPU only."""
+    """Engines that can train it, the preferred one first; `fused` needs a GPU."""
     why: str = ""
-    """Why the preferred engine is preferred, or why another is missing."""
+    """Why the first engine is preferred, or why another is missing."""
     converter: Literal["chatglm", "baichuan"] | None = None
     becomes: str = ""
     """`model_type` of a converted checkpoint."""
     chat_template: str | None = None
-    """Jinja, for families whose original tokenizer has none; saved into the converted tokenizer. <USER> and <ASSISTANT>
-    stand for pieces that only the tokenizer's vocabulary names."""
+    """Jinja, for families whose original tokenizer has no template; saved with the converted tokenizer. <USER> and
+    <ASSISTANT> are placeholders for tokens that only the vocabulary names."""
     stop_tokens: tuple[str, ...] = ()
-    """Tokens that end an answer besides the tokenizer's end token."""
+    """Tokens besides the tokenizer's end token that end an answer."""
     positions: Literal["rope", "alibi", "unknown"] = "rope"
     quantizations: tuple[str, ...] = ("none", "nf4", "int8")
     zero_stages: tuple[int, ...] = (0, 1, 2, 3)
     packs: bool = True
-    """Attention can be kept inside each record of a packed row."""
+    """Whether attention can be restricted to each record of a packed row."""
     unfused: str = ""
-    """Why there are no fused layers for one model of the family, where the others have them."""
+    """Why this model has no fused layers, although others of its family do."""
 
 
 _FAST = "Unsloth has a fast path for this family"
@@ -87,7 +87,7 @@ ALIBI = Family(
     architectures=("AlibiLlamaForCausalLM",),
     lora_targets=LLAMA_TARGETS,
     engines=("peft",),
-    why="its positions are ALiBi, and Unsloth's attention takes no ALiBi bias",
+    why="it uses ALiBi positions, and Unsloth's attention takes no ALiBi bias",
     converter="baichuan",
     becomes="alibi_llama",
     chat_template=BAICHUAN_CHAT,
@@ -186,32 +186,33 @@ _BY_ARCHITECTURE = {architecture: family for family in FAMILIES for architecture
 
 
 def family_of(config: Mapping[str, Any]) -> Family:
-    """The family of a model by its config.json (parsed), converted or not; `any` if the table does not know it.
+    """The family of a model by its parsed config.json, converted or not; `any` if the table does not know it.
 
-    An unconverted ChatGLM3 says so only in `_name_or_path`; the converter looks at the other files too.
+    Only `_name_or_path` tells an unconverted ChatGLM3 from ChatGLM2; the converter looks at the other files too.
     """
     marked = _BY_NAME.get(str(config.get(MARKER)))
     if marked:
         return _without_fused(marked, config)
-    said = config.get("architectures")
-    names = [str(name) for name in said if str(name) in _BY_ARCHITECTURE] if isinstance(said, (list, tuple)) else []
+    listed = config.get("architectures")
+    listed = listed if isinstance(listed, (list, tuple)) else ()
+    names = [str(name) for name in listed if str(name) in _BY_ARCHITECTURE]
     by_name = _BY_ARCHITECTURE[names[0]] if names else ANY
     family = _BY_TYPE.get(str(config.get("model_type")), by_name)
     if family is CHATGLM2 and "chatglm3" in str(config.get("_name_or_path", "")).lower():
         return CHATGLM3
-    # Both sizes of Baichuan carry the same names; only the rotary ones limit their positions in the config.
+    # Both sizes of Baichuan have the same names; only the rotary models limit their positions in config.json.
     if family is BAICHUAN and "max_position_embeddings" not in config:
         return ALIBI
-    return family if family.converter else _without_fused(family, config)  # an original layout has keys of its own
+    return family if family.converter else _without_fused(family, config)  # an original layout has other keys
 
 
 def of_type(model_type: str) -> Family:
-    """The family of a `model_type` (after conversion), where no config.json is at hand."""
+    """The family of a `model_type` (after conversion), for callers without a config.json."""
     return _BY_TYPE.get(model_type, ANY)
 
 
 def _without_fused(family: Family, config: Mapping[str, Any]) -> Family:
-    """The family, without the fused layers where those refuse a model with this config.json (fused.obstacle)."""
+    """Remove the fused engine from the family where the fused layers refuse this config.json (fused.obstacle)."""
     rope = config.get("rope_parameters") or config.get("rope_scaling")
     rope = rope if isinstance(rope, Mapping) else {}
     kind = config.get("model_type")
@@ -219,7 +220,7 @@ def _without_fused(family: Family, config: Mapping[str, Any]) -> Family:
         (config.get("hidden_act", "silu") != "silu", "its activation is not silu"),
         (bool(config.get("mlp_bias")), "its MLP has biases"),
         (bool(config.get("use_sliding_window")), "it attends within a sliding window"),
-        # 4096 where a config.json says nothing
+        # transformers' default is 4096
         (kind == "mistral" and config.get("sliding_window", 4096) is not None, "it attends within a sliding window"),
         (bool(config.get("attention_dropout")), "its attention has dropout"),
         (rope.get("rope_type", rope.get("type")) in ("dynamic", "longrope"), "its rotary embedding depends on length"),
@@ -231,7 +232,7 @@ def _without_fused(family: Family, config: Mapping[str, Any]) -> Family:
 
 
 def needs_conversion(config: Mapping[str, Any]) -> bool:
-    """Whether the checkpoint is in an original layout that transformers does not read."""
+    """Whether transformers cannot read the checkpoint because it is in an original layout."""
     if config.get(MARKER) or config.get("model_type") == "alibi_llama":
         return False
     return family_of(config).converter is not None

@@ -1,12 +1,11 @@
-"""Bytes on the GPU and FLOPs a token: arithmetic over a model's shape. Nothing heavy; the launcher imports it.
+"""Predict bytes on the GPU and FLOPs per token from a model's shape. The launcher imports this, so nothing heavy.
 
-    config.json -> Shape;   Shape + MemoryCase -> Memory (bytes by part);   Shape + MemoryCase -> FLOPs a token
+    config.json -> Shape;   Shape + MemoryCase -> Memory (bytes by part);   Shape + MemoryCase -> FLOPs per token
 
-What a training step holds at its peak is either the end of the forward pass (everything saved for the backward pass,
-and a chunk of logits) or the first layer of the backward pass (the same without logits, but with that layer's
-gradients, weights made dense, and DeepSpeed's buckets). Both are counted and the larger one is the prediction. The byte
-counts follow from train/fused/model.py and from transformers' and PEFT's layers line by line; Unsloth's were fitted to
-measurements (docs/performance.md).
+A training step reaches its peak either at the end of the forward pass (everything saved for the backward pass and a
+chunk of logits) or in the first layer of the backward pass (no logits, but that layer's gradients, dequantized weights
+and DeepSpeed's buckets). The larger one is the prediction. The byte counts follow train/fused/model.py and the layers
+of transformers and PEFT line by line; Unsloth's were fitted to measurements (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ CHUNK_BYTES = 512 * 2**20
 """Logits computed at a time by the fused loss (train.fused): bfloat16, so 2,048 tokens of a 128k vocabulary."""
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""A weight in nf4 with double quantisation: 4 bits, one byte of scale per 64 weights, four per 16,384."""
+"""Bytes per weight in nf4 with double quantization: 4 bits, 1 byte of scale per 64 weights, 4 bytes per 16,384."""
 
 
 class UnknownShape(ValueError):
-    """config.json lacks what the arithmetic needs; the message names the keys."""
+    """config.json lacks keys that the arithmetic needs; the message names them."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Shape:
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
-        """(in, out) of each linear map of one layer, by its usual name."""
+        """(in, out) of each linear map of a layer, by its usual name."""
         return {
             "q_proj": (self.hidden, self.q_width),
             "k_proj": (self.hidden, self.kv_width),
@@ -73,7 +72,7 @@ class Shape:
 
     @property
     def layer_weights(self) -> int:
-        """Weights in the linear maps of one layer (what quantisation shrinks)."""
+        """Weights in the linear maps of a layer, which quantization shrinks."""
         return sum(rows * columns for rows, columns in self.linears.values())
 
     @property
@@ -123,7 +122,7 @@ SHAPES: dict[str, Shape] = {
     "baichuan2-7b": _shape(32, 4096, 11008, 32, 32, 125696, family="llama"),
     "baichuan2-13b": _shape(40, 5120, 13696, 40, 40, 125696, family="alibi_llama"),
 }
-"""Shapes by name, for a plan without any file."""
+"""Shapes by name, for a plan without model files."""
 
 _ALIASES = {
     "llama3.1-8b": "llama3-8b",
@@ -146,7 +145,7 @@ _ALIASES = {
 
 
 def named(name: str) -> Shape | None:
-    """The shape that a name like `llama3-8b`, `Qwen/Qwen3-8B` or `meta-llama/Llama-3.1-8B-Instruct` means, or None."""
+    """The shape of a name like `llama3-8b`, `Qwen/Qwen3-8B` or `meta-llama/Llama-3.1-8B-Instruct`, or None."""
     plain = name.rsplit("/", 1)[-1].lower().replace("_", "-").removeprefix("meta-")
     for suffix in ("", "-instruct", "-chat", "-base", "-hf", "-instruct-2507", "-chat-hf", "-base-hf"):
         stem = plain.removesuffix(suffix) if suffix else plain
@@ -157,15 +156,15 @@ def named(name: str) -> Shape | None:
 
 
 def from_config(config: Mapping[str, Any]) -> Shape:
-    """The shape that a model's config.json describes: Llama, Mistral, Qwen2/3, GLM, ChatGLM2/3, Baichuan and their kin.
+    """The shape in a config.json of Llama, Mistral, Qwen2/3, GLM, ChatGLM2/3, Baichuan and similar models.
 
-    Raises UnknownShape, naming what is missing or not understood.
+    Raises UnknownShape, which names what is missing or not supported.
     """
     if isinstance(config.get("text_config"), Mapping):
         config = config["text_config"]
     experts = next((key for key in ("num_experts", "num_local_experts", "n_routed_experts") if config.get(key)), None)
     if experts:
-        raise UnknownShape(f"mixtures of experts ({experts}) are not in the planner's arithmetic yet")
+        raise UnknownShape(f"the planner cannot count mixtures of experts ({experts}) yet")
     kind = str(config.get("model_type", "llama"))
     missing: list[str] = []
 
@@ -205,32 +204,32 @@ def from_config(config: Mapping[str, Any]) -> Shape:
 
 @dataclass(frozen=True)
 class MemoryCase:
-    """What of a run decides its memory and speed."""
+    """The settings of a run that decide its memory and speed."""
 
     tokens: int
-    """Tokens a rank takes through one forward pass (padding included)."""
+    """Tokens per rank and forward pass, padding included."""
     sequence: int
-    """Tokens one of them attends to at most: the length of a record."""
+    """Tokens that one token attends to at most: the length of a record."""
     engine: EngineName = "fused"
     quantization: Quantization = "none"
     weight_bytes: int = 2
     lora_r: int = 16
     lora_targets: tuple[str, ...] | None = None
-    """Names of linear maps of a layer; None: all seven."""
+    """Names of the adapted linear maps of a layer; None: all seven."""
     whole: tuple[str, ...] = ()
-    """Names of modules that are trained whole beside the adapter (lora.modules_to_save)."""
+    """Names of modules trained whole beside the adapter (lora.modules_to_save)."""
     checkpointing: bool = False
     zero_stage: int = 0
     world_size: int = 1
     offload: bool = False
-    """The optimizer's state lies in the host's memory."""
+    """Whether the optimizer's state is in host memory."""
     zero_bucket: int = 0
     """Elements of a ZeRO bucket (reduce_bucket_size); 0: DeepSpeed's 500 million."""
 
 
 def shares_itself(engine: str, zero_stage: int) -> bool:
-    """Whether ZeRO-3 is the fused layers' own (fused/sharded.py: the ranks share the layers' frozen weights alone) and
-    not DeepSpeed's."""
+    """Whether the fused layers implement ZeRO-3 themselves (fused/sharded.py partitions only the layers' frozen
+    weights), instead of DeepSpeed."""
     return engine == "fused" and zero_stage == 3
 
 
@@ -277,8 +276,8 @@ _OF_VOCABULARY = {"embed_tokens", "lm_head", "embed_in", "embed_out", "wte", "wo
 
 
 def trainable(shape: Shape, r: int, targets: tuple[str, ...] | None = None, whole: tuple[str, ...] = ()) -> int:
-    """The adapter's weights, and those of the modules named in `whole`, which are trained as copies beside the frozen
-    ones. Norms count for nothing here."""
+    """Count the weights of the adapter and of the modules in `whole`, which are trained as copies of the frozen ones.
+    Norms are too small to count."""
     vocabulary = sum(shape.vocab * shape.hidden for name in whole if name in _OF_VOCABULARY)
     inside = [shape.linears[name] for name in _plain(whole) if name in shape.linears]
     weights = vocabulary + shape.layers * sum(rows * columns for rows, columns in inside)
@@ -299,10 +298,10 @@ def predict(shape: Shape, setting: MemoryCase) -> Memory:
     linear_bytes = {"none": float(setting.weight_bytes), "nf4": NF4_BYTES, "int8": 1.0}[setting.quantization]
     layer_bytes = round(shape.layer_weights * linear_bytes)
     weights = shape.layers * layer_bytes + shape.other_weights * setting.weight_bytes
-    if own and world > 1:  # a rank's share, and the two layers that are whole
+    if own and world > 1:  # a rank's share, and the two layers that are gathered
         weights += (2 - shape.layers) * layer_bytes + shape.layers * layer_bytes // world
     if stage == 3:
-        # a rank's share, and what is gathered at once: two layers (one at work, one prefetched) or the head
+        # a rank's share, and what is gathered at a time: two layers (one in use, one prefetched) or the head
         gathered = max(2 * layer_bytes, shape.vocab * shape.hidden * setting.weight_bytes)
         weights = weights // world + (gathered if world > 1 else 0)
     peak = max(_moments(shape, setting), key=lambda moment: moment.total)
@@ -321,7 +320,7 @@ def predict(shape: Shape, setting: MemoryCase) -> Memory:
 
 @dataclass(frozen=True)
 class _Moment:
-    """What a step holds at one moment besides weights and optimizer: bytes."""
+    """Bytes that a step holds at one moment besides weights and optimizer."""
 
     activations: float
     logits: float
@@ -333,26 +332,26 @@ class _Moment:
 
 
 STANDING = 64 * 2**20
-"""Rotary tables, cuBLAS's workspace and other small things that are always there."""
+"""Rotary tables, the workspace of cuBLAS and other small constant allocations."""
 
 
 def _moments(shape: Shape, setting: MemoryCase) -> tuple[_Moment, ...]:
     """The end of the forward pass, and the first layer of the backward pass."""
-    tokens = setting.tokens * setting.weight_bytes / 2  # the counts below are those of 16-bit activations
+    tokens = setting.tokens * setting.weight_bytes / 2  # the counts below assume 16-bit activations
     saved, transient = _PER_TOKEN[setting.engine](shape, setting)
     logits = _logits(shape, setting)
     always = STANDING + _standing_bucket(setting)
     layers = shape.layers * saved
     if setting.checkpointing:
-        # Unsloth moves each layer's input to the host's memory; the others keep it on the GPU
+        # Unsloth moves each layer's input to host memory; the others keep it on the GPU
         layers = 0 if setting.engine == "unsloth" else shape.layers * 2 * shape.hidden
-    again = saved if setting.checkpointing else 0
+    recomputed = saved if setting.checkpointing else 0
     backward = always + _dense_weights(shape, setting) + _backward_buckets(setting)
     if setting.engine == "unsloth":  # fitted as one sum
-        return (_Moment(tokens * (layers + again + transient), logits, backward),)
+        return (_Moment(tokens * (layers + recomputed + transient), logits, backward),)
     return (
         _Moment(tokens * layers, logits, always),
-        _Moment(tokens * (layers + again + transient), 0, backward),
+        _Moment(tokens * (layers + recomputed + transient), 0, backward),
     )
 
 
@@ -364,7 +363,7 @@ def _fused_per_token(shape: Shape, setting: MemoryCase) -> tuple[float, float]:
         + 2 * (qkv + shape.q_width)  # rotated queries, keys, values; the attention's output
         + 4 * shape.heads  # its log-sum-exp
         + 2 * 2 * shape.intermediate  # gate and up
-        + 2 * 9 * setting.lora_r  # the adapters' inner activations, and room for two beside gate and up
+        + 2 * 9 * setting.lora_r  # the adapters' inner activations, and space for two beside gate and up
         + 8  # 1/rms, twice
     )
     if shape.qk_norm:
@@ -406,7 +405,7 @@ PLAIN_CHUNK = 1024
 
 
 def _logits(shape: Shape, setting: MemoryCase) -> int:
-    """What the loss adds: a chunk of logits, and the gradient of the hidden states."""
+    """Bytes that the loss adds: a chunk of logits and the gradient of the hidden states."""
     hidden = setting.tokens * shape.hidden * 2 * 2
     if setting.engine == "peft":
         # in float32: the logits, their log-softmax, the gradient
@@ -416,7 +415,7 @@ def _logits(shape: Shape, setting: MemoryCase) -> int:
 
 
 def _dense_weights(shape: Shape, setting: MemoryCase) -> int:
-    """Quantised weights made dense for one product; the fused layers have the next one's at hand as well (measured)."""
+    """Weights dequantized for one product. The fused layers also hold those of the next one (measured)."""
     if setting.quantization == "none":
         return 0
     widest = max(rows * columns for rows, columns in shape.linears.values())
@@ -424,12 +423,12 @@ def _dense_weights(shape: Shape, setting: MemoryCase) -> int:
 
 
 ZERO_BUCKET = 500_000_000
-"""DeepSpeed's reduce_bucket_size where none is given, elements."""
+"""DeepSpeed's default reduce_bucket_size, in elements."""
 
 
 def _backward_buckets(setting: MemoryCase) -> int:
-    """ZeRO-1 and 2 take two 16-bit buckets (overlap_comm) of their full size when a backward pass begins, however small
-    the adapter is."""
+    """ZeRO-1 and 2 allocate two 16-bit buckets (overlap_comm) of full size when a backward pass begins, even if the
+    adapter is small."""
     return 2 * 2 * (setting.zero_bucket or ZERO_BUCKET) if setting.zero_stage in (1, 2) else 0
 
 
@@ -439,11 +438,11 @@ def _standing_bucket(setting: MemoryCase) -> int:
 
 
 def flops_per_token(shape: Shape, setting: MemoryCase) -> float:
-    """Matrix operations a token of a training step with frozen weights.
+    """Matrix operations per token of a training step with frozen weights.
 
-    Two a weight forward and two for the gradient of the input (none for a frozen weight itself), the adapter's six,
-    causal attention's two products (half of the square) three and a half times, and the forward pass once more where
-    activations are recomputed.
+    Two per weight forward and two for the gradient of the input (none for the frozen weight itself), six per weight of
+    the adapter, three and a half times the two products of causal attention (half of the square), and the forward pass
+    again where activations are recomputed.
     """
     weights = shape.layers * shape.layer_weights + shape.vocab * shape.hidden
     attention = shape.layers * 2 * 2 * shape.q_width * setting.sequence / 2
@@ -469,10 +468,10 @@ EFFICIENCY: dict[tuple[EngineName, Quantization], float] = {
 
 
 def tokens_per_second(shape: Shape, setting: MemoryCase, matrix_rate: float) -> float:
-    """Tokens a second of one GPU whose bfloat16 matrix product runs at `matrix_rate` FLOP/s, padding counted."""
+    """Tokens per second, padding included, of a GPU with bfloat16 matrix products at `matrix_rate` FLOP/s."""
     efficiency = EFFICIENCY[(setting.engine, setting.quantization)]
-    # What a pass costs beside its tokens (weights read, launches): measured, half a thousand tokens reach three fifths,
-    # and a pass of 17,000 is 4% faster than two of 8,500.
+    # The fixed cost of a pass (reading weights, launching kernels): as measured, 500 tokens reach three fifths of the
+    # speed, and one pass of 17,000 tokens is 4% faster than two of 8,500.
     filled = setting.tokens / (setting.tokens + 350.0)
     return matrix_rate * efficiency * filled / flops_per_token(shape, setting)
 

@@ -1,9 +1,9 @@
-"""The first records of some files, read as a run would read them, before anything is queued or sent:
+"""Read the first records of some files as a run would, before anything is queued or sent:
 
     python -m train.quickcheck [--on-error stop|skip] [--system TEXT] FILE...
 
-No tokenizer is needed, so it takes a fraction of a second where no training environment is installed. Exit status 2: a
-run would stop at these records, and standard error says which.
+It needs no tokenizer and no training environment, and takes a fraction of a second. Exit status 2: a run would stop at
+these records; standard error says which.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from train.records import conversations
 from train.records.conversations import Problem
 
 FIRST = 10_000
-"""Records of each file that are looked at; `zlaunch data check` reads them all."""
+"""Records read of each file; `zlaunch data check` reads all of them."""
 
 
 def main(arguments: list[str] | None = None) -> int:

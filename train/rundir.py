@@ -1,6 +1,7 @@
-"""The run directory as the training program sees it: every file name it uses, and how it writes them.
+"""The run directory as the training program sees it: every file name it uses, and how it writes these files.
 
-Files that others read while we run are written to a temporary name and renamed; lines of a log are one write(2) each.
+Files that other programs read during the run are written to a temporary name and renamed. Each log line is one
+write(2).
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 REQUESTS = ("checkpoint", "stop")
-"""What control/ may ask for, in the order of the flags that the ranks exchange."""
+"""Requests in control/, in the order of the flags that the ranks exchange."""
 
 
 class RunDir:
-    """Names and small writes of one run's directory."""
+    """Name the files of one run's directory, and make small writes to it."""
 
     def __init__(self, path: str | os.PathLike[str], *, node: int = 0, rank: int = 0) -> None:
         self.path = Path(path).resolve()
@@ -30,10 +31,10 @@ class RunDir:
         self.result = self.path / "result.json"
         self.predictions = self.path / "predictions.jsonl"
         self.evaluations = self.path / "evaluations"
-        """Of later evaluations: <name of the data>/{scores.json,predictions.jsonl}."""
+        """Later evaluations: <name of the data>/{scores.json,predictions.jsonl}."""
         self.ds_config = self.path / "ds_config.json"
         self.base_model = self.path / "base_model"
-        """Only of runs with source `random`: the model that was made on the spot."""
+        """Only for runs with source `random`: the generated model."""
         self.cache = self.path / "cache"
         self.tensorboard = self.path / "tensorboard"
 
@@ -44,17 +45,17 @@ class RunDir:
         return self.path / "errors" / f"rank-{rank}.json"
 
     def event(self, event: str, **fields: Any) -> None:
-        """Append one line to events.jsonl, from this node and rank."""
+        """Append a line about this node and rank to events.jsonl."""
         append_line(
             self.events, {"time": round(time.time(), 3), "event": event, "node": self.node, "rank": self.rank, **fields}
         )
 
     def requests(self) -> list[bool]:
-        """For each of REQUESTS: has it been asked for?"""
+        """Whether each of REQUESTS was made."""
         return [self.control(request).exists() for request in REQUESTS]
 
     def asked_by(self, request: str) -> str | None:
-        """Who asked, where the request says so."""
+        """Who made the request, if it says so."""
         try:
             content = json.loads(self.control(request).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -66,7 +67,7 @@ class RunDir:
 
 
 def append_line(path: Path, line: dict[str, Any]) -> None:
-    """One JSON object as one line; O_APPEND and one write, so that lines of several writers never mix."""
+    """Append a JSON object as a line. O_APPEND and a single write keep lines of several writers apart."""
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         os.write(handle, (json.dumps(line, ensure_ascii=False) + "\n").encode())
@@ -77,7 +78,7 @@ def append_line(path: Path, line: dict[str, Any]) -> None:
 def write_atomic(path: Path, text: str) -> None:
     """Write to a temporary name beside `path`, sync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # processes in containers, and threads, share their numbers
+    # process ids repeat in containers and threads
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
@@ -95,7 +96,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Make renames and new names inside `path` survive a power cut."""
+    """Make renames and new files in `path` survive a power cut."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -104,8 +105,7 @@ def sync_directory(path: Path) -> None:
 
 
 MARKER = "COMPLETE"
-
-
+"""The file that marks a checkpoint as complete."""
 STEP_NAME = re.compile(r"step-(\d+)")
 
 

@@ -1,5 +1,5 @@
-"""From conversations to batches: chat templates, tokens, the cache, and the order of steps.
+"""Turn conversations into batches: chat templates, tokens, their cache, the order of records, packing.
 
-Offers: Data(config, rundir).train(tokenizer) -> Part; Sampler; packing.
+Offers: dataset.Data(config, rundir).train(tokenizer) -> Part; schedule.Sampler; prompts; batches and packing.
 May import: config, errors, rundir, dist, hub, records.
 """

@@ -1,7 +1,7 @@
-"""Micro batches as tensors: sequences padded to the right, or packed into one row.
+"""Build micro batches as tensors: sequences padded to the right, or packed into one row.
 
-Right padding under a causal mask needs no attention mask: no real token can see what stands behind it. A packed row
-restarts its positions at every record, from which transformers builds a mask that keeps records apart.
+Right padding needs no attention mask under a causal mask: no token sees what is behind it. A packed row restarts its
+positions at every record, and transformers builds a mask from them that keeps records apart.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def collate(data: Tokens, indices: Sequence[int], *, pad: int, multiple: int, de
 
 
 def pack(data: Tokens, indices: Sequence[int], *, pad: int, multiple: int, device: str) -> Batch:
-    """input_ids, labels and position_ids [1, total]: the records one after another; padding is a record of its own."""
+    """input_ids, labels and position_ids [1, total]: records end to end; the padding is a record of its own."""
     rows = [data.sequence(int(index)) for index in indices]
     total = sum(len(tokens) for tokens, _ in rows)
     length = -(-total // multiple) * multiple
@@ -52,7 +52,7 @@ COLLATORS = {"none": collate, "bucket": collate, "pack": pack}
 
 
 def _targets(tokens: np.ndarray, labelled: np.ndarray) -> np.ndarray:
-    """What each token but the last predicts: the next one where that carries loss."""
+    """The target of each token but the last: the next token if it carries loss."""
     return np.where(labelled[1:], tokens[1:], IGNORED)
 
 

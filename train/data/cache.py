@@ -118,7 +118,7 @@ def entry(
             _forget_unused(where)
             if processes is None:
                 size = sum(os.stat(file).st_size for file in files)  # noqa: PTH116 - a plain system call
-                processes = min(workers.cores(), workers.MOST, size // workers.SMALL + 1)
+                processes = min(workers.cores(), workers.MAX_PROCESSES, size // workers.SMALL_BYTES + 1)
 
             def changed() -> bool:
                 return key != _key([len(source) for source in found], files, recipe, where)

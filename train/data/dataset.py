@@ -104,7 +104,7 @@ class Data:
         `tokenizer` loads one. Whatever goes wrong here goes wrong again, and is told, where the tokens are wanted.
         """
         paths = [source.path for part in (self.config.data.train, self.config.data.eval) for source in as_sources(part)]
-        if sum(Path(path).stat().st_size for path in paths if Path(path).is_file()) < workers.SMALL:
+        if sum(Path(path).stat().st_size for path in paths if Path(path).is_file()) < workers.SMALL_BYTES:
             return
 
         def make() -> None:

@@ -1,11 +1,11 @@
-"""Packed batches: records end to end in one row, dealt by tokens so that all rows of a step are alike.
+"""Packed batches: records end to end in one row, dealt by tokens so that all rows of a step have similar lengths.
 
-    deal(...)      which records of an optimizer step lie in which row of which rank
-    collate(...)   a row as tensors, with what the fast path wants to know of it on the host (train/attention.Layout)
+    deal(...)      which records of an optimizer step go to which row of which rank
+    collate(...)   a row as tensors, with the facts that the fused layers need on the host (train/fused/attention.py)
 
-A micro batch of `micro_batch_size` records may hold micro_batch_size * max_length tokens, which is what the planner
-counted; records are mostly far shorter, so packing fills that many tokens instead of that many records. Fewer, fuller
-passes see the same records in the same optimizer step, and the loss is averaged over the step's tokens either way.
+The planner counts a micro batch as micro_batch_size * max_length tokens. Most records are far shorter, so packing fills
+that many tokens instead of that many records. Fewer, fuller passes see the same records in the same optimizer step, and
+the loss is averaged over the step's tokens either way.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from train.data.schedule import Indices
 from train.data.tokens import IGNORED, Tokens
 
 MULTIPLE = 128
-"""Rows are padded to a multiple of this many tokens (a record of its own at the end): kernels like whole tiles."""
+"""Rows are padded to a multiple of this many tokens, with a record of its own: kernels work on whole tiles."""
 
 
 def deal(records: Indices, lengths: npt.ArrayLike, *, world_size: int, capacity: int) -> list[list[Indices]]:
-    """`deal(...)[rank][i]`: the records of a rank's i-th row, none longer than `capacity` tokens.
+    """`deal(...)[rank][i]`: the records of a rank's i-th row, of at most `capacity` tokens.
 
-    Every rank gets equally many rows, as collectives inside the model (ZeRO-3) demand, as few as can be, and rows of
-    nearly equal length: the longest record goes to the row that has least so far.
+    Every rank gets the same number of rows, because of collectives inside the model (ZeRO-3), and as few as possible.
+    Rows have nearly equal lengths: the longest record goes to the row with the fewest tokens so far.
     """
     sizes = np.asarray(lengths, dtype=np.int64)
     if len(sizes) and int(sizes.max()) > capacity:
@@ -41,13 +41,13 @@ def deal(records: Indices, lengths: npt.ArrayLike, *, world_size: int, capacity:
         if max(int(sizes[row].sum()) for row in filled) <= capacity:
             break
         rows += 1
-    # rows of like length stand at the same turn of all ranks, the fullest first: memory runs out at once or never
+    # Ranks get rows of similar length at the same time, the fullest first: memory runs out in the first step or never.
     filled.sort(key=lambda row: -int(sizes[row].sum()))
     return [[records[row] for row in filled[rank::world_size]] for rank in range(world_size)]
 
 
 def _fill(sizes: npt.NDArray[np.int64], count: int) -> list[list[int]]:
-    """Positions in `count` rows; no row stays empty as long as there are records for it."""
+    """Deal positions to `count` rows; no row stays empty while there are records for it."""
     heap = [(0, 0, row) for row in range(count)]
     rows: list[list[int]] = [[] for _ in range(count)]
     for place in np.argsort(-sizes, kind="stable").tolist():

@@ -1,6 +1,6 @@
-"""Which records an optimizer step sees, and how the ranks share them. Pure: numpy in, numpy out.
+"""Choose the records of each optimizer step, and deal them to the ranks. Pure: numpy in, numpy out.
 
-The records of step k depend on the seed and k alone, never on the number of ranks; every step takes exactly
+The records of step k depend only on the seed and k, never on the number of ranks. Every step takes exactly
 `global_batch_size` records from an endless chain of shuffled epochs.
 """
 
@@ -21,10 +21,10 @@ Order = Literal["none", "bucket", "pack"]
 
 @dataclass(frozen=True)
 class Sampler:
-    """An endless chain of epochs over records that come from weighted sources.
+    """An endless chain of epochs over the records of weighted sources.
 
-    `counts[s]` records of source s stand one after another; `weights[s]` is how often each is seen in an epoch (a
-    fraction: that share of them, another draw each epoch).
+    Source s holds `counts[s]` consecutive records. An epoch sees each of them `weights[s]` times; a fraction means that
+    share of them, drawn anew in each epoch.
     """
 
     counts: tuple[int, ...]
@@ -37,7 +37,7 @@ class Sampler:
         return sum(self._quota(count, weight) for count, weight in zip(self.counts, self.weights, strict=True))
 
     def epoch(self, number: int) -> Indices:
-        """The record indices of one epoch in the order they are seen, shape [epoch_size]; not to be written to."""
+        """The record indices of one epoch in order, shape [epoch_size]. Read-only: the array is cached."""
         return _epoch(self, number)
 
     def _shuffled(self, number: int) -> Indices:
@@ -74,7 +74,7 @@ class Sampler:
 
 @functools.lru_cache(maxsize=2)
 def _epoch(sampler: Sampler, number: int) -> Indices:
-    """Every step asks for its epoch, and shuffling a million records takes longer than a step's share of time."""
+    """Cache epochs: every step asks for its own, and shuffling a million records takes too long for that."""
     return sampler._shuffled(number)
 
 
@@ -83,10 +83,10 @@ def deal(
 ) -> list[list[Indices]]:
     """Shares of one step: `deal(...)[rank][i]` is the i-th micro batch of a rank.
 
-    `lengths` [len(records)] are tokens. Every rank gets equally many micro batches of exactly `micro_batch_size`, as
-    collectives inside the model (ZeRO-3) demand. `bucket` sorts by length inside the step: like lengths share
-    a micro batch, the longest come first (memory runs out at once or never), and each goes to the rank that has carried
-    the fewest padded tokens so far, so that no rank waits long for another. (Packed rows: train/data/packing.py.)
+    `lengths` [len(records)] are in tokens. Every rank gets the same number of micro batches of exactly
+    `micro_batch_size`, because of collectives inside the model (ZeRO-3). `bucket` sorts by length inside the step:
+    similar lengths share a micro batch, the longest come first (memory runs out in the first step or never), and each
+    goes to the rank with the fewest padded tokens so far, so that ranks finish together. Packed rows: packing.py.
     """
     if len(records) % (world_size * micro_batch_size):
         raise ValueError(f"{len(records)} records do not divide into {world_size} x {micro_batch_size}")
@@ -96,19 +96,19 @@ def deal(
     costs = (sizes[np.argsort(-sizes, kind="stable")] if order != "none" else sizes).reshape(-1, micro_batch_size)
     shares: list[list[Indices]] = [[] for _ in range(world_size)]
     loads = [0] * world_size
-    room = len(micro_batches) // world_size
+    quota = len(micro_batches) // world_size
     for batch, cost in zip(micro_batches, costs.max(axis=1), strict=True):
-        rank = min((r for r in range(world_size) if len(shares[r]) < room), key=lambda r: (loads[r], r))
+        rank = min((r for r in range(world_size) if len(shares[r]) < quota), key=lambda r: (loads[r], r))
         shares[rank].append(batch)
         loads[rank] += int(cost)
     return shares
 
 
 def spread(count: int, world_size: int, batch_size: int) -> list[list[list[int]]]:
-    """Positions 0..count-1 dealt for evaluation: `spread(...)[rank]` is a list of batches, equally many on every rank.
+    """Deal positions 0..count-1 for evaluation: `spread(...)[rank]` is a list of batches, equally many on every rank.
 
-    A batch may be smaller than `batch_size` or empty: collectives need the same number of forward passes, so an empty
-    one is filled by the caller with something that does not count.
+    A batch may be smaller than `batch_size` or empty. Collectives need the same number of forward passes, so the caller
+    fills an empty batch with a record that does not count.
     """
     batches = [list(range(i, min(i + batch_size, count))) for i in range(0, count, batch_size)]
     rounds = -(-len(batches) // world_size)

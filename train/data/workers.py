@@ -1,8 +1,8 @@
-"""Tokenising with all cores of a node: plain child processes that read chunks from a pipe and answer with arrays.
+"""Tokenize with all cores of a node: child processes read chunks from a pipe and answer with arrays.
 
-Children and not threads, because reading and rendering are Python; children of their own module and not of
-multiprocessing, because a fork of a process with a GPU is not safe and a spawn would import the training program again.
-They import numpy, tokenizers and jinja2, and no torch.
+Processes rather than threads, because reading and rendering are Python. Not multiprocessing, because a fork of a
+process with a GPU is not safe and a spawn would import the training program again. The children import numpy,
+tokenizers and jinja2, but not torch.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from train.data.tokenizer import Chunked, Recipe, Tokenizer
 from train.errors import TrainError
 from train.records.chunk import Chunk
 
-SMALL = 4 << 20
-"""Bytes of data below which starting processes takes longer than the work."""
-MOST = 32
+SMALL_BYTES = 4 << 20
+"""Bytes of data below which starting processes takes longer than tokenizing."""
+MAX_PROCESSES = 32
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def work(recipe: Recipe, chunks: Iterable[Chunk], *, share: float = 1.0, processes: int = 1) -> Iterator[Chunked]:
-    """Every chunk's result, in order; at most a few chunks lie in memory at once. Raises TrainError if a child dies."""
+    """Yield every chunk's result in order, with a few chunks in memory at a time. Raises TrainError if a child dies."""
     if processes <= 1:
         tokenizer = Tokenizer(recipe, share)
         yield from map(tokenizer.chunk, chunks)
@@ -76,8 +76,8 @@ class _Children:
         except (EOFError, OSError, pickle.UnpicklingError) as error:
             status = child.wait()
             raise TrainError(
-                f"a process that made tokens of {chunk.shown} died (exit status {status})",
-                "a status of -9 mostly means that the machine ran out of memory",
+                f"a process that tokenized {chunk.shown} died (exit status {status})",
+                "a status of -9 usually means that the machine ran out of memory",
             ) from error
         finally:
             self.idle.put(child)
@@ -107,9 +107,9 @@ def _send(pipe: Any, content: Any) -> None:
 
 
 def main() -> None:
-    """A child: the recipe first, then chunks until the pipe closes."""
+    """Run a child: read the recipe, then chunks until the pipe closes."""
     out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints must not get between the answers
+    os.dup2(2, 1)  # output of libraries must not mix with the answers
     given = sys.stdin.buffer
     try:
         tokenizer = Tokenizer(*pickle.load(given))

@@ -1,5 +1,5 @@
-"""What comes from a model hub, once per node, and where it is kept.
+"""Fetch models and data sets from hubs, once per node, and say where caches lie.
 
-Offers: resolve, download, cache_directory.
+Offers: hub.once, download.download, cachedir.cache_directory and locked.
 May import: config, errors, rundir.
 """

@@ -1,4 +1,4 @@
-"""Where this user's caches lie on this machine: converted models, tokens, locks."""
+"""The user's cache directory on this machine (converted models, tokens, locks), and locks between processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-"""What flock(2) says on NFS without its lock service, or on Lustre mounted without locks."""
+"""Errors of flock(2) on NFS without its lock service and on Lustre mounted without locks."""
 
 
 def cache_directory() -> Path:
@@ -20,10 +20,10 @@ def cache_directory() -> Path:
 
 @contextmanager
 def locked(file: Path) -> Iterator[bool]:
-    """One process at a time; False where the file system has no locks, and nobody waits for anybody.
+    """Hold a lock between processes. Yields False where the file system has no locks and no process waits.
 
-    What is made inside is made under a name of its own and renamed, so that two who make the same do no harm. (filelock
-    would wait without end there, or take a lock that outlives its process.)
+    Callers write under a unique name and rename, so two processes that make the same thing do no harm. (There, filelock
+    would wait forever or leave a lock that outlives its process.)
     """
     handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -41,7 +41,7 @@ def locked(file: Path) -> Iterator[bool]:
 
 @contextmanager
 def suppress_if_there(place: Path) -> Iterator[None]:
-    """For a rename to `place` that comes too late: someone who has no lock with us was faster."""
+    """Ignore a failed rename to `place` if another process without our lock made it first."""
     try:
         yield
     except OSError:

@@ -1,4 +1,4 @@
-"""A model from a hub, by the hub's own client into its own cache: the checkpoint, or what its tokenizer needs alone."""
+"""Download a model with the hub's own client into its own cache: the checkpoint, or only its tokenizer's files."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ OTHER_FORMS = (
     "openvino/*",
     "coreml/*",
 )
-"""Weights in forms that transformers' PyTorch models are not loaded from."""
+"""Weights in formats that transformers does not load PyTorch models from."""
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
 
 
 def download(model: Model, *, weights: bool = True) -> Path:
-    """The local directory of `model` (of `huggingface` or `modelscope`). Raises UserError where it cannot be had."""
+    """Return the local directory of `model` (source `huggingface` or `modelscope`). Raises UserError if that fails."""
     if model.path.startswith(("/", ".", "~")) or model.path.count("/") > 1:
         raise UserError(
             f"model.path: there is no directory {model.path}", "give a hub id (owner/name) or a local directory"
@@ -46,7 +46,7 @@ def _from_huggingface(model: Model, weights: bool) -> Path:
         return list(HfApi().list_repo_files(model.path, revision=model.revision))
 
     try:
-        return Path(snapshot_download(model.path, revision=model.revision, ignore_patterns=_needless(names, weights)))
+        return Path(snapshot_download(model.path, revision=model.revision, ignore_patterns=_skipped(names, weights)))
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise UserError(
             f"model.path: the hub has no {model.path}{f' at {model.revision}' if model.revision else ''}",
@@ -69,21 +69,21 @@ def _from_modelscope(model: Model, weights: bool) -> Path:
         return [file["Path"] for file in HubApi().get_model_files(model.path, revision=model.revision)]
 
     try:
-        return Path(snapshot_download(model.path, revision=model.revision, ignore_patterns=_needless(names, weights)))
-    except Exception as error:  # its errors have no common base
-        raise UserError(f"model.path: ModelScope did not give {model.path}: {error}") from error
+        return Path(snapshot_download(model.path, revision=model.revision, ignore_patterns=_skipped(names, weights)))
+    except Exception as error:  # its errors have no common base class
+        raise UserError(f"model.path: ModelScope could not provide {model.path}: {error}") from error
 
 
 _HUBS: dict[str, Callable[[Model, bool], Path]] = {"huggingface": _from_huggingface, "modelscope": _from_modelscope}
 
 
-def _needless(names: Callable[[], Iterable[str]], weights: bool) -> list[str]:
-    """Patterns of the files to leave where they are. A repository that has its weights as safetensors often has them as
-    pickles too, and transformers loads the former."""
+def _skipped(names: Callable[[], Iterable[str]], weights: bool) -> list[str]:
+    """Patterns of the files to skip. Repositories with safetensors often hold the same weights as pickles, which
+    transformers does not load then."""
     if not weights:
         return [*OTHER_FORMS, *WEIGHTS]
     try:
         twice = not {"model.safetensors", "model.safetensors.index.json"}.isdisjoint(names())
-    except Exception:  # offline, or a mistake that the download itself puts into words
+    except Exception:  # offline, or a mistake that the download reports itself
         twice = False
     return [*OTHER_FORMS, *(["pytorch_model*"] if twice else [])]

@@ -1,7 +1,7 @@
-"""What comes from a hub, once a node and start: one rank asks, the others of its node read what it was told.
+"""Ask a hub once per node and start: one rank asks, and the other ranks of its node read the answer.
 
-So nothing is fetched twice, a start of many ranks sends the hub the requests of one, and all of them see the same
-revision though the hub may get a new one meanwhile.
+Nothing is fetched twice, a start of many ranks sends the requests of one, and all ranks see the same revision even if
+the hub gets a new one meanwhile.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from pathlib import Path
 from train.rundir import write_json
 
 FRESH_SECONDS = 3600.0
-"""Answers that are older are asked for again: what looks like this start may be a later one of the same shell."""
+"""Ask again for older answers: what looks like this start may be a later start from the same shell."""
 
 Paths = list[str]
-_told: dict[str, Paths] = {}
+_answers: dict[str, Paths] = {}
 
 
 def once(name: str, ask: Callable[[], Paths]) -> Paths:
-    """The local paths that `ask` gives for `name`: asked for by one process of this start on this node.
+    """Return the local paths that `ask` gives for `name`, called by one process of this start on this node.
 
-    What `ask` raises is raised, and the next process asks again.
+    Errors of `ask` pass through, and the next process asks again.
     """
-    if name not in _told or not _there(_told[name]):
-        _told[name] = _asked(name, ask)
-    return _told[name]
+    if name not in _answers or not _all_exist(_answers[name]):
+        _answers[name] = _ask_under_lock(name, ask)
+    return _answers[name]
 
 
-def _asked(name: str, ask: Callable[[], Paths]) -> Paths:
+def _ask_under_lock(name: str, ask: Callable[[], Paths]) -> Paths:
     from train.hub.cachedir import cache_directory, locked
 
     locks = cache_directory() / "locks"
@@ -40,12 +40,12 @@ def _asked(name: str, ask: Callable[[], Paths]) -> Paths:
         locks.mkdir(parents=True, exist_ok=True)
     except OSError:
         return ask()
-    if not os.access(locks, os.W_OK):  # a home directory that is only read; the hub's own cache may be elsewhere
+    if not os.access(locks, os.W_OK):  # a read-only home directory; the hub's own cache may be elsewhere
         return ask()
     file = re.sub(r"[^\w.-]", "-", f"hub-{name.replace('/', '--')}")
     with locked(locks / f"{file}.lock"):
-        record, start = locks / f"{file}.json", _start()
-        kept = _kept(record, start)
+        record, start = locks / f"{file}.json", _start_id()
+        kept = _recorded(record, start)
         if kept is None:
             kept = ask()
             if start is not None:
@@ -53,8 +53,8 @@ def _asked(name: str, ask: Callable[[], Paths]) -> Paths:
         return kept
 
 
-def _kept(record: Path, start: str | None) -> Paths | None:
-    """What another rank of this start was told, if one was and it still is there."""
+def _recorded(record: Path, start: str | None) -> Paths | None:
+    """The answer to another rank of this start, if there is one and its paths still exist."""
     if start is None:
         return None
     try:
@@ -63,16 +63,17 @@ def _kept(record: Path, start: str | None) -> Paths | None:
         paths: Paths = content["paths"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return paths if fresh and _there(paths) else None
+    return paths if fresh and _all_exist(paths) else None
 
 
-def _there(paths: Paths) -> bool:
+def _all_exist(paths: Paths) -> bool:
     return all(Path(path).exists() for path in paths)
 
 
-def _start() -> str | None:
-    """What the ranks of one start have in common on a node: their port, and their parent (an agent, torchrun, a step of
-    Slurm). None for a rank that is alone on its node.
+def _start_id() -> str | None:
+    """Identify this start: its ranks on a node share their port and their parent (an agent, torchrun, a Slurm step).
+
+    None for a rank that is alone on its node.
     """
     if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) < 2:
         return None

@@ -1,5 +1,5 @@
-"""ChatGLM's and Baichuan's own layouts, converted to transformers'.
+"""Convert ChatGLM and Baichuan checkpoints from their original layouts to those of transformers.
 
-Offers: converted(path) -> Path, convert(source, target).
+Offers: conversion.converted(path) -> Path, conversion.convert(source, target), alibi.load_alibi.
 May import: families, hub.
 """

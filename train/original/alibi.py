@@ -1,11 +1,11 @@
 """Llama without rotary positions and with ALiBi: the architecture of Baichuan-13B and Baichuan2-13B.
 
-transformers has no class for it, and reading such weights as a plain Llama gives wrong answers without any error.
-So the converted checkpoint has a model type of its own, which plain transformers refuses, and this file travels with
-it: `AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True)` works where this project is not installed.
-For that reason it imports nothing but torch and transformers.
+transformers has no class for it, and loading such weights as a plain Llama gives wrong answers without any error. So
+the converted checkpoint has its own model type, which plain transformers refuses, and this file is copied into it:
+`AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True)` works where this project is not installed. That is
+why this file imports only torch and transformers.
 
-ALiBi (Press et al. 2022, arXiv 2108.12409): `-slope(head) * (query - key)` is added to the attention scores;
+ALiBi (Press et al. 2022, arXiv 2108.12409) adds `-slope(head) * (query - key)` to the attention scores;
 there is no other position signal. The attention must take a float mask: SDPA or eager, never flash attention.
 """
 
@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 
 
 def slopes(heads: int) -> list[float]:
-    """The slope of each head: 2^(-8/n), 2^(-16/n), ... for a power of two n; else every second one of 2n fills up."""
+    """The slope of each head: 2^(-8/n), 2^(-16/n), ... for a power of two n; else every second slope of 2n follows."""
     power = 2 ** math.floor(math.log2(heads))
     ratio = 2.0 ** (-8.0 / power)
     first = [ratio ** (i + 1) for i in range(power)]
@@ -28,7 +28,7 @@ def slopes(heads: int) -> list[float]:
 
 
 def segments(position_ids: torch.Tensor) -> torch.Tensor:
-    """Which record of a packed row each position belongs to, [batch, length]: positions start anew at each record."""
+    """The record of a packed row that each position belongs to, [batch, length]: positions restart at each record."""
     starts = torch.diff(position_ids, dim=-1) != 1
     return torch.nn.functional.pad(torch.cumsum(starts, dim=-1), (1, 0))
 
@@ -42,11 +42,12 @@ def attention_bias(
     padding: torch.Tensor | None = None,
     packed: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The float mask to add to the scores, [1 or batch, heads, queries, keys].
+    """The float mask that is added to the scores, [1 or batch, heads, queries, keys].
 
-    The last query stands at the last key. `padding` [batch, keys]: False keys are seen by nobody. `packed`
-    [batch, keys]: record numbers; a query sees its own record only. Distances, not places, enter: left padding
-    and packing need no correction. A query that sees nothing (padding itself) averages over all: finite, and unused.
+    The last query is at the last key. `padding` [batch, keys]: no query sees keys that are False. `packed`
+    [batch, keys]: record numbers; a query sees only its own record. The bias depends on distances, not positions, so
+    left padding and packing need no correction. A query that sees nothing (padding) averages over all keys: the result
+    is finite and unused.
     """
     distance = torch.arange(keys, device=device) - torch.arange(keys - queries, keys, device=device)[:, None]
     allowed = (distance <= 0)[None, None]
@@ -60,7 +61,7 @@ def attention_bias(
 
 
 class NoPosition(torch.nn.Module):
-    """In the place of the rotary embedding: cos 1 and sin 0 leave queries and keys as they are."""
+    """Replaces the rotary embedding: cos 1 and sin 0 leave queries and keys unchanged."""
 
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         shape = (1, position_ids.shape[-1], 1)
@@ -72,8 +73,8 @@ class AlibiLlamaConfig(LlamaConfig):
 
 
 class AlibiLlamaModel(LlamaModel):
-    """LlamaModel that hands its layers an ALiBi mask. Padding comes as a [batch, length] mask, packing as position ids
-    that start anew (with no mask), as in transformers' own models."""
+    """LlamaModel that passes an ALiBi mask to its layers. As in transformers, padding is a [batch, length] mask, and
+    packing is position ids that restart, without a mask."""
 
     config_class = AlibiLlamaConfig
     _supports_flash_attn = False
@@ -130,19 +131,19 @@ class AlibiLlamaForCausalLM(LlamaForCausalLM):
         self.post_init()
 
 
-# save_pretrained (of a merged model, say) copies this file beside the weights.
+# save_pretrained, for example of a merged model, copies this file beside the weights.
 AlibiLlamaConfig.register_for_auto_class()
 AlibiLlamaForCausalLM.register_for_auto_class("AutoModelForCausalLM")
 
 
 def register() -> None:
-    """Let AutoConfig and AutoModelForCausalLM know the model type in this process (no remote code needed)."""
+    """Register the model type with AutoConfig and AutoModelForCausalLM in this process, without remote code."""
     AutoConfig.register(AlibiLlamaConfig.model_type, AlibiLlamaConfig, exist_ok=True)
     AutoModelForCausalLM.register(AlibiLlamaConfig, AlibiLlamaForCausalLM, exist_ok=True)
 
 
 def load_alibi(path: str | os.PathLike[str], **kwargs: Any) -> AlibiLlamaForCausalLM:
-    """A converted ALiBi checkpoint. `kwargs` go to from_pretrained (dtype, quantization_config, device_map ...)."""
+    """Load a converted ALiBi checkpoint. `kwargs` go to from_pretrained (dtype, quantization_config, device_map)."""
     register()
     kwargs.setdefault("attn_implementation", "sdpa")
     return AlibiLlamaForCausalLM.from_pretrained(path, **kwargs)

@@ -1,6 +1,6 @@
-"""Original checkpoints as they lie on disk: which files, whole or not, and the tensors in them.
+"""Read original checkpoints from disk: which files there are, whether they are complete, and their tensors.
 
-Nothing is unpickled but tensors (`weights_only`), and every complaint names the file at fault.
+Only tensors are unpickled (`weights_only`), and every error names the file at fault.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class Source:
     """Tensor names by shard name, where there is an index."""
 
     def text(self, name: str) -> str:
-        """A small text file of the checkpoint; empty where there is none. Read, never run."""
+        """Read a small text file of the checkpoint, without running it. Empty if there is none."""
         path = self.root / name
         return path.read_text("utf-8", errors="replace") if path.is_file() else ""
 
 
 def read_source(root: Path, *, weights: bool = True) -> Source:
-    """What lies in a checkpoint directory, its weights looked for or not. Raises ConversionError for a missing, empty
-    or unreadable file."""
+    """Read a checkpoint directory, with or without its weights. Raises ConversionError for a missing, empty or
+    unreadable file."""
     try:
         config = json.loads((root / "config.json").read_text("utf-8"))
     except FileNotFoundError:
@@ -80,7 +80,7 @@ def _indexed(root: Path, index: str) -> tuple[tuple[Path, ...], dict[str, frozen
 
 
 def _all_of(found: list[Path]) -> list[Path]:
-    """Names of the form `-00001-of-00007` say how many there should be, index or not."""
+    """Complete the list: a name like `-00001-of-00007` says how many shards there should be."""
     parts = [re.search(r"^(.*)-(\d+)-of-(\d+)(\..*)$", path.name) for path in found]
     first = parts[0]
     if first is None:
@@ -103,14 +103,14 @@ def check_file(path: Path) -> None:
 
 
 def load_shard(path: Path) -> Tensors:
-    """The tensors of one file, mapped and not read. Raises ConversionError for a cut file and for code in a pickle."""
+    """Map the tensors of a file without reading them. Raises ConversionError for a cut file and code in a pickle."""
     check_file(path)
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="pt") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
         except SafetensorError as error:
-            raise ConversionError(f"{path}: torn or incomplete ({error}); download it again") from None
+            raise ConversionError(f"{path}: damaged or incomplete ({error}); download it again") from None
     try:
         try:
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -120,12 +120,14 @@ def load_shard(path: Path) -> Tensors:
             found = torch.load(path, map_location="cpu", weights_only=True)  # torch before 1.6 wrote no zip files
     except pickle.UnpicklingError as error:
         first = str(error).strip().splitlines()[0]
-        raise ConversionError(f"{path}: refused, it is torn or holds more than tensors ({first})") from None
+        raise ConversionError(f"{path}: refused: it is damaged or holds more than tensors ({first})") from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # torch's zip reader says so of a cut file
+        if (
+            isinstance(error, OSError) and error.errno != errno.EINVAL
+        ):  # the zip reader of torch raises this for a cut file
             raise
         first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise ConversionError(f"{path}: torn or incomplete ({first}); download it again") from None
+        raise ConversionError(f"{path}: damaged or incomplete ({first}); download it again") from None
     if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise ConversionError(f"{path}: does not hold tensors by name")
     return found

@@ -1,10 +1,10 @@
-"""ChatGLM2/3 and Baichuan checkpoints from their original layouts to transformers' own, without remote code.
+"""Convert ChatGLM2/3 and Baichuan checkpoints from their original layouts to those of transformers.
 
     python -m train.convert SRC DST
 
-`pytorch_model*.bin` or safetensors, one shard at a time: the peak of memory is about one shard. A source that is torn,
-incomplete or of another kind is refused before anything is written, with the name of the file at fault. DST appears
-only when it is complete.
+It reads `pytorch_model*.bin` or safetensors one shard at a time, so memory peaks at about one shard, and runs no remote
+code. A damaged, incomplete or unknown source is refused before anything is written, with the name of the file at fault.
+DST appears only when it is complete.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ from train.original.checkpoint_files import ConversionError, Source, Tensors, ch
 from train.original.layouts import Recipe, Shapes, recipe_for, tokenizer_for
 
 VERSION = 2
-"""Of the conversion: part of the cache's key, so that a better converter converts again."""
+"""Version of the converter, a part of the cache key: a better converter converts again."""
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
-def convert(src: str | os.PathLike[str], dst: str | os.PathLike[str], say: Say = print) -> Path:
+def convert(src: str | os.PathLike[str], dst: str | os.PathLike[str], report: Report = print) -> Path:
     """Convert the checkpoint in directory `src` into the new directory `dst`; returns `dst`.
 
-    Raises ConversionError (nothing is left behind) or OSError. Two processes that convert to one `dst` do it in turn,
-    and the second is told that it exists.
+    Raises ConversionError (and leaves nothing behind) or OSError. If two processes convert to one `dst`, the second
+    waits and then learns that it exists.
     """
     target = Path(dst).absolute()
     source = read_source(Path(src))
     recipe = recipe_for(source)
-    say(f"{source.root}: {recipe.family.title}, {len(source.shards)} shard(s) -> {recipe.config.architectures[0]}")
+    report(f"{source.root}: {recipe.family.title}, {len(source.shards)} shard(s) -> {recipe.config.architectures[0]}")
     with _lock(target) as held:
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise ConversionError(f"{target} exists already: name a directory that does not exist, or remove it")
         inventory(source, recipe)
-        _room_for(source, target)
-        own = "" if held else f".{os.urandom(4).hex()}"
-        partial = target.with_name(f".{target.name}{own}.partial")
-        shutil.rmtree(partial, ignore_errors=True)  # what a killed conversion left
+        _check_free_space(source, target)
+        suffix = "" if held else f".{os.urandom(4).hex()}"
+        partial = target.with_name(f".{target.name}{suffix}.partial")
+        shutil.rmtree(partial, ignore_errors=True)  # left over from a killed conversion
         partial.mkdir(parents=True)
         try:
-            write_weights(source, recipe, partial, say)
+            write_weights(source, recipe, partial, report)
             write_tokenizer(source, recipe, partial)
             write_config(source, recipe, partial)
             _sync(partial)
@@ -60,15 +60,17 @@ def convert(src: str | os.PathLike[str], dst: str | os.PathLike[str], say: Say =
                 partial.rename(target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    say(f"{target}: complete")
+    report(f"{target}: complete")
     return target
 
 
-def converted(path: str | os.PathLike[str], say: Say = print, cache: str | os.PathLike[str] | None = None) -> Path:
-    """`path` itself if transformers can read it, else its conversion in the cache, made there once.
+def converted(
+    path: str | os.PathLike[str], report: Report = print, cache: str | os.PathLike[str] | None = None
+) -> Path:
+    """Return `path` itself if transformers can read it, else its conversion in the cache, made on first use.
 
-    The cache (`cache`, $ZLAUNCH_CACHE, or zlaunch in the user's cache directory) is keyed by the checkpoint's place and
-    by the name, size and time of each of its files. Safe to call from every rank: one converts, the others wait.
+    The cache is `cache`, $ZLAUNCH_CACHE, or zlaunch in the user's cache directory. Its key is the checkpoint's path
+    with the name, size and time of each file. Every rank may call this: one converts, the others wait.
     """
     root = Path(path)
     if not needs_conversion(root):
@@ -77,15 +79,15 @@ def converted(path: str | os.PathLike[str], say: Say = print, cache: str | os.Pa
     target = place / f"{root.resolve().name}-{_fingerprint(root)}"
     with _lock(target, "use"):
         if not target.is_dir():
-            say(f"{root} is in its original layout: converting it once into {target}")
-            convert(root, target, say)
+            report(f"{root} is in its original layout: converting it once into {target}")
+            convert(root, target, report)
         else:
-            say(f"{root} is in its original layout: using its conversion {target}")
+            report(f"{root} is in its original layout: using its conversion {target}")
     return target
 
 
 def needs_conversion(path: str | os.PathLike[str]) -> bool:
-    """Whether the directory holds a checkpoint in an original layout. A path without a config.json does not."""
+    """Whether the directory holds a checkpoint in an original layout. Without a config.json it does not."""
     try:
         config = json.loads((Path(path) / "config.json").read_text("utf-8"))
     except (OSError, ValueError):
@@ -112,11 +114,11 @@ def _lock(target: Path, kind: str = "convert") -> Iterator[bool]:
         yield held
 
 
-def _room_for(source: Source, target: Path) -> None:
+def _check_free_space(source: Source, target: Path) -> None:
     needed = sum(shard.stat().st_size for shard in source.shards)
     free = shutil.disk_usage(target.parent).free
     if free < needed:
-        raise ConversionError(f"{target.parent}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free")
+        raise ConversionError(f"{target.parent}: needs {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free")
 
 
 def _sync(directory: Path) -> None:
@@ -129,31 +131,31 @@ def _sync(directory: Path) -> None:
 
 
 def inventory(source: Source, recipe: Recipe) -> None:
-    """Refuse a source that lacks a tensor, has one too many, or one of a wrong shape. Reads headers only."""
+    """Refuse a source with a missing, surplus or misshapen tensor. Reads only headers."""
     made: Shapes = {}
     for shard in source.shards:
         tensors = load_shard(shard)
         lost = source.listed.get(shard.name, frozenset()) - tensors.keys()
         if lost:
-            raise ConversionError(f"{shard}: lacks {sorted(lost)[0]}, which the index says it holds; download it again")
+            raise ConversionError(f"{shard}: lacks {sorted(lost)[0]}, which its index lists; download it again")
         for name, tensor in tensors.items():
             try:
-                # On the meta device the renaming gives names and shapes and touches no bytes.
+                # On the meta device, renaming yields names and shapes without touching data.
                 made |= {new: tuple(t.shape) for new, t in recipe.rename(name, tensor.to("meta")).items()}
             except (KeyError, RuntimeError):
                 what = f"{name} {tuple(tensor.shape)}"
-                raise ConversionError(f"{shard}: {what} is no tensor of {recipe.family.title}") from None
+                raise ConversionError(f"{shard}: {what} is not a tensor of {recipe.family.title}") from None
     for name, shape in recipe.shapes.items():
         if name not in made:
-            raise ConversionError(f"{source.root}: no file holds the tensor for {name}; the checkpoint is incomplete")
+            raise ConversionError(f"{source.root}: no file holds the tensor {name}; the checkpoint is incomplete")
         if made[name] != shape:
-            raise ConversionError(f"{source.root}: {name} has the shape {made[name]}, and config.json says {shape}")
+            raise ConversionError(f"{source.root}: {name} has the shape {made[name]}, but config.json says {shape}")
     for name in sorted(made.keys() - recipe.shapes.keys()):
         raise ConversionError(f"{source.root}: holds a tensor for {name}, more layers than config.json says")
 
 
-def write_weights(source: Source, recipe: Recipe, target: Path, say: Say) -> None:
-    """Each original shard becomes one safetensors file, written from the mapped source."""
+def write_weights(source: Source, recipe: Recipe, target: Path, report: Report) -> None:
+    """Write each original shard as one safetensors file, from the mapped source."""
     places: dict[str, str] = {}
     total = 0
     for number, shard in enumerate(source.shards, 1):
@@ -164,14 +166,14 @@ def write_weights(source: Source, recipe: Recipe, target: Path, say: Say) -> Non
         save_file({k: v.contiguous() for k, v in made.items()}, target / name, metadata={"format": "pt"})
         places |= dict.fromkeys(made, name)
         total += sum(tensor.nbytes for tensor in made.values())
-        say(f"  {number}/{len(source.shards)} {shard.name} -> {name}")
+        report(f"  {number}/{len(source.shards)} {shard.name} -> {name}")
         del made
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
     _json(target / "model.safetensors.index.json", index)
 
 
 def write_config(source: Source, recipe: Recipe, target: Path) -> None:
-    """config.json with the family's marker, generation_config.json with the family's stop tokens."""
+    """Write config.json with the family's marker, and generation_config.json with its stop tokens."""
     config = recipe.config
     config.dtype = source.config.get("torch_dtype") or source.config.get("dtype") or "float16"
     text = {**config.to_diff_dict(), **json.loads(config.to_json_string(use_diff=False))}
@@ -183,12 +185,12 @@ def write_config(source: Source, recipe: Recipe, target: Path) -> None:
     generation = {"bos_token_id": config.bos_token_id, "pad_token_id": config.pad_token_id}
     _json(target / "generation_config.json", generation | {"eos_token_id": ends if len(ends) > 1 else ends[0]})
     if recipe.family is families.ALIBI:
-        # Users without this project load the model with the class that travels with it.
+        # Without this project, users load the model with this class.
         shutil.copyfile(Path(__file__).with_name("alibi.py"), target / "alibi.py")
 
 
 def write_tokenizer(source: Source, recipe: Recipe, target: Path) -> None:
-    """A fast tokenizer with sentencepiece's ids, the family's special tokens and its chat format."""
+    """Write a fast tokenizer with the ids of sentencepiece, the family's special tokens and its chat format."""
     path = source.root / "tokenizer.model"
     check_file(path)
     try:
@@ -199,7 +201,9 @@ def write_tokenizer(source: Source, recipe: Recipe, target: Path) -> None:
         raise ConversionError(message) from None
     largest = max(made.get_vocab().values())
     if largest >= recipe.config.vocab_size:
-        raise ConversionError(f"{path}: has ids up to {largest}, and the model {recipe.config.vocab_size} embeddings")
+        raise ConversionError(
+            f"{path}: has ids up to {largest}, but the model has {recipe.config.vocab_size} embeddings"
+        )
     made.model_max_length = recipe.config.max_position_embeddings
     made.save_pretrained(target)
 

@@ -1,6 +1,6 @@
-"""The original layouts of ChatGLM2/3 and Baichuan, and what each becomes: weights, config, tokenizer.
+"""The original layouts of ChatGLM2/3 and Baichuan, and the weights, config and tokenizer that each becomes.
 
-Weights are renamed and split, never computed (but for Baichuan2's normalised head, which is constant once trained).
+Weights are renamed and split but not computed, except Baichuan2's normalized head, which is constant after training.
 """
 
 from __future__ import annotations
@@ -25,24 +25,26 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one family's checkpoints become another layout."""
+    """How to convert one family's checkpoints."""
 
     family: families.Family
     config: PreTrainedConfig
     shapes: Shapes
-    """Every tensor that the result must have."""
+    """Every tensor of the result."""
     rename: Callable[[str, torch.Tensor], Tensors]
-    """One original tensor -> its tensors in the result (none: a buffer). KeyError: not of this architecture."""
+    """Map an original tensor to its tensors in the result (none for a buffer). KeyError: another architecture."""
 
 
 def recipe_for(source: Source) -> Recipe:
-    """Raises ConversionError if the checkpoint is of no family with a converter, or of a variant that has none."""
+    """Find how to convert this checkpoint. Raises ConversionError if its family or variant has no converter."""
     config = source.config
     if not families.needs_conversion(config):
         kind = config.get("architectures") or config.get("model_type")
-        raise ConversionError(f"{source.root}: {kind} has no converter (or needs none); ChatGLM2/3 and Baichuan do")
+        raise ConversionError(
+            f"{source.root}: {kind} has no converter or needs none; there are converters for ChatGLM2/3 and Baichuan"
+        )
     if config.get("quantization_bit") or config.get("quantization_config"):
-        raise ConversionError(f"{source.root}: already quantised; take the 16-bit checkpoint and quantise in the job")
+        raise ConversionError(f"{source.root}: already quantized; use the 16-bit checkpoint and quantize in the job")
     make = _LAYOUTS[str(families.family_of(config).converter)]
     try:
         return make(source)
@@ -53,14 +55,14 @@ def recipe_for(source: Source) -> Recipe:
 def _chatglm(source: Source) -> Recipe:
     config = source.config
     if "multi_query_attention" not in config:
-        raise ConversionError(f"{source.root}: the first ChatGLM-6B has no converter; take ChatGLM2 or 3")
+        raise ConversionError(f"{source.root}: the first ChatGLM-6B has no converter; use ChatGLM2 or 3")
     if config["padded_vocab_size"] > 100_000:
-        raise ConversionError(f"{source.root}: GLM-4 in its old layout; take the repository whose name ends in -hf")
+        raise ConversionError(f"{source.root}: GLM-4 in its old layout; use the repository whose name ends in -hf")
     expected: dict[str, bool | None] = {"rmsnorm": True, "post_layer_norm": True, "add_bias_linear": False}
     expected |= {"original_rope": True, "apply_residual_connection_post_layernorm": False, "pre_seq_len": None}
     for key, value in expected.items():
         if config.get(key, value) != value:
-            raise ConversionError(f"{source.root / 'config.json'}: {key} = {config[key]!r} is not what ChatGLM2/3 have")
+            raise ConversionError(f"{source.root / 'config.json'}: {key} = {config[key]!r} does not fit ChatGLM2/3")
     family = chatglm_version(source)
     heads, dim, hidden = config["num_attention_heads"], config["kv_channels"], config["hidden_size"]
     groups = config["multi_query_group_num"] if config["multi_query_attention"] else heads
@@ -118,7 +120,7 @@ CHATGLM_PARTS = {
 
 
 def chatglm_version(source: Source) -> families.Family:
-    """ChatGLM2 and 3 share weights' names and config keys; their tokenizers differ in the roles' tokens."""
+    """Tell ChatGLM2 from 3: weights and config keys have the same names, but only ChatGLM3 has role tokens."""
     marks = source.text("tokenization_chatglm.py") + source.text("tokenizer_config.json")
     names = f"{source.config.get('_name_or_path', '')} {source.root.resolve().name} {marks}".lower()
     is_third = "<|user|>" in marks or "chatglm3" in names
@@ -126,7 +128,7 @@ def chatglm_version(source: Source) -> families.Family:
 
 
 def _chatglm_rope(source: Source, family: families.Family) -> dict[str, Any]:
-    """The 32k models stretch their positions: ChatGLM2 divides them, ChatGLM3 raises the base (by their programs)."""
+    """Rotary parameters. By their code, 32k models of ChatGLM2 divide positions, those of ChatGLM3 raise the base."""
     ratio = float(source.config.get("rope_ratio", 1) or 1)
     program = source.text("modeling_chatglm.py")
     divides = "/ self.rope_ratio" in program if program else family is families.CHATGLM2
@@ -154,7 +156,7 @@ def _baichuan(source: Source) -> Recipe:
         "pad_token_id": config.get("pad_token_id", 0),
     }
     if config.get("tie_word_embeddings"):
-        raise ConversionError(f"{source.root / 'config.json'}: tie_word_embeddings is not what Baichuan models have")
+        raise ConversionError(f"{source.root / 'config.json'}: tie_word_embeddings does not fit Baichuan models")
     target: PreTrainedConfig
     if family is families.ALIBI:
         target = alibi.AlibiLlamaConfig(max_position_embeddings=config["model_max_length"], **shared)
@@ -166,7 +168,7 @@ def _baichuan(source: Source) -> Recipe:
     else:
         target = LlamaConfig(max_position_embeddings=config["max_position_embeddings"], **shared)
         target.architectures = ["LlamaForCausalLM"]
-    folds = normalised_head(source)
+    folds = normalized_head(source)
 
     def rename(name: str, tensor: torch.Tensor) -> Tensors:
         if name.endswith("rotary_emb.inv_freq"):
@@ -184,8 +186,8 @@ def _baichuan(source: Source) -> Recipe:
     return Recipe(family, target, _llama_shapes(target), rename)
 
 
-def normalised_head(source: Source) -> bool:
-    """Whether the head is Baichuan2's NormHead (rows of length one at every forward). Its own program says so."""
+def normalized_head(source: Source) -> bool:
+    """Whether the head is Baichuan2's NormHead, which normalizes its rows in every forward pass."""
     program = source.text("modeling_baichuan.py")
     if program:
         return "NormHead" in program
@@ -224,8 +226,8 @@ def _with_layers(config: Any, layer: Mapping[str, tuple[int, ...]]) -> Shapes:
     return {**layers, **ends, "model.norm.weight": (hidden,)}
 
 
-# The originals' "sop" and "eop" are never read from text. A fast tokenizer reads every added token from text, and would
-# cut "sophisticated"; so they get brackets here, as in GLM-4. Ids, not names, enter the model.
+# The originals never read "sop" and "eop" from text. A fast tokenizer reads every added token from text and would split
+# "sophisticated", so they get brackets here, as in GLM-4. The model sees ids, not names.
 CHATGLM_SPECIALS = ("[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>")
 CHATGLM3_ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
 
@@ -251,7 +253,7 @@ def _chatglm_tokenizer(model: SentencePiece, source: Source, recipe: Recipe) -> 
 
 
 def _baichuan_tokenizer(model: SentencePiece, source: Source, recipe: Recipe) -> PreTrainedTokenizerFast:
-    """The chat tokens are reserved pieces that generation_config.json names by id: 195 and 196 in all models."""
+    """The chat tokens are reserved pieces. generation_config.json names their ids: 195 and 196 in all models."""
     try:
         generation = json.loads(source.text("generation_config.json") or "{}")
     except ValueError as error:
@@ -280,7 +282,7 @@ _TOKENIZERS = {"chatglm": _chatglm_tokenizer, "baichuan": _baichuan_tokenizer}
 
 
 def tokenizer_for(model: SentencePiece, source: Source, recipe: Recipe) -> PreTrainedTokenizerFast:
-    """The family's tokenizer: sentencepiece's ids, the original's special tokens and chat format.
+    """Build the family's tokenizer: ids of sentencepiece, special tokens and chat format of the original.
 
     Raises NotSentencePiece, or ConversionError if the vocabulary and the model do not belong together.
     """

@@ -1,8 +1,8 @@
-"""A sentencepiece BPE model, read without sentencepiece and rebuilt as a fast tokenizer with the same tokens.
+"""Read a sentencepiece BPE model without sentencepiece, and rebuild it as a fast tokenizer with the same tokens.
 
-transformers reads a bare `tokenizer.model` with a guess at its normaliser and gets some strings wrong; here everything
-comes from the file: scores order the merges, and the normaliser, dummy prefix and byte fallback are the file's own.
-Format: sentencepiece's `sentencepiece_model.proto` (ModelProto), of which the few fields below matter.
+transformers guesses the normalizer of a bare `tokenizer.model` and gets some strings wrong. Here everything comes from
+the file: scores order the merges, and the file defines normalizer, dummy prefix and byte fallback. Format:
+`sentencepiece_model.proto` (ModelProto) of sentencepiece, of which only the few fields below matter.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ SPACE = "\u2581"
 
 
 class NotSentencePiece(ValueError):
-    """The file is no sentencepiece BPE model that can be rebuilt exactly; the message says what is wrong with it."""
+    """The file is not a sentencepiece BPE model that can be rebuilt exactly; the message says why."""
 
 
 @dataclass(frozen=True)
 class SentencePiece:
-    """What a sentencepiece model file says. `pieces` are (text, score, type); a piece's place is its id."""
+    """The content of a sentencepiece model file. `pieces` are (text, score, type); the index of a piece is its id."""
 
     pieces: tuple[tuple[str, float, int], ...]
     unk_id: int
@@ -49,7 +49,7 @@ def read(path: str | os.PathLike[str]) -> SentencePiece:
     try:
         return _model(data)
     except (IndexError, struct.error, UnicodeDecodeError, KeyError, AttributeError, TypeError) as error:
-        raise NotSentencePiece(f"{path}: not a whole sentencepiece model ({error})") from error
+        raise NotSentencePiece(f"{path}: not a complete sentencepiece model ({error})") from error
 
 
 def _model(data: bytes) -> SentencePiece:
@@ -66,11 +66,11 @@ def _model(data: bytes) -> SentencePiece:
         elif field == 3:
             normalizer = dict(_fields(_bytes(value)))
     if not pieces:
-        raise NotSentencePiece("no sentencepiece model: it holds no pieces")
+        raise NotSentencePiece("not a sentencepiece model: it holds no pieces")
     if _signed(trainer.get(3, 1)) != BPE:
         raise NotSentencePiece("a sentencepiece model, but not of type BPE")
     if any(kind == UNUSED for _, _, kind in pieces):
-        raise NotSentencePiece("the sentencepiece model has UNUSED pieces, which a fast tokenizer cannot imitate")
+        raise NotSentencePiece("the sentencepiece model has UNUSED pieces, which a fast tokenizer cannot reproduce")
     if trainer.get(24, 0):
         raise NotSentencePiece("the sentencepiece model treats white space as a suffix, which is not supported")
     return SentencePiece(
@@ -88,7 +88,7 @@ def _model(data: bytes) -> SentencePiece:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """(number, value) of each field of a protobuf message: a varint as an int, all else as bytes."""
+    """(number, value) of each field of a protobuf message: varints as int, all others as bytes."""
     at = 0
     while at < len(data):
         key, at = _varint(data, at)
@@ -101,7 +101,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
         if kind == 2:
             size, at = _varint(data, at)
         if size is None:
-            raise NotSentencePiece("no sentencepiece model: it is not a protobuf message")
+            raise NotSentencePiece("not a sentencepiece model: it is not a protobuf message")
         if at + size > len(data):
             raise NotSentencePiece("the sentencepiece model is cut short")
         yield number, data[at : at + size]
@@ -132,9 +132,9 @@ def _bytes(value: int | bytes) -> bytes:
 
 
 def merges(pieces: tuple[tuple[str, float, int], ...]) -> list[tuple[str, str]]:
-    """Every way to make a piece out of two others, best score first.
+    """Every way to make a piece of two others, best score first.
 
-    sentencepiece joins, at each step, the pair whose union scores highest; a fast tokenizer joins the pair that stands
+    At each step, sentencepiece joins the pair whose union scores highest, and a fast tokenizer joins the pair that is
     first in its list. Ways to make the same piece are ordered by the ids of their parts.
     """
     score = {text: value for text, value, kind in pieces if kind in (NORMAL, USER_DEFINED)}
@@ -152,7 +152,7 @@ def merges(pieces: tuple[tuple[str, float, int], ...]) -> list[tuple[str, str]]:
 
 
 def tokenizer(model: SentencePiece) -> Tokenizer:
-    """A fast tokenizer that gives sentencepiece's ids. It adds no special tokens of its own."""
+    """Build a fast tokenizer with the ids of sentencepiece. It adds no special tokens of its own."""
     vocab = {text: place for place, (text, _, _) in enumerate(model.pieces)}
     if len(vocab) != len(model.pieces):
         raise NotSentencePiece("the sentencepiece model lists a piece twice")
@@ -167,15 +167,15 @@ def tokenizer(model: SentencePiece) -> Tokenizer:
     )
     made.normalizer = normalizers.Sequence(_normalizers(model))
     made.decoder = decoders.Sequence(_decoders(model))
-    # Control pieces are never made from text, but decoding must know them as special to skip them; user-defined
-    # pieces are cut out of the text before anything else.
+    # Control pieces never come from text, but decoding must know them as special to skip them. User-defined pieces are
+    # found in the text before anything else.
     made.add_special_tokens([AddedToken(t, special=True) for t, _, k in model.pieces if k in (CONTROL, UNKNOWN)])
     made.add_tokens([AddedToken(t, normalized=False) for t, _, k in model.pieces if k == USER_DEFINED])
     return made
 
 
 def _normalizers(model: SentencePiece) -> list[normalizers.Normalizer]:
-    """sentencepiece's order: character map, white space cleaned, dummy prefix, then spaces become U+2581."""
+    """The order of sentencepiece: character map, cleaned white space, dummy prefix, spaces as U+2581."""
     steps: list[normalizers.Normalizer] = []
     if model.charsmap:
         steps.append(normalizers.Precompiled(model.charsmap))

@@ -1,5 +1,5 @@
-"""Records: data files of any format, read in chunks, become conversations, or a problem with its place.
+"""Read data files of any format in chunks: each record becomes a conversation, or a problem with its place.
 
-Offers: files.chunks and digest, formats.conversation, conversations.Record.
+Offers: files.chunks, files.objects, formats.to_messages, conversations.Record and Problem.
 May import: config, errors, hub.
 """
