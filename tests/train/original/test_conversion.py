@@ -19,6 +19,7 @@ torch = pytest.importorskip("torch")
 sentencepiece = pytest.importorskip("sentencepiece")
 
 from tests.beds import original  # noqa: E402  # needs torch
+from train import convert as train_convert  # noqa: E402
 from train import families  # noqa: E402
 from train.original import conversion  # noqa: E402
 from train.original.alibi import AlibiLlamaForCausalLM, load_alibi  # noqa: E402
@@ -398,7 +399,7 @@ def test_a_tensor_that_the_index_names_and_the_shard_lacks_is_refused(vocabulary
     [
         ({"num_hidden_layers": 1}, ["more layers"]),
         ({"intermediate_size": 64}, ["mlp", "shape"]),
-        ({"quantization_config": {"bits": 4}}, ["quantised"]),
+        ({"quantization_config": {"bits": 4}}, ["quantized"]),
         ({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}, ["GPT2LMHeadModel"]),
     ],
     ids=str,
@@ -416,7 +417,7 @@ def test_a_config_that_does_not_fit_the_weights_is_refused(
     [
         ({"multi_query_attention": None}, ["first ChatGLM-6B"]),
         ({"padded_vocab_size": 151552}, ["GLM-4", "-hf"]),
-        ({"quantization_bit": 4}, ["quantised"]),
+        ({"quantization_bit": 4}, ["quantized"]),
         ({"pre_seq_len": 128}, ["pre_seq_len"]),
         ({"num_layers": None}, ["num_layers"]),
     ],
@@ -520,9 +521,9 @@ def run(*argv: str, **options: Any) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_tells_a_users_mistake_and_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert conversion.main([str(tmp_path / "nothing"), str(tmp_path / "e")]) == 2
+    assert train_convert.main([str(tmp_path / "nothing"), str(tmp_path / "e")]) == 2
     assert "nothing: no such directory" in capsys.readouterr().err
-    assert conversion.main([]) == 2
+    assert train_convert.main([]) == 2
 
 
 def test_the_command_converts(vocabulary: bytes, tmp_path: Path) -> None:
