@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
-
-from .light import dumps, loads
+from contextlib import suppress
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Any, Dict, List, Optional, Type, Union
+    from typing import Any, Dict, List, Optional, Union
 
     Json = Dict[str, Any]
     File = Union[str, "os.PathLike[str]"]
 
-__all__ = ["dumps", "loads"]
 LOG_TAIL_LINES = 20
 LOG_TAIL_BYTES = 64 * 1024
-
-
-class suppress:
-    def __init__(self, *kinds: Type[BaseException]) -> None:
-        self.kinds = kinds
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
-    ) -> bool:
-        return kind is not None and issubclass(kind, self.kinds)
 
 
 def remove(path: File) -> None:
@@ -81,7 +66,7 @@ def read_json(path: File) -> Optional[Json]:
     """The object in `path`; None if the file is absent, unreadable or no JSON object."""
     try:
         with open(path, "rb") as file:
-            value = loads(file.read().decode("utf-8", "replace"))
+            value = json.loads(file.read().decode("utf-8", "replace"))
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None

@@ -95,7 +95,7 @@ class SshBackend:
             conversation.seen[node] = Seen(record, reached=True, alive=True)
         return tuple(f"{places[node].host}:{started[node]['pid']}" for node in sorted(started))
 
-    def _send(self, session: Session, place: Place, packed: bundle.Bundle) -> None:
+    def _send(self, session: Session, place: Place, packed: bytes) -> None:
         """Data that the host has not, then the bundle."""
         links: dict[str, str] = {}
         if self.inputs:
@@ -105,7 +105,7 @@ class SshBackend:
                 if file.sha256 not in found:
                     found[file.sha256] = session.send_file(file.item, file.path, place.workdir)["path"]
             links = links_of(self.inputs, found)
-        session.call("unpack", packed.data, run_dir=place.run_dir, digest=packed.digest, links=links)
+        session.call("unpack", packed, run_dir=place.run_dir, links=links)
 
     def _take_back(self, conversation: Following, started: list[int], failures: Mapping[int, TargetError]) -> None:
         """A host refused: stop what runs elsewhere, then say what every host said. Raises HostsError."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-
-from ..light import signal
+import signal
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import selectors
 import socket
 import time
+from contextlib import suppress
+from functools import partial
 
-from ..files import suppress
 from .launch import beat_of
 from .wire import Connection, proof, resolve, same_proof
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
-    from typing import Callable, Dict, List, Set
+    from typing import Dict, List, Set
 
     from ..files import Json
     from .coordinator import Coordinator
-    from .loop import Loop
 
 
 class Hub:
     """Node 0's end: accepts the other agents, hands their messages to the coordinator."""
 
-    def __init__(self, launch: Json, loop: Loop, coordinator: Coordinator) -> None:
-        self.launch, self.loop, self.coordinator = launch, loop, coordinator
+    def __init__(self, launch: Json, selector: selectors.BaseSelector, coordinator: Coordinator) -> None:
+        self.launch, self.selector, self.coordinator = launch, selector, coordinator
         self.connections: List[Connection] = []
         self.by_node: Dict[int, Connection] = {}
         self.left: Set[int] = set()
@@ -33,7 +34,7 @@ class Hub:
         host = target[0] if target[0] in ("127.0.0.1", "::1") and all_here(launch) else everywhere
         self.server = socket.create_server((host, launch["control_port"]), family=family, backlog=1024)
         self.server.setblocking(False)
-        loop.watch(self.server, self._accept)
+        selector.register(self.server, selectors.EVENT_READ, self._accept)
 
     def _accept(self) -> None:
         with suppress(OSError):
@@ -41,11 +42,8 @@ class Hub:
                 sock, _address = self.server.accept()
                 connection = Connection(sock)
                 self.connections.append(connection)
-                self.loop.watch(sock, self._reader(connection))
+                self.selector.register(sock, selectors.EVENT_READ, partial(self._read, connection))
                 connection.send({"nonce": connection.nonce})
-
-    def _reader(self, connection: Connection) -> Callable[[], None]:
-        return lambda: self._read(connection)
 
     def _read(self, connection: Connection) -> None:
         for message in connection.receive():
@@ -101,7 +99,7 @@ class Hub:
         if connection.closed is None or connection not in self.connections:
             return
         self.connections.remove(connection)
-        self.loop.forget(connection.sock)
+        self.selector.unregister(connection.sock)
         connection.sock.close()
         peer = connection.peer
         if peer is None or self.by_node.get(peer) is not connection:
@@ -136,7 +134,7 @@ class Hub:
 
     def close(self) -> None:
         for sock in [self.server] + [connection.sock for connection in self.connections]:
-            self.loop.forget(sock)
+            self.selector.unregister(sock)
             sock.close()
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import select
+import signal
 import subprocess
 import time
+from contextlib import suppress
 
-from ..files import append_line, last_lines, read_json, remove, suppress, tail
-from ..light import dumps, signal
+from ..files import append_line, last_lines, read_json, remove, tail
 from ..processes import descendants, kill_descendants, kill_quietly, reap_children, split_status
 from .causes import failure_of
 from .launch import EXIT_OF_STATE, OVERRIDES
@@ -114,7 +116,7 @@ class ContainerAgent:
         told = {"secrets": self.secrets, "environ": {name: str(self.launch[key]) for name, key, _ in OVERRIDES}}
         assert child.stdin is not None
         with suppress(BrokenPipeError), child.stdin as pipe:
-            pipe.write(dumps(told).encode())
+            pipe.write(json.dumps(told).encode())
         return child.pid
 
     def run(self) -> Tuple[str, Optional[Json]]:

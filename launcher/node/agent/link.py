@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import selectors
+import socket
 import time
 
-from ..light import socket
 from .launch import beat_of, eof_grace
-from .loop import READ, WRITE
 from .wire import Connection, proof, resolve, same_proof
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
@@ -16,14 +16,15 @@ if TYPE_CHECKING:
     from typing import Callable, List, Optional
 
     from ..files import Json
-    from .loop import Loop
 
 
 class Link:
     """Another node's end: keeps one connection to the hub, repeats after a reconnect what the hub may have missed."""
 
-    def __init__(self, launch: Json, node_rank: int, loop: Loop, obey: Callable[[Json], None]) -> None:
-        self.launch, self.node_rank, self.loop, self.obey = launch, node_rank, loop, obey
+    def __init__(
+        self, launch: Json, node_rank: int, selector: selectors.BaseSelector, obey: Callable[[Json], None]
+    ) -> None:
+        self.launch, self.node_rank, self.selector, self.obey = launch, node_rank, selector, obey
         self.connection: Optional[Connection] = None
         self.connected = False
         self.trusted = False
@@ -48,11 +49,10 @@ class Link:
             return
         self.connection = Connection(sock)
         self.connected = self.trusted = False
+        self.selector.register(sock, selectors.EVENT_WRITE, self._ready)
         code = sock.connect_ex(target)
         if code not in (0, errno.EINPROGRESS):
             self._drop(OSError(code, os.strerror(code)))
-            return
-        self.loop.watch(sock, self._ready, WRITE)
 
     def _ready(self) -> None:
         connection = self.connection
@@ -64,7 +64,7 @@ class Link:
                 self._drop(OSError(code, os.strerror(code)))
                 return
             self.connected = True
-            self.loop.watch(connection.sock, self._ready, READ)
+            self.selector.modify(connection.sock, selectors.EVENT_READ, self._ready)
         for message in connection.receive():
             self._message(connection, message)
         if connection.closed is not None:
@@ -99,7 +99,7 @@ class Link:
         connection, self.connection = self.connection, None
         if connection is None:
             return
-        self.loop.forget(connection.sock)
+        self.selector.unregister(connection.sock)
         connection.sock.close()
         self.connected = self.trusted = False
         now = time.monotonic()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 
 from ..files import last_lines, read_json, remove, tail
-from ..light import signal
 from ..processes import (
     descendants,
     die_with_parent,

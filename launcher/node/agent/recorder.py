@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
+from contextlib import suppress
 
-from ..files import append_line, suppress, write_atomic
-from ..light import dumps
+from ..files import append_line, write_atomic
 from ..processes import boot_id, pid_namespace, start_time_of
 from .launch import HEARTBEAT_EVERY
 
@@ -48,7 +49,7 @@ class Recorder:
         self.content.update(changes, heartbeat=time.time())
         self.beat_at = time.monotonic() + HEARTBEAT_EVERY
         try:
-            write_atomic(self.names.record, dumps(self.content, between=",\n "))
+            write_atomic(self.names.record, json.dumps(self.content, separators=(",\n ", ": ")))
         except OSError as error:
             self.log("cannot write %s: %s" % (self.names.record, error))
             if self.content["ended"]:
@@ -59,7 +60,7 @@ class Recorder:
         failure = self.content["failure"]
         short = {**self.content, "failure": failure and {**failure, "log_tail": []}}
         with suppress(OSError), open(self.names.record, "r+b") as file:
-            file.write(dumps(short).encode())
+            file.write(json.dumps(short).encode())
             file.truncate()
 
     def tick(self, now: float) -> None:
@@ -68,10 +69,10 @@ class Recorder:
             self.save()
 
     def event(self, name: str, **fields: Any) -> None:
-        line = dumps({"time": time.time(), "event": name, "node": self.node_rank, **fields})
+        line = json.dumps({"time": time.time(), "event": name, "node": self.node_rank, **fields})
         with suppress(OSError):
             append_line(self.names.events, line)
-        self.log("%s %s" % (name, dumps(fields) if fields else ""))
+        self.log("%s %s" % (name, json.dumps(fields) if fields else ""))
 
     def log(self, text: str) -> None:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-
-from ..files import suppress
-from ..light import signal
+import signal
+from contextlib import suppress
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
@@ -28,8 +27,6 @@ SIG_IGN, is not inherited by the ranks."""
 
 def name_of(number: int) -> str:
     """SIGTERM for 15."""
-    import signal
-
     return signal.Signals(number).name
 
 

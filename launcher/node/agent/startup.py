@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gc
+import getopt
+import json
 import os
+import signal
+import socket
 import sys
 import time
+from contextlib import suppress
 
-from ..files import read_json, suppress
-from ..light import loads, prctl, signal, socket
-from ..processes import PR_SET_CHILD_SUBREAPER, die_with_parent, kill_descendants, start_time_of
+from ..files import read_json
+from ..processes import PR_SET_CHILD_SUBREAPER, die_with_parent, kill_descendants, prctl, start_time_of
 from .causes import failure_of
 from .launch import EXIT_OF_STATE, Names, StartError, load_launch
 from .recorder import Recorder
@@ -59,10 +63,10 @@ def read_secrets(options: Options) -> Tuple[Dict[str, str], Dict[str, str]]:
     """(secrets, environment overrides). A secrets file is deleted once read. Raises StartError."""
     try:
         if options.secrets_stdin:
-            content = loads(sys.stdin.buffer.read().decode() or "{}")
+            content = json.loads(sys.stdin.buffer.read().decode() or "{}")
         elif options.secrets_file:
             with open(options.secrets_file, "rb") as file:
-                content = loads(file.read().decode())
+                content = json.loads(file.read().decode())
             os.unlink(options.secrets_file)
         else:
             content = {}
@@ -144,43 +148,29 @@ def redirect(log: str) -> None:
         os.dup2(output.fileno(), 2)
 
 
-class Options:
-    """The command line of an agent, read without argparse: one run starts many agents, and each import adds up."""
-
-    def __init__(self) -> None:
-        self.run_dir = ""
-        self.node_rank = -1
-        self.secrets_stdin = False
-        """A JSON object {NAME: value} on standard input."""
-        self.secrets_file = ""
-        """The same in a file, which is deleted once read."""
-        self.detach = False
-        """Return as soon as the agent is recorded."""
-        self.inside = False
-        """This is the agent in a container; another one is outside."""
-
-
 USAGE = "usage: agent --run-dir DIR --node-rank N [--secrets-stdin | --secrets-file FILE] [--detach]"
 
 
-def parse(argv: List[str]) -> Options:
-    """Raises StartError."""
-    options, words = Options(), list(argv)
-    while words:
-        word, equals, value = words.pop(0).partition("=")
-        name = word[2:].replace("-", "_")
-        if not word.startswith("--") or name not in vars(options):
-            raise StartError("%s is no option; %s" % (word, USAGE))
-        if isinstance(getattr(options, name), bool):
-            setattr(options, name, True)
-            continue
-        if not equals and not words:
-            raise StartError("%s needs a value; %s" % (word, USAGE))
-        value = value if equals else words.pop(0)
-        setattr(options, name, int(value) if value.isdigit() and name == "node_rank" else value)
-    if not options.run_dir or not isinstance(options.node_rank, int) or options.node_rank < 0:
-        raise StartError(USAGE)
-    return options
+class Options:
+    """The command line of an agent. Raises StartError."""
+
+    def __init__(self, argv: List[str]) -> None:
+        flags = ["run-dir=", "node-rank=", "secrets-file=", "secrets-stdin", "detach", "inside"]
+        try:
+            pairs, rest = getopt.getopt(argv, "", flags)  # argparse costs a host more than all else that it imports
+            given = dict(pairs)
+            self.run_dir, self.node_rank = given["--run-dir"], int(given["--node-rank"])
+        except (getopt.GetoptError, KeyError, ValueError) as error:
+            raise StartError("%s; %s" % (error, USAGE)) from None
+        if rest:
+            raise StartError(USAGE)
+        self.secrets_file: str = given.get("--secrets-file", "")
+        """A JSON object {NAME: value}, deleted once read."""
+        self.secrets_stdin = "--secrets-stdin" in given
+        self.detach = "--detach" in given
+        """Return once the agent has written its record."""
+        self.inside = "--inside" in given
+        """This agent runs in a container, below another agent."""
 
 
 def prepare(options: Options) -> Tuple[Json, Names, Dict[str, str], socket.socket]:
@@ -209,7 +199,7 @@ def prepare(options: Options) -> Tuple[Json, Names, Dict[str, str], socket.socke
 
 def main(argv: List[str]) -> int:
     try:
-        options = parse(argv)
+        options = Options(argv)
     except StartError as error:
         sys.stderr.write("agent: %s\n" % error)
         return 2
@@ -225,6 +215,7 @@ def main(argv: List[str]) -> int:
         redirect(names.log)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    gc.freeze()  # both processes keep what was imported: no collection needs to look at it, or copy its pages
     warden, agent = os.getpid(), os.fork()
     if agent == 0:
         return in_child(launch, names, options.node_rank, secrets, warden, ready)

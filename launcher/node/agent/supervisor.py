@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import selectors
+import signal
 import time
+from contextlib import suppress
 
-from ..files import remove, suppress, write_atomic
-from ..light import dumps, signal
+from ..files import remove, write_atomic
 from ..processes import reap_children
 from .causes import cause_of_text, failure_of
 from .launch import StartError, beat_of, world_size_of
-from .loop import Loop
 from .ranks import Ranks
 from .resize import BatchError, resize_run
 from .signals import REQUEST_OF_SIGNAL, SAME_SIGNAL, Signals, name_of
@@ -32,9 +34,10 @@ class Agent:
 
     def __init__(self, launch: Json, names: Names, node_rank: int, secrets: Dict[str, str], recorder: Recorder) -> None:
         self.launch, self.names, self.node_rank, self.recorder = launch, names, node_rank, recorder
-        self.loop = Loop()
+        self.selector = selectors.DefaultSelector()
+        """What to wait for; the data of a file is the function to call when the file is ready."""
         self.signals = Signals()
-        self.loop.watch(self.signals.reader, lambda: None)
+        self.selector.register(self.signals.reader, selectors.EVENT_READ, lambda: None)
         self.ranks = Ranks(launch, names, node_rank, secrets, recorder.event)
         self.coordinator: Optional[Coordinator] = None
         self.hub: Optional[Hub] = None
@@ -54,7 +57,7 @@ class Agent:
         if self.node_rank != 0:
             from .link import Link
 
-            self.link = Link(self.launch, self.node_rank, self.loop, self.commands.append)
+            self.link = Link(self.launch, self.node_rank, self.selector, self.commands.append)
             return
         from .coordinator import Coordinator
 
@@ -64,7 +67,7 @@ class Agent:
             from .hub import Hub
 
             try:
-                self.hub = Hub(self.launch, self.loop, self.coordinator)
+                self.hub = Hub(self.launch, self.selector, self.coordinator)
             except OSError as error:
                 where = "%s:%s" % (self.launch["master_addr"], self.launch["control_port"])
                 raise StartError("cannot open the control port %s: %s" % (where, error)) from error
@@ -86,7 +89,8 @@ class Agent:
             self._tick(now)
             if self.verdict is not None and not self.running and self._may_leave():
                 break
-            self.loop.wait(self._pause(time.monotonic()))
+            for key, _ in self.selector.select(self._pause(time.monotonic())):
+                key.data()
             for number in self.signals.read():
                 self._signal(number)
             self._inside_signals()
@@ -197,7 +201,7 @@ class Agent:
 
     def _write_request(self, path: str) -> None:
         try:
-            write_atomic(path, dumps({"time": time.time(), "node": self.node_rank}))
+            write_atomic(path, json.dumps({"time": time.time(), "node": self.node_rank}))
         except OSError as error:
             self.recorder.log("cannot write %s: %s" % (path, error))
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hmac
+import json
 import os
+import socket
 import time
+from contextlib import suppress
 
-from ..files import suppress
-from ..light import address_info, blake2b, compare_digest, dumps, loads, socket
+from ..addresses import stream_addresses
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
@@ -32,7 +35,7 @@ class Connection:
         self.closed: Optional[OSError] = None
 
     def send(self, message: Json) -> None:
-        self.pending += dumps(message).encode() + b"\n"
+        self.pending += json.dumps(message).encode() + b"\n"
         self.flush()
 
     def flush(self) -> None:
@@ -60,7 +63,7 @@ class Connection:
         self.heard = time.monotonic()
         *lines, self.received = (self.received + data).split(b"\n")
         try:
-            messages = [loads(line.decode()) for line in lines if line]
+            messages = [json.loads(line.decode()) for line in lines if line]
         except (ValueError, RecursionError):
             messages, self.received = [None], b""
         if len(self.received) > self.LIMIT or not all(isinstance(message, dict) for message in messages):
@@ -71,20 +74,15 @@ class Connection:
 
 def proof(token: str, role: str, nonce: str) -> str:
     """Answer to a challenge: shows knowledge of the token without sending it; the role keeps it from being mirrored."""
-    said = ("%s:%s" % (role, nonce)).encode("utf-8", "replace")
-    return blake2b(said, key=digest_of(token), digest_size=32).hexdigest()
-
-
-def digest_of(token: str) -> bytes:
-    """A key for blake2b, which takes at most 64 bytes."""
-    return blake2b(token.encode()).digest()
+    challenge = ("%s:%s" % (role, nonce)).encode("utf-8", "replace")
+    return hmac.digest(token.encode(), challenge, "sha256").hex()
 
 
 def same_proof(left: Any, right: str) -> bool:
-    return isinstance(left, str) and bool(compare_digest(left.encode("utf-8", "replace"), right.encode()))
+    return isinstance(left, str) and bool(hmac.compare_digest(left.encode("utf-8", "replace"), right.encode()))
 
 
 def resolve(address: str, port: int) -> Tuple[int, Any]:
     """(family, socket address); IPv4 first, since that is what the hosts of a cluster agree on."""
-    family, _, _, _, target = min(address_info(address, port), key=lambda info: info[0] != socket.AF_INET)
+    family, _, _, _, target = min(stream_addresses(address, port), key=lambda info: info[0] != socket.AF_INET)
     return family, target

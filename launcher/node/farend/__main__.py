@@ -7,10 +7,10 @@ come in a payload only and go to the agent's standard input.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 
-from ..files import dumps, loads
 from .common import Refused
 from .host import hello, image, remove_own_mark, shared_dir_marks
 from .network import listen, probe_peers, reach, unlisten
@@ -47,11 +47,11 @@ OPERATIONS: Dict[str, Callable[..., Json]] = {
 def converse(source: BinaryIO, sink: BinaryIO) -> None:
     """Answer requests until the launcher hangs up."""
     for line in iter(source.readline, b""):
-        answer = carry_out(loads(line.decode()), source)
+        answer = carry_out(json.loads(line.decode()), source)
         if answer is None:
             break
         payload = answer.pop("payload", b"")
-        sink.write(dumps({**answer, "payload": len(payload)}).encode() + b"\n" + payload)
+        sink.write(json.dumps({**answer, "payload": len(payload)}).encode() + b"\n" + payload)
         sink.flush()
     remove_own_mark()
 

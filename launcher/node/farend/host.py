@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 
-from ..files import read_text, suppress
+from ..files import read_text
 from ..processes import boot_id, namespace
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import select
+import socket
 import time
+from contextlib import suppress
 
-from ..files import suppress
+from ..addresses import stream_addresses
 from .common import Refused
 from .host import shared_dir_marks, ssh_address
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
-    import socket
     from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
     from ..files import Json
@@ -24,8 +26,6 @@ LISTENERS: List[socket.socket] = []
 
 def listen(nonce: str, peers: Sequence[str], ports: Optional[Sequence[int]] = None, **_: Any) -> Json:
     """Open the run's two ports for a moment and answer every caller with the nonce. Returns ports and addresses."""
-    import socket
-
     opened = []
     for port in ports or candidate_ports():
         server = socket.socket()
@@ -71,8 +71,6 @@ def serve_nonce(server: socket.socket, nonce: str) -> None:
 
 def unlisten(**_: Any) -> Json:
     """Close the ports again. The shutdown wakes the accepting thread, which would hold the port until then."""
-    import socket
-
     for server in LISTENERS:
         with suppress(OSError):
             server.shutdown(socket.SHUT_RDWR)
@@ -94,8 +92,6 @@ def own_addresses(peers: Sequence[str]) -> List[str]:
 
 def address_towards(peer: str) -> str:
     """The address from which packets to the peer leave, as `ip route get` tells; empty: there is no route."""
-    import socket
-
     family = socket.AF_INET6 if ":" in peer else socket.AF_INET
     with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
         sock.connect((peer, 9))  # sends nothing: the kernel only picks the route
@@ -106,7 +102,6 @@ def address_towards(peer: str) -> str:
 def interfaces() -> List[Tuple[str, str]]:
     """(interface, IPv4 address) pairs, by the ioctl that `ifconfig` uses."""
     import fcntl
-    import socket
     import struct
 
     pairs = []
@@ -130,8 +125,6 @@ def reach(targets: Sequence[Any], seconds: float, **_: Any) -> Json:
     """
     if not targets:
         return {"reached": []}
-    import select
-
     waiting = connect_all(targets)
     reached = [False] * len(targets)
     poll = select.poll()
@@ -152,12 +145,10 @@ def reach(targets: Sequence[Any], seconds: float, **_: Any) -> Json:
 
 def connect_all(targets: Sequence[Any]) -> Dict[int, Tuple[int, socket.socket]]:
     """{descriptor: (index of the target, socket)} of connections that are being made."""
-    import socket
-
     waiting: Dict[int, Tuple[int, socket.socket]] = {}
     for index, (address, port, _nonce) in enumerate(targets):
         with suppress(OSError):  # no such name, or no such address family here
-            family, kind, _protocol, _name, target = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+            family, kind, _protocol, _name, target = stream_addresses(address, port)[0]
             sock = socket.socket(family, kind)
             sock.setblocking(False)
             sock.connect_ex(target)  # an error comes with the first read

@@ -14,10 +14,10 @@ BOOT = (Path(__file__).parent / "boot.py").read_text(encoding="utf-8")
 """For `python -S -c`. -S skips the packages of the host's Python: the far end wants none of them."""
 _ROOM = "launcher.node"
 _MODULES = (
-    "", ".light", ".lightjson", ".files", ".processes",
+    "", ".files", ".processes", ".addresses",
     ".farend", ".farend.common", ".farend.host", ".farend.network", ".farend.store", ".farend.runs", ".farend.__main__",
 )  # fmt: skip
-"""Below `launcher.node`. On a host the package is `node`."""
+"""Below `launcher.node`, in the order of their imports. On a host the package is `node`."""
 
 
 def build_payload(greeting: str, tag: str = sys.implementation.cache_tag or "") -> bytes:
@@ -28,14 +28,14 @@ def build_payload(greeting: str, tag: str = sys.implementation.cache_tag or "") 
 
 @functools.cache
 def _modules() -> tuple[bytes, bytes]:
-    """{module: content} twice: as bytecode, which Python has on disk already, and as text, in marshal's old format.
+    """(module, content) twice: as bytecode, which Python has on disk already, and as text, in marshal's old format.
 
     Bytecode is for hosts whose Python is the launcher's: compiling the text takes longer than all that the host does.
     """
-    code: dict[str, Any] = {}
-    text: dict[str, str] = {}
+    code: list[tuple[str, Any]] = []
+    text: list[tuple[str, str]] = []
     for name in _MODULES:
         loader = importlib.util.find_spec(_ROOM + name).loader  # type: ignore[union-attr] # the module is ours
-        code["node" + name] = cast(InspectLoader, loader).get_code(_ROOM + name)
-        text["node" + name] = cast(InspectLoader, loader).get_source(_ROOM + name) or ""
+        code.append(("node" + name, cast(InspectLoader, loader).get_code(_ROOM + name)))
+        text.append(("node" + name, cast(InspectLoader, loader).get_source(_ROOM + name) or ""))
     return marshal.dumps(code), marshal.dumps(text, 2)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
-from ..files import suppress, temporary_name
+from ..files import temporary_name
 from .common import ANSWER, CHUNK, Refused
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds

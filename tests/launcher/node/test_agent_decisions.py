@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import errno
 import json
+import selectors
 import signal
 import subprocess
 import sys
@@ -20,7 +21,6 @@ from launcher.node.agent.causes import CAUSES, cause_of_exit, cause_of_text, fai
 from launcher.node.agent.coordinator import Coordinator
 from launcher.node.agent.launch import DEFAULTS, EOF_GRACE, REQUEST_GRACE, Names, port_of_attempt, table_without
 from launcher.node.agent.link import Link
-from launcher.node.agent.loop import Loop
 from launcher.node.agent.recorder import Recorder
 from launcher.node.agent.resize import BatchError, resize_batch, resized_files
 from launcher.node.agent.warden import record_death
@@ -282,7 +282,7 @@ def test_an_agent_that_could_not_write_its_last_word_has_said_it_by_its_exit_sta
 
 
 def test_a_stop_that_may_not_have_arrived_is_repeated_in_the_next_attempt_too(tmp_path: Path) -> None:
-    link = Link({**DEFAULTS, "control_port": 1}, 1, Loop(), lambda command: None)
+    link = Link({**DEFAULTS, "control_port": 1}, 1, selectors.DefaultSelector(), lambda command: None)
     link.report({"say": "ended", "attempt": 0, "outcome": "failed"})
     link.report({"say": "request", "request": "stop"})
     link.new_attempt()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import socket
@@ -83,7 +82,7 @@ def test_a_start_feeds_the_secrets_to_what_was_unpacked_and_takes_the_hosts_mark
     packed = bundle.build(run)
     host.hello(str(tmp_path), "token", 0, [], False)
     assert list((tmp_path / ".marks").rglob("0"))
-    runs.unpack(str(there), packed.digest, {}, packed.data)
+    runs.unpack(str(there), {}, packed)
     assert runs.start(str(there), 0, {}, 10, b"secrets") == {"record": {}}
     assert (there / "told").read_bytes() == b"secrets"
     assert not list((tmp_path / ".marks").iterdir())
@@ -91,7 +90,7 @@ def test_a_start_feeds_the_secrets_to_what_was_unpacked_and_takes_the_hosts_mark
 
 def test_a_damaged_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="damaged"):
-        runs.unpack(str(tmp_path), hashlib.blake2b(b"whole").hexdigest(), {}, b"torn")
+        runs.unpack(str(tmp_path), {}, b"torn")
 
 
 def test_only_the_host_that_listens_is_reached() -> None:
@@ -143,9 +142,9 @@ def test_files_of_a_run_whose_agent_lives_are_left_alone(tmp_path: Path) -> None
     (there / "nodes").mkdir(parents=True)
     (there / "nodes/node-3.json").write_text(json.dumps(record))
     with pytest.raises(Refused, match=f"is running here already, pid {os.getpid()}"):
-        runs.unpack(str(there), packed.digest, {}, packed.data)
+        runs.unpack(str(there), {}, packed)
     (there / "nodes/node-3.json").write_text(json.dumps({**record, "ended": 1.0}))
-    runs.unpack(str(there), packed.digest, {}, packed.data)
+    runs.unpack(str(there), {}, packed)
     assert not (there / "nodes").exists()
 
 
