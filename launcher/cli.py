@@ -1,7 +1,7 @@
-"""The `zlaunch` command: which commands there are, and how errors end.
+"""The `zlaunch` command: the table of commands, and what happens to errors.
 
-Commands live in launcher/commands/, one file a subject, imported only when called: `zlaunch --help` costs no more
-than Click itself.
+Each command is a file in launcher/commands/ that is imported only when called, so that `zlaunch --help` imports nothing
+but Click.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ import click
 from launcher import __version__
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "local": ("launcher.commands.local:local", "Train on this machine's GPUs, or on CPU ranks."),
-    "plan": ("launcher.commands.plan:plan", "Show what a job needs and how fast it is, before it runs."),
-    "data": ("launcher.commands.data:data", "Look at a job's records before anything is queued: data check JOB."),
+    "local": ("launcher.commands.local:local", "Train on this machine: on its GPUs, or on the CPU."),
+    "plan": ("launcher.commands.plan:plan", "Predict the memory, settings and speed of a job."),
+    "data": ("launcher.commands.data:data", "Check the records of a job: data check JOB."),
     "ssh": ("launcher.commands.ssh:ssh", "Train on a list of hosts over SSH."),
     "slurm": ("launcher.commands.slurm:slurm", "Train on a Slurm cluster."),
     "build": ("launcher.commands.build:build", "Build the training image and pin it in image.lock."),
-    "image": ("launcher.commands.image:image", "Move the image to hosts without a registry."),
+    "image": ("launcher.commands.image:image", "Copy the image to hosts without a registry: save, load, list."),
     "init": ("launcher.commands.init:init", "Write a commented job.yaml."),
     "list": ("launcher.commands.list:list_", "List the runs."),
-    "status": ("launcher.commands.status:status", "Show what a run does or did."),
+    "status": ("launcher.commands.status:status", "Show the state and progress of a run."),
     "logs": ("launcher.commands.logs:logs", "Print a run's logs, live with -f."),
-    "cancel": ("launcher.commands.cancel:cancel", "End a run or a sweep, keeping checkpoints."),
-    "resume": ("launcher.commands.resume:resume", "Go on with a run or a sweep from the newest checkpoints."),
+    "cancel": ("launcher.commands.cancel:cancel", "Cancel a run or a sweep; checkpoints are kept."),
+    "resume": ("launcher.commands.resume:resume", "Continue a run or a sweep from its newest checkpoints."),
     "report": ("launcher.commands.report:report", "Compare runs, or the points of a sweep, in a table."),
-    "templates": ("launcher.commands.templates:templates", "Keep a batch script of your own: list, eject, diff."),
-    "doctor": ("launcher.commands.doctor:doctor", "Look for what would stop a run: doctor ssh --hosts ..."),
-    "pull": ("launcher.commands.pull:pull", "Bring home what a run on hosts or a cluster made."),
-    "reap": ("launcher.commands.reap:reap", "End what dead runs left on hosts."),
+    "templates": ("launcher.commands.templates:templates", "Use your own batch script: list, eject, diff."),
+    "doctor": ("launcher.commands.doctor:doctor", "Check hosts before a run: doctor ssh --hosts A,B."),
+    "pull": ("launcher.commands.pull:pull", "Copy the results of a run on other machines here."),
+    "reap": ("launcher.commands.reap:reap", "Kill processes that dead runs left on hosts."),
     "eval": ("launcher.commands.eval:evaluate", "Measure a run's adapter on records."),
-    "export": ("launcher.commands.export:export", "Write an adapter, merged weights or an Ollama model."),
+    "export": ("launcher.commands.export:export", "Write the adapter, merged weights or an Ollama model."),
     "chat": ("launcher.commands.chat:chat", "Talk to a run's adapter."),
     "convert": ("launcher.commands.convert:convert", "Convert a ChatGLM or Baichuan checkpoint."),
     "generate": ("launcher.commands.generate:generate", "Answer a prompt with a run's adapter."),
@@ -71,14 +71,15 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="zlaunch")
 def cli() -> None:
-    """LoRA fine-tuning of language models: one job, the same run on local GPUs, SSH hosts or Slurm.
+    """LoRA fine-tuning of language models: one job file for local GPUs, SSH hosts and Slurm.
 
-    RUN is a run id, an unambiguous beginning of one, a run directory, or `last`. Runs live in ./runs or $ZLAUNCH_RUNS.
+    RUN is a run id or an unambiguous prefix of one, a run directory, or `last`. Runs are kept in $ZLAUNCH_RUNS (default
+    ./runs).
     """
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends in one clear message, a bug of ours in a traceback."""
+    """Run the command line. A mistake of the user ends in a clear message, a bug of ours in a traceback."""
     from launcher.errors import ZlaunchError
 
     try:
@@ -90,9 +91,7 @@ def main() -> None:
         click.echo("interrupted", err=True)
         sys.exit(130)
     except ZlaunchError as error:
-        click.echo(f"error: {error}", err=True)
-        if error.hint:
-            click.echo(f"  -> {error.hint}", err=True)
+        click.echo(f"error: {error.text}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # `zlaunch logs | head`
         sys.stderr.close()

@@ -30,6 +30,11 @@ class ZlaunchError(Exception):
         super().__init__(message)
         self.hint = hint
 
+    @property
+    def text(self) -> str:
+        """The message, with the hint on a line of its own."""
+        return f"{self}\n  -> {self.hint}" if self.hint else str(self)
+
 
 class UsageError(ZlaunchError):
     exit_code = 2

@@ -1,5 +1,5 @@
-"""One file per command: parse, call, print.
+"""The commands, one file each: parse options, call the other rooms, print.
 
-Offers: the commands that launcher/cli.py names.
+Offers: the commands in the table of launcher/cli.py.
 May import: every room.
 """

@@ -7,7 +7,7 @@ import json
 import click
 
 from launcher.lifecycle import sweep
-from launcher.lifecycle.cancel import Ended, one, refuse_rest, whole
+from launcher.lifecycle.cancel import CancelResult, cancel_run, cancel_sweep, raise_failures
 from launcher.lifecycle.sweep import Sweep
 from launcher.rundir import summary
 from launcher.rundir.state import RunState
@@ -22,15 +22,15 @@ def cancel(run: str, now: bool, as_json: bool) -> None:
 
     RUN may be a sweep: running points are cancelled, and waiting points do not start.
     """
-    found = sweep.named(run)
+    found = sweep.find_run_or_sweep(run)
     if isinstance(found, Sweep):
-        print_results(found, whole(found, checkpoint=not now), as_json)
+        print_results(found, cancel_sweep(found, checkpoint=not now), as_json)
         return
-    result = one(found, checkpoint=not now)
-    click.echo(json.dumps(summary.of(found, RunState(result.state))) if as_json else str(result))
+    result = cancel_run(found, checkpoint=not now)
+    click.echo(json.dumps(summary.summarize(found, RunState(result.state))) if as_json else str(result))
 
 
-def print_results(points: Sweep, results: list[Ended], as_json: bool) -> None:
+def print_results(points: Sweep, results: list[CancelResult], as_json: bool) -> None:
     """Print the result of each point. Raises TargetError if some of them may still be running."""
     if as_json:
         rows = [
@@ -40,4 +40,4 @@ def print_results(points: Sweep, results: list[Ended], as_json: bool) -> None:
     else:
         for result in results:
             click.echo(str(result))
-    refuse_rest(points, results)
+    raise_failures(points, results)

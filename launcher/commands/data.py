@@ -1,4 +1,4 @@
-"""`zlaunch data check JOB`: what a job's records are like, before anything is queued."""
+"""`zlaunch data check JOB`: statistics and problems of a job's records, before anything is submitted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from train.config import dump
 
 @click.group()
 def data() -> None:
-    """Look at a job's records."""
+    """Check the records of a job."""
 
 
 @data.command(cls=GroupedCommand)
@@ -36,7 +36,7 @@ def data() -> None:
     "train.micro_batch_size",
     "train.seed",
 )
-@click.option("--all", "everything", is_flag=True, help="Make tokens of every record, and keep them for a run here.")
+@click.option("--all", "everything", is_flag=True, help="Tokenize every record, and keep the tokens for a run here.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def check(
@@ -49,25 +49,25 @@ def check(
     as_json: bool,
     **parameters: Any,
 ) -> int:
-    """Read all records of JOB: duplicates, conflicts, empty and over-long ones, lengths, loss and padding.
+    """Read all records of JOB: duplicates, conflicts, empty and over-long records, lengths, loss and padding.
 
-    The exit status is 2 if a run would stop at these records.
+    The exit code is 2 if a run would stop at these records.
     """
     wanted = options.load_job(ctx, job, overrides, smoke, parameters).spec
     target = assumed_target(wanted)
     checks.check_inputs(wanted, "local")
     planned = plan(wanted, target, run_id="check", model_config=facts.model_config(wanted.model.path, wanted.env)).train
     if planned is None:
-        raise UsageError("a program of your own reads its own data: there is nothing to check")
+        raise UsageError("the job runs a program, which reads its own data: there are no records to check")
     code, found = run(target.python, dump(planned), everything)
     click.echo(json.dumps(found, ensure_ascii=False) if as_json else text(found))
     return code
 
 
 def run(python: str, config: str, everything: bool) -> tuple[int, dict[str, Any]]:
-    """(exit status, report) of the training environment's own check. Raises CommandError and UsageError."""
-    with tempfile.TemporaryDirectory(prefix="zlaunch-") as place:
-        file = Path(place) / "train.json"
+    """(exit code, report) of the check by the training environment. Raises CommandError and UsageError."""
+    with tempfile.TemporaryDirectory(prefix="zlaunch-") as directory:
+        file = Path(directory) / "train.json"
         file.write_text(config, encoding="utf-8")
         argv = [python, "-m", "train.datacheck", "--config", str(file), "--json", *(["--all"] if everything else [])]
         result = process.run(argv, env=trainer.environment(), check=False)
@@ -75,24 +75,24 @@ def run(python: str, config: str, everything: bool) -> tuple[int, dict[str, Any]
         found = json.loads(result.stdout.splitlines()[-1])
     except (ValueError, IndexError):
         lines, advice = trainer.refusal(result.stderr)
-        said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        if result.code == 2 and said:
-            raise UsageError(said[-1], hint=advice) from None
+        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        if result.code == 2 and errors:
+            raise UsageError(errors[-1], hint=advice) from None
         raise CommandError(result, f"exit status {result.code}") from None
     return result.code, found
 
 
 def text(found: dict[str, Any]) -> str:
-    """The report for people."""
+    """The report as text."""
     lines: list[str] = []
     for name in ("train", "eval"):
         if found[name]:
             lines += [*part_lines(name, found[name]), ""]
     if found["eval_in_train"]:
-        lines += [f"{found['eval_in_train']} eval records stand in data.train too: scores on them mean little", ""]
+        lines += [f"{found['eval_in_train']} eval records are also in data.train: scores on them mean little", ""]
     if found["packing"]:
         lines += [*packing_lines(found["packing"]), ""]
-    lines += [f"error: {error}" for error in found["errors"]] or ["nothing here would stop a run"]
+    lines += [f"error: {error}" for error in found["errors"]] or ["no problem that would stop a run"]
     return "\n".join(lines)
 
 
@@ -105,7 +105,7 @@ def part_lines(name: str, part: dict[str, Any]) -> list[str]:
     rows = [
         ("unreadable", f"{part['unreadable']:,}" + (f" ({part['empty']:,} empty)" if part["empty"] else "")),
         ("duplicates", f"{part['duplicates']:,}"),
-        ("conflicts", f"{part['conflicts']:,}  (the same input, another output)"),
+        ("conflicts", f"{part['conflicts']:,}  (same input, different output)"),
         (
             "over-long",
             f"{about}{over['cut']:,} cut, {about}{over['dropped']:,} dropped at {over['max_length']:,} tokens",
@@ -115,23 +115,23 @@ def part_lines(name: str, part: dict[str, Any]) -> list[str]:
         rows.append(("sequences", f"{about}{part['sequences']:,}"))
     if part["loss_share"] is not None:
         spread = ", ".join(f"{key} {tokens[key]:,}" for key in ("mean", "median", "p90", "p99", "max"))
-        rows.append(("tokens", f"{about}{tokens['total']:,}; a sequence: {spread}"))
-        rows.append(("carry loss", f"{part['loss_share']:.1%} of the tokens"))
+        rows.append(("tokens", f"{about}{tokens['total']:,}; per sequence: {spread}"))
+        rows.append(("with loss", f"{part['loss_share']:.1%} of the tokens"))
     if part["sampled"] is not None:
-        rows.append(("measured on", f"{part['sampled']:,} records, chosen by hash (--all: every one)"))
+        rows.append(("measured on", f"{part['sampled']:,} records, chosen by hash (--all: all records)"))
     lines += [f"  {label:<12} {value}" for label, value in rows]
-    lines += [f"  {told}" for told in (*part["problems"][:5], *part["warnings"][:5])]
+    lines += [f"  {problem}" for problem in (*part["problems"][:5], *part["warnings"][:5])]
     return [*lines, *histogram(tokens.get("histogram") or [])]
 
 
 def packing_lines(packing: dict[str, Any]) -> list[str]:
     shares = "  ".join(f"{mode} {waste:.1%}" for mode, waste in packing["waste"].items())
-    batch = f"{packing['micro_batch_size']} of {packing['global_batch_size']} records a pass"
+    batch = f"{packing['micro_batch_size']} of {packing['global_batch_size']} records per pass"
     return [f"padding      {shares}  ({batch}; planned: {packing['planned']})"]
 
 
 def histogram(bars: list[list[float]]) -> list[str]:
-    """Token lengths as a plot of plain characters."""
+    """A bar chart of the token lengths in plain characters."""
     if len(bars) < 2:
         return []
     import plotext
@@ -139,7 +139,7 @@ def histogram(bars: list[list[float]]) -> list[str]:
     plotext.clear_figure()
     width = bars[1][0] - bars[0][0]
     plotext.bar([f"{edge + width:.0f}" for edge, _ in bars], [count for _, count in bars], width=0.9)
-    plotext.title("tokens a sequence, up to")
+    plotext.title("tokens per sequence, up to")
     plotext.plot_size(78, 12)
     plotext.theme("clear")
     return [line.rstrip() for line in plotext.uncolorize(plotext.build()).splitlines()]

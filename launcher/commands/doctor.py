@@ -1,4 +1,4 @@
-"""`zlaunch doctor ssh`: is everything ready for a run?"""
+"""`zlaunch doctor ssh`: check hosts before a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from launcher.commands.ssh import host_flags, host_options, hosts_of_flags
 
 @click.group()
 def doctor() -> None:
-    """Look for what would stop a run, before there is one."""
+    """Check whether everything is ready for a run."""
 
 
 @doctor.command("ssh", cls=GroupedCommand)
@@ -24,29 +24,29 @@ def doctor() -> None:
     "device", "model.path", "data.train", "data.eval", "train.zero_stage", "container.runtime", "container.image"
 )
 @host_options
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a host.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per host.")
 @click.pass_context
 def doctor_ssh(
     ctx: click.Context, /, job: Path | None, overrides: tuple[str, ...], smoke: bool, as_json: bool, **parameters: Any
 ) -> int:
-    """Check the hosts of JOB, all at once: a row for each, with what to do about red cells. Exit 1 if one blocks."""
+    """Check all hosts of JOB at once: one row per host, with advice per problem. Exits with 1 if one is not ready."""
     from launcher.backends.ssh.preflight import examine
     from launcher.job import inputs
 
     flags = host_flags(parameters)
-    asked = hosts_of_flags(load_job(ctx, job, overrides, smoke, parameters, flags), flags)
-    table = examine(asked.spec, inputs.inputs(asked.spec)[0])
+    loaded = hosts_of_flags(load_job(ctx, job, overrides, smoke, parameters, flags), flags)
+    table = examine(loaded.spec, inputs.inputs(loaded.spec)[0])
     if as_json:
         for row in table:
             cells = {name: dataclasses.asdict(cell) for name, cell in row.cells.items()}
             click.echo(json.dumps({"host": row.host, "blocks": row.blocks, **cells}))
     else:
-        show(table)
+        print_table(table)
     return 1 if any(row.blocks for row in table) else 0
 
 
-def show(rows: Any) -> None:
-    """The table, and below it what to do, host by host."""
+def print_table(rows: Any) -> None:
+    """Print the table, and below it the advice per host."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

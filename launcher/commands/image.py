@@ -1,4 +1,4 @@
-"""`zlaunch image save|load|list`: images for hosts that reach no registry."""
+"""`zlaunch image save|load|list`: the training image on hosts without a registry."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def image() -> None:
 @image.command()
 @click.argument("tag")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--directory", is_flag=True, help="Unpack it into a directory, as Charliecloud's ch-run wants it.")
+@click.option("--directory", is_flag=True, help="Write an unpacked directory, for Charliecloud.")
 @_engine
 def save(tag: str, file: Path, directory: bool, engine: str) -> None:
     """Write an image to FILE: .tar (docker, podman), .sif (Apptainer) or .sqsh (enroot, pyxis).
 
-    Write a .sif, a .sqsh or a directory once on the shared file system, instead of pulling on every node.
+    A .sif, a .sqsh or a directory on a shared file system saves a pull on every node.
     """
     pinned = read_lock().pinned(tag)
     if directory:
@@ -36,7 +36,7 @@ def save(tag: str, file: Path, directory: bool, engine: str) -> None:
     else:
         if file.exists():
             raise UsageError(f"{file} exists already")
-        # A tar keeps the name only if it is saved by name; the others read from the engine by name, too.
+        # By name, not by digest: a tar keeps the name only then, and the other formats look it up by name.
         transfer.save_archive(engine, tag, file)
     click.echo(f"wrote {file} ({pinned})")
 
@@ -45,20 +45,20 @@ def save(tag: str, file: Path, directory: bool, engine: str) -> None:
 @click.argument("file", type=click.Path(exists=True, path_type=Path))
 @_engine
 def load(file: Path, engine: str) -> None:
-    """Load a .tar that `image save` wrote, on this host."""
+    """Load a .tar written by `image save` into the engine of this host."""
     click.echo(transfer.load_archive(engine, file))
 
 
 @image.command("list")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def list_(as_json: bool) -> None:
-    """List the images of image.lock."""
+    """List the images in image.lock."""
     images = read_lock().images
     if as_json:
         for tag, locked in images.items():
             click.echo(json.dumps({"tag": tag, **msgspec.structs.asdict(locked)}))
         return
     if not images:
-        click.echo(f"no images in {lock_path()}: zlaunch build makes one", err=True)
+        click.echo(f"no images in {lock_path()}; build one with zlaunch build", err=True)
     for tag, locked in images.items():
         click.echo(f"{tag}  {locked.digest or locked.id}  {locked.variant}  {locked.built}")

@@ -22,8 +22,9 @@ from launcher.commands.options import (
 )
 from launcher.images import choose
 from launcher.job.spec import Job, JobSpec
-from launcher.lifecycle import sweep
+from launcher.lifecycle import sweep_in_turn
 from launcher.lifecycle.attach import launch
+from launcher.lifecycle.sweep import IsCancelled
 from launcher.machine import facts
 from launcher.rundir.directory import RunDir
 
@@ -62,18 +63,18 @@ def local(
     def load(values: dict[str, Any]) -> Job:
         return load_job(ctx, job, overrides, smoke, parameters, {**flags, **values})
 
-    def start(asked: Job, run: RunDir | None = None, revoked: sweep.Revoked | None = None) -> int:
-        target = target_of("local", asked.spec)
+    def start(loaded: Job, run: RunDir | None = None, is_cancelled: IsCancelled | None = None) -> int:
+        target = target_of("local", loaded.spec)
         refuse_procs_on_gpus(flags["local.procs"], target)
-        check_script(asked.spec, "local")
+        check_script(loaded.spec, "local")
         if not dry_run:
-            check_python(asked.spec)
+            check_python(loaded.spec)
         how = {"smoke": smoke, "dry_run": dry_run, "detach": detach, "as_json": as_json}
-        return launch(asked, target, backend_of("local"), run=run, revoked=revoked, **how)
+        return launch(loaded, target, backend_of("local"), run=run, is_cancelled=is_cancelled, **how)
 
     if sweeps:
-        sweep.refuse_detach(detach)
-        return sweep.one_after_another(sweeps, load, overrides, start, backend="local")
+        sweep_in_turn.refuse_detach(detach)
+        return sweep_in_turn.run_sweep(sweeps, load, overrides, start, backend="local")
     return start(load({}))
 
 

@@ -1,4 +1,4 @@
-"""`zlaunch pull RUN`: bring home what a run on hosts, or on a cluster behind a login host, made."""
+"""`zlaunch pull RUN`: copy the results of a run on other machines here."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from launcher.commands.run_argument import find_run
 
 @click.command()
 @click.argument("run")
-@click.option("--checkpoints", is_flag=True, help="The checkpoints too.")
+@click.option("--checkpoints", is_flag=True, help="Copy the checkpoints too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def pull(run: str, checkpoints: bool, as_json: bool) -> None:
-    """Bring RUN's logs, metrics, result and adapter into its run directory here."""
+    """Copy RUN's logs, metrics, result and adapter into its run directory here."""
     found = find_run(run)
     backend = backend_of(found.record.backend)
     names = backend.pull(found, checkpoints=checkpoints) if isinstance(backend, Pulls) else None
@@ -24,7 +24,7 @@ def pull(run: str, checkpoints: bool, as_json: bool) -> None:
         click.echo(json.dumps({"run": found.run_id, "directory": str(found.path), "files": names or []}))
         return
     if names is None:
-        click.echo(f"{found.path}: the files of a {found.record.backend} run are here already")
+        click.echo(f"{found.path}: all files of this {found.record.backend} run are already here")
         return
     for name in names:
         click.echo(f"{found.path / name}")

@@ -1,4 +1,4 @@
-"""`zlaunch reap`: end what dead runs left on hosts, and nothing else."""
+"""`zlaunch reap`: kill the processes that dead runs left on hosts, and nothing else."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from launcher.remote.fleet import Fleet
 @some_host_options(
     "ssh.hosts", "ssh.hostfile", "ssh.include", "ssh.exclude", "ssh.python", "ssh.ssh_config", "ssh.connect_timeout"
 )
-@click.option("--dry-run", is_flag=True, help="Only list.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, a host each.")
+@click.option("--dry-run", is_flag=True, help="List the processes only.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per host and line.")
 def reap(dry_run: bool, as_json: bool, **parameters: Any) -> int:
-    """List and end processes of runs whose agent is gone.
+    """List and kill the processes of runs whose agent is gone.
 
-    A process counts only if a run of zlaunch started it (its environment names the run), it is yours, and neither the
-    agent nor the warden in that run's record lives: same pid, same start time, same boot.
+    A process is killed only if all of this holds: it is yours, its environment names a run of zlaunch, and neither the
+    agent nor the warden of that run is alive. Alive means the same pid, start time and boot as in the run's record.
     """
     flags = {key.partition(".")[2]: value for key, value in host_flags(parameters).items() if value is not None}
     ssh = convert({"ssh": flags}, where="the command line").ssh
@@ -39,9 +39,9 @@ def reap(dry_run: bool, as_json: bool, **parameters: Any) -> int:
         for rank, answer in sorted(answers.items()):
             name = fleet.sessions[rank].name
             left = [] if dry_run else [item["pid"] for item in answer["left"]]
-            say(name, answer["found"], left, dry_run=dry_run, as_json=as_json)
+            print_host(name, answer["found"], left, dry_run=dry_run, as_json=as_json)
             if left:
-                failures[name] = f"cannot be ended: {', '.join(map(str, left))}"
+                failures[name] = f"cannot kill: {', '.join(map(str, left))}"
         for rank, error in {**closed, **refused}.items():
             name = fleet.sessions[rank].name
             failures[name] = str(error)
@@ -50,19 +50,19 @@ def reap(dry_run: bool, as_json: bool, **parameters: Any) -> int:
     finally:
         fleet.close()
     if failures:
-        raise HostsError("not reaped everywhere", failures)
+        raise HostsError("not all hosts were reaped", failures)
     return 0
 
 
-def say(host: str, found: list[dict[str, Any]], left: list[int], *, dry_run: bool, as_json: bool) -> None:
-    """What was found on a host, and whether it was ended; `left`: pids that could not be."""
-    told = [{"pid": item["pid"], "run": item["run_id"], "command": item["command"]} for item in found]
+def print_host(host: str, found: list[dict[str, Any]], left: list[int], *, dry_run: bool, as_json: bool) -> None:
+    """Print the processes found on a host, and whether they were killed; `left` are the pids that were not."""
+    rows = [{"pid": item["pid"], "run": item["run_id"], "command": item["command"]} for item in found]
     if as_json:
-        ended = [] if dry_run else [item["pid"] for item in told if item["pid"] not in left]
-        click.echo(json.dumps({"host": host, "found": told, "ended": ended}))
+        ended = [] if dry_run else [item["pid"] for item in rows if item["pid"] not in left]
+        click.echo(json.dumps({"host": host, "found": rows, "ended": ended}))
         return
-    for item in told:
-        word = "found" if dry_run or item["pid"] in left else "ended"
-        click.echo(f"{host}: {word} {item['pid']} of {item['run']}: {item['command']}")
-    if not told:
-        click.echo(f"{host}: nothing left")
+    for item in rows:
+        action = "found" if dry_run or item["pid"] in left else "killed"
+        click.echo(f"{host}: {action} {item['pid']} of {item['run']}: {item['command']}")
+    if not rows:
+        click.echo(f"{host}: no processes left over")

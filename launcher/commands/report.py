@@ -1,4 +1,4 @@
-"""`zlaunch report`: runs side by side, with what differs between them and what came of it."""
+"""`zlaunch report`: a table of runs, with their values in a sweep and their results."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from launcher.rundir.directory import RunDir
 from launcher.rundir.state import first_failure
 
 MEASURES = ("loss_first", "loss_last", "eval_loss", "accuracy_before", "accuracy_after", "seconds")
-"""Columns taken from a run's results, where it has them."""
+"""Columns for the results of a run, if it has them."""
 
 
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="SWEEP|RUN...")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def report(names: tuple[str, ...], as_json: bool) -> None:
     """Compare the points of a sweep, or any runs, in a table.
 
-    Of a run that cannot be asked now it has the state that was last seen, and the reason on standard error.
+    If the target of a run does not answer, the table shows the last known state, and standard error the reason.
     """
     rows = [row(run, values) for name in names for run, values in runs_of(name)]
     if as_json:
@@ -38,24 +38,24 @@ def report(names: tuple[str, ...], as_json: bool) -> None:
 
 
 def runs_of(name: str) -> list[tuple[RunDir, dict[str, Any]]]:
-    """The runs that are meant, each with its values in the sweep."""
-    found = sweep.named(name)
+    """The runs meant by `name`, each with its values in the sweep."""
+    found = sweep.find_run_or_sweep(name)
     if isinstance(found, sweep.Sweep):
         return [(sweep.run_of(point), point.values) for point in found.points]
     return [(found, {})]
 
 
 def row(run: RunDir, values: dict[str, Any]) -> dict[str, Any]:
-    """One run: its values in the sweep, its state, its measures; where they cannot be had, as much as can, and why."""
+    """The row of a run: values in the sweep, state and results; with `error` if some of them cannot be read."""
     found: dict[str, Any] = {"run": run.run_id, **values, "state": None}
     try:
         if not run.run_json.exists():
             return {**found, "state": "not started"}
-        state, why = current_state.last_seen(run)
-        found.update({"state": state.value, **({"error": why} if why else {})})
+        state, error = current_state.last_seen(run)
+        found.update({"state": state.value, **({"error": error} if error else {})})
         found.update(measures(run))
-    except ZlaunchError as error:  # a damaged file of one run is no reason to hide the others
-        found["error"] = str(error)
+    except ZlaunchError as damaged:  # one damaged run must not hide the others
+        found["error"] = str(damaged)
     return found
 
 
@@ -75,7 +75,7 @@ def measures(run: RunDir) -> dict[str, Any]:
 
 
 def evaluation(result: dict[str, Any]) -> dict[str, Any]:
-    """What result.json says of the held-out records, before the training and after it."""
+    """The scores on the held-out records in result.json, before and after the training."""
     scores = result.get("eval") or {}
     before, after = scores.get("before") or {}, scores.get("after") or {}
     return {
@@ -86,7 +86,7 @@ def evaluation(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Plain text columns; a value that a run does not have is a dash."""
+    """Columns of plain text, with a dash for a missing value."""
     columns = list(dict.fromkeys(key for item in rows for key in item if key not in ("failure", "error")))
     if any("failure" in item for item in rows):
         columns.append("failure")

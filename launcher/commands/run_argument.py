@@ -14,7 +14,7 @@ def find_run(text: str) -> RunDir:
     except RunNotFound as error:
         from launcher.lifecycle import sweep  # only on this path: it imports much of the launcher
 
-        found = sweep.find(text)
+        found = sweep.find_sweep(text)
         if found is None:
             raise
         hint = f"{found.sweep_id} is a sweep: zlaunch report {found.sweep_id} shows its runs"

@@ -26,7 +26,7 @@ from launcher.commands.options import (
 from launcher.errors import SpecError, UsageError
 from launcher.job.spec import Job
 from launcher.lifecycle import checks, submit, sweep_array
-from launcher.lifecycle.attach import say_rendered, start_and_follow
+from launcher.lifecycle.attach import print_rendered, start_and_follow
 from launcher.plan import batch_job
 from launcher.rundir.directory import RunDir
 
@@ -119,12 +119,12 @@ def slurm(
         flags["slurm.sbatch"] = sbatch_options(further)
 
     def load(values: dict[str, Any]) -> Job:
-        asked = load_job(ctx, job, overrides, smoke, parameters, {**flags, **values})
+        loaded = load_job(ctx, job, overrides, smoke, parameters, {**flags, **values})
         rules = ignored.SLURM if sweeps else ignored.SLURM + ignored.SLURM_SINGLE
-        ignored.refuse_ignored(asked.spec, rules, flags, overrides)
-        if asked.spec.slurm.login is None:
-            check_script(asked.spec, "slurm")
-        return asked
+        ignored.refuse_ignored(loaded.spec, rules, flags, overrides)
+        if loaded.spec.slurm.login is None:
+            check_script(loaded.spec, "slurm")
+        return loaded
 
     show = dry_run or print_script
     if wait and detach:
@@ -134,24 +134,25 @@ def slurm(
     follow = (wait or smoke) and not detach
     if sweeps:
         quiet = as_json and not print_script
-        return sweep_array.on_slurm(sweeps, load, overrides, show=show, quiet=quiet, follow=follow, as_json=as_json)
-    return submit_run(load({}), smoke=smoke, show=show, quiet=print_script, follow=follow, as_json=as_json)
+        how = {"dry_run": show, "quiet": quiet, "follow": follow, "as_json": as_json}
+        return sweep_array.submit_sweep(sweeps, load, overrides, **how)
+    return submit_run(load({}), smoke=smoke, dry_run=show, print_script=print_script, follow=follow, as_json=as_json)
 
 
-def submit_run(job: Job, *, smoke: bool, show: bool, quiet: bool, follow: bool, as_json: bool) -> int:
-    """Submit a single run and follow it if asked, or only show its script."""
-    secrets = {} if show else checks.read_secrets(job.spec.secrets)
+def submit_run(job: Job, *, smoke: bool, dry_run: bool, print_script: bool, follow: bool, as_json: bool) -> int:
+    """Submit a single run and follow it if loaded, or only show its script."""
+    secrets = {} if dry_run else checks.read_secrets(job.spec.secrets)
     backend = SlurmBackend(announce=follow)
     run, plan = submit.prepare(job, target_of("slurm", job.spec))
     if plan.train is not None and plan.launch.device == "cuda" and job.spec.slurm.gpu is None:
         click.echo(
             "not checked whether the job fits the GPUs of the nodes: name them, for example --gpu h100", err=True
         )
-    if show:
-        if quiet or not as_json:
+    if dry_run:
+        if print_script or not as_json:
             click.echo(run.sbatch.read_text(encoding="utf-8"), nl=False)
         if as_json:
-            return say_rendered(run, plan, as_json)
+            return print_rendered(run, plan, as_json)
         click.echo(f"rendered {run.path}, the working directory of the script; nothing was submitted", err=True)
         return 0
     if not follow:

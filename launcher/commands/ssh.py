@@ -16,8 +16,9 @@ from launcher.commands import ignored
 from launcher.commands.help_groups import LaunchCommand, Option
 from launcher.commands.options import Flag, add_flags, job_options, load_job, run_options, sweep_option, take_flags
 from launcher.job.spec import Job
-from launcher.lifecycle import checks, sweep
+from launcher.lifecycle import checks, sweep_in_turn
 from launcher.lifecycle.attach import launch
+from launcher.lifecycle.sweep import IsCancelled
 from launcher.rundir.directory import RunDir
 
 HOST_FLAGS = (
@@ -99,18 +100,18 @@ def ssh(
     flags = host_flags(parameters)
 
     def load(values: dict[str, Any]) -> Job:
-        asked = hosts_of_flags(load_job(ctx, job, overrides, smoke, parameters, {**flags, **values}), flags)
-        ignored.refuse_ignored(asked.spec, ignored.SSH, flags, overrides)
-        return asked
+        loaded = hosts_of_flags(load_job(ctx, job, overrides, smoke, parameters, {**flags, **values}), flags)
+        ignored.refuse_ignored(loaded.spec, ignored.SSH, flags, overrides)
+        return loaded
 
-    def start(asked: Job, run: RunDir | None = None, revoked: sweep.Revoked | None = None) -> int:
-        checks.check_inputs(asked.spec, "ssh")  # before any host is asked
-        target = target_of("ssh", asked.spec)
+    def start(loaded: Job, run: RunDir | None = None, is_cancelled: IsCancelled | None = None) -> int:
+        checks.check_inputs(loaded.spec, "ssh")  # before any host is contacted
+        target = target_of("ssh", loaded.spec)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # closing the terminal must not end the run
         how = {"smoke": smoke, "dry_run": dry_run, "detach": detach, "as_json": as_json}
-        return launch(asked, target, backend_of("ssh"), run=run, revoked=revoked, **how)
+        return launch(loaded, target, backend_of("ssh"), run=run, is_cancelled=is_cancelled, **how)
 
     if sweeps:
-        sweep.refuse_detach(detach)
-        return sweep.one_after_another(sweeps, load, overrides, start, backend="ssh")
+        sweep_in_turn.refuse_detach(detach)
+        return sweep_in_turn.run_sweep(sweeps, load, overrides, start, backend="ssh")
     return start(load({}))

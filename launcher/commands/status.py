@@ -23,7 +23,7 @@ def status(run: str, as_json: bool) -> None:
     state = current_state.current(found)
     if as_json:
         nodes = list(node_records(found).values())
-        click.echo(json.dumps({**summary.of(found, state), "nodes": nodes, "last": summary.last_metric(found)}))
+        click.echo(json.dumps({**summary.summarize(found, state), "nodes": nodes, "last": summary.last_metric(found)}))
     else:
         print_status(found, state)
 

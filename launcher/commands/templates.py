@@ -1,4 +1,4 @@
-"""`zlaunch templates`: the stock batch script, and how a site's own differs from it."""
+"""`zlaunch templates`: the stock batch script, and how your own differs from it."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from launcher import assets
 from launcher.errors import UsageError
 
 TEMPLATES = {"train.sbatch.j2": "slurm"}
-"""name -> the kind of asset it is; these may be replaced (slurm.template)."""
+"""name -> kind of asset. These templates can be replaced (slurm.template)."""
 
 
 @click.group()
 def templates() -> None:
-    """Keep a batch script of your own: eject the stock one, change it, name it with --template or slurm.template."""
+    """Use your own batch script: eject the stock one, edit it, and give it with --template or slurm.template."""
 
 
 @templates.command("list")
 def list_() -> None:
-    """The templates that a site may replace."""
+    """List the templates that can be replaced."""
     for name in TEMPLATES:
         click.echo(f"{name}  {source(name)}")
 
 
 @templates.command()
 @click.argument("name", default="train.sbatch.j2")
-@click.option("--to", "to", type=click.Path(path_type=Path), help="File to write (default: the name, here).")
+@click.option(
+    "--to", "to", type=click.Path(path_type=Path), help="File to write (default: NAME in the working directory)."
+)
 def eject(name: str, to: Path | None) -> None:
-    """Write the stock template NAME here, to be changed."""
+    """Copy the stock template NAME, to be edited."""
     target = to or Path(name)
     if target.exists():
         raise UsageError(f"{target} exists already", hint=f"zlaunch templates diff {target} shows how it differs")
@@ -39,14 +41,16 @@ def eject(name: str, to: Path | None) -> None:
         target.write_text(stock, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot write {target}: {error.strerror}") from error
-    click.echo(f"{target}\n  zlaunch slurm --template {target} ...   or in the job: slurm: {{template: {target}}}")
+    click.echo(
+        f"wrote {target}\n  zlaunch slurm --template {target} ...   or in the job: slurm: {{template: {target}}}"
+    )
 
 
 @templates.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--name", default="train.sbatch.j2", help="The stock template to compare with.")
 def diff(file: Path, name: str) -> int:
-    """How FILE differs from the stock template; exit status 1 if it does."""
+    """Show how FILE differs from the stock template. Exits with 1 if it does."""
     try:
         own = file.read_text(encoding="utf-8")
     except OSError as error:
@@ -58,7 +62,7 @@ def diff(file: Path, name: str) -> int:
 
 
 def source(name: str) -> Path:
-    """The stock file. Raises UsageError naming the known ones."""
+    """The stock file. Raises UsageError that lists the known names."""
     if name not in TEMPLATES:
         raise UsageError(f"no template {name!r}", hint=f"known: {', '.join(TEMPLATES)}")
     kind = TEMPLATES[name]

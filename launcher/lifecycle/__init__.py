@@ -1,5 +1,5 @@
-"""What commands do, without Click: prepare, submit, attach, cancel, sweep.
+"""What commands do, without Click's parsing: check, prepare, submit, follow, cancel and resume runs and sweeps.
 
-Offers: load_job, prepare, submit, launch, cancel, sweep.
-May import: every room below; never commands.
+Offers: submit.{load_job,prepare,submit}, attach.{launch,attach}, cancel.{cancel_run,cancel_sweep}, sweep.
+May import: every room but commands.
 """

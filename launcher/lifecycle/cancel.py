@@ -1,4 +1,4 @@
-"""`zlaunch cancel`: ends a run, or every point of a sweep, and keeps those from starting whose turn has not come."""
+"""Cancel a run, or a whole sweep: running points end, and waiting points do not start."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from launcher.rundir.directory import RunDir, RunRecord
 from launcher.rundir.state import RunState
 
 OVER = (RunState.SUCCEEDED.value, RunState.FAILED.value, RunState.CANCELLED.value)
-"""Nothing is left to end; of a LOST one something may be."""
+"""States with nothing left to cancel. LOST is not one: some of its processes may still run."""
 NOT_STARTED = "not started"
 
 
 @dataclass(frozen=True)
-class Ended:
-    """What became of one run."""
+class CancelResult:
+    """What a cancel did to one run."""
 
     run: RunDir
     was: str | None
-    """Its state before, or NOT_STARTED; None: it could not be asked."""
+    """The state before, or NOT_STARTED; None if the target did not answer."""
     state: str | None
-    """Its state now; None: it could not be ended, see `error`."""
+    """The state now; None if the cancel failed with `error`."""
     error: ZlaunchError | None = None
 
     def __str__(self) -> str:
@@ -40,55 +40,55 @@ class Ended:
         return f"{self.run.run_id}: {'already ' if self.was in OVER else ''}{self.state}"
 
     def as_dict(self) -> dict[str, Any]:
-        told = {"run": self.run.run_id, "was": self.was, "state": self.state, "directory": str(self.run.path)}
-        return {**told, **({} if self.error is None else {"error": str(self.error)})}
+        row = {"run": self.run.run_id, "was": self.was, "state": self.state, "directory": str(self.run.path)}
+        return row if self.error is None else {**row, "error": str(self.error)}
 
 
-def one(run: RunDir, *, checkpoint: bool) -> Ended:
-    """End a run that is not over. Raises TargetError when something of it may be left."""
+def cancel_run(run: RunDir, *, checkpoint: bool) -> CancelResult:
+    """Cancel a run unless it is over. Raises TargetError if some of its processes may still run."""
     was = current_state.current(run).value
     if was in OVER:
-        return Ended(run, was, was)
+        return CancelResult(run, was, was)
     backend_of(run.record.backend).cancel(run, checkpoint=checkpoint)
-    return Ended(run, was, _settled(run))
+    return CancelResult(run, was, _final_state(run))
 
 
-def whole(points: Sweep, *, checkpoint: bool) -> list[Ended]:
-    """End the points that are not over, and keep those from starting whose turn has not come; each one's outcome."""
+def cancel_sweep(points: Sweep, *, checkpoint: bool) -> list[CancelResult]:
+    """Cancel every point that is not over. Returns the result of each point."""
     if points.backend != "slurm":
-        sweep.revoke(points)  # first: what its launcher starts from here on, it takes back itself
-    found = [_look(points, sweep.run_of(point)) for point in points.points]
+        sweep.mark_cancelled(points)  # first, because its launcher cancels by itself what it starts from now on
+    found = [_before_cancel(points, sweep.run_of(point)) for point in points.points]
     todo = [item.run for item in found if item.error is None and item.was not in OVER]
-    failed = _end(points.backend, todo, checkpoint)
-    return [_after(item, failed.get(item.run.run_id)) if item.run in todo else item for item in found]
+    failed = _cancel_each(points.backend, todo, checkpoint)
+    return [_after_cancel(item, failed.get(item.run.run_id)) if item.run in todo else item for item in found]
 
 
-def refuse_rest(points: Sweep, ended: Sequence[Ended]) -> None:
-    """Raises TargetError if some points could not be ended, with each one's reason."""
-    bad = [item for item in ended if item.error is not None]
-    if bad:
-        why = "".join(f"\n  {item.run.run_id}: {item.error}" for item in bad)
+def raise_failures(points: Sweep, results: Sequence[CancelResult]) -> None:
+    """Raise TargetError, with the reason for each point, if some points could not be cancelled."""
+    failed = [(item.run.run_id, item.error) for item in results if item.error is not None]
+    if failed:
+        reasons = "".join(f"\n  {run_id}: {error}" for run_id, error in failed)
         raise TargetError(
-            f"{len(bad)} of {len(ended)} points of {points.sweep_id} could not be cancelled{why}",
-            hint=next((item.error.hint for item in bad if item.error is not None and item.error.hint), None),
+            f"{len(failed)} of {len(results)} points of {points.sweep_id} could not be cancelled{reasons}",
+            hint=next((error.hint for _, error in failed if error.hint), None),
         )
 
 
-def _look(points: Sweep, run: RunDir) -> Ended:
-    """A point before it is ended; one that was never started is so only on paper, and gets its record here."""
+def _before_cancel(points: Sweep, run: RunDir) -> CancelResult:
+    """The state of a point; a point that never started is recorded as cancelled here."""
     try:
-        if not run.run_json.exists() and _keep_from_starting(points, run):
-            return Ended(run, NOT_STARTED, RunState.CANCELLED.value)
+        if not run.run_json.exists() and _record_as_cancelled(points, run):
+            return CancelResult(run, NOT_STARTED, RunState.CANCELLED.value)
         was = current_state.current(run).value
-        return Ended(run, was, was)
+        return CancelResult(run, was, was)
     except ZlaunchError as error:
-        return Ended(run, None, None, error)
+        return CancelResult(run, None, None, error)
 
 
-def _keep_from_starting(points: Sweep, run: RunDir) -> bool:
-    """Give a point whose turn has not come its job and a record: `list` and `report` show it, `resume` starts it.
+def _record_as_cancelled(points: Sweep, run: RunDir) -> bool:
+    """Give a waiting point its job file and a record, so that `list` and `report` show it and `resume` starts it.
 
-    False: it was started just now. What its launcher has written of it since is what finds it on its hosts.
+    Returns False if it was started a moment ago: then the record of its launcher, which knows its hosts, is kept.
     """
     file = sweep.job_file(points, run)
     job = read_job(file)
@@ -105,17 +105,17 @@ def _keep_from_starting(points: Sweep, run: RunDir) -> bool:
     return run.save_record(record, only_first=True)
 
 
-def _end(name: str, of: Sequence[RunDir], checkpoint: bool) -> dict[str, ZlaunchError]:
-    """Cancel runs of one backend, together where it can; {run id: why one could not be ended}."""
-    backend = backend_of(name)
+def _cancel_each(backend_name: str, runs: Sequence[RunDir], checkpoint: bool) -> dict[str, ZlaunchError]:
+    """Cancel runs of one backend, together if it can. Returns {run id: error} of the failures."""
+    backend = backend_of(backend_name)
     failed: dict[str, ZlaunchError] = {}
     if isinstance(backend, Arrays):
         try:
-            failed.update(backend.cancel_all(of, checkpoint=checkpoint))
+            failed.update(backend.cancel_all(runs, checkpoint=checkpoint))
         except ZlaunchError as error:
-            failed.update(dict.fromkeys([run.run_id for run in of], error))
+            failed.update(dict.fromkeys([run.run_id for run in runs], error))
         return failed
-    for run in of:
+    for run in runs:
         try:
             backend.cancel(run, checkpoint=checkpoint)
         except ZlaunchError as error:
@@ -123,19 +123,19 @@ def _end(name: str, of: Sequence[RunDir], checkpoint: bool) -> dict[str, Zlaunch
     return failed
 
 
-def _after(item: Ended, error: ZlaunchError | None) -> Ended:
+def _after_cancel(before: CancelResult, error: ZlaunchError | None) -> CancelResult:
     if error is None:
         try:
-            return Ended(item.run, item.was, _settled(item.run))
+            return CancelResult(before.run, before.was, _final_state(before.run))
         except ZlaunchError as unknown:
             error = unknown
-    return Ended(item.run, item.was, None, error)
+    return CancelResult(before.run, before.was, None, error)
 
 
-def _settled(run: RunDir) -> str:
-    """The state of a run that was just ended."""
-    after = current_state.current(run).value
-    if after in OVER:
-        return after
-    # Nothing is left of it, and none of its agents is there to say so.
+def _final_state(run: RunDir) -> str:
+    """The state of a run that was just cancelled."""
+    state = current_state.current(run).value
+    if state in OVER:
+        return state
+    # Nothing of the run is left, and no agent of it was there to write that down.
     return run.update_record(state=RunState.CANCELLED.value).state

@@ -1,4 +1,4 @@
-"""What is refused before anything is written or started: files, records, settings and secrets."""
+"""Checks before anything is written or started: files, records, settings and secrets."""
 
 from __future__ import annotations
 
@@ -17,82 +17,83 @@ from launcher.plan.types import RunPlan
 from launcher.rundir.directory import RunDir
 
 RECORDED = ("seed", "global_batch_size", "lora.r", "lora.alpha", "lora.rslora", "lora.init")
-"""What a checkpoint records of the settings it was made with, fixed for later starts (train.training.checkpoint)."""
+"""Settings that a checkpoint records, and that later starts cannot change (train.training.checkpoint)."""
 
 
-def refuse_other_adapter(run: RunDir, run_plan: RunPlan) -> None:
-    """Settings that the newest checkpoint, where it lies here, was not made with. Raises UsageError.
+def check_checkpoint_settings(run: RunDir, run_plan: RunPlan) -> None:
+    """Raise UsageError for settings that differ from those of the newest checkpoint, if it is on this machine.
 
-    The training program refuses them too, but by then the run has been written anew.
+    The training program refuses them too, but only after the run directory was rewritten.
     """
     steps = run.checkpoint_steps()
     if not steps or run_plan.train is None:
         return
-    made = run.read_json(run.checkpoints / f"step-{steps[-1]}" / "state.json") or {}
+    recorded = run.read_json(run.checkpoints / f"step-{steps[-1]}" / "state.json") or {}
     now = {"seed": run_plan.train.train.seed, "global_batch_size": run_plan.train.train.global_batch_size}
     now.update({f"lora.{key}": value for key, value in msgspec.structs.asdict(run_plan.train.lora).items()})
     for name in RECORDED:
-        if made.get(name, now[name]) != now[name]:
+        if recorded.get(name, now[name]) != now[name]:
             raise UsageError(
-                f"the checkpoint of step {steps[-1]} was made with {name} {made[name]}, "
-                f"and this start asks for {now[name]}",
+                f"{name} is {now[name]}, but the checkpoint of step {steps[-1]} was made with {name} {recorded[name]}",
                 hint="resume with the settings of the run, or start a new run with these",
             )
 
 
 def read_secrets(names: Iterable[str], environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The secrets' values from the environment. Raises UsageError naming those that are not set."""
+    """The values of the secrets in the environment. Raises UsageError naming those that are not set."""
     environ = os.environ if environ is None else environ
     missing = [name for name in names if name not in environ]
     if missing:
         raise UsageError(
             f"secrets not set in the environment: {', '.join(missing)}",
-            hint=f"export {missing[0]}=..., or take it out of `secrets:`",
+            hint=f"export {missing[0]}=..., or remove it from `secrets:`",
         )
     return {name: environ[name] for name in names}
 
 
 def check_inputs(job: JobSpec, backend: str) -> None:
-    """What can be known to fail before anything starts: absent data, an absent model or adapter of this machine."""
+    """Raise SpecError or DataError for missing data, or a model or adapter missing on this machine."""
     if job.program:
         return
     if not job.model.path and job.model.source != "random":
-        raise SpecError("model.path is not set", hint="a hub id such as Qwen/Qwen3-8B, or a local directory")
+        raise SpecError("model.path is not set", hint="set a hub id such as Qwen/Qwen3-8B, or a local directory")
     if not job.data.train:
-        raise SpecError("data.train is not set", hint="a JSONL file of instruction / input / output records")
-    elsewhere = backend == "slurm" and job.slurm.login is not None
+        raise SpecError("data.train is not set", hint="set a JSONL file of instruction / input / output records")
+    remote = backend == "slurm" and job.slurm.login is not None
     for key, sources in (("data.train", job.data.train), ("data.eval", job.data.eval or ())):
         for path in source_paths(sources):
             if "://" in path or path.startswith("hub:"):
                 continue
-            if elsewhere and not Path(path).exists():
-                continue  # the cluster's own; the Slurm backend asks there
+            if remote and not Path(path).exists():
+                continue  # a file of the cluster, which the Slurm backend checks there
             _check_file(key, Path(path))
     for key, path, holds in (
         ("model.path", job.model.path, "config.json and the weights"),
         ("lora.adapter", job.lora.adapter or "", "adapter_config.json and its weights"),
     ):
         if path.startswith(("/", "~", ".")) and backend == "local" and not Path(path).expanduser().is_dir():
-            raise DataError(f"{key}: no directory {path}", hint=f"a local path must hold {holds}")
+            raise DataError(f"{key}: no such directory: {path}", hint=f"a local path must contain {holds}")
 
 
 def check_records(job: JobSpec) -> None:
-    """The first records of the job's files that lie here, before they are queued or sent: a cluster's queue is a slow
-    way to learn of a missing key. Raises DataError."""
-    here = [path for sources in (job.data.train, job.data.eval or ()) for path in source_paths(sources)]
-    # tables and hub data sets need packages that only a training environment has
-    files = [path for path in here if Path(path).is_file() and not path.endswith(".parquet")]
+    """Read the first records of the job's files on this machine. Raises DataError.
+
+    A missing key is better found here than after hours in a queue.
+    """
+    paths = [path for sources in (job.data.train, job.data.eval or ()) for path in source_paths(sources)]
+    # Tables and hub data sets need packages of the training environment.
+    files = [path for path in paths if Path(path).is_file() and not path.endswith(".parquet")]
     if not files or job.program:
         return
-    # with `=`: a system message may begin with a dash
-    words = [f"--on-error={job.data.on_error}", *([f"--system={job.data.system}"] if job.data.system else [])]
-    argv = [facts.this_python(), "-m", "train.quickcheck", *words, *files]
+    # One argument with `=`, because a system message may begin with a dash.
+    args = [f"--on-error={job.data.on_error}", *([f"--system={job.data.system}"] if job.data.system else [])]
+    argv = [facts.this_python(), "-m", "train.quickcheck", *args, *files]
     result = process.run(argv, env=trainer.environment(), check=False)
     if result.code == 2:
-        said, advice = trainer.refusal(result.stderr)
-        raise DataError("\n".join(said), hint=advice)
+        message, advice = trainer.refusal(result.stderr)
+        raise DataError("\n".join(message), hint=advice)
     if result.code:
-        raise CommandError(result, "the records could not be looked at")
+        raise CommandError(result, "cannot check the records")
 
 
 def _check_file(key: str, path: Path) -> None:
@@ -102,6 +103,7 @@ def _check_file(key: str, path: Path) -> None:
     except OSError as error:
         raise DataError(
             f"{key}: cannot read {path}: {error.strerror}",
-            hint=f"correct {key}; paths in a job file are relative to that file, on the command line to this directory",
+            hint=f"correct {key}: paths in a job file are relative to the file, paths on the command line to the "
+            "working directory",
         ) from error
     raise DataError(f"{key}: {path} is empty")

@@ -1,5 +1,4 @@
-"""What a Ctrl-C ends: a start that it broke off, a run that is followed. Where the ending fails, the user hears of it,
-and it stays an interrupt."""
+"""Ctrl-C: cancel a half-started run, or stop a followed one. If that fails, tell the user and still exit with 130."""
 
 from __future__ import annotations
 
@@ -12,48 +11,48 @@ from launcher.rundir.state import RunState
 
 
 class StartInterrupted(KeyboardInterrupt):
-    """A Ctrl-C while a run was being started, after `take_back`."""
+    """A Ctrl-C during the start of a run, raised after `cancel_start`."""
 
-    def __init__(self, ended: bool) -> None:
+    def __init__(self, cancelled: bool) -> None:
         super().__init__()
-        self.ended = ended
-        """Nothing of the run is left; False: the user has been told that it may run."""
+        self.cancelled = cancelled
+        """False: the run may still be running, and the user has been told."""
 
 
-def take_back(run: RunDir, backend: Backend) -> bool:
-    """End what has begun of a run, with no checkpoint. False if it could not be ended, which is told on stderr."""
-    return _end(run, backend, checkpoint=False, failed="was not taken back and may run")
+def cancel_start(run: RunDir, backend: Backend) -> bool:
+    """Cancel a half-started run without a checkpoint. Returns False, after an error on stderr, if that failed."""
+    return _cancel(run, backend, checkpoint=False)
 
 
 def stop(run: RunDir, backend: Backend) -> RunState:
-    """End a run that was followed, with a checkpoint unless interrupted again; its state, as in `state_after`."""
-    return state_after(run, backend, _end(run, backend, checkpoint=True, failed="was not ended and may run on"))
+    """Stop a followed run; a second Ctrl-C skips its last checkpoint. Returns its state like `state_after_cancel`."""
+    return state_after_cancel(run, backend, _cancel(run, backend, checkpoint=True))
 
 
-def state_after(run: RunDir, backend: Backend, ended: bool) -> RunState:
-    """The state of a run that was just ended; RUNNING, which alone is not final, if it could not be ended."""
-    if not ended:
+def state_after_cancel(run: RunDir, backend: Backend, cancelled: bool) -> RunState:
+    """The final state of a cancelled run, or RUNNING if it could not be cancelled."""
+    if not cancelled:
         return RunState.RUNNING
     try:
         state = backend.state(run)
-    except ZlaunchError:  # it was ended all the same
+    except ZlaunchError:  # the cancel succeeded, whatever its target says now
         return RunState.CANCELLED
     return state if state.is_final else RunState.CANCELLED
 
 
-def _end(run: RunDir, backend: Backend, *, checkpoint: bool, failed: str) -> bool:
+def _cancel(run: RunDir, backend: Backend, *, checkpoint: bool) -> bool:
     try:
         try:
             backend.cancel(run, checkpoint=checkpoint)
-        except KeyboardInterrupt:  # impatient: no checkpoint then
+        except KeyboardInterrupt:
             if not checkpoint:
                 raise
             backend.cancel(run, checkpoint=False)
         return True
     except ZlaunchError as error:
-        why = f"{error}" + (f"\n  -> {error.hint}" if error.hint else "")
+        reason = error.text
     except KeyboardInterrupt:
-        why = "interrupted again"
-    click.echo(f"error: {run.run_id} {failed}: {why}", err=True)
-    click.echo(f"  -> zlaunch cancel {run.run_id} tries again", err=True)
+        reason = "interrupted again"
+    click.echo(f"error: {run.run_id} was not cancelled and may still be running: {reason}", err=True)
+    click.echo(f"  -> try again: zlaunch cancel {run.run_id}", err=True)
     return False

@@ -1,8 +1,8 @@
-"""From a request to a running run, the same steps for every backend:
+"""From a job to a running run, in the same steps for every backend:
 
     load_job -> plan -> render -> prepare (run directory) -> submit
 
-A dry run stops before the last step; a real submit uses exactly the files it wrote.
+A dry run stops before the last step. A real submit uses exactly the files that a dry run writes.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from launcher.backends.base import Backend
 from launcher.images import choose
 from launcher.job.load import read_job
 from launcher.job.spec import Job
-from launcher.lifecycle.checks import check_inputs, check_records, refuse_other_adapter
-from launcher.lifecycle.interrupted import StartInterrupted, take_back
+from launcher.lifecycle.checks import check_checkpoint_settings, check_inputs, check_records
+from launcher.lifecycle.interrupted import StartInterrupted, cancel_start
 from launcher.machine import facts
 from launcher.plan.resolve import plan
 from launcher.plan.types import RunPlan, Target
@@ -32,14 +32,14 @@ from launcher.rundir.directory import RunDir, RunRecord
 def load_job(
     file: Path | None, *, overrides: Iterable[str] = (), flags: Mapping[str, Any] | None = None, smoke: bool = False
 ) -> Job:
-    """The job to run: `file`, else job.yaml of the working directory, else the one that ships; then flags.
+    """The job to run: `file`, or job.yaml of the working directory, or the demo job; then flags and overrides.
 
-    A smoke run keeps a named job's target settings and replaces what is trained. Raises SpecError.
+    A smoke run keeps the target settings of a named job and replaces what is trained. Raises SpecError.
     """
     overlay = assets.path("templates") / "smoke.yaml" if smoke else None
     if file is None and not smoke and not (flags or {}).get("program"):
-        here = Path("job.yaml")
-        file = here if here.exists() else assets.path("templates") / "demo" / "job.yaml"
+        default = Path("job.yaml")
+        file = default if default.exists() else assets.path("templates") / "demo" / "job.yaml"
     return read_job(file, overrides, flags, overlay=overlay)
 
 
@@ -47,36 +47,35 @@ def prepare(
     job: Job,
     target: Target,
     *,
-    root: Path | None = None,
     run: RunDir | None = None,
     into: RunDir | None = None,
     records_checked: bool = False,
 ) -> tuple[RunDir, RunPlan]:
-    """Plan, render and write the run directory (a new one, or `run` again for a resume; or, of `run`, only `into`).
+    """Check, plan and write the run directory. Raises UsageError or TargetError before anything is written.
 
-    What is refused here is refused before anything is written.
+    `run`: a run to resume, else a new one. `into`: another directory to write the files of `run` to.
     """
     check_inputs(job.spec, target.backend)
     if target.backend != "local" and not records_checked:
         check_records(job.spec)
-    run = run or RunDir((root or find.runs_root()) / find.new_run_id(job.spec.name))
+    run = run or RunDir(find.runs_root() / find.new_run_id(job.spec.name))
     container = choose.choose_container(job.spec, target.backend, target.device)
     config = facts.model_config(job.spec.model.path, job.spec.env)
     run_plan = plan(job.spec, target, run_id=run.run_id, model_config=config, container=container)
-    refuse_other_adapter(run, run_plan)
+    check_checkpoint_settings(run, run_plan)
     if into is None and run.job_yaml.exists() and not summary.refused_settings(run):
         run.keep_rendered()
-    write(into or run, run_plan, job)
+    write_files(into or run, run_plan, job)
     return into or run, run_plan
 
 
 def job_to_resume(run: RunDir) -> Path:
-    """The job of the last start; of the one before, if the training program refused what the last had changed."""
+    """The job file of the last start, or of the one before if the training program refused the last one's settings."""
     earlier = run.before / run.job_yaml.name
     return earlier if earlier.exists() and summary.refused_settings(run) else run.job_yaml
 
 
-def write(run: RunDir, run_plan: RunPlan, job: Job) -> None:
+def write_files(run: RunDir, run_plan: RunPlan, job: Job) -> None:
     """Write every file of the run directory that exists before the run starts."""
     run.write({run.job_yaml.name: job_text(job), **texts.render(run_plan)})
     sources = assets.agent_sources()
@@ -87,38 +86,38 @@ def write(run: RunDir, run_plan: RunPlan, job: Job) -> None:
 
 
 def job_text(job: Job) -> str:
-    """The job as asked for, flags merged in; read again, it is the same job."""
+    """The job file with flags and overrides merged in; loading it gives the same job."""
     text = yaml.safe_dump(job.tree, allow_unicode=True, sort_keys=False)
     return f"# {job.origin}, with the flags of the command line\n{text}"
 
 
 def submit(run: RunDir, run_plan: RunPlan, backend: Backend, secrets: Mapping[str, str], **record: Any) -> RunRecord:
-    """Start a prepared run and write its record. Raises TargetError; then nothing of the run is left running, and a
-    resume has changed nothing of it.
+    """Start a prepared run and write its record.
 
-    A Ctrl-C takes the start back and goes on as StartInterrupted.
+    Raises TargetError; then nothing of the run is running, and a resumed run is unchanged. A Ctrl-C cancels the start
+    and raises StartInterrupted.
     """
     before = write_record(run, run_plan, **record)
     try:
         ids = backend.submit(run, run_plan, dict(secrets))
-    except KeyboardInterrupt:  # it may have started all the same
-        ended = take_back(run, backend)
-        run.update_record(state="CANCELLED" if ended else "RUNNING")
-        raise StartInterrupted(ended) from None
+    except KeyboardInterrupt:  # its processes may have started already
+        cancelled = cancel_start(run, backend)
+        run.update_record(state="CANCELLED" if cancelled else "RUNNING")
+        raise StartInterrupted(cancelled) from None
     except BaseException as error:
-        not_started(run, before, error)
+        record_failed_start(run, before, error)
         raise
     return record_start(run, run_plan, ids)
 
 
 def record_start(run: RunDir, run_plan: RunPlan, ids: tuple[str, ...]) -> RunRecord:
-    """Write down that the target has accepted the run, and under which identifiers."""
+    """Record that the target accepted the run, and its identifiers there."""
     run.event("submitted", backend=run_plan.backend, ids=list(ids))
     return run.update_record(ids=ids, submitted=time.time(), state="PENDING")
 
 
 def write_record(run: RunDir, run_plan: RunPlan, **record: Any) -> RunRecord | None:
-    """Write the record of a start that is about to begin; that of the start before, if there was one."""
+    """Write the record of a start that is about to begin. Returns the record of the start before, if any."""
     before = run.record if run.run_json.exists() else None
     log = run.rank_log(0, 0)
     run.save_record(
@@ -135,8 +134,8 @@ def write_record(run: RunDir, run_plan: RunPlan, **record: Any) -> RunRecord | N
     return before
 
 
-def not_started(run: RunDir, before: RunRecord | None, error: BaseException) -> None:
-    """Write down that a start was refused: a first one has failed, a resume leaves the run as it was."""
+def record_failed_start(run: RunDir, before: RunRecord | None, error: BaseException) -> None:
+    """Record a refused start: a new run has failed, and a resumed run goes back to what it was."""
     run.event("not_started", error=str(error) or type(error).__name__, hint=getattr(error, "hint", None))
     if before is None:
         run.update_record(state="FAILED")

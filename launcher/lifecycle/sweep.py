@@ -1,9 +1,8 @@
-"""Sweeps: one run for each combination of values, compared by `zlaunch report`.
+"""Sweeps: one run per combination of values, compared by `zlaunch report`.
 
-On Slurm the runs are one array job; on this machine and over SSH they follow one another. A sweep is a directory
-`sweeps/<id>/` beside the run directories, with sweep.json (which runs, which values), on Slurm sweep.sbatch, elsewhere
-the jobs of the points, by which those start that were kept from starting, and `cancelled`: the word of `zlaunch cancel`
-to the launcher that works through the points.
+A sweep is a directory `sweeps/<id>/` beside the run directories. sweep.json has the runs and their values. On Slurm,
+where the points are one array job, sweep.sbatch is its script. Elsewhere the points run one after another: <run>.yaml
+is the job of a point, and `cancelled` tells their launcher to start no further point.
 """
 
 from __future__ import annotations
@@ -15,22 +14,20 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
 import msgspec
 
 from launcher.backends import current_state
-from launcher.errors import RunNotFound, SpecError, UsageError, ZlaunchError
+from launcher.errors import RunNotFound, SpecError, UsageError
 from launcher.job import yamlfile
-from launcher.job.load import parse_set, read_job
+from launcher.job.load import parse_set
 from launcher.job.spec import Job, JobSpec
-from launcher.lifecycle import submit
 from launcher.rundir.directory import RunDir, write_atomic
-from launcher.rundir.find import SAY_MORE, find_run, list_runs, new_run_id, runs_root
+from launcher.rundir.find import AMBIGUOUS_HINT, find_run, list_runs, new_run_id, runs_root
 from launcher.rundir.state import RunState
 
 Load = Callable[[dict[str, Any]], Job]
-"""The command's job with some keys replaced."""
-Revoked = Callable[[], bool]
+"""Loads the job of the command with some keys replaced."""
+IsCancelled = Callable[[], bool]
 """Whether the sweep was cancelled meanwhile."""
 
 
@@ -48,7 +45,7 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
     points: tuple[Point, ...]
 
 
-# ------------------------------------------------------------------------------------------------------------- pure
+# ----------------------------------------------------------------------------------------------------- points
 
 
 def parse(texts: Iterable[str]) -> dict[str, list[Any]]:
@@ -60,8 +57,8 @@ def parse(texts: Iterable[str]) -> dict[str, list[Any]]:
         if not equals or not key:
             raise SpecError(f"--sweep {text!r}: expected key=value,value", hint="for example --sweep lora.r=8,16,32")
         if key in axes:
-            raise SpecError(f"--sweep: {key} stands there twice")
-        parsed = yamlfile.loads(f"[{values}]", where=f"--sweep {key}")  # a list's own commas stand in brackets
+            raise SpecError(f"--sweep: {key} is given twice")
+        parsed = yamlfile.loads(f"[{values}]", where=f"--sweep {key}")  # a value that is a list has its own brackets
         if not parsed:
             raise SpecError(f"--sweep {key}: no values")
         axes[key] = parsed
@@ -69,107 +66,38 @@ def parse(texts: Iterable[str]) -> dict[str, list[Any]]:
 
 
 def combinations(axes: dict[str, list[Any]]) -> list[dict[str, Any]]:
-    """Every combination, the last key changing fastest."""
+    """Every combination of values; the last key changes fastest."""
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
 def check_axes(axes: dict[str, list[Any]], overrides: Sequence[str], *, fixed: Sequence[str] = ()) -> None:
-    """Refuse keys that --set gives too, and sections (`fixed`) that all points must share. Raises SpecError."""
-    given = {parse_set(text)[0] for text in overrides}
+    """Raise SpecError for keys that --set gives too, and for sections (`fixed`) that all points must share."""
+    overridden = {parse_set(text)[0] for text in overrides}
     for key in axes:
-        if key in given:
+        if key in overridden:
             raise SpecError(f"{key} is given by both --sweep and --set")
         if key == "name" or key.partition(".")[0] in fixed:
             raise SpecError(
-                f"--sweep {key}: all points of a sweep share it",
-                hint="one array job has one shape; for different shapes start several runs",
+                f"--sweep {key}: all points of a sweep must share it",
+                hint="all elements of an array job have one shape; for different shapes start several runs",
             )
 
 
-def label(values: dict[str, Any]) -> str:
-    return " ".join(f"{key}={value}" for key, value in values.items())
+def make_points(
+    texts: Sequence[str], load: Load, overrides: Sequence[str], *, fixed: Sequence[str] = ()
+) -> list[tuple[Job, dict[str, Any]]]:
+    """The job and the values of each point. Every job is checked before any run starts. Raises SpecError."""
+    axes = parse(texts)
+    check_axes(axes, overrides, fixed=fixed)
+    name = load({}).spec.name
+    points = combinations(axes)
+    width = len(str(len(points) - 1))
+    return [(load({**values, "name": f"{name}-{index:0{width}}"}), values) for index, values in enumerate(points)]
 
 
-# ------------------------------------------------------------------------------------------------------------ files
-
-
-def folder(root: Path | None = None) -> Path:
-    return (root or runs_root()) / "sweeps"
-
-
-def save(sweep: Sweep) -> Path:
-    directory = folder() / sweep.sweep_id
-    write_atomic(directory / "sweep.json", msgspec.json.format(msgspec.json.encode(sweep)).decode() + "\n")
-    return directory
-
-
-def find(text: str) -> Sweep | None:
-    """The sweep of that id or beginning of one; None if there is none (`last` and no text at all mean runs). Raises
-    RunNotFound if there are several."""
-    if text in ("", "last"):
-        return None
-    names = [path.parent.name for path in folder().glob("*/sweep.json")]
-    matches = [name for name in names if name == text] or [name for name in names if name.startswith(text)]
-    if len(matches) > 1:
-        among = ", ".join(sorted(matches)[:5])
-        raise RunNotFound(f"{text!r} is the beginning of {len(matches)} sweeps: {among}", hint=SAY_MORE)
-    if not matches:
-        return None
-    file = folder() / matches[0] / "sweep.json"
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=Sweep)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise RunNotFound(f"{file} cannot be read: {error}") from error
-
-
-def named(text: str) -> Sweep | RunDir:
-    """The sweep or the run meant by `text`. Raises RunNotFound, also for a beginning that a sweep and a run outside it
-    share: a command that ends or starts runs must not guess."""
-    found = find(text)
-    if found is None:
-        return find_run(text, runs_root())
-    own = {point.run for point in found.points}
-    others = [run.run_id for run in list_runs(runs_root()) if run.run_id.startswith(text)]
-    if others := [run for run in others if run not in own]:
-        among = ", ".join(others[:5])
-        raise RunNotFound(f"{text!r} is the beginning of the sweep {found.sweep_id} and of {among}", hint=SAY_MORE)
-    return found
-
-
-def run_of(point: Point) -> RunDir:
-    return RunDir(runs_root() / point.run)
-
-
-def state_of(run: RunDir) -> RunState | None:
-    """The run's state; None for a point that was never started."""
-    return current_state.current(run) if run.run_json.exists() else None
-
-
-def job_file(sweep: Sweep, run: RunDir) -> Path:
-    """A point's job: the sweep keeps it until the point has a directory of its own."""
-    return run.job_yaml if run.job_yaml.exists() else folder() / sweep.sweep_id / f"{run.run_id}.yaml"
-
-
-def revoke(sweep: Sweep) -> None:
-    """Have the launcher that works through the sweep, if there is one, start no further point."""
-    write_atomic(folder() / sweep.sweep_id / "cancelled", json.dumps({"time": time.time()}) + "\n")
-
-
-def revoked_since(sweep: Sweep) -> Revoked:
-    """Tells of a `revoke` from now on: an earlier one was not meant for who goes on with a cancelled sweep."""
-    mark = folder() / sweep.sweep_id / "cancelled"
-
-    def content() -> bytes:
-        try:
-            return mark.read_bytes()
-        except FileNotFoundError:
-            return b""
-
-    before = content()
-    return lambda: content() != before
-
-
-# ------------------------------------------------------------------------------------------------------------ start
+def distinct_data(jobs: Iterable[JobSpec]) -> list[JobSpec]:
+    """Deduplicate points that read the same records, so each data set is checked once."""
+    return list({(job.data, job.model): job for job in jobs}.values())
 
 
 def new_sweep(name: str, backend: str, made: Iterable[tuple[RunDir, dict[str, Any]]]) -> Sweep:
@@ -177,98 +105,114 @@ def new_sweep(name: str, backend: str, made: Iterable[tuple[RunDir, dict[str, An
     return Sweep(sweep_id=new_run_id(f"{name}-sweep"), backend=backend, created=time.time(), points=points)
 
 
-def points_of(
-    texts: Sequence[str], load: Load, overrides: Sequence[str], *, fixed: Sequence[str] = ()
-) -> list[tuple[Job, dict[str, Any]]]:
-    """Each point's job and its values; every job is checked before any run starts. Raises SpecError."""
-    axes = parse(texts)
-    check_axes(axes, overrides, fixed=fixed)
-    name = load({}).spec.name
-    found = combinations(axes)
-    width = len(str(len(found) - 1))
-    return [(load({**values, "name": f"{name}-{index:0{width}}"}), values) for index, values in enumerate(found)]
+def label(values: dict[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in values.items())
 
 
-def readers(jobs: Iterable[JobSpec]) -> list[JobSpec]:
-    """One job for each way in which the points read records: looking at them takes a third of a second."""
-    return list({(job.data, job.model): job for job in jobs}.values())
+# ------------------------------------------------------------------------------------------------------ files
 
 
-def refuse_detach(detach: bool) -> None:
-    """Points that follow one another need someone to start them. Raises UsageError."""
-    if detach:
-        raise UsageError("--sweep and --detach do not go together here", hint="run it in tmux or under nohup")
+def sweeps_root() -> Path:
+    return runs_root() / "sweeps"
 
 
-def one_after_another(
-    texts: Sequence[str],
-    load: Load,
-    overrides: Sequence[str],
-    start: Callable[[Job, RunDir, Revoked], int],
-    *,
-    backend: str,
-) -> int:
-    """Run every point with `start`, which takes a run to its end; a point that fails does not end the others.
+def save(sweep: Sweep) -> Path:
+    directory = sweeps_root() / sweep.sweep_id
+    write_atomic(directory / "sweep.json", msgspec.json.format(msgspec.json.encode(sweep)).decode() + "\n")
+    return directory
 
-    Returns 0 if all succeeded, 130 at Ctrl-C and `cancel`, 1 if one failed, 2 if only what was asked for was wrong.
+
+def find_sweep(text: str) -> Sweep | None:
+    """The sweep with this id or unambiguous prefix, or None; `last` and an empty text mean runs. Raises RunNotFound."""
+    if text in ("", "last"):
+        return None
+    names = [path.parent.name for path in sweeps_root().glob("*/sweep.json")]
+    matches = [name for name in names if name == text] or [name for name in names if name.startswith(text)]
+    if len(matches) > 1:
+        raise RunNotFound(
+            f"{text!r} is a prefix of {len(matches)} sweeps: {', '.join(sorted(matches)[:5])}", hint=AMBIGUOUS_HINT
+        )
+    if not matches:
+        return None
+    file = sweeps_root() / matches[0] / "sweep.json"
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Sweep)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise RunNotFound(f"cannot read {file}: {error}") from error
+
+
+def find_run_or_sweep(text: str) -> Sweep | RunDir:
+    """The sweep or the run meant by `text`.
+
+    Raises RunNotFound, also for a prefix that a sweep shares with a run outside it: a command that cancels or starts
+    runs must not guess.
     """
-    jobs = points_of(texts, load, overrides)
-    made = [(job, RunDir(runs_root() / new_run_id(job.spec.name)), values) for job, values in jobs]
-    sweep = new_sweep(load({}).spec.name, backend, [(run, values) for _, run, values in made])
-    for job, run, _ in made:
-        write_atomic(job_file(sweep, run), submit.job_text(job))
-    save(sweep)
-    return _in_turn(sweep, range(len(made)), lambda index, revoked: start(*made[index][:2], revoked))
+    sweep = find_sweep(text)
+    if sweep is None:
+        return find_run(text, runs_root())
+    points = {point.run for point in sweep.points}
+    others = [run.run_id for run in list_runs(runs_root()) if run.run_id.startswith(text) and run.run_id not in points]
+    if others:
+        raise RunNotFound(
+            f"{text!r} is a prefix of the sweep {sweep.sweep_id} and of {', '.join(others[:5])}", hint=AMBIGUOUS_HINT
+        )
+    return sweep
 
 
-def _in_turn(sweep: Sweep, todo: Sequence[int], start: Callable[[int, Revoked], int]) -> int:
-    """Start points one after another, each when the one before has ended, until somebody cancels the sweep."""
-    revoked = revoked_since(sweep)
-    click.echo(f"sweep {sweep.sweep_id}: {len(todo)} points, one after another", err=True)
-    codes = []
-    for index in todo:
-        if revoked():
-            click.echo(f"{sweep.sweep_id} was cancelled: no further point is started", err=True)
-            codes.append(130)
-            break
-        click.echo(f"point {index + 1} of {len(sweep.points)}: {label(sweep.points[index].values)}", err=True)
-        try:
-            codes.append(start(index, revoked))
-        except ZlaunchError as error:
-            click.echo(f"error: {error}" + (f"\n  -> {error.hint}" if error.hint else ""), err=True)
-            codes.append(error.exit_code)
-        if codes[-1] == 130:
-            break
-    click.echo(f"sweep {sweep.sweep_id}\n  zlaunch report {sweep.sweep_id}", err=True)
-    if 130 in codes:
-        click.echo(f"  zlaunch resume {sweep.sweep_id}", err=True)
-    return next((code for code in (130, 1, 2) if code in codes), 0)
+def run_of(point: Point) -> RunDir:
+    return RunDir(runs_root() / point.run)
+
+
+def state_of(run: RunDir) -> RunState | None:
+    """The state of a point; None if it never started."""
+    return current_state.current(run) if run.run_json.exists() else None
+
+
+def job_file(sweep: Sweep, run: RunDir) -> Path:
+    """The job file of a point: in the sweep until the point has its own run directory."""
+    return run.job_yaml if run.job_yaml.exists() else sweeps_root() / sweep.sweep_id / f"{run.run_id}.yaml"
 
 
 def unfinished(sweep: Sweep) -> list[int]:
-    """The points that did not succeed. Raises UsageError if one still runs, none is left, or none was ever started."""
-    made = [run_of(point) for point in sweep.points]
-    if any(run.plan_json.exists() for run in made) and not any(run.run_json.exists() for run in made):
+    """The indices of the points that did not succeed.
+
+    Raises UsageError if a point is still running, if all have succeeded, or if the sweep was never started.
+    """
+    runs = [run_of(point) for point in sweep.points]
+    if any(run.plan_json.exists() for run in runs) and not any(run.run_json.exists() for run in runs):
         raise UsageError(
             f"{sweep.sweep_id} was rendered (--dry-run) but not submitted",
             hint="the same command without --dry-run starts it",
         )
-    states = {index: state_of(run) for index, run in enumerate(made)}
-    running = [sweep.points[index].run for index, state in states.items() if state is not None and not state.is_final]
-    if running:
-        hint = f"wait, or end them: zlaunch cancel {sweep.sweep_id}"
-        raise UsageError(f"still queued or running: {', '.join(running)}", hint=hint)
+    states = {index: state_of(run) for index, run in enumerate(runs)}
+    active = [sweep.points[index].run for index, state in states.items() if state is not None and not state.is_final]
+    if active:
+        hint = f"wait, or cancel them: zlaunch cancel {sweep.sweep_id}"
+        raise UsageError(f"still queued or running: {', '.join(active)}", hint=hint)
     todo = [index for index, state in states.items() if state is not RunState.SUCCEEDED]
     if not todo:
         raise UsageError(f"all {len(states)} points of {sweep.sweep_id} have succeeded")
     return todo
 
 
-def resume_in_turn(sweep: Sweep, again: Callable[[Job, RunDir, Revoked], int]) -> int:
-    """Start again what did not succeed, one after another: from its checkpoint, or for the first time."""
+def mark_cancelled(sweep: Sweep) -> None:
+    """Tell the launcher that works through the sweep, if there is one, to start no further point."""
+    write_atomic(_mark(sweep), json.dumps({"time": time.time()}) + "\n")
 
-    def start(index: int, revoked: Revoked) -> int:
-        run = run_of(sweep.points[index])
-        return again(read_job(job_file(sweep, run)), run, revoked)
 
-    return _in_turn(sweep, unfinished(sweep), start)
+def watch_cancelled(sweep: Sweep) -> IsCancelled:
+    """Returns a function that tells of every `mark_cancelled` from now on. Earlier ones do not count, because a
+    cancelled sweep may be resumed."""
+    before = _mark_content(sweep)
+    return lambda: _mark_content(sweep) != before
+
+
+def _mark(sweep: Sweep) -> Path:
+    return sweeps_root() / sweep.sweep_id / "cancelled"
+
+
+def _mark_content(sweep: Sweep) -> bytes:
+    try:
+        return _mark(sweep).read_bytes()
+    except FileNotFoundError:
+        return b""

@@ -1,4 +1,4 @@
-"""A sweep as one Slurm array: submit, resume and wait for its points."""
+"""A sweep on Slurm: its points are one array job."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from launcher.lifecycle import checks, submit
 from launcher.lifecycle.sweep import (
     Load,
     Sweep,
-    folder,
+    distinct_data,
     label,
+    make_points,
     new_sweep,
-    points_of,
-    readers,
     run_of,
     save,
     state_of,
+    sweeps_root,
     unfinished,
 )
 from launcher.plan.types import RunPlan
@@ -31,80 +31,81 @@ from launcher.render import sbatch
 from launcher.rundir.directory import RunDir, write_atomic
 from launcher.rundir.state import RunState
 
+SCRIPT = "sweep.sbatch"
 
-def on_slurm(
+
+def submit_sweep(
     texts: Sequence[str],
     load: Load,
     overrides: Sequence[str],
     *,
-    show: bool,
+    dry_run: bool,
     quiet: bool = False,
     follow: bool,
     as_json: bool,
 ) -> int:
-    """All points as one array job; returns at once, or with `follow` when the last point has ended.
+    """Submit all points as one array job. Returns at once, or with `follow` when the last point has ended.
 
-    `show`: only write the files, and print the batch script unless `quiet`.
+    `dry_run`: only write the files, and print the batch script unless `quiet`.
     """
-    jobs = points_of(texts, load, overrides, fixed=("slurm", "secrets", "device"))
-    secrets = {} if show else checks.read_secrets(jobs[0][0].spec.secrets)
-    for asked in readers(job.spec for job, _ in jobs):
-        checks.check_records(asked)
+    jobs = make_points(texts, load, overrides, fixed=("slurm", "secrets", "device"))
+    secrets = {} if dry_run else checks.read_secrets(jobs[0][0].spec.secrets)
+    for spec in distinct_data(job.spec for job, _ in jobs):
+        checks.check_records(spec)
     backend = backend_of("slurm")
     made = [(submit.prepare(job, backend.target(job.spec), records_checked=True), values) for job, values in jobs]
     sweep = new_sweep(load({}).spec.name, "slurm", [(run, values) for (run, _), values in made])
     directory = save(sweep)
     first = made[0][0][1]
     assert first.slurm is not None
-    names = [point.run for point in sweep.points]
-    text = sbatch.script(first.slurm, names, [f"../../{name}" for name in names], sweep.sweep_id)
-    write_atomic(directory / "sweep.sbatch", text)
-    if show:
+    runs = [point.run for point in sweep.points]
+    text = sbatch.script(first.slurm, runs, [f"../../{run}" for run in runs], sweep.sweep_id)
+    write_atomic(directory / SCRIPT, text)
+    if dry_run:
         if not quiet:
             click.echo(text, nl=False)
         if as_json:
-            click.echo(json.dumps({"sweep": sweep.sweep_id, "runs": names, "directory": str(directory)}))
-            return 0
-        click.echo(f"rendered {directory} and {len(made)} run directories; nothing was queued", err=True)
+            click.echo(json.dumps({"sweep": sweep.sweep_id, "runs": runs, "directory": str(directory)}))
+        else:
+            click.echo(f"rendered {directory} and {len(made)} run directories; nothing was submitted", err=True)
         return 0
     assert isinstance(backend, Arrays)
     try:
-        job = backend.submit_array(directory / "sweep.sbatch", [point for point, _ in made], secrets)
+        job = backend.submit_array(directory / SCRIPT, [point for point, _ in made], secrets)
     except ZlaunchError as error:
         for (run, plan), _ in made:
-            submit.not_started(run, submit.write_record(run, plan, extra={"sweep": sweep.sweep_id}), error)
+            submit.record_failed_start(run, submit.write_record(run, plan, extra={"sweep": sweep.sweep_id}), error)
         raise
     for index, ((run, plan), _) in enumerate(made):
-        record_point(sweep, run, plan, f"{job}_{index}")
-    say(sweep, job, as_json)
-    return wait_for(sweep) if follow else 0
+        _record_point(sweep, run, plan, f"{job}_{index}")
+    _print_submitted(sweep, job, range(len(made)), as_json)
+    return wait(sweep) if follow else 0
 
 
-def resume_on_slurm(sweep: Sweep, *, as_json: bool) -> int:
-    """Start again what did not succeed, as one array job with only these points. Raises UsageError."""
+def resume_sweep(sweep: Sweep, *, as_json: bool) -> int:
+    """Submit the points that did not succeed as one array job. Raises UsageError."""
     todo = unfinished(sweep)
     runs = [run_of(sweep.points[index]) for index in todo]
-    again = [(run, msgspec.json.decode(run.plan_json.read_bytes(), type=RunPlan)) for run in runs]
-    secrets = checks.read_secrets(again[0][1].launch.secrets)
+    points = [(run, msgspec.json.decode(run.plan_json.read_bytes(), type=RunPlan)) for run in runs]
+    secrets = checks.read_secrets(points[0][1].launch.secrets)
     backend = backend_of("slurm")
     assert isinstance(backend, Arrays)
-    job = backend.submit_array(folder() / sweep.sweep_id / "sweep.sbatch", again, secrets, indices=todo)
-    for index, (run, plan) in zip(todo, again, strict=True):
-        record_point(sweep, run, plan, f"{job}_{index}")
-    say(sweep, job, as_json, points=todo)
+    job = backend.submit_array(sweeps_root() / sweep.sweep_id / SCRIPT, points, secrets, indices=todo)
+    for index, (run, plan) in zip(todo, points, strict=True):
+        _record_point(sweep, run, plan, f"{job}_{index}")
+    _print_submitted(sweep, job, todo, as_json)
     return 0
 
 
-def record_point(sweep: Sweep, run: RunDir, plan: RunPlan, job: str) -> None:
-    """Write the record of a point that was queued as an element of an array."""
+def _record_point(sweep: Sweep, run: RunDir, plan: RunPlan, job: str) -> None:
     submit.write_record(run, plan, extra={"sweep": sweep.sweep_id})
     submit.record_start(run, plan, (job,))
 
 
-def wait_for(sweep: Sweep, pause: float = 1.0) -> int:
-    """Until every point has ended; 130 if some were cancelled. Raises RunFailed naming those that did not succeed.
+def wait(sweep: Sweep, pause: float = 1.0) -> int:
+    """Wait until every point has ended. Returns 130 if some were cancelled. Raises RunFailed if some did not succeed.
 
-    A Ctrl-C ends the waiting only: each point takes as long to end as a run of its own.
+    A Ctrl-C ends only the waiting, because cancelling a sweep can take long.
     """
     try:
         while True:
@@ -113,29 +114,28 @@ def wait_for(sweep: Sweep, pause: float = 1.0) -> int:
                 break
             time.sleep(pause)
     except KeyboardInterrupt:
-        click.echo(f"{sweep.sweep_id} goes on; zlaunch cancel {sweep.sweep_id} ends it", err=True)
+        click.echo(f"{sweep.sweep_id} continues; to cancel it: zlaunch cancel {sweep.sweep_id}", err=True)
         raise
     bad = [f"{run} {state.value if state else ''}" for run, state in states.items() if state is not RunState.SUCCEEDED]
     if not bad:
         return 0
-    told = RunFailed(
+    failed = RunFailed(
         f"{len(bad)} of {len(states)} points did not succeed: {', '.join(bad)}",
         hint=f"zlaunch report {sweep.sweep_id}; zlaunch resume {sweep.sweep_id} starts only these again",
     )
     if RunState.CANCELLED not in states.values():
-        raise told
-    click.echo(f"{told}\n  -> {told.hint}", err=True)
+        raise failed
+    click.echo(failed.text, err=True)
     return 130
 
 
-def say(sweep: Sweep, job: str, as_json: bool, points: Sequence[int] | None = None) -> None:
-    chosen = range(len(sweep.points)) if points is None else points
+def _print_submitted(sweep: Sweep, job: str, indices: Sequence[int], as_json: bool) -> None:
+    points = [sweep.points[index] for index in indices]
     if as_json:
-        named = [sweep.points[index].run for index in chosen]
-        place = str(folder() / sweep.sweep_id)
-        click.echo(json.dumps({"sweep": sweep.sweep_id, "job": job, "runs": named, "directory": place}))
+        row = {"sweep": sweep.sweep_id, "job": job, "runs": [point.run for point in points]}
+        click.echo(json.dumps({**row, "directory": str(sweeps_root() / sweep.sweep_id)}))
         return
     click.echo(f"job {job}: {sweep.sweep_id}")
-    for index in chosen:
-        click.echo(f"  {job}_{index}  {sweep.points[index].run}  {label(sweep.points[index].values)}")
+    for index, point in zip(indices, points, strict=True):
+        click.echo(f"  {job}_{index}  {point.run}  {label(point.values)}")
     click.echo(f"  zlaunch report {sweep.sweep_id}")

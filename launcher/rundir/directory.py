@@ -1,6 +1,6 @@
-"""The run directory: RunDir knows every file name of a run, RunRecord is run.json; listing and finding runs.
+"""RunDir: the files of a run; RunRecord: run.json.
 
-Every write goes to a temporary name in the same directory and is renamed into place.
+Every write goes to a temporary name in the same directory, and is then renamed.
 """
 
 from __future__ import annotations
@@ -20,31 +20,33 @@ import msgspec
 
 from launcher.errors import RunNotFound, TargetError
 from launcher.node import run_files
+from launcher.node.files import append_line
+from launcher.rundir.jsonl import read_jsonl
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """run.json: what the launcher knows of a run; the node records tell the rest."""
+    """run.json: what the launcher knows about a run. The node records hold the rest."""
 
     schema: int = 1
     run_id: str
     name: str
     backend: str
     ids: tuple[str, ...] = ()
-    """Identifiers on the target: a pid, one a host, or a Slurm job id."""
+    """Identifiers on the target: a pid, one per host, or a Slurm job id."""
     created: float
     submitted: float | None = None
     state: str = "PENDING"
-    """The last state that a command saw; final states are not asked for again."""
+    """The last state that a command saw. A final state is not asked for again."""
     zlaunch: str = ""
-    """Version that wrote it."""
+    """The version that wrote the record."""
     log_start: int = 0
-    """Bytes that rank 0's log had before this start."""
+    """Size of rank 0's log before this start, in bytes."""
     extra: dict[str, Any] = {}
-    """What the backend needs to find the run again (workdirs, addresses, cluster)."""
+    """What the backend needs to find the run again: working directories, addresses, cluster."""
 
     @property
     def start(self) -> tuple[float | None, tuple[str, ...]]:
-        """Which start of the run the record tells of: a resume is another."""
+        """Identifies one start of the run; a resume is another start."""
         return self.submitted, self.ids
 
 
@@ -59,7 +61,7 @@ class RunFile:
 
 
 class RunDir:
-    """Names and small reads and writes of one run's directory."""
+    """The paths of a run directory, with small reads and writes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -77,7 +79,7 @@ class RunDir:
     sbatch = RunFile(run_files.SBATCH)
     code = RunFile(run_files.CODE)
     before = RunFile(run_files.BEFORE)
-    """What was rendered for the start before, of which a resume that comes to nothing makes use."""
+    """The files rendered for the start before. A refused resume restores them."""
     run_json = RunFile(run_files.RECORD)
     nodes_dir = RunFile(run_files.NODES)
     logs_dir = RunFile(run_files.LOGS)
@@ -102,30 +104,30 @@ class RunDir:
         return sorted(int(name.removeprefix("step-")) for name in complete)
 
     def write(self, files: Mapping[str, str]) -> None:
-        """Write rendered files. Raises TargetError when the disk is full or the place not writable."""
+        """Write rendered files. Raises TargetError if the disk is full or the directory not writable."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.path.chmod(0o700)  # the control channel's token and the user's paths are nobody else's business
+            self.path.chmod(0o700)  # plan.json holds the token of the control channel
             for name, text in files.items():
                 write_atomic(self.path / name, text)
         except OSError as error:
             raise TargetError(
                 f"cannot write the run directory {self.path}: {error.strerror}",
-                hint="set ZLAUNCH_RUNS to a directory on a disk with room",
+                hint="set ZLAUNCH_RUNS to a writable directory with free space",
             ) from error
 
     def keep_rendered(self) -> None:
-        """Put what was rendered for the last start aside, before a resume writes its own."""
+        """Move the files rendered for the last start to `before`, so that a resume can write its own."""
         shutil.rmtree(self.before, ignore_errors=True)
         self.before.mkdir()
         for name in run_files.RENDERED:
-            if (self.path / name).is_file():  # copied: a launcher that dies here leaves a run that can be resumed
+            if (self.path / name).is_file():  # a copy, so that a launcher killed here leaves a run that can be resumed
                 shutil.copy2(self.path / name, self.before / name)
             elif (self.path / name).is_dir():
                 (self.path / name).rename(self.before / name)
 
     def put_rendered_back(self) -> None:
-        """Undo what a resume has written; nothing where nothing was put aside."""
+        """Undo keep_rendered, if it was called."""
         for name in run_files.RENDERED if self.before.is_dir() else ():
             if (self.path / name).is_dir():
                 shutil.rmtree(self.path / name)
@@ -143,7 +145,7 @@ class RunDir:
         except FileNotFoundError:
             return None
         except (OSError, msgspec.MsgspecError) as error:
-            raise RunNotFound(f"{path} cannot be read: {error}") from error
+            raise RunNotFound(f"cannot read {path}: {error}") from error
 
     @property
     def record(self) -> RunRecord:
@@ -152,14 +154,14 @@ class RunDir:
         except FileNotFoundError as error:
             backend = self.read_plan().get("backend")
             raise RunNotFound(
-                f"{self.path} holds no run.json: it was rendered (--dry-run) but not submitted",
-                hint=f"zlaunch {backend} {shlex.quote(str(self.job_yaml))} starts it" if backend else None,
+                f"{self.path} has no run.json: it was rendered (--dry-run) but not submitted",
+                hint=f"start it: zlaunch {backend} {shlex.quote(str(self.job_yaml))}" if backend else None,
             ) from error
         except (OSError, msgspec.MsgspecError) as error:
-            raise RunNotFound(f"{self.run_json} cannot be read: {error}") from error
+            raise RunNotFound(f"cannot read {self.run_json}: {error}") from error
 
     def save_record(self, record: RunRecord, *, only_first: bool = False) -> bool:
-        """Write run.json; `only_first`: unless there is one, which is then left as it is, and False returned."""
+        """Write run.json. With `only_first`, keep an existing one and return False."""
         with self._locked():
             if only_first and self.run_json.exists():
                 return False
@@ -167,9 +169,9 @@ class RunDir:
             return True
 
     def update_record(self, *, only_if: Callable[[RunRecord], bool] | None = None, **changes: Any) -> RunRecord:
-        """Change fields of run.json; two commands that do so at once lose nothing of each other's.
+        """Change fields of run.json, and return the record. Two commands at once lose no change of each other.
 
-        `only_if`: nothing is changed unless it says so of the record as it is now. The record as it is then.
+        `only_if`: change nothing unless this holds for the current record.
         """
         with self._locked():
             record = self.record
@@ -185,47 +187,27 @@ class RunDir:
         write_atomic(self.run_json, msgspec.json.format(msgspec.json.encode(record)).decode() + "\n")
 
     def event(self, name: str, **fields: Any) -> None:
-        """Append one line to events.jsonl (a single write, so that concurrent writers never mix)."""
-        line = msgspec.json.encode({"time": time.time(), "event": name, **fields}) + b"\n"
-        handle = os.open(self.events, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(handle, line)
-        finally:
-            os.close(handle)
+        """Append one line to events.jsonl, in a single write, so that lines of several writers never mix."""
+        append_line(self.events, msgspec.json.encode({"time": time.time(), "event": name, **fields}).decode())
 
     def read_plan(self) -> dict[str, Any]:
         """plan.json; empty for a run that was never rendered."""
         return self.read_json(self.plan_json) or {}
 
     def read_events(self) -> list[dict[str, Any]]:
-        return list(read_jsonl(self.events))
+        return read_jsonl(self.events)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        return list(read_jsonl(self.metrics))
-
-
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a file that may still be written: a torn last line is left out."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return
-    for line in data.split(b"\n"):
-        try:
-            item = msgspec.json.decode(line)
-        except msgspec.DecodeError:
-            continue
-        if isinstance(item, dict):  # a line torn by a crash may still be JSON: a number
-            yield item
+        return read_jsonl(self.metrics)
 
 
 @contextlib.contextmanager
 def _locked(file: Path) -> Iterator[None]:
-    """Hold a lock that ends with this process. (filelock would do the same, and take longer to import than to wait.)"""
+    """Hold a lock that ends with this process. filelock does the same, but its import takes longer than the wait."""
     file.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        with contextlib.suppress(OSError):  # a file system without locks: as likely as ever to go well
+        with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
@@ -233,7 +215,7 @@ def _locked(file: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write `text` so that a reader sees the old file or the whole new one."""
+    """Write `text`. A reader sees the old file or the complete new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
     try:

@@ -1,4 +1,4 @@
-"""Run ids, and finding runs: by id, by a part of the id, or `last`."""
+"""Run ids, and finding runs by id, by a prefix of the id, or by `last`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from pathlib import Path
 from launcher.errors import RunNotFound
 from launcher.rundir.directory import RunDir
 
+AMBIGUOUS_HINT = "give more of the name; `last` is the run that was started last"
 _RUN_ID = re.compile(r"(?P<name>.+)-(?P<stamp>\d{8}-\d{6})-[0-9a-f]{4}")
-
-
-SAY_MORE = "say more of its name, or all of it; `last` is the run that was started last"
 
 
 def runs_root(environ: Mapping[str, str] | None = None) -> Path:
@@ -24,7 +22,7 @@ def runs_root(environ: Mapping[str, str] | None = None) -> Path:
 
 
 def new_run_id(name: str) -> str:
-    """`<name>-<yyyymmdd>-<hhmmss>-<4 hex>`, the name reduced to letters, digits, `.`, `_` and `-`."""
+    """`<name>-<yyyymmdd>-<hhmmss>-<4 hex>`; the name keeps only letters, digits, `.`, `_` and `-`."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:60] or "run"
     return f"{plain}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
@@ -45,18 +43,21 @@ def _age(run_id: str) -> tuple[str, str]:
 
 
 def _started_last(run: RunDir) -> tuple[bool, bool, float, str, int]:
-    """Started before rendered only (a point cancelled before its turn has a record and no plan), then by the last start
-    (a resume is one), then by age."""
+    """Sort key: started runs after those that were only rendered, then by their last start, then by age.
+
+    A point that was cancelled before it started has a record but no plan.
+    """
     started = 0.0
-    with contextlib.suppress(RunNotFound):  # rendered only, or damaged
+    with contextlib.suppress(RunNotFound):  # only rendered, or damaged
         started = run.record.submitted or run.record.created
     return run.run_json.exists(), run.plan_json.exists(), started, _age(run.run_id)[0], run.path.stat().st_mtime_ns
 
 
 def find_run(text: str, root: Path) -> RunDir:
-    """The run meant by `text`: a path, a run id, an unambiguous prefix, or `last`, the one that was started last, a
-    resume being a start (of runs that were only rendered the newest; of a sweep no point that was cancelled before its
-    turn). Raises RunNotFound."""
+    """The run meant by `text`: a path, a run id, an unambiguous prefix, or `last`. Raises RunNotFound.
+
+    `last` is the run that was started or resumed last, or else the newest that was rendered.
+    """
     if (os.sep in text or text.startswith(".")) and RunDir(Path(text)).plan_json.exists():
         return RunDir(Path(text).absolute())
     runs = list_runs(root)
@@ -66,10 +67,14 @@ def find_run(text: str, root: Path) -> RunDir:
     if len(matches) == 1:
         return matches[0]
     if not runs:
-        raise RunNotFound(f"no runs in {root}", hint="run `zlaunch local`, or set ZLAUNCH_RUNS to where your runs are")
+        raise RunNotFound(
+            f"no runs in {root}",
+            hint="start one with `zlaunch local`, or set ZLAUNCH_RUNS to the directory of your runs",
+        )
     if not matches:
         recent = ", ".join(run.run_id for run in runs[-3:])
         raise RunNotFound(f"no run {text!r} in {root}", hint=f"the newest runs: {recent}")
     raise RunNotFound(
-        f"{text!r} is the beginning of {len(matches)} runs: {', '.join(r.run_id for r in matches[:5])}", hint=SAY_MORE
+        f"{text!r} is a prefix of {len(matches)} runs: {', '.join(run.run_id for run in matches[:5])}",
+        hint=AMBIGUOUS_HINT,
     )

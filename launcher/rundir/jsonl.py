@@ -1,32 +1,47 @@
-"""Read a growing file of JSON lines by offset: nothing is read twice, a torn last line waits for its end."""
+"""JSON lines: a whole file, or a growing one by offset. An incomplete last line is left out until it is complete."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file that may still be growing; empty if it does not exist."""
+    try:
+        return list(_objects(path.read_bytes()))
+    except FileNotFoundError:
+        return []
+
+
 class JsonlTail:
+    """Reads a growing file and gives every object once."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.offset = 0
 
     def read(self) -> list[dict[str, Any]]:
-        """The objects completed since the last call."""
+        """The objects that were completed since the last call."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self.offset)
                 data = file.read()
         except FileNotFoundError:
             return []
-        whole = data[: data.rfind(b"\n") + 1]
-        self.offset += len(whole)
-        found = []
-        for line in whole.splitlines():
-            try:
-                found.append(msgspec.json.decode(line))
-            except msgspec.DecodeError:
-                continue  # a line torn by a crash
-        return [item for item in found if isinstance(item, dict)]
+        complete = data[: data.rfind(b"\n") + 1]
+        self.offset += len(complete)
+        return list(_objects(complete))
+
+
+def _objects(data: bytes) -> Iterator[dict[str, Any]]:
+    for line in data.split(b"\n"):
+        try:
+            item = msgspec.json.decode(line)
+        except msgspec.DecodeError:
+            continue  # a line torn by a crash
+        if isinstance(item, dict):  # the rest of a torn line may be a JSON number
+            yield item

@@ -1,7 +1,4 @@
-"""Reading a run directory: the state of a run from its nodes' records, its logs by offset.
-
-Nothing here asks a scheduler or a host; it works on any copy of a run directory.
-"""
+"""The logs of a run, read by offset from any copy of its run directory."""
 
 from __future__ import annotations
 
@@ -18,14 +15,14 @@ if TYPE_CHECKING:
 
 
 CHUNK = 1 << 20
-"""Most bytes that one look at one log reads, so that following many ranks needs little memory."""
+"""Bytes read at a time, so that following many ranks needs little memory."""
 POLL_SECONDS = 0.2
 
 _LOG_NAME = re.compile(r"node-(\d+)/(?:rank-(\d+)|agent)\.log$")
 
 
 class LogFollower:
-    """New lines of a run's logs; every byte is read once, and a line is given only when it is whole."""
+    """Gives the new lines of a run's logs. Every byte is read once, and only complete lines are given."""
 
     def __init__(self, run: RunDir, *, rank: int | None = None) -> None:
         self._logs = run.logs_dir
@@ -34,7 +31,7 @@ class LogFollower:
         self._rest: dict[Path, bytes] = {}
 
     def poll(self, *, last: bool = False) -> list[LogLine]:
-        """Lines written since the last call, file by file; with `last` unfinished lines too."""
+        """Lines written since the last call, file by file; with `last`, also incomplete lines."""
         lines: list[LogLine] = []
         for path, node, rank in self._files():
             while True:
@@ -47,7 +44,7 @@ class LogFollower:
         return lines
 
     def _files(self) -> Iterator[tuple[Path, int, int | None]]:
-        """(path, node rank, rank) of the logs that are wanted: one rank's, or all and the agents' own."""
+        """(path, node rank, rank) of the log of one rank, or of all logs, those of the agents included."""
         for path in sorted(self._logs.glob("node-*/*.log"), key=_order):
             found = _LOG_NAME.search(path.as_posix())
             if found is None:
@@ -61,7 +58,7 @@ class LogFollower:
             with path.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
                 start = self._offsets.get(path, 0)
-                if size < start:  # somebody emptied it
+                if size < start:  # the file was truncated
                     start, self._rest[path] = 0, b""
                 file.seek(start)
                 data = file.read(CHUNK)
@@ -76,7 +73,7 @@ class LogFollower:
 
 
 def visible(line: bytes) -> str:
-    """Text of a log line: what a progress bar showed last, whatever the encoding."""
+    """The text of a log line. Of a progress bar, only its last state; invalid bytes are replaced."""
     return line.decode("utf-8", "replace").rstrip("\r").rsplit("\r", 1)[-1]
 
 
@@ -87,10 +84,10 @@ def _order(path: Path) -> tuple[int, ...]:
 def follow_logs(
     run: RunDir, *, rank: int | None = None, follow: bool = False, ended: Callable[[], bool] = lambda: True
 ) -> Iterator[LogLine]:
-    """Log lines so far; with `follow` also those to come, until `ended()` says that the run is over."""
+    """Log lines so far; with `follow`, also new lines until `ended()` returns True."""
     follower = LogFollower(run, rank=rank)
     while True:
-        over = not follow or ended()  # asked before the last look, so that nothing written meanwhile is missed
+        over = not follow or ended()  # before the last read, so that nothing is missed
         yield from follower.poll(last=over)
         if over:
             return
@@ -101,5 +98,5 @@ def follow_logs(
 class LogLine:
     node_rank: int
     rank: int | None
-    """None: a line of the agent itself."""
+    """None for a line of the agent."""
     text: str

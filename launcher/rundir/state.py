@@ -22,9 +22,9 @@ class RunState(str, enum.Enum):
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
-    """Ended on request; resumable if a checkpoint was saved."""
+    """Stopped on request; it can be resumed if a checkpoint was saved."""
     LOST = "LOST"
-    """The record says running, and nothing of it is found."""
+    """Its record says RUNNING, but no agent of it is alive."""
 
     @property
     def is_final(self) -> bool:
@@ -41,11 +41,11 @@ STATE_OF_NODE = {
 
 
 SILENT_AFTER = 30.0
-"""Seconds without a heartbeat after which another machine's agent counts as lost (it beats every 5 s)."""
+"""Seconds without a heartbeat after which an agent on another machine counts as lost. It sends one every 5 s."""
 
 
 def node_records(run: RunDir) -> dict[int, Record]:
-    """{node rank: record} of the nodes whose agent has started; unreadable files are left out."""
+    """{node rank: record} of the nodes whose agent has started, in order; unreadable files are left out."""
     found = {}
     for path in run.nodes_dir.glob("node-*.json"):
         record = read_json(path)
@@ -55,13 +55,13 @@ def node_records(run: RunDir) -> dict[int, Record]:
 
 
 def is_local(record: Record) -> bool:
-    """Whether the record's pids mean something here: same machine, same boot, same pid namespace."""
+    """Whether the pids of the record are valid here: same machine, same boot, same pid namespace."""
     here = (socket.gethostname(), processes.boot_id(), processes.pid_namespace())
     return (record["host"], record["boot_id"], record.get("pid_namespace", here[2])) == here
 
 
 def is_agent_alive(record: Record, *, now: float | None = None) -> bool:
-    """Whether the agent of a RUNNING record (or the warden that cleans up after it) lives, as far as we can see."""
+    """Whether the agent of a RUNNING record, or the warden that cleans up after it, is alive as far as known here."""
     if is_local(record):
         warden = record.get("warden") or record
         return any(is_same_process(p["pid"], p["start_time"], record["boot_id"]) for p in (record, warden))
@@ -71,15 +71,15 @@ def is_agent_alive(record: Record, *, now: float | None = None) -> bool:
 
 
 def node_state(record: Record, *, now: float | None = None) -> RunState:
-    """State of one node; LOST if its record says running and no agent of it lives."""
+    """State of one node; LOST if its record says RUNNING but its agent is not alive."""
     state = STATE_OF_NODE[record["state"]]
     return RunState.LOST if state is RunState.RUNNING and not is_agent_alive(record, now=now) else state
 
 
 def derive_state(run: RunDir, *, now: float | None = None) -> RunState:
-    """State of the run: node 0's agent is the hub, so its verdict is the run's; the run lasts while any agent lives."""
+    """State of the run: RUNNING while any agent is alive, then what node 0's agent, the hub, recorded."""
     state = _by_records(run, now)
-    # An agent may have written its last word and ended between the look at its record and the one at its process.
+    # The agent may have written its final state and exited after its record was read and before it was looked for.
     return _by_records(run, now) if state is RunState.LOST else state
 
 
@@ -93,16 +93,12 @@ def _by_records(run: RunDir, now: float | None) -> RunState:
 
 
 def first_failure(run: RunDir) -> dict[str, Any] | None:
-    """The failure to show to people: the first cause that is not the echo of another's; None if there is none.
-
-    Where no agent could write one down, what the scheduler said of the run (errors/slurm.json).
-    """
+    """The failure that caused the others, or None. If no agent could write one, what Slurm said of the job."""
     found = first_cause(record["failure"] for record in node_records(run).values() if record.get("failure"))
     return found or read_json(run.path / run_files.SLURM_ERROR)
 
 
-def heed_cancel(run: RunDir) -> None:
-    """Raises KeyboardInterrupt if `zlaunch cancel` has ended a run that is only being started: somebody's Ctrl-C on
-    another terminal."""
+def raise_if_cancelled(run: RunDir) -> None:
+    """Raise KeyboardInterrupt, like a Ctrl-C here, if `zlaunch cancel` has cancelled a run during its start."""
     if run.run_json.exists() and run.record.state == RunState.CANCELLED.value:
         raise KeyboardInterrupt

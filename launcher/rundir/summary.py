@@ -1,4 +1,4 @@
-"""What a run came to, as plain data read from its directory. Pure but for the reading."""
+"""The result of a run, as plain data read from its directory."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from launcher.rundir.state import RunState, first_failure
 
 STARTS = ("submitted", "slurm_start", "agent_started")
 ENDS = ("end", "slurm_end")
-"""Events that begin a start of a run or its part on a node, and that end one."""
+"""Events that begin and end a start of a run, or its part on a node."""
 NEVER_RAN = ("not_started", "not_queued")
-"""Causes of a run that its target refused."""
+"""Causes of a run that its target refused to start."""
 EXIT_USER = 2
 """Exit status of a rank for a user's mistake (train/errors.py)."""
 
 
-def of(run: RunDir, state: RunState) -> dict[str, Any]:
-    """The one JSON object of `--json`: run, state, loss_first, loss_last, world_size, adapter, seconds."""
+def summarize(run: RunDir, state: RunState) -> dict[str, Any]:
+    """The JSON object that `--json` prints for a run."""
     result = run.read_json(run.result_json) or {}
     launch = run.read_plan().get("launch", {})
     adapter = run.adapter if (run.adapter / "adapter_config.json").exists() else None
@@ -36,7 +36,7 @@ def of(run: RunDir, state: RunState) -> dict[str, Any]:
 
 
 def failure(run: RunDir) -> dict[str, Any] | None:
-    """What to show to people of a run that failed: the first failure of a rank, else why it could not be started."""
+    """Why a run failed: the first failure of a rank, or else why it could not be started."""
     return first_failure(run) or _not_started(run)
 
 
@@ -51,14 +51,14 @@ def _not_started(run: RunDir) -> dict[str, Any] | None:
         "exit_code": None,
         "signal": None,
         "cause": f"not_{what}",
-        "message": f"it was never {what}: {last.get('error')}",
+        "message": f"the run was never {what}: {last.get('error')}",
         "advice": [*([last["hint"]] if last.get("hint") else []), f"zlaunch resume {run.run_id}"],
         "log_tail": [],
     }
 
 
 def refused_settings(run: RunDir) -> dict[str, Any] | None:
-    """The failure of the last start if the training program refused its settings before any step; else None."""
+    """The failure of the last start, if the training program refused its settings before the first step."""
     found = first_failure(run) or {}
     if (found.get("exit_code"), found.get("cause")) != (EXIT_USER, "bad_configuration") or is_program(run):
         return None
@@ -71,18 +71,18 @@ def refused_settings(run: RunDir) -> dict[str, Any] | None:
 
 
 def is_program(run: RunDir) -> bool:
-    """Whether the run is one of a program of the user's own."""
+    """Whether the run is of a program of the user, not of the training program."""
     plan = run.read_plan()
     return "train" in plan and plan["train"] is None
 
 
 def span(run: RunDir) -> tuple[float | None, float | None]:
-    """(submitted, end or last thing that happened so far), unix seconds."""
+    """(time of submission, time of the end or else of the last event), in unix seconds."""
     events = [event for event in run.read_events() if "time" in event]
     times = [event["time"] for event in events]
     started = run.record.submitted or min(times, default=None)
     ends: list[float] = []
-    for event in events:  # `zlaunch eval` writes into a run that is over: what comes after its end is not the run
+    for event in events:  # `zlaunch eval` adds events after the end of a run
         if event.get("event") in STARTS:
             ends.clear()
         elif event.get("event") in ENDS:
@@ -97,16 +97,16 @@ def last_metric(run: RunDir) -> dict[str, Any] | None:
 
 
 def smoke_problems(run: RunDir) -> list[str]:
-    """Why a finished smoke run does not count as a pass; empty: it does."""
+    """Why a finished smoke run did not pass; empty if it passed."""
     result = run.read_json(run.result_json)
     if not result:
-        return ["the training left no result.json"]
+        return ["the training wrote no result.json"]
     first, last, smallest = (result.get(key) for key in ("loss_first", "loss_last", "grad_norm_min"))
     problems = []
     if first is None or last is None or not last < first:
         problems.append(f"the loss did not fall: first {first}, last {last}")
     if not smallest or not smallest > 0:
-        problems.append(f"a step had a gradient norm of {smallest}")
+        problems.append(f"the gradient norm of a step was {smallest}")
     if not result.get("adapter_reloads"):
         problems.append("the saved adapter does not reload with the same logits")
     return problems

@@ -1,4 +1,4 @@
-"""The end of a run in the terminal: result, failure, scores and sample answers."""
+"""What the terminal shows at the end of a run: result or failure, scores and sample answers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from launcher.rundir.directory import RunDir
 from launcher.rundir.state import RunState
 
 
-def print_outcome(run: RunDir, state: RunState, *, show: IO[str]) -> None:
-    """The loss curve, the held-out accuracy before and after, a few answers, where the adapter lies; or the failure."""
-    console = Console(file=show)
+def print_outcome(run: RunDir, state: RunState, *, output: IO[str]) -> None:
+    """Print the loss curve, the scores before and after, sample answers and the adapter's path; or the failure."""
+    console = Console(file=output)
     result = run.read_json(run.result_json) or {}
     if state is RunState.SUCCEEDED:
         _print_curve(run, console)
@@ -30,13 +30,13 @@ def print_outcome(run: RunDir, state: RunState, *, show: IO[str]) -> None:
     if summary.is_program(run):
         console.print(f"output: zlaunch logs {escape(run.run_id)}", highlight=False, soft_wrap=True)
     if state is RunState.CANCELLED:
-        console.print(f"go on with: zlaunch resume {escape(run.run_id)}", highlight=False, soft_wrap=True)
+        console.print(f"to continue: zlaunch resume {escape(run.run_id)}", highlight=False, soft_wrap=True)
     if not state.is_final or state in (RunState.FAILED, RunState.LOST):
         print_failure(run, console)
 
 
 def print_failure(run: RunDir, console: Console) -> None:
-    """The first rank that failed: where, how, its last lines, and what to do; or why the run could not be started."""
+    """Print which rank failed first, how, its last lines and what to do; or why the run could not be started."""
     failure = summary.failure(run)
     if failure is None:
         console.print(f"no rank reported a failure; see {escape(str(run.logs_dir))}", highlight=False, soft_wrap=True)
@@ -47,7 +47,7 @@ def print_failure(run: RunDir, console: Console) -> None:
         console.print(f"  {escape(str(failure['message']))}", highlight=False, soft_wrap=True)
     for advice in failure.get("advice") or ():
         console.print(f"  -> {escape(str(advice))}", highlight=False, soft_wrap=True)
-    if failure.get("cause") not in ("bad_configuration", "data"):  # their message says it all
+    if failure.get("cause") not in ("bad_configuration", "data"):  # their message is complete
         for line in (failure.get("log_tail") or [])[-12:]:
             console.print(f"  | {escape(str(line))}", highlight=False, soft_wrap=True)
     if run.logs_dir.exists():
@@ -55,7 +55,7 @@ def print_failure(run: RunDir, console: Console) -> None:
 
 
 def _who_and_how(failure: dict[str, Any]) -> str:
-    """`rank 1 on gpu-7: exit code 1, cause: bug`, of it what is known."""
+    """`rank 1 on gpu-7: exit code 1, cause: bug`, or what is known of it."""
     who = next((f"{name} {failure[key]}" for key, name in _WHO if failure.get(key) is not None), "the job")
     on = f" on {failure['host']}" if failure.get("host") else ""
     how = next((f"{name} {failure[key]}, " for key, name in _HOW if failure.get(key) is not None), "")
@@ -63,8 +63,6 @@ def _who_and_how(failure: dict[str, Any]) -> str:
 
 
 _WHO = (("rank", "rank"), ("node_rank", "node"))
-
-
 _HOW = (("signal", "signal"), ("exit_code", "exit code"))
 
 
@@ -96,7 +94,7 @@ def _print_evaluation(result: dict[str, Any], console: Console) -> None:
 
 
 def print_scores(scores: dict[str, Any]) -> None:
-    """A later evaluation (scores.json) as a table: every task, and the whole."""
+    """Print scores.json of `zlaunch eval` as a table: each task, then all records."""
     table = Table(title=f"{scores.get('data')}", title_justify="left")
     for column in ("task", "records", "metric", "value"):
         table.add_column(column, justify="left" if column in ("task", "metric") else "right")
@@ -109,26 +107,24 @@ def print_scores(scores: dict[str, Any]) -> None:
 
 
 def evaluation_rows(evaluation: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
-    """(task, records, metric, before, after) of result.json's `eval`, `-` where a side is missing."""
+    """(task, records, metric, before, after) of `eval` in result.json; `-` for a missing value."""
     before, after = evaluation.get("before") or {}, evaluation.get("after") or {}
+
+    def row(task: str, records: Any, metric: str, old: Any, new: float) -> tuple[str, str, str, str, str]:
+        digits = 4 if metric == "loss" else 3
+        shown = f"{old:.{digits}f}" if isinstance(old, (int, float)) else "-"
+        return task, str(records or ""), metric, shown, f"{new:.{digits}f}"
+
     rows = []
-    tasks_after, tasks_before = after.get("tasks") or {}, before.get("tasks") or {}
-    for task, numbers in tasks_after.items():
-        for metric, value in numbers.items():
-            if metric == "records" or not isinstance(value, (int, float)):
-                continue
-            old = (tasks_before.get(task) or {}).get(metric)
-            shown = f"{old:.3f}" if isinstance(old, (int, float)) else "-"
-            rows.append((task, str(numbers.get("records", "")), metric, shown, f"{value:.3f}"))
-    for metric, value in after.items():
-        if metric not in ("loss", "records", "tasks") and isinstance(value, (int, float)):
-            old = before.get(metric)
-            shown = f"{old:.3f}" if isinstance(old, (int, float)) else "-"
-            rows.append(("all", str(after.get("records", "")), metric, shown, f"{value:.3f}"))
-    if isinstance(after.get("loss"), (int, float)):
-        old = before.get("loss")
-        shown = f"{old:.4f}" if isinstance(old, (int, float)) else "-"
-        rows.append(("all", str(after.get("records", "")), "loss", shown, f"{after['loss']:.4f}"))
+    tasks_before = before.get("tasks") or {}
+    for task, scores in (after.get("tasks") or {}).items():
+        for metric, value in scores.items():
+            if metric != "records" and isinstance(value, (int, float)):
+                old = (tasks_before.get(task) or {}).get(metric)
+                rows.append(row(task, scores.get("records"), metric, old, value))
+    for metric in [*(key for key in after if key not in ("loss", "records", "tasks")), "loss"]:
+        if isinstance(after.get(metric), (int, float)):
+            rows.append(row("all", after.get("records"), metric, before.get(metric), after[metric]))
     return rows
 
 
@@ -136,7 +132,7 @@ def _print_samples(result: dict[str, Any], console: Console) -> None:
     samples = result.get("samples") or []
     if not samples:
         return
-    table = Table(title="some answers", title_justify="left", show_lines=True)
+    table = Table(title="sample answers", title_justify="left", show_lines=True)
     for column in ("prompt", "expected", "before", "after"):
         table.add_column(column)
     for sample in samples:

@@ -1,4 +1,4 @@
-"""A run in the terminal: live while it works, its outcome at the end. Reads only the run directory."""
+"""What the terminal shows while a run lasts. Reads only the run directory."""
 
 from __future__ import annotations
 
@@ -20,35 +20,36 @@ from launcher.rundir.state import RunState
 
 POLL_SECONDS = 0.1
 PLAIN_SECONDS = 10.0
-"""Between progress lines where the output is not a terminal."""
+"""Seconds between progress lines if the output is not a terminal."""
 
 PHASES = {
     "model": "loading the model",
     "adapter": "adding the LoRA adapter",
-    "data": "reading and tokenising the records",
-    "evaluate_before": "answering the held-out records before training",
+    "data": "tokenizing the records",
+    "evaluate_before": "evaluating on the held-out records, before training",
     "train": "training",
-    "evaluate_after": "answering the held-out records after training",
+    "evaluate_after": "evaluating on the held-out records, after training",
     "save": "saving the adapter",
 }
 
 
 def watch(run: RunDir, backend: Backend, console: Console) -> RunState:
-    if summary.is_program(run):  # which may draw bars of its own
-        shown: _PlainView = _ProgramView(run, console)
+    """Show the run until it ends. Returns its final state."""
+    if summary.is_program(run):  # it may draw progress bars of its own
+        view: _PlainView = _ProgramView(run, console)
     else:
-        shown = _LiveView(run, console) if console.is_terminal else _PlainView(run, console)
-    with shown:
+        view = _LiveView(run, console) if console.is_terminal else _PlainView(run, console)
+    with view:
         while True:
-            state = backend.state(run)  # asked before reading, so that nothing written before the end is missed
-            shown.update()
+            state = backend.state(run)  # before the update, so that nothing written before the end is missed
+            view.update()
             if state.is_final:
                 return state
             time.sleep(POLL_SECONDS)
 
 
 class _PlainView:
-    """One line an event, and one every ten seconds of training: for files and CI."""
+    """One line per event, and one per ten seconds of training: for files and CI."""
 
     def __init__(self, run: RunDir, console: Console) -> None:
         self.console = console
@@ -81,7 +82,7 @@ class _PlainView:
 
 
 class _ProgramView(_PlainView):
-    """The events, and what rank 0 prints, a line at a time as it is."""
+    """The events, and the output of rank 0 line by line."""
 
     def __init__(self, run: RunDir, console: Console) -> None:
         super().__init__(run, console)
@@ -98,21 +99,21 @@ class _ProgramView(_PlainView):
     def _print(self, *, last: bool = False) -> None:
         try:
             with self.log.open("rb") as file:
-                if file.seek(0, os.SEEK_END) < self.offset:  # the first node is another host than before
+                if file.seek(0, os.SEEK_END) < self.offset:  # the log of another host: the first node has changed
                     self.offset = 0
                 file.seek(self.offset)
                 data = file.read()
         except FileNotFoundError:
             return
-        whole = data if last else data[: data.rfind(b"\n") + 1]
-        self.offset += len(whole)
-        for line in whole.removesuffix(b"\n").split(b"\n") if whole else ():
+        complete = data if last else data[: data.rfind(b"\n") + 1]
+        self.offset += len(complete)
+        for line in complete.removesuffix(b"\n").split(b"\n") if complete else ():
             self.console.file.write(f"{visible(line)}\n")
         self.console.file.flush()
 
 
 class _LiveView(_PlainView):
-    """The same events above one progress bar."""
+    """The events, above one progress bar."""
 
     def __init__(self, run: RunDir, console: Console) -> None:
         super().__init__(run, console)
@@ -140,19 +141,19 @@ class _LiveView(_PlainView):
 
 
 def describe(event: dict[str, Any]) -> str | None:
-    """One line for an event that a person wants to see; None for the others."""
+    """The line for an event that is shown, or None."""
     name = event.get("event")
     if name == "phase":
         return f"  {PHASES.get(event.get('name', ''), event.get('name'))}"
     if name == "resumed":
         return f"  resumed from the checkpoint of step {event.get('step')}"
     if name == "length_changed":
-        return f"  {event.get('steps')} steps in all now, not {event.get('planned')}; the learning rate follows"
+        return f"  {event.get('steps')} steps in total instead of {event.get('planned')}; the learning rate follows"
     if name == "restart":
         return f"  [yellow]restart {event.get('count')}[/yellow]: {escape(str(event.get('reason')))}"
     if name == "request":
         by = f" by {escape(str(event['by']))}" if event.get("by") else ""
-        return f"  asked to {escape(str(event.get('request')))}{by}"
+        return f"  {escape(str(event.get('request')))} requested{by}"
     if name in ("note", "engine"):
         return f"  {escape(str(event.get('text') or event.get('reason')))}"
     return None

@@ -30,6 +30,7 @@ from launcher.backends.ssh import watch
 from launcher.job.load import read_job
 from launcher.lifecycle import submit
 from launcher.rundir.directory import RunDir
+from launcher.rundir.find import new_run_id
 from tests.testbed import slots
 from tests.testbed.bed import Farm
 
@@ -73,7 +74,7 @@ def submission(farm: Farm, root: Path, python: str, program: list[str]) -> tuple
     backend = backend_of("ssh")
     target = backend.target(job.spec)
     surveyed = time.perf_counter()
-    run, plan = submit.prepare(job, target, root=root)
+    run, plan = submit.prepare(job, target, run=RunDir(root / new_run_id(job.spec.name)))
     prepared = time.perf_counter()
     submit.submit(run, plan, backend, {})
     ended = time.perf_counter()

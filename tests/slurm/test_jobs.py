@@ -331,7 +331,7 @@ def test_a_printed_script_runs_with_plain_sbatch_in_a_copied_run_directory(zl: Z
     script = zl("slurm", "--device", "cpu", "--nodes", "2", "--print-script", "--", "bash", "-c", TELL)
     (rendered,) = zl.runs.iterdir()
     script, told = script.split(f"rendered {rendered}")  # on standard error
-    assert "nothing was queued" in told
+    assert "nothing was submitted" in told
     assert (rendered / "train.sbatch").read_text() == script
     copy = zl.home / "elsewhere" / "copy"
     shutil.copytree(rendered, copy)

@@ -224,9 +224,9 @@ def test_reap_ends_what_a_dead_run_left_and_nothing_else(zl: Zl) -> None:
     assert "found" in listed
     assert "dead-20260101-000000-abcd: sleep 300" in listed
     ended = zl("reap", *words)
-    assert ended.count("ended") == 1
-    assert "node2: nothing left" in ended
-    assert "nothing left" in zl("reap", *words).splitlines()[0]
+    assert ended.count("killed") == 1
+    assert "node2: no processes left over" in ended
+    assert "no processes left over" in zl("reap", *words).splitlines()[0]
     assert len(zl.lab.processes("node1", "30123")) == 1
     zl.lab.run("node1", ["kill", zl.lab.processes("node1", "30123")[0].split()[0]])
     assert zl.status(alive)["state"] == "RUNNING"
@@ -238,7 +238,7 @@ def test_cancel_says_which_hosts_it_could_not_reach(zl: Zl) -> None:
     zl.all_running(run, ["node1", "node2"])
     zl.lab.cut("node2")
     output = zl("cancel", run, "--now", code=1)
-    assert "node1: ended" in output
+    assert "node1: killed" in output
     assert "node2: " in output
     zl.wait(lambda: zl.left(run) == [], 30)
     zl.lab.restore("node2")

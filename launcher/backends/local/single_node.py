@@ -15,7 +15,15 @@ from launcher.node.agent.launch import DEFAULTS
 from launcher.node.agent.signals import SAME_SIGNAL
 from launcher.node.files import read_json
 from launcher.rundir.logs import LogLine, follow_logs
-from launcher.rundir.state import Record, RunState, derive_state, heed_cancel, is_agent_alive, is_local, node_records
+from launcher.rundir.state import (
+    Record,
+    RunState,
+    derive_state,
+    is_agent_alive,
+    is_local,
+    node_records,
+    raise_if_cancelled,
+)
 
 if TYPE_CHECKING:
     from launcher.job.spec import JobSpec
@@ -46,7 +54,7 @@ class LocalBackend:
             lines = process.last_log_lines(run.path / run_files.node_logs(0) / run_files.AGENT_LOG)
             log = "".join(f"\n  agent.log: {line}" for line in lines)
             raise TargetError(f"the run did not start on this machine: {error}{log}", hint=error.hint) from error
-        heed_cancel(run)
+        raise_if_cancelled(run)
         return (str(node_records(run)[0]["pid"]),)
 
     def state(self, run: RunDir) -> RunState:

@@ -25,7 +25,7 @@ from launcher.job.inputs import Input, inputs, links_of
 from launcher.node import run_files
 from launcher.remote.fleet import Session
 from launcher.rundir.logs import LogFollower, LogLine
-from launcher.rundir.state import RunState, heed_cancel
+from launcher.rundir.state import RunState, raise_if_cancelled
 
 if TYPE_CHECKING:
     from launcher.job.spec import JobSpec
@@ -80,7 +80,7 @@ class SshBackend:
             "the run cannot be sent", lambda node, session: self._send(session, places[node], packed), leaders
         )
         payload = json.dumps(secrets).encode()
-        heed_cancel(run)
+        raise_if_cancelled(run)
         started, failures = survey.fleet.each(
             lambda node, session: session.call(
                 "start", payload, run_dir=places[node].run_dir, node_rank=node, environ=places[node].environ,
@@ -90,7 +90,7 @@ class SshBackend:
         )  # fmt: skip
         if failures:
             self._take_back(conversation, sorted(started), failures)
-        heed_cancel(run)
+        raise_if_cancelled(run)
         for node, record in started.items():
             conversation.seen[node] = Seen(record, reached=True, alive=True)
         return tuple(f"{places[node].host}:{started[node]['pid']}" for node in sorted(started))

@@ -131,7 +131,7 @@ def test_init_writes_a_job_that_plans_and_is_not_overwritten(cwd):
         (["local", "--device", "cpu", "--gpus", "2"], 2, "contradict"),
         (["local", "--device", "cpu", "--procs", "3"], 2, "nearest sizes that can"),
         (["local", "--device", "cpu", "--train-data", "none.jsonl"], 2, "none.jsonl"),
-        (["local", "--device", "cpu", "--model", "./none"], 2, "no directory"),
+        (["local", "--device", "cpu", "--model", "./none"], 2, "no such directory"),
         (["local", "--device", "cpu", "--set", "secrets=[ZL_NOT_SET]"], 2, "ZL_NOT_SET"),
         (["local", "--device", "cpu", "--"], 2, "expected a program after"),
         (["status", "nothing"], 2, "no runs in"),

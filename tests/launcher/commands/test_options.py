@@ -116,7 +116,7 @@ def test_a_template_that_is_not_there_is_named_once_with_a_way_out(here: Path) -
 
 
 def test_init_says_that_the_job_wants_filling_in() -> None:
-    assert "fill in model and data" in zlaunch("init", "new.yaml")
+    assert "set model and data" in zlaunch("init", "new.yaml")
 
 
 @pytest.mark.parametrize(

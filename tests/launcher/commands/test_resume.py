@@ -88,7 +88,7 @@ def test_ranks_of_this_machine_are_no_change_of_a_run_on_others(
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
-        ("lora.r=4", "lora.r 16, and this start asks for 4"),
+        ("lora.r=4", "lora.r is 4, but the checkpoint of step 4 was made with lora.r 16"),
         ("lora.alpha=8", "lora.alpha 32"),
         ("lora.rslora=true", "lora.rslora"),
         ("train.seed=1", "seed 3407"),
@@ -233,7 +233,7 @@ def test_a_refused_first_start_has_failed_and_says_why(cwd: Path, monkeypatch: p
     (path,) = (cwd / "runs").iterdir()
     assert current_state.current(RunDir(path)) is RunState.FAILED
     said = zlaunch("status", "last").stdout
-    assert "it was never started: no room\n  -> make some\n" in said
+    assert "the run was never started: no room\n  -> make some\n" in said
     assert f"-> zlaunch resume {path.name}\n" in said
     assert "exit code" not in said
     assert json.loads(zlaunch("status", "last", "--json").stdout)["failure"]["cause"] == "not_started"

@@ -137,9 +137,9 @@ def test_a_run_that_slurm_did_not_take_was_never_queued_and_says_why(
     run = next(path.name for path in sorted((tmp_path / "runs").iterdir()) if path.name != "sweeps")
     said = CliRunner().invoke(cli, ["status", run], catch_exceptions=False).stdout
     assert f"{run}: FAILED (slurm)\n" in said
-    assert "it was never queued: Slurm does not answer" in said
+    assert "the run was never queued: Slurm does not answer" in said
     assert f"-> zlaunch resume {run}\n" in said
     assert "no rank" not in said
     assert "logs:" not in said
     told = json.loads(CliRunner().invoke(cli, ["status", run, "--json"], catch_exceptions=False).stdout)
-    assert told["failure"]["message"].startswith("it was never queued")
+    assert told["failure"]["message"].startswith("the run was never queued")

@@ -31,7 +31,7 @@ def test_a_rebuilt_image_becomes_the_newest(lock_file):
 
 def test_a_lock_without_images_is_told_as_such(lock_file):
     done = CliRunner().invoke(cli, ["image", "list"], catch_exceptions=False)
-    assert (done.stdout, done.stderr) == ("", f"no images in {lock_file}: zlaunch build makes one\n")
+    assert (done.stdout, done.stderr) == ("", f"no images in {lock_file}; build one with zlaunch build\n")
 
 
 def test_the_images_are_told_as_json_too(lock_file):

@@ -148,6 +148,6 @@ def test_a_run_that_was_cancelled_while_it_was_being_started_is_taken_back(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     backend = FakeBackend(states=[RunState.RUNNING])
-    code, run = launch(tmp_path, backend, revoked=lambda: backend.submitted != [])
+    code, run = launch(tmp_path, backend, is_cancelled=lambda: backend.submitted != [])
     assert (code, run.record.state, backend.cancelled) == (130, "CANCELLED", [run.run_id])
     assert f"zlaunch resume {run.run_id}" in capsys.readouterr().out

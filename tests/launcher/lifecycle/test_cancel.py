@@ -134,7 +134,7 @@ def test_a_sweep_in_turn_ends_with_its_running_point_and_goes_on_at_a_resume(
     root: Path, in_turn: InTurn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_turn.until("started-two")
-    points = sweep.find(in_turn.sweep)
+    points = sweep.find_sweep(in_turn.sweep)
     assert points is not None
     names = [point.run for point in points.points]
     assert ask("cancel", in_turn.sweep).splitlines() == [
@@ -169,9 +169,9 @@ def test_a_sweep_in_turn_ends_with_its_running_point_and_goes_on_at_a_resume(
 
 def test_a_sweep_that_is_cancelled_between_two_points_starts_no_further_one(root: Path, in_turn: InTurn) -> None:
     in_turn.until("started-two")
-    points = sweep.find(in_turn.sweep)
+    points = sweep.find_sweep(in_turn.sweep)
     assert points is not None
-    sweep.revoke(points)  # what `cancel` does first; the running point then ends by itself
+    sweep.mark_cancelled(points)  # what `cancel` does first; the running point then ends by itself
     (root / "pass").touch()
     code, output = in_turn.end()
     assert (code, f"{in_turn.sweep} was cancelled: no further point is started" in output) == (130, True)
@@ -184,7 +184,7 @@ def test_a_sweep_that_is_cancelled_while_its_first_point_is_being_started_takes_
     while not list(root.glob("sweeps/*/sweep.json")):
         assert in_turn.process.poll() is None, in_turn.end()[1]
         time.sleep(0.001)
-    points = sweep.find(in_turn.sweep)
+    points = sweep.find_sweep(in_turn.sweep)
     assert points is not None
     told = json.loads(ask("cancel", in_turn.sweep, "--json"))["points"]
     assert [point["was"] for point in told][1:] == ["not started"] * 3
@@ -212,12 +212,12 @@ def test_a_point_that_cannot_be_ended_hides_nothing_of_the_others(root: Path) ->
     ]  # fmt: skip
 
 
-def test_a_beginning_that_a_sweep_and_another_run_share_cancels_neither(root: Path) -> None:
+def test_a_prefix_that_a_sweep_and_another_run_share_cancels_neither(root: Path) -> None:
     point, other = a_run(root, "zh-0", "local", "PENDING"), a_run(root, "zh", "local", "PENDING")
     points = sweep.new_sweep("zh", "local", [(point, {"lora.r": 8})])
     sweep.save(points)
     for command in ("cancel", "resume", "report"):
-        with pytest.raises(RunNotFound, match=f"the beginning of the sweep {points.sweep_id} and of {other.run_id}"):
+        with pytest.raises(RunNotFound, match=f"a prefix of the sweep {points.sweep_id} and of {other.run_id}"):
             ask(command, "zh")
     assert (point.record.state, other.record.state) == ("PENDING", "PENDING")
     assert ask("cancel", "zh-sw") == f"{point.run_id}: CANCELLED\n"

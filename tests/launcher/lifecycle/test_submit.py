@@ -84,7 +84,7 @@ def test_a_start_that_cannot_be_taken_back_stays_an_interrupt_and_the_record_say
     run.write({})
     with pytest.raises(StartInterrupted) as caught:
         submit.submit(run, make(), Stuck(), {})
-    assert not caught.value.ended
+    assert not caught.value.cancelled
     assert run.record.state == "RUNNING"
     said = capsys.readouterr().err
     assert f"zlaunch cancel {RUN_ID}" in said

@@ -13,7 +13,7 @@ from launcher.errors import RunFailed, SpecError, UsageError
 from launcher.job import inputs
 from launcher.job.load import read_job
 from launcher.job.spec import Job
-from launcher.lifecycle import checks, sweep, sweep_array
+from launcher.lifecycle import checks, sweep, sweep_array, sweep_in_turn
 from launcher.rundir.directory import RunDir, RunRecord
 
 
@@ -44,7 +44,7 @@ def test_records_are_looked_at_once_for_all_points_that_read_the_same(
         return read_job(None, [], {"device": "cpu", "model.path": "m", "data.train": f"{tmp_path}/a.jsonl", **values})
 
     texts = ["lora.r=8,16,32", f"data.train={tmp_path}/a.jsonl,{tmp_path}/b.jsonl"]
-    assert sweep_array.on_slurm(texts, load, [], show=True, follow=False, as_json=False) == 0
+    assert sweep_array.submit_sweep(texts, load, [], dry_run=True, follow=False, as_json=False) == 0
     assert seen == [(f"{tmp_path}/{name}.jsonl", "m") for name in ("a", "b")]
     assert len(list((tmp_path / "runs").glob("run-*/plan.json"))) == 6
 
@@ -64,7 +64,7 @@ def test_a_file_that_several_points_read_is_hashed_once_for_the_way_to_a_login_h
         return read_job(None, [], {**flags, "data.train": f"{tmp_path}/a.jsonl", **values})
 
     texts = ["lora.r=8,16", f"data.train={tmp_path}/a.jsonl,{tmp_path}/b.jsonl"]
-    assert sweep_array.on_slurm(texts, load, [], show=True, follow=False, as_json=True) == 0
+    assert sweep_array.submit_sweep(texts, load, [], dry_run=True, follow=False, as_json=True) == 0
     assert sorted(seen) == ["a.jsonl", "b.jsonl"]
     plans = [json.loads(path.read_text()) for path in sorted((tmp_path / "runs").glob("run-*/plan.json"))]
     places = [plan["slurm"]["inputs"] for plan in plans]
@@ -76,7 +76,9 @@ def test_a_dry_run_in_json_is_one_object_with_the_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path / "runs"))
-    assert sweep_array.on_slurm(["lora.r=8,16"], load, [], show=True, quiet=True, follow=False, as_json=True) == 0
+    assert (
+        sweep_array.submit_sweep(["lora.r=8,16"], load, [], dry_run=True, quiet=True, follow=False, as_json=True) == 0
+    )
     said = json.loads(capsys.readouterr().out)
     assert len(said["runs"]) == 2
     assert (Path(said["directory"]) / "sweep.sbatch").exists()
@@ -95,20 +97,20 @@ def test_points_are_every_combination_with_the_last_key_fastest() -> None:
 
 
 def test_each_point_is_a_checked_job_with_a_name_of_its_own() -> None:
-    points = sweep.points_of(["lora.r=8,16"], load, [])
+    points = sweep.make_points(["lora.r=8,16"], load, [])
     assert [(job.spec.name, job.spec.lora.r, values) for job, values in points] == [
         ("zh-0", 8, {"lora.r": 8}),
         ("zh-1", 16, {"lora.r": 16}),
     ]
     with pytest.raises(SpecError, match=r"lora\.r"):
-        sweep.points_of(["lora.r=8,0"], load, [])
+        sweep.make_points(["lora.r=8,0"], load, [])
 
 
 def test_a_sweep_over_what_all_points_share_is_refused() -> None:
     with pytest.raises(SpecError, match="both --sweep and --set"):
-        sweep.points_of(["lora.r=8,16"], load, ["lora.r=4"])
-    with pytest.raises(SpecError, match="share it"):
-        sweep.points_of(["slurm.nodes=1,2"], load, [], fixed=("slurm",))
+        sweep.make_points(["lora.r=8,16"], load, ["lora.r=4"])
+    with pytest.raises(SpecError, match="must share it"):
+        sweep.make_points(["slurm.nodes=1,2"], load, [], fixed=("slurm",))
 
 
 def test_points_follow_one_another_and_a_failing_one_does_not_end_the_others(
@@ -117,7 +119,7 @@ def test_points_follow_one_another_and_a_failing_one_does_not_end_the_others(
     monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
     seen: list[int] = []
 
-    def start(job: Job, run: RunDir, revoked: sweep.Revoked) -> int:
+    def start(job: Job, run: RunDir, is_cancelled: sweep.IsCancelled) -> int:
         seen.append(job.spec.lora.r)
         if job.spec.lora.r == 8:
             raise RunFailed("no")
@@ -126,7 +128,7 @@ def test_points_follow_one_another_and_a_failing_one_does_not_end_the_others(
         run.metrics.write_text('{"step": 1, "loss": 2.5}\n{"step": 2, "loss": 2.0}\n')
         return 0
 
-    code = sweep.one_after_another(["lora.r=8,16,32"], load, [], start, backend="local")
+    code = sweep_in_turn.run_sweep(["lora.r=8,16,32"], load, [], start, backend="local")
     assert (code, seen) == (1, [8, 16, 32])
     (name,) = (path.name for path in (tmp_path / "sweeps").iterdir())
     result = CliRunner().invoke(cli, ["report", name, "--json"], catch_exceptions=False)
@@ -141,11 +143,11 @@ def test_points_that_were_all_wrong_requests_end_as_a_wrong_request(
 ) -> None:
     monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
 
-    def start(job: Job, run: RunDir, revoked: sweep.Revoked) -> int:
+    def start(job: Job, run: RunDir, is_cancelled: sweep.IsCancelled) -> int:
         raise UsageError("no such file") if job.spec.lora.r == 8 else RunFailed("no")
 
-    assert sweep.one_after_another(["lora.r=8"], load, [], start, backend="local") == 2
-    assert sweep.one_after_another(["lora.r=8,16"], load, [], start, backend="local") == 1
+    assert sweep_in_turn.run_sweep(["lora.r=8"], load, [], start, backend="local") == 2
+    assert sweep_in_turn.run_sweep(["lora.r=8,16"], load, [], start, backend="local") == 1
 
 
 def test_a_flag_that_a_sweep_would_overlook_is_refused_and_nothing_starts(
@@ -164,28 +166,28 @@ def test_a_failing_point_says_what_to_do_too(
 ) -> None:
     monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
 
-    def start(job: Job, run: RunDir, revoked: sweep.Revoked) -> int:
+    def start(job: Job, run: RunDir, is_cancelled: sweep.IsCancelled) -> int:
         raise RunFailed("no", hint="try another")
 
-    assert sweep.one_after_another(["lora.r=8"], load, [], start, backend="local") == 1
+    assert sweep_in_turn.run_sweep(["lora.r=8"], load, [], start, backend="local") == 1
     assert "error: no\n  -> try another\n" in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_the_whole_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
     codes = iter([0, 130, 0])
-    assert sweep.one_after_another(["lora.r=1,2,3"], load, [], lambda *_: next(codes), backend="local") == 130
+    assert sweep_in_turn.run_sweep(["lora.r=1,2,3"], load, [], lambda *_: next(codes), backend="local") == 130
     assert next(codes) == 0  # the third never started
     (name,) = (path.name for path in (tmp_path / "sweeps").iterdir())
-    found = sweep.find(name)
+    found = sweep.find_sweep(name)
     assert found is not None
     asked = []
 
-    def again(job: Job, run: RunDir, revoked: sweep.Revoked) -> int:
+    def again(job: Job, run: RunDir, is_cancelled: sweep.IsCancelled) -> int:
         asked.append((job.spec.lora.r, run.run_id))
         return 0
 
-    assert sweep.resume_in_turn(found, again) == 0
+    assert sweep_in_turn.resume_sweep(found, again) == 0
     assert asked == [(r, point.run) for r, point in zip((1, 2, 3), found.points, strict=True)]
 
 
@@ -199,8 +201,8 @@ def test_ctrl_c_while_waiting_for_an_array_says_that_it_goes_on(
     point = sweep.Point(run="a-20260101-000000-aaaa", values={})
     waited_for = sweep.Sweep(sweep_id="s-20260101-000000-bbbb", backend="slurm", created=1.0, points=(point,))
     with pytest.raises(KeyboardInterrupt):
-        sweep_array.wait_for(waited_for)
-    assert f"{waited_for.sweep_id} goes on" in capsys.readouterr().err
+        sweep_array.wait(waited_for)
+    assert f"{waited_for.sweep_id} continues" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("states", "code"), [(["SUCCEEDED"] * 2, 0), (["SUCCEEDED", "CANCELLED"], 130)])
@@ -213,7 +215,7 @@ def test_a_waited_for_array_that_somebody_cancelled_is_no_failure(
         run = RunDir(tmp_path / f"zh-{number}-20260101-000000-aaaa")
         run.save_record(RunRecord(run_id=run.run_id, name="zh", backend="slurm", created=1.0, state=state))
         made.append((run, {"lora.r": number}))
-    assert sweep_array.wait_for(sweep.new_sweep("zh", "slurm", made)) == code
+    assert sweep_array.wait(sweep.new_sweep("zh", "slurm", made)) == code
 
 
 def test_only_a_cancel_that_comes_later_ends_who_works_through_a_sweep(
@@ -221,12 +223,12 @@ def test_only_a_cancel_that_comes_later_ends_who_works_through_a_sweep(
 ) -> None:
     monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
     points = sweep.new_sweep("zh", "local", [])
-    first = sweep.revoked_since(points)
+    first = sweep.watch_cancelled(points)
     assert not first()
-    sweep.revoke(points)
-    resumed = sweep.revoked_since(points)
+    sweep.mark_cancelled(points)
+    resumed = sweep.watch_cancelled(points)
     assert (first(), resumed()) == (True, False)
-    sweep.revoke(points)
+    sweep.mark_cancelled(points)
     assert (first(), resumed()) == (True, True)
 
 

@@ -18,8 +18,8 @@ from launcher.show import final, live
 
 def test_a_request_names_who_made_it_where_that_is_known() -> None:
     asked = {"event": "request", "request": "stop"}
-    assert live.describe({**asked, "by": None}) == "  asked to stop"
-    assert live.describe({**asked, "by": "Slurm"}) == "  asked to stop by Slurm"
+    assert live.describe({**asked, "by": None}) == "  stop requested"
+    assert live.describe({**asked, "by": "Slurm"}) == "  stop requested by Slurm"
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_a_failure_says_only_what_is_known(tmp_path: Path, failure: dict[str, An
     run.write({"errors/slurm.json": json.dumps({**failure, "cause": "bug"}), "plan.json": "{}"})
     run.save_record(RunRecord(run_id=run.run_id, name="a", backend="slurm", created=1.0, state="FAILED"))
     shown = io.StringIO()
-    final.print_outcome(run, RunState.FAILED, show=shown)
+    final.print_outcome(run, RunState.FAILED, output=shown)
     assert says in shown.getvalue()
     assert "None" not in shown.getvalue()
 
@@ -58,7 +58,7 @@ def test_a_followed_program_shows_what_its_first_rank_prints_in_this_start(tmp_p
     started = len("of an earlier start\n")
     run.save_record(RunRecord(run_id=run.run_id, name="a", backend="local", created=1.0, log_start=started))
     shown = io.StringIO()
-    assert attach.follow(run, Printing(), show=shown) is RunState.SUCCEEDED
-    final.print_outcome(run, RunState.SUCCEEDED, show=shown)
+    assert attach.follow(run, Printing(), output=shown) is RunState.SUCCEEDED
+    final.print_outcome(run, RunState.SUCCEEDED, output=shown)
     assert shown.getvalue().splitlines()[1:4] == ["one", "two [bold]", "three"]
     assert f"zlaunch logs {run.run_id}" in shown.getvalue()
