@@ -59,6 +59,15 @@ class Data(Section, frozen=True):
     chat_template: str | None = None
     """A Jinja chat template instead of the tokenizer's own."""
 
+    @property
+    def paths(self) -> list[tuple[str, str]]:
+        """(key, path) of each file, directory or hub data set, such as ("data.train", "a.jsonl")."""
+        found = []
+        for key, sources in (("data.train", self.train), ("data.eval", self.eval)):
+            for source in (sources,) if isinstance(sources, str) else sources or ():
+                found.append((key, source if isinstance(source, str) else source.path))
+        return [(key, path) for key, path in found if path]
+
 
 class Lora(Section, frozen=True):
     r: int = 16

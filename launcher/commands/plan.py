@@ -16,7 +16,8 @@ from launcher.job.spec import JobSpec
 from launcher.machine import facts
 from launcher.plan import gpus, situation
 from launcher.plan.candidates import Candidate
-from launcher.plan.fastest import DoesNotFit, choose
+from launcher.plan.changes import DoesNotFit
+from launcher.plan.fastest import choose
 from launcher.plan.situation import Model, Situation
 from launcher.plan.types import Reason
 from train import memory

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from launcher.job.paths import source_paths
 from launcher.job.spec import JobSpec
 from launcher.machine.hub_places import HOME, HUB, MODELSCOPE, expand, hf_home, hub_override, model_folder
 from launcher.plan.container import ContainerChoice
@@ -91,18 +90,18 @@ def caches(job: JobSpec, environ: Mapping[str, str], *, here: bool) -> Iterator[
     """
     if job.program:
         return
-    sources = (job.data.train, job.data.eval)
-    hub_data = any(text.startswith("hub:") for part in sources for text in source_paths(part))
+    hub_data = any(path.startswith("hub:") for _, path in job.data.paths)
     hub_model = job.model.path and not job.model.path.startswith(("/", ".", "~"))
+    defaults: dict[str, str] = {}
+    read_only = False
     if hub_data or (hub_model and job.model.source == "huggingface"):
+        hub = hub_override(environ) if here or HOME not in job.env else ""
+        defaults = {HOME: str(hf_home(environ)), HUB: str(expand(hub)) if hub else ""}
         # `datasets` locks and converts in its cache, so that one must be writable.
         read_only = not hub_data and (model_folder(job.model.path, {**environ, **job.env}) / "snapshots").is_dir()
-        yield _cache(job, HOME, str(hf_home(environ)), read_only)
-        hub = hub_override(environ) if here or HOME not in job.env else ""
-        yield _cache(job, HUB, str(expand(hub)) if hub else "", read_only)
     if hub_model and job.model.source == "modelscope":
-        yield _cache(job, MODELSCOPE, environ.get(MODELSCOPE) or str(Path.home() / ".cache/modelscope"))
-
-
-def _cache(job: JobSpec, variable: str, default: str, read_only: bool = False) -> Cache:
-    return Cache(variable, job.env.get(variable) or default, variable in job.env, read_only)
+        defaults[MODELSCOPE] = environ.get(MODELSCOPE) or str(Path.home() / ".cache/modelscope")
+    for variable, default in defaults.items():
+        yield Cache(
+            variable, job.env.get(variable) or default, variable in job.env, read_only and variable != MODELSCOPE
+        )

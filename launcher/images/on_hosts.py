@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher.images.choose import image_of, runtime_of
-from launcher.images.engine import diagnosis
+from launcher.images.refusals import diagnosis
 from launcher.job.spec import JobSpec
 
 MAKE_EQUAL = "name the image by its digest, or copy one everywhere (zlaunch image save, zlaunch image load)"

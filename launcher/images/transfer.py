@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.errors import UsageError
-from launcher.images.engine import ask, run
+from launcher.images.engine import inspect, run
 from launcher.machine import process
 
 
@@ -90,7 +90,7 @@ def export_directory(engine: str, image: str, folder: Path) -> None:
         raise UsageError(f"{folder} exists already")
     if not folder.absolute().parent.is_dir():
         raise UsageError(f"no directory {folder.parent}")
-    environment = ask(engine, image, "{{range .Config.Env}}{{println .}}{{end}}")
+    environment = inspect(engine, image, "{{range .Config.Env}}{{println .}}{{end}}")
     container = run([engine, "create", image], engine, image).strip()
     try:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".zlaunch-image-") as scratch:

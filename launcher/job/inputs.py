@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import DataError
-from launcher.job.paths import source_paths
 from launcher.job.spec import JobSpec
 
 
@@ -68,10 +67,9 @@ def named_paths(spec: JobSpec) -> Iterator[str]:
     if spec.program:
         yield from program_files(spec.program)
         return
-    for sources in (spec.data.train, spec.data.eval or ()):
-        for text in source_paths(sources):
-            if text and "://" not in text and not text.startswith("hub:"):
-                yield text
+    for _, path in spec.data.paths:
+        if "://" not in path and not path.startswith("hub:"):
+            yield path
     if spec.lora.adapter:
         yield spec.lora.adapter
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import msgspec
 
 from launcher.errors import DataError, SpecError, UsageError
-from launcher.job.paths import source_paths
 from launcher.job.spec import JobSpec
 from launcher.machine import facts, process, trainer
 from launcher.machine.process import CommandError
@@ -60,12 +59,9 @@ def check_inputs(job: JobSpec, backend: str) -> None:
     if not job.data.train:
         raise SpecError("data.train is not set", hint="set a JSONL file of instruction / input / output records")
     remote = backend == "slurm" and job.slurm.login is not None
-    for key, sources in (("data.train", job.data.train), ("data.eval", job.data.eval or ())):
-        for path in source_paths(sources):
-            if "://" in path or path.startswith("hub:"):
-                continue
-            if remote and not Path(path).exists():
-                continue  # a file of the cluster, which the Slurm backend checks there
+    for key, path in job.data.paths:
+        # The Slurm backend checks a file of the cluster there.
+        if "://" not in path and not path.startswith("hub:") and not (remote and not Path(path).exists()):
             _check_file(key, Path(path))
     for key, path, holds in (
         ("model.path", job.model.path, "config.json and the weights"),
@@ -80,9 +76,8 @@ def check_records(job: JobSpec) -> None:
 
     A missing key is better found here than after hours in a queue.
     """
-    paths = [path for sources in (job.data.train, job.data.eval or ()) for path in source_paths(sources)]
     # Tables and hub data sets need packages of the training environment.
-    files = [path for path in paths if Path(path).is_file() and not path.endswith(".parquet")]
+    files = [path for _, path in job.data.paths if Path(path).is_file() and not path.endswith(".parquet")]
     if not files or job.program:
         return
     # One argument with `=`, because a system message may begin with a dash.

@@ -37,7 +37,7 @@ class Candidate:
     cost: Cost = NOT_KNOWN
 
 
-def candidates_of(spec: JobSpec, model: Model, situation: Situation) -> Iterator[Candidate]:
+def candidates_of(spec: JobSpec, situation: Situation, model: Model) -> Iterator[Candidate]:
     """Every combination that can work, whether it fits the GPU or not.
 
     Exactly one where the GPU's memory or the model's shape is not known, because then nothing can be compared. Raises
@@ -47,7 +47,8 @@ def candidates_of(spec: JobSpec, model: Model, situation: Situation) -> Iterator
     stages = _zero_stages(spec, situation, known=shape is not None)
     checkpointing = _checkpointing(spec, situation, known=shape is not None)
     largest = _largest_micro_batch(spec, situation, known=shape is not None)
-    passing = _passing([_combination(spec, model, situation, stage) for stage in stages], known=shape is not None)
+    combinations = [_combination(spec, model, situation, stage) for stage in stages]
+    passing = _passing(combinations, known=shape is not None)
     batches = batches_of(spec.train.global_batch_size, spec.train.micro_batch_size, situation.world_size, largest)
     for batch, recompute, settings in itertools.product(batches if shape else batches[-1:], checkpointing, passing):
         packing = settings.packing

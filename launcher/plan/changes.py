@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from operator import attrgetter
+from typing import Any
 
 from launcher.errors import BatchError, CompatibilityError
 from launcher.job.spec import JobSpec
@@ -12,14 +13,16 @@ from launcher.plan.batch import divisors
 from launcher.plan.candidates import Candidate
 from launcher.plan.gpus import GPUS
 from launcher.plan.situation import Situation
-from train.memory import GIB
+from train.memory import GIB, Memory
 
-Idea = tuple[str, JobSpec, Situation]
-"""(kind of change, the changed job, where it would run)"""
-OPENED = ("train.gradient_checkpointing", "train.micro_batch_size", "train.zero_stage")
+Values = dict[str, Any]
+"""{key of the job: another value}"""
+Idea = tuple[str, Values, Situation]
+"""(kind of change, what changes in the job, where the job would run)"""
+OPENED = ("train.micro_batch_size", "train.zero_stage", "train.gradient_checkpointing")
 """Settings that the user may have fixed without need."""
-Fitting = Callable[[JobSpec, Situation], list[Candidate]]
-"""The settings of a job that fit there."""
+Rated = Callable[[JobSpec, Situation], Iterable[Candidate]]
+"""The settings that a job can take there, each with its cost."""
 
 
 @dataclass(frozen=True)
@@ -31,71 +34,83 @@ class Change:
     candidate: Candidate
 
 
-def changes_that_fit(spec: JobSpec, situation: Situation, fitting: Fitting) -> Iterator[Change]:
+class DoesNotFit(CompatibilityError):
+    """No setting within what the user fixed fits the GPU."""
+
+    def __init__(self, message: str, changes: tuple[Change, ...], smallest: Memory) -> None:
+        hint = "; or: ".join(change.text for change in changes[:3]) or "a smaller model or a larger GPU is needed"
+        super().__init__(message, hint=hint)
+        self.changes = changes
+        self.smallest = smallest
+
+
+def does_not_fit(spec: JobSpec, situation: Situation, tried: tuple[Candidate, ...], rated: Rated) -> DoesNotFit:
+    """The error for a job of which nothing that was tried fits, with the changes that would help."""
+    smallest = min((candidate.cost.memory for candidate in tried), key=lambda memory: memory.total)
+    return DoesNotFit(
+        f"{spec.model.path or 'the model'} does not fit: it needs at least {smallest.total / GIB:.1f} GiB per GPU, "
+        f"and {situation.gpu_name} has {situation.room / GIB:.1f} GiB for it",
+        tuple(_changes(spec, situation, rated)),
+        smallest,
+    )
+
+
+def _changes(spec: JobSpec, situation: Situation, rated: Rated) -> Iterator[Change]:
     """Of each kind of change, the smallest that is enough."""
-    found: set[str] = set()
-    for kind, changed, place in _ideas(spec, situation):
-        if kind in found:
+    done: set[str] = set()
+    for kind, values, place in _ideas(spec, situation):
+        if kind in done:
             continue
         try:
-            fits = fitting(changed, place)
+            fits = [found for found in rated(spec.with_values(values), place) if place.holds(found.cost.memory)]
         except (BatchError, CompatibilityError):
             continue
-        if fits:
-            found.add(kind)
-            best = max(fits, key=lambda candidate: candidate.cost.tokens_per_second)
-            yield Change(", ".join(_differences(spec, changed, situation, place, best)), best)
+        if not fits:
+            continue
+        done.add(kind)
+        best = max(fits, key=lambda candidate: candidate.cost.tokens_per_second)
+        texts = [f"{key}: {'true' if value is True else value}" for key, value in values.items()]
+        if place.world_size != situation.world_size:
+            shared = " (ZeRO-3 shares the weights)" if best.zero_stage == 3 else ""
+            texts.append(f"{place.world_size} GPUs like this one{shared}")
+        elif place != situation:
+            texts.append(f"a GPU of {place.gpu_memory_bytes / GIB:.0f} GiB ({place.gpu_name})")
+        yield Change(", ".join(texts), best)
 
 
 def _ideas(spec: JobSpec, situation: Situation) -> Iterator[Idea]:
     """What to try, the least costly for the user first; within one kind, the smallest change first."""
-    opened = spec.with_values(dict.fromkeys(OPENED, "auto"))
-    bases = [spec] if opened == spec else [spec, opened]
-    yield from _other_values(spec, situation)
-    if opened != spec:
+    opened: Values = {key: "auto" for key in OPENED if attrgetter(key)(spec) != "auto"}
+    bases: list[Values] = [{}, opened] if opened else [{}]
+    yield from ((kind, values, situation) for kind, values in _other_values(spec, situation))
+    if opened:
         yield "auto", opened, situation
-    quantized = [base.with_values({"model.quantization": "nf4"}) for base in bases if spec.model.quantization == "none"]
-    yield from (("quantization", job, situation) for job in quantized)
+    nf4: Values = {"model.quantization": "nf4"} if spec.model.quantization == "none" else {}
+    yield from (("quantization", nf4 | base, situation) for base in bases if nf4)
     for base in bases:
-        lengths = itertools.takewhile(lambda size: size >= 256, (spec.data.max_length >> n for n in range(1, 64)))
-        yield from (("length", base.with_values({"data.max_length": length}), situation) for length in lengths)
+        length = spec.data.max_length // 2
+        while length >= 256:
+            yield "length", {"data.max_length": length} | base, situation
+            length //= 2
     more_gpus = [replace(situation, world_size=size) for size in (2, 4, 8, 16, 32, 64) if size > situation.world_size]
+    yield from (("gpus", base, place) for base in bases for place in more_gpus)
     larger = [gpu for gpu in GPUS.values() if gpu.memory_bytes > situation.gpu_memory_bytes * 1.05]
-    for base in bases:
-        yield from (("gpus", base, place) for place in more_gpus)
     for base in bases:
         for gpu in sorted(larger, key=lambda gpu: gpu.memory_bytes):
             yield "gpu", base, Situation.of(situation.world_size, gpu.memory_bytes, gpu.title)
-    yield from (("both", job, place) for job in quantized[-1:] for place in more_gpus)
+    yield from (("both", nf4 | opened, place) for place in more_gpus if nf4)
 
 
-def _other_values(spec: JobSpec, situation: Situation) -> Iterator[Idea]:
+def _other_values(spec: JobSpec, situation: Situation) -> Iterator[tuple[str, Values]]:
     """Other values of the settings that the user fixed."""
     train = spec.train
     if train.gradient_checkpointing is False:
-        yield "checkpointing", spec.with_values({"train.gradient_checkpointing": True}), situation
+        yield "checkpointing", {"train.gradient_checkpointing": True}
     if train.micro_batch_size != "auto":
         for size in reversed(divisors(train.global_batch_size // situation.world_size)):
             if size < train.micro_batch_size:
-                yield "micro", spec.with_values({"train.micro_batch_size": size}), situation
+                yield "micro", {"train.micro_batch_size": size}
     if train.zero_stage not in ("auto", 3) and situation.world_size > 1:
-        yield "zero", spec.with_values({"train.zero_stage": 3}), situation
+        yield "zero", {"train.zero_stage": 3}
     if train.engine != "auto":
-        yield "engine", spec.with_values({"train.engine": "auto"}), situation
-
-
-def _differences(
-    spec: JobSpec, changed: JobSpec, before: Situation, place: Situation, candidate: Candidate
-) -> Iterator[str]:
-    """Every difference, in the words of a job file and of `zlaunch plan`."""
-    for section in ("model", "data", "train"):
-        old, new = getattr(spec, section), getattr(changed, section)
-        for name in new.__struct_fields__:
-            if getattr(old, name) != getattr(new, name):
-                value = getattr(new, name)
-                yield f"{section}.{name}: {'true' if value is True else value}"
-    if place.world_size != before.world_size:
-        shared = " (ZeRO-3 shares the weights)" if candidate.zero_stage == 3 else ""
-        yield f"{place.world_size} GPUs like this one{shared}"
-    elif place != before:
-        yield f"a GPU of {place.gpu_memory_bytes / GIB:.0f} GiB ({place.gpu_name})"
+        yield "engine", {"train.engine": "auto"}

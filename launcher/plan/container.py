@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from launcher.errors import UsageError
-from launcher.job.paths import source_paths
 from launcher.job.spec import JobSpec
 from launcher.plan.engines import ENGINES, PYXIS, Engine, EngineName, Runtime
 from launcher.plan.types import ContainerPlan, Target
@@ -87,7 +86,7 @@ def needs_of(choice: ContainerChoice, spec: JobSpec, target: Target, run_id: str
     reads: list[str] = []
     if not spec.program:
         adapter = [spec.lora.adapter] if spec.lora.adapter else []
-        reads = [spec.model.path, *source_paths(spec.data.train), *source_paths(spec.data.eval), *adapter]
+        reads = [spec.model.path, *(path for _, path in spec.data.paths), *adapter]
     # The links to the files of a directory are one level deeper than the link to a single file.
     folders = {path.rpartition("/")[0] for path in reads if path.startswith("inputs/")}
     writes = [target.cwd] if spec.program and target.cwd else []

@@ -1,25 +1,15 @@
-"""The fastest setting that fits the GPU with a margin, and the smallest changes to a job that does not fit."""
+"""The fastest setting that fits the GPU with a margin."""
 
 from __future__ import annotations
 
-from launcher.errors import CompatibilityError
+import functools
+
 from launcher.job.spec import JobSpec
 from launcher.plan.autos import Case, reasons_of
 from launcher.plan.candidates import Candidate, candidates_of
-from launcher.plan.changes import Change, changes_that_fit
+from launcher.plan.changes import does_not_fit
 from launcher.plan.situation import Model, Situation
 from launcher.plan.types import Reason
-from train.memory import GIB, Memory
-
-
-class DoesNotFit(CompatibilityError):
-    """No setting within what the user fixed fits the GPU."""
-
-    def __init__(self, message: str, changes: tuple[Change, ...], smallest: Memory) -> None:
-        hint = "; or: ".join(change.text for change in changes[:3]) or "a smaller model or a larger GPU is needed"
-        super().__init__(message, hint=hint)
-        self.changes = changes
-        self.smallest = smallest
 
 
 def choose(spec: JobSpec, model: Model, situation: Situation) -> tuple[Candidate, tuple[Reason, ...]]:
@@ -28,20 +18,10 @@ def choose(spec: JobSpec, model: Model, situation: Situation) -> tuple[Candidate
     Raises DoesNotFit with the changes that would help, CompatibilityError for settings that cannot work together, and
     BatchError.
     """
-
-    def fitting(job: JobSpec, place: Situation) -> list[Candidate]:
-        return [found for found in candidates_of(job, model, place) if place.holds(found.cost.memory)]
-
-    candidates = tuple(candidates_of(spec, model, situation))
-    fits = [found for found in candidates if situation.holds(found.cost.memory)]
+    candidates = tuple(candidates_of(spec, situation, model))
+    fits = [candidate for candidate in candidates if situation.holds(candidate.cost.memory)]
     if not fits:
-        smallest = min((candidate.cost.memory for candidate in candidates), key=lambda memory: memory.total)
-        raise DoesNotFit(
-            f"{spec.model.path or 'the model'} does not fit: it needs at least {smallest.total / GIB:.1f} GiB per GPU, "
-            f"and {situation.gpu_name} has {situation.room / GIB:.1f} GiB for it",
-            tuple(changes_that_fit(spec, situation, fitting)),
-            smallest,
-        )
+        raise does_not_fit(spec, situation, candidates, functools.partial(candidates_of, model=model))
     best = best_of(fits)
     return best, reasons_of(Case(spec, situation, best, candidates))
 

@@ -73,11 +73,9 @@ def on_target(spec: JobSpec, names: Mapping[str, str]) -> JobSpec:
         return None if value is None else tuple(sources(item) for item in value)
 
     adapter = spec.lora.adapter
-    return spec.with_values(
-        {
-            "data.train": sources(spec.data.train),
-            "data.eval": sources(spec.data.eval),
-            "lora.adapter": names.get(adapter, adapter) if adapter else adapter,
-            "program": sources(spec.program),
-        }
+    return msgspec.structs.replace(
+        spec,
+        data=msgspec.structs.replace(spec.data, train=sources(spec.data.train), eval=sources(spec.data.eval)),
+        lora=msgspec.structs.replace(spec.lora, adapter=names.get(adapter, adapter) if adapter else adapter),
+        program=sources(spec.program),
     )

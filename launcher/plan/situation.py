@@ -90,11 +90,11 @@ def model_of(path: str, config: Mapping[str, Any] | None) -> Model:
     A name that says nothing gets the family that takes everything; the training program checks again once it has the
     model.
     """
-    if config is None:
-        shape = memory.named(path)
-        return Model(families.of_type(shape.family) if shape else families.FAMILIES[0], shape)
-    family = families.family_of(config)
+    unknown = ""
     try:
-        return Model(family, memory.from_config(config))
+        shape = memory.named(path) if config is None else memory.from_config(config)
     except memory.UnknownShape as error:
-        return Model(family, None, str(error))
+        shape, unknown = None, str(error)
+    if config is not None:
+        return Model(families.family_of(config), shape, unknown)
+    return Model(families.of_type(shape.family) if shape else families.FAMILIES[0], shape)

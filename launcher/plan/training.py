@@ -19,7 +19,8 @@ def configure(
 
     Raises BatchError, CompatibilityError, and DoesNotFit where memory can be predicted.
     """
-    best, reasons = choose(spec, model_of(spec.model.path, model_config), Situation.at(target))
+    situation, model = Situation.at(target), model_of(spec.model.path, model_config)
+    best, reasons = choose(spec, model, situation)
     spec = settled(spec, best)
     given = {name: getattr(spec.train, name) for name in Training.__struct_fields__ if hasattr(spec.train, name)}
     config = TrainConfig(

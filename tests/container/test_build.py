@@ -12,7 +12,7 @@ import pytest
 
 from launcher import __version__
 from launcher.images import builder, lock
-from launcher.images.engine import diagnosis
+from launcher.images.refusals import diagnosis
 from tests.container.conftest import Engine, Zl, small_build, tiny_wheel
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(1200)]

@@ -28,7 +28,7 @@ def is_auto(spec: JobSpec, key: str) -> bool:
 @pytest.mark.parametrize("name", ["llama3-8b", "a/model-that-nobody-knows"])
 def test_every_value_of_every_open_setting_has_a_reason(name, place):
     spec, model = JobSpec(), model_of(name, None)
-    candidates = tuple(candidates_of(spec, model, place))
+    candidates = tuple(candidates_of(spec, place, model))
     for best in candidates:
         reasons = reasons_of(Case(spec, place, best, candidates))
         assert all(reason.reason for reason in reasons)
@@ -38,7 +38,7 @@ def test_every_value_of_every_open_setting_has_a_reason(name, place):
 
 def test_a_setting_that_the_job_fixes_stays_and_has_no_reason():
     spec = JobSpec().with_values({"train.zero_stage": 3, "train.packing": "none"})
-    candidates = tuple(candidates_of(spec, model_of("llama3-8b", None), on("h100", 8)))
+    candidates = tuple(candidates_of(spec, on("h100", 8), model_of("llama3-8b", None)))
     reasons = reasons_of(Case(spec, on("h100", 8), candidates[0], candidates))
     assert {"train.zero_stage", "train.packing"}.isdisjoint(reason.setting for reason in reasons)
     given = settled(spec, candidates[0])

@@ -11,7 +11,8 @@ from launcher.job.load import convert
 from launcher.job.spec import JobSpec
 from launcher.plan import gpus
 from launcher.plan.candidates import Candidate
-from launcher.plan.fastest import DoesNotFit, choose
+from launcher.plan.changes import DoesNotFit
+from launcher.plan.fastest import choose
 from launcher.plan.situation import Situation, model_of
 from tests.beds.planning import MODELS, answer, on
 from train.memory import GIB
