@@ -1,8 +1,9 @@
-"""A conversation with a run's adapter in the terminal: /reset forgets what was said, /exit (or end of input) ends.
-
-A Ctrl-C cuts the answer that is coming and keeps the conversation; at the prompt it ends it.
+"""Talk to a run's adapter in the terminal.
 
 python -m train.chat --run-dir RUN
+
+/reset starts a new conversation; /exit or the end of input leaves. Ctrl-C cuts an answer short and keeps the
+conversation; at the prompt it leaves.
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
-Turns = list[tuple[str, str]]
-Answer = Callable[[Turns], Iterator[str]]
+from train.answers.session import Session, Turns, add_options, run_session
 
-HELP = "/reset starts a new conversation, Ctrl-C cuts an answer short, /exit ends"
+HELP = "/reset starts a new conversation, Ctrl-C cuts an answer short, /exit leaves"
 
 
-def converse(lines: Iterable[str], answer: Answer, say: Callable[[str], None], system: str | None = None) -> None:
-    """Answer each line in the light of those before it. `answer` streams the answer to a conversation."""
+def converse(
+    lines: Iterable[str],
+    answer: Callable[[Turns], Iterator[str]],
+    write: Callable[[str], None],
+    system: str | None = None,
+) -> None:
+    """Answer each line, given the conversation so far. `answer` streams the answer to a conversation."""
     start: Turns = [("system", system)] if system else []
     turns = list(start)
     for line in lines:
@@ -29,24 +33,29 @@ def converse(lines: Iterable[str], answer: Answer, say: Callable[[str], None], s
             return
         if text == "/reset":
             turns = list(start)
-            say("(forgotten)\n")
+            write("(new conversation)\n")
         elif text.startswith("/"):
-            say(f"{HELP}\n")
+            write(f"{HELP}\n")
         elif text:
             turns.append(("user", text))
-            pieces = []
-            try:
-                for piece in answer(turns):
-                    say(piece)
-                    pieces.append(piece)
-            except KeyboardInterrupt:  # what was said of the answer stays said
-                say(" (cut)")
-            say("\n")
-            turns.append(("assistant", "".join(pieces).strip()))
+            turns.append(("assistant", _written(answer(turns), write)))
+
+
+def _written(pieces: Iterator[str], write: Callable[[str], None]) -> str:
+    """Write an answer as it comes, and return it; after a Ctrl-C, as much of it as was written."""
+    written = []
+    try:
+        for piece in pieces:
+            write(piece)
+            written.append(piece)
+    except KeyboardInterrupt:
+        write(" (cut)")
+    write("\n")
+    return "".join(written).strip()
 
 
 def prompts(show: bool) -> Iterator[str]:
-    """Lines of the user; a Ctrl-C or the end of input ends."""
+    """The user's lines, until Ctrl-C or the end of input."""
     while True:
         try:
             yield input("> " if show else "")
@@ -56,52 +65,17 @@ def prompts(show: bool) -> Iterator[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m train.chat", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--run-dir", type=Path, required=True)
-    parser.add_argument("--system", default=None, help="default: the run's data.system")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--max-new-tokens", type=int, default=512)
-    parser.add_argument("--temperature", type=float, default=0.0)
-    parser.add_argument("--base", action="store_true", help="the base model without the adapter")
-    options = parser.parse_args(arguments)
+    add_options(parser, max_new_tokens=512)
+    return run_session(parser.parse_args(arguments), _talk)
 
-    from train import dist
-    from train.answers.generation import stop_ids, stream
-    from train.answers.trained import any_device, load_adapted, trained_system
-    from train.errors import report
 
-    device = options.device if options.device != "auto" else any_device()
-    world = dist.from_environment(device, {})
-    dist.prepare(world)
-    try:
-        dist.check_device(world)
-        from train.data.prompts import prompt_text
-
-        model, tokenizer = load_adapted(options.run_dir, device=device, bare=options.base)
-        system = options.system if options.system is not None else trained_system(options.run_dir)
-        stop = stop_ids(tokenizer, model.config)
-
-        def answer(turns: Turns) -> Iterator[str]:
-            return stream(
-                model,
-                tokenizer,
-                prompt_text(tokenizer, turns),
-                max_new_tokens=options.max_new_tokens,
-                stop=stop,
-                temperature=options.temperature,
-            )
-
-        person = sys.stdin.isatty()
-        if person:
-            with contextlib.suppress(ImportError):  # a Python without it has no line editing, and needs none
-                import readline  # noqa: F401 - `input` edits lines, wide characters too, once it is there
-            print(HELP)
-        converse(prompts(person), answer, lambda text: print(text, end="", flush=True), system)
-    except Exception as error:
-        return report(error, None, None, 0)
-    except KeyboardInterrupt:
-        print()
-        return 130
-    return 0
+def _talk(session: Session) -> None:
+    interactive = sys.stdin.isatty()
+    if interactive:
+        with contextlib.suppress(ImportError):  # a Python built without readline has no line editing
+            import readline  # noqa: F401 - gives `input` line editing, wide characters included
+        print(HELP)
+    converse(prompts(interactive), session.answer, lambda text: print(text, end="", flush=True), session.system)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,10 @@
-"""What a run learned, for use elsewhere.
+"""Export what a run learned for use elsewhere.
 
     python -m train.export --run-dir RUN --to adapter|merged|ollama --out DIR
 
-adapter   the adapter in PEFT's format with its tokenizer
-merged    one model in safetensors with tokenizer, chat template and stop tokens: plain transformers loads it
+adapter   the adapter in PEFT's format, with its tokenizer
+merged    one model in safetensors with tokenizer, chat template and stop tokens; plain transformers loads it
 ollama    the same with a Modelfile beside it: ollama create NAME -f DIR/Modelfile
-
-A QLoRA adapter was trained on 4-bit weights, so it is merged into what they stand for: the base is loaded as it was
-trained, made 16-bit, and only then merged. How far the logits of the merged model are from those of the trained one is
-measured and printed.
 """
 
 from __future__ import annotations
@@ -19,7 +15,7 @@ from pathlib import Path
 
 from train import dist
 from train.errors import report
-from train.exports.merge import EXPORTS, export
+from train.exports.kinds import EXPORTS, export
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--to", choices=tuple(EXPORTS), required=True)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(arguments)
-    dist.prepare(dist.from_environment("cpu", {}))  # merging is a pass over the weights: memory, not speed
+    dist.prepare(dist.from_environment("cpu", {}))  # merging is one pass over the weights: a GPU would not help
     try:
         from transformers.utils import logging
 

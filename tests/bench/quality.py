@@ -211,9 +211,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=len(SEEDS), choices=range(1, len(SEEDS) + 1))
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     options = parser.parse_args(arguments)
-    from train.answers.trained import any_device
+    from train.answers.trained import best_device
 
-    device = any_device() if options.device == "auto" else options.device
+    device = best_device() if options.device == "auto" else options.device
     with tempfile.TemporaryDirectory(prefix="quality-") as scratch:
         place = Path(scratch)
         sizes = write_data(place, {"train": options.records, "test": options.test_records}, options.max_chars)

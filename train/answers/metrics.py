@@ -1,15 +1,15 @@
-"""How good answers are: metrics over (expected, given) pairs, overall and per task.
+"""Metrics over (expected, given) pairs of answers, overall and per task.
 
-What is measured follows from the task's kind, which its name tells, or else its expected answers:
+The metrics depend on the kind of the task. Its name tells the kind, else its expected answers do:
 
 classification  accuracy, macro_f1              a small closed set of answers
 qa              exact_match                      short answers
 translation     bleu, rouge_l                    BLEU as sacrebleu's 0 to 100, Chinese by characters
 text            rouge_1, rouge_2, rouge_l, bleu  everything longer; ROUGE's F1 from 0 to 1 over jieba's words
 
-`accuracy` and `exact_match` are the same measure under the name that people expect: answers compared after Unicode
-normalisation (full and half width are one), without punctuation, blanks and letters' case. What punctuation says about
-a number stays: -5 is not 5, 3.14 is not 314, 1/2 is not 12 (but 1,000 is 1000).
+`accuracy` and `exact_match` are one measure, under the name that people expect for each kind. Answers are compared
+after Unicode normalization (full width equals half width), without punctuation, blanks and case. Punctuation that
+belongs to a number counts: -5 is not 5, 3.14 is not 314, 1/2 is not 12 (but 1,000 is 1000).
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ _NAMES: tuple[tuple[Kind, tuple[str, ...]], ...] = (
     ("text", ("summar", "摘要", "总结", "dialog", "对话", "writing", "写作", "generation")),
     ("qa", ("qa", "question", "问答", "回答", "math", "数学")),
 )
-"""Parts of task names, looked for in this order."""
+"""(kind, parts of task names that show it), tried in this order."""
 
 CLOSED_SET = 20
-"""Different answers that a classification has at most."""
+"""A classification has at most this many different answers."""
 SHORT = 24
-"""Characters of a short answer."""
+"""A short answer has at most this many characters."""
 
 
-def normal(text: str) -> str:
-    """NFKC, case folded, without punctuation and blanks; a text of nothing else is only stripped."""
+def normalize(text: str) -> str:
+    """NFKC, case folded, without punctuation and blanks. A text of nothing but those is only stripped."""
     folded = unicodedata.normalize("NFKC", text).casefold().replace("\N{MINUS SIGN}", "-")
-    numbers = {place for found in _OF_NUMBERS.finditer(folded) for place in range(*found.span())}
+    numbers = {place for found in _NUMBER_PUNCTUATION.finditer(folded) for place in range(*found.span())}
     kept = "".join(
         c
         for place, c in enumerate(folded)
@@ -53,18 +53,18 @@ def normal(text: str) -> str:
     return kept or folded.strip()
 
 
-_OF_NUMBERS = re.compile(r"(?<=\d)[./](?=\d)|(?<![0-9a-z.)\]-])-(?=\.?\d)")
-"""A decimal point, a fraction's stroke, a sign; not the hyphen of a date, a range or a word."""
+_NUMBER_PUNCTUATION = re.compile(r"(?<=\d)[./](?=\d)|(?<![0-9a-z.)\]-])-(?=\.?\d)")
+"""A decimal point, a fraction bar or a sign, but not the hyphen of a date, a range or a word."""
 
 
 def exact_match(pairs: Pairs) -> float:
-    """Share of answers that equal the expected one after `normal`."""
-    return sum(normal(expected) == normal(given) for expected, given in pairs) / len(pairs)
+    """Share of answers that equal the expected one after `normalize`."""
+    return sum(normalize(expected) == normalize(given) for expected, given in pairs) / len(pairs)
 
 
 def macro_f1(pairs: Pairs) -> float:
-    """Mean over the labels (the expected answers) of 2 TP / (2 TP + FP + FN); another answer is a miss of its label."""
-    labelled = [(normal(expected), normal(given)) for expected, given in pairs]
+    """Mean over the labels of 2 TP / (2 TP + FP + FN). The labels are the expected answers; others count as misses."""
+    labelled = [(normalize(expected), normalize(given)) for expected, given in pairs]
     scores = []
     for label in {expected for expected, _ in labelled}:
         hits = sum(expected == given == label for expected, given in labelled)
@@ -74,7 +74,7 @@ def macro_f1(pairs: Pairs) -> float:
 
 
 def bleu(pairs: Pairs) -> float:
-    """Corpus BLEU, 0 to 100 (sacrebleu; `zh` tokenisation where the expected answers are Chinese, else `13a`)."""
+    """Corpus BLEU, 0 to 100 (sacrebleu; tokenization `zh` if the expected answers are Chinese, else `13a`)."""
     import sacrebleu
 
     expected, given = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
@@ -83,12 +83,13 @@ def bleu(pairs: Pairs) -> float:
 
 
 def is_chinese(texts: Sequence[str]) -> bool:
+    """Whether more than 30% of the letters are Chinese."""
     letters = [c for text in texts for c in text if c.isalpha()]
     return sum("\u4e00" <= c <= "\u9fff" for c in letters) > 0.3 * len(letters)
 
 
 def rouge(part: str) -> Callable[[Pairs], float]:
-    """F1 of ROUGE `1`, `2` or `l`, mean over the pairs."""
+    """The metric that is the mean F1 of ROUGE-1, ROUGE-2 or ROUGE-L; `part` is `1`, `2` or `l`."""
 
     def measure(pairs: Pairs) -> float:
         return statistics.fmean(_rouge(expected, given)[part] for expected, given in pairs)
@@ -98,15 +99,15 @@ def rouge(part: str) -> Callable[[Pairs], float]:
 
 @lru_cache(maxsize=10_000)
 def _rouge(expected: str, given: str) -> dict[str, float]:
-    """{"1", "2", "l"}: F1 as rouge_chinese has it (sets of n-grams), which the papers on ChatGLM report.
+    """{"1", "2", "l"}: F1 over sets of n-grams, as in rouge_chinese and so in the papers on ChatGLM.
 
-    The longest common subsequence comes from RapidFuzz: rouge_chinese takes seconds for two texts of 1,500 words.
+    RapidFuzz computes the longest common subsequence: rouge_chinese takes seconds for two texts of 1,500 words.
     """
     from rapidfuzz.distance import LCSseq
     from rouge_chinese import Rouge
 
     wanted, found = words(expected), words(given)
-    if not wanted or not found:  # the library refuses empty texts
+    if not wanted or not found:  # rouge_chinese rejects empty texts
         return dict.fromkeys("12l", 0.0)
     grams = Rouge(metrics=["rouge-1", "rouge-2"]).get_scores(" ".join(found), " ".join(wanted))[0]
     common = LCSseq.similarity(wanted, found)
@@ -114,9 +115,9 @@ def _rouge(expected: str, given: str) -> dict[str, float]:
 
 
 def words(text: str) -> list[str]:
-    """jieba's words: Chinese by its dictionary, other scripts at blanks."""
+    """The words of jieba: Chinese by its dictionary, other scripts split at blanks."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # jieba's own regular expressions, on newer Pythons
+        warnings.simplefilter("ignore")  # newer Pythons warn of jieba's regular expressions
         import jieba
     jieba.setLogLevel(logging.WARNING)
     return [word for word in jieba.lcut(unicodedata.normalize("NFKC", text)) if word.strip() and word != "."]
@@ -131,13 +132,13 @@ METRICS: dict[Kind, dict[str, Callable[[Pairs], float]]] = {
 
 
 def kind_of(task: str | None, pairs: Pairs) -> Kind:
-    """By the task's name, else by its expected answers."""
+    """The kind of a task by its name, else by its expected answers."""
     for kind, parts in _NAMES:
         if task is not None and any(part in task.casefold() for part in parts):
             return kind
     answers = [expected for expected, _ in pairs]
     longest = max(map(len, answers))
-    if longest <= SHORT and len({normal(answer) for answer in answers}) <= min(CLOSED_SET, len(answers) // 3):
+    if longest <= SHORT and len({normalize(answer) for answer in answers}) <= min(CLOSED_SET, len(answers) // 3):
         return "classification"
     return "qa" if statistics.median(map(len, answers)) <= SHORT else "text"
 
@@ -145,8 +146,8 @@ def kind_of(task: str | None, pairs: Pairs) -> Kind:
 def score(pairs: Pairs, tasks: Sequence[str | None]) -> dict[str, Any]:
     """{"records", "accuracy", <metric>: value, "tasks": {name: {"records", <metric>: value}}}
 
-    Overall, `accuracy` counts every record, and each other metric the records of the tasks that have it; records
-    without a task count in the whole only.
+    The overall `accuracy` covers every record, and each other metric the records of all tasks that have it. Records
+    without a task count only there.
     """
     if not pairs:
         return {"records": 0, "tasks": {}}
@@ -158,7 +159,7 @@ def score(pairs: Pairs, tasks: Sequence[str | None]) -> dict[str, Any]:
     for task, group in groups.items():
         for name in METRICS[kinds[task]]:
             shared.setdefault(name, []).extend(group)
-    shared.pop("exact_match", None)  # `accuracy` says it of all
+    shared.pop("exact_match", None)  # `accuracy` covers it
     shared["accuracy"] = list(pairs)
     functions = {name: function for kind in METRICS.values() for name, function in kind.items()}
     overall = _measure({name: functions[name] for name in ("accuracy", *shared)}, shared)
@@ -171,7 +172,7 @@ def score(pairs: Pairs, tasks: Sequence[str | None]) -> dict[str, Any]:
 
 
 def _measure(metrics: dict[str, Callable[[Pairs], float]], pairs: dict[str, list[tuple[str, str]]]) -> dict[str, float]:
-    """A library that is not installed costs its metric, not the run that has just been trained."""
+    """Compute metrics; a missing library costs its metric only, not the run that has just been trained."""
     found = {}
     for name, metric in metrics.items():
         try:

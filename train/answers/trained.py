@@ -1,70 +1,67 @@
-"""Load the base model with the adapter that a run trained."""
+"""The adapter that a run trained, and the base model under it."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train.config import load
+from train.config import TrainConfig, load
+from train.errors import UserError, first_line
+from train.model.load import load_plain
+from train.rundir import complete
 
 
-def load_adapted(run: Path, *, device: str, bare: bool = False) -> tuple[Any, Any]:
-    """(model, tokenizer) of a run's newest adapter, with plain transformers and PEFT; `bare`: the base model alone.
+@dataclass(frozen=True)
+class TrainedAdapter:
+    config: TrainConfig
+    """Of the run that trained it."""
+    directory: Path
+    base: str
+    """Hub id or directory of the base model."""
+    revision: str | None
+    """Of the hub id."""
 
-    The base is quantised as the run had it. Raises UserError.
-    """
+    def load_base(self, dtype: Any, device: str | None = None) -> Any:
+        """The base model, quantized as it was in training. Raises UserError."""
+        try:
+            return load_plain(self.config, self.base, dtype, revision=self.revision, device=device)
+        except OSError as error:
+            said = f"the base model {self.base} of {self.directory} cannot be loaded: {first_line(error)}"
+            raise UserError(said) from error
+
+
+def find_adapter(run: Path) -> TrainedAdapter:
+    """The adapter of a finished run, else of its newest complete checkpoint. Raises UserError if there is none."""
+    places = [run, *reversed(complete(run / "checkpoints"))]
+    directory = next((place / "adapter" for place in places if (place / "adapter" / _CONFIG).is_file()), None)
+    if directory is None:
+        raise UserError(f"{run} has no adapter yet", "a run has one after its first checkpoint or at its end")
+    recorded = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
+    base, revision = recorded["base_model_name_or_path"], recorded.get("revision")
+    return TrainedAdapter(load(run / "train.json"), directory, base, revision)
+
+
+_CONFIG = "adapter_config.json"
+
+
+def load_adapted(adapter: TrainedAdapter, *, device: str, bare: bool = False) -> tuple[Any, Any]:
+    """(model, tokenizer) for inference; `bare` leaves the adapter out. Raises UserError."""
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    from train.errors import UserError
-    from train.model.base import register_types
-    from train.model.load import keep_four_bit_unpacked, quantization_options
-
-    adapter, trained = newest_adapter(run), load(run / "train.json")
-    config = adapter / "adapter_config.json"
-    if not config.is_file():
-        raise UserError(f"{adapter} holds no adapter", "a run has one after its first checkpoint or at its end")
-    recorded = json.loads(config.read_text(encoding="utf-8"))
-    quantised = trained.model.quantization != "none"
-    dtype: Any = torch.float32 if device == "cpu" else torch.bfloat16 if quantised else "auto"
-    options: dict[str, Any] = {"revision": recorded.get("revision"), "dtype": dtype}
-    options["trust_remote_code"] = trained.model.trust_remote_code
-    if quantised:
-        options |= {**quantization_options(trained, dtype), "device_map": {"": device}}
-    base = recorded["base_model_name_or_path"]
-    register_types(Path(base))
-    try:
-        model = AutoModelForCausalLM.from_pretrained(base, **options)
-    except OSError as error:
-        first = str(error).partition("\n")[0]
-        raise UserError(f"the base model {base} of {adapter} cannot be loaded: {first}") from error
-    keep_four_bit_unpacked(model)
+    quantized = adapter.config.model.quantization != "none"
+    half: Any = torch.bfloat16 if quantized else "auto"
+    model = adapter.load_base(torch.float32 if device == "cpu" else half, device)
     if not bare:
-        model = PeftModel.from_pretrained(model, adapter)
-    return (model if quantised else model.to(device)).eval(), AutoTokenizer.from_pretrained(adapter)
+        model = PeftModel.from_pretrained(model, adapter.directory)
+    return model.eval(), AutoTokenizer.from_pretrained(adapter.directory)
 
 
-def newest_adapter(run: Path) -> Path:
-    """The finished adapter, else that of the newest complete checkpoint."""
-    from train.rundir import complete
-
-    if (run / "adapter" / "adapter_config.json").is_file():
-        return run / "adapter"
-    found = complete(run / "checkpoints")
-    return found[-1] / "adapter" if found else run / "adapter"
-
-
-def any_device() -> str:
-    """`cuda` where there is a GPU."""
+def best_device() -> str:
+    """`cuda` where there is a GPU, else `cpu`."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def trained_system(run: Path) -> str | None:
-    """The system message that every record of the run was trained with."""
-    from train import config
-
-    return config.load(run / "train.json").data.system

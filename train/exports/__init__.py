@@ -1,5 +1,5 @@
-"""An adapter in another form: a directory, merged weights, an Ollama model.
+"""Exports of a run's adapter: a directory, merged weights, an Ollama model.
 
-Offers: EXPORTS, export.
+Offers: kinds.export, kinds.EXPORTS.
 May import: config, families, errors, data, model, answers.
 """

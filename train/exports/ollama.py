@@ -1,7 +1,8 @@
 """Ollama's Modelfile for a merged model. Pure: texts in, text out.
 
-Ollama has templates of its own (Go's text/template), so the model's Jinja template is not copied but measured: what it
-writes before and after each role's content. The result is tried on a longer conversation and refused where it differs.
+Ollama uses templates of its own (Go's text/template). So the model's Jinja template is not translated but measured:
+what does it write before and after each role's content? The result is tried on longer conversations, and refused if it
+renders one of them differently.
 """
 
 from __future__ import annotations
@@ -13,65 +14,69 @@ from dataclasses import dataclass
 from train.errors import UserError
 
 Turns = Sequence[tuple[str, str]]
+"""(role, text) of each message."""
 Render = Callable[..., str]
-"""render(turns) and render(turns, add_generation_prompt=True) of the chat template."""
+"""render(turns) or render(turns, add_generation_prompt=True), by the model's chat template."""
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-"""Models that `ollama create` reads from safetensors, of the families in train/families.py."""
+"""Model types of the families in train/families.py that `ollama create` reads from safetensors."""
 
 
 @dataclass(frozen=True)
 class Template:
-    """What stands around each role's content, and before an answer."""
+    """(before, after) of each role's content, and what begins an answer."""
 
     system: tuple[str, str] | None
     user: tuple[str, str]
     assistant: tuple[str, str]
     answer: str
     default: str = ""
-    """What a conversation without a system message begins with."""
+    """The begin of a conversation that has no system message."""
 
     def render(self, turns: Turns) -> str:
-        """The prompt for the next answer (Python's own reading of `go`)."""
+        """The prompt for the next answer, as Ollama renders it from `to_go`."""
         around = {"system": self.system or ("", ""), "user": self.user, "assistant": self.assistant}
         start = "" if turns[0][0] == "system" else self.default
         return start + "".join(around[role][0] + text + around[role][1] for role, text in turns) + self.answer
 
-    def go(self) -> str:
-        """As Ollama's TEMPLATE; it adds the begin-of-sequence token itself."""
+    def to_go(self) -> str:
+        """The text for Ollama's TEMPLATE. Ollama itself adds the begin-of-sequence token."""
         parts = []
         for word, role in (("if", "system"), ("else if", "user"), ("else if", "assistant")):
             around = getattr(self, role) or ("", "")
-            parts.append(f'{{{{ {word} eq .Role "{role}" }}}}{_go(around[0])}{{{{ .Content }}}}{_go(around[1])}')
-        start = f"{{{{ if not .System }}}}{_go(self.default)}{{{{ end }}}}" if self.default else ""
-        return f"{start}{{{{ range .Messages }}}}{''.join(parts)}{{{{ end }}}}{{{{ end }}}}{_go(self.answer)}"
+            parts.append(
+                f'{{{{ {word} eq .Role "{role}" }}}}{_literal(around[0])}{{{{ .Content }}}}{_literal(around[1])}'
+            )
+        start = f"{{{{ if not .System }}}}{_literal(self.default)}{{{{ end }}}}" if self.default else ""
+        return f"{start}{{{{ range .Messages }}}}{''.join(parts)}{{{{ end }}}}{{{{ end }}}}{_literal(self.answer)}"
 
 
-def _go(text: str) -> str:
-    """Literal text; whatever Go's templates or the Modelfile could read otherwise, as a quoted string."""
+def _literal(text: str) -> str:
+    """Text that Go's templates and the Modelfile leave as it is: a quoted string where they would read it otherwise."""
     return f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}" if "{{" in text or '"' in text else text
 
 
-def check(model_type: str) -> None:
-    """Raise UserError for a model that Ollama does not import."""
+def check_supported(model_type: str) -> None:
+    """Raise UserError for a model type that Ollama does not import."""
     if model_type not in MODEL_TYPES:
         raise UserError(
-            f"Ollama reads no safetensors of a {model_type} model (it does of {', '.join(MODEL_TYPES)})",
-            "export --to merged, and make a GGUF file of it with llama.cpp's convert_hf_to_gguf.py",
+            f"Ollama cannot import a {model_type} model from safetensors (it can for {', '.join(MODEL_TYPES)})",
+            "export --to merged, then make a GGUF file with llama.cpp's convert_hf_to_gguf.py",
         )
 
 
 S, U, A, V = "\u241fsystem\u241f", "\u241fuser\u241f", "\u241fanswer\u241f", "\u241fagain\u241f"
+"""Contents that no template writes by itself, so they can be found in what it renders."""
 
 
-def template_of(render: Render, bos: str) -> Template:
-    """Measure a chat template. Raises UserError if a template of Ollama's cannot say the same."""
+def measure(render: Render, bos: str) -> Template:
+    """Measure a chat template. Raises UserError if an Ollama template cannot express it."""
     before, after = _split(render([("user", U)], add_generation_prompt=True), U)
     before = before.removeprefix(bos)
     closing = _split(render([("user", U)]), U)[1]
     between, rest = _split(render([("user", U), ("assistant", A), ("user", V)]).partition(U)[2], A)
     follows, _ = _split(rest, V)
-    opening = _common_end(before, follows)  # what begins a user's turn, wherever it stands
+    opening = _common_end(before, follows)  # begins a user's turn at every place
     if not between.startswith(closing) or not after.startswith(closing):
         raise _refusal()
     system: tuple[str, str] | None = None
@@ -81,7 +86,7 @@ def template_of(render: Render, bos: str) -> Template:
         if not lead.endswith(opening):
             opening = _common_end(opening, lead)
         system = (head.removeprefix(bos), lead[: len(lead) - len(opening)])
-    except Exception:  # templates refuse roles by errors of their own
+    except Exception:  # a template that takes no system message raises an error of its own
         pass
     found = Template(
         system=system,
@@ -90,11 +95,16 @@ def template_of(render: Render, bos: str) -> Template:
         answer=after.removeprefix(closing),
         default=before[: len(before) - len(opening)],
     )
-    probe = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"), ("user", "e")]
-    for turns in (probe[:1], probe[:3], probe, *([[("system", "s"), *probe]] if system else [])):
-        if found.render(turns) != render(turns, add_generation_prompt=True).removeprefix(bos):
-            raise _refusal()
+    _try_out(found, render, bos)
     return found
+
+
+def _try_out(template: Template, render: Render, bos: str) -> None:
+    """Raise UserError if the template renders some conversation otherwise than `render`."""
+    turns = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"), ("user", "e")]
+    for probe in (turns[:1], turns[:3], turns, *([[("system", "s"), *turns]] if template.system else [])):
+        if template.render(probe) != render(probe, add_generation_prompt=True).removeprefix(bos):
+            raise _refusal()
 
 
 def _common_end(one: str, other: str) -> str:
@@ -113,14 +123,14 @@ def _split(text: str, mark: str) -> tuple[str, str]:
 
 def _refusal() -> UserError:
     return UserError(
-        "this model's chat template depends on more than roles and contents, which Ollama's templates cannot say",
+        "this model's chat template depends on more than roles and contents; Ollama's templates cannot express that",
         "export --to merged, and write the Modelfile by hand",
     )
 
 
 def modelfile(template: Template, stop: Sequence[str], system: str | None) -> str:
-    """FROM ., the template, the tokens that end an answer, the system message the model was trained with."""
-    lines = ["FROM .", f'TEMPLATE """{template.go()}"""']
+    """The Modelfile: weights, template, the tokens that end an answer, and the system message of training."""
+    lines = ["FROM .", f'TEMPLATE """{template.to_go()}"""']
     if system:
         lines.append(f'SYSTEM """{system}"""')
     lines += [f"PARAMETER stop {json.dumps(token, ensure_ascii=False)}" for token in stop]

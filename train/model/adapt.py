@@ -11,7 +11,7 @@ from train.errors import UserError, first_line
 from train.families import Family
 from train.model import pissa
 from train.model.base import BaseModel, read_json
-from train.model.load import Loaded, is_of_the_model
+from train.model.load import Loaded, is_fault_of_files
 from train.model.targets import check, refusal
 
 
@@ -109,7 +109,7 @@ def _continue_adapter(config: TrainConfig, loaded: Loaded) -> Any:
         return PeftModel.from_pretrained(_ready_for_training(config, loaded), place, is_trainable=True)
     except Exception as error:
         sizes = isinstance(error, RuntimeError) and type(error).__name__ != "OutOfMemoryError"  # torch's is one as well
-        if is_of_the_model(error) or sizes:  # torn, of other layers or sizes
+        if is_fault_of_files(error) or sizes:  # torn, of other layers or sizes
             said = f"lora.adapter: {place} does not fit this base model: {first_line(error)}"
             raise UserError(said) from error
         raise

@@ -1,4 +1,4 @@
-"""The adapter in PEFT's own format: written from a run's state, and read back to prove that it is the same."""
+"""The adapter in PEFT's format: written from a run's state, and read back as a check."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ import torch
 from train.config import TrainConfig
 from train.dist import World
 from train.model import pissa
-from train.model.base import BaseModel, register_types
+from train.model.base import BaseModel
+from train.model.load import load_plain
 from train.rundir import sync_directory
 from train.training.optimizer import State
 from train.training.strategy import Strategy
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-"""Largest difference of logits, as a share of the largest logit, by the dtype that both models compute in."""
+"""By dtype of both models: how much logits may differ, as a share of the largest logit."""
 
 
 def save(place: Path, state: State, model: Any, tokenizer: Any) -> None:
-    """adapter_model.safetensors (float32), adapter_config.json and the tokenizer with its chat template."""
+    """Write adapter_model.safetensors (float32), adapter_config.json and the tokenizer with its chat template."""
     weights = {name.removeprefix("param/"): value for name, value in state.items() if name.startswith("param/")}
     trained = model.peft_config
     weights, plain = pissa.as_plain_lora(model, weights)
@@ -35,14 +36,14 @@ def save(place: Path, state: State, model: Any, tokenizer: Any) -> None:
 
 
 def replace(place: Path, state: State, model: Any, tokenizer: Any) -> None:
-    """As `save`, under a temporary name first: an older adapter stays whole until the new one is."""
+    """Save under a temporary name and rename: an older adapter stays whole until the new one is complete."""
     temporary = place.with_name(f".{place.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     save(temporary, state, model, tokenizer)
     older = place.with_name(f".{place.name}.old.tmp")
     _remove(older)
     with suppress(FileNotFoundError):
-        place.rename(older)  # it may be a link, or open somewhere on NFS: then it cannot be removed yet
+        place.rename(older)  # not removed: it may be a link, or open on another host over NFS
     temporary.rename(place)
     sync_directory(place.parent)
     _remove(older)
@@ -58,10 +59,12 @@ def _remove(place: Path) -> None:
 def reloads(
     place: Path, config: TrainConfig, world: World, base: BaseModel, strategy: Strategy, model: Any, dtype: torch.dtype
 ) -> bool | None:
-    """Does a fresh base model with this adapter give the trained model's logits? None on ranks other than 0.
+    """Whether a fresh base model with this adapter gives the trained model's logits; None on ranks other than 0.
 
     A collective: under ZeRO-3 every rank takes part in the trained model's forward pass.
     """
+    from peft import PeftModel
+
     ids = torch.arange(1, 33, device=world.device).reshape(2, 16)
     strategy.loss.eval()
     with strategy.evaluation():
@@ -69,26 +72,8 @@ def reloads(
     strategy.loss.train()
     if not world.first:
         return None
-    fresh = _fresh(place, config, world, base, dtype)
+    fresh = PeftModel.from_pretrained(load_plain(config, base.directory, dtype, device=world.device), place).eval()
     with strategy.evaluation():
         loaded = fresh(input_ids=ids).logits.float().cpu()
     difference = (trained - loaded).abs().max() / trained.abs().max()
     return bool(difference <= TOLERANCE[dtype])
-
-
-def _fresh(place: Path, config: TrainConfig, world: World, base: BaseModel, dtype: torch.dtype) -> Any:
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    from train.model.load import keep_four_bit_unpacked, quantization_options
-
-    register_types(base.directory)
-    model = AutoModelForCausalLM.from_pretrained(
-        base.directory,
-        dtype=dtype,
-        device_map={"": world.device},
-        trust_remote_code=config.model.trust_remote_code,
-        **quantization_options(config, dtype),
-    )
-    keep_four_bit_unpacked(model)
-    return PeftModel.from_pretrained(model, place).eval()

@@ -1,10 +1,10 @@
-"""Measure a model on held-out records: loss and answers."""
+"""Measure a model on held-out records: its loss and its answers, spread over the ranks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,14 +23,19 @@ from train.training.strategy import Inference
 
 
 class Interrupted(Exception):
-    """A stop was asked for in the middle of an evaluation; raised by every rank at the same batch."""
+    """A stop was requested during an evaluation. Every rank raises it at the same batch."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
     scores: dict[str, Any]
+    """{"loss", "records", "accuracy", <metric>: value, "tasks"}; the loss is None if it is not finite."""
     answers: list[str]
     """One per record of data.eval."""
+
+    def __str__(self) -> str:
+        loss = math.nan if self.scores["loss"] is None else self.scores["loss"]
+        return f"loss {loss:.4f}  accuracy {self.scores['accuracy']:.3f}"
 
 
 @dataclass(frozen=True)
@@ -45,24 +50,19 @@ class Evaluator:
 
     def evaluate(self) -> Evaluation | None:
         """Loss and answers together, on rank 0; None elsewhere (a collective)."""
-        loss = self.loss()
-        answers = self.answers()
-        if answers is None:
-            return None
-        scores = self.scored(answers, loss)
-        print(f"evaluation  loss {loss:.4f}  accuracy {scores['accuracy']:.3f}", flush=True)
-        return Evaluation(scores, answers)
+        loss, answers = self.loss(), self.answers()
+        return None if answers is None else Evaluation(self.scored(answers, loss), answers)
 
     def loss(self) -> float:
-        """Cross entropy a labelled token over all of data.eval (a collective)."""
+        """Cross entropy per labelled token over all of data.eval (a collective)."""
         shares = spread(len(self.part.tokens), self.world.world_size, self.config.eval.batch_size)[self.world.rank]
         total, count = 0.0, 0.0
-        with _inference(self.strategy, self.model, generating=False), self.strategy.evaluation():
+        with self._evaluating(generating=False):
             for share in shares:
-                self._look()
+                self._check_for_stop()
                 batch = collate(
                     self.part.tokens,
-                    share or [0],  # every rank takes every step
+                    share or [0],  # a rank without a share takes part with any record: each pass is a collective
                     pad=self.tokenizer.pad_token_id,
                     multiple=1,
                     device=self.world.device,
@@ -76,14 +76,14 @@ class Evaluator:
     def answers(self) -> list[str] | None:
         """The model's answer to every record of data.eval, on rank 0 (a collective)."""
         tokens, options = self.part.tokens, self.config.eval
-        # Prompts of like lengths together: little padding. The order is undone at the end.
+        # Prompts of similar lengths share a batch, which saves padding. The order is undone at the end.
         order = sorted(range(len(tokens)), key=lambda i: -len(tokens.prompt(i)))
         shares = spread(len(order), self.world.world_size, options.batch_size)[self.world.rank]
         stop = stop_ids(self.tokenizer, self.model.config)
         given: dict[int, str] = {}
-        with _inference(self.strategy, self.model, generating=True), self.strategy.evaluation():
+        with self._evaluating(generating=True):
             for share in shares:
-                self._look()
+                self._check_for_stop()
                 indices = [order[place] for place in share]
                 texts = answer_batch(
                     self.model,
@@ -101,39 +101,35 @@ class Evaluator:
         return [everything[index] for index in range(len(tokens))]
 
     def scored(self, answers: list[str], loss: float) -> dict[str, Any]:
-        """{"loss", "records", "accuracy", "tasks"}; a loss that is no number is None."""
+        """The scores of an Evaluation."""
         pairs = [(record.answer, given) for record, given in zip(self.part.records, answers, strict=True)]
         known = loss if math.isfinite(loss) else None  # JSON has no other numbers
         return {"loss": known, **score(pairs, [record.task for record in self.part.records])}
 
-    def _look(self) -> None:
-        asked = dist.sum_over_ranks(self.world, [float(self.stop_requested())])
-        if asked[0]:
-            raise Interrupted
-
-
-class _inference:
-    """Evaluation mode of the model, and back; Unsloth on a GPU has faster kernels for generation."""
-
-    def __init__(self, strategy: Inference, model: Any, *, generating: bool) -> None:
-        self.module = strategy.loss
-        self.model = model
-        self.switch = generating and torch.cuda.is_available() and hasattr(model, "for_inference")
-
-    def __enter__(self) -> None:
-        self.module.eval()
-        if self.switch:
+    @contextmanager
+    def _evaluating(self, *, generating: bool) -> Iterator[None]:
+        """Put the model into evaluation mode for a while; Unsloth on a GPU has faster kernels for generation."""
+        switch = generating and torch.cuda.is_available() and hasattr(self.model, "for_inference")
+        self.strategy.loss.eval()
+        if switch:
             self.model.for_inference()
+        try:
+            with self.strategy.evaluation():
+                yield
+        finally:
+            if switch:
+                self.model.for_training()
+            self.strategy.loss.train()
 
-    def __exit__(self, *details: Any) -> None:
-        if self.switch:
-            self.model.for_training()
-        self.module.train()
+    def _check_for_stop(self) -> None:
+        requested = dist.sum_over_ranks(self.world, [float(self.stop_requested())])
+        if requested[0]:
+            raise Interrupted
 
 
 @dataclass(frozen=True)
 class InferenceOnly:
-    """Evaluates a model that is not trained."""
+    """What an Evaluator needs of a strategy, for a model that is not trained."""
 
     loss: Any
     autocast: Autocast

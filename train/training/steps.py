@@ -16,9 +16,10 @@ from train.data.prompts import set_template
 from train.data.tokens import fingerprint
 from train.dist import World
 from train.memory import shares_itself
-from train.model import choose, load, targets
+from train.model import choose, targets
 from train.model.adapt import adapt
 from train.model.base import BaseModel, family, family_at, local_directory
+from train.model.load import Loaded, load_for_training, load_tokenizer
 from train.records.conversations import Record
 from train.rundir import RunDir, write_atomic, write_json
 from train.training import adapter, checkpoint, deepspeed, result, start, strategy
@@ -47,7 +48,7 @@ class Run:
     # load_model
     data: Data = field(init=False)
     base: BaseModel = field(init=False)
-    loaded: load.Loaded = field(init=False)
+    loaded: Loaded = field(init=False)
     # add_adapter
     model: Any = field(init=False)
     """The PEFT model."""
@@ -108,11 +109,11 @@ def load_model(run: Run) -> None:
     run.data = Data(config, run.rundir)
     run.base = local_directory(config, run.rundir, run.data.texts)
     if world.local_rank == 0:
-        run.data.prefetch(lambda: load.load_tokenizer(config, run.base))
+        run.data.prefetch(lambda: load_tokenizer(config, run.base))
     deepspeed = run.ds_config is not None
     if dist.starts_early(world, engine=run.choice.engine, zero_stage=config.train.zero_stage):
         dist.start(world, deepspeed=deepspeed)
-    run.loaded = load.load(config, world, run.base, run.choice.engine, run.ds_config)
+    run.loaded = load_for_training(config, world, run.base, run.choice.engine, run.ds_config)
     dist.start(world, deepspeed=deepspeed)
     set_template(run.loaded.tokenizer, config.data.chat_template)
 
@@ -205,7 +206,7 @@ def _evaluate_before(run: Run) -> None:
     if earlier is not None:
         run.before = Evaluation(earlier["scores"], earlier["answers"])
     elif run.progress.step == 0:
-        run.before = run.evaluator.evaluate()
+        run.before = _evaluate(run.evaluator)
         if run.before is not None:
             content = {"scores": run.before.scores, "answers": run.before.answers, "data": run.eval_fingerprint}
             write_json(file, content)
@@ -237,7 +238,14 @@ def _train(run: Run) -> None:
 def _evaluate_after(run: Run) -> None:
     if run.config.eval.after and run.evaluator is not None and not run.stopped:
         run.phase("evaluate_after")
-        run.after = run.evaluator.evaluate()
+        run.after = _evaluate(run.evaluator)
+
+
+def _evaluate(evaluator: Evaluator) -> Evaluation | None:
+    evaluation = evaluator.evaluate()
+    if evaluation is not None:
+        print(f"evaluation  {evaluation}", flush=True)
+    return evaluation
 
 
 def _save_checkpoint(run: Run, progress: Progress) -> None:

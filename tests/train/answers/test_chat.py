@@ -33,7 +33,7 @@ def test_each_question_is_asked_in_the_light_of_those_before_it() -> None:
 def test_reset_forgets_all_but_the_system_message_and_exit_ends() -> None:
     given, said = talk("a", "/reset", "b", "/exit", "c", system="s")
     assert given[1:] == [[("system", "s"), ("user", "b")]]
-    assert "forgotten" in said
+    assert "(new conversation)" in said
 
 
 def test_other_commands_are_explained_and_not_asked() -> None:

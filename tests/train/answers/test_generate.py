@@ -39,10 +39,10 @@ def test_answers_are_greedy_and_without_penalties(run: Path) -> None:
     import torch
 
     from train.answers.generation import answer_batch, stop_ids, stream
-    from train.answers.trained import load_adapted
+    from train.answers.trained import find_adapter, load_adapted
     from train.data.prompts import prompt_text
 
-    model, tokenizer = load_adapted(run, device="cpu")
+    model, tokenizer = load_adapted(find_adapter(run), device="cpu")
     tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]  # as some tokenizers have it
     assert model.generation_config.repetition_penalty == 5.0
     prompt = prompt_text(tokenizer, [("user", "天气好吗")])
@@ -62,10 +62,10 @@ def test_who_leaves_a_stream_early_ends_the_models_work(run: Path) -> None:
     import threading
 
     from train.answers.generation import stream
-    from train.answers.trained import load_adapted
+    from train.answers.trained import find_adapter, load_adapted
     from train.data.prompts import prompt_text
 
-    model, tokenizer = load_adapted(run, device="cpu")
+    model, tokenizer = load_adapted(find_adapter(run), device="cpu")
     steps: list[int] = []
     model.get_output_embeddings().register_forward_hook(lambda *_: steps.append(1))
     before = threading.active_count()
@@ -81,7 +81,7 @@ def test_an_export_answers_as_the_run_did_and_loads_its_base_once(
 ) -> None:
     from transformers import AutoModelForCausalLM
 
-    from train.exports.merge import export
+    from train.exports.kinds import export
 
     loads = []
     load = AutoModelForCausalLM.from_pretrained
@@ -94,7 +94,7 @@ def test_an_export_answers_as_the_run_did_and_loads_its_base_once(
     said: list[str] = []
     export(run, "merged", tmp_path / "merged", said.append)
     assert len(loads) == 1
-    assert said[0].startswith("logits of the merged model (torch.float32) and of the trained one (not quantised): ")
+    assert said[0].startswith("logits of the merged model (torch.float32) and of the trained one (not quantized): ")
     settings = json.loads((tmp_path / "merged" / "generation_config.json").read_text())
     assert settings.get("repetition_penalty", 1.0) == 1.0
     assert settings.get("no_repeat_ngram_size", 0) == 0
@@ -106,12 +106,12 @@ def test_a_hub_data_set_can_be_evaluated_on(run: Path) -> None:
 
     from train import config
     from train.dist import from_environment
-    from train.evaluate import _for_evaluation
+    from train.evaluate import evaluation_config
 
     world = from_environment("cpu", {})
     for data, wanted in (("hub:owner/name:test", "hub:owner/name:test"), ("a.jsonl", str(Path("a.jsonl").resolve()))):
         options = argparse.Namespace(data=data, max_records=None)
-        assert _for_evaluation(config.load(run / "train.json"), options, world, "cpu").data.eval == wanted
+        assert evaluation_config(config.load(run / "train.json"), options, world, "cpu").data.eval == wanted
 
 
 @pytest.mark.parametrize("module", ["train.generate", "train.chat", "train.evaluate"])
@@ -141,7 +141,7 @@ def test_an_export_that_cannot_be_written_names_its_place(
     from safetensors import SafetensorError
 
     from train import export
-    from train.exports import merge
+    from train.exports import kinds
 
     (tmp_path / "file").write_text("")
     place = {"no parent": Path("/proc/x"), "a file": tmp_path / "file" / "x"}.get(kind, tmp_path / "x")
@@ -155,7 +155,7 @@ def test_an_export_that_cannot_be_written_names_its_place(
         raise full
 
     if "full" in kind:
-        monkeypatch.setitem(merge.EXPORTS, "adapter", write)
+        monkeypatch.setitem(kinds.EXPORTS, "adapter", write)
     assert export.main(["--run-dir", str(run), "--to", "adapter", "--out", str(place)]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"error: {place} cannot be written: ")

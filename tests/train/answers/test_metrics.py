@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from train.answers.metrics import bleu, exact_match, kind_of, macro_f1, normal, rouge, score, words
+from train.answers.metrics import bleu, exact_match, kind_of, macro_f1, normalize, rouge, score, words
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from train.answers.metrics import bleu, exact_match, kind_of, macro_f1, normal, 
     ],
 )
 def test_width_punctuation_case_and_blanks_do_not_matter(one: str, other: str) -> None:
-    assert normal(one) == normal(other)
+    assert normalize(one) == normalize(other)
     assert exact_match([(one, other)]) == 1.0
 
 

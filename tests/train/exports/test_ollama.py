@@ -36,14 +36,14 @@ def renderer(template: str) -> Any:
 @pytest.mark.parametrize("template", [CHATML, LLAMA3_CHAT, MISTRAL_CHAT, QWEN25, GLM4_CHAT, BAICHUAN_CHAT, NO_SYSTEM])
 def test_a_template_of_roles_is_measured_exactly(template: str) -> None:
     render = renderer(template)
-    found = ollama.template_of(render, "<s>")
+    found = ollama.measure(render, "<s>")
     turns = [("user", "你好"), ("assistant", "好"), ("user", "再见"), ("assistant", "bye"), ("user", "1 + 1")]
     for said in (turns, turns[:1], turns[:3]):
         assert found.render(said) == render(said, add_generation_prompt=True).removeprefix("<s>")
 
 
 def test_the_modelfile_says_it_in_go() -> None:
-    found = ollama.template_of(renderer(QWEN25), "")
+    found = ollama.measure(renderer(QWEN25), "")
     text = ollama.modelfile(found, ["<|im_end|>"], "简短回答")
     assert text == (
         'FROM .\nTEMPLATE """{{ if not .System }}<|im_start|>system\nYou are Qwen.{{ end }}{{ range .Messages }}'
@@ -56,6 +56,6 @@ def test_the_modelfile_says_it_in_go() -> None:
 
 def test_what_ollama_cannot_say_or_read_is_refused() -> None:
     with pytest.raises(UserError, match="more than roles"):
-        ollama.template_of(renderer(CHATGLM2_CHAT), "")  # it numbers the rounds
+        ollama.measure(renderer(CHATGLM2_CHAT), "")  # it numbers the rounds
     with pytest.raises(UserError, match="alibi_llama"):
-        ollama.check("alibi_llama")
+        ollama.check_supported("alibi_llama")

@@ -146,7 +146,7 @@ def test_generation_answers_as_the_evaluation_did(bed: Bed, used: Any, name: str
 def test_a_chat_answers_the_same_after_a_reset_and_goes_on_without_one(used: Any, name: str) -> None:
     status, output = used[name]["chat"]
     assert status == 0, output
-    first, second = output.split("(forgotten)\n")
+    first, second = output.split("(new conversation)\n")
     assert first.endswith("\n")
     assert second.startswith(first)
     assert len(second) > len(first)

@@ -1,0 +1,68 @@
+"""A run's model that answers on the command line, for train.generate and train.chat."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from train import dist
+from train.answers.generation import stop_ids, stream
+from train.answers.trained import best_device, find_adapter, load_adapted
+from train.data.prompts import prompt_text
+from train.errors import report
+
+Turns = list[tuple[str, str]]
+"""(role, text) of each message."""
+
+
+@dataclass(frozen=True)
+class Session:
+    model: Any
+    tokenizer: Any
+    stop: list[int]
+    options: argparse.Namespace
+    system: str | None
+    """The first message of a conversation."""
+
+    def answer(self, turns: Turns) -> Iterator[str]:
+        """Pieces of the answer to a conversation, as the model produces them."""
+        return stream(
+            self.model,
+            self.tokenizer,
+            prompt_text(self.tokenizer, turns),
+            max_new_tokens=self.options.max_new_tokens,
+            stop=self.stop,
+            temperature=self.options.temperature,
+        )
+
+
+def add_options(parser: argparse.ArgumentParser, *, max_new_tokens: int) -> None:
+    """The options of both commands, with the default of one."""
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--system", default=None, help="default: the run's data.system")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--max-new-tokens", type=int, default=max_new_tokens)
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--base", action="store_true", help="the base model without the adapter")
+
+
+def run_session(options: argparse.Namespace, use: Callable[[Session], None]) -> int:
+    """Load the model that the options name and let `use` talk to it; returns the exit status."""
+    device = best_device() if options.device == "auto" else options.device
+    world = dist.from_environment(device, {})
+    dist.prepare(world)
+    try:
+        dist.check_device(world)
+        adapter = find_adapter(options.run_dir)
+        model, tokenizer = load_adapted(adapter, device=device, bare=options.base)
+        system = options.system if options.system is not None else adapter.config.data.system
+        use(Session(model, tokenizer, stop_ids(tokenizer, model.config), options, system))
+    except Exception as error:
+        return report(error, None, None, 0)
+    except KeyboardInterrupt:
+        print()
+        return 130
+    return 0
