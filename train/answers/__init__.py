@@ -1,5 +1,5 @@
-"""Answers of a trained model: generate, stream and score them.
+"""Answers of a trained model: load it, generate, stream and score.
 
-Offers: answer_batch, stream, load_adapted, METRICS.
-May import: config, families, errors, rundir, data, model.
+Offers: trained.find_adapter, trained.load_adapted, session.run_session, generation, metrics.score.
+May import: config, families, errors, rundir, dist, data, model.
 """

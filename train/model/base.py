@@ -1,8 +1,8 @@
-"""Where a base model comes from: each source ends as a local directory in transformers' format, once per node.
+"""Turn every source of a base model into a local directory in transformers' format, once per node.
 
-`local_directory` is the only entry; downloads and conversions happen under a lock, so that of all ranks of a node one
-works and the others find the result. All of it happens before the ranks form a group: any of them may be the one that
-works, and `save_pretrained` of transformers writes nothing on other ranks than 0 once there is a group.
+Downloads and conversions happen under a lock: one rank of a node works, the others find its result. The ranks must not
+have formed a group yet, because then `save_pretrained` of transformers writes only on rank 0, and any rank may be the
+one that works.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from train.rundir import RunDir
 class BaseModel:
     directory: Path
     name: str
-    """What the adapter records as its base: the hub id where there is one, else the directory."""
+    """What the adapter records as its base: the hub id if there is one, else the directory."""
     revision: str | None = None
     """Of the hub id."""
 
 
 def local_directory(config: TrainConfig, rundir: RunDir, texts: Callable[[], Iterable[str]]) -> BaseModel:
-    """The base model of this run on this node's disk. `texts` are the records, for a tokenizer made on the spot.
+    """The base model on this node's disk. Raises UserError if there is no such model.
 
-    Raises UserError where there is no such model.
+    `texts` are the training records: source `random` makes a tokenizer of them.
     """
     return _SOURCES[config.model.source](config, rundir, texts)
 
@@ -53,18 +53,18 @@ def _hub(config: TrainConfig, rundir: RunDir, texts: Callable[[], Iterable[str]]
     path = Path(config.model.path).expanduser()
     if path.is_dir():
         _check_complete(path)
-        return _readable(BaseModel(path.resolve(), str(path.resolve())), rundir)
-    (held,) = hub.once(f"model-{_named(config.model)}", lambda: [str(download(config.model))])
+        return _converted(BaseModel(path.resolve(), str(path.resolve())), rundir)
+    (held,) = hub.once(f"model-{_hub_key(config.model)}", lambda: [str(download(config.model))])
     directory = Path(held)
-    if config.model.source == "modelscope":  # its ids mean nothing to whoever reads the adapter later
-        return _readable(BaseModel(directory, str(directory)), rundir)
-    return _readable(BaseModel(directory, config.model.path, config.model.revision), rundir)
+    if config.model.source == "modelscope":  # transformers cannot load the adapter's base by such an id
+        return _converted(BaseModel(directory, str(directory)), rundir)
+    return _converted(BaseModel(directory, config.model.path, config.model.revision), rundir)
 
 
-def _readable(base: BaseModel, rundir: RunDir) -> BaseModel:
-    """The model as transformers reads it: checkpoints in ChatGLM's or Baichuan's own layout are converted, once.
+def _converted(base: BaseModel, rundir: RunDir) -> BaseModel:
+    """The model for plain transformers: a checkpoint in ChatGLM's or Baichuan's own layout is converted, once.
 
-    The adapter then records the conversion's directory as its base, for it does not fit the original's layer names.
+    The adapter then records the converted directory as its base, because the original has other layer names.
     """
     config = read_config(base.directory)
     if config is None or not families.needs_conversion(config):
@@ -72,24 +72,24 @@ def _readable(base: BaseModel, rundir: RunDir) -> BaseModel:
     from train.original.checkpoint_files import ConversionError
     from train.original.conversion import converted
 
-    def say(text: str) -> None:
+    def tell(text: str) -> None:
         print(text, flush=True)
         rundir.event("convert", message=text)
 
     try:
-        place = converted(base.directory, say, cache_directory())
+        place = converted(base.directory, tell, cache_directory())
     except ConversionError as error:
         raise UserError(f"model.path: {error}") from error
     return BaseModel(place, str(place))
 
 
 def read_config(directory: Path) -> dict[str, Any] | None:
-    """config.json of a model's directory; None if there is none to read."""
+    """config.json of a model's directory; None if it cannot be read."""
     return read_json(directory / "config.json")
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
-    """The JSON object in `file`; None if there is none."""
+    """The JSON object in `file`; None if it cannot be read."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -97,10 +97,10 @@ def read_json(file: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def family(config: TrainConfig) -> Family:
-    """The family of the model that the job names, before the model is here: its config.json is fetched alone.
+def family_of_job(config: TrainConfig) -> Family:
+    """The family of the job's model; only its config.json is fetched for that.
 
-    A family that takes everything where it cannot be read: what is wrong is told in full when the model is loaded.
+    If that fails, the family is one that takes everything: loading the model reports the problem better.
     """
     model = config.model
     if model.source == "random":
@@ -115,31 +115,31 @@ def family(config: TrainConfig) -> Family:
 
 
 def _fetched_config(model: Model) -> dict[str, Any] | None:
-    def ask() -> list[str]:
+    def fetch() -> list[str]:
         try:
             if model.source == "modelscope":
                 from modelscope.hub.file_download import model_file_download as download
             else:
                 from huggingface_hub import hf_hub_download as download
             return [str(download(model.path, "config.json", revision=model.revision))]
-        except Exception:  # offline, no such model, no such package: their errors have no common base
+        except Exception:  # offline, no such model, no such package: these errors have no common base class
             return []
 
-    found = hub.once(f"config-{_named(model)}", ask)
+    found = hub.once(f"config-{_hub_key(model)}", fetch)
     return read_config(Path(found[0]).parent) if found else None
 
 
-def _named(model: Model) -> str:
+def _hub_key(model: Model) -> str:
     return f"{model.source}-{model.path}@{model.revision or 'newest'}"
 
 
 def family_at(directory: Path) -> Family:
-    """The family of a model that is here."""
+    """The family of a model on this disk."""
     return families.family_of(read_config(directory) or {})
 
 
 def register_types(directory: Path) -> None:
-    """Let transformers know the model types that are this project's own."""
+    """Register this project's own model types with transformers."""
     if (read_config(directory) or {}).get("model_type") == "alibi_llama":
         from train.original import alibi
 
@@ -162,16 +162,16 @@ _SOURCES: dict[str, Callable[[TrainConfig, RunDir, Callable[[], Iterable[str]]],
 
 
 def _check_complete(path: Path) -> None:
-    """Raise UserError for a directory that cannot be a model, or whose index names shards that are not there."""
+    """Raise UserError for a directory that is not a model, or lacks shards that its index names."""
     if not (path / "config.json").is_file():
         if (path / "adapter_config.json").is_file():
             raise UserError(
-                f"model.path: {path} holds an adapter and no model",
-                "name its base model here, and the adapter as lora.adapter to go on training it",
+                f"model.path: {path} holds an adapter, not a model",
+                "name its base model here, and the adapter as lora.adapter to train it further",
             )
         raise UserError(f"model.path: {path} has no config.json", "it must be a directory in transformers' format")
     if read_config(path) is None:
-        raise UserError(f"model.path: {path / 'config.json'} holds no JSON object", "download it again")
+        raise UserError(f"model.path: {path / 'config.json'} is not a JSON object", "download it again")
     index = _index_read(path)
     if index is None:
         return
@@ -185,9 +185,9 @@ def _check_complete(path: Path) -> None:
 
 
 def _index_read(path: Path) -> Path | None:
-    """The index that transformers reads, by its order of preference; None where the weights are one file.
+    """The index that transformers would read; None if the weights are one file.
 
-    A download without the *.bin files of a model that has both kinds leaves the index of those behind.
+    A download may hold the index of *.bin files beside safetensors, without those files.
     """
     for weights in ("model.safetensors", "pytorch_model.bin"):
         if (path / weights).is_file():

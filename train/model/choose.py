@@ -1,4 +1,4 @@
-"""Choose the engine that trains a model, and check that it can."""
+"""Choose the engine that trains a model, and refuse settings that it cannot train with."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class EngineChoice:
     reason: str
 
 
-def check(config: TrainConfig, family: Family) -> None:
-    """Raise UserError for settings that cannot work together (the launcher asks the same where it can)."""
-    refusals = compat.check(compat.Combination.of(config, family, _capability(config)))
+def check_settings(config: TrainConfig, family: Family) -> None:
+    """Raise UserError for settings that cannot work together. The launcher checks the same where it can."""
+    refusals = compat.check(_combination(config, family))
     if refusals:
         raise UserError(refusals[0].reason, *(f"set {refusal.instead}" for refusal in refusals))
     if config.train.engine == "unsloth" and not _has_unsloth():
@@ -29,9 +29,23 @@ def check(config: TrainConfig, family: Family) -> None:
 
 
 def choose_engine(config: TrainConfig, family: Family) -> EngineChoice:
-    """Which engine trains, and why."""
-    settings = compat.Combination.of(config, family, _capability(config))
-    return EngineChoice(*compat.engine_for(settings, unsloth_installed=_has_unsloth()))
+    """The engine that trains, and why."""
+    return EngineChoice(*compat.engine_for(_combination(config, family), unsloth_installed=_has_unsloth()))
+
+
+def import_first(choice: EngineChoice) -> None:
+    """Import what must come before everything else: Unsloth patches transformers. Keep progress bars out of the log."""
+    if choice.engine == "unsloth":
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import unsloth  # noqa: F401 - for its effects
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def _combination(config: TrainConfig, family: Family) -> compat.Combination:
+    return compat.Combination.of(config, family, _capability(config))
 
 
 def _has_unsloth() -> bool:
@@ -45,14 +59,3 @@ def _capability(config: TrainConfig) -> tuple[int, int] | None:
 
     found: tuple[int, int] = torch.cuda.get_device_capability()
     return found
-
-
-def import_first(choice: EngineChoice) -> None:
-    """Unsloth wants to be imported before transformers, which it patches; neither is to draw progress bars in a log."""
-    if choice.engine == "unsloth":
-        with quiet(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import unsloth  # noqa: F401 - for its effects
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()

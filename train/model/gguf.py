@@ -10,7 +10,7 @@ from train.errors import UserError
 
 
 def find_gguf(package: str) -> tuple[Path, str]:
-    """The GGUF file inside an installed Python package, without importing it, and the package's version."""
+    """The GGUF file in an installed Python package and the package's version; nothing is imported."""
     from importlib import metadata
 
     try:
@@ -25,9 +25,10 @@ def find_gguf(package: str) -> tuple[Path, str]:
 
 
 def gguf_architecture(gguf: Path) -> str:
-    """`general.architecture` of a GGUF file, which the format wants first; "" for a file that has it elsewhere.
+    """`general.architecture` of a GGUF file, which should be its first key; "" if it is not.
 
-    https://github.com/ggml-org/ggml/blob/master/docs/gguf.md: magic, version, counts, then key, type 8, text.
+    A file begins with magic, version and counts, then key, type 8 and text:
+    https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
     """
     with gguf.open("rb") as file:
         head = file.read(4096)
@@ -41,7 +42,7 @@ def gguf_architecture(gguf: Path) -> str:
 
 
 def dequantize(gguf: Path, place: Path) -> None:
-    """A GGUF file as safetensors in float32, with its tokenizer and chat template."""
+    """Write a GGUF file to `place` as float32 safetensors, with its tokenizer and chat template."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -52,7 +53,7 @@ def dequantize(gguf: Path, place: Path) -> None:
     config = AutoConfig.from_pretrained(gguf.parent, **options)
     with suppress(AttributeError):
         del config.quantization_config
-    fresh = type(loaded)(config)  # what came out of the GGUF reader refuses to be saved
+    fresh = type(loaded)(config)  # transformers refuses to save the model that came from GGUF
     fresh.load_state_dict(loaded.state_dict())
     fresh.tie_weights()
     fresh.to(torch.float32).save_pretrained(place)

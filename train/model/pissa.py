@@ -1,12 +1,12 @@
 """PiSSA (Meng et al. 2024, arXiv 2404.02948): LoRA that starts as the principal part of each weight.
 
-PEFT takes s B0 A0 out of the base weight W and trains B A from (B0, A0). So during training the base is not the model's
-own any more. What is saved is a plain LoRA for the original W:
+PEFT subtracts s B0 A0 from the base weight W and trains B A from (B0, A0), so the base changes during training. What is
+saved is a plain LoRA for the original W:
 
     W - s B0 A0 + s B A  =  W + s [B, -B0] [A; A0]          rank 2r, the same scale s
 
-B0 A0 is unique (a truncated singular value decomposition), so a resumed run on another machine starts from the same
-base within rounding.
+B0 A0 is unique (a truncated singular value decomposition). So a run that is resumed on another machine starts from the
+same base within rounding.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ State = dict[str, torch.Tensor]
 
 
 def remember(model: Any) -> None:
-    """Keep A0 and B0 of a PEFT model that PiSSA has just initialised."""
+    """Keep A0 and B0 of a PEFT model that PiSSA has just initialized."""
     model.zlaunch_pissa = {
         name: parameter.detach().float().cpu().clone()
         for name, parameter in model.named_parameters()
@@ -30,7 +30,7 @@ def remember(model: Any) -> None:
 
 
 def as_plain_lora(model: Any, weights: State) -> tuple[State, Any]:
-    """(weights by parameter name, LoraConfig) that fit the original base model; what was given if it was no PiSSA."""
+    """(weights by parameter name, LoraConfig) for the original base model; unchanged without PiSSA."""
     config = next(iter(model.peft_config.values()))
     start: State | None = getattr(model, "zlaunch_pissa", None)
     if start is None:

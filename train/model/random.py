@@ -1,4 +1,4 @@
-"""Tiny models with random weights, for smoke runs."""
+"""A tiny model with random weights, for smoke runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ CHATML = (
 
 
 def make_random(place: Path, texts: Iterable[str], seed: int) -> None:
-    """A tiny untrained Llama and a byte-level BPE tokenizer of `texts`; the same seed and texts give the same."""
+    """Write a tiny untrained Llama and a byte-level BPE tokenizer trained on `texts`.
+
+    The same seed and texts give the same files.
+    """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

@@ -1,5 +1,5 @@
-"""The loop: strategy, optimizer, loss, checkpoints, evaluation, result.
+"""A training run: its steps, the loop, gradients and optimizer, checkpoints, evaluation, result.
 
-Offers: build(...), Loop.run(progress), Progress.
+Offers: start.check_config, steps, strategy.build, loop.Loop, checkpoint.Progress, evaluator.Evaluator.
 May import: every room below.
 """

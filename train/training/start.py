@@ -12,7 +12,7 @@ from train.config import TrainConfig
 from train.dist import World
 from train.errors import UserError
 from train.model import choose
-from train.model.base import family
+from train.model.base import family_of_job
 from train.rundir import MARKER, RunDir, complete, write_atomic
 
 
@@ -30,7 +30,7 @@ def check_config(config: TrainConfig, world: World) -> None:
     if not config.data.train:
         raise UserError("data.train names no file of records")
     dist.check_device(world)
-    choose.check(config, family(config))
+    choose.check_settings(config, family_of_job(config))
 
 
 def check_ranks_agree(world: World, seen: dict[str, Any]) -> None:

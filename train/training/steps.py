@@ -18,7 +18,7 @@ from train.dist import World
 from train.memory import shares_itself
 from train.model import choose, targets
 from train.model.adapt import adapt
-from train.model.base import BaseModel, family, family_at, local_directory
+from train.model.base import BaseModel, family_at, family_of_job, local_directory
 from train.model.load import Loaded, load_for_training, load_tokenizer
 from train.records.conversations import Record
 from train.rundir import RunDir, write_atomic, write_json
@@ -94,7 +94,7 @@ def choose_engine(run: Run) -> None:
     config, world, stage = run.config, run.world, run.config.train.zero_stage
     run.ds_config = deepspeed.read_ds_config(run.rundir.ds_config, config, world.world_size) if stage else None
     run.phase("model")
-    run.choice = choose.choose_engine(config, family(config))
+    run.choice = choose.choose_engine(config, family_of_job(config))
     if world.first:
         run.rundir.event("engine", engine=run.choice.engine, reason=run.choice.reason)
         print(f"engine {run.choice.engine}: {run.choice.reason}", flush=True)
@@ -163,7 +163,7 @@ def _facts(run: Run) -> dict[str, Any]:
         "lora.rslora": config.lora.rslora,
         "lora.init": config.lora.init,
         "data": {"sequences": len(run.train_part.tokens), "tokens": int(run.train_part.lengths.sum())},
-        "trained_modules": targets.trained(parameters),
+        "trained_modules": targets.trained_modules(parameters),
         "trained_parameters": sum(parameter.numel() for parameter in parameters.values()),
     }
 

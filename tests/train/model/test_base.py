@@ -45,12 +45,12 @@ def test_an_index_that_is_none_is_told_without_a_traceback(model: Path) -> None:
 @pytest.mark.parametrize("text", ["{", "[]", "version https://git-lfs.github.com/spec/v1"])
 def test_a_config_that_is_none_is_told_without_a_traceback(model: Path, text: str) -> None:
     (model / "config.json").write_text(text)
-    with pytest.raises(UserError, match="holds no JSON object"):
+    with pytest.raises(UserError, match="is not a JSON object"):
         _check_complete(model)
 
 
 def test_an_adapter_is_told_from_a_model(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(UserError, match="an adapter and no model") as refused:
+    with pytest.raises(UserError, match="an adapter, not a model") as refused:
         _check_complete(tmp_path)
     assert "lora.adapter" in refused.value.advice[0]

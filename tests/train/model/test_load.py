@@ -39,10 +39,10 @@ LORA = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8, 
 ADAPTERS: tuple[tuple[dict[str, str], str], ...] = (
     ({}, "has no adapter_config.json\n  -> name the adapter/ of a finished run"),
     ({"adapter_config.json": json.dumps(LORA)}, "has no adapter_model.safetensors"),
-    ({"adapter_config.json": "[]", "adapter_model.safetensors": ""}, "is not that of a LoRA (peft_type: None)"),
+    ({"adapter_config.json": "[]", "adapter_model.safetensors": ""}, "is not of a LoRA adapter (peft_type: None)"),
     (
         {"adapter_config.json": json.dumps({**LORA, "peft_type": "IA3"}), "adapter_model.safetensors": ""},
-        "is not that of a LoRA (peft_type: IA3)",
+        "is not of a LoRA adapter (peft_type: IA3)",
     ),
     (
         {"adapter_config.json": json.dumps(LORA), "adapter_model.safetensors": "x" * 99},

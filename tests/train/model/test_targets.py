@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.beds.ranks import tools
-from train.model.targets import check
+from train.model.targets import check_names
 
 pytestmark = pytest.mark.train
 
@@ -23,11 +23,11 @@ NAMES = (
     ({"lora.modules_to_save": ["lm_haed"]}, "no module 'lm_haed'\n  -> it has lm_head, "),
     ({"lora.modules_to_save": ["proj"]}, "no module 'proj'"),  # PEFT would take all names that end so
     ({"lora.target_modules": "*["}, "'*[' is not a regular expression: nothing to repeat"),
-    ({"lora.target_modules": "q_proj"}, "'q_proj' matches the whole name of no module\n  -> whole names are like "),
-    ({"lora.target_modules": ""}, "'' matches the whole name of no module"),
+    ({"lora.target_modules": "q_proj"}, "'q_proj' matches the full name of no module\n  -> a full name is "),
+    ({"lora.target_modules": ""}, "'' matches the full name of no module"),
     ({"lora.target_modules": []}, "lora.target_modules: No `target_modules` passed"),
-    ({"lora.target_modules": ["input_layernorm"]}, "LoRA cannot be put on a module of type LlamaRMSNorm"),
-    ({"lora.target_modules": ["self_attn"]}, "LoRA cannot be put on a module of type LlamaAttention"),
+    ({"lora.target_modules": ["input_layernorm"]}, "LoRA does not support modules of type LlamaRMSNorm"),
+    ({"lora.target_modules": ["self_attn"]}, "LoRA does not support modules of type LlamaAttention"),
     ({"lora.modules_to_save": ["layers"]}, "lora.target_modules: No modules were targeted"),  # all are in `layers`
 )
 PEFT = (
@@ -61,7 +61,7 @@ def test_all_that_peft_takes_is_let_through() -> None:
 
     model = nn.ModuleDict({"layers": nn.ModuleList([nn.ModuleDict({"q": nn.Linear(2, 2)})]), "norm": nn.LayerNorm(2)})
     for targets in ("auto", "all-linear", r"layers\.\d+\.q", ("q",), ("layers.0.q",), ("0.q",)):
-        check(Lora(target_modules=targets, modules_to_save=("norm",)), model)
+        check_names(Lora(target_modules=targets, modules_to_save=("norm",)), model)
 
 
 def test_unsloth_takes_names_of_projections_for_the_parameters_of_experts() -> None:
@@ -71,16 +71,16 @@ def test_unsloth_takes_names_of_projections_for_the_parameters_of_experts() -> N
     from train.errors import UserError
 
     model = nn.ModuleDict({"mlp": nn.ModuleDict({"gate": nn.Linear(2, 2), "experts": nn.ParameterList()})})
-    check(Lora(target_modules=("gate", "down_proj")), model, "unsloth")
+    check_names(Lora(target_modules=("gate", "down_proj")), model, "unsloth")
     with pytest.raises(UserError, match="no module 'down_proj'"):
-        check(Lora(target_modules=("gate", "down_proj")), model, "peft")
+        check_names(Lora(target_modules=("gate", "down_proj")), model, "peft")
 
 
 def test_what_an_engine_says_of_something_else_is_not_taken_for_a_name() -> None:
-    from train.model.targets import refusal
+    from train.model.targets import explain
 
-    assert refusal(ValueError("shapes do not match")) is None
-    told = refusal(TypeError("Unsloth: Module = q_proj is not allowed. Only 'lm_head' and ... are allowed."))
+    assert explain(ValueError("shapes do not match")) is None
+    told = explain(TypeError("Unsloth: Module = q_proj is not allowed. Only 'lm_head' and ... are allowed."))
     assert told is not None
     assert str(told).startswith("lora.modules_to_save: Unsloth: Module = q_proj is not allowed")
     assert told.advice == ("set train.engine: peft",)
