@@ -1,12 +1,12 @@
-"""Whole checkpoints: one directory, any number of ranks, any ZeRO stage.
+"""Checkpoints for any number of ranks and any ZeRO stage.
 
 checkpoints/step-<n>/
-├── state.safetensors     float32 masters and moments by parameter name (train/training/strategy.py says which)
-├── state.json            where the run stands: step, losses so far, counts
+├── state.safetensors     float32 masters and moments by parameter name (`State` in train/training/optimizer.py)
+├── state.json            progress: step, losses so far, counts; and facts that a resumed run must match
 ├── adapter/              the adapter in PEFT's format, ready to use
 └── COMPLETE              renamed into place last; a directory without it does not count
 
-Rank 0 writes and reads; the others get what they need from it, so nothing but rank 0's disk is needed.
+Rank 0 writes and reads, and sends the others what they need. So only rank 0's disk matters.
 """
 
 from __future__ import annotations
@@ -29,13 +29,16 @@ from train.training.optimizer import State
 from train.training.strategy import Strategy
 
 MAY_CHANGE = ("total_steps", "data")
-"""A run may be resumed to train longer or shorter: its records are a function of the step, not of the last step. And
-with records mended or added: which ones a step sees then is another matter, and the run says so."""
+"""Facts that a resumed run may change.
+
+It may train longer or shorter, because its records depend on the step only, not on the last step. It may have
+corrected or added records; steps then see other records than planned, and the run says so.
+"""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands after `step` optimizer steps."""
+    """The state of a run after `step` optimizer steps."""
 
     step: int
     tokens: int = 0
@@ -56,7 +59,7 @@ def save(
     save_adapter: Callable[[Path, State], None],
     keep: int,
 ) -> None:
-    """Write a checkpoint and prune old ones (a collective). `facts` are recorded beside the progress."""
+    """Write a checkpoint and remove all but the `keep` newest (a collective). `facts` go beside the progress."""
     state = strategy.gather()
     if world.first:
         checkpoints.mkdir(parents=True, exist_ok=True)
@@ -72,7 +75,7 @@ def _write(place: Path, state: State, content: dict[str, Any], save_adapter: Cal
 
     temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(place, ignore_errors=True)  # without the marker: left over from a save that was cut off
+    shutil.rmtree(place, ignore_errors=True)  # has no marker: a save was cut off
     try:
         temporary.mkdir()
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary / "state.safetensors")
@@ -89,13 +92,13 @@ def _write(place: Path, state: State, content: dict[str, Any], save_adapter: Cal
 
 
 def remove(place: Path) -> None:
-    """The marker goes first, so that a half-removed checkpoint does not count."""
+    """Remove a checkpoint, its marker first: half-removed, it does not count."""
     (place / MARKER).unlink(missing_ok=True)
     shutil.rmtree(place, ignore_errors=True)
 
 
 def remove_incomplete(checkpoints: Path) -> None:
-    """Remove what cut-off saves left behind; rank 0 calls it at the start of a run."""
+    """Remove what cut-off saves left behind. Rank 0 calls it at the start of a run."""
     own = (path for path in checkpoints.glob("step-*") if STEP_NAME.fullmatch(path.name))
     for path in [*checkpoints.glob(".step-*.tmp"), *own]:
         if not (path / MARKER).is_file():
@@ -103,9 +106,9 @@ def remove_incomplete(checkpoints: Path) -> None:
 
 
 def restore(place: Path | None, strategy: Strategy, world: World, facts: dict[str, Any]) -> Progress | None:
-    """Rank 0's checkpoint into every rank's strategy (a collective); None where rank 0 has none.
+    """Load rank 0's checkpoint into every rank's strategy (a collective); None if rank 0 has none.
 
-    Raises UserError if the checkpoint is of another run: `facts` must agree, but for those that MAY_CHANGE.
+    Raises UserError if `facts` differ from the checkpoint's, except those that MAY_CHANGE.
     """
     content: dict[str, Any] | None = None
     state: State = {}
@@ -117,8 +120,8 @@ def restore(place: Path | None, strategy: Strategy, world: World, facts: dict[st
     for name, value in facts.items():
         if content.get(name, value) != value and name not in MAY_CHANGE:
             raise UserError(
-                f"the checkpoint {place or ''} was made with {name} {content.get(name)}, this run has {value}",
-                "resume with the settings of the run, or start a new run with these",
+                f"the checkpoint {place or ''} was made with {name} {content.get(name)}, but this run has {value}",
+                "resume with the settings of the checkpoint, or start a new run",
             )
     if world.first and place is not None:
         from safetensors.torch import load_file
@@ -137,7 +140,7 @@ def recorded(place: Path) -> dict[str, Any]:
 
 
 def _share_state(state: State, world: World) -> State:
-    """Rank 0's tensors on every rank, one after another."""
+    """Rank 0's tensors on every rank; sent one at a time, to save memory."""
     if not world.many:
         return state
     shared: State = {}

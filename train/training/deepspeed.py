@@ -20,16 +20,16 @@ from train.training.precision import autocast_for, inference
 
 
 def read_ds_config(path: Path, config: TrainConfig, world_size: int) -> dict[str, Any]:
-    """ds_config.json of the run directory for this start: the batch of train.json, nothing printed a step."""
+    """ds_config.json of the run directory, with the batch of this start. Raises UserError."""
     try:
         ds_config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"train.zero_stage={config.train.zero_stage} needs {path}, which is not there") from None
+        raise UserError(f"train.zero_stage={config.train.zero_stage} needs {path}, which does not exist") from None
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON: {error}") from None
     stage = ds_config.get("zero_optimization", {}).get("stage")
     if stage != config.train.zero_stage:
-        raise UserError(f"{path} is for ZeRO stage {stage}, train.json for {config.train.zero_stage}")
+        raise UserError(f"{path} is for ZeRO stage {stage}, but train.json for {config.train.zero_stage}")
     train = config.train
     return {
         **ds_config,
@@ -79,15 +79,15 @@ class DeepSpeedStrategy:
             )
         self.loss = self.engine
         if config.lora.plus_ratio is not None:
-            # With several groups DeepSpeed looks for the moments after the first one's step, when only that one has
-            # them (`_optimizer_step` in stage_1_and_2.py); made beforehand, all are found.
+            # With several groups DeepSpeed reads all moments after the first group's step, when only that group has
+            # some (`_optimizer_step` in stage_1_and_2.py). So they are made beforehand.
             self._create_moments()
 
     def backward(self, inputs: dict[str, torch.Tensor], scale: float, *, last: bool) -> torch.Tensor:
         self.engine.set_gradient_accumulation_boundary(last)
         with self.autocast():
             loss = self.engine(**inputs)
-        # DeepSpeed averages over ranks and, unless told not to, over micro batches; ours is a sum already divided.
+        # DeepSpeed would average over ranks and micro batches; our scale has divided the sum already.
         self.engine.backward(loss * (scale * self.world.world_size), scale_wrt_gas=False)
         return loss.detach()
 
@@ -118,7 +118,7 @@ class DeepSpeedStrategy:
             self._put(parameter, state[f"param/{name}"], None)
             for moment in MOMENTS:
                 self._put(parameter, state[f"{moment}/{name}"], moment)
-            # The masters alone are not enough: the next forward uses the model's own copy.
+            # The next forward pass reads the model's own copy, not the masters.
             sharded = [parameter] if self.stage == 3 else []
             with deepspeed.zero.GatheredParameters(sharded, modifier_rank=0, enabled=bool(sharded)):
                 parameter.data.copy_(state[f"param/{name}"])
@@ -129,7 +129,7 @@ class DeepSpeedStrategy:
         return inference(self.autocast)
 
     def _put(self, parameter: nn.Parameter, value: torch.Tensor, moment: str | None) -> None:
-        """This rank's part of a whole value into the float32 master (`moment` None) or a moment."""
+        """Set this rank's part of a whole value in the float32 master (`moment` None) or in a moment."""
         from deepspeed import utils
 
         value = value.to(self.world.device)
@@ -139,7 +139,7 @@ class DeepSpeedStrategy:
             else:
                 utils.safe_set_full_optimizer_state(parameter, value, moment)
             return
-        # `safe_set_full_*` of stage 3 fails where the ranks do not divide the parameter; the local ones do not.
+        # In stage 3 `safe_set_full_*` fails for a size that is not a multiple of the ranks; the local ones work.
         size = parameter.ds_tensor.numel()
         flat = nn.functional.pad(value.flatten(), (0, size * self.world.world_size - value.numel()))
         part = flat[size * self.world.rank : size * (self.world.rank + 1)]
@@ -152,7 +152,7 @@ class DeepSpeedStrategy:
         return self.engine.optimizer.optimizer
 
     def _create_moments(self) -> None:
-        """The moments exist only after the first step; before it, make the zeros that AdamW would."""
+        """Make the moments before the first step, as zeros; AdamW itself would only make them then."""
         optimizer = self.engine.optimizer
         if self.stage == 3:
             masters = optimizer.fp32_partitioned_groups_flat
@@ -163,4 +163,4 @@ class DeepSpeedStrategy:
             zeros = {moment: torch.zeros_like(master.data) for moment in MOMENTS}
             self._adam().state[master] = {"step": step_count(self._adam(), 0, master), **zeros}
         if missing and self.stage < 3:
-            optimizer._lazy_init_hp_params_optimizer_state()  # the map from names to parts of the moments
+            optimizer._lazy_init_hp_params_optimizer_state()  # maps names to parts of the moments

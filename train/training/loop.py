@@ -1,8 +1,8 @@
 """The training loop: optimizer steps from a checkpoint's step to the last, with logs, checkpoints and requests.
 
-Everything random in a step is a function of (seed, step, rank), the records of a step of (seed, step), and the loss is
-averaged over the labelled tokens of the whole global batch; so a run is the same run however often it is cut and,
-rounding aside, on however many ranks.
+Randomness in a step is a function of (seed, step, rank), its records are a function of (seed, step), and the loss is
+averaged over the labelled tokens of the whole global batch. So a run gives the same result however often it is
+interrupted and, within rounding, on any number of ranks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from train import dist, rundir
+from train import dist
 from train.config import TrainConfig
 from train.data import packing
 from train.data.batches import COLLATORS
@@ -25,24 +25,38 @@ from train.data.schedule import Sampler, deal, learning_rate
 from train.dist import World
 from train.errors import UserError
 from train.fused import inputs
-from train.rundir import RunDir
+from train.rundir import REQUESTS, RunDir
 from train.training.checkpoint import Progress
 from train.training.evaluator import Interrupted
-from train.training.metrics_log import Writer
+from train.training.metrics_log import MetricsLog
 from train.training.strategy import Strategy
 
 
 @dataclass(frozen=True)
-class _Work:
-    """One optimizer step's records as this rank sees them."""
+class Work:
+    """The records of one optimizer step, as this rank sees them."""
 
     tokens: int
-    """Of the global batch, as is `labelled`."""
+    """Of the global batch, like `labelled`."""
     labelled: int
     shares: list[np.ndarray]
     """Records of each of this rank's micro batches."""
     first: dict[str, Any] | None
     """The first micro batch, laid out and on its way to the device."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of one optimizer step."""
+
+    loss: float
+    """Per labelled token."""
+    grad_norm: float
+    rate: float
+    tokens: int
+    seconds: float
+    requests: list[str]
+    """Those of REQUESTS that any rank saw."""
 
 
 @dataclass(frozen=True)
@@ -57,70 +71,75 @@ class Loop:
     """Optimizer steps of the whole run."""
     save: Callable[[Progress], None]
     evaluate: Callable[[], float] | None
-    """Loss on data.eval, where there is one."""
+    """Loss on data.eval, if there is one."""
     first_step_done: Callable[[], None]
 
     def run(self, progress: Progress) -> tuple[Progress, bool]:
-        """Train from `progress` to the end or to a request to stop; (where it stands, was it stopped?)."""
+        """Train from `progress` to the end, or to a request to stop: (where it stands, whether it was stopped)."""
         sampler = self.data.sampler(self.config.train.seed)
-        writer = Writer(self.config, self.rundir, self.world, sampler.epoch_size, self.total)
+        log = MetricsLog(self.config, self.rundir, self.world, sampler.epoch_size, self.total)
         begin = last_saved = progress.step
         work = self.work(sampler, begin)
         for step in range(begin, self.total):
-            started = time.perf_counter()
-            wanted = self.rundir.requests()
-            summed_loss = self.forward_backward(step, work)
-            rate = self._rate(step)
-            norm_seen = self.strategy.step(rate)
-            count, tokens, work = work.labelled, work.tokens, self.work(sampler, step + 1)
-            # only now is the GPU waited for: before, it would have been idle while the next step's records are laid out
-            loss, *seen = dist.sum_over_ranks(self.world, [float(summed_loss), *map(float, wanted)])
-            loss, norm, flags = loss / count, float(norm_seen), [value > 0 for value in seen]
-            seconds = time.perf_counter() - started
-            if not math.isfinite(loss):
-                raise _diverged(f"the loss of step {step + 1} is {loss}")
-            if not math.isfinite(norm) and not self.strategy.skips:  # the weights are no numbers either by now
-                raise _diverged(f"the gradient of step {step + 1} is {norm}")
+            done, work = self._step(step, work, sampler)
             if step == begin:
                 self.first_step_done()
-            progress = _advance(progress, loss, norm, tokens, seconds)
-            writer.step(progress, loss, norm, rate, tokens / seconds)
-            asked = [name for name, flag in zip(rundir.REQUESTS, flags, strict=True) if flag]
-            every = self.config.train.checkpoint_every
-            if asked or (every and progress.step % every == 0) or progress.step == self.total:
+            progress = _advance(progress, done)
+            log.step(progress, done.loss, done.grad_norm, done.rate, done.tokens / done.seconds)
+            if done.requests or self._save_due(progress.step):
                 self.save(progress)
                 last_saved = progress.step
-            if asked:
-                self._acknowledge(asked)
-            if "stop" in asked:
+            self._acknowledge(done.requests)
+            if "stop" in done.requests:
                 return progress, True
-            if self._evaluation_due(progress.step) and self.evaluate is not None:
-                try:
-                    writer.evaluation(progress.step, self.evaluate())
-                except Interrupted:  # on every rank at the same batch
-                    if last_saved != progress.step:
-                        self.save(progress)
-                    self._acknowledge(["stop"])
-                    return progress, True
-        if last_saved != progress.step:  # nothing was left to train
-            self.save(progress)
+            try:
+                self._evaluate(progress.step, log)
+            except Interrupted:  # on every rank at the same batch
+                if last_saved != progress.step:
+                    self.save(progress)
+                self._acknowledge(["stop"])
+                return progress, True
         return progress, False
 
-    def work(self, sampler: Sampler, step: int) -> _Work:
-        """What `forward_backward` needs of a step; nothing for the step after the last."""
+    def _step(self, step: int, work: Work, sampler: Sampler) -> tuple[Done, Work]:
+        """Make an optimizer step; returns what came of it, and the work of the next one."""
+        started = time.perf_counter()
+        requested = self.rundir.requests()
+        summed_loss = self.forward_backward(step, work)
+        rate = self._rate(step)
+        grad_norm = self.strategy.step(rate)
+        following = self.work(sampler, step + 1)
+        # Reading the loss waits for the GPU. It comes last, so the GPU is not idle while `following` is laid out.
+        loss, *flags = dist.sum_over_ranks(self.world, [float(summed_loss), *map(float, requested)])
+        done = Done(
+            loss=loss / work.labelled,
+            grad_norm=float(grad_norm),
+            rate=rate,
+            tokens=work.tokens,
+            seconds=time.perf_counter() - started,
+            requests=[name for name, flag in zip(REQUESTS, flags, strict=True) if flag > 0],
+        )
+        if not math.isfinite(done.loss):
+            raise _diverged(f"the loss of step {step + 1} is {done.loss}")
+        if not math.isfinite(done.grad_norm) and not self.strategy.skips:  # the step has ruined the weights too
+            raise _diverged(f"the gradient of step {step + 1} is {done.grad_norm}")
+        return done, following
+
+    def work(self, sampler: Sampler, step: int) -> Work:
+        """The input of `forward_backward` for a step; empty for the step after the last."""
         if step >= self.total:
-            return _Work(0, 0, [], None)
+            return Work(0, 0, [], None)
         records = sampler.step(step, self.config.train.global_batch_size)
         mine = self._share(records)
-        return _Work(
+        return Work(
             tokens=int(self.data.lengths[records].sum()),
             labelled=int(self.data.loss_tokens[records].sum()),
             shares=mine,
             first=self._batch(mine[0].tolist()) if mine else None,
         )
 
-    def forward_backward(self, step: int, work: _Work) -> torch.Tensor:
-        """This rank's sum of losses; the gradients are in the strategy."""
+    def forward_backward(self, step: int, work: Work) -> torch.Tensor:
+        """This rank's sum of losses; the strategy holds the gradients."""
         torch.manual_seed(_seed(self.config.train.seed, step, self.world.rank))
         total = torch.zeros((), dtype=torch.float64, device=self.world.device)
         for place, indices in enumerate(work.shares):
@@ -130,7 +149,7 @@ class Loop:
         return total
 
     def _share(self, records: np.ndarray) -> list[np.ndarray]:
-        """This rank's micro batches of a step; packed rows are filled by tokens, not by number of records."""
+        """This rank's micro batches of a step. Packed rows are filled by tokens, not by number of records."""
         train, lengths = self.config.train, self.data.lengths[records]
         world_size = self.world.world_size
         if train.packing == "pack":
@@ -153,44 +172,52 @@ class Loop:
             step, self.total, peak=train.learning_rate, warmup_ratio=train.warmup_ratio, shape=train.scheduler
         )
 
-    def _acknowledge(self, asked: list[str]) -> None:
-        """Remove the requests that were met, once every rank has seen them."""
+    def _save_due(self, step: int) -> bool:
+        every = self.config.train.checkpoint_every
+        return step == self.total or (every > 0 and step % every == 0)
+
+    def _evaluate(self, step: int, log: MetricsLog) -> None:
+        """Log the loss on data.eval, at the steps that the job asks for. Raises Interrupted."""
+        every = self.config.eval.every
+        if self.evaluate is not None and every and step % every == 0 and step < self.total:
+            log.evaluation(step, self.evaluate())
+
+    def _acknowledge(self, requests: list[str]) -> None:
+        """Remove the requests that were met, after every rank has seen them."""
+        if not requests:
+            return
         if self.world.first:
-            for name in asked:
+            for name in requests:
                 self.rundir.event("request", request=name, by=self.rundir.asked_by(name))
         dist.wait(self.world)
-        for name in asked:
+        for name in requests:
             self.rundir.withdraw(name)
         dist.wait(self.world)
 
-    def _evaluation_due(self, step: int) -> bool:
-        every = self.config.eval.every
-        return bool(every) and step % every == 0 and step < self.total
-
 
 def _diverged(what: str) -> UserError:
-    """All that follows would be this too, and a checkpoint of it would take a good one's place."""
+    """An error that ends the run: a later checkpoint would be useless, and would displace a good one."""
     return UserError(
         f"{what}: training has diverged",
         "set a lower train.learning_rate, and train.max_grad_norm: 1.0 if it is 0",
-        "with model.dtype float16 try bfloat16 or float32, which do not overflow",
-        "the checkpoints are of steps before: `zlaunch resume` with other settings goes on from the newest",
+        "with model.dtype float16, try bfloat16 or float32, which do not overflow",
+        "the checkpoints are from earlier steps: `zlaunch resume` with other settings goes on from the newest",
     )
 
 
 def _seed(seed: int, step: int, rank: int) -> int:
-    """One number from three, different for each triple in practice."""
+    """One number from three; in practice it differs for each triple."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def _advance(progress: Progress, loss: float, norm: float, tokens: int, seconds: float) -> Progress:
-    known = [value for value in (progress.grad_norm_min, norm) if value is not None and math.isfinite(value)]
+def _advance(progress: Progress, done: Done) -> Progress:
+    known = [norm for norm in (progress.grad_norm_min, done.grad_norm) if norm is not None and math.isfinite(norm)]
     return replace(
         progress,
         step=progress.step + 1,
-        tokens=progress.tokens + tokens,
-        loss_first=loss if progress.loss_first is None else progress.loss_first,
-        loss_last=loss,
+        tokens=progress.tokens + done.tokens,
+        loss_first=done.loss if progress.loss_first is None else progress.loss_first,
+        loss_last=done.loss,
         grad_norm_min=min(known, default=None),
-        seconds=progress.seconds + seconds,
+        seconds=progress.seconds + done.seconds,
     )

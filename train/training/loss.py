@@ -1,8 +1,8 @@
-"""The loss of a micro batch, computed only where it counts.
+"""The loss of a micro batch, computed only at labelled positions.
 
-With a vocabulary of 50,000 to 150,000 the output head costs more than the layers of a small model, and an instruction
-record carries loss on a fraction of its tokens. So the head sees only the positions that predict an answer, in chunks.
-Unsloth's own fused loss is kept on a GPU: its kernels never hold the logits at all.
+With a vocabulary of 50,000 to 150,000 tokens, the output head costs more than the layers of a small model, and an
+instruction record carries loss on a fraction of its tokens. So the head runs only on the positions that predict an
+answer, in chunks. On a GPU Unsloth keeps its own loss, whose kernels never hold the logits at all.
 """
 
 from __future__ import annotations
@@ -17,17 +17,16 @@ from torch.utils.checkpoint import checkpoint
 from train.data.tokens import IGNORED
 
 CHUNK = 1024
-"""Positions whose logits are held at once; with more, the logits of each chunk are computed again in the backward."""
-
+"""Positions whose logits are held at once. With more of them, the backward pass computes each chunk's logits again."""
 
 _SCALED_HEADS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
-"""Config fields of models that change the logits after the head (Gemma, Granite, Cohere, Falcon-H1)."""
+"""Config fields of models that change the logits after the head: Gemma, Granite, Cohere, Falcon-H1."""
 
 
 class AnswerLoss(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
-    """A causal language model with its loss: forward gives the sum of the cross entropy of the labelled tokens.
+    """A causal language model with its loss: the sum of the cross entropy over the labelled tokens.
 
-    What DeepSpeed wraps is this module, so that its hooks see one forward whatever happens inside.
+    DeepSpeed wraps this module, so its hooks see a single forward pass whatever happens inside.
     """
 
     def __init__(self, model: nn.Module, *, fused: bool) -> None:
@@ -36,16 +35,16 @@ class AnswerLoss(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
         self.fused = fused
         base = model.get_base_model()
         prefix = base.base_model_prefix
-        told = base.config.get_text_config()  # of a model that takes images too, the part that writes
-        scaled = any(getattr(told, name, None) not in (None, 1, 1.0) for name in _SCALED_HEADS)
+        text = base.config.get_text_config()  # a model for images has one config per part
+        scaled = any(getattr(text, name, None) not in (None, 1, 1.0) for name in _SCALED_HEADS)
         head = base.get_output_embeddings()
         self.split = not fused and not scaled and hasattr(base, prefix) and head is not None
 
     def forward(self, input_ids: torch.Tensor, labels: torch.Tensor, **inputs: Any) -> torch.Tensor:
         """Sum of the cross entropy, a float32 scalar.
 
-        input_ids and labels are [rows, length]; a label is the token to predict at that position (already shifted), or
-        IGNORED. Further inputs (position_ids) go to the model as they are.
+        input_ids and labels are [rows, length]. A label is the token to predict at its position (already shifted), or
+        IGNORED. Further inputs, such as position_ids, go to the model unchanged.
         """
         if self.fused:
             return self._fused(input_ids, labels, inputs)
@@ -68,7 +67,7 @@ class AnswerLoss(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
         return torch.stack(parts).sum()
 
     def _fused(self, input_ids: torch.Tensor, labels: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
-        """Unsloth's loss: it shifts the labels itself, and divides by the number that it is told."""
+        """Unsloth's loss, which shifts the labels itself and divides by num_items_in_batch."""
         unshifted = torch.full_like(labels, IGNORED)
         unshifted[:, 1:] = labels[:, :-1]
         return self.model(input_ids=input_ids, labels=unshifted, num_items_in_batch=1, **inputs).loss.float()

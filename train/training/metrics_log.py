@@ -1,4 +1,4 @@
-"""metrics.jsonl, one line per step, and peak memory."""
+"""The log of a run's steps: metrics.jsonl, standard output and TensorBoard; and peak memory."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from train.rundir import RunDir
 from train.training.checkpoint import Progress
 
 
-class Writer:
-    """metrics.jsonl, a line a step on standard output, and TensorBoard if asked; on rank 0, nothing elsewhere."""
+class MetricsLog:
+    """One line per step in metrics.jsonl and on standard output, and TensorBoard if the job asks for it.
+
+    Only rank 0 writes.
+    """
 
     def __init__(self, config: TrainConfig, rundir: RunDir, world: World, epoch_size: int, total: int) -> None:
         self.config, self.rundir, self.world = config, rundir, world
@@ -66,7 +69,7 @@ class Writer:
 
 
 def peak_memory(world: World) -> int:
-    """Bytes: the most this rank ever held, on its GPU or (CPU) resident in memory."""
+    """The most bytes that this rank has held: on its GPU, or on a CPU in resident memory."""
     if world.device != "cpu":
         return int(torch.cuda.max_memory_allocated())
     import resource

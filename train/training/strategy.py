@@ -116,7 +116,7 @@ class ReplicatedStrategy:
 
     def step(self, rate: float) -> torch.Tensor:
         for _, parameter in self.named:
-            if parameter.grad is None:  # no record of this rank reached it; the sum over ranks needs it all the same
+            if parameter.grad is None:  # no record of this rank reached it, but the sum over ranks needs it
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [parameter.grad for _, parameter in self.named if parameter.grad is not None]
         dist.sum_tensors(self.world, gradients)

@@ -256,7 +256,7 @@ def test_a_stop_request_saves_at_one_step_and_the_run_goes_on_from_there(
 
 @pytest.mark.parametrize(
     ("key", "value", "said"),
-    [("lora.r", 8, "was made with lora.r 4, this run has 8"), ("lora.alpha", 16, "was made with lora.alpha 8")],
+    [("lora.r", 8, "was made with lora.r 4, but this run has 8"), ("lora.alpha", 16, "was made with lora.alpha 8")],
 )
 def test_a_run_does_not_go_on_with_an_adapter_of_another_size_or_scale(
     configure: Any, alone: dict[str, Path], key: str, value: int, said: str
