@@ -1,4 +1,4 @@
-"""A conversation: what the model is given at each turn."""
+"""Conversations: what the model gets at each turn."""
 
 from __future__ import annotations
 
@@ -8,43 +8,43 @@ from train.chat import HELP, Turns, converse
 
 
 def talk(*lines: str, system: str | None = None) -> tuple[list[Turns], str]:
-    """(the turns of each question, all that was said); the model answers with the number of turns, in two pieces."""
+    """(the turns that came with each question, all output); the answer is the number of turns, in two pieces."""
     given: list[Turns] = []
-    said: list[str] = []
+    output: list[str] = []
 
     def answer(turns: Turns) -> Iterator[str]:
         given.append(list(turns))
         yield f" turn {len(turns)}"
         yield "."
 
-    converse(lines, answer, said.append, system)
-    return given, "".join(said)
+    converse(lines, answer, output.append, system)
+    return given, "".join(output)
 
 
-def test_each_question_is_asked_in_the_light_of_those_before_it() -> None:
-    given, said = talk("你好", "", "再见", system="简短")
+def test_each_question_comes_with_the_conversation_so_far() -> None:
+    given, output = talk("你好", "", "再见", system="简短")
     assert given == [
         [("system", "简短"), ("user", "你好")],
         [("system", "简短"), ("user", "你好"), ("assistant", "turn 2."), ("user", "再见")],
     ]
-    assert said == " turn 2.\n turn 4.\n"
+    assert output == " turn 2.\n turn 4.\n"
 
 
-def test_reset_forgets_all_but_the_system_message_and_exit_ends() -> None:
-    given, said = talk("a", "/reset", "b", "/exit", "c", system="s")
+def test_reset_keeps_only_the_system_message_and_exit_leaves() -> None:
+    given, output = talk("a", "/reset", "b", "/exit", "c", system="s")
     assert given[1:] == [[("system", "s"), ("user", "b")]]
-    assert "(new conversation)" in said
+    assert "(new conversation)" in output
 
 
-def test_other_commands_are_explained_and_not_asked() -> None:
-    given, said = talk("/help")
+def test_an_unknown_command_prints_help_and_is_not_sent_to_the_model() -> None:
+    given, output = talk("/help")
     assert given == []
-    assert HELP in said
+    assert HELP in output
 
 
-def test_an_interrupted_answer_is_cut_and_the_conversation_goes_on() -> None:
+def test_an_interrupted_answer_is_cut_and_the_conversation_continues() -> None:
     given: list[Turns] = []
-    said: list[str] = []
+    output: list[str] = []
 
     def answer(turns: Turns) -> Iterator[str]:
         given.append(list(turns))
@@ -52,6 +52,6 @@ def test_an_interrupted_answer_is_cut_and_the_conversation_goes_on() -> None:
         if len(turns) == 1:
             raise KeyboardInterrupt
 
-    converse(["讲个故事", "再讲"], answer, said.append)
+    converse(["讲个故事", "再讲"], answer, output.append)
     assert given[1] == [("user", "讲个故事"), ("assistant", "从前"), ("user", "再讲")]
-    assert "".join(said) == "从前 (cut)\n从前\n"
+    assert "".join(output) == "从前 (cut)\n从前\n"

@@ -1,4 +1,7 @@
-"""Answers are the model's own, whatever settings for sampling its publisher left beside it."""
+"""Answers, streams, evaluations and exports of a trained adapter.
+
+The model's publisher left sampling settings beside it, which must not show.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ PENALTIES = {"repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "do_sample": 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run's directory with the adapter of a model whose generation_config.json asks for penalties."""
+    """A run directory with an adapter; the model's generation_config.json sets penalties."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -43,7 +46,7 @@ def test_answers_are_greedy_and_without_penalties(run: Path) -> None:
     from train.data.prompts import prompt_text
 
     model, tokenizer = load_adapted(find_adapter(run), device="cpu")
-    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]  # as some tokenizers have it
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]  # like some tokenizers
     assert model.generation_config.repetition_penalty == 5.0
     prompt = prompt_text(tokenizer, [("user", "天气好吗")])
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
@@ -58,7 +61,7 @@ def test_answers_are_greedy_and_without_penalties(run: Path) -> None:
     assert "".join(stream(model, tokenizer, prompt, **options)).strip() == expected
 
 
-def test_who_leaves_a_stream_early_ends_the_models_work(run: Path) -> None:
+def test_closing_a_stream_early_stops_the_model(run: Path) -> None:
     import threading
 
     from train.answers.generation import stream
@@ -76,7 +79,7 @@ def test_who_leaves_a_stream_early_ends_the_models_work(run: Path) -> None:
     assert threading.active_count() == before
 
 
-def test_an_export_answers_as_the_run_did_and_loads_its_base_once(
+def test_a_merged_export_drops_the_penalties_and_loads_the_base_once(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transformers import AutoModelForCausalLM
@@ -101,7 +104,7 @@ def test_an_export_answers_as_the_run_did_and_loads_its_base_once(
     assert not settings.get("do_sample", False)
 
 
-def test_a_hub_data_set_can_be_evaluated_on(run: Path) -> None:
+def test_evaluation_accepts_hub_data_sets_and_files(run: Path) -> None:
     import argparse
 
     from train import config
@@ -115,7 +118,7 @@ def test_a_hub_data_set_can_be_evaluated_on(run: Path) -> None:
 
 
 @pytest.mark.parametrize("module", ["train.generate", "train.chat", "train.evaluate"])
-def test_a_gpu_that_is_not_there_is_told_without_a_traceback(
+def test_a_missing_gpu_is_reported_without_a_traceback(
     run: Path, module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import importlib
@@ -133,7 +136,7 @@ def test_a_gpu_that_is_not_there_is_told_without_a_traceback(
 
 
 @pytest.mark.parametrize("kind", ["no parent", "a file", "full", "full in the weights"])
-def test_an_export_that_cannot_be_written_names_its_place(
+def test_an_export_that_cannot_be_written_names_the_directory(
     run: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import errno

@@ -1,4 +1,4 @@
-"""What answers are worth: each metric beside numbers worked out by hand."""
+"""Each metric against numbers computed by hand."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def test_width_punctuation_case_and_blanks_do_not_matter(one: str, other: str) -
     assert exact_match([(one, other)]) == 1.0
 
 
-def test_other_answers_are_other_answers() -> None:
+def test_exact_match_counts_only_equal_answers() -> None:
     assert exact_match([("正面", "负面"), ("正面", "正面的"), ("是", "。"), ("对", "对。")]) == 0.25
 
 
-def test_macro_f1_weighs_labels_alike_and_a_foreign_answer_misses_its_label() -> None:
+def test_macro_f1_weighs_labels_equally_and_an_unknown_answer_is_a_miss() -> None:
     pairs = [("正", "正"), ("正", "正"), ("正", "负"), ("负", "负"), ("负", "不知道")]
     positive, negative = 2 * 2 / (2 * 2 + 1), 2 * 1 / (2 * 1 + 2)
     assert macro_f1(pairs) == pytest.approx((positive + negative) / 2)
@@ -39,19 +39,19 @@ def test_macro_f1_weighs_labels_alike_and_a_foreign_answer_misses_its_label() ->
 def test_bleu_counts_chinese_by_characters() -> None:
     assert bleu([("今天天气很好。", "今天天气很好。")]) == pytest.approx(100)
     close, far = bleu([("今天天气很好啊", "今天天气不错啊")]), bleu([("今天天气很好啊", "电影难看")])
-    assert 20 < close < 80  # by blanks it would be one wrong word
+    assert 20 < close < 80  # split at blanks, it would be one wrong word
     assert far < 5
     assert bleu([("the cat sat on the mat", "the cat sat on the mat")]) == pytest.approx(100)
 
 
-def test_rouge_works_on_words_of_a_dictionary() -> None:
+def test_rouge_counts_words_of_a_dictionary() -> None:
     """jieba: 我/来到/北京/清华大学 and 我/去/北京/清华大学: 3 of 4 words in common."""
     assert rouge("1")([("我来到北京清华大学", "我去北京清华大学")]) == pytest.approx(0.75, abs=1e-6)
     assert rouge("l")([("我来到北京清华大学", "我去北京清华大学")]) == pytest.approx(0.75, abs=1e-6)
     assert rouge("1")([("我来到北京", ""), ("我来到北京", "我来到北京")]) == pytest.approx(0.5, abs=1e-6)
 
 
-def test_rouge_is_that_of_the_library_on_sentences_and_punctuation_too() -> None:
+def test_rouge_equals_that_of_the_library_on_random_sentences() -> None:
     from rouge_chinese import Rouge
 
     random = Random(5)
@@ -77,7 +77,7 @@ def test_rouge_is_that_of_the_library_on_sentences_and_punctuation_too() -> None
         ("other", ["长" * 60, "文" * 50], "text"),
     ],
 )
-def test_a_tasks_kind_is_told_by_its_name_or_its_answers(task: str | None, answers: list[str], kind: str) -> None:
+def test_a_task_has_the_kind_of_its_name_or_its_answers(task: str | None, answers: list[str], kind: str) -> None:
     assert kind_of(task, [(answer, "") for answer in answers]) == kind
 
 
@@ -93,7 +93,7 @@ def test_scores_are_given_overall_and_by_task() -> None:
     assert score([], []) == {"records": 0, "tasks": {}}
 
 
-def test_a_missing_library_costs_its_metric_and_nothing_else(
+def test_a_missing_library_costs_only_its_metric(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
@@ -105,19 +105,19 @@ def test_a_missing_library_costs_its_metric_and_nothing_else(
 @pytest.mark.parametrize(
     ("one", "other"), [("-5", "5"), ("答案是−5。", "答案是5"), ("3.14", "314"), ("３．１４", "314"), ("1/2", "12")]
 )
-def test_what_punctuation_says_about_a_number_matters(one: str, other: str) -> None:
+def test_punctuation_within_a_number_matters(one: str, other: str) -> None:
     assert exact_match([(one, other)]) == 0.0
 
 
 @pytest.mark.parametrize(
     ("one", "other"), [("1,000", "1000"), ("3.14.", "3.14"), ("2024-01-02", "2024 01 02"), ("e-mail", "email")]
 )
-def test_other_punctuation_beside_letters_and_numbers_does_not(one: str, other: str) -> None:
+def test_other_punctuation_does_not_matter(one: str, other: str) -> None:
     assert exact_match([(one, other)]) == 1.0
 
 
-def test_a_loss_that_is_no_number_costs_the_loss_and_not_the_scores() -> None:
-    """result.json takes numbers only, and is written when all the training is done."""
+def test_a_loss_that_is_not_finite_leaves_the_scores() -> None:
+    """JSON has no such number, and result.json is written when all training is done."""
     from types import SimpleNamespace
     from typing import Any
 

@@ -1,4 +1,4 @@
-"""Chat templates as Ollama's: measured, tried, and refused where they cannot be said."""
+"""Chat templates turned into Ollama's, or refused if Ollama cannot express them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def renderer(template: str) -> Any:
 
 
 @pytest.mark.parametrize("template", [CHATML, LLAMA3_CHAT, MISTRAL_CHAT, QWEN25, GLM4_CHAT, BAICHUAN_CHAT, NO_SYSTEM])
-def test_a_template_of_roles_is_measured_exactly(template: str) -> None:
+def test_a_template_of_roles_and_contents_is_measured_exactly(template: str) -> None:
     render = renderer(template)
     found = ollama.measure(render, "<s>")
     turns = [("user", "你好"), ("assistant", "好"), ("user", "再见"), ("assistant", "bye"), ("user", "1 + 1")]
@@ -42,7 +42,7 @@ def test_a_template_of_roles_is_measured_exactly(template: str) -> None:
         assert found.render(said) == render(said, add_generation_prompt=True).removeprefix("<s>")
 
 
-def test_the_modelfile_says_it_in_go() -> None:
+def test_the_modelfile_holds_the_template_in_go() -> None:
     found = ollama.measure(renderer(QWEN25), "")
     text = ollama.modelfile(found, ["<|im_end|>"], "简短回答")
     assert text == (
@@ -54,7 +54,7 @@ def test_the_modelfile_says_it_in_go() -> None:
     )
 
 
-def test_what_ollama_cannot_say_or_read_is_refused() -> None:
+def test_templates_and_models_that_ollama_does_not_support_are_refused() -> None:
     with pytest.raises(UserError, match="more than roles"):
         ollama.measure(renderer(CHATGLM2_CHAT), "")  # it numbers the rounds
     with pytest.raises(UserError, match="alibi_llama"):

@@ -1,4 +1,4 @@
-"""A directory is taken for a model as transformers would take it."""
+"""A directory counts as a model if transformers would load it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def model(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("names", [("model.safetensors",), ("model-1.safetensors", "model-2.safetensors")])
-def test_the_index_of_weights_that_were_not_downloaded_does_not_matter(model: Path, names: tuple[str, ...]) -> None:
+def test_an_index_beside_other_complete_weights_is_ignored(model: Path, names: tuple[str, ...]) -> None:
     if len(names) > 1:
         index(model, "model.safetensors.index.json", *names)
     for name in names:
@@ -31,25 +31,25 @@ def test_the_index_of_weights_that_were_not_downloaded_does_not_matter(model: Pa
     _check_complete(model)
 
 
-def test_a_shard_that_the_index_names_and_is_not_there_is_named(model: Path) -> None:
+def test_a_missing_shard_is_named(model: Path) -> None:
     with pytest.raises(UserError, match=r"lacks pytorch_model-00001-of-00001.bin, which pytorch_model.bin.index.json"):
         _check_complete(model)
 
 
-def test_an_index_that_is_none_is_told_without_a_traceback(model: Path) -> None:
+def test_an_unreadable_index_is_a_users_mistake(model: Path) -> None:
     (model / "model.safetensors.index.json").write_text("version https://git-lfs.github.com/spec/v1")
     with pytest.raises(UserError, match="not a readable index"):
         _check_complete(model)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "version https://git-lfs.github.com/spec/v1"])
-def test_a_config_that_is_none_is_told_without_a_traceback(model: Path, text: str) -> None:
+def test_an_unreadable_config_is_a_users_mistake(model: Path, text: str) -> None:
     (model / "config.json").write_text(text)
     with pytest.raises(UserError, match="is not a JSON object"):
         _check_complete(model)
 
 
-def test_an_adapter_is_told_from_a_model(tmp_path: Path) -> None:
+def test_an_adapter_in_place_of_a_model_is_a_users_mistake(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match="an adapter, not a model") as refused:
         _check_complete(tmp_path)

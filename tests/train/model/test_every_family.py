@@ -1,5 +1,7 @@
-"""Each row of the family table, from its published layout to an exported model that answers without this project:
-train, resume, evaluate, generate, export. Small random models; the runs share their processes."""
+"""Each row of the family table goes from its published layout to an exported model that answers without this project.
+
+The steps are train, resume, evaluate, generate, chat and export. Models are small and random; runs share processes.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,7 @@ class Bed:
 
 @pytest.fixture(scope="module")
 def bed(configure: Any, tmp_path_factory: pytest.TempPathFactory) -> Bed:
-    """A run of every model with plain PEFT, and the same again from the middle of the first."""
+    """A run of every model with plain PEFT, and one that resumes from the middle of the first."""
     place = tmp_path_factory.mktemp("models")
     settings = {"train.max_steps": 4, "train.checkpoint_every": 2, "eval.max_new_tokens": 8}
     runs, resumed = {}, {}
@@ -54,7 +56,7 @@ def bed(configure: Any, tmp_path_factory: pytest.TempPathFactory) -> Bed:
 
 @pytest.fixture(scope="module")
 def used(bed: Bed) -> dict[str, dict[str, tuple[int, str]]]:
-    """What evaluation, generation and export of each run said."""
+    """(status, output) of evaluate, generate, export and chat on each run."""
     prompts = {name: predictions(bed.runs[name])[0]["prompt"] for name in NAMES}
     asked = [
         (name, command, [f"train.{command}", ["--run-dir", str(bed.runs[name]), "--device", "cpu", *more]])
@@ -88,12 +90,12 @@ def predictions(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def test_every_row_of_the_table_is_here() -> None:
+def test_every_row_of_the_table_is_covered() -> None:
     assert {family for family, _ in MODELS.values()} == {family.name for family in families.FAMILIES}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_is_recognised_and_learns(bed: Bed, name: str) -> None:
+def test_its_family_is_recognized_and_it_learns(bed: Bed, name: str) -> None:
     told = result(bed.runs[name])
     assert told["loss_last"] < told["loss_first"]
     assert told["grad_norm_min"] > 0
@@ -108,7 +110,7 @@ def test_it_is_recognised_and_learns(bed: Bed, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CONVERTED)
-def test_it_is_converted_once_and_the_run_says_so(bed: Bed, name: str) -> None:
+def test_it_is_converted_once_and_the_run_reports_it(bed: Bed, name: str) -> None:
     first = [event["message"] for event in events(bed.runs[name], "convert")]
     again = [event["message"] for event in events(bed.resumed[name], "convert")]
     assert "converting it once" in first[0]
@@ -118,13 +120,13 @@ def test_it_is_converted_once_and_the_run_says_so(bed: Bed, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(bed: Bed, name: str) -> None:
+def test_it_resumes_with_the_losses_of_the_undisturbed_run(bed: Bed, name: str) -> None:
     assert [event["step"] for event in events(bed.resumed[name], "resumed")] == [2]
     assert metrics(bed.resumed[name]) == metrics(bed.runs[name])[2:]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_evaluation_on_its_own_gives_the_runs_scores_and_answers(bed: Bed, used: Any, name: str) -> None:
+def test_a_separate_evaluation_gives_the_scores_and_answers_of_the_run(bed: Bed, used: Any, name: str) -> None:
     status, output = used[name]["evaluate"]
     assert status == 0, output
     scores = json.loads((bed.place / f"{name}-scores" / "scores.json").read_text())
@@ -136,14 +138,14 @@ def test_evaluation_on_its_own_gives_the_runs_scores_and_answers(bed: Bed, used:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_generation_answers_as_the_evaluation_did(bed: Bed, used: Any, name: str) -> None:
+def test_generate_gives_the_answer_of_the_evaluation(bed: Bed, used: Any, name: str) -> None:
     status, output = used[name]["generate"]
     assert status == 0, output
     assert output.strip() == predictions(bed.runs[name])[0]["given"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_chat_answers_the_same_after_a_reset_and_goes_on_without_one(used: Any, name: str) -> None:
+def test_a_chat_answers_the_same_after_a_reset(used: Any, name: str) -> None:
     status, output = used[name]["chat"]
     assert status == 0, output
     first, second = output.split("(new conversation)\n")
@@ -170,7 +172,7 @@ print(json.dumps(answers))
 
 @pytest.fixture(scope="module")
 def plain(bed: Bed, used: Any) -> dict[str, str]:
-    """The answers of the exported models in a process that cannot see this project."""
+    """The answers of the exported models, in a process without this project on its path."""
     for name in NAMES:
         assert used[name]["export"][0] == 0, used[name]["export"][1]
     asked = bed.place / "asked.json"
@@ -184,18 +186,18 @@ def plain(bed: Bed, used: Any) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_export_answers_the_same_in_plain_transformers(bed: Bed, plain: dict[str, str], name: str) -> None:
+def test_the_export_gives_the_same_answer_in_plain_transformers(bed: Bed, plain: dict[str, str], name: str) -> None:
     assert plain[name] == predictions(bed.runs[name])[0]["given"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_export_tells_how_far_its_logits_are(used: Any, name: str) -> None:
+def test_the_export_reports_a_small_difference_of_logits(used: Any, name: str) -> None:
     told = used[name]["export"][1]
     difference = float(told.partition("largest difference ")[2].split(",")[0])
     assert difference < 1e-3
 
 
-def test_unsloth_trains_the_families_that_it_has_a_fast_path_for(bed: Bed, configure: Any) -> None:
+def test_unsloth_gives_the_same_losses_for_the_families_it_has_fast_paths_for(bed: Bed, configure: Any) -> None:
     runs = {
         name: configure(
             f"{name}-unsloth",

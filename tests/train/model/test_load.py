@@ -1,4 +1,4 @@
-"""Models, adapters and held-out records that cannot be used are a user's mistake, with the place and no traceback."""
+"""An unusable model, adapter or evaluation file is a user's mistake: the error names it, without a traceback."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def refused(place: Path, runs: list[Path], said: list[str]) -> None:
 
 
 @pytest.mark.parametrize("engine", ["unsloth", "peft"])
-def test_a_model_that_cannot_be_loaded_is_named(configure: Any, tmp_path: Path, engine: str) -> None:
+def test_an_unusable_model_is_named(configure: Any, tmp_path: Path, engine: str) -> None:
     if engine == "unsloth" and find_spec("unsloth") is None:
         pytest.skip("Unsloth is not installed here")
     from train.model.random import make_random
@@ -75,7 +75,7 @@ def test_a_model_that_cannot_be_loaded_is_named(configure: Any, tmp_path: Path, 
     refused(tmp_path, runs, [said for _, said in MODELS])
 
 
-def test_an_adapter_or_held_out_records_that_cannot_be_used_are_named(configure: Any, tmp_path: Path) -> None:
+def test_an_unusable_adapter_or_evaluation_file_is_named(configure: Any, tmp_path: Path) -> None:
     runs = []
     for number, (files, _) in enumerate(ADAPTERS):
         place = tmp_path / f"adapter-{number}"

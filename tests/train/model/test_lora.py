@@ -1,4 +1,4 @@
-"""Kinds of LoRA, each through the whole training program: it is what it says, learns, resumes and fits the base."""
+"""Each kind of LoRA through the whole training program: it learns, resumes, fits the base and can be exported."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 SHARDED = (("pissa", 2), ("dora", 2), ("whole", 3), ("plus", 2))
-"""Kinds that are also trained under ZeRO of some stage."""
+"""(kind, ZeRO stage) of further runs."""
 
 
 @pytest.fixture(scope="module")
 def runs(configure: Any) -> dict[str, Path]:
-    """A run of each kind, one that continues the adapter of the first, and some from their own middles."""
+    """A run of each kind, one that continues an adapter, some that resume, and some under ZeRO."""
     common = {"train.max_steps": 4, "train.checkpoint_every": 2, "verify_adapter": True, "eval.after": False}
     made = {name: configure(name, **common, **over) for name, over in KINDS.items()}
     base = made["rslora"] / "base_model"
@@ -67,12 +67,12 @@ def test_each_kind_learns_and_its_adapter_fits_the_original_base(runs: dict[str,
 
 
 @pytest.mark.parametrize("name", ["dora", "pissa", "plus", "whole"])
-def test_each_kind_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(runs: dict[str, Path], name: str) -> None:
+def test_each_kind_resumes_with_the_losses_of_the_undisturbed_run(runs: dict[str, Path], name: str) -> None:
     assert [event["step"] for event in events(runs[f"{name}-resumed"], "resumed")] == [2]
     assert metrics(runs[f"{name}-resumed"]) == pytest.approx(metrics(runs[name])[2:], rel=1e-6)
 
 
-def test_the_adapters_say_what_they_are(runs: dict[str, Path]) -> None:
+def test_adapters_record_their_kind_and_targets(runs: dict[str, Path]) -> None:
     assert recorded(runs["rslora"])["use_rslora"] is True
     assert recorded(runs["dora"])["use_dora"] is True
     assert any("magnitude" in name for name in weights(runs["dora"]))
@@ -94,7 +94,7 @@ def test_pissa_starts_as_the_base_model(runs: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize(("name", "stage"), SHARDED)
-def test_zero_changes_nothing(runs: dict[str, Path], name: str, stage: int) -> None:
+def test_zero_does_not_change_the_losses(runs: dict[str, Path], name: str, stage: int) -> None:
     assert metrics(runs[f"{name}-zero{stage}"]) == pytest.approx(metrics(runs[name]), rel=1e-3)
     assert result(runs[f"{name}-zero{stage}"])["adapter_reloads"] is True
 
@@ -107,7 +107,7 @@ def test_a_continued_adapter_starts_where_the_first_run_ended(runs: dict[str, Pa
     assert result(run)["adapter_reloads"] is True
 
 
-def test_lora_plus_gives_the_b_matrices_their_own_learning_rate(runs: dict[str, Path]) -> None:
+def test_lora_plus_gives_the_b_matrices_a_higher_learning_rate(runs: dict[str, Path]) -> None:
     import torch
 
     from train.training.optimizer import make_optimizer, set_learning_rate
@@ -133,7 +133,7 @@ def test_lora_plus_gives_the_b_matrices_their_own_learning_rate(runs: dict[str, 
         ({"lora.dora": True, "train.engine": "unsloth"}, "set train.engine: peft"),
     ],
 )
-def test_what_cannot_be_trained_is_told_without_a_traceback(configure: Any, over: dict[str, Any], said: str) -> None:
+def test_settings_that_cannot_be_trained_are_a_users_mistake(configure: Any, over: dict[str, Any], said: str) -> None:
     run = configure("mistake", **over)
     ranks = Ranks(1, ["-m", "train", "--config", str(run / "train.json")])
     assert ranks.wait() == [2]
@@ -141,14 +141,14 @@ def test_what_cannot_be_trained_is_told_without_a_traceback(configure: Any, over
     assert "Traceback" not in ranks.output[0]
 
 
-def test_exports_merge_every_kind_and_qlora_in_sixteen_bit(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_exports_merge_every_kind_and_qlora_in_16_bits(runs: dict[str, Path], tmp_path: Path) -> None:
     names = ("dora", "pissa", "whole", "nf4-dora")
     commands = [
         ("train.export", ["--run-dir", str(runs[name]), "--to", "ollama", "--out", str(tmp_path / name)])
         for name in names
     ]
     commands += [("train.export", ["--run-dir", str(runs["dora"]), "--to", "adapter", "--out", str(tmp_path / "own")])]
-    commands += [commands[0]]  # the place is taken now
+    commands += [commands[0]]  # into a directory that exists by now
     *told, again = tools(tmp_path, *commands)
     for name, (status, output) in zip((*names, "own"), told, strict=True):
         assert status == 0, output
@@ -165,7 +165,7 @@ def test_exports_merge_every_kind_and_qlora_in_sixteen_bit(runs: dict[str, Path]
     assert "exists already" in again[1]
 
 
-def test_two_ranks_evaluate_as_one(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_two_ranks_give_the_evaluation_of_one(runs: dict[str, Path], tmp_path: Path) -> None:
     (run, *words) = (str(runs["nf4-dora"]), "--device", "cpu")
     one = tools(tmp_path, ("train.evaluate", ["--run-dir", run, *words, "--out", str(tmp_path / "one")]))
     assert one[0][0] == 0, one[0][1]

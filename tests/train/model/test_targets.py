@@ -1,4 +1,4 @@
-"""Names of modules in a job are there, and LoRA can be put on them, whichever engine trains."""
+"""Names of modules in a job must exist and support LoRA, whichever engine trains."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMES = (
     ({"lora.target_modules": ["q_proj", "k_porj"]}, "no module 'k_porj'\n  -> it has k_proj, "),
     ({"lora.modules_to_save": ["nosuch"]}, "error: lora.modules_to_save: this model has no module 'nosuch'"),
     ({"lora.modules_to_save": ["lm_haed"]}, "no module 'lm_haed'\n  -> it has lm_head, "),
-    ({"lora.modules_to_save": ["proj"]}, "no module 'proj'"),  # PEFT would take all names that end so
+    ({"lora.modules_to_save": ["proj"]}, "no module 'proj'"),  # PEFT would accept all names with this ending
     ({"lora.target_modules": "*["}, "'*[' is not a regular expression: nothing to repeat"),
     ({"lora.target_modules": "q_proj"}, "'q_proj' matches the full name of no module\n  -> a full name is "),
     ({"lora.target_modules": ""}, "'' matches the full name of no module"),
@@ -41,7 +41,7 @@ FUSED = (({"lora.target_modules": ["q_proj", "gate_up_proj"]}, "no module 'gate_
 
 
 @pytest.mark.parametrize(("engine", "cases"), [("unsloth", NAMES), ("peft", PEFT), ("fused", FUSED)])
-def test_names_that_do_not_fit_the_model_are_a_users_mistake(
+def test_wrong_names_of_modules_are_a_users_mistake(
     configure: Any, tmp_path: Path, engine: str, cases: tuple[tuple[dict[str, Any], str], ...]
 ) -> None:
     if engine == "unsloth" and find_spec("unsloth") is None:
@@ -54,7 +54,7 @@ def test_names_that_do_not_fit_the_model_are_a_users_mistake(
         assert "Traceback" not in output
 
 
-def test_all_that_peft_takes_is_let_through() -> None:
+def test_all_forms_that_peft_accepts_are_accepted() -> None:
     from torch import nn
 
     from train.config import Lora
@@ -64,7 +64,7 @@ def test_all_that_peft_takes_is_let_through() -> None:
         check_names(Lora(target_modules=targets, modules_to_save=("norm",)), model)
 
 
-def test_unsloth_takes_names_of_projections_for_the_parameters_of_experts() -> None:
+def test_names_of_expert_parameters_are_accepted_for_unsloth_only() -> None:
     from torch import nn
 
     from train.config import Lora
@@ -76,7 +76,7 @@ def test_unsloth_takes_names_of_projections_for_the_parameters_of_experts() -> N
         check_names(Lora(target_modules=("gate", "down_proj")), model, "peft")
 
 
-def test_what_an_engine_says_of_something_else_is_not_taken_for_a_name() -> None:
+def test_an_engine_error_about_something_else_is_not_explained_as_a_name() -> None:
     from train.model.targets import explain
 
     assert explain(ValueError("shapes do not match")) is None

@@ -1,4 +1,4 @@
-"""Saving, cut off at every moment; no model, so that many moments fit."""
+"""Saves that are cut off at random moments. There is no model, so many moments fit into one test."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from train.training import checkpoint
 from train.training.checkpoint import Progress
 from train.dist import from_environment
 
-class Engine:
+class Strategy:
     def gather(self):
         return {"param/a": torch.full((300_000,), float(step))}
 
@@ -34,18 +34,18 @@ step = int(found[-1].name[5:]) if found else 0
 os.write(1, b"ready\\n")  # in one piece: two processes write to this pipe
 while True:
     step += 1
-    checkpoint.save(place, Engine(), world, Progress(step=step), {}, lambda where, state: where.mkdir(), keep=1)
+    checkpoint.save(place, Strategy(), world, Progress(step=step), {}, lambda where, state: where.mkdir(), keep=1)
 """
 
 
-def test_sigkill_at_twenty_random_moments_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+def test_a_kill_at_any_of_twenty_random_moments_leaves_a_complete_checkpoint(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     from train.rundir import complete
 
     place, rng, reached, usual = tmp_path / "checkpoints", random.Random(7), 0, 0.0
     pythonpath = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    # A fork of one warm process for each moment: the import of torch is paid once.
+    # Each moment is a fork of one warm process, so torch is imported once.
     forker = f"""
 import os, signal, sys
 import torch, safetensors.torch, train.training.checkpoint
@@ -76,7 +76,7 @@ for line in sys.stdin:
             while reached == 0 and not complete(place):
                 assert time.monotonic() < ready + 60
                 time.sleep(0.001)
-            usual = usual or time.monotonic() - ready  # seconds that this disk takes for one save
+            usual = usual or time.monotonic() - ready  # seconds that one save takes on this disk
             time.sleep(rng.uniform(0, max(0.05, 3 * usual)))
             os.kill(child, 9)
             time.sleep(0.01)
@@ -94,7 +94,7 @@ for line in sys.stdin:
     assert reached > 3
 
 
-def test_what_a_cut_off_save_left_is_cleared_away(tmp_path: Path) -> None:
+def test_leftovers_of_a_cut_off_save_are_removed(tmp_path: Path) -> None:
     from train import rundir
     from train.training import checkpoint
 

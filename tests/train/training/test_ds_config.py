@@ -1,4 +1,4 @@
-"""The rendered DeepSpeed configuration is accepted by DeepSpeed itself at the planned world size."""
+"""DeepSpeed itself accepts the rendered configuration at the planned world size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.train
 
 @pytest.fixture
 def accept(monkeypatch):
-    """accept(config, world_size): DeepSpeed's own reading of a configuration; it asks its `dist` for the world."""
+    """accept(config, world_size): the configuration as DeepSpeed parses it, in a world of that size."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from deepspeed.runtime import config as module
 
@@ -30,7 +30,7 @@ def accept(monkeypatch):
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 @pytest.mark.parametrize(("device", "hosts"), [("cpu", (("a", 1), ("b", 3))), ("cuda", (("a", 8), ("b", 8)))])
-def test_deepspeed_accepts_what_is_rendered(accept, stage, device, hosts):
+def test_deepspeed_accepts_the_rendered_configuration(accept, stage, device, hosts):
     plan = make(
         f"train.zero_stage={stage}",
         "train.global_batch_size=64",
@@ -48,7 +48,7 @@ def test_deepspeed_accepts_what_is_rendered(accept, stage, device, hosts):
     assert parsed.optimizer_name is None
 
 
-def test_deepspeed_refuses_another_world_so_the_test_above_can_fail(accept):
+def test_deepspeed_refuses_another_world_size(accept):
     config = json.loads(texts.render(make("train.zero_stage=2"))["ds_config.json"])
     with pytest.raises(AssertionError, match="train_batch_size"):
         accept(config, 3)

@@ -1,4 +1,4 @@
-"""Several ranks that save together, one of them killed at twenty moments; the next group goes on from what is left."""
+"""Ranks save together; one is killed at one of twenty moments, and the next group resumes from what is left."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.train
 
 WORLD = 2
 KINDS = ("param/", "exp_avg/", "exp_avg_sq/")
-WITHIN: dict[str, dict[str, Any]] = {  # what rank 0 is about to do in a save when it is killed
+WITHIN: dict[str, dict[str, Any]] = {  # what rank 0 is about to do when it is killed
     "make the temporary directory": {"call": "os.mkdir", "path": r"/\.step-\d+\.\d+\.tmp$"},
     "name state.json": {"call": "os.rename", "path": r"\.tmp/state\.json$"},
     "write the adapter's configuration": {"call": "open", "path": r"\.tmp/adapter/adapter_config\.json$"},
@@ -33,7 +33,7 @@ WITHIN: dict[str, dict[str, Any]] = {  # what rank 0 is about to do in a save wh
     "remove the older one's first file": {"call": "os.remove", "path": r"^[^/]+$"},
 }
 BY_THE_CLOCK = 10
-"""Moments besides those: of any rank, at any time from one save to the next but one."""
+"""Further kills: of any rank, at a random time within two saves."""
 
 
 @pytest.fixture(scope="module")
@@ -43,19 +43,19 @@ def forkserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forkserver]
 
 
 def announced(run: Path) -> list[int]:
-    """The steps of the checkpoints that the run said it has saved."""
+    """The steps of the checkpoints that events.jsonl reports as saved."""
     return [event["step"] for event in events(run, "checkpoint")] if (run / "events.jsonl").exists() else []
 
 
 def kill_a_rank(server: Forkserver, run: Path, before: dict[str, Any] | None, rng: random.Random) -> list[int]:
-    """Start a group, have one rank killed in or between its saves, and let the group end."""
+    """Start a group, kill one rank in or between saves, and wait for the end of the group."""
     count = len(announced(run))
     if before is not None:
         server.start(run, WORLD, before={**before, "times": rng.randint(2, 3)}, grace=rng.uniform(0, 0.2))
         return server.wait()
     pids, times = server.start(run, WORLD, grace=rng.uniform(0, 0.2)), []
     limit = time.monotonic() + 120
-    while len(times) < 2:  # as long as this machine takes from one save to the next
+    while len(times) < 2:  # measures how long one save takes on this machine
         assert time.monotonic() < limit, (run / "ranks.log").read_text()
         time.sleep(0.001)
         if len(announced(run)) > count + len(times):
@@ -66,7 +66,7 @@ def kill_a_rank(server: Forkserver, run: Path, before: dict[str, Any] | None, rn
 
 
 def newest(run: Path) -> tuple[int, dict[str, Any]]:
-    """(step, state) of the newest complete checkpoint, which must be whole and of one step in itself."""
+    """(step, state) of the newest complete checkpoint; asserts that all its files are of one step."""
     from safetensors.torch import load_file
 
     from train.rundir import complete
@@ -84,10 +84,10 @@ def newest(run: Path) -> tuple[int, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
-def test_sigkill_of_any_rank_at_twenty_moments_never_loses_the_checkpoint_before(
+def test_killing_any_rank_at_twenty_moments_never_loses_the_previous_checkpoint(
     stage: int, forkserver: Forkserver, configure: Any
 ) -> None:
-    """And what the killed groups saved is to the bit what an undisturbed group saves at the same steps."""
+    """What the killed groups saved equals, to the bit, what an undisturbed group saves at the same steps."""
     from safetensors.torch import load_file
 
     settings = {
@@ -102,15 +102,15 @@ def test_sigkill_of_any_rank_at_twenty_moments_never_loses_the_checkpoint_before
     reached = 0
     for moment, before in moments:
         statuses = kill_a_rank(forkserver, run, before, rng)
-        told = (run / "ranks.log").read_text()
-        assert -signal.SIGKILL in statuses, (moment, told)
-        assert 0 not in statuses, (moment, told)
+        log = (run / "ranks.log").read_text()
+        assert -signal.SIGKILL in statuses, (moment, log)
+        assert 0 not in statuses, (moment, log)
         step, state = newest(run)
         assert step >= max([reached, *announced(run)]), moment
         assert [event["step"] for event in events(run, "resumed")][-1:] == ([reached] if reached else []), moment
         kept[step], reached = state, step
 
-    # the last group goes on to the end, and one that nobody disturbs goes the whole way
+    # the last group runs to the end; an undisturbed one runs from the start
     configure("killed", WORLD, run=run, **settings, **{"train.max_steps": reached + 2, "train.keep_checkpoints": 1})
     whole = configure("whole", WORLD, **settings, **{"train.max_steps": reached + 2, "train.keep_checkpoints": 1000})
     for place in (run, whole):

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 
 class Counting:
-    """As many steps as were made."""
+    """A strategy without a model."""
 
     skips = False
 
@@ -60,7 +60,7 @@ def loop_over(place: Path, strategy: Any, saved: list[Any], evaluate: Any) -> An
     )  # fmt: skip
 
 
-def test_a_stop_in_the_middle_of_an_evaluation_saves_the_step_that_was_reached(tmp_path: Path) -> None:
+def test_a_stop_during_an_evaluation_saves_the_current_step(tmp_path: Path) -> None:
     from train.rundir import RunDir
     from train.training.checkpoint import Progress
     from train.training.evaluator import Interrupted
@@ -81,7 +81,7 @@ def test_a_stop_in_the_middle_of_an_evaluation_saves_the_step_that_was_reached(t
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_ends_the_run_before_it_is_written_or_saved(tmp_path: Path, bad: float) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_logged_or_saved(tmp_path: Path, bad: float) -> None:
     from train.errors import UserError
     from train.training.checkpoint import Progress
 
@@ -98,10 +98,10 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_is_written_or_saved(tmp
 
 
 @pytest.mark.parametrize("skips", [False, True])
-def test_a_gradient_that_is_no_number_ends_the_run_unless_the_engine_passes_over_it(
+def test_a_gradient_that_is_not_finite_ends_the_run_unless_the_strategy_skips_such_steps(
     tmp_path: Path, skips: bool
 ) -> None:
-    """At the last step: no loss after it would tell, and the adapter would be saved."""
+    """Here at the last step: no later loss would show it, and the adapter would be saved."""
     from train.errors import UserError
     from train.training.checkpoint import Progress
 
@@ -121,7 +121,7 @@ def test_a_gradient_that_is_no_number_ends_the_run_unless_the_engine_passes_over
     assert saved == []
 
 
-def test_the_plain_engine_passes_over_such_gradients_only_where_it_scales_losses() -> None:
+def test_the_replicated_strategy_skips_such_steps_only_with_loss_scaling() -> None:
     from train.config import Data, Lora, Model, TrainConfig, Training
     from train.dist import from_environment
     from train.training.strategy import ReplicatedStrategy

@@ -1,4 +1,4 @@
-"""The loss from the positions that count is the loss of the model's own logits."""
+"""The loss at labelled positions equals the loss from the model's own logits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHAPE: dict[str, Any] = {
         ),
     ],
 )
-def test_models_that_change_their_logits_behind_the_head_keep_their_loss(kind: str, more: dict[str, Any]) -> None:
+def test_models_that_change_the_logits_after_the_head_keep_their_loss(kind: str, more: dict[str, Any]) -> None:
     import transformers
     from peft import LoraConfig, get_peft_model
 

@@ -1,4 +1,4 @@
-"""Whole runs to which something happens: requests at odd moments, records that change, a directory that is a link."""
+"""Whole runs with disturbances: requests at odd moments, records that change, a directory that is a link."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ def go(server: Forkserver, run: Path, world_size: int = 1) -> list[int]:
     return server.wait()
 
 
-def ask(run: Path, request: str) -> None:
+def request(run: Path, name: str) -> None:
     (run / "control").mkdir(exist_ok=True)
-    (run / "control" / request).write_text('{"by": "a te')  # half written
+    (run / "control" / name).write_text('{"by": "a te')  # cut off
 
 
 def predictions(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def test_a_stop_at_the_last_step_leaves_the_evaluation_for_a_later_start(
+def test_a_stop_at_the_last_step_leaves_the_evaluation_to_the_next_start(
     forkserver: Forkserver, configure: Any
 ) -> None:
     run = configure("stop-last", 2, **SHORT | {"train.max_steps": 1})
-    ask(run, "stop")
+    request(run, "stop")
     assert go(forkserver, run, 2) == [75, 75], (run / "ranks.log").read_text()
     assert (result(run)["state"], result(run)["steps"]) == ("stopped", 1)
     assert not (run / "control" / "stop").exists()
@@ -51,25 +51,25 @@ def test_a_stop_at_the_last_step_leaves_the_evaluation_for_a_later_start(
     assert result(run)["eval"]["after"]["records"] == 6
 
 
-def test_a_stop_at_the_last_step_of_a_run_without_an_evaluation_is_its_end(
+def test_a_run_without_evaluation_succeeds_if_it_is_stopped_at_the_last_step(
     forkserver: Forkserver, configure: Any
 ) -> None:
     run = configure("stop-end", **SHORT, **{"eval.after": False})
     configure("stop-end", run=run, **SHORT | {"train.max_steps": 1, "eval.after": False})
-    ask(run, "stop")
+    request(run, "stop")
     assert go(forkserver, run) == [0], (run / "ranks.log").read_text()
     assert result(run)["state"] == "succeeded"
     assert not (run / "control" / "stop").exists()
 
 
-def test_answers_are_compared_with_the_records_that_were_asked(
+def test_answers_are_compared_with_the_records_of_the_start(
     forkserver: Forkserver, configure: Any, tmp_path: Path
 ) -> None:
-    """Whoever edits data.eval during the run does not change what is measured."""
+    """Editing data.eval during the run does not change the measurement."""
     asked = write_records(tmp_path / "eval.jsonl", 6, start=100)
     run = configure("edited", **{"data.eval": str(asked), "train.max_steps": 60, "train.checkpoint_every": 0})
     (tmp_path / "elsewhere").mkdir()
-    (run / "adapter").symlink_to(tmp_path / "elsewhere")  # and a link stands where the adapter is to lie
+    (run / "adapter").symlink_to(tmp_path / "elsewhere")  # and the adapter replaces a link
     forkserver.start(run, 1)
     limit = time.monotonic() + 60
     while not (run / "metrics.jsonl").exists():
@@ -81,7 +81,7 @@ def test_answers_are_compared_with_the_records_that_were_asked(
     assert (run / "adapter" / "adapter_model.safetensors").is_file()
 
 
-def test_what_was_measured_before_training_on_other_records_is_not_compared(
+def test_an_evaluation_before_training_on_other_records_is_not_reused(
     forkserver: Forkserver, configure: Any, tmp_path: Path
 ) -> None:
     asked = write_records(tmp_path / "eval.jsonl", 2, start=100)
@@ -90,15 +90,15 @@ def test_what_was_measured_before_training_on_other_records_is_not_compared(
     assert go(forkserver, run) == [0], (run / "ranks.log").read_text()
     assert result(run)["eval"]["before"]["records"] == 2
     assert go(forkserver, run) == [0]
-    assert result(run)["eval"]["before"]["records"] == 2  # once for a run
+    assert result(run)["eval"]["before"]["records"] == 2  # once per run
     write_records(asked, 8, start=100)
     configure("more-to-ask", run=run, **SHORT | {"train.max_steps": 3}, **over)
     assert go(forkserver, run) == [0], (run / "ranks.log").read_text()
-    told = result(run)
-    assert (told["eval"]["before"], told["eval"]["after"]["records"], len(told["samples"])) == (None, 8, 4)
+    content = result(run)
+    assert (content["eval"]["before"], content["eval"]["after"]["records"], len(content["samples"])) == (None, 8, 4)
 
 
-def test_a_start_that_is_not_to_resume_does_not_take_older_checkpoints_for_its_own(
+def test_a_start_without_resume_refuses_a_directory_with_older_checkpoints(
     forkserver: Forkserver, configure: Any
 ) -> None:
     run = configure("anew", **SHORT)
@@ -109,7 +109,7 @@ def test_a_start_that_is_not_to_resume_does_not_take_older_checkpoints_for_its_o
     assert [event["step"] for event in events(run, "checkpoint")] == [2]
 
 
-def test_a_run_does_not_go_on_with_other_modules_of_the_same_size(forkserver: Forkserver, configure: Any) -> None:
+def test_a_run_does_not_resume_with_other_modules_of_the_same_size(forkserver: Forkserver, configure: Any) -> None:
     over = {"data.eval": None, "lora.modules_to_save": ["lm_head"]}
     run = configure("others", **SHORT, **over, **{"lora.target_modules": ["q_proj", "k_proj"]})
     assert go(forkserver, run) == [0], (run / "ranks.log").read_text()
@@ -122,11 +122,11 @@ def test_a_run_does_not_go_on_with_other_modules_of_the_same_size(forkserver: Fo
 @pytest.mark.parametrize(
     "over",
     [
-        {"train.engine": "fused", "train.zero_stage": 3},  # nobody to share with, and no group of ranks to wait for
+        {"train.engine": "fused", "train.zero_stage": 3},  # no other rank to share with
         {"lora.init": "pissa", "lora.target_modules": ["q_proj", "embed_tokens"]},
     ],
 )
-def test_odd_settings_go_the_whole_way_on_one_rank(
+def test_unusual_settings_train_evaluate_and_reload_on_one_rank(
     forkserver: Forkserver, configure: Any, over: dict[str, Any]
 ) -> None:
     run = configure("odd", verify_adapter=True, **SHORT, **over)
@@ -150,7 +150,7 @@ dist.leave(0)
 """
 
 
-def test_a_node_with_other_records_says_so() -> None:
+def test_a_node_with_other_records_reports_it() -> None:
     ranks = Ranks(2, ["-c", DISAGREE])
     assert ranks.wait() == [0, 2], ranks.output
     assert "other records than node 0: data.train is 41 of 920 tokens here, 40 of 900 tokens there" in ranks.output[1]

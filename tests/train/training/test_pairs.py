@@ -1,6 +1,6 @@
-"""Every pair of settings that the compatibility gate allows has run: on two ranks of a CPU, in as few runs as hold all.
+"""Every pair of settings that train/compat.py allows trains, on two CPU ranks, in as few runs as cover all pairs.
 
-Each run gives the losses of the plain one (PEFT, no ZeRO, bucketed) of its model and quantisation, whatever trains it.
+Each run gives the losses of the plain run (PEFT, no ZeRO, bucketed) with the same model and quantization.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.train
 
 FAMILY = {family.name: family for family in families.FAMILIES}
 KINDS = ("llama3", "qwen2", "glm4", "baichuan2-13b", "gpt-neox")
-"""Rotary, the same with biases, GLM, ALiBi, and a model of no known family."""
+"""Rotary embeddings, the same with biases, GLM, ALiBi, and an unknown family."""
 WORLD = 2
 
 
@@ -47,7 +47,7 @@ class Combination:
 
 
 def covering() -> list[Combination]:
-    """Allowed combinations that hold every pair which any of them holds: always the one with the most new ones next."""
+    """Allowed combinations that cover every allowed pair: a greedy cover, most new pairs first."""
     values = (KINDS, ("fused", "unsloth", "peft"), ("none", "nf4", "int8"), range(4), ("none", "bucket", "pack"))
     allowed = [one for one in itertools.starmap(Combination, itertools.product(*values)) if one.allowed()]
     missing, chosen = set().union(*(one.pairs() for one in allowed)), []
@@ -72,7 +72,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Forkserver]]:
-    """The process that forks the ranks of an engine: Unsloth changes transformers for all that come from it."""
+    """The process that forks the ranks of an engine. Unsloth has its own, because it patches transformers."""
     cache, running = str(tmp_path_factory.mktemp("cache")), dict[bool, Forkserver]()
 
     def server(engine: str) -> Forkserver:
@@ -88,7 +88,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
 
 @pytest.fixture(scope="module")
 def losses(models: Any, servers: Any, configure: Any) -> Callable[[Combination], list[float]]:
-    """The losses of a combination's three steps; it runs once."""
+    """The losses of a combination's three steps; each combination runs once."""
     known: dict[Combination, list[float]] = {}
 
     def run(one: Combination) -> list[float]:
@@ -111,7 +111,7 @@ def losses(models: Any, servers: Any, configure: Any) -> Callable[[Combination],
 
 
 @pytest.mark.parametrize("one", CHOSEN, ids=str)
-def test_an_allowed_combination_trains_as_the_plain_one(one: Combination, losses: Any) -> None:
+def test_an_allowed_combination_gives_the_losses_of_the_plain_one(one: Combination, losses: Any) -> None:
     plain = losses(Combination(one.kind, quantization=one.quantization))
     assert losses(one) == pytest.approx(plain, rel=2e-2 if one.quantization == "int8" else 2e-3)
     assert plain[-1] < plain[0]

@@ -1,4 +1,4 @@
-"""The whole path of `zlaunch local` with real training on the CPU."""
+"""`zlaunch local` from the command to the adapter, with real training on the CPU."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     return cwd, json.loads(done.stdout.splitlines()[-1])
 
 
-def test_a_smoke_run_passes_and_says_what_a_ci_wants_to_know(smoke):
+def test_a_smoke_run_passes_and_reports_what_ci_needs(smoke):
     told = smoke[1]
     assert told["state"] == "SUCCEEDED"
     assert told["loss_last"] < told["loss_first"]
@@ -47,7 +47,7 @@ def test_generate_answers_with_the_adapter_and_without_it(smoke):
     zlaunch(cwd, *words, "--base", "--temperature", "0.5")
 
 
-def test_ctrl_c_saves_a_checkpoint_and_resume_ends_as_if_nothing_had_happened(tmp_path):
+def test_a_run_resumed_after_ctrl_c_ends_with_the_adapter_of_an_undisturbed_run(tmp_path):
     words = (*SMOKE, "--max-steps", "60", "--set", "train.checkpoint_every=0")
     attached = subprocess.Popen(
         command(*words),

@@ -52,7 +52,7 @@ def weights(run: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def alone(configure: Any) -> dict[str, Path]:
-    """Runs of one process: a plain one, one with evaluation before, dropout, LoRA+; nf4; packed; the fused layers."""
+    """Runs on one process, by name: plain, dropout with LoRA+, packed, bfloat16, nf4, ZeRO-3, fused layers."""
     runs = {
         "plain": configure("plain", verify_adapter=True, **{"eval.before": True, "train.tensorboard": True}),
         "dropout": configure("dropout", **{"lora.dropout": 0.2, "lora.plus_ratio": 4.0, "train.packing": "none"}),
@@ -73,8 +73,7 @@ def alone(configure: Any) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def pair(configure: Any, alone: dict[str, Path]) -> dict[str, Path]:
-    """The plain run on two processes at every ZeRO stage, with the fused layers too, and its checkpoint of one process
-    continued there."""
+    """Runs on two processes: plain and fused at ZeRO stages, and plain ones that resume from one process."""
     runs = {f"zero{stage}": configure(f"zero{stage}", 2, **{"train.zero_stage": stage}) for stage in range(4)}
     fused = {
         f"fused{stage}": configure(f"fused{stage}", 2, **{"train.zero_stage": stage, "train.engine": "fused"})
@@ -97,7 +96,7 @@ def pair(configure: Any, alone: dict[str, Path]) -> dict[str, Path]:
     return runs
 
 
-def test_a_run_tells_everything_it_did(alone: dict[str, Path]) -> None:
+def test_a_run_records_all_it_did(alone: dict[str, Path]) -> None:
     run = alone["plain"]
     told = result(run)
     assert told["state"] == "succeeded"
@@ -121,7 +120,7 @@ def test_a_run_tells_everything_it_did(alone: dict[str, Path]) -> None:
 
 
 def test_the_adapter_loads_with_plain_peft(alone: dict[str, Path]) -> None:
-    """In a process that cannot see this project."""
+    """In a process without this project on its path."""
     code = (
         "import json, sys; from peft import PeftModel; from transformers import AutoModelForCausalLM, AutoTokenizer\n"
         "place = sys.argv[1]; base = json.load(open(place + '/adapter_config.json'))['base_model_name_or_path']\n"
@@ -138,14 +137,14 @@ def test_the_adapter_loads_with_plain_peft(alone: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("name", ["nf4", "bf16", "zero3", "dropout", "fused-nf4-bf16"])
-def test_each_precision_and_setting_learns_with_gradients_that_flow(alone: dict[str, Path], name: str) -> None:
+def test_every_precision_and_setting_learns_with_nonzero_gradients(alone: dict[str, Path], name: str) -> None:
     told = result(alone[name])
     assert told["grad_norm_min"] > 0
     assert told["loss_last"] < told["loss_first"]
     assert told["adapter_reloads"] in (True, None)
 
 
-def test_packed_records_give_the_losses_of_records_alone(alone: dict[str, Path]) -> None:
+def test_packing_does_not_change_the_losses(alone: dict[str, Path]) -> None:
     assert metrics(alone["packed"]) == pytest.approx(metrics(alone["plain"]), rel=1e-4)
 
 
@@ -162,31 +161,29 @@ def test_two_processes_at_any_zero_stage_give_the_losses_of_one(
 
 
 @pytest.mark.parametrize("name", ["fused0", "fused2", "fused3", "fused3-again"])
-def test_the_fused_layers_on_two_processes_give_the_losses_of_the_plain_engine(
+def test_the_fused_layers_on_two_processes_give_the_losses_of_plain_peft(
     alone: dict[str, Path], pair: dict[str, Path], name: str
 ) -> None:
-    """fused3: no rank has a layer's weights but while that layer is at work."""
+    """fused3: a rank holds a layer's weights only while that layer computes."""
     assert result(pair[name])["engine"] == "fused"
     assert metrics(pair[name]) == pytest.approx(metrics(alone["plain"]), rel=1e-3)
     assert metrics(pair[name], "grad_norm") == pytest.approx(metrics(alone["plain"], "grad_norm"), rel=1e-2)
 
 
-def test_the_fused_layers_read_nf4_weights_as_the_plain_engine_does(alone: dict[str, Path]) -> None:
+def test_the_fused_layers_read_nf4_weights_like_plain_peft(alone: dict[str, Path]) -> None:
     assert metrics(alone["fused-nf4"]) == pytest.approx(metrics(alone["nf4"]), rel=1e-3)
     assert metrics(alone["fused-nf4-bf16"]) == pytest.approx(metrics(alone["nf4"]), rel=2e-2)
 
 
 @pytest.mark.parametrize("stage", range(4))
-def test_a_run_of_one_process_goes_on_with_two(alone: dict[str, Path], pair: dict[str, Path], stage: int) -> None:
+def test_a_run_on_one_process_resumes_on_two(alone: dict[str, Path], pair: dict[str, Path], stage: int) -> None:
     run = pair[f"continued{stage}"]
     assert [event["step"] for event in events(run, "resumed")] == [3]
     assert metrics(run) == pytest.approx(metrics(alone["plain"]), rel=1e-3)
 
 
-def test_a_run_of_two_processes_goes_on_with_four(
-    alone: dict[str, Path], pair: dict[str, Path], configure: Any
-) -> None:
-    """At every ZeRO stage, from the checkpoint of another one."""
+def test_a_run_on_two_processes_resumes_on_four(alone: dict[str, Path], pair: dict[str, Path], configure: Any) -> None:
+    """At every ZeRO stage, from the checkpoint of another stage."""
     runs = {
         stage: copy_run(pair[f"zero{(stage + 2) % 4}"], configure, f"four{stage}", 4, **{"train.zero_stage": stage})
         for stage in range(4)
@@ -200,7 +197,7 @@ def test_a_run_of_two_processes_goes_on_with_four(
 def test_a_resumed_run_ends_with_the_same_adapter_to_the_bit(
     alone: dict[str, Path], pair: dict[str, Path], configure: Any
 ) -> None:
-    """Also with dropout; and two processes' ZeRO-3 checkpoint continued by one."""
+    """Also with dropout, and from a ZeRO-3 checkpoint of two processes."""
     again = {
         "plain": copy_run(alone["plain"], configure, "again"),
         "dropout": copy_run(
@@ -221,7 +218,7 @@ def test_a_resumed_run_ends_with_the_same_adapter_to_the_bit(
     assert metrics(shrunk) == pytest.approx(metrics(alone["plain"]), rel=1e-3)
 
 
-def test_unsloth_is_the_engine_unless_something_speaks_against_it(configure: Any, alone: dict[str, Path]) -> None:
+def test_unsloth_is_the_engine_unless_a_rule_excludes_it(configure: Any, alone: dict[str, Path]) -> None:
     runs = [
         configure("unsloth", verify_adapter=True, **{"train.engine": "auto"}),
         configure("unsloth-nf4", **{"train.engine": "unsloth", "model.quantization": "nf4"}),
@@ -237,7 +234,7 @@ def test_unsloth_is_the_engine_unless_something_speaks_against_it(configure: Any
     assert metrics(runs[0]) == pytest.approx(metrics(alone["plain"]), rel=1e-3)
 
 
-def test_a_stop_request_saves_at_one_step_and_the_run_goes_on_from_there(
+def test_a_stop_request_saves_on_all_ranks_at_one_step_and_the_run_resumes_there(
     configure: Any, alone: dict[str, Path]
 ) -> None:
     run = configure("stopped", 2, **{"train.checkpoint_every": 0})
@@ -258,7 +255,7 @@ def test_a_stop_request_saves_at_one_step_and_the_run_goes_on_from_there(
     ("key", "value", "said"),
     [("lora.r", 8, "was made with lora.r 4, but this run has 8"), ("lora.alpha", 16, "was made with lora.alpha 8")],
 )
-def test_a_run_does_not_go_on_with_an_adapter_of_another_size_or_scale(
+def test_a_run_does_not_resume_with_an_adapter_of_another_size_or_scale(
     configure: Any, alone: dict[str, Path], key: str, value: int, said: str
 ) -> None:
     run = copy_run(alone["plain"], configure, "another-rank", **{key: value})
@@ -268,7 +265,7 @@ def test_a_run_does_not_go_on_with_an_adapter_of_another_size_or_scale(
     assert "Traceback" not in ranks.output[0]
 
 
-def test_a_run_that_goes_on_with_other_records_says_so(
+def test_a_run_that_resumes_with_other_records_warns(
     configure: Any, alone: dict[str, Path], records: dict[str, str], tmp_path: Path
 ) -> None:
     more = tmp_path / "train.jsonl"
@@ -282,7 +279,7 @@ def test_a_run_that_goes_on_with_other_records_says_so(
     assert (told["now"]["sequences"], told["then"]["sequences"]) == (41, 40)
 
 
-def test_a_checkpoint_request_saves_and_the_run_goes_on(configure: Any) -> None:
+def test_a_checkpoint_request_saves_without_stopping(configure: Any) -> None:
     run = configure("asked", **{"train.checkpoint_every": 0})
     (run / "control").mkdir()
     (run / "control" / "checkpoint").write_text("{}")
@@ -301,7 +298,7 @@ def test_a_checkpoint_request_saves_and_the_run_goes_on(configure: Any) -> None:
         ({"train.epochs": 0}, "train.json: train.epochs: 0.0 is out of range; accepted: above 0"),
     ],
 )
-def test_a_users_mistake_ends_with_two_and_without_a_traceback(configure: Any, over: dict[str, Any], said: str) -> None:
+def test_a_users_mistake_exits_with_2_and_no_traceback(configure: Any, over: dict[str, Any], said: str) -> None:
     run = configure("mistake", **over)
     ranks = Ranks(1, ["-m", "train", "--config", str(run / "train.json")])
     assert ranks.wait() == [2]
@@ -314,7 +311,7 @@ def test_a_users_mistake_ends_with_two_and_without_a_traceback(configure: Any, o
 
 
 def test_a_killed_run_never_loses_its_last_complete_checkpoint(configure: Any) -> None:
-    """SIGKILL at random moments of a run that saves after every step; each start goes on from what the last left."""
+    """SIGKILL during a run that saves after every step; each start resumes from what the last one left."""
     run = configure("killed", **{"train.max_steps": 4000, "train.checkpoint_every": 1, "train.keep_checkpoints": 1})
     from train.rundir import complete
 
