@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
+from launcher.commands.options import Function, compose
 from launcher.commands.run_argument import find_run
 from launcher.errors import UsageError
 from launcher.machine import facts, process, trainer
 from launcher.rundir.directory import RunDir
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 device_option = click.option(
     "--device",
@@ -63,13 +62,7 @@ def answer_options(*, max_new_tokens: int) -> Callable[[Function], Function]:
         ),
         click.option("--base", is_flag=True, help="Use the base model without the adapter, for comparison."),
     ]
-
-    def decorate(function: Function) -> Function:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
+    return compose(options)
 
 
 def answer_args(values: dict[str, Any]) -> list[str]:

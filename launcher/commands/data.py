@@ -11,7 +11,7 @@ import click
 
 from launcher.backends.local.devices import assumed_target
 from launcher.commands import options
-from launcher.commands.help_groups import GroupedCommand
+from launcher.commands.help_groups import GroupedCommand, Option
 from launcher.errors import UsageError
 from launcher.lifecycle import checks
 from launcher.machine import facts, process, trainer
@@ -36,24 +36,18 @@ def data() -> None:
     "train.micro_batch_size",
     "train.seed",
 )
-@click.option("--all", "everything", is_flag=True, help="Tokenize every record, and keep the tokens for a run here.")
+@click.option(
+    "--all", "everything", cls=Option, group="Job", is_flag=True,
+    help="Tokenize every record, and keep the tokens for a run here.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
-def check(
-    ctx: click.Context,
-    /,
-    job: Path | None,
-    overrides: tuple[str, ...],
-    smoke: bool,
-    everything: bool,
-    as_json: bool,
-    **parameters: Any,
-) -> int:
+def check(ctx: click.Context, /, everything: bool, as_json: bool, **_: Any) -> int:
     """Read all records of JOB: duplicates, conflicts, empty and over-long records, lengths, loss and padding.
 
     The exit code is 2 if a run would stop at these records.
     """
-    wanted = options.load_job(ctx, job, overrides, smoke, parameters).spec
+    wanted = options.load_job(ctx).spec
     target = assumed_target(wanted)
     checks.check_inputs(wanted, "local")
     planned = plan(wanted, target, run_id="check", model_config=facts.model_config(wanted.model.path, wanted.env)).train

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import click
@@ -26,15 +25,13 @@ def doctor() -> None:
 @host_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per host.")
 @click.pass_context
-def doctor_ssh(
-    ctx: click.Context, /, job: Path | None, overrides: tuple[str, ...], smoke: bool, as_json: bool, **parameters: Any
-) -> int:
+def doctor_ssh(ctx: click.Context, /, as_json: bool, **_: Any) -> int:
     """Check all hosts of JOB at once: one row per host, with advice per problem. Exits with 1 if one is not ready."""
     from launcher.backends.ssh.preflight import examine
     from launcher.job import inputs
 
-    flags = host_flags(parameters)
-    loaded = hosts_of_flags(load_job(ctx, job, overrides, smoke, parameters, flags), flags)
+    flags = host_flags(ctx)
+    loaded = hosts_of_flags(load_job(ctx, flags), flags)
     table = examine(loaded.spec, inputs.inputs(loaded.spec)[0])
     if as_json:
         for row in table:

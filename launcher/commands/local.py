@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -44,24 +43,23 @@ LOCAL_FLAGS = (
 def local(
     ctx: click.Context,
     /,
-    job: Path | None,
     overrides: tuple[str, ...],
     smoke: bool,
     sweeps: tuple[str, ...],
     dry_run: bool,
     detach: bool,
     as_json: bool,
-    **parameters: Any,
+    **_: Any,
 ) -> int:
     """Train on this machine: on its GPUs, or on the CPU.
 
     JOB is a job file. The default is job.yaml in the working directory, or else the demo job of zlaunch. To run a
     program of your own instead, put it after `--`.
     """
-    flags = take_flags(LOCAL_FLAGS, parameters)
+    flags = take_flags(LOCAL_FLAGS, ctx)
 
     def load(values: dict[str, Any]) -> Job:
-        return load_job(ctx, job, overrides, smoke, parameters, {**flags, **values})
+        return load_job(ctx, {**flags, **values})
 
     def start(loaded: Job, run: RunDir | None = None, is_cancelled: IsCancelled | None = None) -> int:
         target = target_of("local", loaded.spec)

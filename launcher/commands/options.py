@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import functools
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -70,75 +71,62 @@ JOB_FLAGS = (
 
 def add_flags(flags: Collection[Flag]) -> Callable[[Function], Function]:
     """Decorate a command with these flags."""
-
-    def decorate(function: Function) -> Function:
-        for flag in reversed(list(flags)):
-            function = flag.option()(function)
-        return function
-
-    return decorate
+    return compose([flag.option() for flag in flags])
 
 
-def take_flags(flags: Collection[Flag], parameters: dict[str, Any]) -> dict[str, Any]:
-    """Take the values of these flags out of a command's parameters: {key of the job: value or None}."""
-    return {flag.key: parameters.pop(flag.parameter, None) for flag in flags}
+def take_flags(flags: Collection[Flag], ctx: click.Context) -> dict[str, Any]:
+    """The values of these flags on the command line: {key of the job: value or None}."""
+    return {flag.key: ctx.params.get(flag.parameter) for flag in flags}
 
 
-def job_options(function: Function) -> Function:
-    """Add [JOB], all of JOB_FLAGS, and --set for every other key."""
-    return some_job_options(*(flag.key for flag in JOB_FLAGS))(function)
+def compose(options: Sequence[Callable[[Function], Function]]) -> Callable[[Function], Function]:
+    """Several options as one decorator, listed in the help in this order."""
+    return lambda function: functools.reduce(lambda done, option: option(done), reversed(options), function)
+
+
+def switch(name: str, group: str, text: str) -> Callable[[Function], Function]:
+    """A flag without a value."""
+    parameter = "as_json" if name == "--json" else name[2:].replace("-", "_")
+    return click.option(name, parameter, cls=Option, group=group, is_flag=True, help=text)
+
+
+def texts(name: str, parameter: str, metavar: str, group: str, text: str) -> Callable[[Function], Function]:
+    """An option that may be repeated."""
+    text += " May be repeated."
+    return click.option(name, parameter, cls=Option, group=group, multiple=True, metavar=metavar, help=text)
 
 
 def some_job_options(*keys: str) -> Callable[[Function], Function]:
-    """Like job_options with the flags of these keys only, for commands that use no other key."""
+    """[JOB], --smoke, --set and the flags of these keys, for commands that use no other key."""
+    return compose([
+        click.argument("job", required=False, type=click.Path(path_type=Path)),
+        switch("--smoke", "Job", "Run a dozen steps of a tiny random model instead; needs no network."),
+        texts("--set", "overrides", "KEY=VALUE", "Job", "Set any key of the job."),
+        add_flags([flag for flag in JOB_FLAGS if flag.key in keys]),
+    ])  # fmt: skip
 
-    def decorate(function: Function) -> Function:
-        function = click.option(
-            "--set", "overrides", cls=Option, group="Job", multiple=True, metavar="KEY=VALUE",
-            help="Set any key of the job. May be repeated.",
-        )(add_flags([flag for flag in JOB_FLAGS if flag.key in keys])(function))  # fmt: skip
-        function = click.option(
-            "--smoke", is_flag=True, cls=Option, group="Job",
-            help="Run a dozen steps of a tiny random model instead; needs no network.",
-        )(function)  # fmt: skip
-        return click.argument("job", required=False, type=click.Path(path_type=Path))(function)
 
-    return decorate
+job_options = some_job_options(*(flag.key for flag in JOB_FLAGS))
+run_options = compose([
+    switch("--detach", "Start", "Return as soon as the run has started."),
+    switch("--dry-run", "Start", "Write the run directory and stop."),
+    switch("--json", "Output", "Print one JSON object as the last line of standard output."),
+])  # fmt: skip
+"""How the run starts and what is printed."""
 
 
 def sweep_option(how: str) -> Callable[[Function], Function]:
-    return click.option(
-        "--sweep", "sweeps", cls=Option, group="Start", multiple=True, metavar="KEY=A,B,C",
-        help=f"Start one run per combination of values, {how}. May be repeated.",
-    )  # fmt: skip
+    return texts("--sweep", "sweeps", "KEY=A,B,C", "Start", f"Start one run per combination of values, {how}.")
 
 
-def run_options(function: Function) -> Function:
-    """Add what decides how the run starts and what is printed."""
-    for flag, group, text in (
-        ("--dry-run", "Start", "Write the run directory and stop."),
-        ("--detach", "Start", "Return as soon as the run has started."),
-        ("--json", "Output", "Print one JSON object as the last line of standard output."),
-    ):
-        name = "as_json" if flag == "--json" else flag[2:].replace("-", "_")
-        function = click.option(flag, name, cls=Option, group=group, is_flag=True, help=text)(function)
-    return function
-
-
-def load_job(
-    ctx: click.Context,
-    job: Path | None,
-    overrides: tuple[str, ...],
-    smoke: bool,
-    parameters: dict[str, Any],
-    flags: dict[str, Any] | None = None,
-) -> Job:
-    """The job of a command: `parameters` holds the values of JOB_FLAGS, `flags` those of the backend's own flags."""
-    values = {flag.key: parameters.get(flag.parameter) for flag in JOB_FLAGS} | (flags or {})
-    program = ctx.meta.get("zlaunch.program")
+def load_job(ctx: click.Context, flags: dict[str, Any] | None = None) -> Job:
+    """The job of a command line; `flags` are the values of the backend's own flags, by key of the job."""
+    values = take_flags(JOB_FLAGS, ctx) | (flags or {})
+    overrides, smoke, program = ctx.params["overrides"], ctx.params["smoke"], ctx.meta.get("zlaunch.program")
     if smoke and program:
         raise UsageError("--smoke trains a tiny model, but a program is given after `--`", hint="leave out one of them")
-    loaded = submit.load_job(job, overrides=overrides, flags={**values, "program": program}, smoke=smoke)
+    flags = {**values, "program": program}
+    loaded = submit.load_job(ctx.params["job"], overrides=overrides, flags=flags, smoke=smoke)
     refuse_ignored(loaded.spec, IGNORED, values, overrides)
     return loaded
 

@@ -20,13 +20,14 @@ from launcher.remote.fleet import Fleet
 )
 @click.option("--dry-run", is_flag=True, help="List the processes only.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per host and line.")
-def reap(dry_run: bool, as_json: bool, **parameters: Any) -> int:
+@click.pass_context
+def reap(ctx: click.Context, /, dry_run: bool, as_json: bool, **_flags: Any) -> int:
     """List and kill the processes of runs whose agent is gone.
 
     A process is killed only if all of this holds: it is yours, its environment names a run of zlaunch, and neither the
     agent nor the warden of that run is alive. Alive means the same pid, start time and boot as in the run's record.
     """
-    flags = {key.partition(".")[2]: value for key, value in host_flags(parameters).items() if value is not None}
+    flags = {key.partition(".")[2]: value for key, value in host_flags(ctx).items() if value is not None}
     ssh = convert({"ssh": flags}, where="the command line").ssh
     fleet = Fleet(survey.wanted(ssh).names, survey.options(ssh), ssh.python)
     failures: dict[str, str] = {}

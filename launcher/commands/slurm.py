@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
@@ -12,7 +11,7 @@ import click
 from launcher.backends import target_of
 from launcher.backends.slurm.jobs import SlurmBackend
 from launcher.commands import ignored
-from launcher.commands.help_groups import LaunchCommand, Option
+from launcher.commands.help_groups import LaunchCommand
 from launcher.commands.options import (
     Flag,
     add_flags,
@@ -21,7 +20,9 @@ from launcher.commands.options import (
     load_job,
     run_options,
     sweep_option,
+    switch,
     take_flags,
+    texts,
 )
 from launcher.errors import SpecError, UsageError
 from launcher.job.spec import Job
@@ -68,36 +69,15 @@ SLURM_FLAGS = (
 @click.command(cls=LaunchCommand)
 @job_options
 @add_flags(SLURM_FLAGS)
-@click.option(
-    "--sbatch",
-    "further",
-    cls=Option,
-    group="Slurm",
-    multiple=True,
-    metavar="KEY[=VALUE]",
-    help="Any other option of sbatch. May be repeated.",
-)
+@texts("--sbatch", "further", "KEY[=VALUE]", "Slurm", "Any other option of sbatch.")
 @sweep_option("as one array job")
-@click.option(
-    "--print-script",
-    cls=Option,
-    group="Start",
-    is_flag=True,
-    help="Write the run directory, print the batch script and stop.",
-)
-@click.option(
-    "--wait",
-    cls=Option,
-    group="Start",
-    is_flag=True,
-    help="Follow the job until it ends. Ctrl-C cancels a single run; a sweep continues.",
-)
+@switch("--print-script", "Start", "Write the run directory, print the batch script and stop.")
+@switch("--wait", "Start", "Follow the job until it ends. Ctrl-C cancels a single run; a sweep continues.")
 @run_options
 @click.pass_context
 def slurm(
     ctx: click.Context,
     /,
-    job: Path | None,
     overrides: tuple[str, ...],
     smoke: bool,
     further: tuple[str, ...],
@@ -107,19 +87,19 @@ def slurm(
     dry_run: bool,
     detach: bool,
     as_json: bool,
-    **parameters: Any,
+    **_: Any,
 ) -> int:
     """Train on a Slurm cluster: one batch job with one task per node.
 
     Prints the job id and returns. --wait follows the job until it ends, and so does --smoke. JOB and `-- PROGRAM
     ARGS...` are as for `zlaunch local`.
     """
-    flags = take_flags(SLURM_FLAGS, parameters)
+    flags = take_flags(SLURM_FLAGS, ctx)
     if further:
         flags["slurm.sbatch"] = sbatch_options(further)
 
     def load(values: dict[str, Any]) -> Job:
-        loaded = load_job(ctx, job, overrides, smoke, parameters, {**flags, **values})
+        loaded = load_job(ctx, {**flags, **values})
         rules = ignored.SLURM if sweeps else ignored.SLURM + ignored.SLURM_SINGLE
         ignored.refuse_ignored(loaded.spec, rules, flags, overrides)
         if loaded.spec.slurm.login is None:

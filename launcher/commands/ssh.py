@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
@@ -13,8 +12,18 @@ import msgspec
 
 from launcher.backends import backend_of, target_of
 from launcher.commands import ignored
-from launcher.commands.help_groups import LaunchCommand, Option
-from launcher.commands.options import Flag, add_flags, job_options, load_job, run_options, sweep_option, take_flags
+from launcher.commands.help_groups import LaunchCommand
+from launcher.commands.options import (
+    Flag,
+    add_flags,
+    compose,
+    job_options,
+    load_job,
+    run_options,
+    sweep_option,
+    switch,
+    take_flags,
+)  # fmt: skip
 from launcher.job.spec import Job
 from launcher.lifecycle import checks, sweep_in_turn
 from launcher.lifecycle.attach import launch
@@ -35,30 +44,18 @@ HOST_FLAGS = (
 )
 
 
-def host_options(function: Any) -> Any:
-    """Add every option about the hosts."""
-    return some_host_options(*(flag.key for flag in HOST_FLAGS))(function)
-
-
 def some_host_options(*keys: str) -> Callable[[Any], Any]:
-    """Like host_options with the flags of these keys only."""
-
-    def decorate(function: Any) -> Any:
-        function = click.option(
-            "--accept-new-host-keys", cls=Option, group="Host", is_flag=True,
-            help="Add unknown host keys to known_hosts instead of refusing them.",
-        )(function)  # fmt: skip
-        return add_flags([flag for flag in HOST_FLAGS if flag.key in keys])(function)
-
-    return decorate
+    """The options about hosts with the flags of these keys only."""
+    accept = switch("--accept-new-host-keys", "Host", "Add unknown host keys to known_hosts instead of refusing them.")
+    return compose([add_flags([flag for flag in HOST_FLAGS if flag.key in keys]), accept])
 
 
-def host_flags(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Take the values of host_options out of a command's parameters, as keys of the job."""
-    flags = take_flags(HOST_FLAGS, parameters)
-    if parameters.pop("accept_new_host_keys"):
-        flags["ssh.accept_new_host_keys"] = True
-    return flags
+host_options = some_host_options(*(flag.key for flag in HOST_FLAGS))
+
+
+def host_flags(ctx: click.Context) -> dict[str, Any]:
+    """The values of host_options on the command line, by key of the job."""
+    return take_flags(HOST_FLAGS, ctx) | {"ssh.accept_new_host_keys": ctx.params["accept_new_host_keys"] or None}
 
 
 def hosts_of_flags(job: Job, flags: dict[str, Any]) -> Job:
@@ -80,14 +77,13 @@ def hosts_of_flags(job: Job, flags: dict[str, Any]) -> Job:
 def ssh(
     ctx: click.Context,
     /,
-    job: Path | None,
     overrides: tuple[str, ...],
     smoke: bool,
     sweeps: tuple[str, ...],
     dry_run: bool,
     detach: bool,
     as_json: bool,
-    **parameters: Any,
+    **_: Any,
 ) -> int:
     """Train on a list of hosts over SSH.
 
@@ -97,10 +93,10 @@ def ssh(
 
     The run continues if this command is killed or the laptop is closed; `zlaunch status` shows it again.
     """
-    flags = host_flags(parameters)
+    flags = host_flags(ctx)
 
     def load(values: dict[str, Any]) -> Job:
-        loaded = hosts_of_flags(load_job(ctx, job, overrides, smoke, parameters, {**flags, **values}), flags)
+        loaded = hosts_of_flags(load_job(ctx, {**flags, **values}), flags)
         ignored.refuse_ignored(loaded.spec, ignored.SSH, flags, overrides)
         return loaded
 

@@ -106,7 +106,7 @@ def test_the_command_prints_a_report_and_exits_as_a_run_would(
     job.write_text(json.dumps({"device": "cpu", "model": {"path": str(model)}, "data": {"train": "a.jsonl"}}))
     stopped = CliRunner().invoke(command.data, ["check", str(job)], standalone_mode=False)
     assert stopped.return_value == 2
-    for said in ("40 records", "carry loss", "tokens a sequence", "a.jsonl:41: the key 'output' is missing"):
+    for said in ("40 records", "with loss", "tokens per sequence", "a.jsonl:41: the key 'output' is missing"):
         assert said in stopped.output
     skipped = CliRunner().invoke(
         command.data, ["check", str(job), "--set", "data.on_error=skip", "--json"], standalone_mode=False
