@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import yaml
 
 from launcher.errors import SpecError
 from launcher.job import yamlfile
@@ -70,6 +71,12 @@ def convert(tree: Mapping[str, Any], *, where: str, places: Mapping[str, str] | 
     else:
         return spec
     raise SpecError(f"{_origin(refusal.key, places or {}) or where}: {refusal}", hint=refusal.hint)
+
+
+def dump_job(job: Job) -> str:
+    """The text of job.yaml, flags merged in; read_job() of it gives the same job."""
+    text = yaml.safe_dump(job.tree, allow_unicode=True, sort_keys=False)
+    return f"# {job.origin}, with the flags of the command line\n{text}"
 
 
 def _origin(key: str, places: Mapping[str, str]) -> str | None:

@@ -12,12 +12,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from launcher import __version__, assets
 from launcher.backends.base import Backend
 from launcher.images import choose
-from launcher.job.load import read_job
+from launcher.job.load import dump_job, read_job
 from launcher.job.spec import Job
 from launcher.lifecycle.checks import check_checkpoint_settings, check_inputs, check_records
 from launcher.lifecycle.interrupted import StartInterrupted, cancel_start
@@ -77,18 +75,12 @@ def job_to_resume(run: RunDir) -> Path:
 
 def write_files(run: RunDir, run_plan: RunPlan, job: Job) -> None:
     """Write every file of the run directory that exists before the run starts."""
-    run.write({run.job_yaml.name: job_text(job), **texts.render(run_plan)})
+    run.write({run.job_yaml.name: dump_job(job), **texts.render(run_plan)})
     sources = assets.agent_sources()
     if run_plan.train is not None:
         sources["train"] = assets.train_package()
     snapshot.snapshot_code(run, sources)
     snapshot.compile_code(run.code / "node")
-
-
-def job_text(job: Job) -> str:
-    """The job file with flags and overrides merged in; loading it gives the same job."""
-    text = yaml.safe_dump(job.tree, allow_unicode=True, sort_keys=False)
-    return f"# {job.origin}, with the flags of the command line\n{text}"
 
 
 def submit(run: RunDir, run_plan: RunPlan, backend: Backend, secrets: Mapping[str, str], **record: Any) -> RunRecord:

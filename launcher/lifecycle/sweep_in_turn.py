@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import click
 
 from launcher.errors import UsageError, ZlaunchError
-from launcher.job.load import read_job
+from launcher.job.load import dump_job, read_job
 from launcher.job.spec import Job
-from launcher.lifecycle import submit, sweep
+from launcher.lifecycle import sweep
 from launcher.lifecycle.sweep import IsCancelled, Load, Sweep
 from launcher.rundir.directory import RunDir, write_atomic
 from launcher.rundir.find import new_run_id, runs_root
@@ -34,7 +34,7 @@ def run_sweep(texts: Sequence[str], load: Load, overrides: Sequence[str], start:
     made = [(job, RunDir(runs_root() / new_run_id(job.spec.name)), values) for job, values in jobs]
     points = sweep.new_sweep(load({}).spec.name, backend, [(run, values) for _, run, values in made])
     for job, run, _ in made:
-        write_atomic(sweep.job_file(points, run), submit.job_text(job))
+        write_atomic(sweep.job_file(points, run), dump_job(job))
     sweep.save(points)
     return _run_points(points, range(len(made)), lambda index, is_cancelled: start(*made[index][:2], is_cancelled))
 

@@ -9,7 +9,7 @@ import pytest
 
 from launcher.errors import SpecError
 from launcher.job import explain, ranges, spec
-from launcher.job.load import convert, read_job
+from launcher.job.load import convert, dump_job, read_job
 
 
 @pytest.fixture
@@ -220,10 +220,8 @@ def test_an_interpreter_here_may_be_named_by_a_relative_path_or_by_its_name(writ
 
 
 def test_the_merged_job_loads_to_the_same_job_again(write, tmp_path):
-    import yaml
-
     first = read_job(write("name: 情感\ntrain: {learning_rate: 1e-3}\n"), ["lora.r=8", "env.X=a b"])
-    again = write(yaml.safe_dump(first.tree, allow_unicode=True), "again.yaml")
+    again = write(dump_job(first), "again.yaml")
     assert read_job(again).spec == first.spec
 
 
