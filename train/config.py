@@ -52,10 +52,18 @@ class Data(Section, frozen=True):
     """Maximum tokens of a record, prompt and answer together."""
     overlong: Literal["cut", "drop"] = "cut"
     """cut: remove the end of the answer and its end token; drop a record whose prompt alone is too long."""
+    turns: Literal["auto", "joined", "each", "last"] = "auto"
+    """How answers of a conversation become sequences. joined: all answers in one. each: one sequence per answer. last:
+    only the last answer. auto: joined, unless the chat template writes past turns otherwise than the present one; then
+    each."""
     on_error: Literal["stop", "skip"] = "stop"
     """What to do about unreadable records (bad JSON, missing keys, empty answers). Duplicates are only reported."""
     system: str | None = None
     """System message for records without their own."""
+    columns: dict[str, str] = {}
+    """Names of the data for our keys, as in {instruction: 问题, output: 答案}."""
+    roles: dict[str, str | tuple[str, ...]] = {}
+    """Names of the data for our roles, as in {user: [客户, 买家], assistant: 客服}."""
     chat_template: str | None = None
     """A Jinja chat template instead of the tokenizer's own."""
 

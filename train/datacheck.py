@@ -1,9 +1,9 @@
-"""Look at a job's records before anything is queued:
+"""Check a job's records before anything is queued:
 
     python -m train.datacheck --config train.json [--json] [--all]
 
-Every record is read, checked and rendered by the chat template; a sample, chosen by hash, is made tokens (`--all`: each
-of them, kept where a run on this machine finds them). Prints one JSON object. Exit status 2: a run would stop.
+It reads every record, checks it and renders it with the chat template. It tokenizes a sample, chosen by hash (`--all`:
+every record, and keeps the tokens for a run on this machine). Prints one JSON object. Exit status 2: a run would stop.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from train.data import cache, schedule
 from train.data.cache import Entry
 from train.data.dataset import NOTHING_AT_WEIGHT, NOTHING_TO_EVALUATE
 from train.data.prompts import set_template
+from train.data.recipe import Recipe
 from train.data.schedule import Sampler
-from train.data.tokenizer import Recipe
 from train.errors import EXIT_USER, DataError, TrainError, UserError, advise
 from train.hub.cachedir import cache_directory
 from train.records.conversations import as_sources
 
 SAMPLE = 20_000
-"""Records that are made tokens of a larger number: the mean length is then known to about half a percent."""
+"""Records tokenized of a larger number: the mean length is then known to about half a percent."""
 _STEPS = 50
-"""Optimizer steps dealt out to see how much padding they need."""
+"""Optimizer steps that are dealt out to measure padding."""
 _BINS = 24
 
 
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m train.datacheck", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--config", required=True, help="train.json of a run directory")
     parser.add_argument("--json", action="store_true", help="on one line")
-    parser.add_argument("--all", action="store_true", help="make tokens of every record, and keep them for the run")
+    parser.add_argument("--all", action="store_true", help="tokenize every record, and keep the tokens for the run")
     options = parser.parse_args(arguments)
     try:
         found = check(load(options.config), everything=options.all)
@@ -54,13 +54,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def check(config: TrainConfig, *, everything: bool = False, tokenizer: Any = None) -> dict[str, Any]:
-    """The report. Raises UserError for sources that cannot be opened and tokenizers that cannot be had."""
+    """Make the report. Raises UserError for sources that cannot be opened and tokenizers that cannot be loaded."""
     started = time.perf_counter()
     parts = [(name, as_sources(value)) for name, value in (("train", config.data.train), ("eval", config.data.eval))]
     tokenizer = tokenizer or load_tokenizer(config)
     set_template(tokenizer, config.data.chat_template)
     data = config.data
-    recipe = Recipe.of(tokenizer, max_length=data.max_length, overlong=data.overlong, system=data.system)
+    recipe = Recipe.of_job(tokenizer, data)
     report: dict[str, Any] = {"errors": [], "train": None, "eval": None, "eval_in_train": None, "packing": None}
     entries: dict[str, Entry] = {}
     for name, sources in parts:
@@ -90,7 +90,7 @@ def check(config: TrainConfig, *, everything: bool = False, tokenizer: Any = Non
 
 
 def _share(paths: list[str]) -> float:
-    """Of the records: what gives about SAMPLE of them, judged by the files' size; all of small files."""
+    """The share of the records that gives about SAMPLE of them, by the size of the files; 1 for small files."""
     from train.records.files import files
 
     size = sum(Path(file).stat().st_size for path in paths for file, _ in files(path))
@@ -120,6 +120,12 @@ def _described(entry: Entry, max_length: int) -> dict[str, Any]:
         "duplicates": meta.duplicates,
         "conflicts": meta.conflicts,
         "warnings": [str(warning) for warning in meta.warnings],
+        "notes": cache.notes(meta),
+        "ignored_keys": {one.kind: one.records for one in meta.ignored},
+        "left_out": {one.kind: one.records for one in meta.lost},
+        "special_tokens": {one.kind: one.records for one in meta.special},
+        "unanswered": meta.unanswered,
+        "untrained": meta.untrained,
         "sampled": None if meta.share == 1.0 else sampled,
         "sequences": round(meta.sequences * scale),
         "over_long": {
@@ -152,7 +158,7 @@ def _sampler(config: TrainConfig, entry: Entry) -> Sampler:
 
 
 def padding(config: TrainConfig, entry: Entry) -> dict[str, Any]:
-    """Share of the tokens in a batch that are padding, by packing mode, over the first steps of the planned batches."""
+    """Share of padding among the tokens of the first planned batches, by packing mode."""
     from train.data import packing
 
     train, world = config.train, config.world_size
@@ -189,17 +195,14 @@ def padding(config: TrainConfig, entry: Entry) -> dict[str, Any]:
 
 
 def _whole_hashes(entry: Entry) -> npt.NDArray[np.uint64]:
-    """One hash a record of question and answer together."""
+    """One hash per record of question and answer together."""
     asked, answered = np.asarray(entry.array("asked")), np.asarray(entry.array("answered"))
     mixed: npt.NDArray[np.uint64] = asked * np.uint64(0x9E3779B97F4A7C15) ^ answered
     return mixed
 
 
-# The tokenizer alone, without the model's weights ---------------------------------------------------------------------
-
-
 def load_tokenizer(config: TrainConfig) -> Any:
-    """The job's tokenizer as the run will have it. Raises UserError."""
+    """Load the job's tokenizer as the run will. Raises UserError."""
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
@@ -221,7 +224,7 @@ def load_tokenizer(config: TrainConfig) -> Any:
 
 
 def _place(config: TrainConfig, temporary: Path) -> tuple[str, dict[str, Any]]:
-    """(what to load from, options): only what the tokenizer needs is fetched or made."""
+    """(directory to load from, options): fetch or make only what the tokenizer needs."""
     from train.data.dataset import Data
     from train.model import random
     from train.model.gguf import find_gguf
@@ -244,7 +247,7 @@ def _place(config: TrainConfig, temporary: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _converted(local: Path, temporary: Path, *, weights: bool = True) -> str:
-    """An original ChatGLM or Baichuan checkpoint's tokenizer, converted; any other directory as it is."""
+    """The directory itself, or the converted tokenizer of an original ChatGLM or Baichuan checkpoint."""
     from train.original import conversion
 
     if not (local / "config.json").is_file() or not conversion.needs_conversion(local):

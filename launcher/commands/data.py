@@ -114,7 +114,7 @@ def part_lines(name: str, part: dict[str, Any]) -> list[str]:
     if part["sampled"] is not None:
         rows.append(("measured on", f"{part['sampled']:,} records, chosen by hash (--all: all records)"))
     lines += [f"  {label:<12} {value}" for label, value in rows]
-    lines += [f"  {problem}" for problem in (*part["problems"][:5], *part["warnings"][:5])]
+    lines += [f"  {problem}" for problem in (*part["problems"][:5], *part["warnings"][:5], *part["notes"])]
     return [*lines, *histogram(tokens.get("histogram") or [])]
 
 

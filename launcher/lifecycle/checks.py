@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -82,6 +83,7 @@ def check_records(job: JobSpec) -> None:
         return
     # One argument with `=`, because a system message may begin with a dash.
     args = [f"--on-error={job.data.on_error}", *([f"--system={job.data.system}"] if job.data.system else [])]
+    args += [f"--columns={json.dumps(job.data.columns)}", f"--roles={json.dumps(job.data.roles)}"]
     argv = [facts.this_python(), "-m", "train.quickcheck", *args, *files]
     result = process.run(argv, env=trainer.environment(), check=False)
     if result.code == 2:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from train.data.tokenizer import Recipe
+from train.data.recipe import Recipe
 
 SPECIALS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>",

@@ -96,7 +96,7 @@ def seen_before(place: Path, model: Path) -> None:
     from transformers import AutoTokenizer
 
     from train.data import cache
-    from train.data.tokenizer import Recipe
+    from train.data.recipe import Recipe
 
     file = write_records(place / "seen.jsonl", SEEN)
     tokenizer = AutoTokenizer.from_pretrained(model)

@@ -25,7 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from train.data import workers
-from train.data.tokenizer import Chunked, Recipe
+from train.data.chunked import Chunked, Notices
+from train.data.recipe import Recipe
+from train.data.tokenizer import Tokenizer
 from train.data.tokens import Dropped, Tokens
 from train.errors import DataError
 from train.hub.cachedir import cache_directory, locked, suppress_if_there
@@ -39,6 +41,14 @@ UNUSED_DAYS = 30
 """Making an entry removes those that no run has opened for this long."""
 _SETTLED_SECONDS = 3.0
 """Do not remember the hash of a file that changed this recently: it may change again within one tick of its clock."""
+
+
+class Notice(msgspec.Struct, frozen=True):
+    """Something about many records that stops nothing."""
+
+    kind: str
+    records: int
+    examples: tuple[Problem, ...] = ()
 
 
 class Meta(msgspec.Struct, frozen=True):
@@ -61,6 +71,16 @@ class Meta(msgspec.Struct, frozen=True):
     """The first duplicates and conflicts."""
     too_long: int
     cut: int
+    unanswered: int = 0
+    """Conversations that lost turns after their last answer."""
+    untrained: int = 0
+    """Records whose answers are all marked as untrained."""
+    ignored: tuple[Notice, ...] = ()
+    """Keys that nothing reads."""
+    lost: tuple[Notice, ...] = ()
+    """Roles or keys whose text the chat template leaves out."""
+    special: tuple[Notice, ...] = ()
+    """Special tokens that contents hold as text."""
     share: float = 1.0
     """Share of the records, chosen by hash, that were tokenized: a check of a large file looks at a sample."""
 
@@ -114,7 +134,7 @@ def entry(
         if made:
             shutil.rmtree(place, ignore_errors=True)  # a cleaner of scratch disks may have removed a part
             if tokenizer is not None:
-                recipe.compare(tokenizer)
+                Tokenizer(recipe).compare(tokenizer)
             _forget_unused(where)
             if processes is None:
                 size = sum(os.stat(file).st_size for file in files)  # noqa: PTH116 - a plain system call
@@ -230,9 +250,18 @@ def _write(
         warnings=tuple(_describe_duplicates(duplicates, lines, totals.starts)),
         too_long=totals.too_long,
         cut=totals.cut,
+        unanswered=totals.unanswered,
+        untrained=totals.untrained,
+        ignored=_notices(totals.ignored),
+        lost=_notices(totals.lost),
+        special=_notices(totals.special),
         share=share,
     )
     write_atomic(place / "meta.json", msgspec.json.encode(meta).decode())
+
+
+def _notices(found: Notices) -> tuple[Notice, ...]:
+    return tuple(Notice(kind, count, tuple(found.examples[kind])) for kind, count in found.counts.items())
 
 
 _COLUMNS: dict[str, Any] = {
@@ -264,7 +293,8 @@ class _Totals:
         self.starts: list[tuple[int, str]] = []
         """(number of its first record, file) of every chunk."""
         self.problems: list[Problem] = []
-        self.tokens = self.unreadable = self.empty = self.too_long = self.cut = 0
+        self.tokens = self.unreadable = self.empty = self.too_long = self.cut = self.unanswered = self.untrained = 0
+        self.ignored, self.lost, self.special = Notices(), Notices(), Notices()
         self._columns: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in _COLUMNS}
 
     def add(self, source: int, file: str, done: Chunked) -> None:
@@ -281,6 +311,11 @@ class _Totals:
         self.empty += done.empty
         self.too_long += done.too_long
         self.cut += done.cut
+        self.unanswered += done.unanswered
+        self.untrained += done.untrained
+        self.ignored.merge(done.ignored)
+        self.lost.merge(done.lost)
+        self.special.merge(done.special)
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
         return {
@@ -358,10 +393,20 @@ def _renamed(meta: Meta, files: tuple[str, ...]) -> Meta:
             text = text.replace(f"{old}:", f"{now}:")
         return Problem(new.get(finding.file, finding.file), finding.line, text)
 
+    def noticed(notices: tuple[Notice, ...]) -> tuple[Notice, ...]:
+        return tuple(Notice(one.kind, one.records, tuple(map(renamed, one.examples))) for one in notices)
+
     if not new:
         return meta
-    problems, warnings = (tuple(map(renamed, findings)) for findings in (meta.problems, meta.warnings))
-    return msgspec.structs.replace(meta, files=files, problems=problems, warnings=warnings)
+    return msgspec.structs.replace(
+        meta,
+        files=files,
+        problems=tuple(map(renamed, meta.problems)),
+        warnings=tuple(map(renamed, meta.warnings)),
+        ignored=noticed(meta.ignored),
+        lost=noticed(meta.lost),
+        special=noticed(meta.special),
+    )
 
 
 def _mapped(path: Path) -> npt.NDArray[Any]:
@@ -385,10 +430,27 @@ def _forget_unused(where: Path) -> None:
             continue
 
 
+def notes(meta: Meta) -> list[str]:
+    """What became of records in ways that stop nothing, a line each, for people."""
+    found = [f"{one.records:,} records: the key {one.kind!r} is not read" for one in meta.ignored]
+    for one in meta.lost:
+        found.append(f"{one.records:,} records: the chat template leaves out text of {one.kind}{_examples(one)}")
+    for one in meta.special:
+        places = ", ".join(f"{example.file}:{example.line}" for example in one.examples)
+        found.append(f"{one.records:,} records hold the text {one.kind!r}, which is read as plain text ({places})")
+    if meta.unanswered:
+        found.append(f"{meta.unanswered:,} conversations end without an answer: their last turns are left out")
+    if meta.untrained:
+        found.append(f"{meta.untrained:,} records are left out: none of their answers is marked as trained")
+    return found
+
+
+def _examples(notice: Notice) -> str:
+    shown = [f"{one.file}:{one.line}: {' '.join(one.text.split())[:60]!r}" for one in notice.examples]
+    return f" ({'; '.join(shown)})" if shown else ""
+
+
 def refuse_problems(meta: Meta, name: str, on_error: str) -> None:
     """Raise DataError for unreadable records, unless the job skips them."""
     if meta.unreadable and on_error == "stop":
         raise conversations.unusable(name, meta.problems, meta.unreadable)
-
-
-__all__ = ["Chunked", "Entry", "Meta", "directory", "entry", "refuse_problems"]

@@ -1,4 +1,4 @@
-"""The job's data as this run sees it: tokens mapped from the node's cache, counted, and told of."""
+"""The job's data as this run sees it: tokens mapped from the node's cache, their counts, and warnings."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from train.config import Source, TrainConfig
 from train.data import cache, workers
 from train.data.cache import Entry
 from train.data.prompts import set_template
+from train.data.recipe import Recipe
 from train.data.schedule import Sampler
-from train.data.tokenizer import Recipe
 from train.data.tokens import Tokens, first
 from train.errors import DataError
 from train.records import conversations
+from train.records.conversation import PLAIN, RecordOptions
 from train.records.conversations import Record, as_sources
 from train.rundir import RunDir
 
@@ -32,21 +33,21 @@ NOTHING_TO_EVALUATE = "data.eval holds no record that can be evaluated"
 
 @dataclass(frozen=True)
 class Part:
-    """data.train or data.eval: sources one after another, as tokens."""
+    """data.train or data.eval as tokens, with the sources one after another."""
 
     sources: tuple[Source, ...]
     tokens: Tokens
     counts: tuple[int, ...]
     """Sequences of each source."""
     weights: tuple[float, ...]
-    system: str | None = None
+    options: RecordOptions = PLAIN
 
     def sampler(self, seed: int) -> Sampler:
         return Sampler(self.counts, self.weights, seed)
 
     @cached_property
     def records(self) -> tuple[Record, ...]:
-        """The conversation of every sequence, up to the answer that is its last; read again from the files."""
+        """The conversation of every sequence up to its last answer, read again from the files."""
         wanted = self.tokens.kept.tolist()
         found: dict[int, Record] = {}
         for number, record in enumerate(self._readable()):
@@ -57,11 +58,11 @@ class Part:
         try:
             return tuple(_up_to(found[place], count) for place, count in zip(wanted, answers, strict=True))
         except KeyError:
-            raise DataError("the records changed while the run was under way") from None
+            raise DataError("the records changed during the run") from None
 
     def _readable(self) -> Iterator[Record]:
         for source in self.sources:
-            for record in conversations.each(source.path, system=self.system):
+            for record in conversations.each(source.path, self.options):
                 if isinstance(record, Record):
                     yield record
 
@@ -75,33 +76,33 @@ class Part:
 
 
 def _up_to(record: Record, answers: int | None) -> Record:
-    """A record with this many of its answers; the rest of the conversation is another sequence."""
+    """A record with this many of its answers."""
     places = [place for place, (role, _) in enumerate(record.messages) if role == "assistant"]
     if answers is None or answers == len(places):
         return record
-    return Record(record.messages[: places[answers - 1] + 1], record.file, record.line, record.task)
+    return Record(record.messages[: places[answers - 1] + 1], record.file, record.line, record.task, record.details)
 
 
 @dataclass(frozen=True)
 class Data:
-    """Problems and warnings are told on stderr by rank 0, and their numbers as an event and in `summary`."""
+    """Rank 0 prints problems and warnings to stderr; their numbers become an event and part of `summary`."""
 
     config: TrainConfig
     rundir: RunDir
     summary: dict[str, Any] = field(default_factory=dict)
-    """What each part came to, for result.json."""
+    """Counts of each part, for result.json."""
 
     def texts(self) -> Iterator[str]:
-        """Every text of the training records, for a tokenizer made on the spot."""
+        """Every text of the training records, for a tokenizer that is generated from them."""
         for source in as_sources(self.config.data.train):
-            for record in conversations.each(source.path, system=self.config.data.system):
+            for record in conversations.each(source.path, RecordOptions.of(self.config.data)):
                 if isinstance(record, Record):
                     yield from (text for _, text in record.messages)
 
     def prefetch(self, tokenizer: Callable[[], Any]) -> None:
-        """Let child processes make the tokens of large data while this process loads the model.
+        """Let child processes tokenize large data while this process loads the model.
 
-        `tokenizer` loads one. Whatever goes wrong here goes wrong again, and is told, where the tokens are wanted.
+        `tokenizer` loads one. An error here occurs again, and is reported, where the tokens are needed.
         """
         paths = [source.path for part in (self.config.data.train, self.config.data.eval) for source in as_sources(part)]
         if sum(Path(path).stat().st_size for path in paths if Path(path).is_file()) < workers.SMALL_BYTES:
@@ -123,7 +124,7 @@ class Data:
         if not len(part.tokens):
             raise DataError("data.train holds no record that can be trained on")
         if not part.sampler(self.config.train.seed).epoch_size:
-            raise DataError(NOTHING_AT_WEIGHT, "a weight is how often an epoch sees each record of its source")
+            raise DataError(NOTHING_AT_WEIGHT, "a weight is how many times an epoch sees each record of its source")
         return part
 
     def eval(self, tokenizer: Any) -> Part | None:
@@ -132,7 +133,7 @@ class Data:
             return None
         part = self._part(tokenizer, "eval", self.config.data.eval, self.config.eval.max_records)
         if not len(part.tokens):
-            raise DataError(NOTHING_TO_EVALUATE, "`zlaunch data check` tells what becomes of its records")
+            raise DataError(NOTHING_TO_EVALUATE, "`zlaunch data check` shows what becomes of its records")
         return part
 
     def _part(self, tokenizer: Any, name: str, value: Any, limit: int | None = None) -> Part:
@@ -145,11 +146,11 @@ class Data:
         cache.refuse_problems(found.meta, shown, data.on_error)
         tokens = found.tokens if limit is None else first(found.tokens, limit)
         weights = tuple(source.weight for source in sources)
-        return Part(sources, tokens, found.counts(tokens.kept), weights, data.system)
+        return Part(sources, tokens, found.counts(tokens.kept), weights, RecordOptions.of(data))
 
     def _entry(self, tokenizer: Any, sources: tuple[Source, ...]) -> Entry:
         data = self.config.data
-        recipe = Recipe.of(tokenizer, max_length=data.max_length, overlong=data.overlong, system=data.system)
+        recipe = Recipe.of_job(tokenizer, data)
         return cache.entry([source.path for source in sources], recipe, cache_of(self.rundir), tokenizer=tokenizer)
 
     def _tell(self, name: str, found: Entry) -> None:
@@ -157,6 +158,8 @@ class Data:
         shown: list[Any] = [*(meta.problems if self.config.data.on_error == "skip" else ()), *meta.warnings]
         for problem in shown[: conversations.SHOWN_PROBLEMS]:
             print(f"warning: {problem}", file=sys.stderr)
+        for note in cache.notes(meta):
+            print(f"warning: data.{name}: {note}", file=sys.stderr)
         facts = {
             "records": meta.sequences,
             "tokens": meta.tokens,
@@ -166,6 +169,11 @@ class Data:
             "unreadable": meta.unreadable,
             "duplicates": meta.duplicates,
             "conflicts": meta.conflicts,
+            "unanswered": meta.unanswered,
+            "untrained": meta.untrained,
+            "ignored_keys": {one.kind: one.records for one in meta.ignored},
+            "left_out": {one.kind: one.records for one in meta.lost},
+            "special_tokens": {one.kind: one.records for one in meta.special},
         }
         self.summary[name] = facts
         self.rundir.event("data", part=name, **facts, reused=not found.made)

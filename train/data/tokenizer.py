@@ -1,146 +1,112 @@
-"""Tokenize conversations with offsets, so that no prompt is tokenized apart from its answer."""
+"""Tokenizer: a Recipe at work, chunk by chunk. It imports neither torch nor transformers.
+
+Each conversation is rendered once and tokenized once, with offsets. The answers are known as ranges of the rendered
+text (chat_template.py), and offsets carry these ranges to tokens. So no prompt is ever tokenized apart from its answer,
+where a merge across the border would give other tokens.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from train.data.chat_template import ChatTemplate, Rendered, TemplateRefusal, Turns
-from train.data.prompts import end_ids, own_template, render
+from train.data.chat_template import ChatTemplate, TemplateRefusal
+from train.data.chunked import Chunked
+from train.data.prompts import render
+from train.data.recipe import Recipe
+from train.data.special_tokens import Guard
 from train.data.tokens import Bools, Dropped, Int32, Tokens
+from train.data.turn_layout import Rendered, Turns
 from train.errors import UserError
 from train.records import files, formats
 from train.records.chunk import Broken, Chunk
-from train.records.conversations import SHOWN_PROBLEMS, Problem, Record
-from train.records.formats import Unreadable
+from train.records.conversation import Conversation, Details, Empty, Messages, Unreadable
+from train.records.conversations import Problem, Record
 
 _BATCH = 512
-"""Texts that the tokenizer gets at once."""
-
-
+"""Texts per call of the tokenizer."""
 _CHECKED_EVERY = 256
-"""One record of so many is rendered both ways."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    tokenizer: str
-    """tokenizer.json, without padding and truncation, which are not our records' and may change as it is used."""
-    template: str
-    specials: tuple[tuple[str, str], ...]
-    eos: int
-    ends: tuple[int, ...]
-    """Tokens that end an answer."""
-    max_length: int
-    overlong: str = "cut"
-    system: str | None = None
-
-    @staticmethod
-    def of(tokenizer: Any, *, max_length: int, overlong: str = "cut", system: str | None = None) -> Recipe:
-        """What a fast transformers tokenizer does to records. `compare` proves it."""
-        named = tokenizer.special_tokens_map.items()
-        return Recipe(
-            _unpadded(tokenizer.backend_tokenizer.to_str()),
-            own_template(tokenizer),
-            tuple(sorted((name, str(value)) for name, value in named if isinstance(value, (str, bytes)) or value)),
-            int(tokenizer.eos_token_id),
-            tuple(end_ids(tokenizer)),
-            max_length,
-            overlong,
-            system,
-        )
-
-    def compare(self, tokenizer: Any) -> None:
-        """Our rendering and tokens of two conversations beside transformers' own. Raises UserError if they differ."""
-        own = Tokenizer(self)
-        for probe in _PROBES:
-            try:
-                text = own.template.render(probe)
-            except TemplateRefusal as error:
-                if len(probe) > 2:  # a template for single questions
-                    continue
-                raise UserError(str(error), "give data.chat_template a template of your own") from None
-            theirs = tokenizer(text, add_special_tokens=False)["input_ids"]
-            if text != render(tokenizer, probe) or own.encode([text])[0].ids != theirs:
-                raise UserError(
-                    "the chat template or tokenizer of this model works otherwise in transformers than on its own",
-                    "give data.chat_template a plain template",
-                )
-
-
-def _unpadded(text: str) -> str:
-    """tokenizer.json without its padding and truncation. It is many megabytes, and they stand before all others."""
-    head, key, rest = text.partition('"added_tokens":')
-    if set(json.loads(f"{head.rstrip().rstrip(',')}}}")) == {"version", "truncation", "padding"}:
-        return f'{{"version":"1.0","truncation":null,"padding":null,{key}{rest}'
-    return json.dumps({**json.loads(text), "truncation": None, "padding": None}, ensure_ascii=False)
-
-
+"""One record of this many is rendered both ways."""
 _PROBES: tuple[Turns, ...] = (
     (("user", "a b"), ("assistant", "c. d")),
     (("user", "你好 "), ("assistant", "好\n"), ("user", "1 + 1?"), ("assistant", " 2")),
 )
 
 
-@dataclass
-class Chunked:
-    """What one chunk of a source came to. Records are numbered within the chunk, the readable ones only."""
+class Encoded(NamedTuple):
+    """One sequence as tokens. `rendered.text` is the text that `encoding` refers to."""
 
-    lines: list[int] = field(default_factory=list)
-    asked: list[int] = field(default_factory=list)
-    """64-bit hash of everything before the last answer, whitespace normalised."""
-    answered: list[int] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-    """The first of them."""
-    unreadable: int = 0
-    empty: int = 0
-    """Of the unreadable ones, those with an empty question or answer."""
-    kept: list[int] = field(default_factory=list)
-    answers: list[int] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
-    counted: list[int] = field(default_factory=list)
-    tokens: Int32 = field(default_factory=lambda: np.empty(0, np.int32))
-    labelled: Bools = field(default_factory=lambda: np.empty(0, np.bool_))
-    too_long: int = 0
-    cut: int = 0
+    ids: list[int]
+    encoding: Any
+    rendered: Rendered
 
-    def refuse(self, problem: Problem) -> None:
-        self.unreadable += 1
-        if len(self.problems) < SHOWN_PROBLEMS:
-            self.problems.append(problem)
+
+class _Waiting(NamedTuple):
+    """A sequence to be encoded with others."""
+
+    record: int
+    rendered: Rendered
+    ordinals: tuple[int, ...]
+    """For each span, the number of its answer in the conversation, from 1."""
+    encoded: Encoded | None
+    """Set if it was encoded already, because its contents hold special tokens."""
 
 
 class Tokenizer:
-    """A recipe at work. `share` of all records, chosen by hash, are made tokens; all of them are read and rendered."""
+    """`share` of all records, chosen by hash, are tokenized; all of them are read and rendered."""
 
     def __init__(self, recipe: Recipe, share: float = 1.0) -> None:
         from tokenizers import Tokenizer as Backend
 
         self.recipe = recipe
-        self.template = ChatTemplate(recipe.template, dict(recipe.specials))
+        self.template = ChatTemplate(recipe.template, dict(recipe.specials), recipe.turns)
         self.backend = Backend.from_str(recipe.tokenizer)
         self.backend.post_processor = None  # it would cut blanks off the offsets, and adds no token of ours
         self.ends = frozenset(recipe.ends)
         self.limit = int(share * 2**64)
+        self.guard = Guard(recipe.tokenizer, recipe.ends, _around_contents(self.template), self.template.searched)
 
     def encode(self, texts: list[str]) -> list[Any]:
         return list(self.backend.encode_batch(texts, add_special_tokens=False))
 
+    def compare(self, tokenizer: Any) -> None:
+        """Compare rendering and tokens of two conversations with those of transformers. Raises UserError."""
+        for probe in _PROBES:
+            try:
+                text = self.template.render(probe)
+            except TemplateRefusal as error:
+                if len(probe) > 2:  # a template for single questions
+                    continue
+                raise UserError(str(error), "give data.chat_template a template of your own") from None
+            theirs = tokenizer(text, add_special_tokens=False)["input_ids"]
+            if text != render(tokenizer, probe) or self.encode([text])[0].ids != theirs:
+                raise UserError(
+                    "the chat template or tokenizer of this model gives other results in transformers than on its own",
+                    "give data.chat_template a plain template",
+                )
+
     def chunk(self, chunk: Chunk) -> Chunked:
-        """Read and tokenise one chunk."""
-        return self._work(lambda: self._conversations(chunk), chunk.shown)
+        """Read and tokenize one chunk."""
+        done = self._work(lambda: self._conversations(chunk), chunk.shown)
+        for column in chunk.unread:
+            done.ignored.add(column, chunk.shown, chunk.line, count=len(done.lines))
+        return done
 
-    def records(self, records: Sequence[Record]) -> Chunked:
-        return self._work(lambda: ((record.line, list(record.messages)) for record in records), "")
+    def records(self, records: Sequence[Record], shown: str = "") -> Chunked:
+        def conversations() -> Iterator[tuple[int, Conversation]]:
+            return ((record.line, Conversation(list(record.messages), record.details)) for record in records)
 
-    def _work(self, conversations: Any, shown: str) -> Chunked:
-        """Again from the start when a sample shows that conversations of some roles need the slow way."""
+        return self._work(conversations, shown)
+
+    def _work(
+        self, conversations: Callable[[], Iterable[tuple[int, Conversation | Unreadable]]], shown: str
+    ) -> Chunked:
+        """Start again when a sample shows that conversations of some roles need the slow way."""
         self.template.trust()
         while True:
             try:
@@ -148,31 +114,31 @@ class Tokenizer:
             except _Distrusted:
                 continue
 
-    def _once(self, conversations: Iterable[tuple[int, formats.Messages | Unreadable]], shown: str) -> Chunked:
+    def _once(self, conversations: Iterable[tuple[int, Conversation | Unreadable]], shown: str) -> Chunked:
         done = Chunked()
-        waiting: list[tuple[int, Rendered]] = []
+        waiting: list[_Waiting] = []
         tokens: list[Int32] = []  # arrays: a list of numbers takes nine times the memory
         labelled: list[Bools] = []
-        for line, messages in conversations:
-            if isinstance(messages, Unreadable):
-                done.refuse(Problem(shown, line, str(messages)))
-                done.empty += isinstance(messages, formats.Empty)
+        for line, found in conversations:
+            if isinstance(found, Unreadable):
+                done.refuse(Problem(shown, line, str(found)))
+                done.empty += isinstance(found, Empty)
                 continue
             number = len(done.lines)
-            asked, answered = _hashes(messages)
+            asked, answered = _hashes(found.messages)
             done.lines.append(line)
             done.asked.append(asked)
             done.answered.append(answered)
+            for key in found.ignored:
+                done.ignored.add(key, shown, line)
+            done.unanswered += found.dropped_turns > 0
             try:
-                if number % _CHECKED_EVERY < 2 and not self.template.agrees(messages):
-                    self.template.distrust(messages)
-                    raise _Distrusted
-                sequences = self.template.sequences(messages)
+                sequences = self._sequences(number, found, done, shown, line)
             except TemplateRefusal as error:  # a record all the same: Part.records counts it when it reads again
                 done.refuse(Problem(shown, line, str(error)))
                 continue
             if asked ^ answered <= self.limit:  # both: many records may ask the same
-                waiting += [(number, sequence) for sequence in sequences]
+                waiting += sequences
             if len(waiting) >= _BATCH:
                 self._encode(waiting, done, tokens, labelled)
                 waiting = []
@@ -181,51 +147,87 @@ class Tokenizer:
         done.labelled = np.concatenate(labelled) if labelled else np.empty(0, np.bool_)
         return done
 
-    def _conversations(self, chunk: Chunk) -> Iterator[tuple[int, formats.Messages | Unreadable]]:
+    def _conversations(self, chunk: Chunk) -> Iterator[tuple[int, Conversation | Unreadable]]:
         """(line, conversation or what is wrong with it)"""
-        system = self.recipe.system
         for line, value in files.objects(chunk):
             if isinstance(value, Broken):
                 yield line, Unreadable(value.text)
                 continue
             try:
-                yield line, formats.to_messages(value, system)
+                yield line, formats.to_conversation(value, self.recipe.options)
             except Unreadable as error:
                 yield line, error
 
-    def _encode(
-        self, waiting: list[tuple[int, Rendered]], done: Chunked, tokens: list[Int32], labelled: list[Bools]
-    ) -> None:
+    def _sequences(self, number: int, found: Conversation, done: Chunked, shown: str, line: int) -> list[_Waiting]:
+        """Render a record. Raises TemplateRefusal, and _Distrusted if a sample shows that the fast way is wrong."""
+        messages, details = found.messages, found.details
+        special = self.guard.texts_in(messages, details)
+        if special:
+            protected, details = self.guard.protect(messages, details)
+            rendered = self.template.sequences(protected, details)
+        else:
+            if details is None and number % _CHECKED_EVERY < 2 and not self.template.agrees(messages):
+                self.template.distrust(messages)
+                raise _Distrusted
+            rendered = self.template.sequences(messages, details)
+        for item in rendered:
+            for what, text in item.lost:
+                done.lost.add(what, shown, line, self.guard.restored(text))
+        for token in special:
+            done.special.add(token, shown, line, f"holds {token!r}")
+        made = []
+        untrained = _untrained_answers(messages, details)
+        for item in rendered:
+            trained, ordinals = _trained(item, untrained)
+            if trained is not None:
+                made.append(_Waiting(number, trained, ordinals, self._encoded(trained) if special else None))
+        done.untrained += not made
+        return made
+
+    def _encoded(self, rendered: Rendered) -> Encoded:
+        try:
+            return Encoded(*self.guard.encode(rendered))
+        except ValueError:
+            raise TemplateRefusal(
+                "a content holds special tokens as text, and this tokenizer cannot read them as plain text"
+            ) from None
+
+    def _encode(self, waiting: list[_Waiting], done: Chunked, tokens: list[Int32], labelled: list[Bools]) -> None:
         longest = self.recipe.max_length
         made: list[list[int]] = []
-        for (number, rendered), encoding in zip(waiting, self.encode([item.text for _, item in waiting]), strict=True):
-            ids, mask = self._label(encoding, rendered)
-            answers = rendered.answers
+        encodings = iter(self.encode([item.rendered.text for item in waiting if item.encoded is None]))
+        for item in waiting:
+            encoded = item.encoded
+            if encoded is None:
+                encoding = next(encodings)
+                encoded = Encoded(encoding.ids, encoding, item.rendered)
+            ids, mask, firsts = self.label(encoded)
             if len(ids) > longest:
                 if self.recipe.overlong == "drop" or not mask[:longest].any():
                     done.too_long += 1
                     continue
                 done.cut += 1
-                ids, mask, lost = _cut(ids, mask, longest)
-                answers -= lost
+                ids, mask = _cut(ids, mask, longest)
             count = int(np.count_nonzero(mask))
             if count:
-                done.kept.append(number)
-                done.answers.append(answers)
+                done.kept.append(item.record)
+                done.answers.append(item.ordinals[sum(first < len(ids) for first in firsts) - 1])
                 done.lengths.append(len(ids))
                 done.counted.append(count)
                 made.append(ids)
                 labelled.append(mask)
         tokens.append(np.fromiter(chain.from_iterable(made), np.int32, sum(map(len, made))))
 
-    def _label(self, encoding: Any, rendered: Rendered) -> tuple[list[int], Bools]:
-        """Token ids up to the last answer's end token, and which of them carry loss."""
-        ids: list[int] = encoding.ids
+    def label(self, encoded: Encoded) -> tuple[list[int], Bools, list[int]]:
+        """(ids up to the end token of the last answer, which of them carry loss, first token of each answer)"""
+        ids, encoding, rendered = encoded
         mask = np.zeros(len(ids) + 1, dtype=np.bool_)
         size, stop = len(rendered.text), 0
+        firsts = []
         for start, end in rendered.spans:
             # From the first token that reaches into the answer to the last that begins in it.
             first = _token_at(encoding, start, size, len(ids))
+            firsts.append(first)
             stop = _token_at(encoding, end, size, len(ids))
             while stop < len(ids) and encoding.token_to_chars(stop)[0] < end:
                 stop += 1
@@ -242,26 +244,59 @@ class Tokenizer:
                 ids = [*ids[:stop], self.recipe.eos]
                 mask[stop] = True
                 stop += 1
-        mask[0] = False  # nothing stands before it that could predict it
-        return ids[:stop], mask[:stop]
+        mask[0] = False  # no token precedes it that could predict it
+        return ids[:stop], mask[:stop], firsts
 
 
 class _Distrusted(Exception):
     pass
 
 
-def _cut(ids: list[int], mask: Bools, longest: int) -> tuple[list[int], Bools, int]:
-    """(tokens, labelled, answers lost): no more than `longest`, and nothing behind the last answer that begins there.
+def _around_contents(template: ChatTemplate) -> str:
+    """What a template writes in two plain conversations, one with a system message, if it takes such."""
+    question, answer = ("user", "?"), ("assistant", "!")
+    found = ""
+    for turns in ([question, answer, question], [("system", "."), question, answer]):
+        for prompt in (True, False):
+            try:
+                found += template.render(turns, prompt=prompt)
+            except TemplateRefusal:
+                continue
+    return found
 
-    The question after it has no loss, and whoever is to answer the sequence would answer half a question.
+
+def _untrained_answers(messages: Messages, details: Details | None) -> frozenset[int]:
+    """Numbers, from 1, of the answers without loss."""
+    if details is None or not details.untrained:
+        return frozenset()
+    answers = [place for place, (role, _) in enumerate(messages) if role == "assistant"]
+    return frozenset(number for number, place in enumerate(answers, 1) if place in details.untrained)
+
+
+def _trained(rendered: Rendered, untrained: frozenset[int]) -> tuple[Rendered | None, tuple[int, ...]]:
+    """(the sequence with the spans of trained answers only, their numbers), or (None, ()) if none is left."""
+    last = rendered.answers
+    ordinals = tuple(range(last - len(rendered.spans) + 1, last + 1))
+    if not untrained:
+        return rendered, ordinals
+    kept = [place for place, number in enumerate(ordinals) if number not in untrained]
+    if not kept:
+        return None, ()
+    spans = tuple(rendered.spans[place] for place in kept)
+    return replace(rendered, spans=spans), tuple(ordinals[place] for place in kept)
+
+
+def _cut(ids: list[int], mask: Bools, longest: int) -> tuple[list[int], Bools]:
+    """No more than `longest` tokens, and nothing after the last answer that begins there.
+
+    A part of a question has no loss, and in evaluation it would be the question.
     """
-    begins = np.flatnonzero(mask & ~np.concatenate([[False], mask[:-1]]))
     stop = int(np.flatnonzero(mask[:longest])[-1]) + 1
-    return ids[:stop], mask[:stop], int(np.count_nonzero(begins >= stop))
+    return ids[:stop], mask[:stop]
 
 
 def _token_at(encoding: Any, char: int, size: int, count: int) -> int:
-    """The first token that reaches beyond this character; characters that no token covers are passed over."""
+    """The first token that reaches beyond this character; characters without a token are skipped."""
     for place in range(char, size):
         token = encoding.char_to_token(place)
         if token is not None:
@@ -269,8 +304,8 @@ def _token_at(encoding: Any, char: int, size: int, count: int) -> int:
     return count
 
 
-def _hashes(messages: formats.Messages) -> tuple[int, int]:
-    """64-bit hashes of (all before the last answer, the last answer), equal for texts that differ in blanks only."""
+def _hashes(messages: Messages) -> tuple[int, int]:
+    """64-bit hashes of (everything before the last answer, the last answer), equal for texts that differ in blanks."""
     asked = "\0".join([f"{role}\1{' '.join(text.split())}" for role, text in messages[:-1]])
     answered = " ".join(messages[-1][1].split())
     return _hash(asked), _hash(answered)
@@ -282,10 +317,10 @@ def _hash(text: str) -> int:
 
 
 def tokenize(tokenizer: Any, records: Sequence[Record], *, max_length: int, overlong: str) -> Tokens:
-    """Records that lie in memory, as Tokens. Raises UserError for one that the chat template cannot show."""
-    recipe = Recipe.of(tokenizer, max_length=max_length, overlong=overlong)
-    recipe.compare(tokenizer)
-    done = Tokenizer(recipe).records(records)
+    """Tokenize records in memory. Raises UserError for one that the chat template cannot show."""
+    own = Tokenizer(Recipe.of(tokenizer, max_length=max_length, overlong=overlong))
+    own.compare(tokenizer)
+    done = own.records(records)
     if done.problems:
         raise UserError(done.problems[0].text)
     offsets = np.concatenate([[0], np.cumsum(done.lengths, dtype=np.int64)]).astype(np.int64)

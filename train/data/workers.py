@@ -19,7 +19,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from train.data.tokenizer import Chunked, Recipe, Tokenizer
+from train.data.chunked import Chunked
+from train.data.recipe import Recipe
+from train.data.tokenizer import Tokenizer
 from train.errors import TrainError
 from train.records.chunk import Chunk
 

@@ -33,6 +33,8 @@ class Chunk:
     line: int
     """Number of the first line or row, from 1."""
     columns: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+    """Columns of a table that hold nothing for a record and are not decoded."""
     broken: str = ""
     """Set if the file could not be cut here: the chunk's only object is a Broken with this text."""
 

@@ -1,7 +1,6 @@
-"""Records: a conversation and the place it was read from; whatever cannot be read becomes a Problem with that place.
+"""Records: a conversation and where it was read. Whatever cannot be read becomes a Problem with its place.
 
-Small files only go through `read` (everything in memory: evaluation data); training reads chunk by chunk
-(train/data/files.py) and keeps tokens.
+`read` holds everything in memory and is for small files. Training reads chunk by chunk (files.py) and keeps tokens.
 """
 
 from __future__ import annotations
@@ -16,20 +15,21 @@ from train.config import Source
 from train.errors import DataError
 from train.records import files, formats
 from train.records.chunk import Broken
-from train.records.formats import Unreadable
+from train.records.conversation import PLAIN, Details, RecordOptions, Unreadable
 
 SHOWN_PROBLEMS = 20
 
 
 @dataclass(frozen=True)
 class Record:
-    """One conversation: (role, content) pairs that end with the assistant's answer."""
+    """One conversation: (role, content) pairs that end with an answer of the assistant."""
 
     messages: tuple[tuple[str, str], ...]
     file: str
     line: int
-    """Line of a text file, row of a table (from 1)."""
+    """Line of a text file or row of a table, from 1."""
     task: str | None = None
+    details: Details | None = None
 
     @property
     def answer(self) -> str:
@@ -49,7 +49,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 @dataclass
 class Reading:
-    """What a source gave: its records, what could not be read, and what is only worth a warning."""
+    """The content of a source: its records, unreadable records, and what is only worth a warning."""
 
     records: list[Record] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -65,18 +65,18 @@ def as_sources(value: str | tuple[str | Source, ...] | None) -> tuple[Source, ..
     return tuple(Source(path=item) if isinstance(item, str) else item for item in value)
 
 
-def each(path: str, *, system: str | None) -> Iterator[Record | Problem]:
+def each(path: str, options: RecordOptions = PLAIN) -> Iterator[Record | Problem]:
     """Every record of a source, in order. Raises DataError for a source that cannot be opened."""
     for chunk in files.chunks(path):
         for line, value in files.objects(chunk):
-            yield to_record(value, chunk.shown, line, system)
+            yield to_record(value, chunk.shown, line, options)
 
 
-def read(path: str, *, system: str | None, on_error: str) -> Reading:
-    """All records of one source. Raises DataError for unreadable records (`on_error` stop) and for an absent file."""
+def read(path: str, options: RecordOptions = PLAIN, *, on_error: str = "stop") -> Reading:
+    """All records of a source. Raises DataError for unreadable records (`on_error` stop) and for an absent file."""
     reading = Reading()
     seen: dict[tuple[tuple[str, str], ...], int] = {}
-    for result in each(path, system=system):
+    for result in each(path, options):
         if isinstance(result, Problem):
             reading.problems.append(result)
             continue
@@ -89,15 +89,15 @@ def read(path: str, *, system: str | None, on_error: str) -> Reading:
     return reading
 
 
-def to_record(value: Any, file: str, line: int, system: str | None = None) -> Record | Problem:
-    """A decoded object as a Record, by the first format whose key it has."""
+def to_record(value: Any, file: str, line: int, options: RecordOptions = PLAIN) -> Record | Problem:
+    """A decoded object as a Record, or a Problem."""
     if isinstance(value, Broken):
         return Problem(file, line, value.text)
     try:
-        messages = formats.to_messages(value, system)
+        found = formats.to_conversation(value, options)
     except Unreadable as error:
         return Problem(file, line, str(error))
-    return Record(tuple(messages), file, line, formats.task_of(value))
+    return Record(tuple(found.messages), file, line, formats.task_of(value, options), found.details)
 
 
 def unusable(name: str, problems: Sequence[Problem], count: int) -> DataError:
@@ -107,5 +107,5 @@ def unusable(name: str, problems: Sequence[Problem], count: int) -> DataError:
     more = f"\n  ... and {rest} more" if rest > 0 else ""
     return DataError(
         f"{count} record{'s' * (count != 1)} of {name} cannot be used:{shown}{more}",
-        "mend these lines, or set data.on_error=skip to leave them out",
+        "correct these lines, or set data.on_error=skip to leave them out",
     )

@@ -1,147 +1,214 @@
-"""What people write as a record, as a conversation: three formats, told apart by their keys.
+"""Read a decoded object as a conversation: the formats of the field, told apart by their keys.
 
-instruction     {"instruction", "input"?, "output", "system"?, "history"?: [[question, answer], ...]}
-ShareGPT        {"conversations": [{"from": "human" | "gpt" | "system", "value"}], "system"?}
-OpenAI          {"messages": [{"role": "user" | "assistant" | "system", "content"}]}
+turns      {"messages" | "conversations" | "conversation": [turn, ...]}; see turns.py for the kinds of turns
+pairs      a question and an answer by the names of PAIRS, with an optional second part of the question
 
-In a table (CSV, Parquet) a list may stand as JSON text, and an empty cell is an absent key. Pure.
+Every format may also hold `system`, `history`, `tools`, a loss flag, the reasoning and a task. Preference data, KTO
+labels and media are refused. Any other key is ignored, and named. In a table (CSV, Parquet) a list may be JSON text,
+and an empty cell is an absent key. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import msgspec
+from train.records.conversation import PLAIN, Conversation, Empty, RecordOptions, Unreadable
+from train.records.suggestion import suggest_columns
+from train.records.turns import (
+    LOSS_KEYS,
+    MEDIA_KEYS,
+    REASONING_KEYS,
+    TurnReader,
+    as_text,
+    as_tools,
+    is_absent,
+    trained,
+)
 
-Messages = list[tuple[str, str]]
-"""(role, content) pairs that end with the assistant's answer."""
+TURN_LISTS = ("messages", "conversations", "conversation")
+PAIRS = (
+    ("instruction", "output"),
+    ("instruction", "response"),
+    ("query", "response"),
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("question", "answer"),
+    ("question", "response"),
+    ("content", "summary"),
+    ("input", "target"),
+    ("input", "output"),
+)
+"""(key of the question, key of the answer): the first pair that a record has tells its format."""
+CONTEXTS = ("input", "context")
+"""Keys of a second part of the question."""
+TOOLS = ("tools", "functions")
+TASKS = ("task", "category")
+PREFERENCES = (
+    "chosen",
+    "rejected",
+    "chosen_response",
+    "rejected_response",
+    "rejected_responses",
+    "rejected_messages",
+)
+
+_COMMON = frozenset({"system", *TOOLS, *TASKS, *LOSS_KEYS, *REASONING_KEYS})
+KEYS = frozenset(
+    {*TURN_LISTS, *CONTEXTS, *PREFERENCES, *MEDIA_KEYS, "history", "label", "kto_tag", *_COMMON}
+    | {key for pair in PAIRS for key in pair}
+)
+"""Every key that a format looks at: the columns of a table worth reading."""
 
 
-class Unreadable(Exception):
-    """Why an object is not a record, in words for the person who wrote it."""
-
-
-class Empty(Unreadable):
-    """A record that would be one if its question or answer held anything."""
-
-
-def to_messages(value: Any, system: str | None = None) -> Messages:
-    """The conversation of a decoded object, by the first format whose key it has. Raises Unreadable.
-
-    `system` is the system message of conversations that have none.
-    """
+def to_conversation(value: Any, options: RecordOptions = PLAIN) -> Conversation:
+    """The conversation of a decoded object. Raises Unreadable."""
+    if isinstance(value, list) and value and isinstance(value[0], Mapping):  # bare turns
+        value = {"messages": value}
     if not isinstance(value, Mapping):
         raise Unreadable(f"expected an object, got {type(value).__name__}")
-    convert = next((convert for key, convert in FORMATS if value.get(key) is not None), None)
-    if convert is None:
-        known, found = ", ".join(repr(key) for key, _ in FORMATS), ", ".join(map(str, value))
-        raise Unreadable(f"none of the keys {known} (found: {found})")
-    messages = convert(value)
-    _check(messages)
-    if system and messages[0][0] != "system":
-        messages.insert(0, ("system", system))
-    return messages
+    shown = {key: key for key in value}
+    if options.columns:
+        value, shown = _renamed(value, dict(options.columns))
+    _refuse_other_data(value, shown)
+    reader = TurnReader(options)
+    known = _read_turns(value, reader) or _read_pair(value, reader, shown)
+    if known is None:
+        raise Unreadable(_unknown_keys(value, shown))
+    _read_common(value, reader)
+    _add_system(value, reader, options)
+    dropped = _finish(value, reader)
+    reader.ignore((key for key in value if key not in known and key not in _COMMON), value)
+    ignored = tuple(shown.get(key, key) for key in reader.ignored)
+    return Conversation(reader.messages, reader.details(), ignored, dropped)
 
 
-def task_of(value: Mapping[str, Any]) -> str | None:
-    task = value.get("task", value.get("category"))
-    return task if isinstance(task, str) else None
+def task_of(value: Any, options: RecordOptions = PLAIN) -> str | None:
+    if not isinstance(value, Mapping):
+        return None
+    if options.columns:
+        value, _ = _renamed(value, dict(options.columns))
+    return next((value[key] for key in TASKS if isinstance(value.get(key), str)), None)
 
 
-def _instruction(value: Mapping[str, Any]) -> Messages:
-    instruction, given, output = (
-        _text(value, "instruction"),
-        _text(value, "input", optional=True),
-        _text(value, "output"),
-    )
-    messages: Messages = [("system", _text(value, "system"))] if value.get("system") else []
-    if value.get("history"):
-        for turn in _list(value["history"], "history"):
-            if not (isinstance(turn, (list, tuple)) and len(turn) == 2 and all(isinstance(text, str) for text in turn)):
-                raise Unreadable("history must be a list of [question, answer] pairs")
-            messages += [("user", _unix(turn[0])), ("assistant", _unix(turn[1]))]
-    asked = [text for text in (instruction, given) if text and not text.isspace()]  # either may be all of the question
-    messages.append(("user", "\n".join(asked)))
-    messages.append(("assistant", output))
-    return messages
+def _renamed(value: Mapping[str, Any], columns: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """(the object with our keys, {our key: key of the data}). A key whose name is taken keeps its value aside."""
+    taken = {columns[key] for key in value if key in columns}
+    names = {key: columns.get(key) or (f"{key} (replaced by data.columns)" if key in taken else key) for key in value}
+    return {names[key]: item for key, item in value.items()}, {name: key for key, name in names.items()}
 
 
-def _openai(value: Mapping[str, Any]) -> Messages:
-    return _turns(value["messages"], "messages", "role", "content", _OPENAI_ROLES)
+def _refuse_other_data(value: Mapping[str, Any], shown: Mapping[str, str]) -> None:
+    for key in PREFERENCES:
+        if key in value and not is_absent(value[key]):
+            raise Unreadable(f"{shown[key]}: this is preference data (DPO and its like), and training needs one answer")
+    if isinstance(value.get("label"), bool) or isinstance(value.get("kto_tag"), bool):
+        raise Unreadable("label: this is KTO data (answers marked good or bad), and training takes good answers only")
+    for key in MEDIA_KEYS:
+        if key in value and not is_absent(value[key]):
+            raise Unreadable(f"{shown[key]}: this is {_MEDIA[key[:5]]} data, and only text can be trained on")
 
 
-def _sharegpt(value: Mapping[str, Any]) -> Messages:
-    messages = _turns(value["conversations"], "conversations", "from", "value", _SHAREGPT_ROLES)
-    if value.get("system") and messages and messages[0][0] != "system":
-        messages.insert(0, ("system", _text(value, "system")))
-    return messages
+_MEDIA = {"image": "image", "video": "video", "audio": "audio"}
 
 
-_OPENAI_ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
-_SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", **_OPENAI_ROLES}
-
-FORMATS: tuple[tuple[str, Callable[[Mapping[str, Any]], Messages]], ...] = (
-    ("messages", _openai),
-    ("conversations", _sharegpt),
-    ("instruction", _instruction),
-)
-"""(the key that tells a format, its reader)."""
-
-KEYS = ("messages", "conversations", "instruction", "input", "output", "system", "history", "task", "category")
-"""Every key that a format reads: the columns worth reading of a table."""
+def _read_turns(value: Mapping[str, Any], reader: TurnReader) -> frozenset[str] | None:
+    """The keys that were read, or None if the record has no list of turns."""
+    key = next((key for key in TURN_LISTS if not is_absent(value.get(key))), None)
+    if key is None:
+        return None
+    reader.read(value[key], key)
+    return frozenset({key})
 
 
-def _turns(value: Any, where: str, role_key: str, text_key: str, roles: Mapping[str, str]) -> Messages:
-    messages = []
-    for number, turn in enumerate(_list(value, where), 1):
-        named = turn.get(role_key) if isinstance(turn, Mapping) else None
-        if not isinstance(named, str):
-            raise Unreadable(f"{where}: turn {number} has no {role_key!r}")
-        role = roles.get(named)
-        if role is None:
-            raise Unreadable(f"{where}: turn {number} has the unknown role {named!r}; known: {', '.join(roles)}")
-        text = turn.get(text_key)
-        if type(text) is not str:
-            text = _text(turn, text_key, where=f"{where}: turn {number}: ")
-        messages.append((role, _unix(text)))
-    return messages
+def _read_pair(value: Mapping[str, Any], reader: TurnReader, shown: Mapping[str, str]) -> frozenset[str] | None:
+    """The keys that were read, or None if the record has no pair of a question and an answer."""
+    pair = next(((q, a) for q, a in PAIRS if q in value and a in value), None)
+    if pair is None:
+        lone = next(
+            (key for key in ("instruction", "query", "prompt", "question") if not is_absent(value.get(key))), ""
+        )
+        if not lone:
+            return None
+        expected = next(answer for question, answer in PAIRS if question == lone)
+        raise Unreadable(f"the key {expected!r} is missing" + _found(value, shown))
+    question, answer = pair
+    parts = [_part(value, question, required=True)]
+    contexts = [key for key in CONTEXTS if key not in pair]
+    parts += [_part(value, key) for key in contexts]
+    if not is_absent(value.get("history")):
+        reader.read(value["history"], "history")
+    asked = [text for text in parts if text and not text.isspace()]  # any of them may be all of the question
+    reader.add("user", "\n".join(asked))
+    reader.add("assistant", _part(value, answer, required=True))
+    return frozenset({question, answer, *contexts, "history"})
 
 
-def _list(value: Any, where: str) -> list[Any]:
-    if isinstance(value, str):
-        try:
-            value = msgspec.json.decode(value)
-        except msgspec.DecodeError as error:
-            raise Unreadable(f"{where} is a text and no JSON list ({error})") from None
-    if not isinstance(value, list):
-        raise Unreadable(f"{where} must be a list, got {type(value).__name__}")
-    return value
-
-
-def _text(value: Mapping[str, Any], key: str, *, optional: bool = False, where: str = "") -> str:
-    text = value.get(key)
-    if isinstance(text, str):
-        return _unix(text)
-    if text is None and optional:
+def _part(value: Mapping[str, Any], key: str, *, required: bool = False) -> str:
+    item = value.get(key)
+    if item is None or item != item:  # absent, null, or NaN
+        if required:
+            raise Unreadable(f"the key {key!r} is missing")
         return ""
-    if text is None:
-        raise Unreadable(f"{where}the key {key!r} is missing")
-    raise Unreadable(f"{where}{key!r} must be a text, got {type(text).__name__}")
+    return as_text(item, f"{key!r}")
 
 
-def _unix(text: str) -> str:
-    return text.replace("\r\n", "\n") if "\r" in text else text
+def _read_common(value: Mapping[str, Any], reader: TurnReader) -> None:
+    """Tools, reasoning and the loss flag of the whole record."""
+    for key in TOOLS:
+        if not is_absent(value.get(key)):
+            reader.tools += as_tools(value[key], key)
+    thought = next((value[key] for key in REASONING_KEYS if not is_absent(value.get(key))), None)
+    if thought is not None and reader.messages and reader.messages[-1][0] == "assistant":
+        last = reader.fields.setdefault(len(reader.messages) - 1, {})
+        last.setdefault("reasoning_content", as_text(thought, "the reasoning"))
+    if not trained(value, "the record"):
+        reader.untrained.update(place for place, (role, _) in enumerate(reader.messages) if role == "assistant")
 
 
-def _check(messages: Messages) -> None:
-    if not messages or messages[-1][0] != "assistant":
-        raise Unreadable("the last turn must be the assistant's")
+def _add_system(value: Mapping[str, Any], reader: TurnReader, options: RecordOptions) -> None:
+    """The record's own system message, else the job's, before the first turn."""
+    own = as_text(value["system"], "'system'") if not is_absent(value.get("system")) else ""
+    has_turn = bool(reader.messages) and reader.messages[0][0] == "system"
+    if own and has_turn and own != reader.messages[0][1]:
+        reader.ignored["system"] = None
+    text = own or options.system
+    if not text or has_turn:
+        return
+    reader.messages.insert(0, ("system", text))
+    reader.fields = {place + 1: fields for place, fields in reader.fields.items()}
+    reader.untrained = {place + 1 for place in reader.untrained}
+
+
+def _finish(value: Mapping[str, Any], reader: TurnReader) -> int:
+    """Drop the turns after the last answer, and check that questions and answers hold something."""
+    messages = reader.messages
+    kept = len(messages)
+    while kept and messages[kept - 1][0] != "assistant":
+        kept -= 1
+    if not kept:
+        raise Unreadable("no turn is the assistant's: there is no answer to learn")
+    dropped = len(messages) - kept
+    del messages[kept:]
     asked = False
-    for role, text in messages:
+    for place, (role, text) in enumerate(messages):
         blank = not text or text.isspace()
-        if role == "assistant" and blank:
+        may_be_blank = place in reader.untrained or "tool_calls" in reader.fields.get(place, ())
+        if role == "assistant" and blank and not may_be_blank:
             raise Empty("the answer is empty")
         asked = asked or (role == "user" and not blank)
     if not asked:
         raise Empty("the question is empty")
+    return dropped
+
+
+def _unknown_keys(value: Mapping[str, Any], shown: Mapping[str, str]) -> str:
+    if "text" in value and not suggest_columns(value):
+        return "a text alone does not say which part of it is the answer" + _found(value, shown)
+    return "none of the keys 'messages', 'conversations', 'instruction' and their like" + _found(value, shown)
+
+
+def _found(value: Mapping[str, Any], shown: Mapping[str, str]) -> str:
+    found = {shown.get(key, key): item for key, item in value.items()}
+    hint = suggest_columns(found)
+    return f" (found: {', '.join(map(str, found))})" + (f"; data.columns could be {hint}" if hint else "")

@@ -87,7 +87,7 @@ def cut_parquet(path: str, shown: str) -> Iterator[Chunk]:
     except pyarrow.ArrowInvalid as error:
         yield Chunk("parquet", path, shown, 0, 0, 1, broken=f"not a Parquet file: {error}")
         return
-    columns = tuple(name for name in file.schema_arrow.names if name in KEYS) or tuple(file.schema_arrow.names)
+    columns, unread = _columns(file.schema_arrow.names)
     row = 0
     for group in range(file.metadata.num_row_groups):
         facts = file.metadata.row_group(group)
@@ -95,8 +95,14 @@ def cut_parquet(path: str, shown: str) -> Iterator[Chunk]:
         size = max(1, -(-facts.num_rows // parts))
         last = row + facts.num_rows
         for start in range(row, last, size):
-            yield Chunk("parquet", path, shown, start, min(start + size, last), start + 1, columns)
+            yield Chunk("parquet", path, shown, start, min(start + size, last), start + 1, columns, unread)
         row = last
+
+
+def _columns(names: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(columns to decode, columns to ignore); all are decoded where no name is known."""
+    known = tuple(name for name in names if name in KEYS)
+    return (known, tuple(name for name in names if name not in KEYS)) if known else (tuple(names), ())
 
 
 def read_parquet(chunk: Chunk) -> Objects:
@@ -132,9 +138,9 @@ def _row_group(file: Any, row: int) -> tuple[int, int]:
 
 def cut_arrow(path: str, shown: str) -> Iterator[Chunk]:
     table = _arrow(path)
-    columns = tuple(name for name in table.column_names if name in KEYS) or tuple(table.column_names)
+    columns, unread = _columns(table.column_names)
     for start in range(0, table.num_rows, CHUNK_ROWS):
-        yield Chunk("arrow", path, shown, start, min(start + CHUNK_ROWS, table.num_rows), start + 1, columns)
+        yield Chunk("arrow", path, shown, start, min(start + CHUNK_ROWS, table.num_rows), start + 1, columns, unread)
 
 
 def read_arrow(chunk: Chunk) -> Objects:

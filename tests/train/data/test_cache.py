@@ -14,11 +14,12 @@ import pytest
 from tests.beds import bpe
 from tests.train.data.test_chat_template import SMOLLM2
 from train.data import cache, workers
+from train.data.recipe import Recipe
 from train.data.schedule import Sampler
-from train.data.tokenizer import Recipe
 from train.data.tokens import first
 from train.errors import DataError, TrainError
 from train.records import files, json_text
+from train.records.conversation import RecordOptions
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_an_entry_is_made_once_and_then_mapped(tmp_path: Path, recipe: Recipe) -
     assert [place.name for place in (tmp_path / "cache").iterdir() if place.name.endswith(".tmp")] == []
 
 
-@pytest.mark.parametrize("change", ["content", "template", "max_length", "system"])
+@pytest.mark.parametrize("change", ["content", "template", "max_length", "turns", "system"])
 def test_whatever_changes_the_tokens_makes_another_entry(tmp_path: Path, recipe: Recipe, change: str) -> None:
     path = write(tmp_path / "a.jsonl", record("hello", "again"))
     cache.entry([path], recipe, tmp_path / "cache")
@@ -55,9 +56,12 @@ def test_whatever_changes_the_tokens_makes_another_entry(tmp_path: Path, recipe:
     if change == "content":
         write(tmp_path / "a.jsonl", record("hello", "agaim"))  # as long as before
     else:
-        fields |= {"template": {"template": SMOLLM2 + " "}, "max_length": {"max_length": 9}}.get(
-            change, {"system": "be brief"}
-        )
+        fields |= {
+            "template": {"template": SMOLLM2 + " "},
+            "max_length": {"max_length": 9},
+            "turns": {"turns": "last"},
+            "system": {"options": RecordOptions("be brief")},
+        }[change]
     assert cache.entry([path], Recipe(**fields), tmp_path / "cache").made
 
 

@@ -154,7 +154,7 @@ def test_what_a_template_cannot_show_is_a_problem_of_that_record(template: str, 
 
 
 def test_a_template_that_is_no_jinja_is_refused() -> None:
-    with pytest.raises(TemplateRefusal, match="no valid Jinja"):
+    with pytest.raises(TemplateRefusal, match="not valid Jinja"):
         ChatTemplate("{% for %}", {})
 
 
@@ -168,3 +168,63 @@ def test_rendering_is_that_of_transformers() -> None:
             turns = [{"role": role, "content": text} for role, text in messages]
             theirs, _ = render_jinja_template([turns], chat_template=template, **specials)
             assert theirs == [ChatTemplate(template, specials).render(messages)], json.dumps(template)
+
+
+LONG = [turn for i in range(100) for turn in (("user", f"question {i}"), ("assistant", f"answer {i}"))]
+
+
+@pytest.mark.parametrize("template", [QWEN3, SMOLLM2, LLAMA3, GLM4])
+def test_a_long_conversation_costs_no_more_than_the_plain_way(template: str) -> None:
+    import time
+
+    own = ChatTemplate(template, {"bos_token": "<s>", "eos_token": "<|im_end|>"})
+    begun = time.process_time()
+    found = own.sequences(LONG)
+    fast = time.process_time() - begun
+    plain = own.sequences_slowly(LONG)
+    assert found == plain
+    assert fast < 1.5 * (time.process_time() - begun - fast) + 0.05
+
+
+def test_the_job_chooses_how_answers_become_sequences() -> None:
+    for template in (QWEN3, SMOLLM2, MARKED):
+        for turns, sizes in (("joined", [2]), ("each", [1, 1]), ("last", [1])):
+            own = ChatTemplate(template, {}, turns)
+            for found in (own.sequences(MULTI), own.sequences_slowly(MULTI)):
+                assert [len(one.spans) for one in found] == sizes
+                start, end = found[-1].spans[-1]
+                assert "很好 2" in found[-1].text[start:end]
+
+
+def test_text_that_a_template_leaves_out_is_named_and_a_lost_question_is_refused() -> None:
+    no_system = "{% for m in messages %}{% if m.role != 'system' %}<{{ m.content }}>{% endif %}{% endfor %}"
+    assert ChatTemplate(no_system, {}).sequences(MULTI)[0].lost == (("system", "be 好"),)
+    r1 = (
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content.split('</think>')[-1] }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    ((what, text),) = ChatTemplate(r1, {}).sequences(THOUGHT)[0].lost
+    assert what == "assistant"
+    assert "1 + 1" in text
+    first_only = (
+        "{% for m in messages %}{% if m.role != 'user' or loop.first %}<{{ m.content }}>{% endif %}{% endfor %}"
+    )
+    with pytest.raises(TemplateRefusal, match="leaves out a turn of the user: '天气'"):
+        ChatTemplate(first_only, {}).sequences(MULTI[1:])
+
+
+def test_reasoning_tools_and_calls_are_shown_by_the_template_or_named() -> None:
+    from train.records.conversation import Details
+
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Paris"}}}
+    messages = [("user", "hello"), ("assistant", ""), ("tool", "21"), ("assistant", "again")]
+    details = Details(({"type": "function", "function": {"name": "weather"}},), {1: {"tool_calls": [call]}})
+    first, second = ChatTemplate(QWEN3, {}).sequences(messages, details)
+    assert '"name": "weather"' in first.text[first.spans[0][0] : first.spans[0][1]]
+    assert "<tool_response>\n21\n</tool_response>" in second.text
+    with pytest.raises(TemplateRefusal, match="does not show the record's tools"):
+        ChatTemplate(SMOLLM2, {}).sequences(messages, details)
+    thought = Details(fields={1: {"reasoning_content": "1 + 1"}})
+    (shown,) = ChatTemplate(QWEN3, {}).sequences(SINGLE, thought)
+    assert shown.text[shown.spans[0][0] : shown.spans[0][1]] == "<think>\n1 + 1\n</think>\n\n很好 answer"
+    assert ChatTemplate(SMOLLM2, {}).sequences(SINGLE, thought)[0].lost == (("reasoning_content", "1 + 1"),)

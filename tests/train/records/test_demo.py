@@ -11,7 +11,7 @@ DEMO = ROOT / "templates" / "demo"
 
 
 def records(name: str) -> list[Record]:
-    found = read(str(DEMO / name), system=None, on_error="stop")
+    found = read(str(DEMO / name), on_error="stop")
     assert found.warnings == []
     return found.records
 

@@ -59,7 +59,7 @@ WRITERS = {
 
 
 def load(path: Path | str) -> list[Record | Problem]:
-    return list(each(str(path), system=None))
+    return list(each(str(path)))
 
 
 @pytest.mark.parametrize("size", [64, 300, 1 << 20])
@@ -100,8 +100,8 @@ def test_records_are_the_same_in_every_format_however_the_file_is_cut(
         (b"instruction,output\nq,a\nq,\n", 3, "the answer is empty"),
         (b"instruction,output\nq,a\nq,b,c\n", 3, "3 cells in this row, 2 columns in the header"),
         (b"instruction,output\nq,a\n\xff,b\n", 3, "not UTF-8"),
-        (b"messages\nnonsense\n", 2, "messages is a text and no JSON list"),
-        (b"question,answer\na,b\n", 2, "none of the keys"),
+        (b"messages\nnonsense\n", 2, "messages is a text but not a JSON list"),
+        (b"subject,body\na,b\n", 2, "none of the keys"),
     ],
 )
 def test_a_csv_row_that_cannot_be_used_is_told_with_its_line(
@@ -122,7 +122,7 @@ def test_a_row_with_a_null_in_a_table_lacks_that_key(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
     found = load(tmp_path / "a.parquet")
     assert isinstance(found[0], Record)
-    assert str(found[1]).endswith("a.parquet:2: the key 'output' is missing")
+    assert str(found[1]).endswith("a.parquet:2: the key 'output' is missing (found: instruction)")
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.json", "a.jsonl"])
@@ -175,11 +175,11 @@ def test_a_hub_data_set_is_read_by_split(tmp_path: Path, monkeypatch: pytest.Mon
 def test_sharegpt_and_openai_roles_are_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     turns = [{"from": "system", "value": "s"}, {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
-    tool = [*turns[:2], {"from": "observation", "value": "x"}]
-    path.write_text("".join(json.dumps({"conversations": one}) + "\n" for one in (turns, tool)))
+    odd = [*turns[:2], {"from": "judge", "value": "x"}]
+    path.write_text("".join(json.dumps({"conversations": one}) + "\n" for one in (turns, odd)))
     good, bad = load(path)
     assert good.messages == (("system", "s"), ("user", "q"), ("assistant", "a"))  # type: ignore[union-attr]
-    assert "turn 3 has the unknown role 'observation'" in str(bad)
+    assert "turn 3 has the unknown role 'judge'" in str(bad)
 
 
 @pytest.mark.parametrize(

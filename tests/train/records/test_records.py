@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from train.errors import DataError
+from train.records.conversation import RecordOptions
 from train.records.conversations import read, to_record
 
 GOOD = {"instruction": "翻译", "input": "猫", "output": "cat"}
@@ -18,7 +19,7 @@ def write(path: Path, *lines: Any) -> str:
 
 
 def load(path: str, on_error: str = "stop") -> Any:
-    return read(path, system=None, on_error=on_error)
+    return read(path, on_error=on_error)
 
 
 def test_instruction_and_input_become_one_question() -> None:
@@ -39,8 +40,8 @@ def test_messages_and_sharegpt_mean_the_same() -> None:
 
 
 def test_the_jobs_system_message_is_for_records_without_their_own() -> None:
-    assert to_record(GOOD, "f", 1, "be brief").messages[0] == ("system", "be brief")  # type: ignore[union-attr]
-    assert to_record({**GOOD, "system": "own"}, "f", 1, "be brief").messages[0] == ("system", "own")  # type: ignore[union-attr]
+    assert to_record(GOOD, "f", 1, RecordOptions("be brief")).messages[0] == ("system", "be brief")  # type: ignore[union-attr]
+    assert to_record({**GOOD, "system": "own"}, "f", 1, RecordOptions("be brief")).messages[0] == ("system", "own")  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -52,11 +53,11 @@ def test_the_jobs_system_message_is_for_records_without_their_own() -> None:
         ({"instruction": "x"}, "the key 'output' is missing"),
         ({**GOOD, "output": "  "}, "the answer is empty"),
         ({**GOOD, "instruction": "", "input": ""}, "the question is empty"),
-        ({**GOOD, "output": 3}, "'output' must be a text, got int"),
-        ({**GOOD, "history": ["a"]}, "history must be a list"),
+        ({**GOOD, "output": {"a": 3}}, "'output' must be a text, got dict"),
+        ({**GOOD, "history": ["a"]}, "history: turn 1 is neither an object nor a [question, answer] pair"),
         ([1], "expected an object, got list"),
-        ({"messages": [{"role": "user", "content": "q"}]}, "the last turn must be the assistant's"),
-        ({"messages": [{"role": "bot", "content": "q"}]}, "unknown role 'bot'"),
+        ({"messages": [{"role": "user", "content": "q"}]}, "no turn is the assistant's"),
+        ({"messages": [{"role": "judge", "content": "q"}]}, "unknown role 'judge'"),
     ],
 )
 def test_what_cannot_be_used_is_told_with_file_and_line(tmp_path: Path, line: Any, said: str) -> None:

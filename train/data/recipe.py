@@ -1,0 +1,64 @@
+"""Recipe: everything that tokens depend on besides the records."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from train.config import Data
+from train.data.prompts import end_ids, own_template
+from train.records.conversation import PLAIN, RecordOptions
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Plain data, so that processes can receive it and cache keys can hash it."""
+
+    tokenizer: str
+    """tokenizer.json, without padding and truncation, which do not concern records and may change with use."""
+    template: str
+    specials: tuple[tuple[str, str], ...]
+    eos: int
+    ends: tuple[int, ...]
+    """Tokens that end an answer."""
+    max_length: int
+    overlong: str = "cut"
+    turns: str = "auto"
+    options: RecordOptions = PLAIN
+
+    @staticmethod
+    def of(
+        tokenizer: Any, *, max_length: int, overlong: str = "cut", turns: str = "auto", options: RecordOptions = PLAIN
+    ) -> Recipe:
+        """What a fast tokenizer of transformers does to records. `Tokenizer.compare` checks it."""
+        named = tokenizer.special_tokens_map.items()
+        return Recipe(
+            _unpadded(tokenizer.backend_tokenizer.to_str()),
+            own_template(tokenizer),
+            tuple(sorted((name, str(value)) for name, value in named if isinstance(value, (str, bytes)) or value)),
+            int(tokenizer.eos_token_id),
+            tuple(end_ids(tokenizer)),
+            max_length,
+            overlong,
+            turns,
+            options,
+        )
+
+    @staticmethod
+    def of_job(tokenizer: Any, data: Data) -> Recipe:
+        return Recipe.of(
+            tokenizer,
+            max_length=data.max_length,
+            overlong=data.overlong,
+            turns=data.turns,
+            options=RecordOptions.of(data),
+        )
+
+
+def _unpadded(text: str) -> str:
+    """tokenizer.json without its padding and truncation, which precede the many megabytes of all other keys."""
+    head, key, rest = text.partition('"added_tokens":')
+    if set(json.loads(f"{head.rstrip().rstrip(',')}}}")) == {"version", "truncation", "padding"}:
+        return f'{{"version":"1.0","truncation":null,"padding":null,{key}{rest}'
+    return json.dumps({**json.loads(text), "truncation": None, "padding": None}, ensure_ascii=False)
