@@ -1,4 +1,4 @@
-"""Small files, read and written so that a reader never sees a part, a torn line or an exception."""
+"""Read and write small files: readers see no partial file and no torn line."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def read_text(path: File) -> str:
 
 
 def read_json(path: File) -> Optional[Json]:
-    """The object in `path`; None if the file is absent, unreadable or no JSON object."""
+    """Return the object in `path`; None if the file is absent, unreadable or not a JSON object."""
     try:
         with open(path, "rb") as file:
             value = json.loads(file.read().decode("utf-8", "replace"))
@@ -73,7 +73,7 @@ def read_json(path: File) -> Optional[Json]:
 
 
 def append_line(path: File, text: str) -> None:
-    """One line in one write(2) on an O_APPEND descriptor, so that lines of several writers never mix."""
+    """Append a line with one write(2) on an O_APPEND descriptor, so that lines of several writers never mix."""
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         os.write(fd, (text + "\n").encode("utf-8", "replace"))
@@ -82,7 +82,7 @@ def append_line(path: File, text: str) -> None:
 
 
 def tail(path: File, start: int = 0) -> str:
-    """The last LOG_TAIL_BYTES of a log from byte `start` on, as text whatever the bytes are."""
+    """Return the last LOG_TAIL_BYTES of a log, from byte `start` on, as text whatever the bytes are."""
     try:
         with open(path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -93,6 +93,6 @@ def tail(path: File, start: int = 0) -> str:
 
 
 def last_lines(text: str, count: int = LOG_TAIL_LINES) -> List[str]:
-    """The last `count` non-empty lines; of a line that a progress bar rewrote, what was visible at the end."""
+    """Return the last `count` non-empty lines; of a line that a progress bar rewrote, what was visible last."""
     lines = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n")]
     return [line for line in lines if line.strip()][-count:]

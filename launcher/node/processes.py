@@ -1,4 +1,4 @@
-"""Processes as the kernel shows them: the table, who lives, who is below whom, and their ends."""
+"""Processes as /proc shows them: which are alive, their descendants, how to start them and how to end them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Process:
     def __init__(self, parent: int, session: int, state: str, start_time: int) -> None:
         self.parent, self.session, self.state = parent, session, state
         self.start_time = start_time
-        """Clock ticks since boot, field 22 of /proc/PID/stat: with the pid it names a process for good."""
+        """Clock ticks since boot, field 22 of /proc/PID/stat. Pid and start time identify a process of this boot."""
 
 
 def process_of(pid: int) -> Optional[Process]:
     try:
         with open("/proc/%d/stat" % pid, "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()  # the name in parentheses may hold anything
+            fields = file.read().rpartition(b")")[2].split()  # the name in parentheses may contain anything
     except OSError:
         return None
     return Process(int(fields[1]), int(fields[3]), fields[0].decode(), int(fields[19])) if len(fields) > 19 else None
@@ -55,18 +55,18 @@ def namespace(kind: str, pid: Union[int, str] = "self") -> str:
 
 
 def pid_namespace() -> str:
-    """Where a pid means something: hosts in containers share the boot id with the machine they run on."""
+    """The namespace in which our pids are valid: containers share the boot id with their machine."""
     return namespace("pid")
 
 
 def is_alive(pid: int, start_time: Optional[int]) -> bool:
-    """The same process as recorded, and not a zombie that only waits for its parent."""
+    """Whether this is the recorded process, and not a zombie."""
     process = process_of(pid)
     return process is not None and process.start_time == start_time and process.state not in "ZX"
 
 
 def descendants(root: int, table: Optional[Dict[int, Process]] = None) -> List[int]:
-    """All living pids below `root` (zombies left out); of a subreaper these are all that it ever started."""
+    """Return all living pids below `root`, without zombies. For a subreaper these are all that it ever started."""
     table = process_table() if table is None else table
     children: Dict[int, List[int]] = {}
     for pid, process in table.items():
@@ -81,7 +81,7 @@ def descendants(root: int, table: Optional[Dict[int, Process]] = None) -> List[i
 
 
 def environ_of(pid: int) -> Dict[bytes, bytes]:
-    """The environment a process was started with; empty for another user's process or one that is gone."""
+    """Return the environment that a process was started with; empty if it is gone or another user's."""
     try:
         with open("/proc/%d/environ" % pid, "rb") as file:
             pairs = file.read().split(b"\0")
@@ -91,10 +91,9 @@ def environ_of(pid: int) -> Dict[bytes, bytes]:
 
 
 def find_run_processes(run_id: str, node_rank: Optional[int] = None) -> List[Tuple[int, int]]:
-    """(pid, start_time) of this user's living processes that a rank of the run started, on this machine.
+    """Return (pid, start_time) of the living processes on this machine that a rank of the run started.
 
-    They are found by ZLAUNCH_RUN_ID (and ZLAUNCH_NODE_RANK) in the environment they were started with, which every
-    descendant of a rank inherits; the caller itself is left out.
+    Every descendant of a rank inherits ZLAUNCH_RUN_ID and ZLAUNCH_NODE_RANK. The caller itself is left out.
     """
     wanted = {b"ZLAUNCH_RUN_ID": os.fsencode(run_id)}
     if node_rank is not None:
@@ -107,7 +106,7 @@ def find_run_processes(run_id: str, node_rank: Optional[int] = None) -> List[Tup
 
 
 def run_processes() -> Iterator[Tuple[int, Process, Dict[bytes, bytes]]]:
-    """(pid, process, environment) of living processes that a rank of any run started; the caller is left out."""
+    """Yield (pid, process, environment) of living processes that a rank of any run started, without the caller."""
     for pid, process in process_table().items():
         if pid != os.getpid() and process.state not in "ZX":
             environ = environ_of(pid)
@@ -127,9 +126,9 @@ def spawn(
 
     `prepare` runs in the child.
 
-    The module subprocess would do the same, and its import costs every host as much as all of the agent.
+    `subprocess` would do the same, but importing it costs each host 9 ms.
     """
-    reader, writer = os.pipe()  # closed by a successful exec; else it carries the reason
+    reader, writer = os.pipe()  # a successful exec closes it; a failed one writes the reason
     pid = os.fork()
     if pid == 0:
         _become(argv, cwd, environ, (stdin, output, output), prepare, writer)
@@ -151,18 +150,18 @@ def _become(
     prepare: Callable[[], None],
     writer: int,
 ) -> None:
-    """The child's part: never returns."""
+    """Turn the forked child into the program. Never returns."""
     at = cwd
     try:
         os.setsid()
         prepare()
         for target, source in enumerate(streams):
             os.dup2(source, target)
-        for name in os.listdir("/proc/self/fd"):  # what whoever started the agent left open
+        for name in os.listdir("/proc/self/fd"):  # descriptors that our parent left open
             if int(name) > 2 and int(name) != writer:
                 with suppress(OSError):
                     os.close(int(name))
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # ignored by Python itself
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them
             signal.signal(number, signal.SIG_DFL)
         os.chdir(cwd)
         at = argv[0]
@@ -179,7 +178,7 @@ def kill_quietly(pid: int, signum: int) -> None:
 
 
 def reap_children() -> List[Tuple[int, int]]:
-    """(pid, wait status) of every child that ended, adopted ones too."""
+    """Collect every child that ended, adopted ones too. Returns (pid, wait status) of each."""
     ended = []
     with suppress(ChildProcessError):
         while True:
@@ -191,10 +190,7 @@ def reap_children() -> List[Tuple[int, int]]:
 
 
 def wait_for_child(pid: int, seconds: float) -> Optional[int]:
-    """The wait status of a child; None if it still runs after `seconds`. Nobody else may wait for children meanwhile.
-
-    A signal wakes us: 64 waiting far ends on one machine that look again and again take a good part of it.
-    """
+    """Return the wait status of a child; None if it still runs after `seconds`. SIGCHLD ends the wait."""
     end = time.monotonic() + seconds
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     try:
@@ -211,7 +207,7 @@ def wait_for_child(pid: int, seconds: float) -> Optional[int]:
 
 
 def split_status(status: int) -> Tuple[Optional[int], Optional[int]]:
-    """(exit code, signal) of a wait status; one of them is None."""
+    """Return (exit code, signal) of a wait status; one of them is None."""
     return (None, os.WTERMSIG(status)) if os.WIFSIGNALED(status) else (os.WEXITSTATUS(status), None)
 
 
@@ -223,15 +219,17 @@ def prctl(option: int, value: int) -> None:
 
 
 def die_with_parent(signum: int, parent: int) -> None:
-    """Have the kernel signal this process when its parent ends; at once if that has happened already."""
+    """Have the kernel signal this process when its parent ends; signal at once if the parent is gone."""
     prctl(PR_SET_PDEATHSIG, signum)
     if os.getppid() != parent:
         os.kill(os.getpid(), signum)
 
 
 def left_below() -> List[int]:
-    """Living descendants of this process, a subreaper. The kernel knows at once when there are none: an orphan becomes
-    a child of ours before its parent can be collected, so without children there is nothing further down either."""
+    """Return the living descendants of this process, a subreaper.
+
+    Without children there are none: an orphan becomes our child before its parent can be collected.
+    """
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -240,7 +238,7 @@ def left_below() -> List[int]:
 
 
 def kill_descendants() -> None:
-    """SIGKILL below this process until nothing is left; what it starts meanwhile is found in the next round."""
+    """Kill all descendants of this process, round after round, until none is left."""
     while True:
         left = left_below()
         for pid in left:

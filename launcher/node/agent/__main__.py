@@ -1,13 +1,10 @@
-"""`python code/node/agent`, or quicker (without runpy) `python code/node/agent/__main__.py`.
-
-Neither makes the directory a package; code/ on the path does.
-"""
+"""Start the agent: `python code/node/agent/__main__.py`. Naming the file spares the import of runpy."""
 
 import gc
 import os
 import sys
 
-gc.disable()  # until the ranks are started: nothing is garbage yet, and looking for it costs as much as an import
+gc.disable()  # until the agent runs: nothing is garbage yet
 
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 

@@ -1,4 +1,4 @@
-"""What a failure was: causes by the log's text or the way a process ended, each with its advice."""
+"""Causes of failures, found in the log's text or by how a process ended, each with advice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Cause:
     def __init__(self, name: str, pattern: str, advice: str, retryable: bool = True) -> None:
         self.name = name
         self.pattern = pattern
-        """Regular expression over the last part of the rank's log; empty: never found by text."""
+        """Regular expression for the end of the rank's log; empty: never found by text."""
         self.advice = advice
         self.retryable = retryable
 
@@ -65,12 +65,12 @@ CAUSES = (
 )
 CAUSE = {cause.name: cause for cause in CAUSES}
 SECONDARY = {"lost_host": 1, "nccl": 2}
-"""Causes that are often the echo of another rank's failure: shown only if there is no better one, in this order."""
+"""Causes that are often a consequence of another rank's failure: shown only if there is no other, in this order."""
 
 
 def cause_of_text(text: str) -> str:
-    """The first class of the table whose pattern stands in the log, else `bug`."""
-    import re  # by every host only when something failed
+    """Return the first cause of the table whose pattern is in the log, else `bug`."""
+    import re  # needed only after a failure
 
     for cause in CAUSES:
         if cause.pattern and re.search(cause.pattern, text, re.MULTILINE):
@@ -82,7 +82,7 @@ def cause_of_exit(code: Optional[int], signum: Optional[int], text: str) -> str:
     if signum == signal.SIGKILL:
         return "killed"
     if signum == signal.SIGBUS:
-        return "disk_full"  # a shared-memory file that could not grow (/dev/shm full) ends so
+        return "disk_full"  # a shared-memory file could not grow: /dev/shm is full
     found = cause_of_text(text)
     if found == "bug" and signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         return "killed"
@@ -90,13 +90,13 @@ def cause_of_exit(code: Optional[int], signum: Optional[int], text: str) -> str:
 
 
 def ended_politely(code: Optional[int], signum: Optional[int]) -> bool:
-    """Whether a process ended of what schedulers and people ask processes to end with, or of a shell's word for it."""
+    """Whether a request ended the process: SIGTERM, SIGINT, or a shell's exit code for them."""
     polite = (signal.SIGTERM, signal.SIGINT)
     return signum in polite or code in [128 + number for number in polite]
 
 
 def first_cause(failures: Iterable[Json]) -> Optional[Json]:
-    """The failure to show: the earliest known one that is not merely the echo of another."""
+    """Return the failure to show: the earliest one that is not a consequence of another."""
     return min(failures, key=lambda failure: SECONDARY.get(failure["cause"], 0), default=None)
 
 

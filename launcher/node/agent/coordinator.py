@@ -1,4 +1,4 @@
-"""The decisions of a run, taken on node 0: when an attempt starts, when it is over, whether there is another one."""
+"""Decide on node 0 when an attempt starts, when it is over, and whether there is another one."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class Member:
         self.lost = False
         self.outcome: Optional[str] = None
         self.due: Optional[float] = None
-        """The node counts as lost at this time unless it is heard of."""
+        """When the node counts as lost, unless it reports before."""
         self.why = ""
 
 
 class Coordinator:
-    """The decisions of a run: pure but for the clock handed in. Commands go out through `send(node_rank, command)`.
+    """Decides for the whole run, without a clock or sockets of its own. `send(node_rank, command)` sends commands.
 
     Commands: {"do": "start", "attempt", "table"} · {"do": "stop"} · {"do": "force"} · {"do": "end"} (terminate the
     ranks) · {"do": "finish", "state", "failure"}.
-    Reports come in by the methods below. Phases: waiting, running, ending (someone failed), finished.
+    Reports come in through the methods below. Phases: waiting, running, ending (someone failed), finished.
     """
 
     def __init__(self, launch: Json, send: Callable[[int, Json], None], emit: Callable[..., None], root: File) -> None:
@@ -43,7 +43,7 @@ class Coordinator:
         self.failures: List[Json] = []
         self.start_by: Optional[float] = None
         self.decide_by: Optional[float] = None
-        """Until then ranks that ended as if they had been asked to may have been: the verdict waits for the request."""
+        """The verdict waits until then: ranks died of a stop signal, and the request for it may still come."""
         self.verdict: Optional[Json] = None
 
     def begin(self, now: float) -> None:
@@ -55,7 +55,7 @@ class Coordinator:
 
     @property
     def in_doubt(self) -> bool:
-        """Every node has reported, and the verdict waits for a request that may be on its way."""
+        """Whether every node has reported and the verdict waits for a request that may still come."""
         return self.phase in ("running", "ending") and None not in [member.outcome for member in self.active.values()]
 
     def _broadcast(self, command: Json) -> None:
@@ -70,7 +70,7 @@ class Coordinator:
             self._start()
 
     def returned(self, node_rank: int) -> None:
-        """Tell a node that (re)connected what it may have missed; members know what they have done already."""
+        """Tell a node that (re)connected what it may have missed; nodes ignore what they have done already."""
         if self.phase in ("running", "ending"):
             self.send(node_rank, {"do": "start", "attempt": self.attempt, "table": self._table()})
         if self.phase == "ending":
@@ -104,9 +104,9 @@ class Coordinator:
         self._decide()
 
     def request(self, what: str) -> None:
-        """stop, force (a second stop) or checkpoint, asked for on any node."""
+        """Handle a request of any node: stop, force (a second stop) or checkpoint."""
         if what == "checkpoint":
-            self.send(0, {"do": "checkpoint"})  # one file is enough: the ranks agree by a collective
+            self.send(0, {"do": "checkpoint"})  # one file is enough: the ranks agree in a collective
             return
         self.stopping = True
         if self.phase == "waiting":
@@ -178,14 +178,14 @@ class Coordinator:
             self._finish("FAILED", failure)
 
     def _as_if_asked(self, failure: Optional[Json]) -> bool:
-        """Whether a signal may have ended the ranks: Slurm's reach the ranks and us in any order, and a program of the
-        user's may end with 0 then; ours ignores them (Ranks.shielded)."""
+        """Whether a signal may have ended the ranks. Slurm signals ranks and agent in any order, and a user's program
+        may then exit with 0. Our training program ignores these signals (Ranks.shielded)."""
         if failure is None:
             return bool(self.launch["backend"] == "slurm" and not self.launch["cooperative"])
         return ended_politely(failure["exit_code"], failure["signal"])
 
     def _no_restart(self, failure: Json) -> Optional[str]:
-        """None: try again. Else why not; empty if nobody asked for restarts."""
+        """Return why there is no restart; None: there is one; empty: the job asks for none."""
         if self.launch["max_restarts"] < 1 or self.stopping:
             return ""
         if not CAUSE.get(failure["cause"], CAUSE["bug"]).retryable:
@@ -214,8 +214,11 @@ class Coordinator:
 
 
 def state_of_outcomes(outcomes: List[Optional[str]]) -> str:
-    """How a run ended that no failure ended: one saved checkpoint makes it STOPPED, one node that was not done makes it
-    CANCELLED. `failed` is here what a scheduler's signal did to the ranks a moment before the agent heard of it."""
+    """Return the state of a run that ended without a failure of its own.
+
+    One saved checkpoint makes it STOPPED; else one node that was not done makes it CANCELLED. `failed` means here that
+    a scheduler's signal ended ranks before the agent got its own.
+    """
     if "stopped" in outcomes:
         return "STOPPED"
     return "SUCCEEDED" if all(outcome == "ok" for outcome in outcomes) else "CANCELLED"

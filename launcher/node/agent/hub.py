@@ -1,4 +1,4 @@
-"""Node 0's end of the control channel."""
+"""Node 0's end of the control channel: accepts the other agents."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Hub:
-    """Node 0's end: accepts the other agents, hands their messages to the coordinator."""
+    """Accepts the other agents and hands their messages to the coordinator."""
 
     def __init__(self, launch: Json, selector: selectors.BaseSelector, coordinator: Coordinator) -> None:
         self.launch, self.selector, self.coordinator = launch, selector, coordinator
@@ -30,7 +30,7 @@ class Hub:
         self.numbers: Dict[int, int] = {}
         self.beat_at = 0.0
         family, target = resolve(launch["master_addr"], launch["control_port"])
-        everywhere = "::" if family == socket.AF_INET6 else "0.0.0.0"  # the name may mean loopback on this host only
+        everywhere = "::" if family == socket.AF_INET6 else "0.0.0.0"  # on this host the name may mean loopback
         host = target[0] if target[0] in ("127.0.0.1", "::1") and all_here(launch) else everywhere
         self.server = socket.create_server((host, launch["control_port"]), family=family, backlog=1024)
         self.server.setblocking(False)
@@ -69,7 +69,7 @@ class Hub:
         connection.peer = rank
         old = self.by_node.get(int(message["node_rank"]))
         if old is not None:
-            old.peer = None  # its end is no sign of a dead agent: the agent itself replaced it
+            old.peer = None  # the agent itself replaced this connection: it is not dead
             old.closed = ConnectionAbortedError("replaced")
             self._sweep(old)
         self.by_node[int(message["node_rank"])] = connection
@@ -120,7 +120,7 @@ class Hub:
             if connection.peer is None and now - connection.heard > 10:
                 connection.closed = ConnectionAbortedError("no proof within 10 s")
             self._sweep(connection)
-        for rank in set(self.by_node) - set(self.coordinator.active):  # so that one that woke up learns of it
+        for rank in set(self.by_node) - set(self.coordinator.active):  # a node that comes back learns that it is lost
             self.by_node[rank].closed = ConnectionAbortedError("lost")
             self._sweep(self.by_node[rank])
         if now >= self.beat_at:
@@ -129,7 +129,7 @@ class Hub:
                 connection.send({"do": "beat"})
 
     def all_left(self) -> bool:
-        """Everybody has read the verdict (or is lost)."""
+        """Whether every agent has read the verdict or is lost."""
         return all(rank == 0 or rank in self.left for rank in self.coordinator.active)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A node whose ranks run in a container: the agent outside starts the engine and the agent inside."""
+"""Supervise a node whose ranks run in a container: the agent outside starts the engine and the agent inside."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ ENGINE_ENDS = {
     "docker": (("stop", "-t", "5"), ("rm", "--force")),
     "podman": (("stop", "-t", "5"), ("rm", "--force")),
 }
-"""How a container is ended by its exact name. Engines without a daemon run it below us: their tree ends as ours."""
+"""How to end a container by its exact name. Without a daemon it runs below the agent and ends with its processes."""
 
 
 def gpus_of_host(environ: Mapping[str, str]) -> List[str]:
-    """The GPUs given to this node's part of the run, as the whole host numbers them; empty: nothing says which.
+    """Return the GPUs of this node's part of the run, as the whole host numbers them; empty: nothing says which.
 
     Slurm's own variables come first: with ConstrainDevices its CUDA_VISIBLE_DEVICES counts from 0 within the job
     (slurm.schedmd.com/gres.html), and means other GPUs to a container engine's daemon outside of it.
@@ -46,7 +46,7 @@ def gpus_of_host(environ: Mapping[str, str]) -> List[str]:
 
 
 def place_container(container: Json, run_dir: File, node_rank: int) -> Json:
-    """The container of this node: the plan's, with what only this host knows filled in (launcher/container.py)."""
+    """Return the plan's container with what only this host knows filled in (launcher/plan/container.py)."""
     gpus = gpus_of_host(os.environ)
     values: Dict[str, Callable[[str], Iterable[str]]] = {
         "gpus": lambda _: [",".join(gpus)] if gpus else [],
@@ -55,13 +55,13 @@ def place_container(container: Json, run_dir: File, node_rank: int) -> Json:
         "path": lambda path: [path] if os.path.exists(path) else [],
         "variable": lambda name: [os.environ[name]] if name in os.environ else [],
         "rootless": lambda _: [str(os.getuid())] if os.getuid() else [],
-        # Inputs that lie elsewhere on this host: what a link says must be there inside as well.
+        # Inputs elsewhere on this host: a link's target must exist inside as well.
         "links": lambda folder: links_of(os.path.join(run_dir, folder)),
     }
     extra: List[str] = []
     for kind, subject, words in container.get("when", ()):
         said = [word.replace("{value}", value) for value in values[kind](subject) for word in words]
-        # Two variables may name one directory, which engines refuse to mount twice; no word depends on its neighbour.
+        # Two variables may name one directory, and engines refuse to mount it twice. No word depends on its neighbor.
         extra += [word for word in said if word not in extra]
     known = {
         "{run_dir}": str(run_dir), "{node_rank}": str(node_rank), "{uid}": str(os.getuid()), "{gid}": str(os.getgid()),
@@ -75,7 +75,7 @@ def place_container(container: Json, run_dir: File, node_rank: int) -> Json:
 
 
 def links_of(folder: str) -> List[str]:
-    """What the links two levels below a folder say."""
+    """Return the targets of the links two levels below a folder."""
     from glob import escape, glob
 
     return [os.readlink(path) for path in sorted(glob(escape(folder) + "/*/*")) if os.path.islink(path)]
@@ -92,7 +92,7 @@ def end_container(container: Json, recorder: Recorder, steps: slice = slice(None
 
 
 class ContainerAgent:
-    """The agent outside: starts the engine, which starts the agent inside; forwards signals, mirrors the record."""
+    """The agent outside: starts the engine, which starts the agent inside. Forwards signals, copies the record."""
 
     def __init__(self, launch: Json, names: Names, node_rank: int, secrets: Dict[str, str], recorder: Recorder) -> None:
         self.launch, self.names, self.node_rank, self.recorder = launch, names, node_rank, recorder
@@ -106,7 +106,9 @@ class ContainerAgent:
         program = [self.container.get("python", "python3"), "-S", run_dir + "/code/node/agent", "--run-dir", run_dir]
         argv = [*self.container["argv"], *program, "--node-rank", str(self.node_rank), "--inside", "--secrets-stdin"]
         remove(self.names.inside_record)
-        if self.launch["backend"] != "slurm":  # there the batch script has, and may have written a request since
+        if (
+            self.launch["backend"] != "slurm"
+        ):  # Slurm's batch script has removed it, and may have written a request since
             remove(self.names.signals)
         with open(self.names.log, "ab") as output:
             child = subprocess.Popen(
@@ -120,7 +122,7 @@ class ContainerAgent:
         return child.pid
 
     def run(self) -> Tuple[str, Optional[Json]]:
-        end_container(self.container, self.recorder, slice(-1, None))  # what an earlier attempt of this run left
+        end_container(self.container, self.recorder, slice(-1, None))  # left by an earlier attempt of this run
         try:
             engine = self._start()
         except OSError as error:

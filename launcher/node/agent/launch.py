@@ -1,4 +1,4 @@
-"""What a run is made of: the names of its files, plan.json["launch"], the rank table and the ranks' environment."""
+"""The facts of a run: its files, plan.json["launch"], the rank table and the ranks' environment."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 EXIT_STOPPED = 75
 EXIT_OF_STATE = {"SUCCEEDED": 0, "FAILED": 1, "STOPPED": EXIT_STOPPED, "CANCELLED": 130}
 HEARTBEAT_EVERY = 5.0
-"""Seconds between two refreshes of the node's record, and between two heartbeats on the control channel."""
+"""Seconds between refreshes of the node's record, and between heartbeats on the control channel."""
 EOF_GRACE = 5.0
-"""Seconds in which an agent whose connection closed may come back. A closed connection means that its host's kernel
-is alive, so a living agent reconnects at once; only a silent connection needs the whole heartbeat time-out."""
+"""Seconds that an agent has to return after its connection closed. The close shows that its host is alive, so a living
+agent reconnects at once; only a silent connection needs the whole heartbeat time-out."""
 REQUEST_GRACE = 2.0
-"""Seconds in which a request to stop may follow the ends of ranks that died of its signal: whoever ends a job or a host
-signals ranks and agents in any order, and a batch script's word comes through a file."""
+"""Seconds that a stop request may come after ranks died of its signal: a scheduler signals ranks and agents in any
+order, and a batch script's request comes through a file."""
 
 
 class Names:
@@ -87,7 +87,7 @@ class StartError(Exception):
 
 
 def load_launch(plan: str, environ: Dict[str, str]) -> Json:
-    """plan.json["launch"] with defaults and the target's own addresses. Raises StartError."""
+    """Return plan.json["launch"] with defaults and the addresses from the environment. Raises StartError."""
     content = read_json(plan)
     if content is None or not isinstance(content.get("launch"), dict):
         raise StartError("%s is missing or holds no object `launch`" % plan)
@@ -100,14 +100,14 @@ def load_launch(plan: str, environ: Dict[str, str]) -> Json:
 
 
 def port_of_attempt(launch: Json, attempt: int) -> int:
-    """A rendezvous port of its own for each attempt (the last one's may linger), never the control port."""
+    """Return the rendezvous port of an attempt: a new one each time (the last may linger), never the control port."""
     first, control = int(launch["master_port"]), int(launch["control_port"])
     port = first + attempt
     return port + 1 if first < control <= port else port
 
 
 def table_without(nodes: List[Json], lost: Set[int]) -> List[Json]:
-    """The rank table of the nodes that are left, ranks numbered anew in the old order."""
+    """Return the rank table of the remaining nodes, with ranks renumbered in the old order."""
     table, first = [], 0
     for node in nodes:
         if node["node_rank"] not in lost:
@@ -121,7 +121,7 @@ def world_size_of(table: List[Json]) -> int:
 
 
 def rank_environment(launch: Json, table: List[Json], node_rank: int, local_rank: int, attempt: int) -> Dict[str, str]:
-    """What torchrun would set for this rank, under static rendezvous."""
+    """Return the environment that torchrun sets for this rank, with static rendezvous."""
     index = next(i for i, node in enumerate(table) if node["node_rank"] == node_rank)
     node = table[index]
     procs = int(node["procs"])
@@ -143,7 +143,7 @@ def rank_environment(launch: Json, table: List[Json], node_rank: int, local_rank
 
 
 def base_environment(launch: Json, names: Names, procs: int, secrets: Dict[str, str]) -> Dict[str, str]:
-    """The environment that all ranks of this node share. Secrets are here and nowhere else."""
+    """Return the environment that all ranks of this node share. Secrets are in it and nowhere else."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("TORCHELASTIC_")}
     environ.pop("ZLAUNCH_TOKEN", None)
     environ.update({name: str(value) for name, value in launch["env"].items()})

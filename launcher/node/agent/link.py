@@ -1,4 +1,4 @@
-"""Another node's end of the control channel."""
+"""The control channel's end on every node but the first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Link:
-    """Another node's end: keeps one connection to the hub, repeats after a reconnect what the hub may have missed."""
+    """Keeps one connection to the hub, and repeats after a reconnect what the hub may have missed."""
 
     def __init__(
         self, launch: Json, node_rank: int, selector: selectors.BaseSelector, obey: Callable[[Json], None]
@@ -30,7 +30,7 @@ class Link:
         self.trusted = False
         self.met = False
         self.outbox: List[Json] = []
-        """Reports of this attempt, and requests; sent again to a new connection, for the old one may have lost them."""
+        """Reports of this attempt, and requests. A new connection sends them again: the old one may have lost them."""
         self.number = 0
         self.tries = 0
         now = time.monotonic()
@@ -103,7 +103,7 @@ class Link:
         connection.sock.close()
         self.connected = self.trusted = False
         now = time.monotonic()
-        # "Refused" and "reset" come from a living host without our hub; a cut cable gives no answer at all.
+        # A living host without our hub answers "refused" or "reset"; a cut cable gives no answer.
         if self.met and isinstance(error, (ConnectionResetError, ConnectionRefusedError, BrokenPipeError)):
             self.lost_at = min(self.lost_at, now + eof_grace(self.launch))
 
@@ -115,7 +115,7 @@ class Link:
             self.connection.send(message)
 
     def new_attempt(self) -> None:
-        """Reports of the last attempt are history; a request may not have arrived, and holds for the next one too."""
+        """Forget the last attempt's reports. Requests stay: they may not have arrived, and they still hold."""
         self.outbox = [message for message in self.outbox if message["say"] == "request"]
 
     def tick(self, now: float) -> None:

@@ -1,4 +1,4 @@
-"""The ranks of one node: started, watched, ended."""
+"""Start, watch and end the ranks of one node."""
 
 from __future__ import annotations
 
@@ -40,25 +40,25 @@ class Ranks:
         self.stop_asked = False
         self.terminated = False
         self.cut_short = False
-        """Ranks were still running when they were terminated: exit codes of 0 then mean obedience, not success."""
+        """Whether ranks still ran when they were terminated: an exit code of 0 is then no success."""
         self.deadline: Optional[float] = None
-        """When the next harder step is due: TERM if not yet terminated, else KILL (again and again)."""
+        """When the next harder step is due: SIGTERM, then SIGKILL again and again."""
 
     @property
     def shielded(self) -> Tuple[signal.Signals, ...]:
-        """Signals that the ranks ignore: Slurm sends them to every process, and ranks that watch control/ would die
-        of what asks the agent for a checkpoint. They end by SIGKILL then, where they do not end by themselves."""
+        """Signals that the ranks ignore: Slurm sends them to every process, and a rank that watches control/ would die
+        of one that asks the agent for a checkpoint. Such ranks end by themselves or by SIGKILL."""
         cooperative_on_slurm = self.launch["backend"] == "slurm" and self.launch["cooperative"]
         return (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2) if cooperative_on_slurm else ()
 
     def begin(self, attempt: int) -> None:
-        """From here on all that is told is told of this attempt, even if none of its ranks can be started."""
+        """Reset for an attempt. Reports are about this attempt from here on, even if none of its ranks starts."""
         self.attempt, self.rows, self.failures, self.offsets = attempt, [], [], {}
         self.stop_asked = self.terminated = self.cut_short = False
         self.deadline = None
 
     def start(self, table: List[Json]) -> None:
-        """Start every rank of this node. Raises OSError if one cannot be started; those before it run then."""
+        """Start every rank of this node. Raises OSError if one cannot be started; the ranks before it run."""
         node = next(node for node in table if node["node_rank"] == self.node_rank)
         base = base_environment(self.launch, self.names, int(node["procs"]), self.secrets)
         for local_rank in range(int(node["procs"])):
@@ -88,7 +88,7 @@ class Ranks:
         return [row for row in self.rows if row["exit_code"] is None and row["signal"] is None]
 
     def ended(self, pid: int, status: int) -> None:
-        """Note that a child ended; a rank's unasked failure is written down with its cause."""
+        """Note that a child ended. Record the cause if a rank failed without a request."""
         row = next((row for row in self.living if row["pid"] == pid), None)
         if row is None:
             return
@@ -98,7 +98,7 @@ class Ranks:
             self.failures.append(self._failure(row))
 
     def _was_asked(self, row: Json) -> bool:
-        """Schedulers signal the ranks as well as us: dying of that is obedience, not failure."""
+        """A scheduler signals ranks and agent alike: a rank that dies of the signal has not failed."""
         return self.stop_asked and ended_politely(row["exit_code"], row["signal"])
 
     def _failure(self, row: Json) -> Json:
@@ -120,7 +120,7 @@ class Ranks:
         )
 
     def ask_to_stop(self) -> None:
-        """A requested end: the control file is there already; harder means follow after the deadline."""
+        """Ask the ranks to end. The control file exists already; signals follow after the deadline."""
         if not self.stop_asked:
             self.stop_asked = True
             if self.launch["cooperative"]:
@@ -130,7 +130,7 @@ class Ranks:
                 self.terminate()
 
     def terminate(self) -> None:
-        """SIGTERM now, SIGKILL after kill_after."""
+        """Send SIGTERM now, and SIGKILL after `kill_after`."""
         if not self.terminated:
             self._signal_groups(signal.SIGTERM)
             self.terminated, self.cut_short = True, bool(self.living)
@@ -144,7 +144,7 @@ class Ranks:
                 kill_quietly(pid, signum)
 
     def tick(self, now: float) -> None:
-        """Take the next harder step if it is due. Left-over descendants of ended ranks are treated the same."""
+        """Take the next harder step if it is due, also against leftover descendants of ended ranks."""
         if self.rows and not self.living and not self.terminated and left_below():
             self.terminate()
         if self.deadline is not None and now >= self.deadline:
@@ -155,11 +155,11 @@ class Ranks:
                 self.deadline = now + 0.2
 
     def gone(self) -> bool:
-        """The proof: every rank was collected and no descendant is in /proc."""
+        """Whether every rank was collected and /proc shows no descendant."""
         return not self.living and not left_below()
 
     def outcome(self) -> str:
-        """ok, stopped (a rank saved and ended on request), failed, or cancelled (we ended it)."""
+        """Return ok, stopped (a rank saved and ended on request), failed, or cancelled (the agent ended it)."""
         if self.failures:
             return "failed"
         codes = [row["exit_code"] for row in self.rows]

@@ -1,4 +1,4 @@
-"""What an agent writes down: its node's record, its log and the run's events."""
+"""Write the node's record, the agent's log and the run's events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Recorder:
-    """The node's record, its log and its events; a full disk must not keep the agent from ending processes."""
+    """Writes record, log and events. A full disk must not keep the agent from ending processes."""
 
     def __init__(self, names: Names, launch: Json, node_rank: int) -> None:
         self.names, self.node_rank = names, node_rank
@@ -56,7 +56,7 @@ class Recorder:
                 self._save_in_place()
 
     def _save_in_place(self) -> None:
-        """The last word on a full disk: into the block that the record has already, so without the log's lines."""
+        """Record the end on a full disk: into the block that the record has already, so without the log's lines."""
         failure = self.content["failure"]
         short = {**self.content, "failure": failure and {**failure, "log_tail": []}}
         with suppress(OSError), open(self.names.record, "r+b") as file:

@@ -1,4 +1,4 @@
-"""The batch arithmetic of a run that goes on with fewer ranks."""
+"""Batch arithmetic of a run that continues with fewer ranks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class BatchError(Exception):
-    """The global batch cannot be kept on the ranks that are left."""
+    """The remaining ranks cannot keep the global batch."""
 
 
 def resize_batch(global_batch: int, micro: int, world_size: int) -> Tuple[int, int]:
-    """(micro batch, accumulation) of a new world: the global batch stays, micro at most `micro`. Raises BatchError."""
+    """Return (micro batch at most `micro`, accumulation) that keep the global batch. Raises BatchError."""
     for size in range(micro, 0, -1):
         if global_batch % (size * world_size) == 0:
             return size, global_batch // (size * world_size)
@@ -26,7 +26,7 @@ def resize_batch(global_batch: int, micro: int, world_size: int) -> Tuple[int, i
 
 
 def resized_files(files: Dict[str, Json], world_size: int) -> Dict[str, Json]:
-    """train.json and ds_config.json for another number of ranks; the global batch stays. Raises BatchError."""
+    """Return train.json and ds_config.json for another number of ranks and the same global batch. Raises BatchError."""
     changed: Dict[str, Json] = {}
     config = files.get("train.json")
     if config is None:

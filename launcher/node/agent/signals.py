@@ -1,4 +1,4 @@
-"""Signals: which of them are requests, and how a loop waits for them."""
+"""Which signals are requests, and how a loop waits for signals."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ if TYPE_CHECKING:
     from typing import Dict, List
 
 SAME_SIGNAL = 0.5
-"""Seconds in which a second SIGTERM counts as the first one: schedulers signal warden and agent both."""
+"""Seconds in which a second SIGTERM counts as the first: schedulers signal both warden and agent."""
 
 
 REQUEST_OF_SIGNAL: Dict[int, str] = {
     signal.SIGINT: "stop",
     signal.SIGTERM: "stop",
-    signal.SIGUSR2: "stop",  # Slurm's word before preemption and before the time limit
+    signal.SIGUSR2: "stop",  # Slurm sends it before preemption and before the time limit
     signal.SIGUSR1: "checkpoint",
 }
 SIGNALS = (*REQUEST_OF_SIGNAL, signal.SIGCHLD, signal.SIGHUP)
-"""What warden and agent take notice of. SIGHUP only so that a closed terminal does not kill; a handler, unlike
-SIG_IGN, is not inherited by the ranks."""
+"""Signals that warden and agent handle. SIGHUP is among them so that a closed terminal does not kill; ranks do not
+inherit a handler, but they would inherit SIG_IGN."""
 
 
 def name_of(number: int) -> str:
@@ -31,7 +31,7 @@ def name_of(number: int) -> str:
 
 
 class Signals:
-    """Signals as readable bytes, so that the loop sleeps until something happens."""
+    """Turns signals into readable bytes, so that the loop sleeps until something happens."""
 
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe()
@@ -40,7 +40,7 @@ class Signals:
         signal.set_wakeup_fd(self.writer, warn_on_full_buffer=False)
         for number in SIGNALS:
             signal.signal(number, lambda *_: None)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # blocked since before the fork, so that none is lost
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # blocked before the fork, so that none was lost
 
     def read(self) -> List[int]:
         with suppress(BlockingIOError):

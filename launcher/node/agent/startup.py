@@ -1,4 +1,4 @@
-"""The start of an agent: what may refuse it, how it detaches, and its two processes."""
+"""Start an agent: check what may refuse it, detach it, and fork its two processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def claim(launch: Json, names: Names, node_rank: int, inside: bool) -> socket.socket:
-    """Be the only agent of this run and node on this host. Raises StartError.
+    """Become the only agent of this run and node on this host. Raises StartError.
 
     An abstract socket name is atomic, needs no file system and vanishes with its holders (agent and warden).
     """
@@ -54,13 +54,13 @@ def claim(launch: Json, names: Names, node_rank: int, inside: bool) -> socket.so
 
 
 def runs_elsewhere(launch: Json, record: Json) -> bool:
-    """Another host's fresh heartbeat on a shared file system. Slurm itself sees to it that a node runs once."""
+    """Whether another host's record has a fresh heartbeat (shared file system). Slurm itself runs a node once."""
     fresh = time.time() - float(record["heartbeat"]) < float(launch["heartbeat_timeout"])
     return bool(fresh and record["host"] != os.uname().nodename and launch["backend"] != "slurm")
 
 
 def read_secrets(options: Options) -> Tuple[Dict[str, str], Dict[str, str]]:
-    """(secrets, environment overrides). A secrets file is deleted once read. Raises StartError."""
+    """Return (secrets, environment overrides). Deletes a secrets file once read. Raises StartError."""
     try:
         if options.secrets_stdin:
             content = json.loads(sys.stdin.buffer.read().decode() or "{}")
@@ -78,7 +78,7 @@ def read_secrets(options: Options) -> Tuple[Dict[str, str], Dict[str, str]]:
 
 
 def supervise(launch: Json, names: Names, node_rank: int, secrets: Dict[str, str], warden: int, ready: int) -> int:
-    """The agent's life, in the warden's child. Returns the exit status."""
+    """Run the agent in the warden's child. Returns the exit status."""
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     die_with_parent(signal.SIGTERM, warden)
     recorder = Recorder(names, launch, node_rank)
@@ -94,7 +94,7 @@ def supervise(launch: Json, names: Names, node_rank: int, secrets: Dict[str, str
         state, failure = agent.run()
     except StartError as error:
         failure = failure_of("port_taken", str(error), node_rank=node_rank)
-    except Exception as error:  # ours to repair; the ranks must not outlive it
+    except Exception as error:  # a bug of ours; the ranks must not outlive the agent
         import traceback
 
         recorder.log(traceback.format_exc())
@@ -107,7 +107,7 @@ def supervise(launch: Json, names: Names, node_rank: int, secrets: Dict[str, str
 
 
 def kind_of(launch: Json) -> Union[Type[Agent], Type[ContainerAgent]]:
-    """The loop of this node: around the ranks, or around a container with another agent in it."""
+    """Return what supervises this node: the ranks, or a container with another agent in it."""
     if launch["container"] and not launch["inside"]:
         from .in_container import ContainerAgent
 
@@ -118,7 +118,7 @@ def kind_of(launch: Json) -> Union[Type[Agent], Type[ContainerAgent]]:
 
 
 def tell(pipe: int, text: str) -> None:
-    """The first word of a detached agent to the one who waits for it to start."""
+    """Report the start of a detached agent, or why it failed, to the process that waits for it."""
     if pipe >= 0:
         with suppress(OSError):
             os.write(pipe, text.encode())
@@ -126,7 +126,7 @@ def tell(pipe: int, text: str) -> None:
 
 
 def detach() -> int:
-    """Go on in a session of our own; the original process waits for the word that all is well. Returns its pipe."""
+    """Continue in a session of our own. The original process waits for `tell`; returns the pipe to it."""
     reader, writer = os.pipe()
     if os.fork():
         os.close(writer)
@@ -141,7 +141,7 @@ def detach() -> int:
 
 
 def redirect(log: str) -> None:
-    """Standard streams of a detached agent: nothing in, its log out, so that no terminal or pipe is held."""
+    """Point the standard streams of a detached agent to /dev/null and its log, to release terminal and pipes."""
     with open(os.devnull, "rb") as nothing, open(log, "ab") as output:
         os.dup2(nothing.fileno(), 0)
         os.dup2(output.fileno(), 1)
@@ -157,7 +157,7 @@ class Options:
     def __init__(self, argv: List[str]) -> None:
         flags = ["run-dir=", "node-rank=", "secrets-file=", "secrets-stdin", "detach", "inside"]
         try:
-            pairs, rest = getopt.getopt(argv, "", flags)  # argparse costs a host more than all else that it imports
+            pairs, rest = getopt.getopt(argv, "", flags)  # argparse imports shutil: 10 ms per host
             given = dict(pairs)
             self.run_dir, self.node_rank = given["--run-dir"], int(given["--node-rank"])
         except (getopt.GetoptError, KeyError, ValueError) as error:
@@ -174,13 +174,13 @@ class Options:
 
 
 def prepare(options: Options) -> Tuple[Json, Names, Dict[str, str], socket.socket]:
-    """Everything that can be refused before a process is started. Raises StartError."""
+    """Check everything that can be refused before a process starts. Raises StartError."""
     names = Names(os.path.abspath(options.run_dir), options.node_rank, options.inside)
     secrets, environ = read_secrets(options)
     launch = load_launch(names.plan, {**os.environ, **environ})
     launch["inside"] = options.inside
     if launch["container"]:
-        if not options.inside:  # the engine hears the job's variables, too: DOCKER_HOST, APPTAINER_CACHEDIR
+        if not options.inside:  # the engine reads variables of the job: DOCKER_HOST, APPTAINER_CACHEDIR
             os.environ.update(launch["env"])
             os.environ.setdefault("USER", str(os.getuid()))  # ch-run refuses to start without
         from .in_container import place_container
@@ -215,7 +215,7 @@ def main(argv: List[str]) -> int:
         redirect(names.log)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    gc.freeze()  # both processes keep what was imported: no collection needs to look at it, or copy its pages
+    gc.freeze()  # no collection visits what was imported, which would copy its pages
     warden, agent = os.getpid(), os.fork()
     if agent == 0:
         return in_child(launch, names, options.node_rank, secrets, warden, ready)
@@ -229,7 +229,7 @@ def main(argv: List[str]) -> int:
 
 
 def in_child(launch: Json, names: Names, node_rank: int, secrets: Dict[str, str], warden: int, ready: int) -> int:
-    """The agent after the fork: leave by _exit, or the warden's own stack would unwind a second time."""
+    """Run the agent after the fork. Leave by _exit, or the warden's stack would unwind a second time."""
     code = 1
     try:
         code = supervise(launch, names, node_rank, secrets, warden, ready)

@@ -1,4 +1,4 @@
-"""The agent of one node: its loop, its part in the run, the requests that it passes on."""
+"""The agent of one node: its loop, its commands from the coordinator, and the requests that it passes on."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Agent:
     def __init__(self, launch: Json, names: Names, node_rank: int, secrets: Dict[str, str], recorder: Recorder) -> None:
         self.launch, self.names, self.node_rank, self.recorder = launch, names, node_rank, recorder
         self.selector = selectors.DefaultSelector()
-        """What to wait for; the data of a file is the function to call when the file is ready."""
+        """What the loop waits for. A file's data is the function to call when the file is ready."""
         self.signals = Signals()
         self.selector.register(self.signals.reader, selectors.EVENT_READ, lambda: None)
         self.ranks = Ranks(launch, names, node_rank, secrets, recorder.event)
@@ -53,7 +53,7 @@ class Agent:
     # set-up
 
     def join(self) -> None:
-        """Take part in the run: as hub, as a member, or alone. Raises StartError."""
+        """Join the run as hub, as member, or alone. Raises StartError."""
         if self.node_rank != 0:
             from .link import Link
 
@@ -75,14 +75,14 @@ class Agent:
 
     def _send(self, node_rank: int, command: Json) -> None:
         if node_rank == self.node_rank:
-            self.commands.append(command)  # carried out by the loop: a decision never runs inside another one
+            self.commands.append(command)  # the loop carries it out: no decision runs inside another
         elif self.hub is not None:
             self.hub.send(node_rank, command)
 
     # the loop
 
     def run(self) -> Tuple[str, Optional[Json]]:
-        """(final state, failure) of the run as this node knows it; nothing of the node's ranks is left then."""
+        """Return (final state, failure) of the run as this node knows it. None of the node's processes is left."""
         self.join()
         while True:
             now = time.monotonic()
@@ -94,7 +94,7 @@ class Agent:
             for number in self.signals.read():
                 self._signal(number)
             self._inside_signals()
-            self._obey_all()  # before the ends are looked at: a scheduler's signal to us has reached the ranks as well
+            self._obey_all()  # before ranks are collected: a scheduler's signal reached them too
             for pid, status in reap_children():
                 self.ranks.ended(pid, status)
         if self.link is not None:
@@ -115,7 +115,7 @@ class Agent:
             self._obey_all()
 
     def _pause(self, now: float) -> float:
-        """Seconds to sleep: signals and messages wake the loop, the rest are clocks."""
+        """Return the seconds to the next deadline; signals and messages wake the loop earlier."""
         dues = [self.recorder.beat_at]
         if self.ranks.deadline is not None and self.running:
             dues.append(self.ranks.deadline)
@@ -124,7 +124,7 @@ class Agent:
         if self.link is not None and self.link.connection is None:
             dues.append(self.link.next_try)
         if self.coordinator is not None and self.coordinator.in_doubt:
-            dues.append(now + 0.2)  # its clock for the verdict
+            dues.append(now + 0.2)  # the coordinator's clock for the verdict
         if self.commands:
             return 0.0
         if self.reads_signals:
@@ -225,15 +225,15 @@ class Agent:
             return
         assert self.link is not None
         if request != "checkpoint":
-            self._stop(force=request == "force")  # at once: the hub may be out of reach, and the ranks may be ending
+            self._stop(force=request == "force")  # at once: the hub may be unreachable
             if not self.link.met:
                 self.verdict = ("CANCELLED", None)
         self.link.report({"say": "request", "request": request})
 
     def _inside_signals(self) -> None:
-        """Signals come as numbers appended to a file, by the agent outside a container or by Slurm's batch script.
+        """Read signals from a file, where the agent outside a container or Slurm's batch script appends numbers.
 
-        Slurm's own way to signal a task reaches every process of it, the ranks too, and most signals would end them.
+        Slurm's own signal to a task reaches the ranks too, and most signals would end them.
         """
         if not self.reads_signals:
             return
@@ -256,7 +256,7 @@ class Agent:
             self.ranks.terminate()
 
     def _may_leave(self) -> bool:
-        """The hub stays until every agent has read the verdict (or is lost in its turn)."""
+        """Whether the agent may end: the hub stays until every agent has read the verdict or is lost."""
         if self.hub is None or self.coordinator is None:
             return True
         if self.hub.all_left():

@@ -1,4 +1,4 @@
-"""The agent's small parent: waits for it, ends what a killed agent left, and writes the record then."""
+"""The agent's small parent: waits for it, and cleans up after an agent that was killed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STATE_OF_EXIT = {code: state for state, code in EXIT_OF_STATE.items()}
 
 
 def guard(launch: Json, names: Names, agent: int, start_time: Optional[int]) -> int:
-    """The warden's life: hand signals on, wait for the agent, end what a killed agent left. Returns the exit status."""
+    """Pass signals on, wait for the agent, end what a killed agent left. Returns the exit status."""
     signals = Signals()
     status: Optional[int] = None
     while status is None:
@@ -43,9 +43,9 @@ def guard(launch: Json, names: Names, agent: int, start_time: Optional[int]) -> 
 def record_death(
     launch: Json, names: Names, agent: int, start_time: Optional[int], code: Optional[int], signum: Optional[int]
 ) -> None:
-    """Write what a killed agent could not: only into its own record, and only if it was still running.
+    """Write the end that a killed agent could not: only into its own record, and only if that still says running.
 
-    One that ended by itself and could not write its last word has said it by its exit status.
+    The exit status tells the state of an agent that ended by itself but could not write.
     """
     record = read_json(names.record)
     if record is None or (record["pid"], record["start_time"]) != (agent, start_time) or record["ended"]:

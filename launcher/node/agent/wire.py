@@ -29,7 +29,7 @@ class Connection:
         self.received = b""
         self.pending = b""
         self.peer: Optional[int] = None
-        """The node rank at the other end, once it has proved that it knows the token."""
+        """The node rank at the other end, once that end has proved that it knows the token."""
         self.nonce = os.urandom(16).hex()
         self.heard = time.monotonic()
         self.closed: Optional[OSError] = None
@@ -49,7 +49,7 @@ class Connection:
                 self.closed = error
 
     def receive(self) -> List[Json]:
-        """Whole messages that have come; sets `closed` at the end of the stream, at an error and at nonsense."""
+        """Return the complete messages that have come. Sets `closed` at the end of the stream and at any error."""
         try:
             data = self.sock.recv(65536)
         except (BlockingIOError, InterruptedError):
@@ -73,7 +73,7 @@ class Connection:
 
 
 def proof(token: str, role: str, nonce: str) -> str:
-    """Answer to a challenge: shows knowledge of the token without sending it; the role keeps it from being mirrored."""
+    """Answer a challenge: proves knowledge of the token without sending it. The role prevents a mirrored answer."""
     challenge = ("%s:%s" % (role, nonce)).encode("utf-8", "replace")
     return hmac.digest(token.encode(), challenge, "sha256").hex()
 
@@ -83,6 +83,6 @@ def same_proof(left: Any, right: str) -> bool:
 
 
 def resolve(address: str, port: int) -> Tuple[int, Any]:
-    """(family, socket address); IPv4 first, since that is what the hosts of a cluster agree on."""
+    """Return (family, socket address), IPv4 first: the hosts of a cluster have it in common."""
     family, _, _, _, target = min(stream_addresses(address, port), key=lambda info: info[0] != socket.AF_INET)
     return family, target

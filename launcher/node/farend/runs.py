@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from ..files import read_json, read_text, write_atomic, write_new
 from ..processes import boot_id, is_alive, kill_quietly, namespace, pid_namespace, run_processes, spawn, wait_for_child
+from ..run_files import CODE, NODES, node_record
 from .common import Refused
 from .host import remove_own_mark
 from .store import added_since
@@ -47,17 +48,17 @@ def refuse_if_running(run_dir: str) -> None:
     """Another launcher may have started this run a moment ago, and its ranks need their files. Raises Refused."""
     names: List[str] = []
     with suppress(OSError):
-        names = os.listdir(os.path.join(run_dir, "nodes"))
+        names = os.listdir(os.path.join(run_dir, NODES))
     for name in names:
         rank = name[len("node-") : -len(".json")] if name.startswith("node-") else ""
-        record = node_record(run_dir, int(rank)) if rank.isdigit() else None
+        record = read_record(run_dir, int(rank)) if rank.isdigit() else None
         if record and not record.get("ended") and living_supervisors(record):
             raise Refused("an agent of this run is running here already, pid %d" % record["pid"])
 
 
 def remove_stale(run_dir: str) -> None:
     """Of an earlier submission: records, perhaps of other hosts, and modules that are gone since."""
-    for name in ("nodes", "code"):
+    for name in (NODES, CODE):
         if os.path.exists(os.path.join(run_dir, name)):
             import shutil
 
@@ -94,7 +95,7 @@ def start(run_dir: str, node_rank: int, environ: Dict[str, str], seconds: float,
     status, output = run(argv, {**clean, **environ}, payload, seconds)
     if status is None:
         raise Refused("node.sh did not start the agent within %g s" % seconds)
-    record = node_record(run_dir, node_rank)
+    record = read_record(run_dir, node_rank)
     if status != 0 or record is None:
         lines = [line for line in output.decode("utf-8", "replace").splitlines() if line.strip()][-5:]
         raise Refused("the agent did not start: %s" % ("; ".join(lines) or "wait status %s" % status))
@@ -131,8 +132,8 @@ def memory_file(content: bytes = b"") -> int:
     return number
 
 
-def node_record(run_dir: str, node_rank: int) -> Optional[Json]:
-    return read_json(os.path.join(run_dir, "nodes", "node-%d.json" % node_rank))
+def read_record(run_dir: str, node_rank: int) -> Optional[Json]:
+    return read_json(os.path.join(run_dir, node_record(node_rank)))
 
 
 def living_supervisors(record: Optional[Json]) -> List[int]:
@@ -147,16 +148,16 @@ def living_supervisors(record: Optional[Json]) -> List[int]:
 
 def poll_node(run_dir: str, node_rank: int, offsets: Dict[str, int], tops: List[str], **_: Any) -> Json:
     """The node's record, whether its agent lives, and what was added to the files below `tops` since `offsets`."""
-    record = node_record(run_dir, node_rank)
+    record = read_record(run_dir, node_rank)
     alive = bool(living_supervisors(record))
     if not alive:
-        record = node_record(run_dir, node_rank)  # the agent may have written its last state between the two looks
+        record = read_record(run_dir, node_rank)  # the agent may have written its last state between the two looks
     return {"record": record, "alive": alive, **added_since(run_dir, tops, offsets)}
 
 
 def send_signal(run_dir: str, node_rank: int, number: int, **_: Any) -> Json:
     """Signal this node's agent, or its warden if only that is left; `sent`: whether there was one."""
-    for pid in living_supervisors(node_record(run_dir, node_rank))[:1]:
+    for pid in living_supervisors(read_record(run_dir, node_rank))[:1]:
         with suppress(ProcessLookupError):
             os.kill(pid, number)
             return {"sent": True}
@@ -186,7 +187,7 @@ def scan(run_id: Optional[str], dead_only: bool) -> Iterator[Json]:
             continue
         folder = os.fsdecode(environ.get(b"ZLAUNCH_RUN_DIR", b""))
         rank = environ.get(b"ZLAUNCH_NODE_RANK", b"0").decode()
-        record = node_record(folder, int(rank)) if rank.isdigit() else None
+        record = read_record(folder, int(rank)) if rank.isdigit() else None
         if dead_only and (living_supervisors(record) or is_in_container(pid, record)):
             continue
         command = read_text("/proc/%d/cmdline" % pid).replace("\0", " ").strip()[:SHOWN]
