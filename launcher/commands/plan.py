@@ -1,4 +1,4 @@
-"""`zlaunch plan`: what a job would need and how fast it would be, before any GPU is touched."""
+"""`zlaunch plan`: the predicted memory, settings and speed of a job, without a GPU."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ from launcher.plan.types import Reason
 from train import memory
 from train.memory import GIB, Shape
 
-ASSUMED = "assumed: this machine has no GPU; --gpu names another"
+ASSUMED = "assumed, because this machine has no GPU; choose another with --gpu"
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A job, where it would run, and the settings that it gets there."""
+    """A job, the GPUs it is planned for, and the settings chosen for it."""
 
     job: JobSpec
     shape: Shape
     situation: Situation
     assumed: bool
-    """Nobody named the GPU, and this machine has none."""
+    """The GPU was not given, and this machine has none."""
     best: Candidate
     reasons: tuple[Reason, ...]
     work: dict[str, Any] | None
-    """Steps and hours, where the records can be counted here."""
+    """Steps and hours, if the records can be counted here."""
 
 
 @click.command("plan")
 @click.argument("job", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--model", help="Model path, hub id or a built-in shape: llama3-8b, qwen3-14b, 70b ...")
+@click.option("--model", help="Model directory, hub id or built-in shape: llama3-8b, qwen3-14b, 70b ...")
 @click.option("--gpu", help="GPU to plan for: h200, h100, a100-80, a100-40, l40s, 4090, 3090 ...")
-@click.option("--gpu-memory", help="Its memory, 24GiB, for a GPU that --gpu does not know.")
+@click.option("--gpu-memory", help="Memory of the GPU, such as 24GiB, if --gpu does not know it.")
 @click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True, help="Nodes to plan for.")
 @click.option(
     "--gpus",
     "gpus_per_node",
     type=click.IntRange(min=1),
-    help="GPUs a node (default: the job's local.gpus, else 1).",
+    help="GPUs per node (default: local.gpus of the job, else 1).",
 )
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any key of the job.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set any key of the job. May be repeated.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def plan(
     job: Path | None,
@@ -65,18 +65,18 @@ def plan(
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Show memory by part, every automatic setting with its reason, speed, and what to change if JOB does not fit.
+    """Predict the memory and speed of JOB, with every automatic setting and its reason.
 
-    JOB: a job file; without one, and without --model, job.yaml of the working directory.
+    If JOB does not fit, show what to change. JOB is a job file; without JOB and --model, it is job.yaml in the working
+    directory.
     """
-    here = Path("job.yaml")
-    if job is None and model is None and here.exists():
-        job = here
+    if job is None and model is None and Path("job.yaml").exists():
+        job = Path("job.yaml")
     wanted = read_job(job, overrides, {"model.path": model}).spec
     if wanted.program:
         raise UsageError(
-            "the job runs a program of its own, and `plan` is about training a model",
-            hint=f"zlaunch local {job or 'JOB'} --dry-run shows what the program would get",
+            "the job runs a program of its own, but `plan` is for training a model",
+            hint=f"zlaunch local {job or 'JOB'} --dry-run shows how the program would be started",
         )
     known, shape = model_of(wanted)
     there, assumed = situation_of(gpu, gpu_memory, nodes, gpus_per_node or wanted.local.gpus or 1)
@@ -95,7 +95,7 @@ def plan(
 
 
 def model_of(wanted: JobSpec) -> tuple[Model, Shape]:
-    """The model by its config.json, else by its name. Raises SpecError."""
+    """The model, from its config.json or else its name. Raises SpecError."""
     path = wanted.model.path
     if not path:
         raise SpecError("no model to plan for", hint="name a job file, or use --model")
@@ -106,16 +106,13 @@ def model_of(wanted: JobSpec) -> tuple[Model, Shape]:
         hint = f"plan for a model of a similar size, with --model: {', '.join(memory.SHAPES)}"
         raise SpecError(f"model.path {path!r}: {found.unknown}", hint=hint)
     raise SpecError(
-        f"model.path {path!r}: no config.json here and no built-in shape of that name",
+        f"model.path {path!r}: no config.json on this machine, and no built-in shape of that name",
         hint=f"give a directory with config.json, or one of: {', '.join(memory.SHAPES)}",
     )
 
 
 def situation_of(gpu: str | None, gpu_memory: str | None, nodes: int, per_node: int) -> tuple[Situation, bool]:
-    """The GPUs to plan for: those named, else this machine's, else an H100; and whether they are assumed.
-
-    Raises SpecError.
-    """
+    """The GPUs to plan for: those given, or this machine's, or assumed H100s (True). Raises SpecError."""
     world = nodes * per_node
     size = gpus.parse_memory(gpu_memory) if gpu_memory is not None else None
     if gpu is not None:
@@ -127,8 +124,8 @@ def situation_of(gpu: str | None, gpu_memory: str | None, nodes: int, per_node: 
     if found:
         smallest = min(card.memory_bytes for card in found)
         if not smallest:
-            message = f"nvidia-smi does not say how much memory {found[0].name} has"
-            raise SpecError(message, hint="give --gpu-memory 24GiB")
+            message = f"nvidia-smi does not report the memory of {found[0].name}"
+            raise SpecError(message, hint="set it, for example --gpu-memory 24GiB")
         oldest = min((card.compute_capability for card in found if card.compute_capability), default=None)
         return Situation.of(world, smallest, found[0].name, oldest), False
     h100 = gpus.GPUS["h100"]
@@ -136,7 +133,7 @@ def situation_of(gpu: str | None, gpu_memory: str | None, nodes: int, per_node: 
 
 
 def work_of(wanted: JobSpec, best: Candidate) -> dict[str, Any] | None:
-    """Steps and hours, where the number of records can be read here; tokens are estimated from the bytes."""
+    """Steps and hours, if the records can be counted here. Tokens are estimated from bytes."""
     records, size = _count(wanted)
     steps = wanted.train.max_steps
     if steps is None:
@@ -149,7 +146,7 @@ def work_of(wanted: JobSpec, best: Candidate) -> dict[str, Any] | None:
 
 
 def _count(wanted: JobSpec) -> tuple[int, float]:
-    """Records of an epoch and their bytes; none if one of the files cannot be counted here."""
+    """(records per epoch, their bytes); zeros if one of the files cannot be counted here."""
     records, size = 0, 0.0
     given = wanted.data.train
     for source in given if isinstance(given, tuple) else (given,):
@@ -190,7 +187,7 @@ def report(planned: Planned) -> dict[str, Any]:
         "parts": best.cost.memory.parts,
         "room_bytes": planned.situation.room,
         "settings": {
-            key: {"value": value, "reason": reasons.get(key, "the job's, or the default")}
+            key: {"value": value, "reason": reasons.get(key, "from the job, or the default")}
             for key, value in settings.items()
         },
         "tokens_per_second": round(best.cost.tokens_per_second),
@@ -233,22 +230,22 @@ def _heading(wanted: JobSpec, shape: Shape, there: Situation, assumed: bool) -> 
 def table(planned: Planned) -> str:
     """The plan as text."""
     job, there, cost, work = planned.job, planned.situation, planned.best.cost, planned.work
-    said = report(planned)
+    row = report(planned)
     lines = [
         f"{job.model.path}: {planned.shape.parameters / 1e9:.2f} billion parameters, "
-        f"{said['trainable'] / 1e6:.1f} million trained (LoRA r={job.lora.r})",
+        f"{row['trainable'] / 1e6:.1f} million trained (LoRA r={job.lora.r})",
         f"on {there.world_size} x {there.gpu_name} ({there.gpu_memory_bytes / GIB:.1f} GiB each)"
         f"{f', {ASSUMED}' if planned.assumed else ''}",
         "",
         "memory per GPU at the peak of a step",
         *(f"  {name:<12} {size / GIB:8.2f} GiB" for name, size in cost.memory.parts.items()),
-        f"  {'together':<12} {cost.memory.total / GIB:8.2f} GiB of {there.room / GIB:.2f} free",
+        f"  {'total':<12} {cost.memory.total / GIB:8.2f} GiB of {there.room / GIB:.2f} free",
         "",
         "settings",
     ]
-    for key, item in said["settings"].items():
+    for key, item in row["settings"].items():
         lines.append(f"  {key:<34} {item['value']!s:<8} {item['reason']}")
-    lines += ["", f"about {cost.tokens_per_second:,.0f} tokens/s on all GPUs together"]
+    lines += ["", f"about {cost.tokens_per_second:,.0f} tokens/s on all GPUs"]
     if work:
         estimate = f", about {work['tokens_per_record']} tokens per record" if work["records"] else ""
         lines.append(f"{work['steps']} steps{estimate}: {_duration(work['hours'])}")

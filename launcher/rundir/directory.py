@@ -10,7 +10,6 @@ import fcntl
 import os
 import shlex
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,8 +18,7 @@ from typing import Any
 import msgspec
 
 from launcher.errors import RunNotFound, TargetError
-from launcher.node import run_files
-from launcher.node.files import append_line
+from launcher.node import files, run_files
 from launcher.rundir.jsonl import read_jsonl
 
 
@@ -103,12 +101,12 @@ class RunDir:
         complete = (path.parent.name for path in self.checkpoints.glob(f"step-*/{run_files.COMPLETE}"))
         return sorted(int(name.removeprefix("step-")) for name in complete)
 
-    def write(self, files: Mapping[str, str]) -> None:
+    def write(self, texts: Mapping[str, str]) -> None:
         """Write rendered files. Raises TargetError if the disk is full or the directory not writable."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.path.chmod(0o700)  # plan.json holds the token of the control channel
-            for name, text in files.items():
+            for name, text in texts.items():
                 write_atomic(self.path / name, text)
         except OSError as error:
             raise TargetError(
@@ -188,7 +186,7 @@ class RunDir:
 
     def event(self, name: str, **fields: Any) -> None:
         """Append one line to events.jsonl, in a single write, so that lines of several writers never mix."""
-        append_line(self.events, msgspec.json.encode({"time": time.time(), "event": name, **fields}).decode())
+        files.append_line(self.events, msgspec.json.encode({"time": time.time(), "event": name, **fields}).decode())
 
     def read_plan(self) -> dict[str, Any]:
         """plan.json; empty for a run that was never rendered."""
@@ -215,14 +213,7 @@ def _locked(file: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write `text`. A reader sees the old file or the complete new one."""
+    """Write `text`, and the folders above it. A reader sees the old file or the complete new one."""
+    data = text.encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            os.fchmod(file.fileno(), 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    files.write_atomic(path, data)

@@ -49,11 +49,11 @@ def test_a_gpu_that_nobody_named_and_nobody_found_is_said_to_be_assumed(
     plan = ["plan", "--model", "llama3-8b", *words]
     said = json.loads(CliRunner().invoke(cli, [*plan, "--json"], catch_exceptions=False).stdout)
     assert said["gpu_assumed"] is assumed
-    assert ("--gpu names another" in CliRunner().invoke(cli, plan, catch_exceptions=False).stdout) is assumed
+    assert ("choose another with --gpu" in CliRunner().invoke(cli, plan, catch_exceptions=False).stdout) is assumed
     tight = ["--model", "70b", "--set", "model.quantization=none"]
     refused = CliRunner().invoke(cli, ["plan", *tight, *words], standalone_mode=False)
     assert isinstance(refused.exception, CompatibilityError)
-    assert ("--gpu names another" in refused.stderr) is assumed
+    assert ("choose another with --gpu" in refused.stderr) is assumed
     told = CliRunner().invoke(cli, ["plan", *tight, *words, "--json"], standalone_mode=False)
     assert json.loads(told.stdout)["gpu_assumed"] is assumed
 
