@@ -1,5 +1,5 @@
-"""Container images: choose, build, pin, carry, and ask about them here and on hosts.
+"""Container images: choose, build, pin, transfer, and compare them on hosts.
 
-Offers: choose_container(spec, backend, device); build, save, load; question and answer for hosts.
+Offers: choose.choose_container(); builder.build_argv(); lock.read_lock(); transfer.save_archive(); on_hosts.question().
 May import: errors, assets, machine, job, plan.
 """

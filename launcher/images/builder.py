@@ -1,7 +1,4 @@
-"""`zlaunch build`: what the engine is told, the context that it is given, and the record of what came of it.
-
-The argument list is a pure function; those that run git or an engine say so.
-"""
+"""`zlaunch build`: the engine's arguments, the build context, and the record of the image that was built."""
 
 from __future__ import annotations
 
@@ -40,7 +37,7 @@ class Build:
     base_image: str | None = None
     engine: str = "docker"
     offline: bool = False
-    """All packages lie in the context: the build gets no network."""
+    """The context has all packages, so the build gets no network."""
     network: str | None = None
 
 
@@ -73,9 +70,9 @@ def build_argv(build: Build, context: Path, *, revision: str, lock: str) -> tupl
 
 @contextlib.contextmanager
 def build_context(wheels: Path | None = None) -> Iterator[Path]:
-    """A temporary directory with what the Dockerfile copies, the same from a checkout and from an installed wheel.
+    """A temporary directory with everything that the Dockerfile copies, from a checkout or an installed wheel.
 
-    `wheels`, a directory that docker/fetch_wheels.sh filled, becomes docker/requirements/wheels in it.
+    `wheels`, a directory from docker/fetch_wheels.sh, becomes docker/requirements/wheels in it.
     """
     skip = shutil.ignore_patterns("__pycache__", "*.pyc", "wheels")
     package = assets.PACKAGE
@@ -99,14 +96,14 @@ def _link_or_copy(source: str, target: str) -> None:
 
 
 def lock_hash(variant: str) -> str:
-    """sha256 over everything that decides which packages the image holds."""
+    """sha256 of the files that decide which packages the image gets."""
     requirements = assets.path("docker") / "requirements"
     content = b"".join((requirements / name).read_bytes() for name in ("build.txt", f"{variant}.txt", "train.in"))
     return hashlib.sha256(content).hexdigest()
 
 
 def source_revision() -> str:
-    """The checkout's commit, `-dirty` if it has changes; the version where there is no checkout. Runs git."""
+    """The commit of the checkout, with `-dirty` if it has changes; without a checkout the version. Runs git."""
     root = assets.PACKAGE.parent
     if not (root / ".git").exists():
         return f"v{__version__}"
@@ -119,7 +116,7 @@ def source_revision() -> str:
 
 
 def locked_image(build: Build, *, revision: str, lock: str) -> LockedImage:
-    """The record of an image that was just built. Asks the engine."""
+    """The record of an image that was just built. Runs the engine."""
     return LockedImage(
         id=image_id(build.engine, build.tag),
         digest=repository_digest(build.engine, build.tag),

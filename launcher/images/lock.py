@@ -1,4 +1,4 @@
-"""image.lock: what each image was when it was built, by tag, so that a run names its image by content."""
+"""image.lock: each built image by tag, so that a run names its image by content."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class LockedImage(msgspec.Struct, frozen=True, kw_only=True):
     """One image of image.lock."""
 
     id: str
-    """sha256 of the image's configuration: the same on every host that loaded the same image."""
+    """sha256 of the image's configuration, the same on every host that has the same image."""
     digest: str | None = None
-    """`name@sha256:...` in the registry it was pushed to or pulled from."""
+    """`name@sha256:...` in the registry that the image was pushed to or pulled from."""
     variant: str
     base_image: str
     lock: str
@@ -28,14 +28,14 @@ class LockedImage(msgspec.Struct, frozen=True, kw_only=True):
 class ImageLock(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = 1
     images: dict[str, LockedImage] = {}
-    """tag -> what it was when it was built; the newest last."""
+    """tag -> its image when it was built; the newest last."""
 
     def with_image(self, tag: str, image: LockedImage) -> ImageLock:
         others = {name: value for name, value in self.images.items() if name != tag}
         return msgspec.structs.replace(self, images={**others, tag: image})
 
     def pinned(self, image: str) -> str:
-        """The image by content: its registry digest, else its id; an image that is not in the lock as it is."""
+        """The image by registry digest, else by id. An image that the lock does not have stays as it is."""
         locked = self.images.get(image)
         return (locked.digest or locked.id) if locked else image
 
@@ -49,7 +49,7 @@ def lock_path() -> Path:
 
 
 def read_lock(path: Path | None = None) -> ImageLock:
-    """The lock file's content, empty if there is none. Raises UsageError for one that cannot be read."""
+    """The lock file; empty if there is none. Raises UsageError for a file that cannot be read."""
     path = path or lock_path()
     try:
         return msgspec.json.decode(path.read_bytes(), type=ImageLock)

@@ -1,4 +1,4 @@
-"""Whether the hosts of a run have its image, all the same one: what they are asked, and what their answers mean."""
+"""Check that all hosts of a run have the same image: what to ask each host, and what its answer means."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from launcher.images.refusals import diagnosis
 from launcher.job.spec import JobSpec
 
 MAKE_EQUAL = "name the image by its digest, or copy one everywhere (zlaunch image save, zlaunch image load)"
-"""What to do about hosts whose images differ."""
+"""The advice for hosts whose images differ."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What every host of a run is asked about its image."""
+    """What to ask each host of a run about its image."""
 
     engine: str
     image: str
     argv: tuple[str, ...]
-    """The engine's words up to the image; none for an image that is a file or a directory."""
+    """The engine's arguments before the image; empty for an image that is a file or a directory."""
     environ: Mapping[str, str]
 
 
@@ -36,7 +36,7 @@ class HostImage:
 
 
 def question(spec: JobSpec, device: str) -> Question | None:
-    """None: the job runs in no container, or in an image that hosts only fetch when they start it."""
+    """None: the job runs in no container, or its hosts fetch the image when the run starts."""
     engine, _ = runtime_of(spec, "ssh")
     name = None if engine == "none" else image_of(spec.container, engine, device)
     if engine == "none" or engine == "pyxis" or not name:
@@ -48,7 +48,7 @@ def question(spec: JobSpec, device: str) -> Question | None:
 
 
 def answer(asked: Question, said: Mapping[str, Any]) -> HostImage:
-    """What the far end's `image` returned on one host."""
+    """The meaning of what the far end's `image` returned on a host."""
     if said["code"] == 0:
         words = said["said"].split()
         if asked.argv and words:
@@ -64,14 +64,16 @@ def answer(asked: Question, said: Mapping[str, Any]) -> HostImage:
 
 
 def different(answers: Mapping[int, HostImage]) -> dict[int, str]:
-    """{host: the image that most hosts have} for every host that has another one under the same name.
+    """{host: the image that most hosts have}, for each host with another image under the same name.
 
-    A registry's digest that two hosts share makes their images the same, whatever ids their engines gave them.
+    Two images with one registry digest are the same, even if their engines gave them different ids.
     """
-    there = {rank: found for rank, found in answers.items() if not found.problem}
-    usual = max(there.values(), key=lambda one: sum(_same(one, other) for other in there.values()), default=HostImage())
-    return {rank: usual.id for rank, found in there.items() if not _same(found, usual)}
+    images = {rank: found for rank, found in answers.items() if not found.problem}
+    usual = max(
+        images.values(), key=lambda image: sum(_same(image, other) for other in images.values()), default=HostImage()
+    )
+    return {rank: usual.id for rank, found in images.items() if not _same(found, usual)}
 
 
-def _same(one: HostImage, other: HostImage) -> bool:
-    return one.id == other.id or bool(one.digests & other.digests)
+def _same(image: HostImage, other: HostImage) -> bool:
+    return image.id == other.id or bool(image.digests & other.digests)

@@ -1,4 +1,4 @@
-"""An image as a file or a directory: how it travels to hosts without a registry."""
+"""An image as a file or a directory, for hosts without a registry."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from launcher.machine import process
 
 @dataclass(frozen=True)
 class Archive:
-    """A file (or directory) form of an image: how to make it, and whether an engine must load it before use."""
+    """A file format of an image: the commands that write it, and the command that loads it."""
 
     suffix: str
     save: Mapping[str, tuple[tuple[str, ...], ...]]
-    """Engine that has the image -> commands; `{image}`, `{file}`, and `{scratch}`, a file that is deleted after."""
+    """Engine that has the image -> commands with `{image}`, `{file}`, and `{scratch}`, a temporary file."""
     load: tuple[str, ...] = ()
-    """Empty: the engine runs the file itself, once it lies on the shared file system."""
+    """Empty: the engine runs the file itself, from a shared file system."""
 
 
 ARCHIVES: dict[str, Archive] = {
@@ -48,7 +48,7 @@ ARCHIVES: dict[str, Archive] = {
         },
     ),
 }
-"""Format -> commands. A directory for Charliecloud is made by `export_directory`."""
+"""Format -> commands. `export_directory` writes a directory for Charliecloud."""
 
 
 def archive_of(file: Path) -> Archive:
@@ -57,12 +57,12 @@ def archive_of(file: Path) -> Archive:
             return archive
     endings = ", ".join(archive.suffix for archive in ARCHIVES.values())
     raise UsageError(
-        f"{file}: the ending decides the format", hint=f"one of {endings}, or --directory for Charliecloud"
+        f"{file}: the ending of the name decides the format", hint=f"use {endings}, or --directory for Charliecloud"
     )
 
 
 def save_archive(engine: str, image: str, file: Path) -> None:
-    """Write an image that the engine has to a file. Runs the engine, and the program that makes the format."""
+    """Write an image of an engine to a file. Runs the engine and the program that makes the format."""
     commands = archive_of(file).save[engine]
     if not file.absolute().parent.is_dir():
         raise UsageError(f"no directory {file.parent}")
@@ -73,7 +73,7 @@ def save_archive(engine: str, image: str, file: Path) -> None:
 
 
 def load_archive(engine: str, file: Path) -> str:
-    """Have an engine load a file; what it says of it. Raises UsageError for a file that engines run as it is."""
+    """Load a file into an engine and return the engine's answer. Raises UsageError for a file that needs no loading."""
     commands = archive_of(file).load
     if not commands:
         raise UsageError(f"{file} needs no loading", hint=f"name it as the image: --image {file}")
@@ -85,7 +85,7 @@ def fill(argv: Iterable[str], **values: str) -> tuple[str, ...]:
 
 
 def export_directory(engine: str, image: str, folder: Path) -> None:
-    """Unpack an image into a directory that ch-run runs, its environment in ch/environment. Runs the engine and tar."""
+    """Unpack an image into a directory for ch-run, with its environment in ch/environment. Runs the engine and tar."""
     if folder.exists():
         raise UsageError(f"{folder} exists already")
     if not folder.absolute().parent.is_dir():

@@ -1,7 +1,4 @@
-"""SlurmSpec -> what train.sbatch needs, and what is wrong with it on a given cluster. Pure.
-
-The section is plain data in plan.json under `slurm`; the template slurm/train.sbatch.j2 lays it out.
-"""
+"""SlurmSpec -> the section `slurm` of plan.json, which the template slurm/train.sbatch.j2 renders. Pure."""
 
 from __future__ import annotations
 
@@ -16,12 +13,12 @@ from launcher.job.spec import JobSpec, SlurmSpec
 
 DEFAULT_GPUS = 8
 LOG = "slurm.log"
-"""Output of the batch script and of srun, in the run directory; appended to by every restart."""
+"""Output of the batch script and of srun, in the run directory. Restarts append to it."""
 FIRST_PORT, LAST_PORT = 10_000, 32_767
-"""The kernel hands ports from 32768 on to outgoing connections."""
+"""The kernel uses ports from 32768 on for outgoing connections."""
 PORTS_PER_JOB = 32
 CONTROL_OFFSET = 16
-"""The agent counts restarts up from the master port, so the control port keeps its distance."""
+"""Distance from the master port, because the agent adds the number of restarts to that one."""
 
 OPTIONS: tuple[tuple[str, str], ...] = (
     ("partition", "partition"),
@@ -34,42 +31,42 @@ OPTIONS: tuple[tuple[str, str], ...] = (
     ("exclude", "exclude"),
     ("mem", "mem"),
 )
-"""(field of SlurmSpec, option of sbatch) of those that are handed on as they are."""
+"""(field of SlurmSpec, option of sbatch) where the value is passed on unchanged."""
 
 OWNED: dict[str, str] = {
-    "nodes": "say slurm.nodes",
-    "ntasks": "zlaunch starts one task a node",
-    "ntasks-per-node": "zlaunch starts one task a node",
-    "tasks-per-node": "zlaunch starts one task a node",
-    "gpus-per-node": "say slurm.gpus_per_node",
-    "gpus": "say slurm.gpus_per_node",
-    "gpus-per-task": "say slurm.gpus_per_node",
-    "array": "say --sweep, and slurm.array_limit for how many run at once",
+    "nodes": "use slurm.nodes",
+    "ntasks": "zlaunch starts one task per node",
+    "ntasks-per-node": "zlaunch starts one task per node",
+    "tasks-per-node": "zlaunch starts one task per node",
+    "gpus-per-node": "use slurm.gpus_per_node",
+    "gpus": "use slurm.gpus_per_node",
+    "gpus-per-task": "use slurm.gpus_per_node",
+    "array": "use --sweep, and slurm.array_limit for how many run at once",
     "output": f"zlaunch reads {LOG} of the run directory",
     "error": f"zlaunch reads {LOG} of the run directory",
     "open-mode": "restarts append to one log",
     "chdir": "the job runs in its run directory",
-    "signal": "say slurm.signal_before",
-    "requeue": "zlaunch decides, see max_restarts and slurm.max_requeues",
-    "no-requeue": "say slurm.max_requeues=0",
-    "wrap": "the script is train.sbatch; a site's own: slurm.template",
+    "signal": "use slurm.signal_before",
+    "requeue": "zlaunch decides; see max_restarts and slurm.max_requeues",
+    "no-requeue": "use slurm.max_requeues=0",
+    "wrap": "the script is train.sbatch; use slurm.template for your own",
     "parsable": "zlaunch sets it",
     "test-only": "zlaunch asks this before it submits",
-    "wait": "say zlaunch slurm --wait",
-    **{option: f"say slurm.{field}" for field, option in OPTIONS},
+    "wait": "use zlaunch slurm --wait",
+    **{option: f"use slurm.{field}" for field, option in OPTIONS},
 }
-"""Options of sbatch that slurm.sbatch may not name, and what to do instead."""
+"""Options of sbatch that slurm.sbatch cannot have, and what to do instead."""
 
 
 def stop_times(spec: JobSpec, kill_after: float) -> tuple[float, float]:
-    """(stop_deadline, kill_after) on Slurm: a requested stop gets as long as Slurm's warning leaves."""
+    """(stop_deadline, kill_after) on Slurm: a requested stop may take as long as Slurm's warning allows."""
     warned = max(spec.stop_deadline, spec.slurm.signal_before - kill_after - 15.0)
-    # Ranks that watch control/ ignore SIGTERM on Slurm (agent/ranks.py: shielded): no use in waiting long for it.
+    # On Slurm, ranks that watch control/ ignore SIGTERM (agent/ranks.py: shielded), so a longer wait has no effect.
     return warned, kill_after if spec.program else 1.0
 
 
 def section(spec: JobSpec, run_id: str, device: Literal["cuda", "cpu"]) -> dict[str, Any]:
-    """Everything that the template of the batch script is given. Raises SpecError and CompatibilityError."""
+    """Everything that the template of the batch script needs. Raises SpecError and CompatibilityError."""
     check(spec.slurm)
     slurm = spec.slurm
     return {
@@ -91,8 +88,10 @@ def section(spec: JobSpec, run_id: str, device: Literal["cuda", "cpu"]) -> dict[
 
 
 def requeue_bound(spec: JobSpec) -> tuple[int, str]:
-    """(times the job may be queued again, the setting that says so): `max_restarts` where it is given, but where
-    requeues are ruled out altogether, it does not bring them back."""
+    """(how often the job may be queued again, the setting that says so).
+
+    `max_restarts` is the limit where it is given, but it does not allow requeues that slurm.max_requeues=0 forbids.
+    """
     if spec.slurm.max_requeues and spec.max_restarts:
         return spec.max_restarts, "max_restarts"
     return spec.slurm.max_requeues, "slurm.max_requeues"
@@ -103,7 +102,7 @@ def procs_per_node(slurm: SlurmSpec, device: Literal["cuda", "cpu"]) -> int:
 
 
 def options(spec: JobSpec, run_id: str, device: Literal["cuda", "cpu"]) -> list[list[str | None]]:
-    """[option, value] of the #SBATCH lines in order; value None: an option without one."""
+    """[option, value] of each #SBATCH line, in order; None: the option has no value."""
     slurm = spec.slurm
     lines: list[list[str | None]] = [
         ["job-name", run_id],
@@ -119,7 +118,7 @@ def options(spec: JobSpec, run_id: str, device: Literal["cuda", "cpu"]) -> list[
         ["output", LOG],
         ["open-mode", "append"],
         ["signal", f"B:USR2@{slurm.signal_before}"],
-        # Slurm itself may queue the job again after a node failure or a preemption; the script counts these too.
+        # Slurm itself queues a job again after a node failure or a preemption. The script counts these too.
         ["requeue", None] if requeue_bound(spec)[0] else ["no-requeue", None],
     ]
     if spec.elastic:
@@ -129,54 +128,54 @@ def options(spec: JobSpec, run_id: str, device: Literal["cuda", "cpu"]) -> list[
 
 
 def srun_arguments(spec: JobSpec) -> list[str]:
-    """Flags of srun: one task a node, each the agent of its node.
+    """Flags of srun: one task per node, the agent of that node.
 
-    --kill-on-bad-exit is off on purpose: agents end with 75 or 1 once all of them know the verdict, a few milliseconds
-    apart, and Slurm would kill the later ones while they still write their records. The agents watch each other
-    themselves; --wait ends what is left when one of them never started. An elastic run outlives a lost node.
+    --kill-on-bad-exit is off on purpose. The agents end with 75 or 1 within a few milliseconds of each other, and Slurm
+    would kill the later ones while they write their records. The agents watch each other; --wait ends the rest if one
+    of them never started. An elastic run survives a lost node.
     """
     arguments = [f"--nodes={spec.slurm.nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=0"]
     arguments.append(f"--wait={0 if spec.elastic else 60}")
     if spec.elastic:
         arguments.append("--no-kill")
-    if spec.slurm.cpus_per_task is not None:  # srun no longer takes it over from sbatch (Slurm 22.05)
+    if spec.slurm.cpus_per_task is not None:  # since Slurm 22.05, srun does not inherit it from sbatch
         arguments.append(f"--cpus-per-task={spec.slurm.cpus_per_task}")
     return [*arguments, "--input=none", "--label", "--unbuffered"]
 
 
 def check(slurm: SlurmSpec) -> None:
-    """What cannot be right on any cluster. Raises SpecError and CompatibilityError."""
+    """Refuse what no cluster accepts. Raises SpecError and CompatibilityError."""
     check_sbatch(slurm.sbatch)
     values = [getattr(slurm, field) for field, _ in OPTIONS] + list(slurm.sbatch.values())
     for value in values:
         if value is not None and any(ord(char) < 32 and char != "\t" for char in value):
-            raise SpecError(f"slurm: {value!r}: a line break cannot stand in an option of sbatch")
+            raise SpecError(f"slurm: {value!r}: an option of sbatch cannot contain a line break")
     if slurm.time is not None:
         limit = seconds_of(slurm.time)
         if limit is None and slurm.time.strip().upper() not in ("UNLIMITED", "INFINITE"):
             raise SpecError(
-                f"slurm.time: {slurm.time!r} is not a time limit",
+                f"slurm.time: expected a time limit, got {slurm.time!r}",
                 hint="hours:minutes:seconds, days-hours:minutes:seconds or minutes, for example 04:00:00",
             )
         if limit is not None and limit <= slurm.signal_before:
             raise CompatibilityError(
                 f"slurm.signal_before {slurm.signal_before} s leaves nothing of the time limit {slurm.time}",
-                hint="lower slurm.signal_before or ask for more time",
+                hint="lower slurm.signal_before or raise slurm.time",
             )
 
 
 def check_sbatch(further: Mapping[str, str | None]) -> None:
-    """Refuse options of sbatch that zlaunch sets itself, and what is no option. Raises SpecError."""
+    """Refuse options of sbatch that zlaunch sets itself, and names that no option has. Raises SpecError."""
     for option in further:
         name = option.lstrip("-")
         if name in OWNED:
-            raise SpecError(f"slurm.sbatch: `{name}` is not for here", hint=OWNED[name])
+            raise SpecError(f"slurm.sbatch: `{name}` cannot be set here", hint=OWNED[name])
         if not name or any(not (char.isalnum() or char == "-") for char in name):
-            raise SpecError(f"slurm.sbatch: {option!r} is not the name of an option of sbatch")
+            raise SpecError(f"slurm.sbatch: {option!r} is not a valid name of an option")
 
 
 def format_seconds(seconds: float) -> str:
-    """86400 -> 1-00:00:00; the way Slurm reads it back."""
+    """86400 -> 1-00:00:00, which Slurm can read."""
     minutes, second = divmod(int(seconds), 60)
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)
@@ -184,9 +183,9 @@ def format_seconds(seconds: float) -> str:
 
 
 def seconds_of(text: str) -> float | None:
-    """Slurm's time limits: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]].
+    """Seconds of minutes, minutes:seconds, hours:minutes:seconds or days-hours[:minutes[:seconds]].
 
-    None for UNLIMITED, INFINITE, NONE and what is no time.
+    None for UNLIMITED, INFINITE, NONE, and for what is no time.
     """
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
     if match is None:

@@ -1,4 +1,4 @@
-"""GPUs by name: memory, dense bf16 rate, memory bandwidth. Data sheets, except where a rate was measured."""
+"""The table of GPUs: memory and rate of dense bfloat16 products, from data sheets unless measured."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class GpuModel:
     key: str
     title: str
     memory_bytes: int
-    """What nvidia-smi shows, which is a little less than the number on the box."""
+    """As nvidia-smi shows it, a little less than the data sheet says."""
     matrix_rate: float
-    """FLOP/s of a large bf16 product (fp16 where the GPU has no bf16): measured, or four fifths of the data sheet."""
+    """FLOP/s of a large bfloat16 product, or float16 on older GPUs: measured, or four fifths of the data sheet."""
     bandwidth: float
     """Bytes a second of its memory."""
     compute_capability: float
@@ -74,7 +74,7 @@ def card_of(text: str) -> tuple[str, int]:
 
 
 def identify(title: str | None, memory_bytes: int | None) -> GpuModel | None:
-    """The table's entry for a name that nvidia-smi reports, `NVIDIA A100-SXM4-40GB`; None if it is not in the table."""
+    """The GPU of a name that nvidia-smi reports, such as `NVIDIA A100-SXM4-40GB`; None: it is not in the table."""
     words = re.split(r"[^a-z0-9]+", (title or "").lower())
     found = [gpu for gpu in _TABLE if gpu.key.split("-")[0] in words]
     if not found or memory_bytes is None:

@@ -43,7 +43,7 @@ class ContainerPlan(Frozen, frozen=True, kw_only=True):
 
 
 class Launch(Frozen, frozen=True, kw_only=True):
-    """All that the agent reads of plan.json."""
+    """Everything that the agent reads of plan.json."""
 
     run_id: str
     backend: BackendName
@@ -54,7 +54,7 @@ class Launch(Frozen, frozen=True, kw_only=True):
     master_port: int
     control_port: int
     token: str
-    """Shared secret of the run's own control channel between its agents."""
+    """Shared secret of the control channel between the agents of the run."""
     python: str
     """Interpreter of the agent and of the training environment."""
     argv: tuple[str, ...]
@@ -63,7 +63,7 @@ class Launch(Frozen, frozen=True, kw_only=True):
     env: dict[str, str]
     secrets: tuple[str, ...]
     cooperative: bool
-    """The program watches control/; false: it gets SIGTERM at once."""
+    """The program watches control/. false: a stop is SIGTERM at once."""
     stop_deadline: float
     kill_after: float
     heartbeat_timeout: float
@@ -73,6 +73,8 @@ class Launch(Frozen, frozen=True, kw_only=True):
 
 
 class Reason(Frozen, frozen=True, kw_only=True):
+    """Why a setting that the job left open has its value."""
+
     setting: str
     value: Any
     reason: str
@@ -96,7 +98,7 @@ class Target(Frozen, frozen=True, kw_only=True):
     compute_capability: float | None = None
     """Of the oldest GPU; bfloat16 needs 8.0."""
     paths: dict[str, str] = {}
-    """{input file here: its name on the target, relative to the run directory}, where they differ."""
+    """{path of an input here: its path on the target, relative to the run directory}, where they differ."""
 
     @property
     def world_size(self) -> int:
@@ -110,10 +112,10 @@ class RunPlan(Frozen, frozen=True, kw_only=True):
     backend: BackendName
     launch: Launch
     train: TrainConfig | None
-    """None for a program of the user's own."""
+    """None: the user's own program runs instead."""
     reasons: tuple[Reason, ...] = ()
-    """Why each automatic setting is what it is."""
+    """Why each setting that the job left open has its value."""
     setup: tuple[str, ...] = ()
     """Shell lines that node.sh runs before the agent."""
     slurm: dict[str, Any] | None = None
-    """What train.sbatch needs (written by the Slurm backend's own planning)."""
+    """What train.sbatch needs (batch_job.section)."""

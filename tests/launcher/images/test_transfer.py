@@ -56,5 +56,5 @@ def test_an_engine_loads_what_it_does_not_run_as_it_is(tmp_path, monkeypatch):
 def test_the_ending_of_an_archive_decides_its_format():
     assert transfer.archive_of(Path("/s/zl.tar")).load
     assert not transfer.archive_of(Path("/s/zl.sif")).load
-    with pytest.raises(UsageError, match="the ending decides"):
+    with pytest.raises(UsageError, match="the ending of the name decides"):
         transfer.archive_of(Path("/s/zl.zip"))
