@@ -48,7 +48,7 @@ def print_table(rows: Any) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from launcher.backends.ssh.preflight import COLUMNS
+    from launcher.backends.ssh.preflight_table import COLUMNS
 
     colour = {"ok": "green", "warn": "yellow", "bad": "red"}
     table = Table()

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from launcher.backends.ssh import survey
+from launcher.backends.ssh.host_request import connect_options, requested_hosts
 from launcher.commands.ssh import host_flags, some_host_options
 from launcher.errors import HostsError
 from launcher.job.load import convert
@@ -29,12 +29,12 @@ def reap(ctx: click.Context, /, dry_run: bool, as_json: bool, **_flags: Any) -> 
     """
     flags = {key.partition(".")[2]: value for key, value in host_flags(ctx).items() if value is not None}
     ssh = convert({"ssh": flags}, where="the command line").ssh
-    fleet = Fleet(survey.wanted(ssh).names, survey.options(ssh), ssh.python)
+    fleet = Fleet(requested_hosts(ssh).names, connect_options(ssh), ssh.python)
     failures: dict[str, str] = {}
     try:
-        _, closed = fleet.each(lambda _, session: session.open())
+        _, closed = fleet.for_each_host(lambda _, session: session.open())
         reached = [rank for rank in range(len(fleet)) if rank not in closed]
-        answers, refused = fleet.each(
+        answers, refused = fleet.for_each_host(
             lambda _, session: session.call("leftovers", kill=not dry_run, dead_only=True), reached
         )
         for rank, answer in sorted(answers.items()):

@@ -1,4 +1,4 @@
-"""Addresses of hosts as people write them: [user@]host[:port]."""
+"""Parse addresses of hosts as people write them: [user@]host[:port]."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from launcher.errors import HostfileError
 
 @dataclass(frozen=True)
 class Address:
-    """A host as it was named; None where the user's ssh configuration decides."""
+    """A host by the name the user gave; None where the user's ssh configuration decides."""
 
     host: str
     user: str | None = None
@@ -18,7 +18,7 @@ class Address:
 
 
 def parse_address(name: str, *, where: str = "--hosts") -> Address:
-    """`[user@]host[:port]`; an IPv6 address with a port stands in brackets. Raises HostfileError."""
+    """Parse `[user@]host[:port]`. An IPv6 address with a port needs brackets. Raises HostfileError."""
     user, at, rest = name.rpartition("@")
     bracketed = re.fullmatch(r"\[([^\[\]]+)\](?::(.*))?", rest)
     if bracketed:

@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 from launcher.backends import backend_of
-from launcher.backends.ssh import watch
 from launcher.job.load import read_job
 from launcher.lifecycle import submit
 from launcher.rundir.directory import RunDir
@@ -87,7 +86,7 @@ def finish(run: RunDir) -> None:
     backend = backend_of("ssh")
     while not backend.state(run).is_final:
         time.sleep(0.2)
-    watch.conversation_of(run).fleet.close()
+    backend.close()
 
 
 def following(farm: Farm, root: Path, python: str) -> dict[str, Any]:

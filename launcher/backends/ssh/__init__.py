@@ -1,5 +1,5 @@
-"""Runs on hosts over SSH: survey, bundle, start, follow, stop, bring home.
+"""Runs on hosts over SSH: survey, send, start, watch, stop, copy results.
 
-Offers: SshBackend; survey, preflight, hostfile.
-May import: the same as backends, and remote.
+Offers: SshBackend in hosts.py, preflight.examine, and the hosts a job requests (host_request.py).
+May import: the same as backends.
 """

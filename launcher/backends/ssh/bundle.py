@@ -1,7 +1,7 @@
-"""What travels to a host: one bundle of the run's own files, and the data files it names.
+"""Pack the rendered files of a run into one bundle for its hosts.
 
-The bundle is compressed JSON and bytes, not a tar: reading a tar would cost every host an import of ten milliseconds.
-Data files are found again on a host by their hash, so that they are sent there once and never for a second run.
+The bundle is compressed JSON and bytes, not a tar: `import tarfile` would cost every host ten milliseconds. Input files
+are not in it. A host keeps them by hash, so they are sent once and never for a second run.
 """
 
 from __future__ import annotations
@@ -17,10 +17,7 @@ RUN_FILES = tuple(name for name in run_files.RENDERED if name not in (run_files.
 
 
 def build(run: RunDir) -> bytes:
-    """The run's files in one piece, compressed; zlib's own checksum tells a host of damage.
-
-    The same files always give the same bytes.
-    """
+    """Pack the run's files. The same files always give the same bytes; zlib's checksum shows damage to a host."""
     code = sorted(path for path in run.code.rglob("*") if path.is_file())
     files = [run.path / name for name in RUN_FILES if (run.path / name).is_file()] + code
     blobs = [file.read_bytes() for file in files]

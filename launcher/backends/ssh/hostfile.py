@@ -1,8 +1,8 @@
-"""Hosts and their slots: DeepSpeed's hostfile and its --include/--exclude, and `--hosts a,b,user@c:2222`. Pure.
+"""Parse hosts and slots: DeepSpeed's hostfile and its --include/--exclude, and `--hosts a,b,user@c:2222`.
 
 The grammar is DeepSpeed's, to the letter (deepspeed.launcher.runner._parse_hostfile and parse_resource_filter of
-0.19.8): what it accepts is accepted with the same result, what it rejects is rejected, here with file, line and reason.
-Only an absent file differs: DeepSpeed then trains silently on this machine, here it is an error.
+0.19.8). Each text is accepted with the same result or rejected, here with file, line and reason. Only an absent file
+differs: DeepSpeed then trains on this machine without a word; here it is an error.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from launcher.errors import HostfileError
 from launcher.remote.address import parse_address
 
 Slots = dict[str, list[int]]
-"""Host -> the slots (GPU indices) to use there, in node order."""
+"""{host: slots (GPU indices) to use there}, in node order."""
 
 _ENTRY = re.compile(r"^(\S+)\s+slots=(\d+)")
-_HINT = "one host a line, for example: worker-0 slots=8"
+_HINT = "one host per line, for example: worker-0 slots=8"
 
 
 def load(path: Path) -> dict[str, int]:
-    """Host -> number of slots of a hostfile, in file order. Raises HostfileError."""
+    """Read {host: number of slots} from a hostfile, in file order. Raises HostfileError."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -35,7 +35,7 @@ def load(path: Path) -> dict[str, int]:
 
 
 def parse(text: str, *, where: str = "hostfile") -> dict[str, int]:
-    """Host -> number of slots. Raises HostfileError naming `where`, the line and the reason."""
+    """Parse {host: number of slots}. Raises HostfileError naming `where`, the line and the reason."""
     pool: dict[str, int] = {}
     lines_of: dict[str, int] = {}
     for number, raw in enumerate(io.StringIO(text, newline=None), start=1):
@@ -48,12 +48,12 @@ def parse(text: str, *, where: str = "hostfile") -> dict[str, int]:
         host, slots = match[1], int(match[2])
         if host in pool:
             raise HostfileError(
-                f"{where}: line {number}: {host} already stands in line {lines_of[host]}",
-                hint="one line a host; its slots= is the sum",
+                f"{where}: line {number}: {host} is already in line {lines_of[host]}",
+                hint="one line per host; its slots= is the sum",
             )
         pool[host], lines_of[host] = slots, number
     if not pool:
-        raise HostfileError(f"{where}: names no host", hint=_HINT)
+        raise HostfileError(f"{where}: no host in it", hint=_HINT)
     return pool
 
 
@@ -61,7 +61,7 @@ def _why_bad(line: str) -> str:
     if "slots" not in line:
         return "no slots=N after the host"
     if re.search(r"slots\s+=|slots=\s", line):
-        return "no space may stand around the = of slots=N"
+        return "no space is allowed around the = of slots=N"
     if re.match(r"slots=", line):
         return "no host before slots=N"
     if re.match(r"\S+\s+slots=\D", line):
@@ -70,12 +70,12 @@ def _why_bad(line: str) -> str:
 
 
 def render(pool: Mapping[str, int]) -> str:
-    """The hostfile of `pool`; `parse` reads it back."""
+    """Return the text of a hostfile; `parse` reads it back."""
     return "".join(f"{host} slots={slots}\n" for host, slots in pool.items())
 
 
 def parse_hosts(hosts: str | Sequence[str], *, where: str = "--hosts") -> tuple[str, ...]:
-    """`a,b,user@c:2222`, or a list of the same, as the hosts' names in order. Raises HostfileError."""
+    """Parse `a,b,user@c:2222`, or a list of such texts, into host names in order. Raises HostfileError."""
     texts = hosts.split(",") if isinstance(hosts, str) else [part for text in hosts for part in text.split(",")]
     names = [text.strip() for text in texts]
     for position, name in enumerate(names, start=1):
@@ -84,15 +84,15 @@ def parse_hosts(hosts: str | Sequence[str], *, where: str = "--hosts") -> tuple[
         parse_address(name, where=where)
         if name in names[: position - 1]:
             raise HostfileError(
-                f"{where}: {name} stands twice", hint="name each host once; slots say how many ranks it gets"
+                f"{where}: {name} is there twice", hint="name each host once; slots set how many ranks it gets"
             )
     return tuple(names)
 
 
 def select(pool: Mapping[str, int], include: str = "", exclude: str = "") -> Slots:
-    """The slots of `pool` that --include or --exclude leaves, by host, in the order of `pool`.
+    """Return the slots of `pool` that --include or --exclude leaves, by host, in the order of `pool`.
 
-    The grammar is NODE[:SLOT,SLOT...][@NODE...]: `worker-0@worker-1:0,2`. Raises HostfileError.
+    The syntax is NODE[:SLOT,SLOT...][@NODE...]: `worker-0@worker-1:0,2`. Raises HostfileError.
     """
     everything = {host: list(range(slots)) for host, slots in pool.items()}
     if include and exclude:
@@ -100,29 +100,29 @@ def select(pool: Mapping[str, int], include: str = "", exclude: str = "") -> Slo
     if not include and not exclude:
         return everything
     option = "--include" if include else "--exclude"
-    named = _parse_filter(include or exclude, option)
-    for host, slots in named.items():
+    filtered = _parse_filter(include or exclude, option)
+    for host, slots in filtered.items():
         if host not in everything:
             raise HostfileError(f"{option}: no host {host!r}; known: {', '.join(everything)}")
         for slot in slots:
             if slot not in everything[host]:
                 raise HostfileError(f"{option}: {host} has no slot {slot}; it has {pool[host]}, counted from 0")
     if include:
-        chosen = {host: slots or everything[host] for host, slots in named.items()}
+        chosen = {host: slots or everything[host] for host, slots in filtered.items()}
     else:
-        chosen = {host: _without(slots, named.get(host)) for host, slots in everything.items()}
+        chosen = {host: _without(slots, filtered.get(host)) for host, slots in everything.items()}
     return {host: chosen[host] for host in everything if chosen.get(host)}
 
 
 def _without(slots: list[int], removed: list[int] | None) -> list[int]:
-    """What an exclusion leaves of a host: all if it was not named, nothing if it was named without slots."""
+    """Return what an exclusion leaves of a host: all if it does not name the host, nothing if it names no slots."""
     if removed is None:
         return slots
     return [slot for slot in slots if slot not in removed] if removed else []
 
 
 def _parse_filter(text: str, option: str) -> Slots:
-    """Host -> the slots named for it; an empty list means all of them."""
+    """Parse {host: slots named for it}; an empty list means all of them."""
     found: dict[str, set[int]] = {}
     for node in text.split("@"):
         host, *rest = node.split(":")
@@ -137,4 +137,4 @@ def _numbers(text: str, node: str, option: str) -> Iterable[int]:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
         hint = "NODE[:SLOT,SLOT...][@NODE...], for example worker-0@worker-1:0,2"
-        raise HostfileError(f"{option}: {node!r}: slots are numbers between commas", hint=hint) from error
+        raise HostfileError(f"{option}: {node!r}: slots must be numbers separated by commas", hint=hint) from error

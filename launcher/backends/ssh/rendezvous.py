@@ -1,4 +1,4 @@
-"""Find the address of the first host that every other host can reach."""
+"""Find the address of the first host that every other host reaches."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from launcher.errors import HostsError
-from launcher.remote.fleet import Fleet, Json, Session
+from launcher.remote.fleet import Fleet
+from launcher.remote.session import Json, Session
 
 REACH_SECONDS = 3.0
+REACH_TIMEOUT = 30
 
 
 @dataclass(frozen=True)
-class Door:
-    """Where a host can be reached, perhaps: two ports free there, and what answers on the first of them."""
+class Rendezvous:
+    """A host that listens for the others: two free ports, and the addresses at which it may answer on the first."""
 
     ports: tuple[int, int]
     addresses: tuple[str, ...]
@@ -22,47 +24,48 @@ class Door:
 
     @property
     def targets(self) -> list[list[str | int]]:
-        """What other hosts try, one for each address; see reach in launcher/node/farend/network.py."""
+        """What other hosts try, one entry per address; see `reach` in launcher/node/farend/network.py."""
         return [[address, self.ports[0], self.nonce] for address in self.addresses]
 
 
-def open_door(session: Session, rank: int, said: Mapping[int, Json], asked: str | None) -> Door:
-    """Have a host listen for the others; `asked` is the one address that the user wants. Raises HostError."""
+def open_rendezvous(session: Session, rank: int, facts: Mapping[int, Json], requested: str | None) -> Rendezvous:
+    """Have a host listen for the others. `requested`: the one address that the user wants. Raises HostError."""
     nonce = secrets.token_hex(16)
-    peers = sorted({facts_["address"] for other, facts_ in said.items() if other != rank and facts_["address"]})
-    opened = session.call("listen", nonce=nonce, peers=peers)
-    return Door((opened["ports"][0], opened["ports"][1]), (asked,) if asked else tuple(opened["addresses"]), nonce)
+    peers = sorted({host["address"] for other, host in facts.items() if other != rank and host["address"]})
+    answer = session.call("listen", nonce=nonce, peers=peers)
+    addresses = (requested,) if requested else tuple(answer["addresses"])
+    return Rendezvous((answer["ports"][0], answer["ports"][1]), addresses, nonce)
 
 
-def meet(fleet: Fleet, said: Mapping[int, Json], token: str, door: Door) -> dict[int, Json]:
-    """What each host sees of the others: their marks in its working directory, and the first host through its door."""
-    met = fleet.all(
-        "the hosts cannot be asked about each other",
+def probe_peers(fleet: Fleet, facts: Mapping[int, Json], token: str, rendezvous: Rendezvous) -> dict[int, Json]:
+    """Return what each host sees of the others: marks in its working directory, and the first host's answers."""
+    answers = fleet.on_all_hosts(
+        "cannot ask the hosts about each other",
         lambda rank, session: session.call(
-            "probe_peers", workdir=said[rank]["workdir"], token=token, targets=door.targets if rank else [],
-            seconds=REACH_SECONDS, timeout=30,
+            "probe_peers", workdir=facts[rank]["workdir"], token=token, targets=rendezvous.targets if rank else [],
+            seconds=REACH_SECONDS, timeout=REACH_TIMEOUT,
         ),
     )  # fmt: skip
     fleet.sessions[0].call("unlisten")
-    return met
+    return answers
 
 
-def address_for_all(fleet: Fleet, door: Door, met: Mapping[int, Json], asked: str | None) -> str:
-    """The first host's address at which every other host really got an answer. Raises HostsError."""
+def choose_address(fleet: Fleet, rendezvous: Rendezvous, answers: Mapping[int, Json], requested: str | None) -> str:
+    """Return the first host's address at which every other host really got an answer. Raises HostsError."""
     others = range(1, len(fleet))
     if not others:
-        return asked or "127.0.0.1"
+        return requested or "127.0.0.1"
     reached = {
-        rank: [address for address, ok in zip(door.addresses, met[rank]["reached"], strict=True) if ok]
+        rank: [address for address, ok in zip(rendezvous.addresses, answers[rank]["reached"], strict=True) if ok]
         for rank in others
     }
-    for address in door.addresses:
+    for address in rendezvous.addresses:
         if all(address in reached[rank] for rank in others):
             return address
     name = fleet.sessions[0].name
     results = {
-        fleet.sessions[rank].name: f"reaches {', '.join(reached[rank]) or 'none'} of {', '.join(door.addresses)}"
+        fleet.sessions[rank].name: f"reaches {', '.join(reached[rank]) or 'none'} of {', '.join(rendezvous.addresses)}"
         for rank in others
     }
     hint = f"open TCP ports 10000-29999 to {name}, or name an address the others reach with --master-addr"
-    raise HostsError(f"{name} has no address at which all others reach port {door.ports[0]}", results, hint=hint)
+    raise HostsError(f"{name} has no address at which all others reach port {rendezvous.ports[0]}", results, hint=hint)

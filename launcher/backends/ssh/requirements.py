@@ -1,49 +1,45 @@
-"""What a run needs of its hosts, and where hosts differ or fall short."""
+"""What a run needs of its hosts, and where hosts differ or fall short. Pure.
+
+`facts` is what the far end's `hello` returned on one host (launcher/node/farend/host.py).
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
 
 from launcher.errors import UsageError
 from launcher.images import choose
 from launcher.job.spec import JobSpec
-from launcher.machine import facts
-from launcher.remote.fleet import Json
+from launcher.machine.facts import Gpu, parse_nvidia_smi
+from launcher.remote.session import Json
+from train.config import Device
 
-PACKAGES = ("torch", "transformers", "peft", "deepspeed", "unsloth", "accelerate", "bitsandbytes")
-"""What must be the same everywhere if it is anywhere."""
-
-
+COMPARED = ("torch", "transformers", "peft", "deepspeed", "unsloth", "accelerate", "bitsandbytes")
+"""Packages whose versions must be the same on all hosts."""
 NEEDED = ("torch", "transformers", "peft", "msgspec")
-"""What a training cannot do without."""
-
-
-ASKED = (*PACKAGES, "msgspec")
-
-
+"""Packages without which no training starts."""
+REPORTED = (*COMPARED, "msgspec")
+"""Packages whose versions a host reports."""
+OLDEST_PYTHON = (3, 8)
 CLOCK_SKEW = 30.0
-"""Seconds by which a host's clock may differ from the others': beyond it events, certificates and caches go wrong."""
+"""Seconds by which a host's clock may differ. Beyond it events, certificates and caches go wrong."""
+MIN_FREE_BYTES = 256 << 20
+"""Free space that the working directory needs."""
 
 
-ROOM = 256 << 20
-"""Bytes that must be free where the run directory goes."""
+def gpus_of(facts: Json) -> tuple[Gpu, ...]:
+    """Return the GPUs of a host."""
+    text = facts.get("gpus") or ""
+    return tuple(gpu for _, gpu in parse_nvidia_smi("\n".join(line.rpartition(",")[0] for line in text.splitlines())))
 
 
-def gpus_of(said: Json) -> tuple[facts.Gpu, ...]:
-    """The GPUs of a host's facts."""
-    text = said.get("gpus") or ""
-    return tuple(
-        gpu for _, gpu in facts.parse_nvidia_smi("\n".join(line.rpartition(",")[0] for line in text.splitlines()))
-    )
+def drivers_of(facts: Json) -> set[str]:
+    return {line.rpartition(",")[2].strip() for line in (facts.get("gpus") or "").splitlines()}
 
 
-def drivers_of(said: Json) -> set[str]:
-    return {line.rpartition(",")[2].strip() for line in (said.get("gpus") or "").splitlines()}
-
-
-def device_of(job: JobSpec, gpus: Sequence[int]) -> Literal["cuda", "cpu"]:
+def device_of(job: JobSpec, gpus: Sequence[int]) -> Device:
+    """Return the device of the run from the hosts' GPU counts. Raises UsageError if only some hosts have GPUs."""
     if job.device != "auto":
         return job.device
     if any(gpus) and not all(gpus):
@@ -52,81 +48,96 @@ def device_of(job: JobSpec, gpus: Sequence[int]) -> Literal["cuda", "cpu"]:
 
 
 def uses_environment(job: JobSpec) -> bool:
-    """Whether the run needs a training environment on the hosts: a program brings its own, and so does an image."""
+    """Whether the run needs a training environment on the hosts. A program or an image brings its own."""
     return not job.program and not choose.in_container(job, "ssh")
 
 
-def needed(job: JobSpec) -> tuple[str, ...]:
-    """The packages without which this training cannot start."""
+def needed_packages(job: JobSpec) -> tuple[str, ...]:
+    """Return the packages without which this training cannot start."""
     sharded = isinstance(job.train.zero_stage, int) and job.train.zero_stage > 0
     return (*NEEDED, "deepspeed") if sharded else NEEDED
 
 
-def majority(said: Iterable[Json]) -> dict[str, str]:
-    """The version of each package that most hosts have; without those that most hosts lack."""
-    all_versions = [versions(facts_) for facts_ in said]
-    packages = sorted({package for found in all_versions for package in found})
-    usual = {package: most([found.get(package) for found in all_versions]) for package in packages}
+def majority(hosts: Iterable[Json]) -> dict[str, str]:
+    """Return the version of each package that most hosts have, without packages that most hosts lack."""
+    versions = [versions_of(facts) for facts in hosts]
+    packages = sorted({package for found in versions for package in found})
+    usual = {package: most_common([found.get(package) for found in versions]) for package in packages}
     return {package: version for package, version in usual.items() if version is not None}
 
 
-def most(values: Iterable[str | None]) -> str | None:
-    """The commonest value, the first among equals; None stands for "not there" and loses against as many that are."""
+def most_common(values: Iterable[str | None]) -> str | None:
+    """Return the commonest value, the first among equals. None means "absent" and loses against as many others."""
     counts = Counter(values)
     return max(counts, key=lambda value: (counts[value], value is not None), default=None)
 
 
-def versions(said: Json) -> dict[str, str]:
-    compared = {package: version for package, version in said["packages"].items() if package in PACKAGES}
-    return {"python": ".".join(map(str, said["version"][:2])), **compared}
+def versions_of(facts: Json) -> dict[str, str]:
+    compared = {package: version for package, version in facts["packages"].items() if package in COMPARED}
+    return {"python": ".".join(map(str, facts["version"][:2])), **compared}
 
 
-def differences(found: Mapping[str, str], usual: Mapping[str, str]) -> list[str]:
-    """What a host has otherwise than most hosts, or lacks, or has alone; each by name."""
-    told = []
-    for package in sorted({*found, *usual}):
-        here, there = found.get(package), usual.get(package)
+def differences(versions: Mapping[str, str], usual: Mapping[str, str]) -> list[str]:
+    """Name what a host has in another version than most hosts, lacks, or has alone."""
+    found = []
+    for package in sorted({*versions, *usual}):
+        here, elsewhere = versions.get(package), usual.get(package)
         if here is None:
-            told.append(f"{package} is missing, but {there} on most hosts")
-        elif there is None:
-            told.append(f"{package} {here}, but not installed on most hosts")
-        elif here != there:
-            told.append(f"{package} {here}, but {there} on most hosts")
-    return told
+            found.append(f"{package} is missing, but {elsewhere} on most hosts")
+        elif elsewhere is None:
+            found.append(f"{package} {here}, but not installed on most hosts")
+        elif here != elsewhere:
+            found.append(f"{package} {here}, but {elsewhere} on most hosts")
+    return found
 
 
 def find_problems(
-    job: JobSpec, said: Json, slots: Sequence[int], device: str, skew: float, usual: Mapping[str, str]
+    job: JobSpec, facts: Json, slots: Sequence[int], device: Device, skew: float, usual: Mapping[str, str]
 ) -> list[str]:
-    """Why this host cannot carry its part, each with what to do; empty: it can."""
+    """Return why this host cannot do its part, each with what to do; empty: it can."""
+    return [
+        *_disk_problems(facts),
+        *_clock_problems(skew),
+        *_python_problems(facts),
+        *(_package_problems(job, facts, usual) if uses_environment(job) else ()),
+        *(_gpu_problems(facts, slots) if device == "cuda" else ()),
+        *(f"no {path} there: copy the model to the host, or name a hub id" for path in facts["missing"]),
+    ]
+
+
+def _disk_problems(facts: Json) -> list[str]:
+    if facts["workdir_error"]:
+        return [f"working directory: {facts['workdir_error']}; choose another with --workdir"]
+    if facts["free_bytes"] < MIN_FREE_BYTES:
+        free, needed = facts["free_bytes"] >> 20, MIN_FREE_BYTES >> 20
+        return [f"disk full: {free} MiB free in {facts['workdir']}, {needed} needed; free some or set --workdir"]
+    return []
+
+
+def _clock_problems(skew: float) -> list[str]:
+    if abs(skew) <= CLOCK_SKEW:
+        return []
+    return [f"clock is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}: start NTP there (timedatectl)"]
+
+
+def _python_problems(facts: Json) -> list[str]:
+    if tuple(facts["version"]) >= OLDEST_PYTHON:
+        return []
+    return [f"Python {'.'.join(map(str, facts['version']))} is too old: 3.8 or newer, see --python"]
+
+
+def _package_problems(job: JobSpec, facts: Json, usual: Mapping[str, str]) -> list[str]:
+    absent = [package for package in needed_packages(job) if package not in facts["packages"]]
     problems = []
-    if said["workdir_error"]:
-        problems.append(f"working directory: {said['workdir_error']}; choose another with --workdir")
-    elif said["free_bytes"] < ROOM:
-        free = said["free_bytes"] >> 20
-        problems.append(
-            f"disk full: {free} MiB free in {said['workdir']}, {ROOM >> 20} needed; free some or set --workdir"
-        )
-    if abs(skew) > CLOCK_SKEW:
-        problems.append(
-            f"clock is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}: start NTP there (timedatectl)"
-        )
-    if tuple(said["version"]) < (3, 8):
-        problems.append(f"Python {'.'.join(map(str, said['version']))} is too old: 3.8 or newer, see --python")
-    if uses_environment(job):
-        absent = [package for package in needed(job) if package not in said["packages"]]
-        if absent:
-            problems.append(
-                f"{', '.join(absent)} not installed for {said['python']}: name the environment with --python"
-            )
-        # What is not installed though it is needed has been said, with what to do.
-        rest = {package: version for package, version in usual.items() if package not in absent}
-        problems += [f"{difference}: make them equal" for difference in differences(versions(said), rest)]
-    if device == "cuda":
-        count = len(gpus_of(said))
-        if not slots:
-            problems.append("no GPU found (nvidia-smi)")
-        elif max(slots) >= count:
-            problems.append(f"slot {max(slots)} asked for, but the host has {count} GPUs")
-    problems += [f"{path} is missing there: copy the model to it, or name a hub id" for path in said["missing"]]
-    return problems
+    if absent:
+        problems.append(f"{', '.join(absent)} not installed for {facts['python']}: name the environment with --python")
+    # A package that is needed and absent has been named already, with what to do.
+    others = {package: version for package, version in usual.items() if package not in absent}
+    return problems + [f"{difference}: make them equal" for difference in differences(versions_of(facts), others)]
+
+
+def _gpu_problems(facts: Json, slots: Sequence[int]) -> list[str]:
+    if not slots:
+        return ["no GPU found (nvidia-smi)"]
+    count = len(gpus_of(facts))
+    return [f"slot {max(slots)} requested, but the host has {count} GPUs"] if max(slots) >= count else []

@@ -12,8 +12,8 @@ import paramiko
 import pytest
 
 from launcher.errors import TargetError
-from launcher.remote import connect, fleet, host_keys
-from launcher.remote.ssh_config import expanded
+from launcher.remote import connect, host_keys, session
+from launcher.remote.ssh_config import expand_includes
 
 
 def test_a_prepared_connection_opens_while_others_are_being_prepared(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_a_prepared_connection_opens_while_others_are_being_prepared(tmp_path: P
 def included(tmp_path: Path, **files: str) -> Any:
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    return paramiko.SSHConfig.from_text(expanded(tmp_path / "config", tmp_path))
+    return paramiko.SSHConfig.from_text(expand_includes(tmp_path / "config", tmp_path))
 
 
 def test_included_files_count_where_they_are_included(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_the_keyscan_of_an_unknown_key_names_port_alias_and_file(tmp_path: Path)
 
 
 def test_the_alias_replaces_the_name_that_was_scanned() -> None:
-    command = host_keys.keyscan("h", 2222, "a/b&c", Path("/tmp/known")).partition("| ")[2].partition(" >>")[0]
+    command = host_keys.keyscan_command("h", 2222, "a/b&c", Path("/tmp/known")).partition("| ")[2].partition(" >>")[0]
     lines = "# h:2222 SSH-2.0-OpenSSH\n[h]:2222 ssh-rsa AAAA\n"
     done = subprocess.run(["sh", "-c", command], input=lines, capture_output=True, text=True, check=True)
     assert done.stdout == "# h:2222 SSH-2.0-OpenSSH\na/b&c ssh-rsa AAAA\n"
@@ -126,7 +126,7 @@ def test_a_changed_key_is_forgotten_by_the_command_that_is_printed(
 def test_a_server_too_busy_to_say_hello_is_asked_again_and_nothing_is_printed(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(fleet, "BUSY_PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(session, "BUSY_PAUSES", (0.01, 0.01))
     asked = []
 
     def turn_away() -> None:
@@ -140,10 +140,10 @@ def test_a_server_too_busy_to_say_hello_is_asked_again_and_nothing_is_printed(
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=turn_away, daemon=True).start()
-        session = fleet.Session(f"127.0.0.1:{server.getsockname()[1]}", connect.Options(), "python3")
-        with pytest.raises(fleet.HostError, match="banner"):
-            session.open()
+        busy = session.Session(f"127.0.0.1:{server.getsockname()[1]}", connect.Options(), "python3")
+        with pytest.raises(session.HostError, match="banner"):
+            busy.open()
         server.shutdown(socket.SHUT_RDWR)
     assert len(asked) == 3
     assert capfd.readouterr().err == ""
-    assert not connect.is_turned_away(paramiko.SSHException("Error reading SSH protocol banner"), 15.0)
+    assert not connect.is_overloaded(paramiko.SSHException("Error reading SSH protocol banner"), 15.0)

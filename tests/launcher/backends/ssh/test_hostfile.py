@@ -158,9 +158,9 @@ def test_every_filter_selects_or_is_rejected_as_by_deepspeed(runner) -> None:  #
     [
         ("a slots=1\nb\n", 2, "no slots=N after the host"),
         ("# x\n\na slots=one\n", 3, "slots= needs a number"),
-        ("a slots= 1", 1, "no space may stand around"),
+        ("a slots= 1", 1, "no space is allowed around"),
         ("slots=3", 1, "no host before slots=N"),
-        ("a slots=1\nb slots=1\na slots=2", 3, "a already stands in line 1"),
+        ("a slots=1\nb slots=1\na slots=2", 3, "a is already in line 1"),
         ("a b slots=1", 1, "expected a host"),
     ],
 )

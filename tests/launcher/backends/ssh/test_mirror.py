@@ -1,4 +1,4 @@
-"""The launcher's copy of a run on hosts: everything once, in order, whatever is torn or written anew."""
+"""The copy of a run from its hosts: every byte once and in order, also where a file is torn or written anew."""
 
 from __future__ import annotations
 
@@ -7,15 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
-from launcher.backends.ssh.hosts import SshBackend
 from launcher.backends.ssh.mirror import Mirror
-from launcher.backends.ssh.watch import Following
-from launcher.errors import TargetError
-from launcher.remote.connect import Options
-from launcher.remote.fleet import Fleet, Session
-from launcher.rundir.directory import RunDir, RunRecord
+from launcher.rundir.directory import RunDir
 
 
 @pytest.fixture
@@ -71,23 +65,3 @@ def test_a_node_that_is_another_host_now_is_forgotten(run: RunDir) -> None:
     mirror.forget(1)
     assert mirror.offsets(1, mirror.tops(1, logs=True)) == {}
     assert not (run.nodes_dir / "node-1.json").exists()
-
-
-def test_a_copy_that_another_command_makes_is_no_traceback(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
-    run.path.mkdir()
-    lock = run.path / ".mirror.lock"
-    monkeypatch.setattr(Mirror, "lock", lambda self: FileLock(lock, timeout=0))
-    with FileLock(lock, is_singleton=False), pytest.raises(TargetError, match="another command still copies"):
-        Following(run, Fleet([], Options(), "python3"), []).look()
-
-
-def test_an_input_that_cannot_be_read_here_is_no_broken_connection(tmp_path: Path) -> None:
-    session = Session("node1", Options(), "python3")
-    with pytest.raises(TargetError, match=r"cannot read .*gone\.jsonl here: No such file"):
-        session.send_file({"size": 3}, tmp_path / "gone.jsonl", "/w")
-
-
-def test_a_run_that_was_never_sent_has_nothing_to_end(run: RunDir) -> None:
-    run.path.mkdir()
-    run.save_record(RunRecord(run_id=run.run_id, name="r", backend="ssh", created=1.0))
-    SshBackend().cancel(run, checkpoint=False)

@@ -1,14 +1,18 @@
-"""What the preflight table says about hosts, from facts alone."""
+"""What the preflight table shows of hosts, from their facts alone."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from launcher.backends.ssh import preflight, survey
+from launcher.backends.ssh import preflight
+from launcher.backends.ssh.host_request import requested_hosts
+from launcher.backends.ssh.image_check import image_problems
+from launcher.backends.ssh.preflight_table import Inspection, Row, cuda_of, make_table
 from launcher.images.on_hosts import HostImage
 from launcher.job.load import convert
 from launcher.remote.connect import Options
-from launcher.remote.fleet import Fleet, Session
+from launcher.remote.fleet import Fleet
+from launcher.remote.session import Session
 
 GPU = "{i}, GPU-{i}, NVIDIA H100, 81559, 9.0, {driver}"
 
@@ -34,13 +38,13 @@ def facts(gpus: int = 8, driver: str = "580.1", **changes: Any) -> dict[str, Any
     }
 
 
-def table(*said: dict[str, Any], job: dict[str, Any] | None = None) -> list[preflight.Row]:
-    names = [f"h{i}" for i in range(len(said))]
+def table(*hosts: dict[str, Any], job: dict[str, Any] | None = None) -> list[Row]:
+    names = [f"h{i}" for i in range(len(hosts))]
     spec = convert({"ssh": {"hosts": ",".join(names)}, **(job or {})}, where="test")
-    found = preflight.Findings(names, said=dict(enumerate(said)))
-    found.login = dict.fromkeys(found.said, 0.2)
-    found.skew = dict.fromkeys(found.said, 0.0)
-    return preflight.rows(spec, survey.wanted(spec.ssh), found, ())
+    found = Inspection(names, facts=dict(enumerate(hosts)))
+    found.login = dict.fromkeys(found.facts, 0.2)
+    found.skew = dict.fromkeys(found.facts, 0.0)
+    return make_table(spec, requested_hosts(spec.ssh), found, ())
 
 
 def test_equal_hosts_block_nothing_and_show_driver_and_nccl() -> None:
@@ -57,10 +61,10 @@ def test_a_host_with_other_versions_is_named_with_what_most_have() -> None:
     assert "torch 2.6.0, but 2.11.0+cu130 on most hosts" in rows[1].cells["environment"].advice
 
 
-def test_slots_are_held_against_the_gpus_that_are_there() -> None:
+def test_slots_beyond_the_gpus_that_a_host_has_block() -> None:
     rows = table(facts(8), facts(4), job={"ssh": {"hosts": "h0,h1", "slots": 8}})
     assert [row.blocks for row in rows] == [False, True]
-    assert "slot 7 is asked for" in rows[1].cells["gpus"].advice
+    assert "slot 7 requested" in rows[1].cells["gpus"].advice
 
 
 def test_another_driver_cuda_or_nccl_blocks_and_so_does_no_gpu_at_all() -> None:
@@ -69,14 +73,14 @@ def test_another_driver_cuda_or_nccl_blocks_and_so_does_no_gpu_at_all() -> None:
     old_nccl = facts(packages={**usual, "nvidia-nccl-cu13": "2.27.1"})
     rows = table(facts(), facts(), facts(), facts(driver="535.9"), old_cuda, old_nccl, facts(gpus=0))
     assert [row.cells["driver"].level for row in rows] == ["ok", "ok", "ok", "bad", "bad", "bad", "ok"]
-    told = [row.cells["driver"].advice.partition(":")[0] for row in rows[3:6]]
-    assert told[0] == "driver 535.9, but 580.1 on most hosts"
-    assert told[1] == "CUDA 12.8, but 13.0 on most hosts"
-    assert told[2] == "NCCL 2.27.1, but 2.28.3 on most hosts"
+    advice = [row.cells["driver"].advice.partition(":")[0] for row in rows[3:6]]
+    assert advice[0] == "driver 535.9, but 580.1 on most hosts"
+    assert advice[1] == "CUDA 12.8, but 13.0 on most hosts"
+    assert advice[2] == "NCCL 2.27.1, but 2.28.3 on most hosts"
     assert rows[6].cells["gpus"].level == "bad"
 
 
-def test_no_driver_is_compared_for_a_run_on_cpus_and_only_the_driver_for_one_in_an_image() -> None:
+def test_a_run_on_cpus_compares_no_driver_and_a_run_in_an_image_only_the_driver() -> None:
     other = facts(driver="535.9", packages={})
     assert table(facts(), facts(), other, job={"device": "cpu"})[2].cells["driver"].level == "ok"
     inside = table(facts(), facts(), facts(packages={}), other, job={"container": {"runtime": "docker"}})
@@ -84,11 +88,11 @@ def test_no_driver_is_compared_for_a_run_on_cpus_and_only_the_driver_for_one_in_
     assert inside[2].cells["environment"].text == "in the image"
 
 
-def test_cuda_is_told_by_torch_or_by_the_runtimes_package() -> None:
-    assert preflight.cuda_of({"torch": "2.11.0+cu130"}) == "13.0"
-    assert preflight.cuda_of({"torch": "2.4.0+cu118.post1"}) == "11.8"
-    assert preflight.cuda_of({"torch": "2.11.0", "nvidia-cuda-runtime-cu12": "12.8.90"}) == "12.8"
-    assert preflight.cuda_of({"torch": "2.11.0+cpu"}) == ""
+def test_the_cuda_version_is_that_of_torch_or_of_the_runtimes_package() -> None:
+    assert cuda_of({"torch": "2.11.0+cu130"}) == "13.0"
+    assert cuda_of({"torch": "2.4.0+cu118.post1"}) == "11.8"
+    assert cuda_of({"torch": "2.11.0", "nvidia-cuda-runtime-cu12": "12.8.90"}) == "12.8"
+    assert cuda_of({"torch": "2.11.0+cpu"}) == ""
 
 
 def test_a_package_that_one_host_lacks_is_named_and_deepspeed_is_needed_for_zero() -> None:
@@ -122,7 +126,7 @@ def reached(open_to: dict[int, set[str]], master_addr: str | None = None) -> dic
     return preflight.connect_all(fleet, {rank: {"address": f"10.0.0.{rank}"} for rank in open_to}, master_addr)
 
 
-def test_hosts_are_tried_at_all_addresses_that_a_run_would_try() -> None:
+def test_hosts_try_each_other_at_all_addresses_that_a_run_would_try() -> None:
     inner = {f"10.9.0.{rank}" for rank in range(3)}
     assert reached(dict.fromkeys(range(3), inner)) == {0: [], 1: [], 2: []}
     mixed = {0: inner, 1: {"10.0.0.0", "10.9.0.0", "10.9.0.2"}, 2: {"10.0.0.0", "10.9.0.1"}}
@@ -153,9 +157,9 @@ def test_a_missing_model_a_full_disk_and_no_torch_block() -> None:
 
 def test_hosts_that_cannot_be_reached_keep_their_row() -> None:
     spec = convert({"ssh": {"hosts": "a,b"}}, where="test")
-    found = preflight.Findings(["a", "b"], closed={0: "no answer within 10 s"}, said={1: facts()})
+    found = Inspection(["a", "b"], closed={0: "no answer within 10 s"}, facts={1: facts()})
     found.login, found.skew = {1: 9.0}, {1: 4.0}
-    rows = preflight.rows(spec, survey.wanted(spec.ssh), found, ())
+    rows = make_table(spec, requested_hosts(spec.ssh), found, ())
     assert rows[0].blocks
     assert rows[0].cells["login"].advice == "no answer within 10 s"
     assert (rows[1].cells["login"].level, rows[1].cells["clock"].level) == ("warn", "warn")
@@ -163,13 +167,13 @@ def test_hosts_that_cannot_be_reached_keep_their_row() -> None:
 
 def test_another_image_under_the_same_name_and_an_absent_one_block() -> None:
     spec = convert({"ssh": {"hosts": "a,b,c,d"}}, where="test")
-    found = preflight.Findings(list("abcd"), said={rank: facts() for rank in range(4)})
+    found = Inspection(list("abcd"), facts={rank: facts() for rank in range(4)})
     found.login, found.skew = dict.fromkeys(range(4), 0.1), dict.fromkeys(range(4), 0.0)
     same, other, absent = HostImage("sha256:aa"), HostImage("sha256:bb"), HostImage(problem="no image zl:1 here")
     found.images = {0: same, 1: other, 2: absent, 3: same}
-    rows = preflight.rows(spec, survey.wanted(spec.ssh), found, ())
+    rows = make_table(spec, requested_hosts(spec.ssh), found, ())
     assert [row.cells["image"].level for row in rows] == ["ok", "bad", "bad", "ok"]
     assert "sha256:bb, but sha256:aa on most hosts" in rows[1].cells["image"].advice
-    problems = survey.image_problems(found.images)
+    problems = image_problems(found.images)
     assert [bool(problems[rank]) for rank in range(4)] == [False, True, True, False]
     assert "zlaunch image load" in problems[1][0]

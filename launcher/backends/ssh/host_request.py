@@ -1,0 +1,68 @@
+"""The hosts and slots that a job requests, before any host is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.backends.ssh import hostfile
+from launcher.errors import HostfileError
+from launcher.job.spec import SshSpec
+from launcher.remote import address
+from launcher.remote.connect import Options
+
+MANY_SLOTS = 4096
+"""Stands for the slots of a host whose GPUs nobody has counted yet."""
+
+
+@dataclass(frozen=True)
+class HostRequest:
+    """The hosts of a job: name -> slots, None where the host's GPUs decide."""
+
+    pool: dict[str, int | None]
+    include: str
+    exclude: str
+
+    @property
+    def names(self) -> list[str]:
+        """Hosts that have a slot in the run. The launcher does not even connect to the others."""
+        pool = {name: MANY_SLOTS if slots is None else slots for name, slots in self.pool.items()}
+        return list(self._select(pool))
+
+    def slots(self, gpus: Mapping[str, int]) -> dict[str, list[int]]:
+        """Return the slots to use per host. `gpus` counts the slots of hosts for which the job gives no number."""
+        return self._select({name: gpus.get(name, 0) if slots is None else slots for name, slots in self.pool.items()})
+
+    def _select(self, pool: Mapping[str, int]) -> dict[str, list[int]]:
+        return {name: slots for name, slots in hostfile.select(pool, self.include, self.exclude).items() if slots}
+
+
+def requested_hosts(ssh: SshSpec) -> HostRequest:
+    """Return the hosts that the job names. Raises HostfileError."""
+    if ssh.hosts and ssh.hostfile:
+        raise HostfileError("both hosts and a hostfile are given", hint="give one of --hosts and --hostfile")
+    file = ssh.hostfile or _file_in_place_of_hosts(ssh.hosts)
+    if file:
+        pool: dict[str, int | None] = dict(hostfile.load(Path(file).expanduser()))
+        for name in pool:
+            address.parse_address(name, where=file)
+    elif ssh.hosts:
+        pool = dict.fromkeys(hostfile.parse_hosts(ssh.hosts), ssh.slots)
+    else:
+        raise HostfileError("no hosts are given", hint="say --hosts node1,node2 or --hostfile FILE")
+    request = HostRequest(pool, ssh.include or "", ssh.exclude or "")
+    if not request.names:
+        raise HostfileError("no host has a slot left", hint="look at --include, --exclude and slots= of the hostfile")
+    return request
+
+
+def _file_in_place_of_hosts(hosts: str | tuple[str, ...] | None) -> str | None:
+    """`hosts: hosts.txt` means the file. A host name has no slash and is no file here."""
+    if not isinstance(hosts, str) or "," in hosts:
+        return None
+    return hosts if "/" in hosts or hosts.endswith(".txt") or Path(hosts).is_file() else None
+
+
+def connect_options(ssh: SshSpec) -> Options:
+    return Options(ssh.ssh_config, ssh.accept_new_host_keys, ssh.connect_timeout)

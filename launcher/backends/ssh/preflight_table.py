@@ -1,0 +1,273 @@
+"""The table of preflight checks: one row per host, one cell per check, with advice where something blocks. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from launcher.backends.ssh.host_request import HostRequest
+from launcher.backends.ssh.image_check import image_problems
+from launcher.backends.ssh.requirements import (
+    CLOCK_SKEW,
+    COMPARED,
+    MIN_FREE_BYTES,
+    OLDEST_PYTHON,
+    REPORTED,
+    differences,
+    drivers_of,
+    gpus_of,
+    majority,
+    most_common,
+    needed_packages,
+    uses_environment,
+    versions_of,
+)
+from launcher.images import choose
+from launcher.images.on_hosts import HostImage
+from launcher.job.inputs import Input
+from launcher.job.spec import JobSpec
+from launcher.remote.session import Json
+
+Level = Literal["ok", "warn", "bad"]
+
+COLUMNS = (
+    "login",
+    "python",
+    "environment",
+    "image",
+    "gpus",
+    "driver",
+    "clock",
+    "disk",
+    "memory",
+    "filesystem",
+    "network",
+    "model",
+    "data",
+)
+SLOW_LOGIN = 3.0
+"""Seconds. Every command of a user pays for a slow login file."""
+LITTLE_MEMORY = 2 << 30
+CLOCK_DRIFT = 2.0
+"""Seconds beyond which NTP is probably off."""
+NCCL = ("nvidia-nccl-cu11", "nvidia-nccl-cu12", "nvidia-nccl-cu13", "nvidia-nccl-cu14")
+CUDA = ("nvidia-cuda-runtime-cu11", "nvidia-cuda-runtime-cu12", "nvidia-cuda-runtime")
+"""NVIDIA's packages of the CUDA runtime. CUDA 13 dropped the suffix. Wheels of torch bring one of them."""
+PACKAGES = (*REPORTED, *NCCL, *CUDA)
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str
+    level: Level = "ok"
+    advice: str = ""
+
+
+@dataclass
+class Row:
+    host: str
+    cells: dict[str, Cell] = field(default_factory=dict)
+
+    @property
+    def blocks(self) -> bool:
+        return any(cell.level == "bad" for cell in self.cells.values())
+
+
+@dataclass
+class Inspection:
+    """What the hosts answered, by node rank. A host that cannot be reached is in `closed` only."""
+
+    names: list[str]
+    closed: dict[int, str] = field(default_factory=dict)
+    facts: dict[int, Json] = field(default_factory=dict)
+    login: dict[int, float] = field(default_factory=dict)
+    """Seconds that the login took."""
+    skew: dict[int, float] = field(default_factory=dict)
+    sharing: dict[int, list[int]] = field(default_factory=dict)
+    """Hosts that see the same working directory."""
+    unreached: dict[int, list[int]] = field(default_factory=dict)
+    """Hosts that a host could not connect to."""
+    present: dict[int, set[str]] = field(default_factory=dict)
+    """Hashes of the input files that a host has."""
+    images: dict[int, HostImage] = field(default_factory=dict)
+    """Empty for a job without a container."""
+
+
+def make_table(job: JobSpec, request: HostRequest, found: Inspection, inputs: Sequence[Input]) -> list[Row]:
+    """Return one row per host."""
+    usual = majority(found.facts.values())
+    gpus = {rank: len(gpus_of(facts)) for rank, facts in found.facts.items()}
+    device = job.device if job.device != "auto" else "cuda" if any(gpus.values()) else "cpu"
+    slots = request.slots({found.names[rank]: count if device == "cuda" else 1 for rank, count in gpus.items()})
+    cuda = {rank: cuda_versions(job, facts) for rank, facts in found.facts.items()}
+    usual_cuda = common_versions([cuda[rank] for rank in cuda if gpus[rank]])
+    image_trouble = image_problems(found.images)
+    table = []
+    for rank, name in enumerate(found.names):
+        if rank in found.closed:
+            table.append(Row(name, {"login": Cell("no", "bad", found.closed[rank])}))
+            continue
+        facts = found.facts[rank]
+        cells = {
+            "login": _login(found.login[rank]),
+            "python": _python(job, facts, usual),
+            "environment": _environment(job, facts, usual),
+            "image": _image(found.images.get(rank), image_trouble.get(rank, [])),
+            "gpus": _gpus(device, gpus[rank], slots.get(name, [])),
+            "driver": _driver(cuda[rank], usual_cuda if device == "cuda" and gpus[rank] else {}),
+            "clock": _clock(found.skew[rank]),
+            "disk": _disk(facts),
+            "memory": _memory(facts),
+            "filesystem": _filesystem(found, rank),
+            "network": _network(found, rank),
+            "model": _model(job, facts),
+            "data": _data(inputs, found.present.get(rank, set())),
+        }
+        table.append(Row(name, cells))
+    return table
+
+
+def _login(seconds: float) -> Cell:
+    if seconds < SLOW_LOGIN:
+        return Cell(f"{seconds:.1f} s")
+    return Cell(f"{seconds:.1f} s", "warn", "the login is slow: look at ~/.bashrc and at UseDNS of sshd there")
+
+
+def _python(job: JobSpec, facts: Json, usual: Mapping[str, str]) -> Cell:
+    version = ".".join(map(str, facts["version"]))
+    if tuple(facts["version"]) < OLDEST_PYTHON:
+        return Cell(version, "bad", f"{facts['python']} is too old: 3.8 or newer, see --python")
+    if uses_environment(job) and versions_of(facts)["python"] != usual["python"]:
+        return Cell(version, "bad", f"most hosts have Python {usual['python']}: make them equal, or see --python")
+    return Cell(version)
+
+
+def _environment(job: JobSpec, facts: Json, usual: Mapping[str, str]) -> Cell:
+    if choose.in_container(job, "ssh"):
+        return Cell("in the image")
+    packages = {package: version for package, version in facts["packages"].items() if package in COMPARED}
+    torch = f"torch {packages['torch']}" if "torch" in packages else "no torch"
+    if job.program:
+        return Cell(torch)  # for information only: zlaunch does not know what the program needs
+    absent = [package for package in needed_packages(job) if package not in facts["packages"]]
+    if absent:
+        advice = f"{', '.join(absent)} not installed for {facts['python']}: name the environment with --python"
+        return Cell(torch, "bad", advice)
+    differing = differences(packages, {name: version for name, version in usual.items() if name in COMPARED})
+    if differing:
+        return Cell(torch, "bad", f"{'; '.join(differing)}: make them equal")
+    return Cell(torch)
+
+
+def _image(image: HostImage | None, problems: Sequence[str]) -> Cell:
+    if image is None:
+        return Cell("-")
+    text = "no" if image.problem else image.id.removeprefix("sha256:")[:12] or "there"
+    return Cell(text, "bad", "; ".join(problems)) if problems else Cell(text)
+
+
+def _gpus(device: str, count: int, slots: Sequence[int]) -> Cell:
+    text = f"{count} for {len(slots)} slots" if device == "cuda" else f"CPU, slots: {len(slots)}"
+    if device == "cuda" and not slots:
+        return Cell("0", "bad", "no GPU found (nvidia-smi)")
+    if device == "cuda" and max(slots) >= count:
+        return Cell(text, "bad", f"slot {max(slots)} requested: correct slots= of the hostfile, or use --exclude")
+    return Cell(text)
+
+
+def cuda_versions(job: JobSpec, facts: Json) -> dict[str, str]:
+    """Return what must be equal for GPUs to talk to each other: the driver, and CUDA and NCCL of the environment."""
+    packages: dict[str, str] = facts["packages"] if not choose.in_container(job, "ssh") else {}
+    found = {
+        "driver": ", ".join(sorted(drivers_of(facts))),
+        "CUDA": cuda_of(packages),
+        "NCCL": next((packages[name] for name in NCCL if name in packages), ""),
+    }
+    return {name: version for name, version in found.items() if version}
+
+
+def cuda_of(packages: Mapping[str, str]) -> str:
+    """Return `13.0` from torch's local version tag (2.11.0+cu130), or from the runtime's package; empty: unknown."""
+    tag = re.search(r"\+cu(\d+)(\d)(?!\d)", packages.get("torch", ""))
+    if tag:
+        return f"{tag[1]}.{tag[2]}"
+    runtime = next((packages[name] for name in CUDA if name in packages), "")
+    return ".".join(runtime.split(".")[:2])
+
+
+def common_versions(hosts: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the driver, CUDA and NCCL that most hosts have."""
+    usual = {name: most_common(versions.get(name) for versions in hosts) for name in ("driver", "CUDA", "NCCL")}
+    return {name: version for name, version in usual.items() if version}
+
+
+def _driver(versions: Mapping[str, str], usual: Mapping[str, str]) -> Cell:
+    """`usual` is empty where nothing is compared: in a run on CPUs, and on a host without a GPU."""
+    text = ", ".join(v if name == "driver" else f"{name} {v}" for name, v in versions.items()) or "-"
+    differing = differences(versions, usual) if usual else []
+    if differing:
+        return Cell(text, "bad", f"{'; '.join(differing)}: make driver, CUDA and NCCL equal")
+    return Cell(text)
+
+
+def _clock(skew: float) -> Cell:
+    text = f"{skew:+.1f} s"
+    if abs(skew) > CLOCK_SKEW:
+        return Cell(text, "bad", "the clock is wrong: start NTP there (timedatectl)")
+    return Cell(text, "warn", "the clock drifts: is NTP running there?") if abs(skew) > CLOCK_DRIFT else Cell(text)
+
+
+def _disk(facts: Json) -> Cell:
+    if facts["workdir_error"]:
+        return Cell("-", "bad", f"{facts['workdir_error']}; choose another directory with --workdir")
+    text, needed = _bytes(facts["free_bytes"]), _bytes(MIN_FREE_BYTES)
+    if facts["free_bytes"] < MIN_FREE_BYTES:
+        return Cell(text, "bad", f"less than {needed} free in {facts['workdir']}: free some, or see --workdir")
+    return Cell(text)
+
+
+def _memory(facts: Json) -> Cell:
+    free = facts["memory_bytes"]
+    if free is None:
+        return Cell("?")
+    return Cell(_bytes(free), "warn", "little memory is free") if free < LITTLE_MEMORY else Cell(_bytes(free))
+
+
+def _filesystem(found: Inspection, rank: int) -> Cell:
+    others = [other for other in found.sharing.get(rank, []) if other != rank]
+    return Cell(f"shared with {len(others)}" if others else "own")
+
+
+def _network(found: Inspection, rank: int) -> Cell:
+    unreached = [found.names[other] for other in found.unreached.get(rank, [])]
+    if unreached:
+        return Cell(
+            "blocked", "bad",
+            f"cannot connect to {', '.join(unreached)}: open TCP ports 10000-29999 between the hosts, or name an "
+            f"address of {found.names[0]} that all others reach with --master-addr",
+        )  # fmt: skip
+    return Cell("ok")
+
+
+def _model(job: JobSpec, facts: Json) -> Cell:
+    if facts["missing"]:
+        return Cell("missing", "bad", f"no {', '.join(facts['missing'])} there: copy the model, or name a hub id")
+    return Cell("there" if job.model.path.startswith(("/", "~")) else "hub" if job.model.path else "-")
+
+
+def _data(inputs: Sequence[Input], present: set[str]) -> Cell:
+    if not inputs:
+        return Cell("-")
+    # The same content is sent once, under however many names.
+    sizes = {file.sha256: file.size for file in inputs if file.sha256 not in present}
+    return Cell(f"{_bytes(sum(sizes.values()))} to send" if sizes else "there")
+
+
+def _bytes(number: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{number:.0f} {unit}"
+        number /= 1024
+    return f"{number:.1f} TiB"
