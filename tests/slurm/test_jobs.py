@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.backends.slurm.query import Watch
+from launcher.backends.slurm.query import JobWatch
 from launcher.backends.slurm.shell import LocalShell
 from launcher.rundir import logs, state
 from launcher.rundir.directory import RunDir, RunRecord
@@ -308,7 +308,7 @@ def test_names_paths_and_values_with_odd_characters_reach_slurm_as_they_are(zl: 
     ("words", "message"),
     [
         (("--partition", "gpx"), "did you mean 'gpu'?"),
-        (("--nodes", "9"), "gives a job at most 4"),
+        (("--nodes", "9"), "allows at most 4 per job"),
         (("--time", "2:00:00"), "allows 01:00:00"),
         (("--constraint", "nvlink"), "say --constraint"),
     ],
@@ -400,9 +400,8 @@ def test_accounting_knows_a_job_that_squeue_and_the_runs_files_have_forgotten(
 
     def known() -> str:
         shell = Forgetful()
-        job = (
-            Watch(shell, folder=zl.home, clock=lambda: time.time() + 100 * len(shell.calls)).look(run.record.ids[0]).job
-        )
+        watch = JobWatch(shell, folder=zl.home, clock=lambda: time.time() + 100 * len(shell.calls))
+        job = watch.snapshot(run.record.ids[0]).job
         (zl.home / "cache-cleared").touch()
         for file in zl.home.glob("slurm-*.json"):
             file.unlink()

@@ -1,5 +1,5 @@
-"""Runs as Slurm jobs: partitions, queries, states, and a login host.
+"""Runs as Slurm jobs: partitions, queries, states, cancellation, and a login host.
 
-Offers: SlurmBackend; the Target of an allocation.
+Offers: SlurmBackend in jobs.py, and the Target of an allocation.
 May import: the same as backends.
 """

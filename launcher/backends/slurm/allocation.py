@@ -1,4 +1,4 @@
-"""Facts about a Slurm cluster as the target of a run: mostly what the job itself asks for."""
+"""The nodes that a job asks Slurm for, as a Target."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from launcher.plan import batch_job, gpus
 from launcher.plan.types import Target
 from train.config import Device
 
-FAR_PYTHON = "python3"
-"""The interpreter on a cluster that is reached over a login host, unless the job or its setup lines choose another."""
+CLUSTER_PYTHON = "python3"
+"""The interpreter on a cluster behind a login host, unless the job or its setup lines choose another."""
 
 
 def slurm_target(job: JobSpec, known: inputs.Sums | None = None) -> Target:
-    """The nodes that the job asks for. Their names, the address and the ports are known only when Slurm starts it:
-    train.sbatch sets them, and the plan holds placeholders.
+    """Return the facts about the allocation that the job asks for. Raises DataError.
 
-    Its GPUs cannot be looked at either: `slurm.gpu` says what they are, so that the job is planned for them.
+    Slurm chooses host names, address and ports when it starts the job. The plan holds placeholders, and train.sbatch
+    sets the real ones. Nobody can look at the GPUs either: `slurm.gpu` names them, so that the job is planned for them.
 
-    With `slurm.login` this machine is not of the cluster: its interpreter and its working directory mean nothing there,
-    and the input files that lie here travel, by their hashes (`known`: see bundle.inputs). Raises DataError.
+    With `slurm.login` this machine is not part of the cluster. Its interpreter and working directory mean nothing
+    there, and input files that lie here travel by their hashes (`known`: see job.inputs).
     """
     login = job.slurm.login is not None
     device: Device = "cpu" if job.device == "cpu" else "cuda"
     procs = batch_job.procs_per_node(job.slurm, device)
-    name, size = gpus.card_of(job.slurm.gpu) if job.slurm.gpu and device == "cuda" else (None, None)
+    name, memory = gpus.card_of(job.slurm.gpu) if job.slurm.gpu and device == "cuda" else (None, None)
     return Target(
         backend="slurm",
         device=device,
         hosts=tuple((f"slurm-node-{rank}", procs) for rank in range(job.slurm.nodes)),
-        python=job.slurm.python or (FAR_PYTHON if login else facts.this_python()),
+        python=job.slurm.python or (CLUSTER_PYTHON if login else facts.this_python()),
         master_addr="127.0.0.1",
         master_port=batch_job.FIRST_PORT,
         control_port=batch_job.FIRST_PORT + batch_job.CONTROL_OFFSET,
         token=facts.new_token(),
         gpu_name=name,
-        gpu_memory_bytes=size,
+        gpu_memory_bytes=memory,
         cwd=None if login else str(Path.cwd()),
         paths=inputs.inputs(job, absent_ok=True, known=known)[1] if login else {},
     )

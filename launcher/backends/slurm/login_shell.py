@@ -1,4 +1,4 @@
-"""Slurm's commands on a login host of the cluster, over SSH (Fabric), for a launcher that runs on a laptop."""
+"""Slurm's commands on a login host of the cluster, over SSH, for a launcher on a laptop."""
 
 from __future__ import annotations
 
@@ -14,18 +14,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
-from launcher.backends.slurm.home_files import CHECKPOINTS, MIRRORED, NOT_SENT, STORE
 from launcher.backends.slurm.shell import TIMEOUT
+from launcher.backends.slurm.synced_files import CHECKPOINTS, MIRRORED, NOT_SENT, STORE
 from launcher.errors import TargetError
 from launcher.machine.process import Result
+from launcher.node import run_files
 from launcher.remote import connect
 
 if TYPE_CHECKING:
     from launcher.rundir.directory import RunDir
 
+MISSING_INPUTS = 'cd -- "$0" 2>/dev/null; for f; do [ -e "$f" ] || echo "$f"; done'
+"""bash: print the arguments that name no file below the directory $0."""
+LINK_INPUTS = (
+    'for f; do [ -e "inputs/$f" ] && continue; mkdir -p -- "$(dirname -- "inputs/$f")" && '
+    '{ cp -rl -- "$0/$f" "inputs/$f" 2>/dev/null || cp -r -- "$0/$f" "inputs/$f"; } || exit 1; done'
+)
+"""bash: link (or copy) the arguments from the store $0 into inputs/."""
+
 
 class LoginShell:
-    """Slurm's commands on a login host; run directories lie under `workdir` there, with the same names as here."""
+    """Slurm's commands on a login host. Run directories lie under `workdir` there, with the same names as here."""
 
     def __init__(self, login: str, workdir: str | None, options: connect.Options | None = None) -> None:
         self.name = f"login:{login}"
@@ -33,6 +42,8 @@ class LoginShell:
         self.options = options or connect.Options()
         self._workdir = workdir or "~/zlaunch"
         self._connection: Any = None
+
+    # The connection
 
     def _open(self) -> Any:
         if self._connection is None or not self._connection.is_connected:
@@ -43,18 +54,18 @@ class LoginShell:
                 why = connect.explain(error, connection, self.options.connect_timeout)
                 raise TargetError(f"slurm.login: {why}", hint=f"does `ssh {self.login}` work?") from error
             self._connection = connection
-            where = _tilde(self._workdir)
+            where = _quote_path(self._workdir)
             try:
-                home = self._line(f"cd && mkdir -p -- {where} && cd -- {where} && pwd", f"make {self._workdir}")
+                made = self._run_line(f"cd && mkdir -p -- {where} && cd -- {where} && pwd", f"make {self._workdir}")
             except TargetError:
                 self._connection = None
                 raise
-            self._workdir = home.splitlines()[-1]
+            self._workdir = made.splitlines()[-1]
         return self._connection
 
     @contextlib.contextmanager
-    def _talk(self, what: str) -> Iterator[Any]:
-        """The open connection. What goes wrong with it ends it, and is a TargetError that says what it kept us from."""
+    def _use_connection(self, what: str) -> Iterator[Any]:
+        """Yield the open connection; drop it after an error. Raises TargetError: "cannot `what`"."""
         connection = self._open()
         try:
             yield connection
@@ -64,149 +75,158 @@ class LoginShell:
                 connection.close()
             raise TargetError(f"slurm.login: {self.login}: cannot {what}: {error or type(error).__name__}") from error
 
-    def _ask(self, words: str, what: str, timeout: float | None = None) -> Any:
-        """Have the login host's shell run a line, whatever its status is."""
-        with self._talk(what) as connection:
-            return connection.run(words, hide=True, warn=True, in_stream=False, timeout=timeout)
+    def _try_line(self, line: str, what: str, timeout: float | None = None) -> Any:
+        """Run a line in the login host's shell; return its result whatever the exit status."""
+        with self._use_connection(what) as connection:
+            return connection.run(line, hide=True, warn=True, in_stream=False, timeout=timeout)
 
-    def _line(self, words: str, what: str) -> str:
-        """The output of a line that must succeed. Raises TargetError."""
-        answer = self._ask(words, what)
-        if not answer.ok:
-            raise TargetError(f"slurm.login: {self.login}: cannot {what}: {answer.stderr.strip()}")
-        return str(answer.stdout)
-
-    def _put(self, file: IO[bytes], remote: str, what: str) -> None:
-        """Write a file that nobody else may read: it is made first, and keeps its mode."""
-        name = shlex.quote(remote)
-        folder = shlex.quote(str(PurePosixPath(remote).parent))
-        self._line(f"umask 077 && mkdir -p -- {folder} && : > {name}", what)
-        with self._talk(what) as connection:
-            connection.put(file, remote)
+    def _run_line(self, line: str, what: str) -> str:
+        """Return the output of a line that must succeed. Raises TargetError."""
+        result = self._try_line(line, what)
+        if not result.ok:
+            raise TargetError(f"slurm.login: {self.login}: cannot {what}: {result.stderr.strip()}")
+        return str(result.stdout)
 
     def run(self, argv: Sequence[str], *, cwd: str | None = None, hide: Sequence[str] = ()) -> Result:
-        words = shlex.join(argv)
+        line = shlex.join(argv)
         if cwd is not None:
-            words = f"cd -- {shlex.quote(cwd)} && {words}"
+            line = f"cd -- {shlex.quote(cwd)} && {line}"
         # A login shell: on many sites Slurm's commands come with the profile.
-        answer = self._ask(f"bash -lc {shlex.quote(words)}", f"run {argv[0]}", TIMEOUT)
-        return Result(tuple(argv), int(answer.exited), answer.stdout, answer.stderr, 0.0)
+        result = self._try_line(f"bash -lc {shlex.quote(line)}", f"run {argv[0]}", TIMEOUT)
+        return Result(tuple(argv), int(result.exited), result.stdout, result.stderr, 0.0)
 
-    def place(self, path: Path) -> str:
-        self._open()
-        parent = "sweeps/" if path.parent.name == "sweeps" else ".secrets/" if path.parent.name == ".secrets" else ""
-        return f"{self._workdir}/{parent}{path.name}"
-
-    def send(self, paths: Sequence[Path]) -> None:
-        names = {self.place(path).removeprefix(f"{self._workdir}/"): path for path in paths}
-        self._unpack(names, ".", "the run directory")
-
-    def give(self, run: RunDir, inputs: Mapping[str, str]) -> None:
-        """Each file is sent once, kept by its hash, and linked hard into the run directories that read it: a container
-        sees no more of the host than the run directory."""
-        if not inputs:
-            return
-        here = self.place(run.path)
-        store = f"{self._workdir}/{STORE}"
-        links = {link.removeprefix("inputs/"): Path(path) for path, link in inputs.items()}
-        absent = self._checked(["bash", "-c", 'cd -- "$0" 2>/dev/null; for f; do [ -e "$f" ] || echo "$f"; done',
-                                store, *links], "look for the input files").splitlines()  # fmt: skip
-        if absent:
-            self._unpack({name: links[name] for name in absent}, STORE, "the input files")
-        lay = (
-            'for f; do [ -e "inputs/$f" ] && continue; mkdir -p -- "$(dirname -- "inputs/$f")" && '
-            '{ cp -rl -- "$0/$f" "inputs/$f" 2>/dev/null || cp -r -- "$0/$f" "inputs/$f"; } || exit 1; done'
-        )
-        self._checked(["bash", "-c", lay, store, *links], "lay out the input files", cwd=here)
-
-    def _checked(self, argv: Sequence[str], what: str, *, cwd: str | None = None) -> str:
+    def _run_checked(self, argv: Sequence[str], what: str, *, cwd: str | None = None) -> str:
         result = self.run(argv, cwd=cwd)
         if result.code != 0:
             raise TargetError(f"slurm.login: {self.login}: cannot {what}: {' '.join(result.last_lines)}")
         return result.stdout
 
-    def _unpack(self, names: Mapping[str, Path], below: str, what: str) -> None:
-        """Send files and directories: {name below the directory `below` of the working directory: path here}.
+    # Files to the cluster
 
-        Below the store they appear whole or not at all: another run may look for them meanwhile.
+    def path_there(self, path: Path) -> str:
+        self._open()
+        parent = f"{path.parent.name}/" if path.parent.name in ("sweeps", ".secrets") else ""
+        return f"{self._workdir}/{parent}{path.name}"
+
+    def send(self, paths: Sequence[Path]) -> None:
+        names = {self.path_there(path).removeprefix(f"{self._workdir}/"): path for path in paths}
+        with tempfile.TemporaryFile() as archive:
+            _pack(archive, names, skip=True)
+            remote, unpack = self._upload(archive, "send the run directory"), shlex.quote(self._workdir)
+        self._unpack(remote, f"tar -xzf {shlex.quote(remote)} -C {unpack}", "unpack the run directory")
+
+    def link_inputs(self, run: RunDir, inputs: Mapping[str, str]) -> None:
+        """Send each file once, keep it by its hash, and hard-link it into the run directories that read it.
+
+        A container sees no more of the host than the run directory, so a symbolic link would lead nowhere.
         """
-        token = uuid.uuid4().hex[:8]
-        remote, workdir = f"{self._workdir}/.incoming-{token}.tar.gz", shlex.quote(self._workdir)
-        with tempfile.TemporaryFile() as archive:
-            # Data may be links here (a hub's cache is made of them); the files themselves are what must travel.
-            with tarfile.open(fileobj=archive, mode="w:gz", compresslevel=3, dereference=below == STORE) as tar:
-                for name, path in names.items():
-                    tar.add(path, arcname=name, filter=None if below == STORE else sendable)
-            archive.seek(0)
-            self._put(archive, remote, f"send {what}")
-        there = shlex.quote(remote)
-        words = f"tar -xzf {there} -C {workdir}"
-        if below == STORE:
-            new = f"{self._workdir}/.incoming-{token}"
-            tops = " ".join(dict.fromkeys(shlex.quote(name.partition("/")[0]) for name in names))
-            words = (
-                f"umask 077 && cd {workdir} && mkdir -p {STORE} {shlex.quote(new)} && "
-                f"tar -xzf {there} -C {shlex.quote(new)} && "
-                f"(cd {shlex.quote(new)} && for top in {tops}; do mv -nT -- $top ../{STORE}/$top; done); "
-                f"s=$?; rm -rf {shlex.quote(new)}; (exit $s)"
-            )
-        self._line(f"{words}; s=$?; rm -f {there}; exit $s", f"unpack {what}")
+        if not inputs:
+            return
+        run_dir, store = self.path_there(run.path), f"{self._workdir}/{STORE}"
+        files = {link.removeprefix("inputs/"): Path(path) for path, link in inputs.items()}
+        look = ["bash", "-c", MISSING_INPUTS, store, *files]
+        if missing := self._run_checked(look, "look for the input files").splitlines():
+            self._send_to_store({name: files[name] for name in missing})
+        self._run_checked(["bash", "-c", LINK_INPUTS, store, *files], "lay out the input files", cwd=run_dir)
 
-    def fetch(self, run: RunDir, names: Sequence[str] = MIRRORED) -> list[str] | None:
-        place = shlex.quote(self.place(run.path))
-        remote = f"{self._workdir}/.outgoing-{uuid.uuid4().hex[:8]}.tar.gz"
-        there = shlex.quote(remote)
-        plain = " ".join(shlex.quote(name) for name in names if name != CHECKPOINTS)
-        complete = "$(ls -d checkpoints/step-*/COMPLETE 2>/dev/null | xargs -r dirname)" if CHECKPOINTS in names else ""
-        # A file that grows while it is read is no error, it comes whole the next time.
-        words = (
-            f"cd -- {place} && umask 077 && "
-            f"tar -czf {there} $(ls -d {plain} 2>/dev/null) {complete} 2>/dev/null; test -s {there}"
+    def _send_to_store(self, names: Mapping[str, Path]) -> None:
+        """Send input files; in the store they appear whole or not at all, because another run may look for them."""
+        with tempfile.TemporaryFile() as archive:
+            # Data may be links here (a hub's cache is made of them); the files themselves must travel.
+            _pack(archive, names, dereference=True)
+            remote = self._upload(archive, "send the input files")
+        new = shlex.quote(remote.removesuffix(".tar.gz"))
+        tops = " ".join(dict.fromkeys(shlex.quote(name.partition("/")[0]) for name in names))
+        line = (
+            f"umask 077 && cd {shlex.quote(self._workdir)} && mkdir -p {STORE} {new} && "
+            f"tar -xzf {shlex.quote(remote)} -C {new} && "
+            f"(cd {new} && for top in {tops}; do mv -nT -- $top ../{STORE}/$top; done); "
+            f"s=$?; rm -rf {new}; (exit $s)"
         )
-        if not self._ask(words, "pack the run's files").ok:
-            return []
-        with tempfile.TemporaryFile() as archive:
-            with self._talk("fetch the run's files") as connection:
-                connection.get(remote, archive)
-            self._ask(f"rm -f {there}", "remove what was fetched")
-            archive.seek(0)
-            came = _lay_out(archive, run.path)
-        if "nodes" in names:  # a new start moves the old records away
-            for record in set(run.nodes_dir.glob("node-*.json")) - {run.path / name for name in came}:
-                record.unlink(missing_ok=True)
-        return came
+        self._unpack(remote, line, "unpack the input files")
 
-    def write_secret(self, path: Path, values: Mapping[str, str]) -> None:
-        self._put(io.BytesIO(json.dumps(dict(values)).encode()), self.place(path), "write the file of secrets")
+    def _upload(self, archive: IO[bytes], what: str) -> str:
+        """Upload an archive under a new name in the working directory; return its path there."""
+        remote = f"{self._workdir}/.incoming-{uuid.uuid4().hex[:8]}.tar.gz"
+        archive.seek(0)
+        self._put(archive, remote, what)
+        return remote
+
+    def _unpack(self, remote: str, line: str, what: str) -> None:
+        self._run_line(f"{line}; s=$?; rm -f {shlex.quote(remote)}; exit $s", what)
+
+    def _put(self, file: IO[bytes], remote: str, what: str) -> None:
+        """Write a file that nobody else may read: make it first with that mode, which it then keeps."""
+        name = shlex.quote(remote)
+        folder = shlex.quote(str(PurePosixPath(remote).parent))
+        self._run_line(f"umask 077 && mkdir -p -- {folder} && : > {name}", what)
+        with self._use_connection(what) as connection:
+            connection.put(file, remote)
+
+    def write_secrets(self, path: Path, values: Mapping[str, str]) -> None:
+        self._put(io.BytesIO(json.dumps(dict(values)).encode()), self.path_there(path), "write the file of secrets")
+
+    def write(self, path: Path, text: str) -> None:
+        name = f"{path.parent.name}/{path.name}"
+        target = f"{self.path_there(path.parent.parent)}/{name}"
+        line = 'mkdir -p "$(dirname "$1")" && printf %s "$2" > "$1"'
+        self._run_checked(["bash", "-c", line, "-", target, text], f"write {name}")
 
     def remove(self, path: Path) -> None:
-        self.run(["rm", "-f", "--", self.place(path)])
+        self.run(["rm", "-f", "--", self.path_there(path)])
 
-    def touch(self, path: Path, text: str) -> None:
-        run, name = path.parent.parent, f"{path.parent.name}/{path.name}"
-        directory = self.place(run)
-        write = 'mkdir -p "$(dirname "$1")" && printf %s "$2" > "$1"'
-        self._checked(["bash", "-c", write, "-", f"{directory}/{name}", text], f"write {name}")
+    # Files from the cluster
+
+    def fetch(self, run: RunDir, names: Sequence[str] = MIRRORED) -> list[str] | None:
+        remote = f"{self._workdir}/.outgoing-{uuid.uuid4().hex[:8]}.tar.gz"
+        archive_there = shlex.quote(remote)
+        plain = " ".join(shlex.quote(name) for name in names if name != CHECKPOINTS)
+        complete = "$(ls -d checkpoints/step-*/COMPLETE 2>/dev/null | xargs -r dirname)" if CHECKPOINTS in names else ""
+        # tar's exit status does not count: a file that grows while tar reads it comes whole the next time.
+        line = (
+            f"cd -- {shlex.quote(self.path_there(run.path))} && umask 077 && "
+            f"tar -czf {archive_there} $(ls -d {plain} 2>/dev/null) {complete} 2>/dev/null; test -s {archive_there}"
+        )
+        if not self._try_line(line, "pack the run's files").ok:
+            return []
+        with tempfile.TemporaryFile() as archive:
+            with self._use_connection("fetch the run's files") as connection:
+                connection.get(remote, archive)
+            self._try_line(f"rm -f {archive_there}", "remove the fetched archive")
+            archive.seek(0)
+            fetched = _unpack_here(archive, run.path)
+        if run_files.NODES in names:  # a new start there moves the old records away
+            for record in set(run.nodes_dir.glob("node-*.json")) - {run.path / name for name in fetched}:
+                record.unlink(missing_ok=True)
+        return fetched
 
 
-def _lay_out(archive: IO[bytes], root: Path) -> list[str]:
-    """Unpack below `root`, each file whole into its place: other commands read there meanwhile. The files' names."""
-    with tempfile.TemporaryDirectory(dir=root, prefix=".incoming-") as folder:
-        with tarfile.open(fileobj=archive, mode="r:gz") as tar:
-            came = [member.name for member in tar.getmembers() if member.isfile()]
-            tar.extractall(folder, filter="data")
-        for name in sorted(came, key=lambda name: name.endswith("/COMPLETE")):  # a checkpoint counts once that is there
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(Path(folder, name), root / name)
-    return came
-
-
-def _tilde(path: str) -> str:
-    """A path quoted for a shell, its leading `~/` left for the shell to expand."""
-    return f"~/{shlex.quote(path[2:])}" if path.startswith("~/") else shlex.quote(path)
+def _pack(archive: IO[bytes], names: Mapping[str, Path], *, skip: bool = False, dereference: bool = False) -> None:
+    """Write files and directories into a tar, {name in it: path here}; `skip`: without what `sendable` leaves out."""
+    with tarfile.open(fileobj=archive, mode="w:gz", compresslevel=3, dereference=dereference) as tar:
+        for name, path in names.items():
+            tar.add(path, arcname=name, filter=sendable if skip else None)
 
 
 def sendable(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """Leave out what a run directory holds under a name of NOT_SENT; deeper down a name means something else."""
+    """Leave out what a run directory holds under a name of NOT_SENT. Deeper down such a name means something else."""
     _, *below = PurePosixPath(info.name).parts
     return None if below and below[0] in NOT_SENT else info
+
+
+def _unpack_here(archive: IO[bytes], root: Path) -> list[str]:
+    """Unpack below `root`, each file moved whole into its place, because other commands read there; return names."""
+    with tempfile.TemporaryDirectory(dir=root, prefix=".incoming-") as folder:
+        with tarfile.open(fileobj=archive, mode="r:gz") as tar:
+            names = [member.name for member in tar.getmembers() if member.isfile()]
+            tar.extractall(folder, filter="data")
+        # A checkpoint counts once COMPLETE is there, so that comes last.
+        for name in sorted(names, key=lambda name: name.endswith(f"/{run_files.COMPLETE}")):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(Path(folder, name), root / name)
+    return names
+
+
+def _quote_path(path: str) -> str:
+    """Quote a path for a shell, but leave a leading `~/` for the shell to expand."""
+    return f"~/{shlex.quote(path[2:])}" if path.startswith("~/") else shlex.quote(path)

@@ -1,9 +1,9 @@
-"""What Slurm knows of this user's jobs: one question for all runs, shared by everyone who watches on this machine.
+"""Ask Slurm about this user's jobs: one question for all runs, shared by all watchers on this machine.
 
-Watchers read a cache file; whoever finds it older than ten seconds asks Slurm, under a lock, for all jobs at once:
-squeue (running, waiting, and what ended within Slurm's MinJobAge), then sacct for those that squeue no longer knows.
-Clusters without accounting are common, so sacct's refusal is remembered for an hour. What neither knows is told by the
-run's own files (launcher/backends/slurm/jobs.py).
+Watchers read a cache file. Whoever finds it older than ten seconds asks Slurm, under a lock, for all jobs at once.
+squeue shows running and waiting jobs, and those that ended within Slurm's MinJobAge; sacct shows the others. Clusters
+without accounting are common, so a refusal of sacct counts for an hour. Where neither knows a job, the run's own files
+decide (job_state.py).
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from launcher.rundir import directory
 MAX_AGE = 10.0
 """Seconds between two questions, however many watchers there are."""
 SACCT_RETRY = 3600.0
+"""Seconds after which accounting that refused is asked again."""
 JSON_SINCE = (23, 11)
-"""squeue --json prints every job of the cluster in older versions, whatever one asks for."""
+"""Older versions of squeue print every job of the cluster with --json, whatever the other options."""
 CHUNK = 500
 """Job ids on one command line."""
 
@@ -40,7 +41,7 @@ class _Cache(msgspec.Struct, kw_only=True):
     error: str | None = None
     jobs: dict[str, JobInfo] = {}
     asked: list[str] = []
-    """Ids that watchers wait for."""
+    """Ids of the jobs that watchers wait for."""
     sacct_refused: float = 0.0
     json: bool | None = None
 
@@ -48,16 +49,16 @@ class _Cache(msgspec.Struct, kw_only=True):
 @dataclass(frozen=True)
 class Snapshot:
     time: float
-    """Unix seconds of the question."""
+    """Unix seconds of the question to Slurm."""
     job: JobInfo | None
     searched: bool
-    """The question was about this job too: None then means that Slurm does not know it."""
+    """The question included this job. A `job` of None then means that Slurm does not know it."""
     error: str | None
-    """Why Slurm did not answer; `job` is what it last said."""
+    """Why Slurm did not answer; `job` is then from its last answer."""
 
 
-class Watch:
-    """`look` answers from the cache, and asks Slurm when it is too old."""
+class JobWatch:
+    """Answers about jobs from the cache, and asks Slurm when the cache is too old."""
 
     def __init__(self, shell: Shell, *, folder: Path | None = None, clock: Callable[[], float] = time.time) -> None:
         folder = folder or cache_folder()
@@ -66,19 +67,19 @@ class Watch:
         self.file = folder / f"slurm-{digest}.json"
         self.lock = filelock.FileLock(folder / f"slurm-{digest}.lock")
 
-    def look(self, job_id: str, others: Callable[[], Iterable[str]] = tuple) -> Snapshot:
-        """What Slurm said of a job at most ten seconds ago; `others` are the ids of further unfinished runs."""
+    def snapshot(self, job_id: str, others: Callable[[], Iterable[str]] = tuple) -> Snapshot:
+        """Return what Slurm reported of a job at most ten seconds ago; `others`: ids of further unfinished runs."""
         cache = self._read()
         if not self._is_fresh(cache):
             with self.lock:
-                cache = self._read()  # somebody else may have asked while we waited
+                cache = self._read()  # another watcher may have asked meanwhile
                 if not self._is_fresh(cache):
                     cache = self._ask(cache, {job_id, *others()})
                     directory.write_atomic(self.file, msgspec.json.encode(cache).decode())
         return Snapshot(cache.time, cache.jobs.get(job_id), job_id in cache.asked, cache.error)
 
-    def forget(self) -> None:
-        """Have the next look ask Slurm: something was just submitted or cancelled."""
+    def expire(self) -> None:
+        """Have the next snapshot ask Slurm, because a job was just submitted or cancelled."""
         with self.lock:
             cache = self._read()
             cache.time = 0.0
@@ -93,16 +94,16 @@ class Watch:
         except (OSError, msgspec.MsgspecError):
             return _Cache()
 
-    def _ask(self, old: _Cache, wanted: set[str]) -> _Cache:
+    def _ask(self, old: _Cache, job_ids: set[str]) -> _Cache:
         over = {job_id: info for job_id, info in old.jobs.items() if info.state.is_final}
         unfinished = {job_id for job_id in old.asked if job_id not in over}
-        asked = sorted(wanted | unfinished)
+        asked = sorted(job_ids | unfinished)
         new = _Cache(time=self.clock(), asked=asked, sacct_refused=old.sacct_refused, json=old.json)
         try:
             if new.json is None:
                 new.json = self._has_json()
             live = self._squeue(new)
-            new.jobs = {**{job_id: info for job_id, info in over.items() if job_id in wanted}, **live}
+            new.jobs = {**{job_id: info for job_id, info in over.items() if job_id in job_ids}, **live}
             missing = [job_id for job_id in new.asked if job_id not in new.jobs]
             if missing and self.clock() - new.sacct_refused > SACCT_RETRY:
                 new.jobs.update(self._sacct(missing, new))
@@ -119,13 +120,13 @@ class Watch:
         if cache.json:
             try:
                 return parse_json(_checked(self.shell.run([*argv, "--json"])).stdout)
-            except ValueError:  # built without JSON, or a wrapper prints more: the text form is everywhere
+            except ValueError:  # built without JSON, or a wrapper prints more; every version prints text
                 cache.json = False
         argv += ["--array", "--noheader", f"--format={SQUEUE_FIELDS}"]
         return parse_squeue(_checked(self.shell.run(argv)).stdout)
 
     def _sacct(self, job_ids: list[str], cache: _Cache) -> dict[str, JobInfo]:
-        """What accounting says of those; nothing, and no question for an hour, where there is none."""
+        """Return what accounting knows of these jobs. If it refuses, return nothing and do not ask for an hour."""
         found: dict[str, JobInfo] = {}
         for start in range(0, len(job_ids), CHUNK):
             jobs = ",".join(job_ids[start : start + CHUNK])
@@ -151,7 +152,7 @@ def _checked(result: Result) -> Result:
 
 
 def cache_folder() -> Path:
-    """A directory of this user for caches; the temporary directory where there is no home that can be written."""
+    """Return a directory of this user for caches; below the temporary directory if the home is not writable."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zlaunch"
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -159,13 +160,13 @@ def cache_folder() -> Path:
     except OSError:
         other = Path(tempfile.gettempdir()) / f"zlaunch-{os.getuid()}"
         other.mkdir(mode=0o700, exist_ok=True)
-        if other.lstat().st_uid != os.getuid() or other.is_symlink():  # everyone may make a directory of that name
+        if other.lstat().st_uid != os.getuid() or other.is_symlink():  # anyone can make a directory of that name
             raise TargetError(f"{other} is not yours", hint="set XDG_CACHE_HOME to a directory of your own") from None
         return other
 
 
 def explain_sbatch(result: Result) -> TargetError:
-    """sbatch's refusal in a person's words, with what to do."""
+    """Return an error with sbatch's message and what to do."""
     text = "\n".join(line.removeprefix("sbatch: ").removeprefix("error: ") for line in result.last_lines)
     hint = next((advice for pattern, advice in _REFUSALS if re.search(pattern, text, re.IGNORECASE)), None)
     return TargetError(f"sbatch refused the job:\n  {text or f'exit status {result.code}'}", hint=hint)
@@ -187,4 +188,4 @@ _REFUSALS: tuple[tuple[str, str], ...] = (
     (r"gres|gpu", "`sinfo -o '%P %G'` shows the GPUs of each partition"),
     (r"unrecognized option|invalid directive|invalid option", "check slurm.sbatch against this cluster's `man sbatch`"),
 )  # fmt: skip
-"""(pattern in sbatch's message, advice), first match first."""
+"""(pattern in sbatch's message, advice); the first match counts."""

@@ -1,7 +1,7 @@
-"""What Slurm's tools print of jobs, as data. Pure: no process is started here.
+"""Parse what Slurm's tools print about jobs. Pure.
 
-squeue and sacct are read in two shapes: text of fields that we choose (every version has it), and JSON, whose states
-were one word until Slurm 23.02 and are lists of words since (and whose numbers have become objects).
+squeue and sacct come in two forms: text with fields that we choose, which every version prints, and JSON. A state in
+JSON is one word until Slurm 23.02 and a list of words since; numbers have become objects.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from launcher.rundir.state import RunState
 
 STATES: dict[str, RunState] = {
-    # waits
+    # waiting
     "PENDING": RunState.PENDING,
     "CONFIGURING": RunState.PENDING,
     "REQUEUED": RunState.PENDING,
@@ -25,7 +25,7 @@ STATES: dict[str, RunState] = {
     "SPECIAL_EXIT": RunState.PENDING,
     "RESV_DEL_HOLD": RunState.PENDING,
     "POWER_UP_NODE": RunState.PENDING,
-    # holds its nodes
+    # on its nodes
     "RUNNING": RunState.RUNNING,
     "COMPLETING": RunState.RUNNING,
     "SUSPENDED": RunState.RUNNING,
@@ -49,10 +49,10 @@ STATES: dict[str, RunState] = {
     "LAUNCH_FAILED": RunState.FAILED,
     "RECONFIG_FAIL": RunState.FAILED,
 }
-"""JOB STATE CODES of squeue(1) and sacct(1) -> ours. PREEMPTED and TIMEOUT: Slurm ended the job and queued no other."""
+"""JOB STATE CODES of squeue(1) and sacct(1) -> ours. PREEMPTED and TIMEOUT: Slurm ended the job for good."""
 
 SQUEUE_FIELDS = "%i|%T|%S|%N|%r"
-"""Job, state, (expected) start, nodes, reason: the reason last, it is free text."""
+"""Job, state, (expected) start, nodes, reason. The reason is last because it is free text."""
 SACCT_FIELDS = "JobID,State,Start,NodeList,ExitCode,Reason"
 
 
@@ -61,11 +61,11 @@ class JobInfo:
     job_id: str
     """`123`, or `123_4` for an element of an array."""
     native: str
-    """Slurm's own word: RUNNING, NODE_FAIL, ..."""
+    """Slurm's state: RUNNING, NODE_FAIL, ..."""
     reason: str = ""
-    """Why it waits or ended; empty where Slurm gives none."""
+    """Why the job waits or ended; empty: Slurm gives no reason."""
     start: float | None = None
-    """Unix seconds; of a waiting job the expected start, if the scheduler has one."""
+    """Unix seconds. For a waiting job the expected start, if the scheduler has one."""
     nodes: str = ""
     exit_code: int | None = None
 
@@ -75,59 +75,58 @@ class JobInfo:
 
 
 def run_state(native: str) -> RunState:
-    """Our state for Slurm's; `CANCELLED by 1000` and `CANCELLED+` are CANCELLED. A word not in the table: RUNNING.
+    """Return our state for Slurm's; `CANCELLED by 1000` and `CANCELLED+` are CANCELLED.
 
-    A state of a later Slurm must not end a run in our books: only what is known to be final is final.
+    A state that is not in the table counts as RUNNING. A new state of a later Slurm must not end a run.
     """
-    return STATES.get(word(native), RunState.RUNNING)
+    return STATES.get(state_word(native), RunState.RUNNING)
 
 
-def word(native: Any) -> str:
-    """The state among the shapes it comes in: a word, words with flags behind them, or a list with the base first."""
+def state_word(native: Any) -> str:
+    """Return the state from any of its forms: a word, a word with flags after it, or a list with the base first."""
     if isinstance(native, list):
         words = [str(item).upper() for item in native]
-        # ["RUNNING", "COMPLETING"] still runs, ["PENDING", "REQUEUED"] waits: the base state says so in both.
+        # ["RUNNING", "COMPLETING"] still runs and ["PENDING", "REQUEUED"] waits: the base state is right in both.
         return words[0] if words else ""
     return re.split(r"[ +,]", str(native).strip().upper(), maxsplit=1)[0]
 
 
 def parse_squeue(text: str) -> dict[str, JobInfo]:
-    """Jobs of `squeue --noheader --format=SQUEUE_FIELDS`, by id."""
+    """Parse the output of `squeue --noheader --format=SQUEUE_FIELDS`: {job id: job}."""
     found: dict[str, JobInfo] = {}
     for line in text.splitlines():
         fields = line.strip().split("|", 4)
         if len(fields) == 5:
             job_id, native, start, nodes, reason = fields
-            info = JobInfo(job_id, word(native), _reason(reason), parse_time(start), nodes)
-            found.update(_spread(info))
+            info = JobInfo(job_id, state_word(native), _reason(reason), parse_time(start), nodes)
+            found.update(_by_element(info))
     return found
 
 
 def parse_sacct(text: str) -> dict[str, JobInfo]:
-    """Jobs of `sacct --allocations --noheader --parsable2 --format=SACCT_FIELDS`, by id."""
+    """Parse the output of `sacct --allocations --noheader --parsable2 --format=SACCT_FIELDS`: {job id: job}."""
     found: dict[str, JobInfo] = {}
     for line in text.splitlines():
         fields = line.strip().split("|", 5)
         if len(fields) == 6 and "." not in fields[0]:
             job_id, native, start, nodes, exit_code, reason = fields
             nodes = "" if nodes == "None assigned" else nodes
-            code = exit_code.partition(":")[0]
-            info = JobInfo(
-                job_id, word(native), _reason(reason), parse_time(start), nodes, int(code) if code.isdigit() else None
-            )
-            found.update(_spread(info))
+            word = exit_code.partition(":")[0]
+            code = int(word) if word.isdigit() else None
+            info = JobInfo(job_id, state_word(native), _reason(reason), parse_time(start), nodes, code)
+            found.update(_by_element(info))
     return found
 
 
 def parse_json(text: str) -> dict[str, JobInfo]:
-    """Jobs of `squeue --json` or `sacct --json`, of old and new versions, by id. Raises ValueError."""
+    """Parse the output of `squeue --json` or `sacct --json` of any version: {job id: job}. Raises ValueError."""
     document = json.loads(text)
     jobs = document.get("jobs") if isinstance(document, dict) else None
     if not isinstance(jobs, list):
-        raise ValueError("no list of jobs in it")
+        raise ValueError("the JSON has no list of jobs")
     found: dict[str, JobInfo] = {}
     for job in jobs:
-        found.update(_spread(_job(job)))
+        found.update(_by_element(_job(job)))
     return found
 
 
@@ -151,7 +150,7 @@ def _job(job: Mapping[str, Any]) -> JobInfo:
     code = job.get("exit_code")
     return JobInfo(
         job_id,
-        word(job.get("job_state", details.get("current", ""))),
+        state_word(job.get("job_state", details.get("current", ""))),
         _reason(str(job.get("state_reason", details.get("reason")) or "")),
         float(start) if start else None,
         str(job.get("nodes") or ""),
@@ -160,7 +159,7 @@ def _job(job: Mapping[str, Any]) -> JobInfo:
 
 
 def _number(value: Any) -> int | None:
-    """5, {"set": true, "infinite": false, "number": 5} and "5" are 5; null and {"set": false, ...} are None."""
+    """Return 5 for 5, "5" and {"set": true, "infinite": false, "number": 5}; None for null and {"set": false}."""
     if isinstance(value, dict):
         return _number(value.get("number")) if value.get("set") and not value.get("infinite") else None
     if isinstance(value, str):
@@ -174,21 +173,21 @@ def _reason(text: str) -> str:
 
 
 def parse_time(text: str) -> float | None:
-    """Slurm's local time `2026-11-23T23:48:33` as unix seconds; None for N/A, Unknown, None."""
+    """Return unix seconds for Slurm's local time `2026-11-23T23:48:33`; None for N/A, Unknown, None."""
     try:
         return time.mktime(time.strptime(text.strip()[:19], "%Y-%m-%dT%H:%M:%S"))
     except ValueError:
         return None
 
 
-def _spread(info: JobInfo) -> Iterator[tuple[str, JobInfo]]:
-    """One entry for each element of an array that still waits as one record, `16_[2-3,7%2]`."""
+def _by_element(info: JobInfo) -> Iterator[tuple[str, JobInfo]]:
+    """Yield one entry per element of an array that still waits as one record, `16_[2-3,7%2]`."""
     for job_id in expand(info.job_id):
         yield job_id, JobInfo(job_id, info.native, info.reason, info.start, info.nodes, info.exit_code)
 
 
 def expand(job_id: str) -> Iterable[str]:
-    """`16_[2-3,7%2]` -> 16_2, 16_3, 16_7; any other id is itself."""
+    """Expand `16_[2-3,7%2]` to 16_2, 16_3, 16_7; return any other id alone."""
     parent, bracket, inside = job_id.partition("_[")
     if not bracket:
         return [job_id]

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from launcher.backends.slurm.allocation import slurm_target
-from launcher.backends.slurm.jobs import far_paths
 from launcher.backends.slurm.login_shell import sendable
 from launcher.backends.slurm.partitions import Partition, check_limits
+from launcher.backends.slurm.submit_checks import cluster_paths
 from launcher.errors import CompatibilityError, SpecError, TargetError
 from launcher.job.load import read_job
 from launcher.job.spec import JobSpec, SlurmSpec
@@ -212,10 +212,10 @@ ALL = {"gpu": GPU, "short": SHORT, "down": DOWN}
         (SlurmSpec(partition="gpx"), 0, ("no partition 'gpx'", "did you mean 'gpu'", "down, gpu, short")),
         (SlurmSpec(partition="down"), 0, ("is down",)),
         (SlurmSpec(nodes=9), 0, ("9 nodes", "at most 4", "--nodes 4")),
-        (SlurmSpec(), 8, ("8 asked for", "at most 2", "--gpus-per-node 2")),
+        (SlurmSpec(), 8, ("8 requested", "at most 2", "--gpus-per-node 2")),
         (SlurmSpec(partition="short"), 1, ("has none", "--device cpu")),
-        (SlurmSpec(time="02:00:00"), 0, ("allows 01:00:00", "queues itself again")),
-        (SlurmSpec(partition="short"), 0, ("00:01:00 unless it asks", "--time")),
+        (SlurmSpec(time="02:00:00"), 0, ("allows 01:00:00", "requeues itself")),
+        (SlurmSpec(partition="short"), 0, ("00:01:00 by default", "--time")),
     ],
 )
 def test_what_the_partitions_cannot_run_is_refused_with_what_they_can(
@@ -279,7 +279,7 @@ def test_a_run_behind_a_login_host_takes_its_data_along_and_not_its_interpreter(
     assert made.train is not None
     assert made.slurm is not None
     assert made.slurm["inputs"] == {str(here): made.train.data.train}
-    assert far_paths(made) == {"/only/there.jsonl": "data.eval"}
+    assert cluster_paths(made) == {"/only/there.jsonl": "data.eval"}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A login host's shell, over a connection that is a shell of this machine; tests/slurm/test_login.py has a real one."""
+"""The shell on a login host, over a connection that is a local shell; tests/slurm/test_login.py has a real one."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import IO, Any
 
 import pytest
 
-from launcher.backends.slurm.home_files import CHECKPOINTS, RESULTS
 from launcher.backends.slurm.login_shell import LoginShell
+from launcher.backends.slurm.synced_files import CHECKPOINTS, RESULTS
 from launcher.errors import TargetError
 from launcher.rundir.directory import RunDir
 
 
 class Connection:
-    """What LoginShell wants of Fabric's."""
+    """The methods of Fabric's connection that LoginShell calls."""
 
     is_connected = True
 
@@ -65,10 +65,10 @@ def shell_on(there: Path) -> LoginShell:
     return shell
 
 
-def test_nobody_else_can_read_what_is_on_its_way(run: RunDir, there: Path) -> None:
+def test_nobody_else_can_read_the_files_while_they_travel(run: RunDir, there: Path) -> None:
     shell = shell_on(there)
     shell.send([run.path])
-    shell.write_secret(run.path.parent / ".secrets" / f"{run.run_id}.json", {"TOKEN": "x"})
+    shell.write_secrets(run.path.parent / ".secrets" / f"{run.run_id}.json", {"TOKEN": "x"})
     assert shell._connection.modes == [0o600, 0o600]
     assert sorted(path.name for path in (there / run.run_id).iterdir()) == ["code", "plan.json"]
     secret = there / ".secrets" / f"{run.run_id}.json"
@@ -78,33 +78,33 @@ def test_nobody_else_can_read_what_is_on_its_way(run: RunDir, there: Path) -> No
 
 
 @pytest.mark.parametrize("error", [OSError("Failure"), EOFError(), RuntimeError("SSH session not active")])
-def test_a_connection_that_breaks_is_told_in_one_sentence_and_not_used_again(
+def test_a_broken_connection_is_one_clear_error_and_is_not_used_again(
     run: RunDir, there: Path, error: Exception
 ) -> None:
-    for ask in (
+    for action in (
         lambda shell: shell.send([run.path]),
-        lambda shell: shell.write_secret(run.path / "s", {}),
+        lambda shell: shell.write_secrets(run.path / "s", {}),
         lambda shell: shell.fetch(run, ["nodes"]),
     ):
         shell = shell_on(there)
         (there / run.run_id / "nodes").mkdir(parents=True, exist_ok=True)
         connection, shell._connection.broken = shell._connection, error
         with pytest.raises(TargetError, match=r"me@login: cannot (send|write|fetch)"):
-            ask(shell)
+            action(shell)
         assert not connection.is_connected
         assert shell._connection is None
 
 
-def test_what_the_login_host_refuses_is_an_error_of_the_target(run: RunDir, there: Path) -> None:
+def test_a_refusal_of_the_login_host_is_a_target_error(run: RunDir, there: Path) -> None:
     (there / "file").touch()
     shell = shell_on(there / "file")
     with pytest.raises(TargetError, match=r"cannot write the file of secrets: .*Not a directory"):
-        shell.write_secret(run.path.parent / ".secrets" / "a.json", {})
+        shell.write_secrets(run.path.parent / ".secrets" / "a.json", {})
     with pytest.raises(TargetError, match=r"cannot write control/cancelled: .*Not a directory"):
-        shell.touch(run.control_dir / "cancelled", "{}")
+        shell.write(run.control_dir / "cancelled", "{}")
 
 
-def test_what_is_fetched_comes_whole_and_records_that_are_gone_there_go_here(run: RunDir, there: Path) -> None:
+def test_fetched_files_appear_whole_and_records_removed_there_are_removed_here(run: RunDir, there: Path) -> None:
     shell, far = shell_on(there), RunDir(there / run.run_id)
     text = json.dumps({"node_rank": 0, "log_tail": ["x" * 80] * 2000})
     far.write({"nodes/node-0.json": text, "nodes/node-1.json": text, "events.jsonl": "{}\n"})

@@ -1,4 +1,4 @@
-"""One question for all runs and all watchers, and what happens when Slurm does not answer."""
+"""One question to Slurm for all runs and watchers, and what happens when it does not answer."""
 
 import json
 import os
@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from launcher.backends import backend_of, current_state
-from launcher.backends.slurm.jobs import SlurmBackend, merge, own_state, waiting
-from launcher.backends.slurm.query import Snapshot, Watch, cache_folder, explain_sbatch
-from launcher.backends.slurm.states import JobInfo
+from launcher.backends.slurm.job_state import merge_states, own_state, waiting_reason
+from launcher.backends.slurm.jobs import SlurmBackend
+from launcher.backends.slurm.query import JobWatch, Snapshot, cache_folder, explain_sbatch
+from launcher.backends.slurm.states import JobInfo, parse_time
 from launcher.errors import TargetError
 from launcher.machine.process import Result
 from launcher.rundir.directory import RunDir, RunRecord
@@ -19,7 +20,7 @@ from launcher.rundir.state import RunState
 
 
 class FakeShell:
-    """Answers each of Slurm's tools with a text, or refuses; remembers what it was asked."""
+    """Answers for each of Slurm's tools with a text, or refuses; records the questions."""
 
     name = "fake"
 
@@ -36,20 +37,20 @@ class FakeShell:
             return Result(tuple(argv), 1, "", f"{argv[0]}: error: no answer", 0.0)
         return Result(tuple(argv), 0, text, "", 0.0)
 
-    def place(self, path: Path) -> str:
+    def path_there(self, path: Path) -> str:
         return str(path)
 
     def send(self, paths: Sequence[Path]) -> None: ...
 
-    def give(self, run: RunDir, inputs: Mapping[str, str]) -> None: ...
+    def link_inputs(self, run: RunDir, inputs: Mapping[str, str]) -> None: ...
 
     def fetch(self, run: RunDir, names: Sequence[str] = ()) -> list[str] | None: ...
 
-    def write_secret(self, path: Path, values: Mapping[str, str]) -> None: ...
+    def write_secrets(self, path: Path, values: Mapping[str, str]) -> None: ...
 
     def remove(self, path: Path) -> None: ...
 
-    def touch(self, path: Path, text: str) -> None: ...
+    def write(self, path: Path, text: str) -> None: ...
 
     def questions(self) -> list[str]:
         return [argv[0] for argv in self.asked if "--version" not in argv]
@@ -67,22 +68,24 @@ RUNNING = "1|RUNNING|2026-11-23T23:48:32|node1|None\n"
 
 def test_all_runs_are_answered_by_one_question_in_ten_seconds(tmp_path: Path) -> None:
     shell, clock = FakeShell({"squeue": RUNNING + "2|PENDING|N/A||Resources\n"}), Clock()
-    first, second = (Watch(shell, folder=tmp_path, clock=clock) for _ in range(2))  # two watchers of one machine
-    assert first.look("1", lambda: ["1", "2"]).job == JobInfo("1", "RUNNING", "", first.look("1").job.start, "node1")  # type: ignore[union-attr]
-    waits = second.look("2").job
-    assert waits is not None
-    assert waits.reason == "Resources"
+    first, second = (JobWatch(shell, folder=tmp_path, clock=clock) for _ in range(2))  # two watchers of one machine
+    start = parse_time("2026-11-23T23:48:32")
+    assert first.snapshot("1", lambda: ["1", "2"]).job == JobInfo("1", "RUNNING", "", start, "node1")
+    waiting = second.snapshot("2").job
+    assert waiting is not None
+    assert waiting.reason == "Resources"
     clock.now += 9.9
-    second.look("1")
+    second.snapshot("1")
     assert shell.questions() == ["squeue"]
     clock.now += 0.2
-    first.look("1")
+    first.snapshot("1")
     assert shell.questions() == ["squeue", "squeue"]
 
 
 def test_watchers_that_come_at_once_ask_once(tmp_path: Path) -> None:
     shell, clock = FakeShell({"squeue": RUNNING}), Clock()
-    watchers = [threading.Thread(target=Watch(shell, folder=tmp_path, clock=clock).look, args=("1",)) for _ in range(8)]
+    watches = [JobWatch(shell, folder=tmp_path, clock=clock) for _ in range(8)]
+    watchers = [threading.Thread(target=watch.snapshot, args=("1",)) for watch in watches]
     for watcher in watchers:
         watcher.start()
     for watcher in watchers:
@@ -92,92 +95,92 @@ def test_watchers_that_come_at_once_ask_once(tmp_path: Path) -> None:
 
 def test_accounting_is_asked_for_what_squeue_has_forgotten_and_all_at_once(tmp_path: Path) -> None:
     shell = FakeShell({"squeue": RUNNING, "sacct": "3|COMPLETED|Unknown|node1|0:0|\n4|TIMEOUT|Unknown|node1|0:0|\n"})
-    watch = Watch(shell, folder=tmp_path, clock=Clock())
-    assert watch.look("3", lambda: ["1", "3", "4", "5"]).job == JobInfo("3", "COMPLETED", "", None, "node1", 0)
-    gone = watch.look("5")
+    watch = JobWatch(shell, folder=tmp_path, clock=Clock())
+    assert watch.snapshot("3", lambda: ["1", "3", "4", "5"]).job == JobInfo("3", "COMPLETED", "", None, "node1", 0)
+    gone = watch.snapshot("5")
     assert (gone.job, gone.searched) == (None, True)
-    assert watch.look("6").searched is False
+    assert watch.snapshot("6").searched is False
     assert shell.questions() == ["squeue", "sacct"]
 
 
 def test_a_cluster_without_accounting_is_not_asked_for_it_again_within_an_hour(tmp_path: Path) -> None:
     shell, clock = FakeShell({"squeue": RUNNING, "sacct": None}), Clock()
-    watch = Watch(shell, folder=tmp_path, clock=clock)
+    watch = JobWatch(shell, folder=tmp_path, clock=clock)
     for _ in range(5):
-        watch.look("9")
+        watch.snapshot("9")
         clock.now += 20
     assert shell.questions().count("sacct") == 1
     clock.now += 3600
-    watch.look("9")
+    watch.snapshot("9")
     assert shell.questions().count("sacct") == 2
 
 
-def test_newer_slurm_is_asked_for_json(tmp_path: Path) -> None:
+def test_a_newer_slurm_is_asked_for_json(tmp_path: Path) -> None:
     jobs = {"jobs": [{"job_id": 1, "job_state": ["RUNNING"], "state_reason": "None", "nodes": "n1"}]}
     shell = FakeShell({"version": "slurm 23.11.4", "squeue": json.dumps(jobs)})
-    job = Watch(shell, folder=tmp_path, clock=Clock()).look("1").job
+    job = JobWatch(shell, folder=tmp_path, clock=Clock()).snapshot("1").job
     assert job is not None
     assert job.state is RunState.RUNNING
     assert "--json" in shell.asked[-1]
 
 
-def test_what_has_ended_stays_known_after_slurm_forgets_it(tmp_path: Path) -> None:
+def test_a_job_that_has_ended_stays_known_after_slurm_forgets_it(tmp_path: Path) -> None:
     shell, clock = FakeShell({"squeue": "1|TIMEOUT|N/A||TimeLimit\n"}), Clock()
-    watch = Watch(shell, folder=tmp_path, clock=clock)
-    watch.look("1")
+    watch = JobWatch(shell, folder=tmp_path, clock=clock)
+    watch.snapshot("1")
     shell.answers["squeue"] = ""
     clock.now += 60
-    kept = watch.look("1").job
+    kept = watch.snapshot("1").job
     assert kept is not None
     assert kept.native == "TIMEOUT"
 
 
-def test_a_controller_that_is_down_keeps_what_was_known_and_is_not_asked_more_often(tmp_path: Path) -> None:
+def test_a_controller_that_is_down_is_not_asked_more_often_and_its_last_answer_counts(tmp_path: Path) -> None:
     shell, clock = FakeShell({"squeue": RUNNING}), Clock()
-    watch = Watch(shell, folder=tmp_path, clock=clock)
-    watch.look("1")
+    watch = JobWatch(shell, folder=tmp_path, clock=clock)
+    watch.snapshot("1")
     shell.answers["squeue"] = None
     clock.now += 11
-    down = watch.look("1")
+    down = watch.snapshot("1")
     assert down.error == "squeue: squeue: error: no answer"
     assert down.job is not None
-    watch.look("1")
+    watch.snapshot("1")
     assert shell.questions() == ["squeue", "squeue"]
-    assert waiting(down) == "Slurm does not answer: squeue: squeue: error: no answer"
+    assert waiting_reason(down) == "Slurm does not answer: squeue: squeue: error: no answer"
 
 
 def test_a_damaged_cache_is_asked_anew(tmp_path: Path) -> None:
     shell = FakeShell({"squeue": RUNNING})
-    watch = Watch(shell, folder=tmp_path, clock=Clock())
+    watch = JobWatch(shell, folder=tmp_path, clock=Clock())
     watch.file.write_text("{torn")
-    assert watch.look("1").job is not None
+    assert watch.snapshot("1").job is not None
 
 
-# ------------------------------------------------------------------------------------------------- three witnesses
+# -------------------------------------------------------------------------------------- three sources of the state
 
 
-def snapshot(native: str | None, *, at: float = 100.0, error: str | None = None, searched: bool = True) -> Snapshot:
+def snapshot_of(native: str | None, *, at: float = 100.0, error: str | None = None, searched: bool = True) -> Snapshot:
     return Snapshot(at, JobInfo("1", native) if native else None, searched, error)
 
 
 @pytest.mark.parametrize(
     ("own", "since", "slurm", "heartbeat", "state"),
     [
-        ("RUNNING", 50.0, snapshot("RUNNING"), "RUNNING", "RUNNING"),
-        ("RUNNING", 50.0, snapshot("PENDING"), "RUNNING", "PENDING"),  # Slurm queued it again after a node failure
-        ("RUNNING", 50.0, snapshot("NODE_FAIL"), "RUNNING", "FAILED"),
-        ("PENDING", 150.0, snapshot("RUNNING"), "RUNNING", "PENDING"),  # the script has just had it queued again
-        ("RUNNING", 150.0, snapshot("PENDING"), "RUNNING", "RUNNING"),  # it started after we asked
-        ("RUNNING", 50.0, snapshot("PENDING", error="down"), "RUNNING", "RUNNING"),
-        ("PENDING", 50.0, snapshot(None, searched=False), "PENDING", "PENDING"),
-        ("PENDING", 50.0, snapshot(None, at=80.0), "PENDING", "PENDING"),  # submitted moments ago
-        ("RUNNING", 50.0, snapshot(None, at=500.0), "RUNNING", "RUNNING"),  # forgotten, and its agents beat
-        ("RUNNING", 50.0, snapshot(None, at=500.0), "LOST", "LOST"),
-        ("PENDING", 50.0, snapshot("CANCELLED"), "PENDING", "CANCELLED"),
+        ("RUNNING", 50.0, snapshot_of("RUNNING"), "RUNNING", "RUNNING"),
+        ("RUNNING", 50.0, snapshot_of("PENDING"), "RUNNING", "PENDING"),  # Slurm queued it again after a node failure
+        ("RUNNING", 50.0, snapshot_of("NODE_FAIL"), "RUNNING", "FAILED"),
+        ("PENDING", 150.0, snapshot_of("RUNNING"), "RUNNING", "PENDING"),  # the script has just had it queued again
+        ("RUNNING", 150.0, snapshot_of("PENDING"), "RUNNING", "RUNNING"),  # it started after we asked
+        ("RUNNING", 50.0, snapshot_of("PENDING", error="down"), "RUNNING", "RUNNING"),
+        ("PENDING", 50.0, snapshot_of(None, searched=False), "PENDING", "PENDING"),
+        ("PENDING", 50.0, snapshot_of(None, at=80.0), "PENDING", "PENDING"),  # submitted moments ago
+        ("RUNNING", 50.0, snapshot_of(None, at=500.0), "RUNNING", "RUNNING"),  # forgotten, and its agents beat
+        ("RUNNING", 50.0, snapshot_of(None, at=500.0), "LOST", "LOST"),
+        ("PENDING", 50.0, snapshot_of("CANCELLED"), "PENDING", "CANCELLED"),
     ],
 )
-def test_the_newest_word_wins(own: str, since: float, slurm: Snapshot, heartbeat: str, state: str) -> None:
-    assert merge(RunState(own), since, slurm, heartbeat=RunState(heartbeat)).value == state
+def test_the_newest_statement_wins(own: str, since: float, slurm: Snapshot, heartbeat: str, state: str) -> None:
+    assert merge_states(RunState(own), since, slurm, by_records=RunState(heartbeat)).value == state
 
 
 def a_run(tmp_path: Path, *events: dict[str, object]) -> RunDir:
@@ -200,12 +203,12 @@ def a_run(tmp_path: Path, *events: dict[str, object]) -> RunDir:
         (("slurm_submit", "slurm_start", "slurm_end", "slurm_submit"), "PENDING"),
     ],
 )
-def test_the_scripts_last_word_is_the_runs_own_state(tmp_path: Path, names: tuple[str, ...], state: str) -> None:
+def test_the_batch_scripts_last_event_is_the_runs_own_state(tmp_path: Path, names: tuple[str, ...], state: str) -> None:
     run = a_run(tmp_path, *({"name": name} for name in names))
     assert own_state(run)[0].value == state
 
 
-def test_a_failure_that_no_agent_could_write_down_is_told_from_slurm(
+def test_a_failure_that_no_agent_could_record_is_recorded_from_slurm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -215,11 +218,11 @@ def test_a_failure_that_no_agent_could_write_down_is_told_from_slurm(
     run.events.write_text(events)
     backend = SlurmBackend(FakeShell({"squeue": "1|TIMEOUT|N/A|node1|TimeLimit\n"}))
     assert backend.state(run) is RunState.FAILED
-    told = json.loads((run.errors_dir / "slurm.json").read_text())
-    assert told["cause"] == "timeout"
-    assert "time limit" in told["message"]
-    assert "signal_before" in told["advice"][0]
-    assert told["log_tail"] == ["slurmstepd: error: *** JOB 1 CANCELLED DUE TO TIME LIMIT ***"]
+    recorded = json.loads((run.errors_dir / "slurm.json").read_text())
+    assert recorded["cause"] == "timeout"
+    assert "time limit" in recorded["message"]
+    assert "signal_before" in recorded["advice"][0]
+    assert recorded["log_tail"] == ["slurmstepd: error: *** JOB 1 CANCELLED DUE TO TIME LIMIT ***"]
 
 
 @pytest.mark.parametrize(
@@ -234,7 +237,7 @@ def test_a_failure_that_no_agent_could_write_down_is_told_from_slurm(
         ("sbatch: error: Batch job submission failed: Invalid account or account/partition combination", "--account"),
     ],
 )
-def test_a_refusal_of_sbatch_says_what_to_do(message: str, hint: str) -> None:
+def test_a_refusal_of_sbatch_comes_with_advice(message: str, hint: str) -> None:
     error = explain_sbatch(Result(("sbatch",), 1, "", message + "\n", 0.0))
     assert isinstance(error, TargetError)
     assert error.hint is not None
@@ -242,7 +245,7 @@ def test_a_refusal_of_sbatch_says_what_to_do(message: str, hint: str) -> None:
     assert message.removeprefix("sbatch: error: ") in str(error)
 
 
-class Noting(FakeShell):
+class RecordingShell(FakeShell):
     """A login host: files are fetched and removed there."""
 
     name = "login:there"
@@ -267,7 +270,7 @@ def test_secrets_of_a_job_that_slurm_ended_do_not_stay_on_the_login_host(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     run = a_run(tmp_path)
     run.write({"plan.json": json.dumps({"slurm": {"secrets": secrets}})})
-    shell = Noting({"squeue": "1|CANCELLED|N/A|node1|None\n"})
+    shell = RecordingShell({"squeue": "1|CANCELLED|N/A|node1|None\n"})
     assert SlurmBackend(shell).state(run) is RunState.CANCELLED
     assert shell.removed == ([tmp_path / ".secrets" / f"{run.run_id}.json"] if secrets else [])
 
@@ -276,7 +279,7 @@ def test_one_command_fetches_a_runs_files_no_more_often_than_it_asks_slurm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    shell, run = Noting({"squeue": RUNNING}), a_run(tmp_path)
+    shell, run = RecordingShell({"squeue": RUNNING}), a_run(tmp_path)
     monkeypatch.setattr("launcher.backends.slurm.jobs.shell_of", lambda slurm: shell)
     backend_of.cache_clear()
     for _ in range(5):
@@ -285,27 +288,27 @@ def test_one_command_fetches_a_runs_files_no_more_often_than_it_asks_slurm(
     assert (shell.questions(), shell.fetched) == (["squeue"], 1)
 
 
-def test_a_submission_that_was_interrupted_has_no_job_to_end_but_must_not_start(tmp_path: Path) -> None:
+def test_an_interrupted_submission_has_no_job_to_cancel_but_must_not_start(tmp_path: Path) -> None:
     run = a_run(tmp_path)
     run.update_record(ids=())
-    touched: list[Path] = []
-    shell = Noting({})
-    shell.touch = lambda path, text: touched.append(path)  # type: ignore[method-assign]
+    written: list[Path] = []
+    shell = RecordingShell({})
+    shell.write = lambda path, text: written.append(path)  # type: ignore[method-assign]
     SlurmBackend(shell).cancel(run, checkpoint=False)
-    assert touched == [run.control_dir / "cancelled"]
+    assert written == [run.control_dir / "cancelled"]
     assert shell.asked == []
 
 
-def test_a_squeue_whose_json_is_none_is_asked_for_text(tmp_path: Path) -> None:
+def test_a_squeue_that_prints_no_json_is_asked_for_text(tmp_path: Path) -> None:
     class Wrapped(FakeShell):
         def run(self, argv: Sequence[str], *, cwd: str | None = None, hide: Sequence[str] = ()) -> Result:
             done = super().run(argv, cwd=cwd, hide=hide)
             return Result(done.argv, 0, "Welcome!\n{}", "", 0.0) if "--json" in argv else done
 
     shell, clock = Wrapped({"version": "slurm 23.11.4", "squeue": RUNNING}), Clock()
-    watch = Watch(shell, folder=tmp_path, clock=clock)
+    watch = JobWatch(shell, folder=tmp_path, clock=clock)
     for _ in range(2):
-        job = watch.look("1").job
+        job = watch.snapshot("1").job
         assert job is not None
         assert job.state is RunState.RUNNING
         clock.now += 20

@@ -5,13 +5,13 @@ from __future__ import annotations
 from launcher.node import run_files as names
 
 MIRRORED = (names.NODES, names.EVENTS, names.METRICS, names.ERRORS, names.LOGS, names.SLURM_LOG, names.HOSTFILE)
-"""What the launcher's copy of a run is kept up to date with while it runs."""
+"""What the launcher's copy of a run is kept up to date with while the run lasts."""
 RESULTS = (*MIRRORED, names.RESULT, names.PREDICTIONS, names.ADAPTER)
-"""What comes home when it is over."""
+"""What is copied here when the run is over."""
 CHECKPOINTS = names.CHECKPOINTS
 """Fetches the complete ones."""
 NOT_SENT = frozenset({names.CHECKPOINTS, names.ADAPTER, names.LOGS, names.METRICS, names.RESULT, names.PREDICTIONS,
                       names.SLURM_LOG, "inputs", names.BEFORE, names.RECORD, names.RECORD_LOCK})  # fmt: skip
 """What the run itself writes on the cluster, or only the launcher reads."""
 STORE = ".inputs"
-"""Input files that were sent to the login host, by the hash of their content; beside the run directories there."""
+"""Directory beside the run directories on the login host: input files by the hash of their content."""

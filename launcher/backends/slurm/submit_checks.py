@@ -1,0 +1,54 @@
+"""What the Slurm backend refuses before it queues a job: sizes no partition allows, paths absent on the cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from launcher.backends.slurm import partitions
+from launcher.backends.slurm.shell import Shell
+from launcher.errors import DataError, TargetError
+from launcher.job.paths import source_paths
+from launcher.job.spec import SlurmSpec
+from launcher.plan.types import RunPlan
+
+
+def check_partitions(shell: Shell, plan: RunPlan) -> None:
+    """Refuse what the cluster's partitions can never run. Raises TargetError; checks only what Slurm reports."""
+    shown = shell.run(["scontrol", "show", "partition", "--oneliner"])
+    if shown.code != 0:
+        raise TargetError(
+            f"Slurm does not answer: {' '.join(shown.last_lines)}",
+            hint="nothing was queued; the run directory is kept: `zlaunch resume RUN` submits it later",
+        )
+    gres = shell.run(["sinfo", "--noheader", "--format=%R|%G"])
+    known = partitions.parse_partitions(shown.stdout, partitions.parse_gpus(gres.stdout) if gres.code == 0 else None)
+    gpus = plan.launch.nodes[0].procs if plan.launch.device == "cuda" else 0
+    assert plan.slurm is not None
+    partitions.check_limits(msgspec.convert(plan.slurm["asked"], SlurmSpec), gpus, known)
+
+
+def check_paths(shell: Shell, plans: Iterable[RunPlan]) -> None:
+    """Refuse paths that neither travel nor exist on the cluster behind a login host. Raises DataError."""
+    key_of = {path: key for plan in plans for path, key in cluster_paths(plan).items()}
+    if not key_of:
+        return
+    result = shell.run(["bash", "-c", 'for f; do [ -e "$f" ] || printf "%s\\n" "$f"; done', "-", *key_of])
+    if absent := result.stdout.splitlines():
+        key, path = key_of.get(absent[0], "the job"), absent[0]
+        raise DataError(
+            f"{key}: {path} is neither here nor on the login host",
+            hint="data that lies here is sent along; a model is not: copy it to the cluster, or name a hub id",
+        )
+
+
+def cluster_paths(plan: RunPlan) -> dict[str, str]:
+    """Return {absolute path that a run behind a login host reads on the cluster: the key that names it}."""
+    if plan.train is None or plan.slurm is None or plan.slurm["asked"]["login"] is None:
+        return {}
+    train = plan.train
+    paths = [("data.train", path) for path in source_paths(train.data.train)]
+    paths += [("data.eval", path) for path in source_paths(train.data.eval)]
+    paths += [("model.path", train.model.path), ("lora.adapter", train.lora.adapter or "")]
+    return {path: key for key, path in paths if path.startswith("/")}
