@@ -1,6 +1,6 @@
 """Where runs go: a plain table from the name in run.json to the class, imported only when used.
 
-Offers: backend_of(name) -> Backend, target_of(name, job) -> Target; the protocols and their fake in base.py.
+Offers: backend_of(name) -> Backend, target_of(name, job) -> Target; the protocols and their fakes in base.py.
 May import: errors, node, machine, job, remote, plan, rundir, images.
 """
 
@@ -26,9 +26,9 @@ BACKENDS = {
 
 @functools.cache
 def backend_of(name: str) -> Backend:
-    """A backend by the name in run.json; one for all questions of a command, which remembers what it has fetched.
+    """Return the backend by its name in run.json. Raises UsageError that names the known ones.
 
-    Raises UsageError naming the known ones.
+    All questions of a command go to one object, which keeps its connections and what it has fetched.
     """
     if name not in BACKENDS:
         raise UsageError(f"no backend {name!r}; known: {', '.join(BACKENDS)}")
@@ -38,7 +38,7 @@ def backend_of(name: str) -> Backend:
 
 
 def target_of(name: str, job: JobSpec) -> Target:
-    """The facts that planning needs about the place where backend `name` would run the job, as they are now.
+    """Return the facts that planning needs about the place where backend `name` would run the job.
 
     The backend keeps what else it learned, such as open connections, for the submission that follows. Raises
     UsageError, and TargetError for a place that lacks what the job asks for.

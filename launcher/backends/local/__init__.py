@@ -1,5 +1,5 @@
-"""Runs on this machine: one agent, started as a child.
+"""Runs on this machine: one agent, started as a detached child.
 
-Offers: LocalBackend; the Target of this machine.
+Offers: LocalBackend in single_node.py, and the Target of this machine.
 May import: the same as backends.
 """

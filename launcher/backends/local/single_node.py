@@ -1,4 +1,4 @@
-"""Ranks on this machine: one agent, detached from the terminal, found again through the run directory."""
+"""The local backend: one agent on this machine, detached from the terminal, found again through the run directory."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
     from launcher.rundir.directory import RunDir
 
 START_TIMEOUT = 60.0
-"""Seconds for node.sh (the user's set-up lines run in it) to bring up the agent."""
+"""Seconds for node.sh to bring up the agent; the user's setup lines run in it."""
 KILL_TIMEOUT = 10.0
-"""Seconds for the warden to end what a killed agent left."""
+"""Seconds for the warden to clean up after a killed agent."""
 
 
 class LocalBackend:
-    """Implements launcher.backends.base.Backend."""
+    """Implements Backend of launcher.backends.base."""
 
     def target(self, job: JobSpec) -> Target:
         return local_target(job)
 
     def submit(self, run: RunDir, plan: RunPlan, secrets: dict[str, str]) -> tuple[str, ...]:
-        """Start the agent in a session of its own; its pid. Raises TargetError when it refuses or cannot start."""
+        """Start the agent in a session of its own; return its pid. Raises TargetError if the agent does not start."""
         try:
             process.run(
                 ["bash", run.node_sh, "0", "--secrets-stdin", "--detach"],
@@ -64,22 +64,22 @@ class LocalBackend:
         return follow_logs(run, rank=rank, follow=follow, ended=lambda: self.state(run).is_final)
 
     def cancel(self, run: RunDir, *, checkpoint: bool = True) -> None:
-        """End the run and prove it. Raises TargetError if something of it survives (a process nobody can kill)."""
+        """Stop the run and prove it. Raises TargetError if a process of it survives SIGKILL."""
         record = node_records(run).get(0)
         if run.run_json.exists() and run.record.state == RunState.PENDING and not (record and is_agent_alive(record)):
-            run.update_record(state=RunState.CANCELLED.value)  # if its launcher is still starting it, it heeds this
+            run.update_record(state=RunState.CANCELLED.value)  # a launcher that is still starting the run heeds this
             record = node_records(run).get(0)
         if record is not None and is_local(record):
-            _end_agent(run, record, checkpoint)
-        left = end_leftovers(run.run_id)
+            _stop_agent(run, record, checkpoint)
+        left = kill_leftovers(run.run_id)
         if left:
-            pids = ", ".join(str(pid) for pid in left)
-            raise TargetError(f"processes of {run.run_id} could not be ended: {pids}", hint="look at them with ps")
+            pids = ", ".join(map(str, left))
+            raise TargetError(f"cannot kill processes of {run.run_id}: {pids}", hint="look at them with ps")
 
 
-def _end_agent(run: RunDir, record: Record, checkpoint: bool) -> None:
-    """Ask the agent; what does not end in its own time is killed, and the warden ends the rest."""
-    launch = (read_json(run.plan_json) or {}).get("launch", {})
+def _stop_agent(run: RunDir, record: Record, checkpoint: bool) -> None:
+    """Ask the agent to stop; kill it if it takes too long, and leave the rest to the warden."""
+    launch = (read_json(run.plan_json) or {}).get("launch", {})  # a damaged plan is no reason not to cancel
     deadlines = {**DEFAULTS, **launch}
     orderly = deadlines["stop_deadline"] + deadlines["kill_after"] + 2.0
     process.terminate_tree(
@@ -95,14 +95,14 @@ def _end_agent(run: RunDir, record: Record, checkpoint: bool) -> None:
         process.signal_process(warden["pid"], warden["start_time"], record["boot_id"], signal.SIGKILL)
 
 
-def end_leftovers(run_id: str) -> list[int]:
-    """Kill what carries the run's id in its environment on this machine; the pids that live on."""
+def kill_leftovers(run_id: str) -> list[int]:
+    """Kill processes on this machine with the run's id in their environment; return the pids that survive."""
 
-    def left() -> list[int]:
+    def kill_once() -> list[int]:
         found = processes.find_run_processes(run_id)
         for pid, start_time in found:
             process.signal_process(pid, start_time, processes.boot_id(), signal.SIGKILL)
         return [pid for pid, _ in found]
 
-    process.wait_until(lambda: not left(), KILL_TIMEOUT)
+    process.wait_until(lambda: not kill_once(), KILL_TIMEOUT)
     return [pid for pid, _ in processes.find_run_processes(run_id)]

@@ -62,7 +62,7 @@ def test_logs_can_be_followed_to_the_end(make: Make) -> None:
     assert BACKEND.state(directory).is_final
 
 
-def test_submit_returns_while_the_run_goes_on_outside_our_session(make: Make) -> None:
+def test_submit_returns_while_the_run_continues_outside_our_session(make: Make) -> None:
     run, directory = make(UNTIL_STOP)
     started = time.monotonic()
     BACKEND.submit(directory, NO_PLAN, {})
@@ -72,7 +72,7 @@ def test_submit_returns_while_the_run_goes_on_outside_our_session(make: Make) ->
     assert os.getppid() != run.record()["pid"]
 
 
-def test_cancel_lets_the_run_save_and_may_be_repeated(make: Make) -> None:
+def test_cancel_lets_the_run_save_a_checkpoint_and_can_be_repeated(make: Make) -> None:
     run, directory = make(UNTIL_STOP, nodes=[2])
     BACKEND.submit(directory, NO_PLAN, {})
     for _ in range(2):
@@ -92,7 +92,7 @@ def test_cancel_without_a_checkpoint_does_not_wait_for_one(make: Make) -> None:
     assert run.left() == []
 
 
-def test_cancel_ends_a_run_whose_agent_hangs(make: Make) -> None:
+def test_cancel_stops_a_run_whose_agent_hangs(make: Make) -> None:
     run, directory = make(FOREVER, stop_deadline=0.1, kill_after=0.1)
     BACKEND.submit(directory, NO_PLAN, {})
     os.kill(run.record()["pid"], signal.SIGSTOP)
@@ -101,7 +101,7 @@ def test_cancel_ends_a_run_whose_agent_hangs(make: Make) -> None:
     assert BACKEND.state(directory) is RunState.FAILED
 
 
-def test_cancel_ends_what_a_doubly_killed_run_left(make: Make) -> None:
+def test_cancel_kills_what_is_left_when_agent_and_warden_were_killed(make: Make) -> None:
     run, directory = make("setsid sleep 300 & wait")
     BACKEND.submit(directory, NO_PLAN, {})
     record = run.wait_started().record()
@@ -131,15 +131,15 @@ def test_cancel_never_touches_a_process_that_took_over_the_pid(make: Make) -> No
 
 
 @pytest.mark.parametrize(
-    ("node_sh", "says"),
+    ("node_sh", "error"),
     [
         ("echo no module called conda >&2\nexit 7\n", "no module called conda"),
         ("exec python-that-is-not-there\n", "not found"),
     ],
 )
-def test_a_start_that_fails_says_why(make: Make, node_sh: str, says: str) -> None:
+def test_a_start_that_fails_says_why(make: Make, node_sh: str, error: str) -> None:
     _, directory = make("exit 0", node_sh)
-    with pytest.raises(TargetError, match=says):
+    with pytest.raises(TargetError, match=error):
         BACKEND.submit(directory, NO_PLAN, {})
 
 
