@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Zl:
-    """Runs `zlaunch` as a user would: another process, runs and caches of its own."""
+    """Runs `zlaunch` as a user would: in another process, with its own runs and caches."""
 
     def __init__(self, cluster: Slurm, home: Path) -> None:
         self.cluster, self.home, self.runs = cluster, home, home / "runs"
@@ -41,7 +41,7 @@ class Zl:
         )  # fmt: skip
 
     def __call__(self, *words: str, code: int | None = 0, timeout: float = 150) -> str:
-        """Output of a command that must end with this exit status."""
+        """Return the output of a command that must end with this exit status."""
         process = self.start(*words)
         try:
             output, _ = process.communicate(timeout=timeout)
@@ -52,7 +52,7 @@ class Zl:
         return output
 
     def submit(self, program: str, *words: str) -> RunDir:
-        """Queue a bash program without torch on the nodes; returns at once."""
+        """Queue a bash program that needs no torch; return at once."""
         output = self("slurm", "--device", "cpu", "--json", *words, "--", "bash", "-c", program)
         return RunDir(Path(json.loads(output.splitlines()[-1])["directory"]))
 
@@ -61,14 +61,14 @@ class Zl:
         return state
 
     def squeue(self, run: RunDir) -> str:
-        """Slurm's word for the run's job now; empty when it is over."""
+        """Return Slurm's state of the run's job; empty when it is over."""
         job = run.record.ids[0]
         return self.cluster.run(["squeue", "-h", "--array", "-j", job, "-o", "%T"], check=False).stdout.strip()
 
     def hurry(self, run: RunDir) -> None:
-        """A job that was queued again waits for its old credential to expire: start it now."""
+        """Start a requeued job now. It waits for its old credential to expire."""
         wait(lambda: self.squeue(run) == "PENDING", 90)
-        time.sleep(2.5)  # credentials have whole seconds: one of the second in which the old was revoked is refused
+        time.sleep(2.5)  # credentials count whole seconds: a new one in the second of the revocation is refused
         self.cluster.run(["scontrol", "update", f"jobid={run.record.ids[0]}", "starttime=now"])
 
     def leftovers(self, run: RunDir) -> list[tuple[int, int]]:
@@ -76,7 +76,7 @@ class Zl:
 
 
 def wait(done: Callable[[], Any], seconds: float = 90) -> Any:
-    """The first true answer; fails the test when there is none in time."""
+    """Return the first true answer; fail the test if there is none in time."""
     end = time.monotonic() + seconds
     while not (answer := done()):
         assert time.monotonic() < end, f"not so within {seconds} s: {done}"

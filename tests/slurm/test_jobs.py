@@ -28,7 +28,7 @@ def all_idle(zl: Zl) -> bool:
     return zl.cluster.run(["sinfo", "-h", "-p", "gpu", "-t", "idle", "-o", "%D"], check=False).stdout == "4\n"
 
 
-def test_four_nodes_run_to_the_end_with_the_rank_table_of_every_backend(zl: Zl) -> None:
+def test_four_nodes_run_to_the_end_with_the_same_ranks_as_on_other_backends(zl: Zl) -> None:
     output = zl("slurm", "--device", "cpu", "--nodes", "4", "--procs-per-node", "2", "--wait", "--json",
                 "--", "bash", "-c", TELL)  # fmt: skip
     result = json.loads(output.splitlines()[-1])
@@ -72,7 +72,7 @@ def test_a_waiting_job_says_why_and_is_cancelled_at_once(zl: Zl) -> None:
     assert not run.nodes_dir.exists() or not any(run.nodes_dir.iterdir())
 
 
-def test_cancelling_a_running_job_leaves_no_process_and_queues_nothing_again(zl: Zl) -> None:
+def test_cancelling_a_running_job_leaves_no_process_and_requeues_nothing(zl: Zl) -> None:
     run = zl.submit("sleep 300 & sleep 300", "--nodes", "4")
     wait(lambda: len(events(run, "ranks_started")) == 4)
     assert len(zl.leftovers(run)) >= 8
@@ -97,7 +97,7 @@ def test_a_killed_rank_fails_the_run_on_all_nodes_with_its_cause(zl: Zl) -> None
     assert zl.leftovers(run) == []
 
 
-def test_configuration_errors_and_lack_of_memory_are_not_queued_again(zl: Zl) -> None:
+def test_configuration_errors_and_lack_of_memory_are_not_requeued(zl: Zl) -> None:
     programs = {
         "bad_configuration": "sleep 1; exit 2",
         "out_of_memory": "echo 'torch.OutOfMemoryError: CUDA out of memory.' >&2; exit 1",
@@ -117,15 +117,15 @@ def test_setup_lines_prepare_the_ranks_and_may_read_unset_variables_as_conda_doe
     assert zl.state(run) == "SUCCEEDED"
 
 
-def test_a_setup_that_fails_ends_the_job_with_the_end_of_its_log(zl: Zl) -> None:
+def test_a_setup_that_fails_fails_the_job_and_shows_the_end_of_its_log(zl: Zl) -> None:
     run = zl.submit("true", "--set", 'slurm.setup=["module load no-such-module"]')
     wait(lambda: zl.state(run) == "FAILED")
-    told = zl("status", run.run_id)
-    assert "the agents left no verdict" in told
-    assert "module" in told
+    status = zl("status", run.run_id)
+    assert "the agents left no verdict" in status
+    assert "module" in status
 
 
-def test_a_preempted_run_is_queued_again_and_goes_on_in_the_same_logs(zl: Zl) -> None:
+def test_a_preempted_run_is_requeued_and_continues_in_the_same_logs(zl: Zl) -> None:
     run = zl.submit(UNTIL_SECOND_START, "--nodes", "4")
     wait(lambda: len(events(run, "ranks_started")) == 4)
     zl.cluster.run(["scancel", "--signal=USR2", "--batch", run.record.ids[0]])  # what Slurm itself sends
@@ -141,7 +141,7 @@ def test_a_preempted_run_is_queued_again_and_goes_on_in_the_same_logs(zl: Zl) ->
     assert "start 1" in log
 
 
-def test_a_job_that_may_not_be_queued_again_ends_and_says_so(zl: Zl) -> None:
+def test_a_job_that_may_not_be_requeued_ends_and_says_so(zl: Zl) -> None:
     run = zl.submit(UNTIL_SECOND_START, "--max-requeues", "0")
     wait(lambda: events(run, "ranks_started"))
     zl.cluster.run(["scancel", "--signal=USR2", "--batch", run.record.ids[0]])
@@ -149,7 +149,7 @@ def test_a_job_that_may_not_be_queued_again_ends_and_says_so(zl: Zl) -> None:
     assert "all 0 requeues are used" in reasons(run, "slurm_end")[0]
     assert zl.state(run) == "CANCELLED"
     wait(lambda: zl.squeue(run) == "")
-    output = zl("resume", run.run_id)  # by hand it goes on
+    output = zl("resume", run.run_id)  # by hand it continues
     assert run.run_id in output
     wait(lambda: zl.state(run) == "SUCCEEDED")
 
@@ -174,28 +174,28 @@ def test_the_time_limit_chains_a_run_until_it_is_done(zl: Zl) -> None:
     assert [event["reason"] for event in events(run, "signal") if "start" in event] == ["USR2"]
 
 
-def test_a_node_that_goes_down_has_the_run_queued_again_and_finish(zl: Zl) -> None:
+def test_a_run_whose_node_goes_down_is_requeued_and_finishes(zl: Zl) -> None:
     zl.environ["TOKEN_OF_THE_TEST"] = "never-to-be-written"
     run = zl.submit(UNTIL_SECOND_START, "--nodes", "2", "--set", "secrets=[TOKEN_OF_THE_TEST]")
     wait(lambda: len(events(run, "ranks_started")) == 2)
     node = (run.path / "hostfile").read_text().split()[-2]  # not the one with the batch script
     zl.cluster.run(["scontrol", "update", f"nodename={node}", "state=down", "reason=test"])
-    # The script's own word on it may be missing: Slurm kills it a few seconds later. srun often says 0 then.
+    # The script's own event may be missing: Slurm kills it a few seconds later. srun then often returns 0.
     wait(lambda: zl.squeue(run) == "PENDING")
     assert all("Slurm has queued the job again itself" in reason for reason in reasons(run, "slurm_requeue"))
     assert events(run, "slurm_end") == [], (run.path / "slurm.log").read_text()
-    time.sleep(3)  # this node is not really down: its slurmd refuses a second start before the first is cleared away
+    time.sleep(3)  # this node is not really down: its slurmd refuses a second start until the first is cleared away
     zl.hurry(run)
     wait(lambda: len(events(run, "slurm_start")) == 2)
     wait(lambda: events(run, "slurm_end"))
     assert zl.state(run) == "SUCCEEDED", (run.path / "slurm.log").read_text()
     assert [event["start"] for event in events(run, "slurm_start")] == [0, 1]
-    zl.cluster.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=False)  # if it is not up again
+    zl.cluster.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=False)  # unless it is up again
     wait(lambda: all_idle(zl))
 
 
 def test_a_signal_of_slurm_while_the_script_asks_about_the_job_does_not_end_the_run(zl: Zl) -> None:
-    """Slurm ends the processes of a job whose node failed, the script's questions among them."""
+    """Slurm kills the processes of a job whose node failed, and with them the script's calls of scontrol."""
     tools = zl.home / "tools"
     tools.mkdir()
     (tools / "scontrol").write_text(
@@ -213,7 +213,7 @@ def test_a_signal_of_slurm_while_the_script_asks_about_the_job_does_not_end_the_
     assert zl.state(run) == "SUCCEEDED"
 
 
-def test_a_sweep_is_one_array_and_resume_starts_only_what_failed(zl: Zl) -> None:
+def test_a_sweep_is_one_array_and_resume_starts_only_failed_points(zl: Zl) -> None:
     again = zl.home / "let-it-pass"
     program = f'case "$POINT" in two) [ -e {again} ] || exit 3;; esac; echo "$POINT"'
     output = zl("slurm", "--device", "cpu", "--json", "--array-limit", "2", "--sweep", "env.POINT=one,two,three",
@@ -249,15 +249,15 @@ def test_a_cancelled_sweep_leaves_nothing_running_or_queued_and_can_be_resumed(z
     runs = [RunDir(zl.runs / name) for name in answer["runs"]]
     wait(lambda: all(events(run, "ranks_started") for run in runs[:2]))
     assert zl.squeue(runs[2]) == "PENDING"
-    told = json.loads(zl("cancel", answer["sweep"], "--json"))
-    assert [(point["was"], point["state"]) for point in told["points"]] == [
+    points = json.loads(zl("cancel", answer["sweep"], "--json"))
+    assert [(point["was"], point["state"]) for point in points["points"]] == [
         ("RUNNING", "CANCELLED"), ("RUNNING", "CANCELLED"), ("PENDING", "CANCELLED"),
     ]  # fmt: skip
     assert zl.cluster.run(["squeue", "-h"]).stdout == ""
     assert [zl.leftovers(run) for run in runs] == [[], [], []]
     assert [len(events(run, "slurm_start")) for run in runs] == [1, 1, 0]
     assert [len(events(run, "slurm_requeue")) for run in runs] == [0, 0, 0]
-    assert calls.read_text().splitlines()[0] == runs[2].record.ids[0]  # before the end of another lets it begin
+    assert calls.read_text().splitlines()[0] == runs[2].record.ids[0]  # before the end of another point starts it
     assert len(calls.read_text().splitlines()) <= 2
     assert zl("cancel", answer["sweep"]) == "".join(f"{run.run_id}: already CANCELLED\n" for run in runs)
     assert {json.loads(line)["state"] for line in zl("list", "--json").splitlines()} == {"CANCELLED"}
@@ -268,7 +268,7 @@ def test_a_cancelled_sweep_leaves_nothing_running_or_queued_and_can_be_resumed(z
     assert [len(events(run, "slurm_start")) for run in runs] == [2, 2, 1]
 
 
-def test_a_controller_that_is_down_is_told_and_loses_nothing(zl: Zl) -> None:
+def test_a_controller_that_is_down_is_reported_and_loses_nothing(zl: Zl) -> None:
     run = zl.submit('while [ ! -e "$ZLAUNCH_RUN_DIR/go" ]; do sleep 0.1; done')
     wait(lambda: events(run, "ranks_started"))
     zl.cluster.stop_controller()
@@ -289,7 +289,7 @@ def test_a_controller_that_is_down_is_told_and_loses_nothing(zl: Zl) -> None:
     wait(lambda: zl.state(RunDir(kept)) == "SUCCEEDED", 40)
 
 
-def test_names_paths_and_values_with_odd_characters_reach_slurm_as_they_are(zl: Zl) -> None:
+def test_names_paths_and_values_with_odd_characters_reach_slurm_unchanged(zl: Zl) -> None:
     odd = 'it\'s "odd" $(touch pwned) `id` 中文 #1\\'
     zl.runs = zl.home / "runs of $HOME; 'x' 中文"
     zl.environ["ZLAUNCH_RUNS"] = str(zl.runs)
@@ -313,7 +313,7 @@ def test_names_paths_and_values_with_odd_characters_reach_slurm_as_they_are(zl: 
         (("--constraint", "nvlink"), "say --constraint"),
     ],
 )
-def test_what_the_cluster_cannot_run_is_refused_before_it_is_queued(
+def test_a_job_that_the_cluster_cannot_run_is_refused_before_it_is_queued(
     zl: Zl, words: tuple[str, ...], message: str
 ) -> None:
     refused = zl("slurm", "--device", "cpu", *words, "--", "true", code=1)
@@ -321,7 +321,7 @@ def test_what_the_cluster_cannot_run_is_refused_before_it_is_queued(
     assert zl.cluster.run(["squeue", "-h"]).stdout == ""
 
 
-def test_more_gpus_than_a_node_has_are_refused_and_as_many_as_it_has_are_given(zl: Zl) -> None:
+def test_more_gpus_than_a_node_has_are_refused_and_as_many_as_it_has_are_requested(zl: Zl) -> None:
     assert "at most 2" in zl("slurm", "--gpus-per-node", "8", "--", "true", code=1)
     shown = zl("slurm", "--gpus-per-node", "2", "--print-script", "--", "true")
     assert "#SBATCH --gpus-per-node=2\n" in shown
@@ -330,8 +330,8 @@ def test_more_gpus_than_a_node_has_are_refused_and_as_many_as_it_has_are_given(z
 def test_a_printed_script_runs_with_plain_sbatch_in_a_copied_run_directory(zl: Zl) -> None:
     script = zl("slurm", "--device", "cpu", "--nodes", "2", "--print-script", "--", "bash", "-c", TELL)
     (rendered,) = zl.runs.iterdir()
-    script, told = script.split(f"rendered {rendered}")  # on standard error
-    assert "nothing was submitted" in told
+    script, message = script.split(f"rendered {rendered}")  # on standard error
+    assert "nothing was submitted" in message
     assert (rendered / "train.sbatch").read_text() == script
     copy = zl.home / "elsewhere" / "copy"
     shutil.copytree(rendered, copy)
@@ -342,7 +342,7 @@ def test_a_printed_script_runs_with_plain_sbatch_in_a_copied_run_directory(zl: Z
 
 
 class Counted(LocalShell):
-    """Slurm's own tools, counted."""
+    """Runs Slurm's tools and counts the calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -407,11 +407,11 @@ def test_accounting_knows_a_job_that_squeue_and_the_runs_files_have_forgotten(
             file.unlink()
         return job.native if job else ""
 
-    # The controller tells the accounting daemon in its own time; until then the daemon says PENDING or RUNNING.
+    # The controller informs the accounting daemon with a delay; until then the daemon reports PENDING or RUNNING.
     wait(lambda: known() == "FAILED", 60)
 
 
-def test_a_sites_own_template_is_what_runs(zl: Zl) -> None:
+def test_a_sites_own_template_is_used(zl: Zl) -> None:
     zl("templates", "eject")
     own = zl.home / "train.sbatch.j2"
     own.write_text(own.read_text().replace("set -uo pipefail\n", "set -uo pipefail\ntouch site-was-here\n", 1))

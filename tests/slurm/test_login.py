@@ -1,4 +1,4 @@
-"""A launcher without Slurm, and a login host that has it: the run directory travels, everything else is the same."""
+"""A launcher without Slurm and a login host that has it: the run directory travels, all else stays the same."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_sweep_is_one_array_on_the_login_host(zl: Zl, sshd_farm: Callable[[int
 
 @pytest.mark.train
 @pytest.mark.timeout(400)
-def test_a_training_goes_from_here_through_the_login_host_and_its_adapter_comes_home(
+def test_a_training_runs_through_the_login_host_and_its_adapter_is_copied_here(
     zl: Zl, sshd_farm: Callable[[int], Farm]
 ) -> None:
     farm = sshd_farm(1)

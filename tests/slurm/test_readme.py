@@ -1,4 +1,4 @@
-"""The README's Slurm lines on a real cluster, word for word but for the cluster's size."""
+"""The README's Slurm lines on a real cluster, word for word except for the cluster's size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OUR_SIZE = {"8": "2", "04:00:00": "00:30:00"}
 
 
 def zlaunch_lines(readme: str) -> list[list[str]]:
-    """Words of each `.venv/bin/zlaunch ...` line of the page's Slurm section."""
+    """Return the words of each `.venv/bin/zlaunch ...` line in the page's Slurm section."""
     section = re.search(r"^## Slurm\n(.*?)^## ", (ROOT / readme).read_text(encoding="utf-8"), re.M | re.S)
     assert section is not None
     lines = [line for line in section[1].splitlines() if line.startswith(".venv/bin/zlaunch")]
@@ -27,7 +27,7 @@ def zlaunch_lines(readme: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
-def test_the_readmes_lines_lead_from_nothing_to_a_queued_job_of_four_nodes(zl: Zl, readme: str) -> None:
+def test_the_lines_of_the_readme_lead_to_a_queued_job_of_four_nodes(zl: Zl, readme: str) -> None:
     init, *others = zlaunch_lines(readme)
     zl(*init)
     job = zl.home / "job.yaml"

@@ -1,4 +1,4 @@
-"""Real training on a real Slurm cluster: the losses of a local run, a preemption that leaves the adapter as it was."""
+"""Real training on a real Slurm cluster: the losses of a local run; a preemption leaves the adapter as it is."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_smoke_run_passes_on_four_nodes_with_the_losses_of_four_local_ranks(
     assert cluster.ds_config.read_text() == local.ds_config.read_text()
 
 
-def test_a_preempted_training_ends_with_the_adapter_of_an_uninterrupted_one(zl: Zl) -> None:
+def test_a_preempted_training_gives_the_adapter_of_an_uninterrupted_one(zl: Zl) -> None:
     words = ["--smoke", "--device", "cpu", "--json"]
     for setting in ("engine=peft", "zero_stage=2", "max_steps=40", "checkpoint_every=0"):
         words += ["--set", f"train.{setting}"]

@@ -1,4 +1,4 @@
-"""`zl`: the zlaunch command, pointed at the lab; every test leaves the lab whole and empty."""
+"""`zl`: the zlaunch command pointed at the lab; every test leaves the lab whole and empty."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Zl:
-    """Runs `zlaunch` as a user would: another process, a directory of its own."""
+    """Runs `zlaunch` as a user would: in another process, with its own directory."""
 
     def __init__(self, lab: Lab, home: Path) -> None:
         self.lab, self.home, self.runs = lab, home, home / "runs"
@@ -40,7 +40,7 @@ class Zl:
         return process
 
     def __call__(self, *words: str, code: int | None = 0, timeout: float = 120) -> str:
-        """Output of a command that must end with this exit status."""
+        """Return the output of a command that must end with this exit status."""
         process = self.start(*words)
         output, _ = process.communicate(timeout=timeout)
         assert code is None or process.returncode == code, f"exit {process.returncode} of {words}:\n{output}"
@@ -57,13 +57,13 @@ class Zl:
         return ["ssh", *self.target(hosts), "--device", "cpu", *words, *after]
 
     def detached(self, program: str, *words: str, hosts: Sequence[str] | None = None) -> str:
-        """Run id of a program started on the hosts."""
+        """Start a program on the hosts; return the run id."""
         lines = self.ssh("--detach", "--json", *words, program=program, hosts=hosts).splitlines()
         return str(json.loads(lines[-1])["run"])
 
     @property
     def run_id(self) -> str:
-        """The newest run."""
+        """Id of the newest run."""
         return max(self.runs.iterdir(), key=lambda path: path.stat().st_ctime).name
 
     def status(self, run: str = "last") -> dict[str, Any]:
@@ -71,7 +71,7 @@ class Zl:
         return answer
 
     def wait(self, ask: Callable[[], Any], seconds: float = 30) -> Any:
-        """The first true answer."""
+        """Return the first true answer."""
         end = time.monotonic() + seconds
         while not (answer := ask()):
             assert time.monotonic() < end, "it did not happen in time"
@@ -79,15 +79,15 @@ class Zl:
         return answer
 
     def ranks(self, host: str, run: str) -> list[int]:
-        """Pids (as the host counts them) of processes that the run's ranks are, or have started."""
+        """Return pids, as the host counts them, of the run's ranks and of processes that they started."""
         return [int(line.split()[0]) for line in self.lab.processes(host, f"ZLAUNCH_RUN_ID={run}")]
 
     def agents(self, host: str) -> list[int]:
-        """Warden and agent, in this order."""
+        """Return the pids of warden and agent, in this order."""
         return sorted(int(line.split()[0]) for line in self.lab.processes(host, "code/node/agent"))
 
     def left(self, run: str) -> list[str]:
-        """What is still running anywhere."""
+        """Return processes of the run and agents that still run anywhere."""
         texts = (f"ZLAUNCH_RUN_ID={run}", "code/node/agent")
         return [f"{host}: {line}" for host in self.lab.hosts for line in self.lab.processes(host, *texts)]
 
@@ -105,6 +105,6 @@ def zl(lab: Lab, tmp_path: Path) -> Iterator[Zl]:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     lab.restore_all()
-    for host in lab.hosts:  # what a failed test left must not fail the next one
+    for host in lab.hosts:  # leftovers of a failed test must not fail the next one
         for line in lab.processes(host, "ZLAUNCH_RUN_ID=", "code/node/agent"):
             lab.run(host, ["kill", "-9", line.split()[0]], check=False)

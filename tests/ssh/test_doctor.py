@@ -1,4 +1,4 @@
-"""`zlaunch doctor ssh` on real hosts, healthy and not."""
+"""`zlaunch doctor ssh` on real hosts, healthy and faulty."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def test_healthy_hosts_block_nothing(zl: Zl) -> None:
     assert list(zl.runs.iterdir() if zl.runs.exists() else []) == []
 
 
-def test_a_shared_directory_is_recognised(zl: Zl) -> None:
+def test_a_shared_directory_is_recognized(zl: Zl) -> None:
     rows = table(zl, "--workdir", str(zl.lab.shared / "doctor"), code=0)
     assert {row["filesystem"]["text"] for row in rows.values()} == {"shared with 3"}
 
 
-def test_what_blocks_is_red_with_advice_and_the_others_still_have_their_rows(zl: Zl) -> None:
+def test_blocking_cells_are_red_with_advice_and_other_hosts_keep_their_rows(zl: Zl) -> None:
     zl.lab.kill_host("node4")
     zl.lab.run("node3", ["ip", "route", "add", "blackhole", f"{zl.lab.address('node2')}/32"])
     zl.lab.run("node1", ["sh", "-c", "mkdir -p /root/full; mount -t tmpfs -o size=4m tmpfs /root/full"])

@@ -1,4 +1,4 @@
-"""When things break: the fault table, each row against real hosts, with programs that need no torch."""
+"""Faults on real hosts, one test each, with programs that need no torch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.ssh.conftest import Zl
 pytestmark = [pytest.mark.ssh, pytest.mark.timeout(180)]
 
 WORK = "echo at work; sleep 300 & wait"
-"""A rank with a child of its own."""
+"""A rank with a child process."""
 STUBBORN = f"trap '' TERM; {WORK}"
-"""One that does not end when asked."""
+"""A rank that ignores SIGTERM."""
 
 
-def test_a_killed_rank_ends_all_others_and_is_named(zl: Zl) -> None:
+def test_a_killed_rank_stops_all_others_and_is_named(zl: Zl) -> None:
     run = zl.detached(STUBBORN)
     zl.all_running(run)
     started = time.monotonic()
@@ -45,7 +45,7 @@ def test_an_attached_run_with_a_killed_rank_exits_1_and_shows_why(zl: Zl) -> Non
 
 
 @pytest.mark.parametrize("host", ["node1", "node3"])
-def test_a_killed_agent_takes_its_ranks_and_all_others_along(zl: Zl, host: str) -> None:
+def test_a_killed_agent_stops_its_ranks_and_all_others(zl: Zl, host: str) -> None:
     run = zl.detached(WORK)
     zl.all_running(run)
     agent = zl.agents(host)[-1]
@@ -63,7 +63,7 @@ def test_killed_agent_and_warden_leave_no_rank_behind(zl: Zl) -> None:
     assert zl.left(run) == []
 
 
-def test_when_a_host_dies_the_others_end_within_the_heartbeat_time_out(zl: Zl) -> None:
+def test_when_a_host_dies_the_others_stop_within_the_heartbeat_time_out(zl: Zl) -> None:
     run = zl.detached(WORK, "--set", "heartbeat_timeout=4")
     zl.all_running(run)
     zl.lab.kill_host("node4")
@@ -74,7 +74,7 @@ def test_when_a_host_dies_the_others_end_within_the_heartbeat_time_out(zl: Zl) -
     assert "node 3 (node4) is lost" in output
 
 
-def test_when_the_first_host_dies_the_others_end_and_the_run_has_failed(zl: Zl) -> None:
+def test_when_the_first_host_dies_the_others_stop_and_the_run_has_failed(zl: Zl) -> None:
     run = zl.detached(WORK, "--set", "heartbeat_timeout=4")
     zl.all_running(run)
     zl.lab.kill_host("node1")
@@ -83,7 +83,7 @@ def test_when_the_first_host_dies_the_others_end_and_the_run_has_failed(zl: Zl) 
     assert zl.status(run)["state"] == "FAILED"
 
 
-def test_an_elastic_run_goes_on_without_a_dead_host(zl: Zl) -> None:
+def test_an_elastic_run_continues_without_a_dead_host(zl: Zl) -> None:
     program = 'echo "world $WORLD_SIZE attempt $ZLAUNCH_RESTART_COUNT"; [ $ZLAUNCH_RESTART_COUNT = 1 ] || sleep 300'
     run = zl.detached(program, "--max-restarts", "1", "--set", "elastic=true", "--set", "heartbeat_timeout=3")
     zl.all_running(run)
@@ -94,7 +94,7 @@ def test_an_elastic_run_goes_on_without_a_dead_host(zl: Zl) -> None:
     assert [event["count"] for event in events if event["event"] == "restart"] == [1]
 
 
-def test_a_cable_that_is_out_for_a_while_does_not_end_the_run_nor_start_anything_twice(zl: Zl) -> None:
+def test_a_network_cut_for_a_while_neither_stops_the_run_nor_starts_anything_twice(zl: Zl) -> None:
     process = zl.start(*zl.ssh_words("--set", "heartbeat_timeout=40", program="sleep 35; echo done $RANK"))
     zl.wait(lambda: zl.runs.exists() and list(zl.runs.iterdir()))
     zl.all_running(zl.run_id)
@@ -132,7 +132,7 @@ def test_a_launcher_that_goes_away_changes_nothing_for_the_run(zl: Zl, how: sign
     assert zl.status(run)["state"] == "CANCELLED"
 
 
-def test_ctrl_c_ends_the_run_on_all_hosts(zl: Zl) -> None:
+def test_ctrl_c_stops_the_run_on_all_hosts(zl: Zl) -> None:
     process = zl.start(*zl.ssh_words(program="sleep 300 & wait"))
     zl.wait(lambda: zl.runs.exists() and list(zl.runs.iterdir()))
     zl.all_running(zl.run_id)
@@ -155,7 +155,7 @@ def test_a_host_that_refuses_at_the_start_stops_what_was_started_elsewhere(zl: Z
     assert zl.left(zl.run_id) == []
 
 
-def test_a_host_that_cannot_take_the_files_keeps_everything_from_starting(zl: Zl) -> None:
+def test_nothing_starts_if_one_host_cannot_take_the_files(zl: Zl) -> None:
     zl.lab.run("node2", ["sh", "-c", "mkdir /root/blocked; echo in the way > /root/blocked/runs"])
     output = zl.ssh("--workdir", "/root/blocked", program=WORK, code=1)
     assert "node2: File exists" in output or "node2: Not a directory" in output
@@ -163,7 +163,7 @@ def test_a_host_that_cannot_take_the_files_keeps_everything_from_starting(zl: Zl
     assert zl.left(zl.run_id) == []
 
 
-def test_other_runs_and_other_peoples_processes_are_never_touched(zl: Zl) -> None:
+def test_processes_of_other_runs_and_other_users_are_never_touched(zl: Zl) -> None:
     decoys = {
         "torchrun": "exec -a torchrun sleep 200",
         "other-run": "ZLAUNCH_RUN_ID=other-20260101-000000-abcd exec sleep 201",
@@ -182,7 +182,7 @@ def test_other_runs_and_other_peoples_processes_are_never_touched(zl: Zl) -> Non
     zl("cancel", other, "--now")
 
 
-def test_a_pid_that_now_belongs_to_somebody_else_is_not_signalled(zl: Zl) -> None:
+def test_a_pid_that_another_process_has_taken_over_is_not_signaled(zl: Zl) -> None:
     run = zl.detached(WORK, hosts=["node1"])
     zl.all_running(run, ["node1"])
     record = f"/root/zlaunch/runs/{run}/nodes/node-0.json"
@@ -200,7 +200,7 @@ def test_a_pid_that_now_belongs_to_somebody_else_is_not_signalled(zl: Zl) -> Non
 def test_a_run_whose_launcher_died_before_it_sent_anything_is_cancelled_and_resumed(zl: Zl) -> None:
     zl.ssh("--dry-run", program="echo at work", hosts=["node1"])
     run = RunDir(zl.runs / zl.run_id)
-    run.save_record(RunRecord(run_id=run.run_id, name="a", backend="ssh", created=time.time()))  # and no hosts
+    run.save_record(RunRecord(run_id=run.run_id, name="a", backend="ssh", created=time.time()))  # without hosts
     assert zl.status()["state"] == "PENDING"
     assert "CANCELLED" in zl("cancel", "last")
     assert "SUCCEEDED" in zl("resume", "last")
@@ -210,7 +210,7 @@ def test_a_run_whose_launcher_died_before_it_sent_anything_is_cancelled_and_resu
     assert "SUCCEEDED" in zl("resume", "last")
 
 
-def test_reap_ends_what_a_dead_run_left_and_nothing_else(zl: Zl) -> None:
+def test_reap_kills_leftovers_of_a_dead_run_and_nothing_else(zl: Zl) -> None:
     alive = zl.detached(WORK, hosts=["node1"])
     left = "ZLAUNCH_RUN_ID=dead-20260101-000000-abcd ZLAUNCH_RUN_DIR=/nowhere ZLAUNCH_NODE_RANK=0 setsid sleep 300"
     zl.lab.run("node1", ["sh", "-c", f"{left} >/dev/null 2>&1 & setsid sleep 30123 >/dev/null 2>&1 & true"])
@@ -233,12 +233,12 @@ def test_reap_ends_what_a_dead_run_left_and_nothing_else(zl: Zl) -> None:
     zl("cancel", alive, "--now")
 
 
-def test_cancel_says_which_hosts_it_could_not_reach(zl: Zl) -> None:
+def test_cancel_names_the_hosts_that_it_could_not_reach(zl: Zl) -> None:
     run = zl.detached(WORK, "--connect-timeout", "1", "--set", "heartbeat_timeout=5", hosts=["node1", "node2"])
     zl.all_running(run, ["node1", "node2"])
     zl.lab.cut("node2")
     output = zl("cancel", run, "--now", code=1)
-    assert "node1: killed" in output
+    assert "node1: stopped" in output
     assert "node2: " in output
     zl.wait(lambda: zl.left(run) == [], 30)
     zl.lab.restore("node2")
@@ -250,7 +250,7 @@ def test_cancel_says_which_hosts_it_could_not_reach(zl: Zl) -> None:
 
 @pytest.fixture
 def ssh_config(zl: Zl) -> Path:
-    """A copy of the lab's ssh configuration that a test may change."""
+    """Copy the lab's ssh configuration, so that a test may change it."""
     file = zl.home / "ssh_config"
     known = zl.home / "known_hosts"
     known.write_text(zl.lab.known_hosts.read_text())
@@ -259,7 +259,7 @@ def ssh_config(zl: Zl) -> Path:
 
 
 def refused(zl: Zl, *words: str, hosts: list[str] | None = None) -> str:
-    """Output of a submission that must be refused with nothing started."""
+    """Return the output of a submission that must be refused with nothing started."""
     started = time.monotonic()
     output = zl.ssh(*words, program="true", hosts=hosts, code=1)
     assert time.monotonic() - started < 30
@@ -294,7 +294,7 @@ def test_a_changed_host_key_is_an_error_even_if_new_ones_are_accepted(zl: Zl, ss
     assert "ssh-keygen -R node2" in output
 
 
-def test_a_wrong_key_a_closed_port_and_a_wrong_name_are_told_apart(zl: Zl, ssh_config: Path) -> None:
+def test_a_wrong_key_a_closed_port_and_a_wrong_name_give_different_errors(zl: Zl, ssh_config: Path) -> None:
     zl.lab.run("node1", ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{zl.lab.shared}/wrong-{zl.home.name}"])
     wrong = f"{zl.lab.shared}/wrong-{zl.home.name}"
     right = f"  IdentityFile {zl.lab.root}/ssh/id_ed25519\n"

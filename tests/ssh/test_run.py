@@ -1,4 +1,4 @@
-"""`zlaunch ssh` with programs that need no torch: start, watch from elsewhere, end, bring home."""
+"""`zlaunch ssh` with programs that need no torch: start, watch from elsewhere, stop, pull."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.ssh.conftest import Zl
 pytestmark = [pytest.mark.ssh, pytest.mark.timeout(180)]
 
 
-def test_a_program_runs_on_every_host_with_its_rank_and_its_logs_come_home(zl: Zl) -> None:
+def test_a_program_runs_on_every_host_with_its_rank_and_its_logs_are_copied_here(zl: Zl) -> None:
     output = zl.ssh(program='echo "rank $RANK of $WORLD_SIZE on $(hostname), master $MASTER_ADDR"')
     assert "SUCCEEDED" in output
     logs = zl.runs / zl.run_id / "logs"
@@ -32,7 +32,7 @@ def test_a_detached_run_is_watched_and_cancelled_by_later_commands(zl: Zl) -> No
     assert "already CANCELLED" in zl("cancel", run)
 
 
-def test_logs_are_followed_to_the_end_and_no_line_comes_twice(zl: Zl) -> None:
+def test_logs_can_be_followed_to_the_end_and_no_line_comes_twice(zl: Zl) -> None:
     run = zl.detached("for i in 1 2 3 4 5; do echo line $i; sleep 0.4; done", hosts=["node1", "node2"])
     lines = [line for line in zl("logs", "-f", run).splitlines() if "line " in line]
     assert sorted(lines) == sorted(f"[{rank}] line {i}" for rank in (0, 1) for i in range(1, 6))
@@ -49,7 +49,7 @@ def test_events_of_all_hosts_are_in_one_file_once(zl: Zl) -> None:
     assert sorted(ended) == [0, 1, 2, 3]
 
 
-def test_a_secret_reaches_the_ranks_and_stands_in_no_file_and_no_command_line(zl: Zl) -> None:
+def test_a_secret_reaches_the_ranks_and_is_in_no_file_and_no_command_line(zl: Zl) -> None:
     secret = "s3cr3t-token-of-the-test"
     zl.environ["MY_TOKEN"] = secret
     (zl.home / "job.yaml").write_text("secrets: [MY_TOKEN]\n")
@@ -79,7 +79,7 @@ def test_on_a_shared_filesystem_one_copy_serves_all_hosts(zl: Zl) -> None:
     assert sorted(event["node"] for event in events if event["event"] == "end") == [0, 1, 2, 3]
 
 
-def test_hosts_of_a_hostfile_may_have_unequal_slots_and_be_left_out(zl: Zl) -> None:
+def test_hosts_of_a_hostfile_may_have_unequal_slots_and_be_excluded(zl: Zl) -> None:
     (zl.home / "hosts.txt").write_text("node1 slots=1\nnode2 slots=2\nnode3 slots=4\n")
     words = ["--hostfile", "hosts.txt", "--exclude", "node3:1,2,3"]
     zl.ssh(*words, hosts=[], program='echo "$RANK $LOCAL_RANK/$LOCAL_WORLD_SIZE $(hostname)"')
@@ -105,7 +105,7 @@ def test_a_dry_run_starts_nothing_and_writes_the_files_of_a_submit(zl: Zl) -> No
         assert zl.lab.run(host, ["ls", f"/root/zlaunch/runs/{zl.run_id}"], check=False).returncode != 0
 
 
-def test_pull_brings_the_adapter_and_the_result_home(zl: Zl) -> None:
+def test_pull_copies_the_adapter_and_the_result_here(zl: Zl) -> None:
     program = "mkdir -p adapter; echo {} > adapter/adapter_config.json; "
     program += "head -c 9000000 /dev/zero > adapter/a.safetensors; sleep 60"
     run = zl.detached(program, hosts=["node1", "node2"])
@@ -129,14 +129,14 @@ def test_the_home_of_this_machine_is_left_alone(zl: Zl) -> None:
     assert {path for path in Path.home().iterdir() if path.name == "zlaunch"} <= before
 
 
-def test_hosts_behind_another_are_reached_through_it(zl: Zl) -> None:
-    """ProxyJump of the user's ssh configuration, with a host on the way that is one of the run's or is none."""
+def test_hosts_behind_a_jump_host_are_reached_through_it(zl: Zl) -> None:
+    """ProxyJump of the user's ssh configuration, through a host of the run and through another one."""
     config, included = zl.home / "ssh_config", zl.home / "hosts.conf"
     text = zl.lab.ssh_config.read_text()
     for behind, jump in (("node2", "node1"), ("node3", "node4")):
         text = text.replace(f"Host {behind}\n", f"Host {behind}\n  ProxyJump {jump}\n")
         zl.lab.run(behind, ["ip", "route", "add", "blackhole", f"{zl.lab.network}.1/32"])
-    config.write_text(f"Include {zl.home}/*.conf\n")  # which paramiko does not know
+    config.write_text(f"Include {zl.home}/*.conf\n")  # paramiko does not know Include
     included.write_text(text)
     hosts = ["node1", "node2", "node3"]
     try:
@@ -165,23 +165,23 @@ def test_a_program_file_of_the_working_directory_is_sent_along(zl: Zl) -> None:
     assert all(line.endswith("table.csv 1,2,3") for line in lines)
 
 
-def test_a_resumed_run_finds_its_newest_checkpoint_though_its_first_host_is_another(zl: Zl) -> None:
+def test_a_run_resumed_on_another_first_host_gets_its_newest_checkpoint(zl: Zl) -> None:
     save = "mkdir -p checkpoints/step-20 checkpoints/step-30; head -c 9000000 /dev/zero > checkpoints/step-20/weights"
     first = f"if [ ! -e checkpoints ] && [ $RANK = 0 ]; then {save}; touch checkpoints/step-20/COMPLETE; exit 1; fi"
     program = f"{first}; [ $RANK = 1 ] || wc -c checkpoints/step-20/*"
     zl.ssh(program=program, hosts=["node1", "node2"], code=1)
     run = zl.run_id
-    zl("resume", run, "--set", "ssh.hosts=node3,node2")  # node1 is no host of the run any more, but it can be asked
+    zl("resume", run, "--set", "ssh.hosts=node3,node2")  # node1 has left the run, but it can be asked
     assert "9000000 checkpoints/step-20/weights" in zl("logs", run)
     found = zl.lab.run("node3", ["sh", "-c", f"ls -A /root/zlaunch/runs/{run}/checkpoints/*"]).stdout.split()
     assert sorted(found) == ["COMPLETE", "weights"]
-    zl.lab.cut("node3")  # now only this machine has it, from having passed it on
+    zl.lab.cut("node3")  # now only this machine has the checkpoint, because it passed it on
     output = zl("resume", run, "--set", "ssh.hosts=node4", "--set", "ssh.connect_timeout=2")
     assert "cannot reach node3" in output
     zl.lab.run("node4", ["ls", f"/root/zlaunch/runs/{run}/checkpoints/step-20/COMPLETE"])
 
 
-def test_a_sweep_runs_its_points_in_turn_and_resume_starts_only_what_failed(zl: Zl) -> None:
+def test_a_sweep_runs_its_points_in_turn_and_resume_starts_only_failed_ones(zl: Zl) -> None:
     again = zl.lab.shared / "let-it-pass"
     again.unlink(missing_ok=True)
     program = f'case "$POINT" in two) [ -e {again} ] || exit 3;; esac; echo "$POINT on $(hostname)"'
@@ -189,8 +189,8 @@ def test_a_sweep_runs_its_points_in_turn_and_resume_starts_only_what_failed(zl: 
     (name,) = (path.name for path in (zl.runs / "sweeps").iterdir())
 
     def rows() -> list[tuple[str, str]]:
-        told = [json.loads(line) for line in zl("report", name, "--json").splitlines()]
-        return [(row["env.POINT"], row["state"]) for row in told]
+        found = [json.loads(line) for line in zl("report", name, "--json").splitlines()]
+        return [(row["env.POINT"], row["state"]) for row in found]
 
     assert rows() == [("one", "SUCCEEDED"), ("two", "FAILED"), ("three", "SUCCEEDED")]
     before = {path.name for path in zl.runs.glob("run-*")}
@@ -210,11 +210,11 @@ def test_a_cancelled_sweep_leaves_no_process_and_starts_no_further_point(zl: Zl,
     names = [point["run"] for point in json.loads(file.read_text())["points"]]
     if when == "its first point runs":
         zl.all_running(names[0], ["node1", "node2"])
-    told = json.loads(zl("cancel", file.parent.name, "--json").splitlines()[-1])["points"]
-    assert [(point["was"], point["state"]) for point in told][1:] == [("not started", "CANCELLED")] * 2
+    points = json.loads(zl("cancel", file.parent.name, "--json").splitlines()[-1])["points"]
+    assert [(point["was"], point["state"]) for point in points][1:] == [("not started", "CANCELLED")] * 2
     output, _ = launcher.communicate(timeout=60)
     assert (launcher.returncode, "point 2 of 3" in output) == (130, False), output
     states = [json.loads(line)["state"] for line in zl("report", file.parent.name, "--json").splitlines()]
-    assert states[0] in ("CANCELLED", *(["FAILED"] if "started" in when else []))  # a start that was ended half-way
+    assert states[0] in ("CANCELLED", *(["FAILED"] if "started" in when else []))  # a start that was cut off
     assert states[1:] == ["CANCELLED"] * 2
     assert [zl.left(name) for name in names] == [[], [], []]

@@ -1,4 +1,4 @@
-"""The real training over real SSH: the smoke job on CPU ranks over gloo, one process a host."""
+"""The real training over real SSH: the smoke job on CPU ranks over gloo, one process per host."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ pytest.importorskip("torch")
 
 
 def losses(run: Path) -> dict[int, float]:
-    """Step -> loss; the last word counts where a restart trained a step twice."""
+    """Return {step: loss}; the last value counts where a restart trained a step twice."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 
 @pytest.fixture(scope="module")
 def alone(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
-    """The losses of the same job on one rank of this machine."""
+    """Losses of the same job on one rank of this machine."""
     zl = Zl(lab, tmp_path_factory.mktemp("alone"))
     zl("local", "--smoke", "--device", "cpu", "--procs", "1", timeout=300)
     found = losses(zl.runs / zl.run_id)
@@ -56,7 +56,7 @@ def test_four_hosts_train_with_zero_2_and_zero_3_as_one_rank_does_and_data_is_se
     def stored() -> dict[str, set[str]]:
         return {host: set(zl.lab.run(host, listing, check=False).stdout.splitlines()) for host in zl.lab.hosts}
 
-    earlier = stored()  # other tests' runs left files too
+    earlier = stored()  # runs of other tests left files, too
     output = zl.ssh("--smoke", "--zero-stage", "2", *data, timeout=400)
     assert "SUCCEEDED" in output
     run = zl.runs / zl.run_id
@@ -81,7 +81,7 @@ def test_unequal_slots_train_as_one_rank_does(zl: Zl, alone: dict[int, float]) -
     same(losses(zl.runs / zl.run_id), alone)
 
 
-def test_ctrl_c_saves_a_checkpoint_on_the_hosts_and_resume_goes_on_from_it(zl: Zl, alone: dict[int, float]) -> None:
+def test_ctrl_c_saves_a_checkpoint_on_the_hosts_and_resume_continues_from_it(zl: Zl, alone: dict[int, float]) -> None:
     words = ["--smoke", "--set", "train.max_steps=60", "--set", "train.checkpoint_every=0"]
     process = zl.start(*zl.ssh_words(*words, hosts=["node1", "node2"]))
     zl.wait(lambda: zl.runs.exists() and list(zl.runs.iterdir()))
@@ -100,7 +100,7 @@ def test_ctrl_c_saves_a_checkpoint_on_the_hosts_and_resume_goes_on_from_it(zl: Z
     same({step: found[step] for step in alone}, alone)
 
 
-def test_when_a_host_dies_training_goes_on_from_its_checkpoint_on_the_hosts_that_are_left(
+def test_when_a_host_dies_training_continues_from_its_checkpoint_on_the_other_hosts(
     zl: Zl, alone: dict[int, float]
 ) -> None:
     slow = ["--set", "train.checkpoint_every=2", "--set", "train.max_steps=60"]
@@ -119,7 +119,7 @@ def test_when_a_host_dies_training_goes_on_from_its_checkpoint_on_the_hosts_that
     same({step: found[step] for step in alone}, alone)
 
 
-def test_the_run_directory_starts_by_hand_with_deepspeeds_own_launcher(zl: Zl, alone: dict[int, float]) -> None:
+def test_the_run_directory_can_be_started_by_hand_with_deepspeeds_launcher(zl: Zl, alone: dict[int, float]) -> None:
     hosts = ["node1", "node2"]
     zl.ssh("--smoke", "--zero-stage", "2", "--set", "train.max_steps=4", "--dry-run", hosts=hosts)
     run = zl.runs / zl.run_id

@@ -1,5 +1,4 @@
-"""Unlucky moments: a Ctrl-C, a cancel or a broken connection in the middle of a start; what is made of half-gone
-hosts."""
+"""Interruptions in the middle of a start: Ctrl-C, a cancel, a broken connection; and hosts that lost their files."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from tests.ssh.conftest import Zl
 pytestmark = [pytest.mark.ssh, pytest.mark.timeout(120)]
 
 SLOW = '#!/bin/sh\\nsleep 4; exec /bin/bash "$@"\\n'
-"""A bash with which a start takes a while, as on a loaded file server."""
+"""A bash that makes a start slow, as on a loaded file server."""
 WORK = "echo at work; sleep 300"
 
 
@@ -31,7 +30,7 @@ def slow(zl: Zl) -> Iterator[None]:
 
 
 def starting(zl: Zl, hosts: list[str]) -> subprocess.Popen[str]:
-    """An attached start whose agents are on their way on all hosts."""
+    """Return an attached launcher whose agents are being started on all hosts."""
     process = zl.start(*zl.ssh_words(program=WORK, hosts=hosts))
     zl.wait(lambda: all(zl.lab.processes(host, "node.sh") for host in hosts))
     return process
@@ -39,7 +38,7 @@ def starting(zl: Zl, hosts: list[str]) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("hosts", [["node1"], ["node1", "node2"]], ids=["one host", "two hosts"])
 @pytest.mark.usefixtures("slow")
-def test_a_ctrl_c_while_the_agents_are_started_leaves_nothing(zl: Zl, hosts: list[str]) -> None:
+def test_ctrl_c_while_the_agents_start_leaves_nothing_behind(zl: Zl, hosts: list[str]) -> None:
     process = starting(zl, hosts)
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
@@ -52,7 +51,7 @@ def test_a_ctrl_c_while_the_agents_are_started_leaves_nothing(zl: Zl, hosts: lis
 
 @pytest.mark.parametrize("hosts", [["node1"], ["node1", "node2"]], ids=["one host", "two hosts"])
 @pytest.mark.usefixtures("slow")
-def test_a_run_that_is_cancelled_while_its_agents_are_started_does_not_run(zl: Zl, hosts: list[str]) -> None:
+def test_a_run_that_is_cancelled_while_its_agents_start_does_not_run(zl: Zl, hosts: list[str]) -> None:
     process = starting(zl, hosts)
     assert "CANCELLED" in zl("cancel", zl.run_id)
     output, _ = process.communicate(timeout=60)
@@ -62,7 +61,7 @@ def test_a_run_that_is_cancelled_while_its_agents_are_started_does_not_run(zl: Z
 
 
 @pytest.mark.usefixtures("slow")
-def test_a_start_whose_connection_breaks_does_not_go_on_alone(zl: Zl) -> None:
+def test_a_start_whose_connection_breaks_does_not_continue_on_its_own(zl: Zl) -> None:
     process = starting(zl, ["node1"])
     lines = zl.lab.processes("node1", "sshd")
     sessions = [line.split()[0] for line in lines if "root@" in line or "sshd-session" in line]
@@ -83,7 +82,7 @@ def test_a_run_whose_files_are_gone_from_its_host_is_lost(zl: Zl) -> None:
     assert zl.left(run) == []
 
 
-def test_a_resume_in_another_directory_of_its_hosts_takes_checkpoint_and_metrics_along(zl: Zl) -> None:
+def test_a_resume_in_another_directory_of_its_hosts_copies_checkpoint_and_metrics(zl: Zl) -> None:
     save = (
         "mkdir -p checkpoints/step-20; echo weights > checkpoints/step-20/weights; touch checkpoints/step-20/COMPLETE"
     )
@@ -96,7 +95,7 @@ def test_a_resume_in_another_directory_of_its_hosts_takes_checkpoint_and_metrics
     assert [metric["step"] for metric in run.read_metrics()] == [20]
 
 
-def test_a_second_launcher_takes_no_files_from_under_a_running_run(zl: Zl) -> None:
+def test_a_second_launcher_does_not_replace_the_files_of_a_running_run(zl: Zl) -> None:
     run = zl.detached(WORK, hosts=["node1"])
     zl.all_running(run, ["node1"])
     RunDir(zl.runs / run).update_record(state="FAILED")  # as it was before the first of two resumes
