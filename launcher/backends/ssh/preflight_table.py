@@ -10,25 +10,20 @@ from typing import Literal
 from launcher.backends.ssh.host_request import HostRequest
 from launcher.backends.ssh.image_check import image_problems
 from launcher.backends.ssh.requirements import (
-    CLOCK_SKEW,
-    COMPARED,
-    MIN_FREE_BYTES,
-    OLDEST_PYTHON,
     REPORTED,
     differences,
     drivers_of,
+    find_problems,
     gpus_of,
     majority,
     most_common,
-    needed_packages,
-    uses_environment,
-    versions_of,
 )
 from launcher.images import choose
 from launcher.images.on_hosts import HostImage
 from launcher.job.inputs import Input
 from launcher.job.spec import JobSpec
 from launcher.remote.session import Json
+from train.config import Device
 
 Level = Literal["ok", "warn", "bad"]
 
@@ -52,6 +47,7 @@ SLOW_LOGIN = 3.0
 LITTLE_MEMORY = 2 << 30
 CLOCK_DRIFT = 2.0
 """Seconds beyond which NTP is probably off."""
+CLOCK_WARNING: tuple[Level, str] = ("warn", "the clock drifts: is NTP running there?")
 NCCL = ("nvidia-nccl-cu11", "nvidia-nccl-cu12", "nvidia-nccl-cu13", "nvidia-nccl-cu14")
 CUDA = ("nvidia-cuda-runtime-cu11", "nvidia-cuda-runtime-cu12", "nvidia-cuda-runtime")
 """NVIDIA's packages of the CUDA runtime. CUDA 13 dropped the suffix. Wheels of torch bring one of them."""
@@ -96,35 +92,38 @@ class Inspection:
 
 
 def make_table(job: JobSpec, request: HostRequest, found: Inspection, inputs: Sequence[Input]) -> list[Row]:
-    """Return one row per host."""
+    """Return one row per host. A host that a run would refuse has the same words in its cell."""
     usual = majority(found.facts.values())
     gpus = {rank: len(gpus_of(facts)) for rank, facts in found.facts.items()}
-    device = job.device if job.device != "auto" else "cuda" if any(gpus.values()) else "cpu"
+    device: Device = job.device if job.device != "auto" else "cuda" if any(gpus.values()) else "cpu"
     slots = request.slots({found.names[rank]: count if device == "cuda" else 1 for rank, count in gpus.items()})
     cuda = {rank: cuda_versions(job, facts) for rank, facts in found.facts.items()}
     usual_cuda = common_versions([cuda[rank] for rank in cuda if gpus[rank]])
-    image_trouble = image_problems(found.images)
+    images = image_problems(found.images)
     table = []
     for rank, name in enumerate(found.names):
         if rank in found.closed:
             table.append(Row(name, {"login": Cell("no", "bad", found.closed[rank])}))
             continue
-        facts = found.facts[rank]
+        facts, skew, host_slots = found.facts[rank], found.skew[rank], slots.get(name, [])
+        compared = usual_cuda if device == "cuda" and gpus[rank] else {}
         cells = {
             "login": _login(found.login[rank]),
-            "python": _python(job, facts, usual),
-            "environment": _environment(job, facts, usual),
-            "image": _image(found.images.get(rank), image_trouble.get(rank, [])),
-            "gpus": _gpus(device, gpus[rank], slots.get(name, [])),
-            "driver": _driver(cuda[rank], usual_cuda if device == "cuda" and gpus[rank] else {}),
-            "clock": _clock(found.skew[rank]),
-            "disk": _disk(facts),
+            "python": Cell(".".join(map(str, facts["version"]))),
+            "environment": Cell(_environment(job, facts)),
+            "image": _image(found.images.get(rank), images.get(rank, [])),
+            "gpus": Cell(_gpus(device, gpus[rank], host_slots)),
+            "driver": _driver(cuda[rank], compared),
+            "clock": Cell(f"{skew:+.1f} s", *CLOCK_WARNING if abs(skew) > CLOCK_DRIFT else ()),
+            "disk": Cell("-" if facts["workdir_error"] else _bytes(facts["free_bytes"])),
             "memory": _memory(facts),
             "filesystem": _filesystem(found, rank),
             "network": _network(found, rank),
-            "model": _model(job, facts),
+            "model": Cell(_model(job, facts)),
             "data": _data(inputs, found.present.get(rank, set())),
         }
+        for column, problem in find_problems(job, facts, host_slots, device, skew, usual).items():
+            cells[column] = Cell(cells[column].text, "bad", problem)
         table.append(Row(name, cells))
     return table
 
@@ -135,30 +134,10 @@ def _login(seconds: float) -> Cell:
     return Cell(f"{seconds:.1f} s", "warn", "the login is slow: look at ~/.bashrc and at UseDNS of sshd there")
 
 
-def _python(job: JobSpec, facts: Json, usual: Mapping[str, str]) -> Cell:
-    version = ".".join(map(str, facts["version"]))
-    if tuple(facts["version"]) < OLDEST_PYTHON:
-        return Cell(version, "bad", f"{facts['python']} is too old: 3.8 or newer, see --python")
-    if uses_environment(job) and versions_of(facts)["python"] != usual["python"]:
-        return Cell(version, "bad", f"most hosts have Python {usual['python']}: make them equal, or see --python")
-    return Cell(version)
-
-
-def _environment(job: JobSpec, facts: Json, usual: Mapping[str, str]) -> Cell:
+def _environment(job: JobSpec, facts: Json) -> str:
     if choose.in_container(job, "ssh"):
-        return Cell("in the image")
-    packages = {package: version for package, version in facts["packages"].items() if package in COMPARED}
-    torch = f"torch {packages['torch']}" if "torch" in packages else "no torch"
-    if job.program:
-        return Cell(torch)  # for information only: zlaunch does not know what the program needs
-    absent = [package for package in needed_packages(job) if package not in facts["packages"]]
-    if absent:
-        advice = f"{', '.join(absent)} not installed for {facts['python']}: name the environment with --python"
-        return Cell(torch, "bad", advice)
-    differing = differences(packages, {name: version for name, version in usual.items() if name in COMPARED})
-    if differing:
-        return Cell(torch, "bad", f"{'; '.join(differing)}: make them equal")
-    return Cell(torch)
+        return "in the image"
+    return f"torch {facts['packages']['torch']}" if "torch" in facts["packages"] else "no torch"
 
 
 def _image(image: HostImage | None, problems: Sequence[str]) -> Cell:
@@ -168,13 +147,8 @@ def _image(image: HostImage | None, problems: Sequence[str]) -> Cell:
     return Cell(text, "bad", "; ".join(problems)) if problems else Cell(text)
 
 
-def _gpus(device: str, count: int, slots: Sequence[int]) -> Cell:
-    text = f"{count} for {len(slots)} slots" if device == "cuda" else f"CPU, slots: {len(slots)}"
-    if device == "cuda" and not slots:
-        return Cell("0", "bad", "no GPU found (nvidia-smi)")
-    if device == "cuda" and max(slots) >= count:
-        return Cell(text, "bad", f"slot {max(slots)} requested: correct slots= of the hostfile, or use --exclude")
-    return Cell(text)
+def _gpus(device: Device, count: int, slots: Sequence[int]) -> str:
+    return f"{count} for {len(slots)} slots" if device == "cuda" else f"CPU, slots: {len(slots)}"
 
 
 def cuda_versions(job: JobSpec, facts: Json) -> dict[str, str]:
@@ -212,22 +186,6 @@ def _driver(versions: Mapping[str, str], usual: Mapping[str, str]) -> Cell:
     return Cell(text)
 
 
-def _clock(skew: float) -> Cell:
-    text = f"{skew:+.1f} s"
-    if abs(skew) > CLOCK_SKEW:
-        return Cell(text, "bad", "the clock is wrong: start NTP there (timedatectl)")
-    return Cell(text, "warn", "the clock drifts: is NTP running there?") if abs(skew) > CLOCK_DRIFT else Cell(text)
-
-
-def _disk(facts: Json) -> Cell:
-    if facts["workdir_error"]:
-        return Cell("-", "bad", f"{facts['workdir_error']}; choose another directory with --workdir")
-    text, needed = _bytes(facts["free_bytes"]), _bytes(MIN_FREE_BYTES)
-    if facts["free_bytes"] < MIN_FREE_BYTES:
-        return Cell(text, "bad", f"less than {needed} free in {facts['workdir']}: free some, or see --workdir")
-    return Cell(text)
-
-
 def _memory(facts: Json) -> Cell:
     free = facts["memory_bytes"]
     if free is None:
@@ -251,10 +209,10 @@ def _network(found: Inspection, rank: int) -> Cell:
     return Cell("ok")
 
 
-def _model(job: JobSpec, facts: Json) -> Cell:
+def _model(job: JobSpec, facts: Json) -> str:
     if facts["missing"]:
-        return Cell("missing", "bad", f"no {', '.join(facts['missing'])} there: copy the model, or name a hub id")
-    return Cell("there" if job.model.path.startswith(("/", "~")) else "hub" if job.model.path else "-")
+        return "missing"
+    return "there" if job.model.path.startswith(("/", "~")) else "hub" if job.model.path else "-"
 
 
 def _data(inputs: Sequence[Input], present: set[str]) -> Cell:

@@ -93,51 +93,67 @@ def differences(versions: Mapping[str, str], usual: Mapping[str, str]) -> list[s
 
 def find_problems(
     job: JobSpec, facts: Json, slots: Sequence[int], device: Device, skew: float, usual: Mapping[str, str]
-) -> list[str]:
-    """Return why this host cannot do its part, each with what to do; empty: it can."""
-    return [
-        *_disk_problems(facts),
-        *_clock_problems(skew),
-        *_python_problems(facts),
-        *(_package_problems(job, facts, usual) if uses_environment(job) else ()),
-        *(_gpu_problems(facts, slots) if device == "cuda" else ()),
-        *(f"no {path} there: copy the model to the host, or name a hub id" for path in facts["missing"]),
-    ]
+) -> dict[str, str]:
+    """Return {column of the preflight table: why this host cannot do its part, and what to do}; empty: it can."""
+    problems = {
+        "python": _python_problem(job, facts, usual),
+        "environment": _environment_problem(job, facts, usual),
+        "gpus": _gpu_problem(facts, slots) if device == "cuda" else "",
+        "clock": _clock_problem(skew),
+        "disk": _disk_problem(facts),
+        "model": f"no {', '.join(facts['missing'])} there: copy the model, or name a hub id"
+        if facts["missing"]
+        else "",
+    }
+    return {column: problem for column, problem in problems.items() if problem}
 
 
-def _disk_problems(facts: Json) -> list[str]:
-    if facts["workdir_error"]:
-        return [f"working directory: {facts['workdir_error']}; choose another with --workdir"]
-    if facts["free_bytes"] < MIN_FREE_BYTES:
-        free, needed = facts["free_bytes"] >> 20, MIN_FREE_BYTES >> 20
-        return [f"disk full: {free} MiB free in {facts['workdir']}, {needed} needed; free some or set --workdir"]
-    return []
+def _python_problem(job: JobSpec, facts: Json, usual: Mapping[str, str]) -> str:
+    if tuple(facts["version"]) < OLDEST_PYTHON:
+        return f"Python {'.'.join(map(str, facts['version']))} is too old: 3.8 or newer, see --python"
+    version = versions_of(facts)["python"]
+    if uses_environment(job) and version != usual["python"]:
+        return f"Python {version}, but {usual['python']} on most hosts: make them equal, or see --python"
+    return ""
 
 
-def _clock_problems(skew: float) -> list[str]:
-    if abs(skew) <= CLOCK_SKEW:
-        return []
-    return [f"clock is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}: start NTP there (timedatectl)"]
-
-
-def _python_problems(facts: Json) -> list[str]:
-    if tuple(facts["version"]) >= OLDEST_PYTHON:
-        return []
-    return [f"Python {'.'.join(map(str, facts['version']))} is too old: 3.8 or newer, see --python"]
-
-
-def _package_problems(job: JobSpec, facts: Json, usual: Mapping[str, str]) -> list[str]:
+def _environment_problem(job: JobSpec, facts: Json, usual: Mapping[str, str]) -> str:
+    if not uses_environment(job):
+        return ""
     absent = [package for package in needed_packages(job) if package not in facts["packages"]]
-    problems = []
     if absent:
-        problems.append(f"{', '.join(absent)} not installed for {facts['python']}: name the environment with --python")
-    # A package that is needed and absent has been named already, with what to do.
-    others = {package: version for package, version in usual.items() if package not in absent}
-    return problems + [f"{difference}: make them equal" for difference in differences(versions_of(facts), others)]
+        return f"{', '.join(absent)} not installed for {facts['python']}: name the environment with --python"
+    differing = differences(_packages(versions_of(facts)), _packages(usual))
+    return f"{'; '.join(differing)}: make them equal" if differing else ""
 
 
-def _gpu_problems(facts: Json, slots: Sequence[int]) -> list[str]:
+def _packages(versions: Mapping[str, str]) -> dict[str, str]:
+    return {package: version for package, version in versions.items() if package in COMPARED}
+
+
+def _gpu_problem(facts: Json, slots: Sequence[int]) -> str:
     if not slots:
-        return ["no GPU found (nvidia-smi)"]
+        return "no GPU found (nvidia-smi)"
     count = len(gpus_of(facts))
-    return [f"slot {max(slots)} requested, but the host has {count} GPUs"] if max(slots) >= count else []
+    if max(slots) < count:
+        return ""
+    return f"slot {max(slots)} requested, but the host has {count} GPUs: correct slots= of the hostfile, or --exclude"
+
+
+def _clock_problem(skew: float) -> str:
+    if abs(skew) <= CLOCK_SKEW:
+        return ""
+    return f"clock is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}: start NTP there (timedatectl)"
+
+
+def _disk_problem(facts: Json) -> str:
+    if facts["workdir_error"]:
+        return f"working directory: {facts['workdir_error']}; choose another with --workdir"
+    free, needed = facts["free_bytes"] >> 20, MIN_FREE_BYTES >> 20
+    if free >= needed:
+        return ""
+    return f"disk full: {free} MiB free in {facts['workdir']}, {needed} needed; free some or set --workdir"
+
+
+def _model_problem(facts: Json) -> str:
+    return f"no {', '.join(facts['missing'])} there: copy the model, or name a hub id" if facts["missing"] else ""

@@ -91,7 +91,9 @@ def _survey(job: JobSpec, request: HostRequest, fleet: Fleet) -> Survey:
     device = device_of(job, [len(gpus_of(host)) for host in facts.values()])
     slots = slots_by_rank(request, fleet, facts, device)
     usual = majority(facts.values())
-    problems = {rank: find_problems(job, facts[rank], slots[rank], device, skew[rank], usual) for rank in ranks}
+    problems = {
+        rank: list(find_problems(job, facts[rank], slots[rank], device, skew[rank], usual).values()) for rank in ranks
+    }
     _refuse("the hosts are not ready", fleet, problems)
     _refuse("the hosts cannot run the image", fleet, image_problems(ask_images(fleet, job, device, ranks)))
     rendezvous = open_rendezvous(fleet.sessions[0], 0, facts, job.ssh.master_addr)

@@ -58,7 +58,8 @@ def facts_with(**packages: str) -> dict[str, Any]:
 
 def problems(*facts: dict[str, Any], **job: Any) -> list[list[str]]:
     usual = requirements.majority(facts)
-    return [requirements.find_problems(convert(job, where="test"), host, [0], "cpu", 0.0, usual) for host in facts]
+    spec = convert(job, where="test")
+    return [list(requirements.find_problems(spec, host, [0], "cpu", 0.0, usual).values()) for host in facts]
 
 
 def test_a_package_that_only_one_host_lacks_or_has_is_named() -> None:
