@@ -11,6 +11,8 @@ TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
     from typing import Callable, Dict, Iterator, List, Optional, Tuple, Union
 
+    Hook = Optional[Callable[[], None]]
+
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -120,7 +122,7 @@ def spawn(
     environ: Dict[str, str],
     stdin: int,
     output: int,
-    prepare: Callable[[], None] = lambda: None,
+    prepare: Hook = None,
 ) -> int:
     """Start a program in a session of its own on the descriptors `stdin` and `output`; its pid. Raises OSError.
 
@@ -131,30 +133,24 @@ def spawn(
     reader, writer = os.pipe()  # a successful exec closes it; a failed one writes the reason
     pid = os.fork()
     if pid == 0:
-        _become(argv, cwd, environ, (stdin, output, output), prepare, writer)
+        _become(argv, cwd, environ, [stdin, output, output], prepare, writer)
     os.close(writer)
     with open(reader, "rb") as pipe:
-        said = pipe.read().decode()
-    if not said:
+        reason = pipe.read().decode()
+    if not reason:
         return pid
     os.waitpid(pid, 0)
-    number, _, name = said.partition(" ")
+    number, _, name = reason.partition(" ")
     raise OSError(int(number), os.strerror(int(number)), name)
 
 
-def _become(
-    argv: List[str],
-    cwd: str,
-    environ: Dict[str, str],
-    streams: Tuple[int, int, int],
-    prepare: Callable[[], None],
-    writer: int,
-) -> None:
+def _become(argv: List[str], cwd: str, environ: Dict[str, str], streams: List[int], prepare: Hook, writer: int) -> None:
     """Turn the forked child into the program. Never returns."""
     at = cwd
     try:
         os.setsid()
-        prepare()
+        if prepare is not None:
+            prepare()
         for target, source in enumerate(streams):
             os.dup2(source, target)
         for name in os.listdir("/proc/self/fd"):  # descriptors that our parent left open

@@ -60,9 +60,9 @@ def place_container(container: Json, run_dir: File, node_rank: int) -> Json:
     }
     extra: List[str] = []
     for kind, subject, words in container.get("when", ()):
-        said = [word.replace("{value}", value) for value in values[kind](subject) for word in words]
+        filled = [word.replace("{value}", value) for value in values[kind](subject) for word in words]
         # Two variables may name one directory, and engines refuse to mount it twice. No word depends on its neighbor.
-        extra += [word for word in said if word not in extra]
+        extra += [word for word in filled if word not in extra]
     known = {
         "{run_dir}": str(run_dir), "{node_rank}": str(node_rank), "{uid}": str(os.getuid()), "{gid}": str(os.getgid()),
     }  # fmt: skip
@@ -170,8 +170,8 @@ class ContainerAgent:
         code, signum = split_status(status)
         lines = last_lines(tail(self.names.log))
         message = "the container ended (code %s, signal %s) before its agent wrote a record" % (code, signum)
-        said = [line for line in lines if not re.match(r"\d{4}-\d\d-\d\d ", line) and "--help" not in line]
-        message += ": " + said[-1] if said else ""
+        output = [line for line in lines if not re.match(r"\d{4}-\d\d-\d\d ", line) and "--help" not in line]
+        message += ": " + output[-1] if output else ""
         return "FAILED", failure_of(
             "bad_configuration", message, node_rank=self.node_rank, exit_code=code, signum=signum, log_tail=lines
         )

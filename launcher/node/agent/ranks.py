@@ -107,10 +107,10 @@ class Ranks:
         cause = str(own.get("cause") or cause_of_exit(row["exit_code"], row["signal"], text))
         how = "was ended by signal %s" % row["signal"] if row["signal"] else "exited with code %s" % row["exit_code"]
         lines = last_lines(text)
-        said = own.get("message") or (lines[-1].strip() if lines and not row["signal"] else "")
+        detail = own.get("message") or (lines[-1].strip() if lines and not row["signal"] else "")
         return failure_of(
             cause,
-            "rank %d on %s %s" % (rank, os.uname().nodename, how) + (": %s" % said if said else ""),
+            "rank %d on %s %s" % (rank, os.uname().nodename, how) + (": %s" % detail if detail else ""),
             rank=rank,
             node_rank=self.node_rank,
             exit_code=row["exit_code"],

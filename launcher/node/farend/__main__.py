@@ -24,24 +24,12 @@ if TYPE_CHECKING:
     from ..files import Json
 
 OPERATIONS: Dict[str, Callable[..., Json]] = {
-    "hello": hello,
-    "image": image,
-    "shared_dir_marks": shared_dir_marks,
-    "listen": listen,
-    "unlisten": unlisten,
-    "reach": reach,
-    "probe_peers": probe_peers,
-    "find_inputs": find_inputs,
-    "store_input": store_input,
-    "tree": tree,
-    "get": get,
-    "put": put,
-    "unpack": unpack,
-    "start": start,
-    "poll_node": poll_node,
-    "send_signal": send_signal,
-    "leftovers": leftovers,
-}
+    operation.__name__: operation
+    for operation in (
+        hello, image, shared_dir_marks, listen, unlisten, reach, probe_peers, find_inputs, store_input, tree, get, put,
+        unpack, start, poll_node, send_signal, leftovers,
+    )
+}  # fmt: skip
 
 
 def converse(source: BinaryIO, sink: BinaryIO) -> None:

@@ -100,7 +100,7 @@ def test_a_failed_rank_is_recorded_with_its_cause(make: Make, program: str, code
     assert "rank 0" in failure["message"]
 
 
-def test_the_last_twenty_lines_stand_in_the_record_whatever_their_encoding(make: Make) -> None:
+def test_the_record_has_the_last_twenty_lines_in_any_encoding(make: Make) -> None:
     run = make("for i in $(seq 30); do echo line $i; done; printf '\\377\\376 \\r50%%\\r100%% 中文\\n'; exit 1")
     assert run.go() == 1
     tail = run.record()["failure"]["log_tail"]
@@ -117,7 +117,7 @@ def test_one_failed_rank_ends_the_others_and_is_shown_first(make: Make) -> None:
     assert run.left() == []
 
 
-def test_the_echo_of_a_failure_does_not_hide_its_cause(make: Make) -> None:
+def test_a_consequence_of_a_failure_does_not_hide_its_cause(make: Make) -> None:
     echo = "while [ ! -e died ]; do sleep 0.01; done; echo 'RuntimeError: gloo: Connection closed by peer'; exit 1"
     run = make(f'trap "" TERM; if [ "$RANK" = 1 ]; then touch died; exit 7; fi; {echo}', nodes=[2])
     assert run.go() == 1
@@ -168,7 +168,7 @@ def test_the_preemption_signal_is_a_stop_and_usr1_a_checkpoint(make: Make) -> No
     assert run.wait() == [75]
 
 
-def test_a_deaf_program_is_terminated_after_the_deadline_and_then_killed(make: Make) -> None:
+def test_a_program_that_ignores_a_stop_is_terminated_after_the_deadline_and_then_killed(make: Make) -> None:
     run = make(IGNORES_TERM, stop_deadline=0.5).start().wait_started()
     started = time.monotonic()
     run.signal(0)
@@ -180,9 +180,7 @@ def test_a_deaf_program_is_terminated_after_the_deadline_and_then_killed(make: M
 
 
 @pytest.mark.parametrize("ending", ["exit 0", "exit 1", "exit 143"])
-def test_a_scheduler_that_signals_ranks_and_agent_has_stopped_the_run_however_the_ranks_take_it(
-    make: Make, ending: str
-) -> None:
+def test_a_scheduler_that_signals_ranks_and_agent_stops_the_run_whatever_the_ranks_do(make: Make, ending: str) -> None:
     run = make(f'trap "{ending}" TERM; echo up; while :; do sleep 0.02; done', cooperative=False).start()
     wait_for(lambda: (run.path / "logs/node-0/rank-0.log").exists() and run.log())
     rank = run.rank_pid()
@@ -210,7 +208,7 @@ def test_ranks_that_die_of_the_schedulers_signal_before_the_agent_gets_its_own_a
     assert (run.record()["failure"], run.record()["restarts"]) == (None, 0)
 
 
-def test_a_rank_that_somebody_ended_with_no_word_to_the_agent_has_failed(make: Make) -> None:
+def test_a_rank_that_a_stranger_ended_has_failed(make: Make) -> None:
     run = make(FOREVER, nodes=[2]).start().wait_started()
     os.kill(run.rank_pid(1), signal.SIGTERM)
     assert run.wait(6) == [1]
@@ -266,7 +264,7 @@ def test_other_runs_on_the_machine_are_never_touched(make: Make) -> None:
     assert other.left() == before
 
 
-def test_a_failure_that_may_pass_is_tried_again_on_another_port(make: Make) -> None:
+def test_a_failure_that_may_pass_is_retried_on_another_port(make: Make) -> None:
     run = make(
         "echo port=$MASTER_PORT try=$ZLAUNCH_RESTART_COUNT; [ $ZLAUNCH_RESTART_COUNT = 2 ] || exit 5", max_restarts=3
     )
@@ -280,7 +278,7 @@ def test_a_failure_that_may_pass_is_tried_again_on_another_port(make: Make) -> N
 
 
 @pytest.mark.parametrize(("program", "restarts"), [("exit 5", 1), ("exit 2", 0), ("echo std::bad_alloc; exit 1", 0)])
-def test_restarts_are_bounded_and_not_wasted_on_what_would_fail_again(make: Make, program: str, restarts: int) -> None:
+def test_restarts_are_bounded_and_skip_failures_that_would_recur(make: Make, program: str, restarts: int) -> None:
     run = make(program, max_restarts=1)
     assert run.go() == 1
     assert run.record()["restarts"] == restarts
@@ -320,7 +318,7 @@ def test_the_agent_starts_from_anywhere(make: Make, tmp_path: Path) -> None:
     assert not list(run.path.rglob("*.pyc"))
 
 
-def test_a_detached_agent_returns_at_once_and_goes_on(make: Make) -> None:
+def test_a_detached_agent_returns_at_once_and_continues(make: Make) -> None:
     run = make(UNTIL_STOP)
     argv = [sys.executable, "code/node/agent", "--run-dir", ".", "--node-rank", "0", "--detach"]
     subprocess.run(argv, cwd=run.path, check=True, capture_output=True, timeout=10)

@@ -48,7 +48,7 @@ def engine_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "engine.log"
 
 
-def test_the_ranks_run_inside_and_stand_in_the_record_outside(make: Make) -> None:
+def test_the_ranks_run_inside_and_are_in_the_record_outside(make: Make) -> None:
     run = make('test "$IN_CONTAINER" = 1 && echo rank $RANK', nodes=[2])
     assert run.go() == 0
     assert run.log(1) == "rank 1\n"
@@ -64,7 +64,7 @@ def test_a_failure_inside_is_the_failure_of_the_node(make: Make) -> None:
 
 
 @pytest.mark.parametrize(("program", "code"), [(UNTIL_STOP, 75), (IGNORES_TERM, 130)])
-def test_a_stop_passes_into_the_container(make: Make, program: str, code: int) -> None:
+def test_a_stop_reaches_the_ranks_in_the_container(make: Make, program: str, code: int) -> None:
     run = make(program, stop_deadline=0.6).start()
     wait_for(lambda: (run.path / "logs/node-0/rank-0.log").exists())
     run.signal(0)
@@ -72,7 +72,7 @@ def test_a_stop_passes_into_the_container(make: Make, program: str, code: int) -
     assert run.left() == []
 
 
-def test_a_stop_that_slurms_script_wrote_before_the_agent_was_there_counts(make: Make) -> None:
+def test_a_stop_that_slurms_script_wrote_before_the_agent_started_counts(make: Make) -> None:
     run = make(UNTIL_STOP, backend="slurm")
     (run.path / "control").mkdir()
     (run.path / "control/signals-0").write_text("12\n")
@@ -97,7 +97,7 @@ def test_a_killed_agent_does_not_leave_its_container(make: Make, engine_log: Pat
     assert run.left() == []
 
 
-def test_an_engine_that_fails_is_shown_with_its_words(make: Make) -> None:
+def test_the_output_of_an_engine_that_fails_is_shown(make: Make) -> None:
     run = make("exit 0")
     plan = json.loads((run.path / "plan.json").read_text())
     plan["launch"]["container"]["argv"] = ["sh", "-c", "echo no such image: llm >&2; exit 125"]
@@ -116,7 +116,7 @@ def test_a_missing_engine_is_a_clear_failure(make: Make) -> None:
     assert "no-such-engine" in run.record()["failure"]["message"]
 
 
-def test_secrets_travel_into_the_container_by_pipe(make: Make) -> None:
+def test_secrets_enter_the_container_through_a_pipe(make: Make) -> None:
     run = make("test ${#TOKEN} = 5")
     (run.path / "s").write_text('{"TOKEN": "12345"}')
     argv = [sys.executable, "code/node/agent", "--run-dir", ".", "--node-rank", "0", "--secrets-file", "s"]

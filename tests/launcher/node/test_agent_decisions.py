@@ -29,7 +29,7 @@ from tests.beds.agent_bed import copy_agent
 NODES = [{"node_rank": r, "host": f"h{r}", "procs": procs, "first_rank": 0} for r, procs in enumerate([1, 2, 4])]
 
 
-def test_the_rank_table_numbers_the_nodes_that_are_left() -> None:
+def test_the_rank_table_numbers_the_remaining_nodes() -> None:
     assert [row["first_rank"] for row in table_without(NODES, set())] == [0, 1, 3]
     assert [(row["node_rank"], row["first_rank"]) for row in table_without(NODES, {1})] == [(0, 0), (2, 1)]
 
@@ -43,7 +43,7 @@ def test_no_attempt_uses_the_control_port_or_an_earlier_port() -> None:
     ("batch", "micro", "world", "expected"),
     [(64, 4, 8, (4, 2)), (64, 4, 7, None), (12, 4, 2, (3, 2)), (6, 2, 3, (2, 1))],
 )
-def test_another_world_keeps_the_global_batch_or_is_refused(
+def test_another_world_size_keeps_the_global_batch_or_is_refused(
     batch: int, micro: int, world: int, expected: tuple[int, int] | None
 ) -> None:
     if expected is None:
@@ -62,7 +62,7 @@ def test_both_configurations_are_resized_and_nothing_else_of_them_changes() -> N
     assert new["ds_config.json"] == {**deepspeed, "gradient_accumulation_steps": 2}
 
 
-def test_the_echo_of_a_failure_is_shown_only_if_there_is_nothing_better() -> None:
+def test_a_consequence_is_shown_only_if_no_other_failure_is_known() -> None:
     echo, lost, real = ({"cause": cause} for cause in ("nccl", "lost_host", "killed"))
     assert first_cause([echo, lost, real]) is real
     assert first_cause([echo, lost]) is lost
@@ -141,7 +141,7 @@ def test_a_stop_forbids_a_restart(tmp_path: Path) -> None:
     assert hub.all_report("cancelled", "failed", "cancelled") == "FAILED"
 
 
-def test_ranks_that_a_scheduler_terminated_with_us_are_cancelled_not_failed(tmp_path: Path) -> None:
+def test_ranks_that_a_scheduler_terminated_with_the_agent_are_cancelled_not_failed(tmp_path: Path) -> None:
     hub = Hub(tmp_path).all_there()
     hub.it.failing(1, 0, failure_of("killed", "x", signum=signal.SIGTERM))
     hub.it.request("stop")
@@ -159,9 +159,7 @@ def test_ranks_that_all_died_of_a_schedulers_signal_have_not_succeeded(tmp_path:
 @pytest.mark.parametrize(
     "how", [{"signum": signal.SIGTERM}, {"signum": signal.SIGINT}, {"exit_code": 143}, {"exit_code": 130}]
 )
-def test_a_request_that_comes_a_moment_after_the_ranks_died_of_its_signal_still_counts(
-    tmp_path: Path, how: dict[str, int]
-) -> None:
+def test_a_request_just_after_the_ranks_died_of_its_signal_still_counts(tmp_path: Path, how: dict[str, int]) -> None:
     hub = Hub(tmp_path, max_restarts=1).all_there()
     hub.it.failing(1, 0, failure_of("bug", "x", **how))
     assert hub.all_report("cancelled", "failed", "cancelled") == "None"
@@ -181,7 +179,7 @@ def test_a_request_that_comes_a_moment_after_the_ranks_died_of_its_signal_still_
         ({"cooperative": False}, "ok", True, "SUCCEEDED"),
     ],
 )
-def test_a_program_that_slurms_signal_may_have_ended_with_0_has_not_succeeded_if_it_was_asked_to_end(
+def test_a_program_that_exits_0_after_slurms_stop_signal_has_not_succeeded(
     tmp_path: Path, launch: dict[str, Any], outcome: str, asked: bool, state: str
 ) -> None:
     hub = Hub(tmp_path, **launch).all_there()
@@ -193,7 +191,7 @@ def test_a_program_that_slurms_signal_may_have_ended_with_0_has_not_succeeded_if
     assert hub.finish["state"] == state
 
 
-def test_ranks_that_died_of_a_polite_signal_and_no_request_have_failed(tmp_path: Path) -> None:
+def test_ranks_that_died_of_a_stop_signal_without_a_request_have_failed(tmp_path: Path) -> None:
     hub = Hub(tmp_path, max_restarts=1).all_there()
     for attempt, start in enumerate((100.0, 200.0)):
         hub.it.failing(1, attempt, failure_of("killed", "x", signum=signal.SIGTERM))
@@ -205,7 +203,7 @@ def test_ranks_that_died_of_a_polite_signal_and_no_request_have_failed(tmp_path:
     assert (hub.it.attempt, hub.finish["state"], hub.finish["failure"]["cause"]) == (1, "FAILED", "killed")
 
 
-def test_who_comes_back_is_told_what_it_missed(tmp_path: Path) -> None:
+def test_a_node_that_reconnects_learns_what_it_missed(tmp_path: Path) -> None:
     hub = Hub(tmp_path).all_there()
     hub.it.failing(0, 0, failure_of("bug", "x"))
     hub.sent.clear()
@@ -217,7 +215,7 @@ def test_who_comes_back_is_told_what_it_missed(tmp_path: Path) -> None:
     assert hub.sent == [(2, "finish")]
 
 
-def test_a_report_of_an_earlier_attempt_counts_for_nothing(tmp_path: Path) -> None:
+def test_a_report_of_an_earlier_attempt_is_ignored(tmp_path: Path) -> None:
     hub = Hub(tmp_path, max_restarts=1).all_there()
     hub.it.failing(0, 0, failure_of("bug", "x"))
     hub.all_report("failed", "cancelled", "cancelled")
@@ -227,7 +225,7 @@ def test_a_report_of_an_earlier_attempt_counts_for_nothing(tmp_path: Path) -> No
     assert hub.all_report("ok", "ok", "ok") == "SUCCEEDED"
 
 
-def test_a_closed_connection_is_given_a_moment_and_a_silent_one_the_timeout(tmp_path: Path) -> None:
+def test_a_closed_connection_has_seconds_to_return_and_a_silent_one_the_timeout(tmp_path: Path) -> None:
     hub = Hub(tmp_path).all_there()
     hub.it.heard(1, 100.0), hub.it.heard(2, 100.0)
     hub.it.disconnected(2, 100.0)
@@ -268,7 +266,7 @@ def test_the_final_state_is_recorded_even_on_a_full_disk(tmp_path: Path, monkeyp
     [(0, None, "SUCCEEDED", None), (75, None, "STOPPED", None), (130, None, "CANCELLED", None),
      (1, None, "FAILED", "bug"), (None, 9, "FAILED", "killed")],
 )  # fmt: skip
-def test_an_agent_that_could_not_write_its_last_word_has_said_it_by_its_exit_status(
+def test_the_exit_status_tells_the_state_of_an_agent_that_could_not_write(
     tmp_path: Path, code: int | None, signum: int | None, state: str, cause: str | None
 ) -> None:
     names, launch = Names(tmp_path, 0), {**DEFAULTS, "run_id": "r", "inside": False}
@@ -281,7 +279,7 @@ def test_an_agent_that_could_not_write_its_last_word_has_said_it_by_its_exit_sta
     assert record["ended"]
 
 
-def test_a_stop_that_may_not_have_arrived_is_repeated_in_the_next_attempt_too(tmp_path: Path) -> None:
+def test_a_stop_that_may_be_lost_is_repeated_in_the_next_attempt(tmp_path: Path) -> None:
     link = Link({**DEFAULTS, "control_port": 1}, 1, selectors.DefaultSelector(), lambda command: None)
     link.report({"say": "ended", "attempt": 0, "outcome": "failed"})
     link.report({"say": "request", "request": "stop"})
@@ -302,7 +300,7 @@ def test_two_nodes_whose_agents_have_one_pid_write_one_file(tmp_path: Path, monk
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("train.json", "ours")]
 
 
-def test_a_strangers_answer_is_just_wrong_whatever_it_is() -> None:
+def test_any_answer_of_a_stranger_is_refused() -> None:
     right = wire.proof("token", "agent", "\ud800")
     assert wire.same_proof(right, right)
     assert not any(wire.same_proof(wrong, right) for wrong in (None, 1, ["x"], "\ud800", right[:-1]))

@@ -39,7 +39,7 @@ def test_nodes_with_unequal_slots_get_one_rank_table(make: Make, shared: bool) -
     assert run.left() == []
 
 
-def test_no_rank_starts_before_every_node_is_there(make: Make) -> None:
+def test_no_rank_starts_before_every_node_has_arrived(make: Make) -> None:
     run = make("exit 0", nodes=[1, 1]).start(only=[0])
     time.sleep(0.5)
     assert run.events("ranks_started", 0) == []
@@ -54,7 +54,7 @@ def test_a_node_that_never_comes_is_named(make: Make) -> None:
 
 
 @pytest.mark.parametrize("failing", [0, 1])
-def test_a_failure_on_one_node_ends_all_and_is_known_to_all(make: Make, failing: int) -> None:
+def test_a_failure_on_one_node_ends_all_nodes_and_all_record_it(make: Make, failing: int) -> None:
     program = f'[ "$NODE_RANK" = {failing} ] && sleep 0.2 && echo std::bad_alloc && exit 3; {IGNORES_TERM}'
     run = make(program, nodes=[1, 1], shared=False).start()
     assert run.wait(10) == [1, 1]
@@ -65,13 +65,13 @@ def test_a_failure_on_one_node_ends_all_and_is_known_to_all(make: Make, failing:
 
 
 @pytest.mark.parametrize("asked", [0, 2])
-def test_a_stop_asked_of_one_node_reaches_all(make: Make, asked: int) -> None:
+def test_a_stop_requested_on_one_node_reaches_all(make: Make, asked: int) -> None:
     run = make(UNTIL_STOP, nodes=[1, 1, 1], shared=False).start().wait_started()
     run.signal(asked)
     assert run.wait() == [75, 75, 75]
 
 
-def test_a_checkpoint_asked_of_any_node_is_requested_once_at_node_0(make: Make) -> None:
+def test_a_checkpoint_requested_on_any_node_is_written_once_on_node_0(make: Make) -> None:
     run = make(UNTIL_STOP, nodes=[1, 1], shared=False).start().wait_started()
     run.signal(1, signal.SIGUSR1)
     wait_for((run.dirs[0] / "control" / "checkpoint").exists)
@@ -134,7 +134,7 @@ def elastic(make: Make, global_batch: int, **launch: Any) -> Run:
     return run
 
 
-def test_an_elastic_run_goes_on_without_a_lost_node_at_the_same_global_batch(make: Make) -> None:
+def test_an_elastic_run_continues_without_a_lost_node_at_the_same_global_batch(make: Make) -> None:
     run = elastic(make, 12, elastic=True)
     assert [run.agents[node].wait(15) for node in (0, 2)] == [0, 0]
     assert "0/2" in run.log(0, 0)
@@ -164,7 +164,7 @@ def test_a_node_that_cannot_take_part_in_a_restart_ends_the_run_with_the_reason(
     assert "global_batch_size 9 does not divide by 2 ranks" in run.record()["failure"]["message"]
 
 
-def test_a_node_without_which_the_run_goes_on_ends_itself_when_it_wakes(make: Make) -> None:
+def test_a_node_that_an_elastic_run_gave_up_ends_itself_when_it_wakes(make: Make) -> None:
     run = make(FOREVER, nodes=[1, 1, 1], shared=False, max_restarts=1, heartbeat_timeout=1.0, elastic=True)
     run.start().wait_started()
     run.signal(1, signal.SIGSTOP)
@@ -180,7 +180,7 @@ def test_a_lost_node_is_not_waited_for_when_the_run_is_not_elastic(make: Make) -
     assert "`elastic` is off" in run.record()["failure"]["message"]
 
 
-def test_who_does_not_know_the_token_gets_no_word_in(make: Make) -> None:
+def test_a_peer_without_the_token_is_ignored(make: Make) -> None:
     run = make(UNTIL_STOP, nodes=[1, 1], shared=False)
     plan = json.loads((run.dirs[1] / "plan.json").read_text())
     plan["launch"].update(token="other", start_timeout=1.5)
@@ -200,7 +200,7 @@ def test_who_does_not_know_the_token_gets_no_word_in(make: Make) -> None:
     [b"[" * 60000, b'{"node_rank": [1]}', b'{"node_rank": 1, "proof": "\\ud800"}'],
     ids=["deep", "list", "half"],
 )
-def test_a_strangers_nonsense_does_not_end_the_run(make: Make, words: bytes) -> None:
+def test_malformed_messages_of_a_stranger_do_not_end_the_run(make: Make, words: bytes) -> None:
     run = make("exit 0", nodes=[1, 1], shared=False).start(only=[0])
     with socket.create_connection(("127.0.0.1", wait_for(lambda: port_of(run)))) as stranger:
         stranger.sendall(words + b"\n")
@@ -212,7 +212,7 @@ def test_a_strangers_nonsense_does_not_end_the_run(make: Make, words: bytes) -> 
 
 @pytest.mark.parametrize("node", [0, 1])
 @pytest.mark.parametrize("ending", ["exit 0", "exit 1"])
-def test_a_scheduler_that_signals_ranks_and_agent_has_stopped_the_run_however_the_ranks_take_it(
+def test_a_scheduler_that_signals_ranks_and_agent_stops_the_run_whatever_the_ranks_do(
     make: Make, node: int, ending: str
 ) -> None:
     program = f'[ "$NODE_RANK" = {node} ] || {FOREVER}; trap "{ending}" TERM; echo up; while :; do sleep 0.02; done'
@@ -240,13 +240,13 @@ def test_a_taken_control_port_is_a_clear_failure(make: Make) -> None:
     assert str(run.launch["control_port"]) in run.record()["failure"]["message"]
 
 
-def test_the_target_may_know_the_addresses_better_than_the_plan(make: Make) -> None:
+def test_addresses_in_the_environment_override_the_plan(make: Make) -> None:
     run = make("echo $MASTER_ADDR:$MASTER_PORT", master_addr="192.0.2.1")
     assert run.go(env={"ZLAUNCH_MASTER_ADDR": "127.0.0.2", "ZLAUNCH_MASTER_PORT": "4242"}) == 0
     assert run.log() == "127.0.0.2:4242\n"
 
 
-def test_eight_agents_end_within_moments_of_one_killed_rank(make: Make) -> None:
+def test_eight_agents_end_within_seconds_of_one_killed_rank(make: Make) -> None:
     run = make(FOREVER, nodes=[1] * 8).start().wait_started()
     started = time.monotonic()
     os.kill(run.rank_pid(5, 5), signal.SIGKILL)
@@ -294,7 +294,7 @@ class Cable:
         self.thread.join()
 
 
-def test_a_cable_cut_for_less_than_the_timeout_is_survived_and_then_requests_pass_again(make: Make) -> None:
+def test_a_network_outage_shorter_than_the_timeout_changes_nothing(make: Make) -> None:
     run = make(UNTIL_STOP, nodes=[1, 1], shared=False, heartbeat_timeout=6.0)
     with Cable(run.launch["control_port"]) as cable:
         run.write(run.dirs[1], "plan.json", {"launch": {**run.launch, "control_port": cable.port}})
@@ -311,7 +311,7 @@ def test_a_cable_cut_for_less_than_the_timeout_is_survived_and_then_requests_pas
     assert [len(run.events("ranks_started", node)) for node in (0, 1)] == [1, 1]
 
 
-def test_a_failure_reported_into_a_cut_cable_arrives_after_it(make: Make) -> None:
+def test_a_failure_reported_during_a_network_outage_arrives_after_it(make: Make) -> None:
     run = make('[ "$NODE_RANK" = 0 ] && ' + FOREVER + "; while [ ! -e die ]; do sleep 0.05; done; exit 6",
                nodes=[1, 1], shared=False, heartbeat_timeout=6.0)  # fmt: skip
     with Cable(run.launch["control_port"]) as cable:

@@ -60,7 +60,7 @@ def test_a_python_that_is_too_old_says_so(version: str) -> None:
     assert done.stderr.decode().splitlines()[-1] == expected
 
 
-def test_a_program_is_fed_and_heard_and_has_a_session_of_its_own(tmp_path: Path) -> None:
+def test_a_program_gets_its_input_returns_its_output_and_has_a_session_of_its_own(tmp_path: Path) -> None:
     status, output = runs.run(["sh", "-c", "wc -c; echo oops >&2; ps -o sid= $$; exit 3"], {}, b"x" * 200_000, 10)
     assert status is not None
     assert status >> 8 == 3
@@ -76,7 +76,7 @@ def test_a_program_that_hangs_is_killed_with_all_that_it_started() -> None:
     assert time.monotonic() - started < 5
 
 
-def test_a_start_feeds_the_secrets_to_what_was_unpacked_and_takes_the_hosts_mark_away(tmp_path: Path) -> None:
+def test_a_start_passes_the_secrets_to_the_unpacked_node_sh_and_removes_the_mark(tmp_path: Path) -> None:
     run, there = RunDir(tmp_path / "here"), tmp_path / "there"
     run.write({"node.sh": f'cd "{there}"; cat > told; mkdir nodes; echo "{{}}" > nodes/node-0.json\n'})
     packed = bundle.build(run)
@@ -110,7 +110,7 @@ def test_only_the_host_that_listens_is_reached() -> None:
         silent.close()
 
 
-def test_what_an_environment_prints_does_not_stand_between_the_answers(tmp_path: Path) -> None:
+def test_output_of_an_environment_does_not_mix_with_the_answers(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("print('welcome')")
     hello = {"op": "hello", "workdir": str(tmp_path), "token": "t", "index": 0, "packages": ["torch"], "gpus": False}
     done = start_far_end(build_payload("greeting") + json.dumps(hello).encode() + b"\n", PYTHONPATH=str(tmp_path))
@@ -118,13 +118,13 @@ def test_what_an_environment_prints_does_not_stand_between_the_answers(tmp_path:
     assert json.loads(done.stdout.splitlines()[2])["ok"]
 
 
-def test_a_request_that_is_cut_in_its_payload_is_not_carried_out(tmp_path: Path) -> None:
+def test_a_request_with_half_a_payload_is_not_carried_out(tmp_path: Path) -> None:
     put = {"op": "put", "run_dir": str(tmp_path), "name": "weights", "offset": 0, "last": True, "payload": 10}
     start_far_end(build_payload("greeting") + json.dumps(put).encode() + b"\nhalf")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_of_the_store_that_lost_its_end_is_sent_again(tmp_path: Path) -> None:
+def test_a_truncated_file_of_the_store_is_sent_again(tmp_path: Path) -> None:
     item = {"path": "/nowhere/a", "name": "a", "size": 4, "sha256": "0" * 64}
     stored = Path(store.store_path(str(tmp_path), item))
     stored.parent.mkdir(parents=True)
@@ -134,7 +134,7 @@ def test_a_file_of_the_store_that_lost_its_end_is_sent_again(tmp_path: Path) -> 
     assert store.find_inputs([item], str(tmp_path)) == {"found": {}}
 
 
-def test_files_of_a_run_whose_agent_lives_are_left_alone(tmp_path: Path) -> None:
+def test_the_files_of_a_run_with_a_living_agent_are_not_replaced(tmp_path: Path) -> None:
     run, there = RunDir(tmp_path / "here"), tmp_path / "there"
     run.write({"node.sh": "true"})
     packed = bundle.build(run)
@@ -149,7 +149,7 @@ def test_files_of_a_run_whose_agent_lives_are_left_alone(tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="a namespace of its own needs root")
-def test_processes_of_a_container_with_its_own_agent_are_not_taken_for_strays(tmp_path: Path) -> None:
+def test_processes_of_a_container_with_its_own_agent_are_not_leftovers(tmp_path: Path) -> None:
     environ = {**os.environ, "ZLAUNCH_RUN_ID": "in-20260101-000000-abcd", "ZLAUNCH_RUN_DIR": "/only/in/the/container"}
     inside = subprocess.Popen(["unshare", "--pid", "--fork", "--kill-child", "sleep", "100"], env=environ)
     try:
