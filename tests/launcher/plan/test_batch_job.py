@@ -184,7 +184,7 @@ def test_values_are_quoted_as_sbatch_reads_them(value: str | None, line: str) ->
     [
         (["slurm.sbatch={nodes: 3}"], "slurm.nodes"),
         (["slurm.sbatch={output: x}"], "slurm.log"),
-        (["slurm.sbatch={'a b': x}"], "not the name"),
+        (["slurm.sbatch={'a b': x}"], "not a valid name"),
         (['slurm.partition="a\\nb"'], "line break"),
         (["slurm.time=4h"], "time limit"),
     ],
