@@ -1,7 +1,6 @@
-"""Where the files that are not Python lie: templates, the Dockerfile and its requirements, the Slurm script.
+"""Where the files that are not Python are: templates, the Dockerfile and its requirements, the Slurm script.
 
-In a checkout they stand beside the package; in a wheel they travel inside it (pyproject.toml maps them). Nothing else
-in the project may guess these places.
+In a checkout they are beside the package, in a wheel inside it (pyproject.toml maps them). Only this module knows.
 """
 
 from __future__ import annotations
@@ -12,24 +11,24 @@ from typing import Literal
 Kind = Literal["templates", "docker", "slurm"]
 
 PACKAGE = Path(__file__).resolve().parent
-"""The launcher package itself, wherever it is installed."""
+"""The installed package `launcher`."""
 
 
 def path(kind: Kind) -> Path:
-    """The directory of that kind; FileNotFoundError means a broken installation."""
+    """The directory of that kind. Raises FileNotFoundError for a broken installation."""
     for candidate in (PACKAGE / kind, PACKAGE.parent / kind):
-        # A wheel's own directory wins, so that an unrelated `docker/` beside site-packages is never taken.
+        # The wheel's own directory comes first: a `docker/` beside site-packages may be another project's.
         if candidate.is_dir():
             return candidate
-    raise FileNotFoundError(f"{kind}/ lies neither in {PACKAGE} nor beside it: is the installation complete?")
+    raise FileNotFoundError(f"{kind}/ is neither in {PACKAGE} nor beside it: is the installation complete?")
 
 
 def agent_sources() -> dict[str, Path]:
-    """{path below code/ of a run directory: file or directory} of the node's agent and what it imports."""
+    """{path in code/ of a run directory: file or directory} of the agent and everything that it imports."""
     node = PACKAGE / "node"
     return {**{f"node/{file.name}": file for file in sorted(node.glob("*.py"))}, "node/agent": node / "agent"}
 
 
 def train_package() -> Path:
-    """Directory of the training program's sources, copied into every run directory. Does not import it."""
+    """The directory of the training program, which every run directory gets a copy of. Does not import it."""
     return PACKAGE.parent / "train"

@@ -1,19 +1,19 @@
-"""Every error that a user can meet, drawn as a tree.
+"""Every error that a user can see, as a tree.
 
 ZlaunchError
 ├── UsageError            exit 2: the request was wrong; nothing was started
 │   ├── SpecError         a key or value of the job file or of --set
-│   ├── BatchError        the batch arithmetic has no solution
+│   ├── BatchError        no batch size fits these ranks
 │   ├── DataError         records that cannot be trained on
 │   ├── CompatibilityError  settings that cannot work together
 │   ├── HostfileError     hostfile, --hosts, --include, --exclude
 │   └── RunNotFound       no run, or several, of that name
 ├── TargetError           exit 1: the target refused: GPUs, ports, disk, ssh, sbatch, container engine
-│   └── HostsError        several hosts, each with its own result
+│   └── HostsError        one or more of several hosts failed
 └── RunFailed             exit 1: the run started and did not succeed
 
-An error says what was tried, where, what came back and what to do next. Commands print `str(error)` and `error.hint`
-without a traceback; anything that is not a ZlaunchError is a bug of ours and shows one.
+An error says what was tried, where, what the answer was and what to do next. Commands print `str(error)` and
+`error.hint` without a traceback. Any other exception is a bug and shows one.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class TargetError(ZlaunchError):
 
 
 class HostsError(TargetError):
-    """Partial failure over several hosts; keeps every host's result, the good ones too."""
+    """One or more of several hosts failed. Keeps the result of every host, also of those that succeeded."""
 
     def __init__(self, message: str, results: Mapping[str, str], *, hint: str | None = None) -> None:
         super().__init__(message + "".join(f"\n  {host}: {text}" for host, text in results.items()), hint=hint)

@@ -1,5 +1,5 @@
 """This machine: processes, interrupts, GPUs, ports, model files and hub caches.
 
-Offers: run, passthrough, like_ctrl_c, local_gpus, free_ports, model_config, run_module.
+Offers: process.run, process.passthrough; interrupts.like_ctrl_c; facts; hub_places; trainer.environment.
 May import: errors, assets, node.
 """

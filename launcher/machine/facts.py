@@ -1,4 +1,4 @@
-"""Facts about this machine, gathered without torch: GPUs, free ports, processors, the model's config.json."""
+"""Facts about this machine, gathered without torch: GPUs, free ports, interpreters, the model's config.json."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Gpu:
 
 
 def local_gpus() -> tuple[Gpu, ...]:
-    """The NVIDIA GPUs that a program started here would see: nvidia-smi, narrowed by CUDA_VISIBLE_DEVICES."""
+    """The NVIDIA GPUs that a program started here would see: those of nvidia-smi and CUDA_VISIBLE_DEVICES."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in ("", "-1"):
         return ()
@@ -37,12 +37,12 @@ def local_gpus() -> tuple[Gpu, ...]:
     try:
         output = process.run([tool, *query], timeout=30).stdout
     except process.CommandError:
-        return ()  # the tool is there, the driver is not
+        return ()  # there is nvidia-smi, but no driver
     return _narrow(parse_nvidia_smi(output), visible)
 
 
 def parse_nvidia_smi(output: str) -> tuple[tuple[str, Gpu], ...]:
-    """(uuid, Gpu) of each line of nvidia-smi's csv."""
+    """(uuid, Gpu) of each CSV line of nvidia-smi."""
     found = []
     for line in output.splitlines():
         fields = [field.strip() for field in line.split(",")]
@@ -54,7 +54,7 @@ def parse_nvidia_smi(output: str) -> tuple[tuple[str, Gpu], ...]:
 
 
 def _narrow(gpus: tuple[tuple[str, Gpu], ...], visible: str | None) -> tuple[Gpu, ...]:
-    """CUDA takes the list up to its first entry that is no GPU: `0,` is one GPU, and so is `0,-1,1`."""
+    """CUDA reads the list up to its first invalid entry: `0,` is one GPU, and so is `0,-1,1`."""
     if visible is None:
         return tuple(gpu for _, gpu in gpus)
     found: list[Gpu] = []
@@ -67,15 +67,15 @@ def _narrow(gpus: tuple[tuple[str, Gpu], ...], visible: str | None) -> tuple[Gpu
 
 
 def free_ports(count: int = 2, host: str = "127.0.0.1") -> tuple[int, ...]:
-    """Ports that nothing listens on now, outside the range that the kernel hands to outgoing connections.
+    """Ports without a listener, outside the range that the kernel uses for outgoing connections.
 
-    Two runs that start together draw from some 20,000 ports at random, so they do not meet; the agent fails clearly
-    if something takes the port in between.
+    They are drawn at random from 20,000, so that two runs that start together hardly ever collide. If another program
+    takes the port before the run does, the agent fails with a clear error.
     """
     ports: list[int] = []
     for _ in range(500):
         port = 10_000 + secrets.randbelow(20_000)
-        # the agent counts restarts up from the master port, so a few above it must be free too
+        # The agent adds the number of restarts to the master port, so the ports above it must be free too.
         if port not in ports and all(abs(port - other) > 16 for other in ports) and _is_free(port, host):
             ports.append(port)
             if len(ports) == count:
@@ -93,17 +93,17 @@ def _is_free(port: int, host: str) -> bool:
 
 
 def this_python() -> str:
-    """The interpreter zlaunch runs in: in the project's environment it is the training environment's too."""
+    """The interpreter that runs zlaunch, which in the project's environment can train as well."""
     return sys.executable
 
 
 def check_python(python: str, packages: Sequence[str]) -> None:
-    """Raise TargetError if an interpreter is not on this machine, or lacks one of the packages."""
+    """Raise TargetError if the interpreter does not exist here or lacks one of the packages."""
     hint = "name the interpreter of the training environment, for example --python .venv/bin/python"
     if shutil.which(python) is None:
         raise TargetError(f"no interpreter {python} on this machine", hint=hint)
-    ask = "import sys; from importlib.util import find_spec; print(*(n for n in sys.argv[1:] if not find_spec(n)))"
-    absent = process.run([python, "-c", ask, *packages]).stdout.split()
+    code = "import sys; from importlib.util import find_spec; print(*(n for n in sys.argv[1:] if not find_spec(n)))"
+    absent = process.run([python, "-c", code, *packages]).stdout.split()
     if absent:
         raise TargetError(f"{', '.join(absent)} not installed for {python}", hint=hint)
 
@@ -113,9 +113,9 @@ def new_token() -> str:
 
 
 def model_config(path: str, env: Mapping[str, str]) -> dict[str, Any] | None:
-    """config.json of a model that lies on this machine; None for a hub id that is not in the local cache.
+    """The config.json of a local model; None for a hub id that the local cache does not have.
 
-    `env` is the job's own, which may name another cache than the user's.
+    `env` is the job's own environment, which can name another cache.
     """
     local, held = Path(path) / "config.json", hub_places.model_folder(path, {**os.environ, **env})
     candidates = [local] if local.is_file() else sorted(held.glob("snapshots/*/config.json"))

@@ -1,4 +1,4 @@
-"""SIGTERM and the terminal's hang-up end an attached command the way Ctrl-C does."""
+"""Make SIGTERM and the terminal's hang-up end an attached command like Ctrl-C."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from types import FrameType
 
 @contextlib.contextmanager
 def handled(numbers: tuple[signal.Signals, ...], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Within it these signals call `handler`. Main thread only.
+    """Handle these signals with `handler` inside the context. Main thread only.
 
-    One that is ignored stays so: `nohup zlaunch`, and backends whose runs outlive the terminal.
+    An ignored signal stays ignored: `nohup zlaunch`, and backends whose runs survive the terminal.
     """
     heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
     saved = {number: signal.signal(number, handler) for number in heeded}
@@ -25,7 +25,7 @@ def handled(numbers: tuple[signal.Signals, ...], handler: Callable[[int, FrameTy
 
 @contextlib.contextmanager
 def like_ctrl_c() -> Iterator[None]:
-    """Within it SIGTERM and SIGHUP raise KeyboardInterrupt. Main thread only."""
+    """Raise KeyboardInterrupt at SIGTERM and SIGHUP inside the context. Main thread only."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -1,6 +1,6 @@
-"""The only place of the launcher that starts local processes and ends them.
+"""Start and end local processes: the only place in the launcher that does.
 
-Commands are argument lists; a shell never sees them.
+Commands are argument lists; no shell sees them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Result:
 
 
 class CommandError(TargetError):
-    """A local command failed: shows itself, its exit status and its last ten lines."""
+    """A local command failed. Shows the command, its exit status and its last ten lines."""
 
     def __init__(self, result: Result, why: str, *, hint: str | None = None) -> None:
         lines = "".join(f"\n  {line}" for line in result.last_lines)
@@ -54,10 +54,10 @@ def run(
     env: Mapping[str, str] | None = None,
     check: bool = True,
 ) -> Result:
-    """Run a command in a session of its own and wait for it.
+    """Run a command in its own session and wait for it.
 
-    `timeout` is in seconds; then, and at Ctrl-C, the command and all it started are killed.
-    Raises CommandError if it cannot be started, takes too long or (with `check`) exits with another status than 0.
+    After `timeout` seconds, and at Ctrl-C, the command and everything that it started are killed. Raises CommandError
+    if it cannot start, takes too long or, with `check`, exits with a status other than 0.
     """
     words, started = tuple(os.fspath(word) for word in argv), time.monotonic()
     try:
@@ -98,10 +98,10 @@ def _kill_session(process: subprocess.Popen[bytes]) -> None:
 
 
 def passthrough(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> int:
-    """Run a command on this terminal's own streams; its exit status (128 + n after signal n). Raises CommandError.
+    """Run a command on the streams of this terminal; return its exit status, 128 + n after signal n.
 
-    A Ctrl-C reaches it from the terminal, and what it does then is its own affair (a conversation goes on). What else
-    would end us is passed on, so that nothing goes on alone. Main thread only.
+    The terminal itself sends it Ctrl-C, and the command decides what to do (a chat continues). Other signals that would
+    end this process are passed on, so that the command does not survive it. Main thread only. Raises CommandError.
     """
     children: list[subprocess.Popen[bytes]] = []
 
@@ -121,7 +121,7 @@ def passthrough(argv: Sequence[str], *, env: Mapping[str, str] | None = None) ->
 
 
 def is_same_process(pid: int, start_time: int | None, boot_id: str) -> bool:
-    """Whether the recorded process still lives on this machine: pids and even start times repeat after a reboot."""
+    """Whether the recorded process is still alive on this machine. After a reboot pids and start times repeat."""
     return boot_id == processes.boot_id() and processes.is_alive(pid, start_time)
 
 
@@ -135,7 +135,7 @@ def signal_process(pid: int, start_time: int | None, boot_id: str, signum: int) 
 
 
 def wait_gone(pid: int, start_time: int | None, timeout: float) -> bool:
-    """Wait until the process has ended; False if it lives on after `timeout` seconds."""
+    """Wait until the process has ended; False if it is still alive after `timeout` seconds."""
     try:
         handle = os.pidfd_open(pid)
     except (OSError, AttributeError):  # gone already, or a kernel before 5.3
@@ -147,7 +147,7 @@ def wait_gone(pid: int, start_time: int | None, timeout: float) -> bool:
 
 
 def wait_until(done: Callable[[], bool], timeout: float, pause: float = 0.05) -> bool:
-    """Ask `done` every `pause` seconds; its last answer."""
+    """Call `done` every `pause` seconds until it is true or the time is over; its last answer."""
     end = time.monotonic() + timeout
     while not done():
         if time.monotonic() >= end:
@@ -159,9 +159,9 @@ def wait_until(done: Callable[[], bool], timeout: float, pause: float = 0.05) ->
 def terminate_tree(
     pid: int, start_time: int | None, boot_id: str, *, interrupt_timeout: float, terminate_timeout: float
 ) -> bool:
-    """End a recorded process: interrupt, terminate, then kill it with everything below it. True if it is gone.
+    """End a recorded process: interrupt, terminate, then kill it with all its descendants. True if it is gone.
 
-    Both times are seconds given to the process after each signal.
+    The process gets `interrupt_timeout` and `terminate_timeout` seconds after these signals.
     """
     for signum, timeout in ((signal.SIGINT, interrupt_timeout), (signal.SIGTERM, terminate_timeout)):
         if not signal_process(pid, start_time, boot_id, signum) or wait_gone(pid, start_time, timeout):
@@ -173,5 +173,5 @@ def terminate_tree(
 
 
 def last_log_lines(log: Path, count: int = 10) -> list[str]:
-    """The last lines of a log file, whatever its encoding; empty if it is not there."""
+    """The last lines of a log file in any encoding; empty if there is no file."""
     return last_lines(tail(log), count)

@@ -1,6 +1,6 @@
-"""The only Jinja environment of the project, and the templates in it.
+"""The only Jinja environment of the project, and its templates.
 
-Undefined names are errors, and a value reaches a shell script only through the `sh` filter (shlex.quote).
+Undefined names are errors. Values reach a shell script only through the filter `sh` (shlex.quote).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from launcher.errors import SpecError
 
 
 def template(name: str, file: Path | None = None) -> jinja2.Template:
-    """The template `name` of the project, or a site's own `file`. Raises SpecError if that cannot be read."""
+    """The project's template `name`, or a site's own `file`. Raises SpecError if the file cannot be read."""
     if file is None:
         return environment().get_template(name)
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        hint = "`zlaunch templates eject` writes the stock one, to be changed"
+        hint = "`zlaunch templates eject` writes the stock template for you to change"
         raise SpecError(f"cannot read the template {file}: {why}", hint=hint) from error
     return environment().from_string(text)
 
@@ -38,7 +38,7 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # the outputs are shell and JSON; `sh` and `tojson` quote for these
+        autoescape=False,  # the texts are shell and JSON, which `sh` and `tojson` quote for
     )
     env.filters["sh"] = _sh
     env.filters["tojson"] = functools.partial(json.dumps, ensure_ascii=False)
@@ -46,7 +46,7 @@ def environment() -> jinja2.Environment:
 
 
 def _sh(value: Any) -> str:
-    """A value, or a sequence of them, quoted for a POSIX shell."""
+    """A value or a sequence of values, quoted for a POSIX shell."""
     if isinstance(value, (list, tuple)):
         return " ".join(shlex.quote(str(item)) for item in value)
     return shlex.quote(str(value))

@@ -1,4 +1,4 @@
-"""The `slurm` section of a plan -> the text that sbatch gets. Pure but for reading a site's own template."""
+"""The section `slurm` of a plan -> the batch script. Pure, except that it reads a site's own template."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ ARRAY_LOG = "slurm-%a.log"
 def script(
     slurm: Mapping[str, Any], run_ids: Sequence[str], directories: Sequence[str] = (".",), name: str | None = None
 ) -> str:
-    """The batch script: for one run, in its own directory, or for an array, one task for each of `directories`.
+    """The batch script of one run, or of an array with one task per entry of `directories`.
 
-    `name` is the name of an array's job. Raises SpecError when a site's own template cannot be used.
+    `name` is the job name of an array. Raises SpecError if a site's own template cannot be used.
     """
     own = slurm["asked"]["template"]
     array = len(directories) > 1 or directories[0] != "."
@@ -52,7 +52,7 @@ def _options_of(slurm: Mapping[str, Any], name: str | None, tasks: int) -> list[
 
 
 def sbatch_line(option: str, value: str | None = None) -> str:
-    """`--option="value"`, quoted for the way sbatch itself reads #SBATCH lines (no shell does)."""
+    """`--option="value"`, quoted as sbatch reads #SBATCH lines; no shell reads them."""
     if value is None:
         return f"--{option}"
     if value and all(char.isalnum() or char in "._-+:/@=,%" for char in value):

@@ -1,4 +1,4 @@
-"""The snapshot of the training program and the agent that a run starts from."""
+"""The copy of the training program and the agent that a run starts from."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from launcher.rundir.directory import RunDir
 
 
 def snapshot_code(run: RunDir, sources: Mapping[str, Path]) -> str:
-    """Copy the training program and the agent into code/ and return their content hash.
+    """Copy `sources` (name in code/ -> file or package directory) into code/ and return their content hash.
 
-    `sources`: name under code/ -> file or package directory. Uncommitted changes travel too: the files are taken as
-    they are now.
+    The files are copied as they are now, with uncommitted changes.
     """
     import hashlib
 
     digest = hashlib.sha256()
-    shutil.rmtree(run.code, ignore_errors=True)  # a resumed run must not keep modules that are gone from the sources
+    shutil.rmtree(run.code, ignore_errors=True)  # a resumed run must not keep deleted modules
     for name, source in sorted(sources.items()):
         files = (
             [source] if source.is_file() else sorted(p for p in source.rglob("*.py") if "__pycache__" not in p.parts)
@@ -33,9 +32,9 @@ def snapshot_code(run: RunDir, sources: Mapping[str, Path]) -> str:
 
 
 def compile_code(package: Path) -> None:
-    """Put the compiled modules beside a copied package, so that no host compiles them, where its Python is ours.
+    """Compile a copied package, so that hosts with the same Python need not. Another Python ignores the files.
 
-    `Unchecked`: they hold whatever the files' times are on the host. Another Python overlooks them.
+    UNCHECKED_HASH makes them valid whatever the times of the source files are on the host.
     """
     import py_compile
 

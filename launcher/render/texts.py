@@ -14,7 +14,7 @@ from train.config import dump
 
 
 def render(plan: RunPlan) -> dict[str, str]:
-    """Every file of the run directory that follows from the plan."""
+    """Every file of the run directory that the plan decides."""
     files = {
         run_files.PLAN: msgspec.json.format(msgspec.json.encode(plan), indent=2).decode() + "\n",
         run_files.HOSTFILE: template("hostfile.j2").render(nodes=plan.launch.nodes),
@@ -31,7 +31,7 @@ def render(plan: RunPlan) -> dict[str, str]:
 
 
 def render_ds_config(plan: RunPlan) -> str:
-    """ds_config.json, checked to be JSON and laid out plainly."""
+    """ds_config.json, parsed once so that it is valid JSON."""
     assert plan.train is not None
     config = plan.train
     text = template("ds_config.json.j2").render(train=config.train, dtype=config.model.dtype, device=config.device)

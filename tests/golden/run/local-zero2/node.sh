@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # usage: bash node.sh NODE_RANK [agent options]     run demo-20261123-120000-abcd
-# The one node command of every backend: it becomes the agent, which starts and supervises this node's ranks.
-# -S: the agent needs no installed packages, the ranks' own interpreters look for theirs.
+# The command of a node on every backend. It becomes the agent, which starts and supervises the ranks of this node.
+# -S: the agent needs no installed packages. The interpreters of the ranks find their own.
 set -euo pipefail
 here=${BASH_SOURCE[0]%node.sh}
 cd -- "${here:-.}"

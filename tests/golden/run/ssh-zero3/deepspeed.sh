@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The same run by hand with DeepSpeed's own launcher: on every host, in this directory,
+# The same run by hand with DeepSpeed's own launcher. On every host, in this directory:
 #     bash deepspeed.sh NODE_RANK
-# No agent watches it then: no restarts, no clean stop on Ctrl-C, no `zlaunch status`.
+# No agent watches such a run: no restarts, no clean stop on Ctrl-C, no `zlaunch status`.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 export PYTHONPATH="$PWD/code${PYTHONPATH:+:$PYTHONPATH}"
