@@ -93,7 +93,7 @@ class Tokenizer:
     def chunk(self, chunk: Chunk) -> Chunked:
         """Read and tokenize one chunk."""
         done = self._work(lambda: self._conversations(chunk), chunk.shown)
-        for column in chunk.unread:
+        for column in set(chunk.unread) - self.recipe.options.column_names:
             done.ignored.add(column, chunk.shown, chunk.line, count=len(done.lines))
         return done
 
@@ -149,7 +149,7 @@ class Tokenizer:
 
     def _conversations(self, chunk: Chunk) -> Iterator[tuple[int, Conversation | Unreadable]]:
         """(line, conversation or what is wrong with it)"""
-        for line, value in files.objects(chunk):
+        for line, value in files.objects(chunk, self.recipe.options.column_names):
             if isinstance(value, Broken):
                 yield line, Unreadable(value.text)
                 continue

@@ -35,6 +35,7 @@ class Chunk:
     columns: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
     """Columns of a table that hold nothing for a record and are not decoded."""
+    delimiter: str = ","
     broken: str = ""
     """Set if the file could not be cut here: the chunk's only object is a Broken with this text."""
 

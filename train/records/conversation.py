@@ -58,6 +58,10 @@ class RecordOptions:
     roles: tuple[tuple[str, str], ...] = ()
     """(role of the data, our role) pairs."""
 
+    @property
+    def column_names(self) -> frozenset[str]:
+        return frozenset(theirs for theirs, _ in self.columns)
+
     @staticmethod
     def of(data: Data) -> RecordOptions:
         return RecordOptions(data.system, _inverted(data.columns), _inverted(data.roles))

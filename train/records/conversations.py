@@ -68,7 +68,7 @@ def as_sources(value: str | tuple[str | Source, ...] | None) -> tuple[Source, ..
 def each(path: str, options: RecordOptions = PLAIN) -> Iterator[Record | Problem]:
     """Every record of a source, in order. Raises DataError for a source that cannot be opened."""
     for chunk in files.chunks(path):
-        for line, value in files.objects(chunk):
+        for line, value in files.objects(chunk, options.column_names):
             yield to_record(value, chunk.shown, line, options)
 
 

@@ -3,19 +3,20 @@
     chunks(path)     where to cut: Chunks in order, found without decoding where the format allows it
     objects(chunk)   (line or row, decoded object or Broken) pairs of one chunk
 
-JSON lines, JSON lists, CSV, Parquet, Arrow streams, directories of these, and `hub:owner/name[:config][:split]`, which
-`datasets` fetches (or finds in its cache, without a network) as Arrow files.
+JSON lines, JSON lists, CSV and TSV, Parquet, Arrow and Feather, directories of these, and data sets of the hub
+(directory.py).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from train.errors import DataError
-from train.hub import hub
 from train.records.chunk import Broken, Chunk, Objects, Reader
+from train.records.directory import SUFFIXES, files_of_directory, hub_files
 from train.records.encoding import UTF16_BOMS, conversion_advice
 from train.records.json_text import cut_json, cut_lines, read_lines, read_list
 from train.records.tables import cut_arrow, cut_csv, cut_parquet, read_arrow, read_csv, read_parquet
@@ -34,7 +35,10 @@ def chunks(path: str) -> Iterator[Chunk]:
             raise DataError(f"cannot read {shown}: {error.strerror or error}") from None
 
 
-def objects(chunk: Chunk) -> Objects:
+def objects(chunk: Chunk, columns: Collection[str] = ()) -> Objects:
+    """The objects of a chunk; `columns` are names to read of a table besides the known ones."""
+    if wanted := tuple(name for name in chunk.unread if name in columns):
+        chunk = replace(chunk, columns=(*chunk.columns, *wanted))
     if chunk.broken:
         yield chunk.line, Broken(chunk.broken)
     else:
@@ -44,13 +48,10 @@ def objects(chunk: Chunk) -> Objects:
 def files(path: str) -> list[tuple[str, str]]:
     """(file, what messages call it) of a source. Raises DataError."""
     if path.startswith("hub:"):
-        return _hub(path)
+        return [(file, path) for file in hub_files(path)]
     place = Path(path)
     if place.is_dir():
-        found = sorted(str(file) for file in place.iterdir() if file.suffix.lower() in _SUFFIXES and file.is_file())
-        if not found:
-            raise DataError(f"{path}: no file of records in this directory ({_KNOWN})")
-        return [(file, file) for file in found]
+        return [(file, file) for file in files_of_directory(place)]
     kind_of(path)
     if not place.exists():
         raise DataError(f"no such data file: {path}", "data.train and data.eval name files of records")
@@ -58,11 +59,10 @@ def files(path: str) -> list[tuple[str, str]]:
 
 
 def kind_of(file: str) -> str:
-    kind = _SUFFIXES.get(Path(file).suffix.lower())
+    kind = SUFFIXES.get(Path(file).suffix.lower())
     if kind is None:
-        packed = Path(file).suffix.lower() in _PACKED
-        advice = ("unpack it first: a compressed file cannot be read from the middle",) if packed else ()
-        raise DataError(f"{file}: unknown kind of file; known: {_KNOWN}", *advice)
+        advice = [text for suffixes, text in _ADVICE if Path(file).suffix.lower() in suffixes]
+        raise DataError(f"{file}: unknown kind of file; known: {', '.join(sorted(SUFFIXES))}", *advice)
     return kind
 
 
@@ -83,38 +83,6 @@ def digest(file: str) -> str:
     return found.hexdigest()
 
 
-# The hub -------------------------------------------------------------------------------------------------------------
-
-
-def _hub(path: str) -> list[tuple[str, str]]:
-    """The Arrow files of a hub data set, in datasets' own cache; a directory works as a data set too. Once a node."""
-    name, *rest = path.removeprefix("hub:").split(":")
-    config, split = rest if len(rest) == 2 else (None, rest[0] if rest else "train")
-    if len(rest) > 2 or not name:
-        raise DataError(f"{path}: expected hub:owner/name, hub:owner/name:split or hub:owner/name:config:split")
-    held = hub.once(f"data-{name}:{config or ''}:{split}", lambda: _fetched(path, name, config, split))
-    return [(file, path) for file in held]
-
-
-def _fetched(path: str, name: str, config: str | None, split: str) -> list[str]:
-    try:
-        from datasets import load_dataset
-    except ImportError:
-        raise DataError(f"{path} needs the package `datasets`", "pip install datasets") from None
-    try:
-        data = load_dataset(name, config, split=split)
-    except Exception as error:  # its errors have no common base
-        first = str(error).partition("\n")[0]
-        raise DataError(
-            f"{path}: the data set could not be had: {first}",
-            "check the spelling and the split; a private one needs HF_TOKEN in `secrets`; offline it must be cached",
-        ) from None
-    return [str(file["filename"]) for file in data.cache_files]
-
-
-# What all of them share ----------------------------------------------------------------------------------------------
-
-
 _READERS: dict[str, Reader] = {
     "lines": Reader(cut_lines, read_lines),
     "json": Reader(cut_json, read_list),
@@ -123,14 +91,9 @@ _READERS: dict[str, Reader] = {
     "parquet": Reader(cut_parquet, read_parquet),
     "arrow": Reader(cut_arrow, read_arrow),
 }
-_SUFFIXES = {
-    ".jsonl": "lines",
-    ".ndjson": "lines",
-    ".json": "json",
-    ".csv": "csv",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-}
-_TEXTS = frozenset({"lines", "json", "csv"})
-_KNOWN = ", ".join(sorted(_SUFFIXES))
-_PACKED = frozenset({".gz", ".bz2", ".xz", ".zst", ".zip"})
+_TEXTS = frozenset({"json", "csv"})
+_ADVICE = (
+    ({".gz", ".bz2", ".xz", ".zst", ".zip"}, "unpack it first: a compressed file cannot be read from the middle"),
+    ({".xlsx", ".xls", ".ods"}, "save the sheet as .csv in UTF-8: cells of a workbook may be dates or formulas"),
+    ({".txt", ".md"}, "plain text does not say which part is the question and which the answer"),
+)

@@ -63,7 +63,12 @@ KEYS = frozenset(
 
 def to_conversation(value: Any, options: RecordOptions = PLAIN) -> Conversation:
     """The conversation of a decoded object. Raises Unreadable."""
-    if isinstance(value, list) and value and isinstance(value[0], Mapping):  # bare turns
+    if (
+        isinstance(value, list)
+        and value
+        and isinstance(value[0], Mapping)
+        and not {"role", "from"}.isdisjoint(value[0])
+    ):
         value = {"messages": value}
     if not isinstance(value, Mapping):
         raise Unreadable(f"expected an object, got {type(value).__name__}")
@@ -203,9 +208,16 @@ def _finish(value: Mapping[str, Any], reader: TurnReader) -> int:
 
 
 def _unknown_keys(value: Mapping[str, Any], shown: Mapping[str, str]) -> str:
+    inner = next((key for key, item in value.items() if isinstance(item, list) and item and _is_record(item[0])), None)
+    if inner is not None:
+        return f"the records are in the list under the key {inner!r}: save that list alone (jq .{inner} OLD > NEW)"
     if "text" in value and not suggest_columns(value):
         return "a text alone does not say which part of it is the answer" + _found(value, shown)
     return "none of the keys 'messages', 'conversations', 'instruction' and their like" + _found(value, shown)
+
+
+def _is_record(value: Any) -> bool:
+    return isinstance(value, Mapping) and not KEYS.isdisjoint(value) and {"role", "from"}.isdisjoint(value)
 
 
 def _found(value: Mapping[str, Any], shown: Mapping[str, str]) -> str:

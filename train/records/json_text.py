@@ -60,10 +60,15 @@ def _describe_json_error(error: ValueError | RecursionError) -> str:
 
 
 def cut_json(path: str, shown: str) -> Iterator[Chunk]:
-    """Cut a list between its objects, which must be decoded to find out where; read anything else as JSON lines."""
+    """Cut lines of JSON, a list, or objects over several lines. Only lines can be cut without decoding them."""
     with Path(path).open("rb") as file:
-        head = file.read(4096).removeprefix(UTF8_BOM).lstrip()
-    if not head.startswith(b"["):
+        first_line = file.readline(LARGEST_OBJECT).removeprefix(UTF8_BOM).strip()
+        while not first_line and (line := file.readline(LARGEST_OBJECT)):
+            first_line = line.strip()
+        more = bool(file.read(4096).strip())
+    is_list = first_line.startswith(b"[") and not (more and _is_json(first_line))  # else each line may be a list
+    is_printed = first_line.startswith(b"{") and first_line.endswith((b"{", b"[", b","))
+    if not is_list and not is_printed:
         yield from cut_lines(path, shown)
         return
     first: _Item | None = None  # of the chunk that is being filled
@@ -88,6 +93,14 @@ def read_list(chunk: Chunk) -> Objects:
         yield item.line, item.value
 
 
+def _is_json(line: bytes) -> bool:
+    try:
+        msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
 class _Item(NamedTuple):
     """One object of a list; `start` and `end` are byte offsets in the file."""
 
@@ -102,24 +115,27 @@ _DECODER = json.JSONDecoder()
 
 
 def _items(path: str, start: int = 0, stop: int | None = None, line: int = 1) -> Iterator[_Item]:
-    """The objects of a list: all of them, or those between the byte offsets `start` and `stop` of a chunk.
+    """The objects of a list or of a file: all, or those between the byte offsets `start` and `stop` of a chunk.
 
     Ends with a Broken where the text is not JSON.
     """
     with Path(path).open("rb") as file:
         window = _Window(file, start, stop, line)
         try:
-            if stop is None:
-                window.skip(_BLANKS)
-                window.advance(window.place + 1)  # the opening bracket
+            in_list = stop is None and window.skip(_BLANKS) and window.text[window.place] == "["
+            if in_list:
+                window.advance(window.place + 1)
             while window.skip(_BLANKS + ","):
-                if window.text[window.place] == "]":
+                if in_list and window.text[window.place] == "]":
+                    window.advance(window.place + 1)
+                    if window.skip(_BLANKS):
+                        yield window.broken("bad JSON: text after the end of the list")
                     return
                 item = _next_item(window)
                 yield item
                 if isinstance(item.value, Broken):
                     return
-            if stop is None:
+            if in_list:
                 yield window.broken("bad JSON: the list is not closed")
         except UnicodeDecodeError as error:
             lines = window.text.count("\n", window.place) + error.object[: error.start].count(b"\n")

@@ -30,7 +30,8 @@ def cut_csv(path: str, shown: str) -> Iterator[Chunk]:
                 taken += len(raw)
                 yield text.decode("utf-8", errors="replace")
 
-        rows = csv.reader(lines())
+        delimiter = _delimiter(path)
+        rows = csv.reader(lines(), delimiter=delimiter)
         try:
             header = next(rows, None)
             if header is None:
@@ -39,12 +40,20 @@ def cut_csv(path: str, shown: str) -> Iterator[Chunk]:
             start, line = taken, rows.line_num + 1
             for _ in rows:
                 if taken - start >= CHUNK_BYTES:
-                    yield Chunk("csv", path, shown, start, taken, line, columns)
+                    yield Chunk("csv", path, shown, start, taken, line, columns, delimiter=delimiter)
                     start, line = taken, rows.line_num + 1
             if taken > start:
-                yield Chunk("csv", path, shown, start, taken, line, columns)
+                yield Chunk("csv", path, shown, start, taken, line, columns, delimiter=delimiter)
         except csv.Error as error:
             yield Chunk("csv", path, shown, taken, taken, rows.line_num, broken=f"bad CSV: {error}")
+
+
+def _delimiter(path: str) -> str:
+    """The separator of the header: the one with which most columns have known names, else with which it has most."""
+    with Path(path).open("rb") as file:
+        head = file.readline(LARGEST_OBJECT).removeprefix(UTF8_BOM).decode("utf-8", errors="replace")
+    found = {mark: [name.strip() for name in next(csv.reader([head], delimiter=mark), [])] for mark in ",;\t"}
+    return max(found, key=lambda mark: (sum(name in KEYS for name in found[mark]), len(found[mark])))
 
 
 def read_csv(chunk: Chunk) -> Objects:
@@ -56,7 +65,7 @@ def read_csv(chunk: Chunk) -> Objects:
     except UnicodeDecodeError as error:
         yield chunk.line + raw.count(b"\n", 0, error.start), Broken(describe_encoding_error(error))
         text, torn = raw.decode("utf-8", errors="replace"), True
-    rows = csv.reader(io.StringIO(text, newline=""))
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=chunk.delimiter)
     line = chunk.line
     for row in rows:
         if torn and "\ufffd" in "".join(row):
@@ -137,7 +146,13 @@ def _row_group(file: Any, row: int) -> tuple[int, int]:
 
 
 def cut_arrow(path: str, shown: str) -> Iterator[Chunk]:
-    table = _arrow(path)
+    import pyarrow
+
+    try:
+        table = _arrow(path)
+    except pyarrow.ArrowException as error:
+        yield Chunk("arrow", path, shown, 0, 0, 1, broken=f"not an Arrow file: {str(error).partition(chr(10))[0]}")
+        return
     columns, unread = _columns(table.column_names)
     for start in range(0, table.num_rows, CHUNK_ROWS):
         yield Chunk("arrow", path, shown, start, min(start + CHUNK_ROWS, table.num_rows), start + 1, columns, unread)
@@ -150,10 +165,13 @@ def read_arrow(chunk: Chunk) -> Objects:
 
 
 def _arrow(path: str) -> Any:
-    """A memory-mapped table."""
+    """A memory-mapped table, from Arrow's stream format (datasets) or its file format (Feather)."""
     import pyarrow
 
-    return pyarrow.ipc.open_stream(pyarrow.memory_map(path)).read_all()
+    with Path(path).open("rb") as file:
+        is_file = file.read(6) == b"ARROW1"
+    opened = pyarrow.memory_map(path)
+    return (pyarrow.ipc.open_file(opened) if is_file else pyarrow.ipc.open_stream(opened)).read_all()
 
 
 def _without_nulls(value: dict[str, Any]) -> dict[str, Any]:

@@ -228,8 +228,6 @@ def is_absent(value: Any) -> bool:
 
 
 def _part(part: Any, where: str) -> str:
-    if isinstance(part, str):
-        return unix(part)
     kind = part.get("type", "text") if isinstance(part, Mapping) else None
     text = part.get("text") if kind in ("text", "input_text", "output_text") else None
     if isinstance(text, str):

@@ -96,6 +96,8 @@ def test_a_flag_of_the_record_is_for_all_answers_and_a_weight_between_is_refused
         ({"Instruction": "q", "Output": "a"}, r"data\.columns could be \{instruction: Instruction, output: Output\}"),
         ({"问题": "q", "答案": "a"}, r"data\.columns could be \{instruction: 问题, output: 答案\}"),
         ({"textbox_question": "q", "textbox_answer": "a"}, "instruction: textbox_question, output: textbox_answer"),
+        ({"dialog": [QUESTION, ANSWER]}, r"data\.columns could be \{messages: dialog\}"),
+        ({"instruction": "q", "output": ["a", "b"]}, "'output' holds a part that is not text"),
         ({"messages": [{"role": "客户", "content": "q"}, ANSWER]}, r"data\.roles names others"),
     ],
 )
