@@ -98,25 +98,3 @@ class FakeBackend:
 
     def cancel(self, run: RunDir, *, checkpoint: bool = True) -> None:
         self.cancelled.append(run.run_id)
-
-
-@dataclass
-class FakeArrays(FakeBackend):
-    """A fake that also takes sweeps as arrays; `stuck` names the runs that it cannot cancel."""
-
-    stuck: dict[str, ZlaunchError] = field(default_factory=dict)
-
-    def submit_array(
-        self,
-        script: Path,
-        points: Sequence[tuple[RunDir, RunPlan]],
-        secrets: Mapping[str, str],
-        *,
-        indices: Sequence[int] | None = None,
-    ) -> str:
-        self.submitted += [run.run_id for run, _ in points]
-        return f"fake:{len(self.submitted)}"
-
-    def cancel_all(self, runs: Sequence[RunDir], *, checkpoint: bool = True) -> Mapping[str, ZlaunchError]:
-        self.cancelled += [run.run_id for run in runs if run.run_id not in self.stuck]
-        return {run.run_id: self.stuck[run.run_id] for run in runs if run.run_id in self.stuck}

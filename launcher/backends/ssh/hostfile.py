@@ -69,11 +69,6 @@ def _why_bad(line: str) -> str:
     return "expected a host, white space and slots=N"
 
 
-def render(pool: Mapping[str, int]) -> str:
-    """Return the text of a hostfile; `parse` reads it back."""
-    return "".join(f"{host} slots={slots}\n" for host, slots in pool.items())
-
-
 def parse_hosts(hosts: str | Sequence[str], *, where: str = "--hosts") -> tuple[str, ...]:
     """Parse `a,b,user@c:2222`, or a list of such texts, into host names in order. Raises HostfileError."""
     texts = hosts.split(",") if isinstance(hosts, str) else [part for text in hosts for part in text.split(",")]

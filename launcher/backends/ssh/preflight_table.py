@@ -27,21 +27,8 @@ from train.config import Device
 
 Level = Literal["ok", "warn", "bad"]
 
-COLUMNS = (
-    "login",
-    "python",
-    "environment",
-    "image",
-    "gpus",
-    "driver",
-    "clock",
-    "disk",
-    "memory",
-    "filesystem",
-    "network",
-    "model",
-    "data",
-)
+COLUMNS = ("login", "python", "environment", "image", "gpus", "driver", "clock", "disk", "memory", "filesystem",
+           "network", "model", "data")  # fmt: skip
 SLOW_LOGIN = 3.0
 """Seconds. Every command of a user pays for a slow login file."""
 LITTLE_MEMORY = 2 << 30

@@ -153,7 +153,3 @@ def _disk_problem(facts: Json) -> str:
     if free >= needed:
         return ""
     return f"disk full: {free} MiB free in {facts['workdir']}, {needed} needed; free some or set --workdir"
-
-
-def _model_problem(facts: Json) -> str:
-    return f"no {', '.join(facts['missing'])} there: copy the model, or name a hub id" if facts["missing"] else ""

@@ -9,7 +9,7 @@ import secrets
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from launcher.backends.ssh.host_request import HostRequest, connect_options, requested_hosts
 from launcher.backends.ssh.image_check import ask_images, image_problems
@@ -38,7 +38,6 @@ class Survey:
     python: str
     ports: tuple[int, int]
     master_addr: str
-    skew: dict[int, float] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -107,7 +106,6 @@ def _survey(job: JobSpec, request: HostRequest, fleet: Fleet) -> Survey:
         python=_common_python(job, facts, fleet),
         ports=rendezvous.ports,
         master_addr=choose_address(fleet, rendezvous, answers, job.ssh.master_addr),
-        skew=skew,
     )
 
 

@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from launcher.backends import BACKENDS, backend_of
-from launcher.backends.base import Arrays, FakeArrays, FakeBackend, Pulls
+from launcher.backends.base import Arrays, FakeBackend, Pulls
 from launcher.cli import cli
-from launcher.errors import TargetError, UsageError
+from launcher.errors import TargetError, UsageError, ZlaunchError
 from launcher.lifecycle import sweep
+from launcher.plan.types import RunPlan
 from launcher.rundir.directory import RunDir, RunRecord
 from launcher.rundir.state import RunState
+
+
+@dataclass
+class FakeArrays(FakeBackend):
+    """A fake that also takes sweeps as arrays; `stuck` names the runs that it cannot cancel."""
+
+    stuck: dict[str, ZlaunchError] = field(default_factory=dict)
+
+    def submit_array(
+        self,
+        script: Path,
+        points: Sequence[tuple[RunDir, RunPlan]],
+        secrets: Mapping[str, str],
+        *,
+        indices: Sequence[int] | None = None,
+    ) -> str:
+        self.submitted += [run.run_id for run, _ in points]
+        return f"fake:{len(self.submitted)}"
+
+    def cancel_all(self, runs: Sequence[RunDir], *, checkpoint: bool = True) -> Mapping[str, ZlaunchError]:
+        self.cancelled += [run.run_id for run in runs if run.run_id not in self.stuck]
+        return {run.run_id: self.stuck[run.run_id] for run in runs if run.run_id in self.stuck}
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones() -> None:

@@ -186,11 +186,6 @@ def test_a_hostfile_of_other_bytes_is_rejected_as_no_text(tmp_path: Path) -> Non
         hostfile.load(tmp_path / "hosts")
 
 
-def test_what_render_writes_parse_reads_back() -> None:
-    pool = {"b": 2, "a": 8, "u@c:22": 0}
-    assert list(hostfile.parse(hostfile.render(pool)).items()) == list(pool.items())
-
-
 def test_hosts_are_names_with_user_and_port() -> None:
     assert hostfile.parse_hosts("a, b,user@c:2222") == ("a", "b", "user@c:2222")
     assert hostfile.parse_hosts(["a,b", "c"]) == ("a", "b", "c")
