@@ -97,7 +97,7 @@ def make_points(
 
 def distinct_data(jobs: Iterable[JobSpec]) -> list[JobSpec]:
     """Deduplicate points that read the same records, so each data set is checked once."""
-    return list({(job.data, job.model): job for job in jobs}.values())
+    return list({msgspec.json.encode((job.data, job.model)): job for job in jobs}.values())
 
 
 def new_sweep(name: str, backend: str, made: Iterable[tuple[RunDir, dict[str, Any]]]) -> Sweep:

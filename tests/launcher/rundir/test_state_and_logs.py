@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from launcher.node import processes
-from launcher.rundir import logs
-from launcher.rundir import state as state_
+from launcher.rundir import logs, state
 from launcher.rundir.directory import RunDir
 from launcher.rundir.logs import LogLine
 from launcher.rundir.state import RunState
@@ -26,10 +25,17 @@ def run(tmp_path: Path) -> RunDir:
     return RunDir(path)
 
 
-def record(run: RunDir, node: int, state: str, **changes: Any) -> None:
+def record(run: RunDir, node: int, node_state: str, **changes: Any) -> None:
     me = {"pid": os.getpid(), "start_time": processes.start_time_of(os.getpid()), "boot_id": processes.boot_id()}
     content = {
-        **{"schema": 1, "run_id": run.run_id, "node_rank": node, "host": socket.gethostname(), **me, "state": state},
+        **{
+            "schema": 1,
+            "run_id": run.run_id,
+            "node_rank": node,
+            "host": socket.gethostname(),
+            **me,
+            "state": node_state,
+        },
         **{"pid_namespace": processes.pid_namespace(), "heartbeat": time.time(), "failure": None},
         **changes,
     }
@@ -37,7 +43,7 @@ def record(run: RunDir, node: int, state: str, **changes: Any) -> None:
 
 
 def test_a_run_without_records_is_pending(run: RunDir) -> None:
-    assert state_.derive_state(run) is RunState.PENDING
+    assert state.derive_state(run) is RunState.PENDING
 
 
 @pytest.mark.parametrize(
@@ -52,9 +58,9 @@ def test_a_run_without_records_is_pending(run: RunDir) -> None:
     ],
 )
 def test_node_0_has_the_verdict_once_every_agent_has_ended(run: RunDir, states: list[str], expected: RunState) -> None:
-    for node, state in enumerate(states):
-        record(run, node, state)
-    assert state_.derive_state(run) is expected
+    for node, node_state in enumerate(states):
+        record(run, node, node_state)
+    assert state.derive_state(run) is expected
 
 
 @pytest.mark.parametrize(
@@ -67,7 +73,7 @@ def test_node_0_has_the_verdict_once_every_agent_has_ended(run: RunDir, states: 
 )
 def test_a_running_record_without_a_living_agent_is_lost(run: RunDir, changes: dict[str, Any]) -> None:
     record(run, 0, "RUNNING", **changes)
-    assert state_.derive_state(run) is RunState.LOST
+    assert state.derive_state(run) is RunState.LOST
 
 
 def test_an_agent_that_ends_between_the_look_at_its_record_and_at_its_process_is_not_lost(
@@ -79,26 +85,26 @@ def test_an_agent_that_ends_between_the_look_at_its_record_and_at_its_process_is
         record(run, 0, "SUCCEEDED")
         return False
 
-    monkeypatch.setattr(state_, "is_agent_alive", ends_now)
-    assert state_.derive_state(run) is RunState.SUCCEEDED
+    monkeypatch.setattr(state, "is_agent_alive", ends_now)
+    assert state.derive_state(run) is RunState.SUCCEEDED
 
 
 @pytest.mark.parametrize("changes", [{"host": "elsewhere", "pid": 1}, {"pid_namespace": "pid:[1]", "start_time": 1}])
 def test_pids_of_another_machine_or_namespace_are_not_looked_up_here(run: RunDir, changes: dict[str, Any]) -> None:
     record(run, 0, "RUNNING", **changes)
-    assert state_.derive_state(run) is RunState.RUNNING
+    assert state.derive_state(run) is RunState.RUNNING
 
 
 def test_a_warden_that_still_cleans_up_keeps_the_run_running(run: RunDir) -> None:
     me = {"pid": os.getpid(), "start_time": processes.start_time_of(os.getpid())}
     record(run, 0, "RUNNING", start_time=1, warden=me)
-    assert state_.derive_state(run) is RunState.RUNNING
+    assert state.derive_state(run) is RunState.RUNNING
 
 
 def test_the_failure_shown_is_not_an_echo(run: RunDir) -> None:
     record(run, 0, "FAILED", failure={"cause": "nccl", "rank": 0})
     record(run, 1, "FAILED", failure={"cause": "killed", "rank": 1})
-    assert (state_.first_failure(run) or {})["rank"] == 1
+    assert (state.first_failure(run) or {})["rank"] == 1
 
 
 def log(run: RunDir, name: str, data: bytes) -> None:
@@ -157,6 +163,6 @@ def test_following_ends_after_the_run_and_misses_nothing(run: RunDir) -> None:
 
     writer = threading.Thread(target=write)
     writer.start()
-    lines = list(logs.follow_logs(run, follow=True, ended=lambda: state_.derive_state(run).is_final))
+    lines = list(logs.follow_logs(run, follow=True, ended=lambda: state.derive_state(run).is_final))
     writer.join()
     assert [line.text for line in lines] == ["0", "1", "2", "3", "4"]
