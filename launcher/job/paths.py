@@ -1,12 +1,10 @@
-"""Paths of a job: made absolute when the job is read, and the data sources that it names."""
+"""Paths of a job, made absolute when the job is read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-from train.config import Source
 
 FILES = (("ssh", "hostfile"), ("ssh", "ssh_config"), ("slurm", "template"), ("lora", "adapter"))
 """(section, key) of paths that are always files or directories of this machine."""
@@ -53,9 +51,3 @@ def _absolute_sources(value: Any, base: Path) -> Any:
     if isinstance(value, dict) and "path" in value:
         return {**value, "path": _absolute_sources(value["path"], base)}
     return value
-
-
-def source_paths(sources: Any) -> list[str]:
-    """The paths that data.train or data.eval names."""
-    items = [sources] if isinstance(sources, (str, Source)) else sources or ()
-    return [item if isinstance(item, str) else item.path for item in items]

@@ -92,13 +92,16 @@ def _ideas(spec: JobSpec, situation: Situation) -> Iterator[Idea]:
         while length >= 256:
             yield "length", {"data.max_length": length} | base, situation
             length //= 2
-    more_gpus = [replace(situation, world_size=size) for size in (2, 4, 8, 16, 32, 64) if size > situation.world_size]
-    yield from (("gpus", base, place) for base in bases for place in more_gpus)
-    larger = [gpu for gpu in GPUS.values() if gpu.memory_bytes > situation.gpu_memory_bytes * 1.05]
-    for base in bases:
-        for gpu in sorted(larger, key=lambda gpu: gpu.memory_bytes):
-            yield "gpu", base, Situation.of(situation.world_size, gpu.memory_bytes, gpu.title)
-    yield from (("both", nf4 | opened, place) for place in more_gpus if nf4)
+    more = [replace(situation, world_size=size) for size in (2, 4, 8, 16, 32, 64) if size > situation.world_size]
+    yield from (("gpus", base, place) for base in bases for place in more)
+    yield from (("gpu", base, place) for base in bases for place in _larger_gpus(situation))
+    yield from (("both", nf4 | opened, place) for place in more if nf4)
+
+
+def _larger_gpus(situation: Situation) -> Iterator[Situation]:
+    for gpu in sorted(GPUS.values(), key=lambda gpu: gpu.memory_bytes):
+        if gpu.memory_bytes > situation.gpu_memory_bytes * 1.05:
+            yield Situation.of(situation.world_size, gpu.memory_bytes, gpu.title)
 
 
 def _other_values(spec: JobSpec, situation: Situation) -> Iterator[tuple[str, Values]]:

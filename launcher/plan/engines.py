@@ -18,7 +18,7 @@ Runtime = EngineName | Literal["pyxis", "none"]
 
 @dataclass(frozen=True)
 class Engine:
-    """The words of one engine. `{...}` stand for fields of Needs and Mount, and for HOST_WORDS; empty: no words."""
+    """The words of one engine. `{...}` stand for fields of Needs and Mount, or are the agent's; empty: no words."""
 
     start: tuple[str, ...]
     """Program and subcommand, and what makes them read standard input."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from launcher.errors import SpecError
 
 GIB = 2**30
-TERA = 1e12
 
 
 @dataclass(frozen=True)
@@ -20,33 +19,31 @@ class GpuModel:
     """As nvidia-smi shows it, a little less than the data sheet says."""
     matrix_rate: float
     """FLOP/s of a large bfloat16 product, or float16 on older GPUs: measured, or four fifths of the data sheet."""
-    bandwidth: float
-    """Bytes a second of its memory."""
     compute_capability: float
 
 
-def _gpu(key: str, title: str, gib: float, tflops: float, tbs: float, capability: float) -> GpuModel:
-    return GpuModel(key, title, round(gib * GIB), tflops * TERA, tbs * TERA, capability)
+def _gpu(key: str, title: str, gib: float, tflops: float, capability: float) -> GpuModel:
+    return GpuModel(key, title, round(gib * GIB), tflops * 1e12, capability)
 
 
 _TABLE = (
-    _gpu("b200", "NVIDIA B200", 178.0, 1800, 8.0, 10.0),
-    _gpu("h200", "NVIDIA H200", 139.7, 790, 4.8, 9.0),  # measured: 8192 x 8192 x 8192, random data
-    _gpu("h100", "NVIDIA H100 80GB", 79.1, 790, 3.35, 9.0),  # measured likewise
-    _gpu("h20", "NVIDIA H20", 95.0, 118, 4.0, 9.0),
-    _gpu("a100-80", "NVIDIA A100 80GB", 79.1, 250, 2.0, 8.0),
-    _gpu("a100-40", "NVIDIA A100 40GB", 39.4, 250, 1.55, 8.0),
-    _gpu("a800", "NVIDIA A800 80GB", 79.1, 250, 2.0, 8.0),
-    _gpu("a40", "NVIDIA A40", 44.4, 120, 0.7, 8.6),
-    _gpu("a10", "NVIDIA A10", 22.1, 100, 0.6, 8.6),
-    _gpu("l40s", "NVIDIA L40S", 44.5, 290, 0.86, 8.9),
-    _gpu("l4", "NVIDIA L4", 22.0, 97, 0.3, 8.9),
-    _gpu("5090", "NVIDIA GeForce RTX 5090", 31.4, 170, 1.79, 12.0),
-    _gpu("4090", "NVIDIA GeForce RTX 4090", 23.5, 132, 1.0, 8.9),
-    _gpu("3090", "NVIDIA GeForce RTX 3090", 23.6, 57, 0.94, 8.6),
-    _gpu("v100-32", "NVIDIA V100 32GB", 31.7, 90, 0.9, 7.0),
-    _gpu("v100-16", "NVIDIA V100 16GB", 15.8, 90, 0.9, 7.0),
-    _gpu("t4", "NVIDIA T4", 14.6, 45, 0.32, 7.5),
+    _gpu("b200", "NVIDIA B200", 178.0, 1800, 10.0),
+    _gpu("h200", "NVIDIA H200", 139.7, 790, 9.0),  # measured: 8192 x 8192 x 8192, random data
+    _gpu("h100", "NVIDIA H100 80GB", 79.1, 790, 9.0),  # measured likewise
+    _gpu("h20", "NVIDIA H20", 95.0, 118, 9.0),
+    _gpu("a100-80", "NVIDIA A100 80GB", 79.1, 250, 8.0),
+    _gpu("a100-40", "NVIDIA A100 40GB", 39.4, 250, 8.0),
+    _gpu("a800", "NVIDIA A800 80GB", 79.1, 250, 8.0),
+    _gpu("a40", "NVIDIA A40", 44.4, 120, 8.6),
+    _gpu("a10", "NVIDIA A10", 22.1, 100, 8.6),
+    _gpu("l40s", "NVIDIA L40S", 44.5, 290, 8.9),
+    _gpu("l4", "NVIDIA L4", 22.0, 97, 8.9),
+    _gpu("5090", "NVIDIA GeForce RTX 5090", 31.4, 170, 12.0),
+    _gpu("4090", "NVIDIA GeForce RTX 4090", 23.5, 132, 8.9),
+    _gpu("3090", "NVIDIA GeForce RTX 3090", 23.6, 57, 8.6),
+    _gpu("v100-32", "NVIDIA V100 32GB", 31.7, 90, 7.0),
+    _gpu("v100-16", "NVIDIA V100 16GB", 15.8, 90, 7.0),
+    _gpu("t4", "NVIDIA T4", 14.6, 45, 7.5),
 )
 GPUS: dict[str, GpuModel] = {gpu.key: gpu for gpu in _TABLE}
 
@@ -64,7 +61,7 @@ def find(name: str, *, otherwise: str = "give --gpu-memory 24GiB") -> GpuModel:
     raise SpecError(f"--gpu {name!r}: not a GPU of the table", hint=hint)
 
 
-def card_of(text: str) -> tuple[str, int]:
+def parse_gpu(text: str) -> tuple[str, int]:
     """(name, bytes) of `h100` or `24GiB`. Raises SpecError."""
     if re.match(r"\s*\d+(\.\d+)?\s*[gm]i?b?\s*$", text.lower()):
         size = parse_memory(text)

@@ -22,10 +22,6 @@ class Node(Frozen, frozen=True, kw_only=True):
     first_rank: int
 
 
-HOST_WORDS = ("{run_dir}", "{node_rank}", "{uid}", "{gid}")
-"""Words of a ContainerPlan that only the agent on the host can fill in (in_container.place_container)."""
-
-
 class ContainerPlan(Frozen, frozen=True, kw_only=True):
     """What the agent reads of plan.json to run the ranks of a node in a container."""
 
@@ -33,7 +29,8 @@ class ContainerPlan(Frozen, frozen=True, kw_only=True):
     image: str
     name: str
     argv: tuple[str, ...]
-    """The engine's own argv up to and including the image; the agent appends the command. Holds HOST_WORDS."""
+    """The engine's own argv up to and including the image; the agent appends the command. It replaces {run_dir},
+    {node_rank}, {uid} and {gid} (in_container.place_container)."""
     when: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
     """(kind, subject, arguments): the arguments replace `{when}` in argv, once for each `{value}` that the host has.
 

@@ -27,7 +27,7 @@ def slurm_target(job: JobSpec, known: inputs.Sums | None = None) -> Target:
     login = job.slurm.login is not None
     device: Device = "cpu" if job.device == "cpu" else "cuda"
     procs = batch_job.procs_per_node(job.slurm, device)
-    name, memory = gpus.card_of(job.slurm.gpu) if job.slurm.gpu and device == "cuda" else (None, None)
+    name, memory = gpus.parse_gpu(job.slurm.gpu) if job.slurm.gpu and device == "cuda" else (None, None)
     return Target(
         backend="slurm",
         device=device,

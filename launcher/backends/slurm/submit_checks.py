@@ -9,7 +9,6 @@ import msgspec
 from launcher.backends.slurm import partitions
 from launcher.backends.slurm.shell import Shell
 from launcher.errors import DataError, TargetError
-from launcher.job.paths import source_paths
 from launcher.job.spec import SlurmSpec
 from launcher.plan.types import RunPlan
 
@@ -48,7 +47,6 @@ def cluster_paths(plan: RunPlan) -> dict[str, str]:
     if plan.train is None or plan.slurm is None or plan.slurm["asked"]["login"] is None:
         return {}
     train = plan.train
-    paths = [("data.train", path) for path in source_paths(train.data.train)]
-    paths += [("data.eval", path) for path in source_paths(train.data.eval)]
+    paths = list(train.data.paths)
     paths += [("model.path", train.model.path), ("lora.adapter", train.lora.adapter or "")]
     return {path: key for key, path in paths if path.startswith("/")}
