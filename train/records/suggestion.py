@@ -22,14 +22,17 @@ _WORDS = {
 _SHORT = {"q": "instruction", "a": "output"}
 
 
+def _is_like(ours: str, key: str, item: Any) -> bool:
+    named = any(word in key for word in _WORDS[ours]) or _SHORT.get(key) == ours
+    return named and isinstance(item, list) == (ours == "messages")
+
+
 def suggest_columns(value: Mapping[str, Any]) -> str:
     """A value for data.columns as in a job file; empty if the keys say nothing."""
     found: dict[str, str] = {}
     for ours in ("messages", "output", "system", "instruction", "input"):
         for key, item in value.items():
-            fits = any(word in str(key).lower() for word in _WORDS[ours]) or _SHORT.get(str(key).lower()) == ours
-            is_list = isinstance(item, list)
-            if fits and ours not in found and key not in found.values() and is_list == (ours == "messages"):
+            if ours not in found and key not in found.values() and _is_like(ours, str(key).lower(), item):
                 found[ours] = str(key)
     if "messages" in found:
         return f"{{messages: {found['messages']}}}"
