@@ -1,4 +1,4 @@
-"""Where the hubs' downloads lie, and how a run in a container comes by them."""
+"""Where the hub caches are, and how a run in a container gets them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         {"HF_HOME": "/a/hf", "HUGGINGFACE_HUB_CACHE": "/c"},
     ],
 )
-def test_the_hub_is_where_its_own_library_has_it(environ):
+def test_the_hub_cache_is_where_huggingface_hub_has_it(environ):
     pytest.importorskip("huggingface_hub")
     ask = "from huggingface_hub import constants as c; print(c.HF_HOME); print(c.HF_HUB_CACHE)"
     clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
@@ -72,7 +72,7 @@ def test_a_models_config_is_read_from_the_hub_that_the_user_or_the_job_names(tmp
     assert facts.model_config("Qwen/Qwen3-8B", {"HF_HUB_CACHE": str(tmp_path / "job")}) == {"hidden_size": 2}
 
 
-def test_a_hub_model_comes_from_the_users_cache_read_only_once_it_is_there(tmp_path, monkeypatch):
+def test_a_cache_that_holds_the_model_is_mounted_read_only(tmp_path, monkeypatch):
     docker(tmp_path, monkeypatch)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     job = JobSpec(model=Model(path="Qwen/Qwen3-8B"), container=ContainerSpec(runtime="docker", image="i"))
@@ -94,7 +94,7 @@ def test_a_cache_that_the_job_names_is_mounted_on_every_backend():
         assert choose_container(job, backend, "cuda").cache_mounts == ("/shared/hf:/shared/hf:rw",)
 
 
-def test_hosts_that_nobody_has_looked_at_mount_the_caches_that_they_have(tmp_path, monkeypatch):
+def test_remote_hosts_mount_their_own_caches(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     job = JobSpec(model=Model(path="Qwen/Qwen3-8B"), container=ContainerSpec(runtime="docker", image="i"))
     for backend in ("ssh", "slurm"):
@@ -104,7 +104,7 @@ def test_hosts_that_nobody_has_looked_at_mount_the_caches_that_they_have(tmp_pat
     assert not (tmp_path / "hf").exists()
 
 
-def test_under_pyxis_the_cache_of_a_shared_home_is_mounted_and_none_that_is_behind_a_login_host(monkeypatch):
+def test_under_pyxis_the_cache_of_a_shared_home_is_mounted_unless_behind_a_login_host(monkeypatch):
     monkeypatch.setenv("HF_HOME", "/proc/nowhere")
     job = JobSpec(model=Model(path="Qwen/Qwen3-8B"), container=ContainerSpec(runtime="pyxis", image="i"))
     assert choose_container(job, "slurm", "cuda").cache_mounts == ("/proc/nowhere:/proc/nowhere:rw",)
@@ -112,7 +112,7 @@ def test_under_pyxis_the_cache_of_a_shared_home_is_mounted_and_none_that_is_behi
     assert choose_container(away, "slurm", "cuda").cache_mounts == ()
 
 
-def test_a_data_set_of_the_hub_and_modelscope_have_caches_to_be_written(tmp_path, monkeypatch):
+def test_caches_for_hub_data_and_for_modelscope_are_writable(tmp_path, monkeypatch):
     docker(tmp_path, monkeypatch)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "ms"))
@@ -129,7 +129,7 @@ def test_a_data_set_of_the_hub_and_modelscope_have_caches_to_be_written(tmp_path
 JOB = JobSpec(model=Model(path="Qwen/Qwen3-8B"), container=ContainerSpec(runtime="docker", image="i"))
 
 
-def test_a_hub_that_the_user_moved_is_mounted_beside_the_rest_and_named_inside(tmp_path, monkeypatch):
+def test_a_moved_hub_cache_is_mounted_beside_the_home_and_named_inside(tmp_path, monkeypatch):
     docker(tmp_path, monkeypatch)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -143,7 +143,7 @@ def test_a_hub_that_the_user_moved_is_mounted_beside_the_rest_and_named_inside(t
         }
 
 
-def test_a_hub_inside_what_is_mounted_already_is_only_named(tmp_path, monkeypatch):
+def test_a_hub_cache_inside_a_mounted_directory_is_only_named(tmp_path, monkeypatch):
     docker(tmp_path, monkeypatch)
     for place in ("hf", "hf/models"):
         monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
@@ -159,7 +159,7 @@ def test_a_hub_that_the_job_names_is_mounted_on_every_backend():
         assert choose_container(job, backend, "cuda").cache_mounts == ("/shared/hub:/shared/hub:rw",)
 
 
-def test_our_own_hub_does_not_stand_in_for_the_home_that_a_job_names_elsewhere(monkeypatch):
+def test_the_hub_cache_of_this_machine_does_not_replace_the_home_of_a_job(monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", "/ours/hub")
     elsewhere = choose_container(JOB, "ssh", "cuda")
     assert elsewhere.host_caches[1] == ("HF_HUB_CACHE", "/ours/hub")
@@ -168,7 +168,7 @@ def test_our_own_hub_does_not_stand_in_for_the_home_that_a_job_names_elsewhere(m
 
 
 @pytest.mark.parametrize("same", [False, True])
-def test_a_hosts_own_hub_is_mounted_there_and_one_place_never_twice(tmp_path, monkeypatch, same):
+def test_a_host_mounts_its_own_hub_cache_and_no_directory_twice(tmp_path, monkeypatch, same):
     chosen = choose_container(JOB, "ssh", "cuda")
     made = msgspec.to_builtins(plan(JOB, target(backend="ssh"), run_id="r", container=chosen).launch.container)
     home, hub = tmp_path / "hf", tmp_path / ("hf" if same else "hub")

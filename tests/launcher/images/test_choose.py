@@ -28,7 +28,7 @@ def test_the_newest_built_image_of_the_device_is_taken_and_pinned(lock_file, tmp
     assert chosen.image == "sha256:aa"
 
 
-def test_auto_takes_the_first_engine_that_is_there(lock_file, tmp_path, monkeypatch):
+def test_auto_takes_the_first_installed_engine(lock_file, tmp_path, monkeypatch):
     fake_engine(tmp_path / "bin", "podman", "echo aa", monkeypatch)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     assert choose_container(container(image="zl:1"), "local", "cpu").runtime == "podman"
@@ -58,7 +58,7 @@ def test_auto_on_other_hosts_is_decided_by_the_images_form_and_says_why(lock_fil
 @pytest.mark.parametrize("runtime", ["auto", "none", "docker", "charliecloud"])
 @pytest.mark.parametrize("name", [None, "zl:1", "/shared/zl.sif"])
 @pytest.mark.parametrize("backend", ["ssh", "slurm"])
-def test_whether_a_run_is_in_a_container_is_known_before_its_hosts_are(lock_file, backend, name, runtime):
+def test_whether_a_run_is_in_a_container_is_known_before_any_host_is_asked(lock_file, backend, name, runtime):
     write_lock(ImageLock().with_image("zl:cpu", LOCKED))
     asked = container(runtime=runtime, image=name)
     chosen = choose_container(asked, backend, "cpu")

@@ -29,12 +29,12 @@ def test_a_rebuilt_image_becomes_the_newest(lock_file):
     assert lock.newest("cpu") == "a"
 
 
-def test_a_lock_without_images_is_told_as_such(lock_file):
+def test_a_lock_without_images_is_reported(lock_file):
     done = CliRunner().invoke(cli, ["image", "list"], catch_exceptions=False)
     assert (done.stdout, done.stderr) == ("", f"no images in {lock_file}; build one with zlaunch build\n")
 
 
-def test_the_images_are_told_as_json_too(lock_file):
+def test_images_are_printed_as_json_too(lock_file):
     write_lock(ImageLock().with_image("a", LOCKED).with_image("b", LOCKED))
     done = CliRunner().invoke(cli, ["image", "list", "--json"], catch_exceptions=False)
     rows = [json.loads(line) for line in done.stdout.splitlines()]

@@ -23,7 +23,7 @@ def host_image(stdout: str = "", code: int = 0) -> HostImage:
     return on_hosts.answer(ASKED, {"code": code, "said": stdout})
 
 
-def test_hosts_with_another_image_under_the_same_name_are_told_apart_from_most():
+def test_hosts_with_another_image_than_most_are_found():
     found = {0: host_image("sha256:aa\n"), 1: host_image("bb\n"), 2: host_image("sha256:aa\n")}
     assert on_hosts.different(found) == {1: "sha256:aa"}
 
@@ -33,7 +33,7 @@ def test_a_shared_registry_digest_makes_images_equal_whatever_ids_their_engines_
     assert on_hosts.different({0: one, 1: other}) == {}
 
 
-def test_a_host_without_the_image_is_a_problem_and_no_difference():
+def test_a_host_without_the_image_is_a_problem_but_not_a_difference():
     absent = host_image("Error: No such image: zl:1\n", code=1)
     assert "no image zl:1 here" in absent.problem
     assert "zlaunch image load" in absent.advice

@@ -40,13 +40,13 @@ def test_an_image_is_saved_from_the_engine_that_has_it(tmp_path, monkeypatch, en
     assert not list(tmp_path.glob(".zlaunch-image-*"))
 
 
-def test_a_place_that_is_not_there_is_told_before_an_engine_is_asked(tmp_path):
+def test_a_missing_directory_is_reported_before_an_engine_runs(tmp_path):
     for save in (transfer.save_archive, transfer.export_directory):
         with pytest.raises(UsageError, match="no directory"):
             save("docker", "zl:1", tmp_path / "nowhere" / "zl.tar")
 
 
-def test_an_engine_loads_what_it_does_not_run_as_it_is(tmp_path, monkeypatch):
+def test_only_archives_are_loaded_into_an_engine(tmp_path, monkeypatch):
     fake_engine(tmp_path / "bin", "podman", 'echo "Loaded: $*"', monkeypatch)
     assert transfer.load_archive("podman", Path("/s/zl.tar")) == "Loaded: load --input=/s/zl.tar"
     with pytest.raises(UsageError, match="needs no loading"):

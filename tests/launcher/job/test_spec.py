@@ -1,4 +1,4 @@
-"""The job file: what it accepts, and how clearly it refuses the rest."""
+"""The job file: what it accepts, and how it refuses the rest."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def refusal(*args, **kwargs) -> SpecError:
     return caught.value
 
 
-def test_scalars_mean_what_people_mean(write):
+def test_scalars_follow_yaml_1_2(write):
     job = read_job(
         write("train: {learning_rate: 2e-4, global_batch_size: 0x10}\nslurm: {time: 04:00:00}\nenv: {A: no, B: 1.0}\n")
     ).spec
@@ -102,7 +102,7 @@ def test_an_unknown_key_far_from_all_lists_the_section():
         ("lora.r=", ["lora.r: expected a whole number, got ''"]),
     ],
 )
-def test_a_wrong_value_names_field_value_and_what_is_accepted(setting, parts):
+def test_a_wrong_value_is_reported_with_its_place_and_what_was_expected(setting, parts):
     error = refusal(None, [setting])
     text = f"{error} -> {error.hint}"
     assert [part for part in parts if part not in text] == []
@@ -160,7 +160,7 @@ def test_a_wrong_secret_is_not_shown():
 @pytest.mark.parametrize(
     ("text", "part"), [("foo", "expected section.key=value"), (" =3", "expected"), ("lora.r=[1", "line 1, column 3")]
 )
-def test_a_set_that_is_none_says_what_it_should_look_like(text, part):
+def test_a_malformed_set_shows_the_expected_form(text, part):
     error = refusal(None, [text])
     assert part in str(error)
     assert error.hint
@@ -180,13 +180,13 @@ def test_a_file_that_is_not_a_job_says_where(write, text, part):
     assert part in str(refusal(write(text)))
 
 
-def test_a_file_that_is_no_yaml_says_what_to_look_for(write):
+def test_a_file_that_is_not_yaml_says_what_to_look_for(write):
     error = refusal(write("name: a\ntrain: {epochs: 1\n"))
     assert "line 3, column 1" in str(error)
     assert "bracket" in (error.hint or "")
 
 
-def test_wrong_encoding_absent_file_and_directory_are_clear(tmp_path):
+def test_wrong_encoding_missing_file_and_directory_have_clear_errors(tmp_path):
     bad = tmp_path / "gbk.yaml"
     bad.write_bytes("name: 训练".encode("gbk"))
     assert "UTF-8" in str(refusal(bad))
@@ -251,5 +251,5 @@ def test_a_secret_that_was_written_into_the_job_is_refused_and_not_shown(entry):
 
 @pytest.mark.parametrize("key", ["lora.r", "train.max_steps", "train.global_batch_size", "train.learning_rate"])
 @pytest.mark.parametrize("value", [10**20, 10**400], ids=["too-long-for-json", "too-long-for-a-float"])
-def test_a_number_that_no_file_could_hold_is_out_of_range(key, value):
+def test_a_number_too_large_for_a_file_is_out_of_range(key, value):
     assert f"{key}: " in str(refusal(None, [f"{key}={value}"]))

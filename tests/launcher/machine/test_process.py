@@ -35,7 +35,7 @@ def test_a_failed_command_shows_itself_its_status_and_its_last_ten_lines() -> No
     assert caught.value.result.code == 3
 
 
-def test_a_status_can_be_looked_at_instead() -> None:
+def test_without_check_the_status_is_returned() -> None:
     assert process.run(["sh", "-c", "kill -9 $$"], check=False).code == 137
 
 
@@ -45,7 +45,7 @@ def test_a_missing_program_is_named() -> None:
     assert caught.value.hint == "is no-such-program installed?"
 
 
-def test_a_time_out_kills_all_that_the_command_started(tmp_path: Path) -> None:
+def test_a_time_out_kills_everything_that_the_command_started(tmp_path: Path) -> None:
     with pytest.raises(process.CommandError, match=r"longer than 0\.3 s"):
         process.run(["sh", "-c", "sleep 300 & echo $! > pid; wait"], timeout=0.3, cwd=tmp_path)
     pid = int((tmp_path / "pid").read_text())

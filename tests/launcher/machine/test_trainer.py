@@ -1,4 +1,4 @@
-"""What a module of the training program needs as a child process, and how its refusal is read."""
+"""Modules of the training program as child processes: their environment and their refusals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_child_finds_the_training_program_wherever_it_starts_and_keeps_the_use
     assert {**trainer.environment(tmp_path), "PYTHONPATH": ""} == {**os.environ, "PYTHONPATH": ""}
 
 
-def test_advice_is_told_apart_from_the_message():
+def test_hints_are_separated_from_the_message():
     said = "2 records of a.jsonl cannot be read\n  a.jsonl:2: no answer\n  -> correct them\n  -> or skip them\n"
     assert trainer.refusal(said) == (
         ["2 records of a.jsonl cannot be read", "  a.jsonl:2: no answer"],

@@ -64,7 +64,7 @@ def is_reviewed_and_parses(text: str, name: str) -> bool:
 
 
 def verdict(state: str) -> str:
-    """A command that leaves the record of a first node's agent."""
+    """A command that writes the record of the first node's agent."""
     return f"""echo '{{"state": "{state}"}}' > nodes/node-0.json"""
 
 
@@ -100,7 +100,7 @@ RUNNING = "echo 'JobId=7 JobState=RUNNING Restarts=0 x'"
 def test_a_script_believes_the_agent_and_not_sruns_status(
     tmp_path: Path, does: str, status: int, slurm: str, word: str
 ) -> None:
-    """srun says 0 of a job whose node failed, too."""
+    """srun exits with 0 also when a node failed."""
     (tmp_path / "plan.json").touch()
     (tmp_path / "node.sh").touch()
     answers = f'case "$1 $2" in "show job") {slurm};; *) echo node1;; esac'
@@ -159,7 +159,7 @@ def test_a_slurm_run_differs_from_an_ssh_run_on_as_many_hosts_only_in_names_and_
     assert files[0]["node.sh"] == files[1]["node.sh"]
 
 
-def test_a_requested_stop_gets_as_long_as_slurms_warning_leaves() -> None:
+def test_a_requested_stop_may_take_as_long_as_slurms_warning_allows() -> None:
     assert planned("slurm.signal_before=300").launch.stop_deadline == 280.0
     assert planned("slurm.signal_before=10").launch.stop_deadline == 25.0
 
@@ -189,7 +189,7 @@ def test_values_are_quoted_as_sbatch_reads_them(value: str | None, line: str) ->
         (["slurm.time=4h"], "time limit"),
     ],
 )
-def test_what_no_cluster_takes_is_refused_before_anything_is_written(overrides: list[str], message: str) -> None:
+def test_what_no_cluster_accepts_is_refused_before_anything_is_written(overrides: list[str], message: str) -> None:
     with pytest.raises(SpecError) as caught:
         planned(*overrides)
     assert message in f"{caught.value} {caught.value.hint}"
@@ -232,7 +232,7 @@ def test_one_of_several_partitions_that_can_run_the_job_is_enough() -> None:
     check_limits(SlurmSpec(nodes=99), 8, {})  # nothing known, nothing refused
 
 
-def test_a_sites_own_template_is_used_and_its_mistakes_are_told(tmp_path: Path) -> None:
+def test_a_sites_own_template_is_used_and_its_mistakes_are_reported(tmp_path: Path) -> None:
     own = tmp_path / "own.j2"
     own.write_text("#!/bin/bash\n{% for line in sbatch %}\n#SBATCH {{ line }}\n{% endfor %}\necho {{ run_ids | sh }}\n")
     assert texts.render(planned(f"slurm.template={own}"))["train.sbatch"].endswith(f"echo {RUN}\n")
@@ -241,12 +241,12 @@ def test_a_sites_own_template_is_used_and_its_mistakes_are_told(tmp_path: Path) 
         texts.render(planned(f"slurm.template={own}"))
 
 
-def test_no_secret_stands_in_any_file_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_file_of_the_run_contains_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_never_written")
     assert "hf_never_written" not in json.dumps(texts.render(planned("secrets=[HF_TOKEN]")))
 
 
-def test_seconds_are_written_as_slurm_reads_them_back() -> None:
+def test_seconds_are_written_as_slurm_reads_them() -> None:
     assert [batch_job.format_seconds(value) for value in (59, 3600, 90061)] == ["00:00:59", "01:00:00", "1-01:01:01"]
 
 
@@ -259,9 +259,7 @@ def test_seconds_are_written_as_slurm_reads_them_back() -> None:
         (("max_restarts=2", "slurm.max_requeues=0"), 0, "slurm.max_requeues"),
     ],
 )
-def test_max_restarts_bounds_the_requeues_where_it_is_given(
-    overrides: tuple[str, ...], bound: int, setting: str
-) -> None:
+def test_max_restarts_limits_the_requeues(overrides: tuple[str, ...], bound: int, setting: str) -> None:
     text = texts.render(planned("device=cpu", *overrides))["train.sbatch"]
     assert f"all {bound} requeues are used ({setting})" in text
     assert f'[ "$restart" -lt {bound} ]' in text

@@ -103,12 +103,12 @@ def test_a_mount_of_the_job_is_read_only_unless_it_says_rw(text, mount):
 
 
 @pytest.mark.parametrize("text", ["data:/d", "/data:d", "/a:/b:/c", ""])
-def test_a_mount_that_is_no_pair_of_absolute_paths_is_refused(text):
+def test_a_mount_without_absolute_paths_is_refused(text):
     with pytest.raises(UsageError, match=r"container\.mounts"):
         container.parse_mount(text)
 
 
-def test_what_lies_inside_a_mounted_directory_is_not_mounted_again():
+def test_a_path_inside_a_mounted_directory_is_not_mounted_again():
     mounts = container.mounts_of(["/w/data.jsonl", "/d/x", "data/y"], ["/w"])
     assert mounts == (RUN_DIR, Mount("/w", "/w", read_only=False), Mount("/d/x", "/d/x"))
 
@@ -169,7 +169,7 @@ def test_the_files_of_an_adapter_that_was_sent_to_a_host_are_mounted_through_the
     assert argv.count(f'--mount=type=bind,"source={file}","target={file}",readonly') == 1
 
 
-def test_an_engine_waits_on_stop_for_as_long_as_the_run_has_for_its_last_checkpoint():
+def test_an_engine_waits_on_stop_until_the_last_checkpoint_can_be_written():
     assert "--stop-timeout=40" in argv_of(JobSpec(), "local")
     assert "--stop-timeout=75" in argv_of(JobSpec(stop_deadline=60), "ssh")
     spec = JobSpec(slurm=SlurmSpec(signal_before=300))
@@ -202,7 +202,7 @@ def test_a_host_mounts_the_hub_cache_that_it_has_and_its_own_variable_wins(tmp_p
     assert words_with("HF_HOME=")[-1].endswith(f"HF_HOME={place}")
 
 
-def test_no_hub_cache_is_put_where_charliecloud_would_find_no_place_for_it():
+def test_charliecloud_gets_no_hub_cache_because_it_cannot_make_a_mount_point():
     chosen = ContainerChoice("charliecloud", "/i", host_caches=(("HF_HOME", "/c"),))
     made = plan(JobSpec(), target("ssh"), run_id="r", container=chosen).launch.container
     assert made is not None
@@ -258,7 +258,7 @@ def test_the_agent_fills_in_what_only_its_host_knows(tmp_path, monkeypatch):
         ({"SLURM_JOB_GPUS": "5", "CUDA_VISIBLE_DEVICES": "0"}, ['--gpus="device=5"'], ["--device=nvidia.com/gpu=5"]),
     ],
 )
-def test_a_daemon_is_told_the_runs_gpus_by_their_numbers_on_the_host(tmp_path, monkeypatch, environ, docker, podman):
+def test_a_daemon_gets_the_gpus_by_their_numbers_on_the_host(tmp_path, monkeypatch, environ, docker, podman):
     for name in ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environ.items():
@@ -270,7 +270,7 @@ def test_a_daemon_is_told_the_runs_gpus_by_their_numbers_on_the_host(tmp_path, m
         assert not any("CUDA_VISIBLE_DEVICES" in word for word in argv)  # inside they are 0, 1, ...
 
 
-def test_engines_below_the_task_hear_the_numbers_that_the_task_sees(tmp_path, monkeypatch):
+def test_engines_inside_the_task_get_the_gpu_numbers_of_the_task(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_STEP_GPUS", "2,3")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     made = msgspec.to_builtins(container.container_plan("apptainer", NEEDS))

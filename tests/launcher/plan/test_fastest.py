@@ -81,12 +81,12 @@ def test_the_first_change_is_the_one_that_costs_least():
     ]
 
 
-def test_a_batch_that_the_ranks_cannot_share_is_refused_before_memory_is_looked_at():
+def test_a_batch_that_the_ranks_cannot_share_is_refused_before_memory_is_predicted():
     with pytest.raises(BatchError, match="cannot be shared"):
         chosen("llama3-70b", "t4", 7)
 
 
-def test_what_the_user_fixed_stays():
+def test_a_setting_that_the_user_fixed_stays():
     fixed = job(train={"micro_batch_size": 2, "gradient_checkpointing": True, "engine": "peft"})
     best, reasons = choose(fixed, model_of("qwen3-8b", None), on("h200"))
     assert (best.batch.micro_batch_size, best.checkpointing, best.engine) == (2, True, "peft")
@@ -146,7 +146,7 @@ def test_a_change_names_all_that_must_be_changed() -> None:
     assert "train.micro_batch_size: auto" in nf4
 
 
-def test_a_larger_gpu_that_is_advised_is_planned_for_as_itself() -> None:
+def test_a_suggested_larger_gpu_is_planned_with_its_own_values() -> None:
     told = answer("llama", {}, Situation.of(1, 16 * GIB, "NVIDIA V100 16GB"))
     assert isinstance(told, DoesNotFit)
     larger = next(change for change in told.changes if "a GPU of" in change.text)

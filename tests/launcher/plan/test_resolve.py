@@ -6,7 +6,7 @@ from launcher.errors import CompatibilityError
 from tests.beds.plans import make
 
 
-def test_ranks_are_dealt_to_hosts_in_order_with_unequal_slots():
+def test_hosts_get_their_ranks_in_order_with_unequal_slots():
     launch = make(hosts=(("a", 2), ("b", 1), ("c", 5))).launch
     assert [(node.node_rank, node.host, node.first_rank, node.procs) for node in launch.nodes] == [
         (0, "a", 0, 2),

@@ -40,7 +40,7 @@ from train.memory import GIB, SHAPES
     ids=str,
 )
 def test_every_family_gets_an_engine_that_can_train_it(config: dict[str, Any], settings: tuple[str, ...], engine: str):
-    """On a GPU with everything `auto`; the gate in front of submission agrees with the planner."""
+    """On a GPU with everything `auto`: the rules accept what the planner chooses."""
     plan = make(
         "train.global_batch_size=64", *settings, device="cuda", gpu_memory_bytes=80 * GIB, gpu_name="NVIDIA H100",
         compute_capability=9.0, hosts=(("localhost", 2),), model_config=config,
@@ -49,7 +49,7 @@ def test_every_family_gets_an_engine_that_can_train_it(config: dict[str, Any], s
     assert plan.train.train.engine == engine
 
 
-def test_a_real_plan_carries_the_planners_word_and_its_prediction():
+def test_a_plan_has_the_chosen_settings_and_the_predicted_memory():
     config = {
         "model_type": "llama", "num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 14336,
         "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256,
@@ -101,21 +101,21 @@ def test_planner_gate_renderer_and_training_program_agree_on_any_job(tmp_path: P
     assert min(seen.values()) > 20, seen
 
 
-def test_a_run_that_may_find_no_unsloth_is_left_to_choose(tmp_path: Path) -> None:
-    """The planner counts on Unsloth, but a job that asked for nothing is not refused where it is not installed."""
+def test_the_engine_stays_open_where_unsloth_may_be_missing(tmp_path: Path) -> None:
+    """The planner counts on Unsloth, but the training program takes PEFT where it is not installed."""
     told = answer("llama", {"lora.dropout": 0.1}, on("h100"))
     assert isinstance(told, Candidate)
     assert told.engine == "unsloth"
     assert rendered("llama", {"lora.dropout": 0.1}, on("h100"), tmp_path).train.engine == "auto"
 
 
-def test_offloading_has_zero_where_the_model_is_not_known() -> None:
+def test_offloading_uses_zero_also_for_an_unknown_model() -> None:
     run = make("train.offload=cpu", device="cuda", gpu_memory_bytes=None, model_config={"model_type": "mixtral"})
     assert run.train is not None
     assert run.train.train.zero_stage == 2
 
 
-def test_a_gpu_whose_capability_is_not_known_is_known_by_its_name() -> None:
+def test_an_unknown_compute_capability_follows_from_the_name_of_the_gpu() -> None:
     run = make(device="cuda", hosts=(("h", 1),), gpu_memory_bytes=32 * GIB, gpu_name="Tesla V100-SXM2-32GB",
                tree={"model.path": "llama3.2-1b"})  # fmt: skip
     assert run.train is not None

@@ -90,6 +90,6 @@ def test_the_ds_config_is_for_the_planned_batch():
     assert "optimizer" not in config  # DeepSpeed would compile FusedAdam at the start
 
 
-def test_secrets_stand_in_no_rendered_file(monkeypatch):
+def test_no_rendered_file_contains_a_secret(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_do_not_leak")
     assert not [name for name, text in texts.render(make("secrets=[HF_TOKEN]")).items() if "hf_do_not_leak" in text]
