@@ -72,11 +72,16 @@ class Strategy(Inference, Protocol):
 def build(
     config: TrainConfig, world: World, model: nn.Module, dtype: torch.dtype, ds_config: dict[str, Any] | None, name: str
 ) -> Strategy:
-    """The strategy for a model of the engine `name`; every rank starts from rank 0's adapter."""
+    """The strategy for a model of the engine `name`, in training mode; every rank starts from rank 0's adapter."""
     loss = _loss(config, world, model, name)
+    strategy: Strategy
     if ds_config is None or shares_itself(name, config.train.zero_stage):
-        return ReplicatedStrategy(config, world, loss, dtype)
-    return DeepSpeedStrategy(config, world, loss, dtype, ds_config)
+        strategy = ReplicatedStrategy(config, world, loss, dtype)
+    else:
+        strategy = DeepSpeedStrategy(config, world, loss, dtype, ds_config)
+    # from_pretrained leaves a model in evaluation mode, where dropout and gradient checkpointing do nothing
+    strategy.loss.train()
+    return strategy
 
 
 def _loss(config: TrainConfig, world: World, model: nn.Module, name: str) -> nn.Module:
