@@ -142,8 +142,14 @@ RULES: tuple[Rule, ...] = (
         "auto",
     ),
     Rule(
-        lambda s: s.engine == "fused" and s.device == "cuda" and s.dtype in ("float16", "float32"),
-        "the attention kernels of the fused layers compute in bfloat16",
+        lambda s: s.engine == "fused" and s.device == "cuda" and s.dtype == "float32",
+        "the attention kernels of the fused layers compute in 16 bits",
+        "train.engine",
+        "auto",
+    ),
+    Rule(
+        lambda s: s.engine == "fused" and s.capability is not None and s.capability < AMPERE,
+        "the attention kernels of the fused layers need compute capability 8.0 (Ampere)",
         "train.engine",
         "auto",
     ),
@@ -244,12 +250,6 @@ RULES: tuple[Rule, ...] = (
         "bucket",
     ),
     Rule(
-        lambda s: s.dtype == "float16" and s.capability is not None and s.capability >= AMPERE,
-        "float16 overflows and needs loss scaling, and these GPUs compute bfloat16 as fast",
-        "model.dtype",
-        "bfloat16",
-    ),
-    Rule(
         lambda s: s.dtype == "bfloat16" and s.device == "cuda" and s.capability is not None and s.capability < AMPERE,
         "these GPUs only emulate bfloat16",
         "model.dtype",
@@ -285,6 +285,13 @@ RULES: tuple[Rule, ...] = (
 def check(settings: Combination) -> list[Refusal]:
     """Every rule that the settings break, in the table's order; empty if they work together."""
     return [rule.refusal(settings) for rule in RULES if rule.applies(settings)]
+
+
+def warnings(settings: Combination) -> list[tuple[str, str]]:
+    """(key of the job file, what to know about its value) for settings that work, but rarely are what one wants."""
+    if settings.dtype == "float16" and settings.capability is not None and settings.capability >= AMPERE:
+        return [("model.dtype", "float16 overflows and needs loss scaling; these GPUs compute bfloat16 as fast")]
+    return []
 
 
 def engine_for(settings: Combination, *, unsloth_installed: bool = True) -> tuple[Engine, str]:

@@ -12,6 +12,7 @@ from launcher.plan.candidates import USUAL_MICRO_BATCH, Candidate
 from launcher.plan.cost import NOT_KNOWN
 from launcher.plan.situation import Situation
 from launcher.plan.types import Reason
+from train import compat
 from train.memory import GIB
 
 
@@ -119,10 +120,22 @@ RULES: tuple[Rule, ...] = (
 
 
 def reasons_of(case: Case) -> tuple[Reason, ...]:
-    """Why each open setting has its value. A setting that stays open has no reason."""
+    """Why each open setting has its value, and warnings about settings of the job.
+
+    A setting that stays open has no reason.
+    """
     values = [(rule, rule.value(case.best)) for rule in RULES if rule.is_open(case.spec)]
-    return tuple(
+    reasons = tuple(
         Reason(setting=rule.setting, value=value, reason=rule.reason(case)) for rule, value in values if value != "auto"
+    )
+    return reasons + _warnings(case)
+
+
+def _warnings(case: Case) -> tuple[Reason, ...]:
+    asked = compat.Combination(dtype=case.spec.model.dtype, capability=case.situation.capability)
+    return tuple(
+        Reason(setting=setting, value=attrgetter(setting)(case.spec), reason=told)
+        for setting, told in compat.warnings(asked)
     )
 
 

@@ -22,7 +22,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"engine": "fused", "dora": True}, "DoRA", "train.engine: auto"),
     ({"engine": "fused", "dropout": True}, "dropout", "train.engine: auto"),
     ({"engine": "fused", "wide": True}, "nothing else", "train.engine: auto"),
-    ({"engine": "fused", "dtype": "float16"}, "bfloat16", "train.engine: auto"),
+    ({"engine": "fused", "dtype": "float32"}, "16 bits", "train.engine: auto"),
+    ({"engine": "fused", "dtype": "float16", "capability": (7, 5)}, "8.0", "train.engine: auto"),
     ({"engine": "fused", "zero_stage": 3, "offload": "cpu"}, "partition", "train.engine: auto"),
     ({"family": FAMILY["baichuan-alibi"], "engine": "unsloth"}, "ALiBi", "train.engine: peft"),
     ({"family": FAMILY["chatglm2"], "engine": "unsloth"}, "GLM", "train.engine: peft"),
@@ -41,8 +42,6 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"dora": True, "quantization": "nf4", "zero_stage": 3}, "no rank has them", "train.zero_stage: 2"),
     ({"dora": True, "zero_stage": 3}, "no rank has them", "train.zero_stage: 2"),
     ({"family": families.ANY, "packing": "pack"}, "see each other", "train.packing: bucket"),
-    ({"dtype": "float16", "capability": (8, 0)}, "bfloat16", "model.dtype: bfloat16"),
-    ({"dtype": "float16", "capability": (9, 0)}, "bfloat16", "model.dtype: bfloat16"),
     ({"dtype": "bfloat16", "capability": (7, 5)}, "emulate", "model.dtype: float16"),
     ({"dtype": "float16", "device": "cpu"}, "CPU", "model.dtype: float32"),
     ({"offload": "cpu"}, "DeepSpeed", "train.zero_stage: 2"),
@@ -66,6 +65,8 @@ ALLOWED: list[dict[str, Any]] = [
     {"dora": True, "zero_stage": 2},
     {"offload": "cpu", "zero_stage": 1},
     {"dtype": "float16", "capability": (7, 5)},
+    {"dtype": "float16", "capability": (8, 0)},
+    {"engine": "fused", "dtype": "float16", "capability": (9, 0)},
     {"dtype": "bfloat16", "device": "cpu"},
     {"family": FAMILY["baichuan-alibi"], "engine": "peft", "quantization": "nf4", "packing": "pack"},
     {"family": FAMILY["chatglm3"], "engine": "peft", "packing": "pack"},
@@ -85,6 +86,13 @@ def test_what_cannot_work_is_refused_with_its_reason_and_what_does(
 @pytest.mark.parametrize("settings", ALLOWED, ids=str)
 def test_what_works_is_not_refused(settings: dict[str, Any]) -> None:
     assert check(Combination(**settings)) == []
+
+
+def test_float16_is_warned_of_where_the_gpus_have_bfloat16() -> None:
+    for capability, warned in (((9, 0), True), ((8, 0), True), ((7, 5), False), (None, False)):
+        told = compat.warnings(Combination(dtype="float16", capability=capability))
+        assert [key for key, _ in told] == ["model.dtype"] * warned
+    assert compat.warnings(Combination(dtype="bfloat16", capability=(9, 0))) == []
 
 
 def test_every_rule_has_a_refusal_in_this_file_unless_no_family_needs_it_today() -> None:

@@ -48,6 +48,12 @@ def _combination(config: TrainConfig, family: Family) -> compat.Combination:
     return compat.Combination.of(config, family, _capability(config))
 
 
+def warnings_about(config: TrainConfig, family: Family) -> list[str]:
+    """Settings that work, but rarely are what one wants."""
+    settings = compat.Combination.of(config, family, _capability(config))
+    return [f"{key}={getattr(config.model, key.split('.')[1])}: {told}" for key, told in compat.warnings(settings)]
+
+
 def _has_unsloth() -> bool:
     return importlib.util.find_spec("unsloth") is not None
 

@@ -15,7 +15,16 @@ from train import dist
 from train.config import TrainConfig
 from train.dist import World
 from train.errors import UserError
-from train.training.optimizer import MOMENTS, State, make_optimizer, set_learning_rate, step_count, trainable
+from train.training.optimizer import (
+    MOMENTS,
+    Scaling,
+    State,
+    make_optimizer,
+    scaling_state,
+    set_learning_rate,
+    step_count,
+    trainable,
+)
 from train.training.precision import autocast_for, inference
 
 
@@ -107,7 +116,16 @@ class DeepSpeedStrategy:
             state[f"param/{name}"] = safe_get_full_fp32_param(parameter).detach().cpu()
             for moment in MOMENTS:
                 state[f"{moment}/{name}"] = safe_get_full_optimizer_state(parameter, moment).detach().cpu()
-        return state
+        return state | self._scaling()
+
+    def _scaling(self) -> State:
+        """The state of loss scaling; empty where losses are not scaled."""
+        scaler = self.engine.optimizer.loss_scaler
+        if not scaler.dynamic:
+            return {}
+        updates = max(float(values["step"]) for values in self._adam().state.values())
+        good = scaler.cur_iter - scaler.last_overflow_iter - 1
+        return scaling_state(scaler.cur_scale, good, updates, scaler.cur_hysteresis)
 
     def restore(self, state: State, step: int) -> None:
         import deepspeed
@@ -122,8 +140,13 @@ class DeepSpeedStrategy:
             sharded = [parameter] if self.stage == 3 else []
             with deepspeed.zero.GatheredParameters(sharded, modifier_rank=0, enabled=bool(sharded)):
                 parameter.data.copy_(state[f"param/{name}"])
+        scaling = Scaling.of(state, step)
         for values in self._adam().state.values():
-            values["step"] = torch.as_tensor(float(step), device=values["step"].device)
+            values["step"] = torch.as_tensor(float(scaling.updates), device=values["step"].device)
+        scaler = self.engine.optimizer.loss_scaler
+        if scaling.known and scaler.dynamic:
+            scaler.cur_scale, scaler.cur_hysteresis = scaling.scale, scaling.patience
+            scaler.cur_iter, scaler.last_overflow_iter = step, step - 1 - scaling.good_steps
 
     def evaluation(self) -> AbstractContextManager[None]:
         return inference(self.autocast)

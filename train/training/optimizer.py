@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,8 +17,44 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 State = dict[str, torch.Tensor]
 """{"param/<name>", "exp_avg/<name>", "exp_avg_sq/<name>": float32 tensor}, by the PEFT model's parameter names.
 
-It holds no trace of the number of ranks or of the ZeRO stage.
+It holds no trace of the number of ranks or of the ZeRO stage. A run in float16 adds what `scaling_state` makes.
 """
+
+
+def scaling_state(scale: float, good_steps: int, updates: float, patience: float = 1) -> State:
+    """The state of loss scaling: the factor, steps since it last changed, and AdamW's own count of its updates.
+
+    A step whose gradient overflowed updates nothing, so the count may be below the number of the run's steps.
+    `patience` is DeepSpeed's hysteresis: how many overflows it takes until the factor is lowered.
+    """
+    values = {"scale": scale, "good_steps": good_steps, "updates": updates, "patience": patience}
+    return {f"scaling/{name}": torch.tensor(float(value)) for name, value in values.items()}
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What `scaling_state` recorded. A run that scales no losses, or an older version, records nothing."""
+
+    known: bool
+    scale: float
+    good_steps: int
+    updates: int
+    patience: int
+
+    @staticmethod
+    def of(state: State, step: int) -> Scaling:
+        """From a state saved after `step` optimizer steps."""
+
+        def value(name: str, default: float) -> float:
+            return float(state.get(f"scaling/{name}", default))
+
+        return Scaling(
+            known="scaling/scale" in state,
+            scale=value("scale", 1.0),
+            good_steps=int(value("good_steps", 0)),
+            updates=int(value("updates", step)),
+            patience=int(value("patience", 1)),
+        )
 
 
 def trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

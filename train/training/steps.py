@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -98,6 +99,9 @@ def choose_engine(run: Run) -> None:
     if world.first:
         run.rundir.event("engine", engine=run.choice.engine, reason=run.choice.reason)
         print(f"engine {run.choice.engine}: {run.choice.reason}", flush=True)
+        for warning in choose.warnings_about(config, family_of_job(config)):
+            run.rundir.event("warning", text=warning)
+            print(f"warning: {warning}", file=sys.stderr, flush=True)
     if shares_itself(run.choice.engine, stage) and not world.many:
         run.ds_config = None  # a single rank has nobody to share weights with
     choose.import_first(run.choice)

@@ -23,7 +23,16 @@ from train.errors import UserError
 from train.memory import shares_itself
 from train.training.deepspeed import DeepSpeedStrategy
 from train.training.loss import AnswerLoss
-from train.training.optimizer import MOMENTS, State, make_optimizer, set_learning_rate, step_count, trainable
+from train.training.optimizer import (
+    MOMENTS,
+    Scaling,
+    State,
+    make_optimizer,
+    scaling_state,
+    set_learning_rate,
+    step_count,
+    trainable,
+)
 from train.training.precision import autocast_for, inference
 
 
@@ -141,13 +150,28 @@ class ReplicatedStrategy:
             for moment in MOMENTS:
                 value = self.optimizer.state.get(parameter, {}).get(moment, torch.zeros_like(parameter))
                 state[f"{moment}/{name}"] = value.detach().float().cpu()
-        return state
+        return state | self._scaling()
+
+    def _scaling(self) -> State:
+        """The state of loss scaling; empty where losses are not scaled."""
+        if not self.scaler.is_enabled():
+            return {}
+        known = self.scaler.state_dict()
+        updates = [float(values["step"]) for values in self.optimizer.state.values()]
+        return scaling_state(known["scale"], known["_growth_tracker"], max(updates, default=0.0))
 
     def restore(self, state: State, step: int) -> None:
+        scaling = Scaling.of(state, step)
+        if scaling.known and self.scaler.is_enabled():
+            told = {"scale": scaling.scale, "_growth_tracker": scaling.good_steps}
+            self.scaler.load_state_dict({**self.scaler.state_dict(), **told})
         for name, parameter in self.named:
             parameter.data.copy_(state[f"param/{name}"])
             values = {m: state[f"{m}/{name}"].to(parameter.device, copy=True) for m in MOMENTS}
-            self.optimizer.state[parameter] = {"step": step_count(self.optimizer, step, parameter), **values}
+            self.optimizer.state[parameter] = {
+                "step": step_count(self.optimizer, scaling.updates, parameter),
+                **values,
+            }
 
     def evaluation(self) -> AbstractContextManager[None]:
         return inference(self.autocast)

@@ -114,6 +114,9 @@ def test_every_setting_has_a_reason_and_the_type_is_one() -> None:
     settings = said("--model", "llama3-8b", "--gpu", "v100-32", "--set", "model.quantization=nf4")["settings"]
     assert settings["model.dtype"]["value"] == "float16"
     assert "no bfloat16" in settings["model.dtype"]["reason"]
+    asked = said("--model", "llama3-8b", "--gpu", "h200", "--set", "model.dtype=float16")["settings"]
+    assert asked["model.dtype"]["value"] == "float16"
+    assert "loss scaling" in asked["model.dtype"]["reason"]
     assert "per pass x 1 ranks" in settings["train.gradient_accumulation_steps"]["reason"]
 
 

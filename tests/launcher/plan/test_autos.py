@@ -8,6 +8,7 @@ from launcher.job.explain import known_keys
 from launcher.job.spec import JobSpec
 from launcher.plan.autos import RULES, Case, reasons_of, settled
 from launcher.plan.candidates import candidates_of
+from launcher.plan.fastest import choose
 from launcher.plan.situation import Situation, model_of
 from tests.beds.planning import on
 from tests.beds.plans import make
@@ -34,6 +35,16 @@ def test_every_value_of_every_open_setting_has_a_reason(name, place):
         assert all(reason.reason for reason in reasons)
         left_open = {rule.setting for rule in RULES if rule.value(best) == "auto"}
         assert {reason.setting for reason in reasons} == {rule.setting for rule in RULES} - left_open
+
+
+@pytest.mark.parametrize("name", ["llama3-8b", "a/model-that-nobody-knows"])
+@pytest.mark.parametrize(("gpu", "warned"), [("h100", True), ("v100-32", False)])
+def test_float16_is_warned_of_on_gpus_with_bfloat16_and_not_refused(name, gpu, warned):
+    spec = JobSpec().with_values({"model.dtype": "float16"})
+    best, reasons = choose(spec, model_of(name, None), on(gpu))
+    assert best.dtype == "float16"
+    told = [reason for reason in reasons if reason.setting == "model.dtype"]
+    assert [(reason.value, "bfloat16" in reason.reason) for reason in told] == [("float16", True)] * warned
 
 
 def test_a_setting_that_the_job_fixes_stays_and_has_no_reason():

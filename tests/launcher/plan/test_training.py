@@ -83,7 +83,7 @@ def test_planner_gate_renderer_and_training_program_agree_on_any_job(tmp_path: P
             assert config.predicted_peak_bytes == told.cost.memory.total, case
             held = MODELS[model]
             family = families.of_type(SHAPES[model].family) if held is None else families.family_of(held)
-            asked_there = compat.Combination.of(config, family)
+            asked_there = compat.Combination.of(config, family, situation.capability)
             assert compat.check(asked_there) == [], case
             assert compat.engine_for(asked_there)[0] == told.engine, case
         else:
