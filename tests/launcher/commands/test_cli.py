@@ -76,7 +76,7 @@ def test_a_program_runs_on_every_rank_and_its_logs_are_kept(odd_cwd):
     assert not list(odd_cwd.rglob("pwned"))
 
 
-def test_an_attached_program_shows_what_rank_0_prints_and_where_the_rest_is(cwd):
+def test_a_followed_program_shows_the_output_of_rank_0_and_the_command_for_the_rest(cwd):
     program = (
         "import os\nrank = os.environ['RANK']\nprint('here is', rank)\nif rank == '0':\n    raise SystemExit('wrong')\n"
     )
@@ -199,7 +199,7 @@ def test_a_finished_run_is_not_resumed_without_a_change(cwd):
     assert "has succeeded" in zlaunch(cwd, "resume", "last", code=2).stderr
 
 
-def test_two_runs_on_one_machine_never_meet(cwd):
+def test_runs_on_one_machine_use_separate_ports(cwd):
     started = [
         subprocess.Popen(
             command("local", "--device", "cpu", "--procs", "2", "--json", "--", "sleeper.py", "1"),

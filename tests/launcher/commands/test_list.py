@@ -20,7 +20,7 @@ def a_run(root: Path, name: str, backend: str, state: str) -> RunDir:
     return run
 
 
-def test_a_run_that_cannot_be_asked_or_read_does_not_hide_the_others(
+def test_a_run_that_does_not_answer_or_is_damaged_does_not_hide_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))

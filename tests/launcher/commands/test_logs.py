@@ -1,4 +1,4 @@
-"""`zlaunch logs`: whose lines can be asked for."""
+"""`zlaunch logs --rank`: which ranks are accepted."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def logs(rank: int) -> str:
     return CliRunner().invoke(cli, words, standalone_mode=False, catch_exceptions=False).stdout
 
 
-def test_a_rank_that_the_run_has_may_have_said_nothing(run: RunDir) -> None:
+def test_a_rank_of_the_run_may_have_an_empty_log(run: RunDir) -> None:
     assert (logs(3), logs(0)) == ("three\n", "")
 
 
-def test_an_absent_rank_is_a_wrong_request_that_says_which_there_are(run: RunDir) -> None:
+def test_an_unknown_rank_is_refused_with_the_known_ranks(run: RunDir) -> None:
     with pytest.raises(UsageError, match="has no rank 4; it has ranks 0 to 3"):
         logs(4)
 

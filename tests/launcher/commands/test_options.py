@@ -63,7 +63,7 @@ def test_an_option_without_effect_is_refused(words: tuple[str, ...], parts: tupl
     assert [part for part in parts if part not in told] == []
 
 
-def test_a_job_file_that_serves_several_backends_may_say_all_of_it(here: Path) -> None:
+def test_a_job_file_may_hold_keys_of_several_backends(here: Path) -> None:
     more = "train: {max_steps: 2, epochs: 2}\ncontainer: {runtime: none, image: x}\n"
     slurm = "slurm: {procs_per_node: 2, gpus_per_node: 4, array_limit: 2, workdir: /x}\n"
     (here / "job.yaml").write_text(JOB + more + slurm)
@@ -72,7 +72,7 @@ def test_a_job_file_that_serves_several_backends_may_say_all_of_it(here: Path) -
     zlaunch("local", "job.yaml", *CPU, "--dry-run", "--", "true")
 
 
-def test_what_counts_is_taken() -> None:
+def test_options_with_an_effect_are_accepted() -> None:
     zlaunch("slurm", *CPU, "--procs-per-node", "4", "--print-script")
     zlaunch("slurm", "--gpus-per-node", "4", "--print-script")
     zlaunch("slurm", *CPU, "--array-limit", "2", "--sweep", "lora.r=4,8", "--print-script")
@@ -80,18 +80,18 @@ def test_what_counts_is_taken() -> None:
     zlaunch("local", *CPU, "--max-restarts", "1", "--set", "env.A=b", "--dry-run", "--", "true")
 
 
-def test_a_smoke_run_of_a_job_with_a_program_trains_all_the_same(here: Path) -> None:
+def test_a_smoke_run_of_a_job_with_a_program_trains(here: Path) -> None:
     (here / "own.yaml").write_text("program: [nosuch.py]\n")
     zlaunch("local", "own.yaml", *CPU, "--smoke", "--dry-run")
     assert list(here.glob("runs/*/train.json"))
 
 
 @pytest.mark.parametrize("words", [("local", *CPU), ("local", *CPU, "--dry-run"), ("slurm", "--print-script")])
-def test_a_python_file_that_is_not_there_is_refused(words: tuple[str, ...]) -> None:
+def test_a_missing_python_file_is_refused(words: tuple[str, ...]) -> None:
     assert "no such program: my program.py" in refusal(*words, "--", "my program.py")
 
 
-def test_a_python_file_on_another_machine_or_in_an_image_is_not_looked_for_here() -> None:
+def test_a_python_file_of_another_machine_or_an_image_is_not_checked_here() -> None:
     zlaunch("slurm", *CPU, "--login", "a", "--print-script", "--", "theirs.py")
     zlaunch("slurm", *CPU, "--container", "apptainer", "--image", "a.sif", "--print-script", "--", "/opt/theirs.py")
 
@@ -108,14 +108,14 @@ def test_an_interpreter_that_cannot_train_is_refused_before_anything_starts(here
     zlaunch("local", *CPU, "--python", "/on/another/day", "--dry-run")
 
 
-def test_a_template_that_is_not_there_is_named_once_with_a_way_out(here: Path) -> None:
+def test_a_missing_template_is_named_once_with_a_hint(here: Path) -> None:
     told = refusal("slurm", "--template", "nosuch", "--print-script")
     assert told.count(str(here / "nosuch")) == 1
     assert "Errno" not in told
     assert "zlaunch templates eject" in told
 
 
-def test_init_says_that_the_job_wants_filling_in() -> None:
+def test_init_says_what_to_set_in_the_job() -> None:
     assert "set model and data" in zlaunch("init", "new.yaml")
 
 

@@ -1,4 +1,4 @@
-"""`zlaunch plan`: which job it is about."""
+"""`zlaunch plan`: the job, the GPU, and what is refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from launcher.plan.situation import model_of
 from tests.beds.planning import MODELS, asked, sample
 
 
-def test_without_a_job_it_is_that_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_job_is_that_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["plan", "--gpu", "h100", "--json"]
     with pytest.raises(SpecError, match="no model to plan for"):
@@ -31,7 +31,7 @@ def test_without_a_job_it_is_that_of_the_working_directory(tmp_path: Path, monke
     assert said["trainable"] < named["trainable"]  # a model that is named is planned for alone
 
 
-def test_a_job_with_a_program_of_its_own_is_refused_as_that(tmp_path: Path) -> None:
+def test_a_job_with_a_program_is_refused(tmp_path: Path) -> None:
     job = tmp_path / "job.yaml"
     job.write_text("program: [my.py]\n")
     with pytest.raises(UsageError, match="runs a program of its own"):
@@ -41,7 +41,7 @@ def test_a_job_with_a_program_of_its_own_is_refused_as_that(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("words", "assumed"), [((), True), (("--gpu", "h100"), False), (("--gpu-memory", "80GiB"), False)]
 )
-def test_a_gpu_that_nobody_named_and_nobody_found_is_said_to_be_assumed(
+def test_a_gpu_that_is_neither_given_nor_found_is_reported_as_assumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], assumed: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -65,7 +65,7 @@ def said(*words: str) -> dict[str, Any]:
     return answer
 
 
-def test_the_gate_of_a_run_is_the_plans_gate(tmp_path: Path) -> None:
+def test_plan_refuses_what_a_run_would_refuse(tmp_path: Path) -> None:
     for setting, hint in (
         ("train.engine=fused", "train.engine: auto"),
         ("train.offload=cpu", "train.zero_stage: 2"),
@@ -78,7 +78,7 @@ def test_the_gate_of_a_run_is_the_plans_gate(tmp_path: Path) -> None:
         assert hint in str(refused.exception.hint)
 
 
-def test_hours_grow_with_the_data_and_are_not_told_where_a_part_cannot_be_counted(tmp_path: Path) -> None:
+def test_hours_grow_with_the_data_and_are_left_out_if_a_file_cannot_be_counted(tmp_path: Path) -> None:
     job, one, two = tmp_path / "job.yaml", tmp_path / "one.jsonl", tmp_path / "two.jsonl"
     one.write_text(('{"instruction": "%s", "output": "b"}\n' % ("x" * 600)) * 640)
     two.write_text(one.read_text() * 2)
@@ -102,7 +102,7 @@ def test_hours_grow_with_the_data_and_are_not_told_where_a_part_cannot_be_counte
     assert work("[one.jsonl, absent.jsonl]") is None
 
 
-def test_what_is_trained_is_what_the_job_adapts(tmp_path: Path) -> None:
+def test_trainable_parameters_follow_from_the_adapted_modules(tmp_path: Path) -> None:
     words = ("--model", "llama3-8b", "--gpu", "h200")
     few = said(*words, "--set", "lora.target_modules=[q_proj, v_proj]", "--set", "lora.r=8")
     assert few["trainable"] == 3_407_872
@@ -121,14 +121,14 @@ def test_every_setting_has_a_reason_and_the_type_is_one() -> None:
 
 
 @pytest.mark.parametrize("config", [{"num_local_experts": 8}, {"hidden_size": 64}])
-def test_a_model_outside_of_the_arithmetic_is_refused_with_what_to_do(tmp_path: Path, config: dict[str, Any]) -> None:
+def test_an_unknown_model_is_refused_with_a_hint(tmp_path: Path, config: dict[str, Any]) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **config}))
     refused = CliRunner().invoke(cli, ["plan", "--model", str(tmp_path), "--gpu", "h100"], standalone_mode=False)
     assert isinstance(refused.exception, SpecError)
     assert "--model" in str(refused.exception.hint)
 
 
-def test_a_gpu_here_whose_memory_is_not_told_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_without_a_reported_memory_needs_gpu_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facts, "local_gpus", lambda: (facts.Gpu(0, "NVIDIA GB10", 0, 12.1),))
     refused = CliRunner().invoke(cli, ["plan", "--model", "llama3-8b"], standalone_mode=False)
     assert isinstance(refused.exception, SpecError)

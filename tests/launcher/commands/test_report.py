@@ -1,4 +1,4 @@
-"""`zlaunch report` shows every run that it was asked for, whatever is wrong with one of them."""
+"""`zlaunch report` shows every run, whatever is wrong with one of them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def report(*words: str) -> Result:
     return CliRunner().invoke(cli, ["report", *words], catch_exceptions=False)
 
 
-def test_runs_that_cannot_be_asked_or_read_do_not_hide_the_others(root: Path) -> None:
+def test_runs_that_do_not_answer_or_are_damaged_do_not_hide_the_others(root: Path) -> None:
     away = out_of_reach(a_run(root, "away", "ssh", "RUNNING"))
     torn = a_run(root, "torn", "local", "PENDING")
     torn.run_json.write_text("{torn")
@@ -57,7 +57,7 @@ def test_runs_that_cannot_be_asked_or_read_do_not_hide_the_others(root: Path) ->
     assert f"{torn.run_id}: cannot read {torn.run_json}" in done.stderr
 
 
-def test_a_sweep_whose_own_file_is_damaged_is_told(root: Path) -> None:
+def test_a_damaged_sweep_file_is_reported(root: Path) -> None:
     points = sweep.new_sweep("s", "local", [])
     (sweep.save(points) / "sweep.json").write_text("{torn")
     done = CliRunner().invoke(cli, ["report", points.sweep_id])
@@ -73,7 +73,7 @@ def test_the_held_out_records_have_their_columns(root: Path) -> None:
     assert "eval_loss" not in without
 
 
-def test_a_run_directory_may_lie_elsewhere(root: Path, tmp_path: Path) -> None:
+def test_a_run_directory_may_be_given_by_path(root: Path, tmp_path: Path) -> None:
     run = a_run(tmp_path / "copied", "good", "local", "SUCCEEDED", {"loss_last": 1.5})
     (row,) = (json.loads(line) for line in report(str(run.path), "--json").stdout.splitlines())
     assert (row["state"], row["loss_last"]) == ("SUCCEEDED", 1.5)

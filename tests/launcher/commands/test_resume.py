@@ -1,4 +1,4 @@
-"""What `zlaunch resume` refuses before anything starts, and what a resume that comes to nothing leaves behind."""
+"""`zlaunch resume`: what it refuses before a start, and what a failed resume leaves behind."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def target(monkeypatch: pytest.MonkeyPatch) -> FakeBackend:
 
 @pytest.mark.parametrize(("backend", "instead"), [("ssh", "ssh.slots"), ("slurm", "slurm.nodes")])
 @pytest.mark.parametrize("flag", ["--gpus", "--procs"])
-def test_ranks_of_this_machine_are_no_change_of_a_run_on_others(
+def test_options_for_local_ranks_are_refused_for_runs_on_other_machines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, instead: str, flag: str
 ) -> None:
     monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
@@ -96,7 +96,7 @@ def test_ranks_of_this_machine_are_no_change_of_a_run_on_others(
     ],
 )
 @pytest.mark.parametrize("flags", [(), ("--dry-run",)])
-def test_what_the_checkpoint_was_made_with_cannot_be_changed_and_nothing_is_written(
+def test_settings_recorded_in_the_checkpoint_cannot_be_changed_and_nothing_is_written(
     run: RunDir, target: FakeBackend, setting: str, says: str, flags: tuple[str, ...]
 ) -> None:
     before = content(run)
@@ -107,23 +107,19 @@ def test_what_the_checkpoint_was_made_with_cannot_be_changed_and_nothing_is_writ
     assert target.submitted == []
 
 
-def test_a_checkpoint_of_an_older_version_refuses_nothing_that_it_does_not_tell(
-    run: RunDir, target: FakeBackend
-) -> None:
+def test_a_checkpoint_of_an_older_version_restricts_only_what_it_records(run: RunDir, target: FakeBackend) -> None:
     (run.checkpoints / "step-4" / "state.json").write_text('{"progress": {"step": 4}, "seed": 3407}')
     zlaunch("resume", run.run_id, "--set", "train.max_steps=6", "--set", "lora.r=4", "--detach")
     assert target.submitted == [run.run_id]
 
 
-def test_what_is_compared_is_what_the_training_program_records() -> None:
+def test_the_compared_settings_are_those_that_the_training_program_records() -> None:
     written = (ROOT / "train" / "training" / "steps.py").read_text()
     assert all(f'"{fact}": config.' in written for fact in checks.RECORDED)
 
 
 @pytest.mark.parametrize("sweeps", [(), ("--sweep", "lora.r=8,16")])
-def test_what_was_only_rendered_is_no_start_to_go_on_from_whether_a_run_or_a_sweep(
-    cwd: Path, sweeps: tuple[str, ...]
-) -> None:
+def test_a_run_or_sweep_that_was_only_rendered_cannot_be_resumed(cwd: Path, sweeps: tuple[str, ...]) -> None:
     zlaunch(*LOCAL, *sweeps, "--dry-run")
     place = cwd / "runs" / "sweeps" if sweeps else cwd / "runs"
     (name,) = (path.name for path in place.iterdir())
@@ -189,7 +185,7 @@ def refused(
     run.update_record(state="FAILED")
 
 
-def test_settings_that_the_training_program_refused_are_not_gone_on_with(run: RunDir, target: FakeBackend) -> None:
+def test_refused_settings_are_dropped_at_the_next_resume(run: RunDir, target: FakeBackend) -> None:
     for longer in ("600", "700"):  # refused twice
         zlaunch("resume", run.run_id, "--set", f"train.max_steps={longer}", "--detach")
         assert steps(run) == int(longer)
@@ -215,7 +211,7 @@ def test_settings_of_a_start_that_failed_otherwise_are_kept(
     assert steps(run) == 600
 
 
-def test_a_first_start_that_was_refused_keeps_what_is_mended_of_it(run: RunDir, target: FakeBackend) -> None:
+def test_a_refused_first_start_keeps_its_corrections(run: RunDir, target: FakeBackend) -> None:
     refused(run)
     for change in ("train.max_steps=5", "train.learning_rate=0.1"):
         zlaunch("resume", run.run_id, "--set", change, "--detach")

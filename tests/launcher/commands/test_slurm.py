@@ -1,4 +1,4 @@
-"""`zlaunch slurm` without a cluster: what it prints of a run that is not queued."""
+"""`zlaunch slurm` without a cluster: dry runs, printed scripts and refusals."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_a_dry_run_in_json_is_the_object_that_other_backends_print() -> None:
+def test_a_dry_run_in_json_prints_the_same_object_as_other_backends() -> None:
     said = json.loads(slurm("--dry-run", "--json"))
     assert said["world_size"] == 2
     assert (Path(said["directory"]) / "train.sbatch").exists()
 
 
 @pytest.mark.parametrize("points", [(), ("--sweep", "max_restarts=0,1")])
-def test_a_dry_run_shows_the_script_and_its_json_comes_last_where_both_are_asked_for(points: tuple[str, ...]) -> None:
+def test_a_dry_run_prints_the_script_and_then_the_json(points: tuple[str, ...]) -> None:
     assert slurm(*points, "--dry-run").startswith("#!/bin/bash")
     assert slurm(*points, "--dry-run", "--json").startswith("{")
     *script, last = slurm(*points, "--print-script", "--json").splitlines()
@@ -55,7 +55,7 @@ def gpu_run(*words: str) -> Any:
     return CliRunner().invoke(cli, argv, standalone_mode=False)
 
 
-def test_a_job_is_planned_for_the_gpu_that_the_nodes_are_said_to_have() -> None:
+def test_a_job_is_planned_for_the_given_gpu_of_the_nodes() -> None:
     """With the numbers of `zlaunch plan`."""
     done = gpu_run("--gpu", "h100")
     train = json.loads((Path(json.loads(done.stdout)["directory"]) / "train.json").read_text())
@@ -75,7 +75,7 @@ def test_a_job_that_cannot_fit_that_gpu_is_refused_before_the_queue(gpu: str) ->
     assert "model.quantization: nf4" in str(refused.hint)
 
 
-def test_a_gpu_that_nobody_knows_or_needs_is_refused() -> None:
+def test_an_unknown_or_unneeded_gpu_is_refused() -> None:
     assert "not a GPU of the table" in str(gpu_run("--gpu", "h1oo").exception)
     assert "has no effect" in str(gpu_run("--gpu", "h100", "--device", "cpu").exception)
 
@@ -90,7 +90,7 @@ class Queue(FakeBackend):
         return RunState.CANCELLED if self.cancelled else RunState.PENDING
 
 
-def test_ctrl_c_between_the_queue_and_the_first_look_leaves_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_right_after_the_submission_leaves_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Queue] = []
 
     def queue(*, announce: bool) -> Queue:
@@ -114,7 +114,7 @@ def test_waiting_and_not_waiting_contradict_each_other() -> None:
         slurm("--wait", "--detach")
 
 
-def test_the_directory_of_a_printed_script_is_told_beside_it(tmp_path: Path) -> None:
+def test_a_printed_script_comes_with_its_directory_on_stderr(tmp_path: Path) -> None:
     words = ["slurm", "--device", "cpu", "--print-script", "--", "true"]
     done = CliRunner().invoke(cli, words, standalone_mode=False, catch_exceptions=False)
     (run,) = (tmp_path / "runs").iterdir()
@@ -123,7 +123,7 @@ def test_the_directory_of_a_printed_script_is_told_beside_it(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("points", [(), ("--sweep", "max_restarts=0,1")])
-def test_a_run_that_slurm_did_not_take_was_never_queued_and_says_why(
+def test_a_run_that_slurm_refused_was_never_queued_and_shows_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, points: tuple[str, ...]
 ) -> None:
     tools = tmp_path / "bin"

@@ -1,4 +1,4 @@
-"""What a launching command makes of a Ctrl-C at its start, and of the end of a run."""
+"""Launching commands: a Ctrl-C during the start, and the end of a run."""
 
 from __future__ import annotations
 
@@ -64,16 +64,16 @@ def test_an_interrupted_start_ends_with_130_and_is_cancelled(
     assert "zlaunch resume" in capsys.readouterr().out
 
 
-def test_a_start_that_cannot_be_taken_back_ends_with_130_and_says_so_once(
+def test_a_start_that_cannot_be_cancelled_exits_with_130_and_one_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     backend = Interrupted()
     backend.trouble = TargetError("no host answers")
     code, run = launch(tmp_path, backend, as_json=True)
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     assert (code, run.record.state) == (130, "RUNNING")
-    assert said.err.count("no host answers") == 1
-    assert json.loads(said.out.splitlines()[-1])["state"] == "RUNNING"
+    assert output.err.count("no host answers") == 1
+    assert json.loads(output.out.splitlines()[-1])["state"] == "RUNNING"
 
 
 @pytest.mark.usefixtures("at_the_first_look")
@@ -86,7 +86,7 @@ def test_a_start_that_cannot_be_taken_back_ends_with_130_and_says_so_once(
         ([RunState.RUNNING], TargetError("no host answers"), None, 130, "RUNNING"),
     ],
 )
-def test_a_run_that_has_just_started_is_taken_back_too(
+def test_a_run_that_has_just_started_is_cancelled_too(
     tmp_path: Path,
     states: list[RunState],
     trouble: Exception | None,
@@ -101,7 +101,7 @@ def test_a_run_that_has_just_started_is_taken_back_too(
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_a_followed_run_that_a_ctrl_c_cannot_end_ends_with_130_and_says_why(
+def test_a_followed_run_that_ctrl_c_cannot_stop_exits_with_130_and_the_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], again: bool
 ) -> None:
     class Followed(FakeBackend):
@@ -116,14 +116,14 @@ def test_a_followed_run_that_a_ctrl_c_cannot_end_ends_with_130_and_says_why(
 
     backend = Followed()
     code, run = launch(tmp_path, backend, as_json=True)
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     assert (code, run.record.state, len(backend.cancelled)) == (130, "RUNNING", 2 if again else 1)
-    assert "no host answers\n  -> plug it in" in said.err
-    assert f"zlaunch cancel {run.run_id}" in said.err
-    assert json.loads(said.out.splitlines()[-1])["state"] == "RUNNING"
+    assert "no host answers\n  -> plug it in" in output.err
+    assert f"zlaunch cancel {run.run_id}" in output.err
+    assert json.loads(output.out.splitlines()[-1])["state"] == "RUNNING"
 
 
-def test_a_followed_run_whose_state_cannot_be_asked_after_a_ctrl_c_was_ended_all_the_same(tmp_path: Path) -> None:
+def test_a_cancelled_run_whose_target_does_not_answer_is_cancelled(tmp_path: Path) -> None:
     class Followed(FakeBackend):
         def state(self, run: RunDir) -> RunState:
             if self.cancelled:
@@ -134,7 +134,7 @@ def test_a_followed_run_whose_state_cannot_be_asked_after_a_ctrl_c_was_ended_all
     assert (code, run.record.state) == (130, "CANCELLED")
 
 
-def test_the_end_of_one_start_is_not_written_over_the_next(tmp_path: Path) -> None:
+def test_the_end_of_a_start_does_not_overwrite_the_next_start(tmp_path: Path) -> None:
     class Resumed(FakeBackend):
         def state(self, run: RunDir) -> RunState:  # while its results came home, somebody started it again
             run.update_record(submitted=9e9, ids=("8",), state="PENDING")
@@ -144,9 +144,7 @@ def test_the_end_of_one_start_is_not_written_over_the_next(tmp_path: Path) -> No
     assert (code, run.record.state) == (1, "PENDING")
 
 
-def test_a_run_that_was_cancelled_while_it_was_being_started_is_taken_back(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_cancelled_during_its_start_is_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     backend = FakeBackend(states=[RunState.RUNNING])
     code, run = launch(tmp_path, backend, is_cancelled=lambda: backend.submitted != [])
     assert (code, run.record.state, backend.cancelled) == (130, "CANCELLED", [run.run_id])

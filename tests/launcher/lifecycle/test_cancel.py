@@ -1,4 +1,4 @@
-"""`zlaunch cancel` of a run whose agents never came up, and of sweeps; test_cli.py has running runs."""
+"""`zlaunch cancel` of runs whose agents never started, and of sweeps. Running runs are in test_cli.py."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_lost_run_is_cancelled_too(root: Path) -> None:
     assert done.stdout == f"{run.run_id}: already CANCELLED\n"
 
 
-def test_a_run_that_was_never_sent_can_be_resumed_once_nobody_can_be_sending_it(root: Path) -> None:
+def test_a_run_that_was_never_sent_can_be_resumed_once_its_launcher_must_be_gone(root: Path) -> None:
     run = died_early(root, "ssh")
     with pytest.raises(UsageError, match="is PENDING"):
         refuse_if_not_resumable(run, changed=False)
@@ -130,7 +130,7 @@ def in_turn(root: Path):  # type: ignore[no-untyped-def]
         launcher.end()
 
 
-def test_a_sweep_in_turn_ends_with_its_running_point_and_goes_on_at_a_resume(
+def test_a_cancelled_sweep_stops_its_running_point_and_can_be_resumed(
     root: Path, in_turn: InTurn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_turn.until("started-two")
@@ -167,7 +167,7 @@ def test_a_sweep_in_turn_ends_with_its_running_point_and_goes_on_at_a_resume(
     assert [row["state"] for row in rows_of(in_turn.sweep)] == ["SUCCEEDED"] * 4
 
 
-def test_a_sweep_that_is_cancelled_between_two_points_starts_no_further_one(root: Path, in_turn: InTurn) -> None:
+def test_a_sweep_cancelled_between_two_points_starts_no_further_point(root: Path, in_turn: InTurn) -> None:
     in_turn.until("started-two")
     points = sweep.find_sweep(in_turn.sweep)
     assert points is not None
@@ -178,9 +178,7 @@ def test_a_sweep_that_is_cancelled_between_two_points_starts_no_further_one(root
     assert [row["state"] for row in rows_of(in_turn.sweep)] == ["SUCCEEDED"] * 2 + ["not started"] * 2
 
 
-def test_a_sweep_that_is_cancelled_while_its_first_point_is_being_started_takes_it_back(
-    root: Path, in_turn: InTurn
-) -> None:
+def test_a_sweep_cancelled_during_the_start_of_its_first_point_stops_it(root: Path, in_turn: InTurn) -> None:
     while not list(root.glob("sweeps/*/sweep.json")):
         assert in_turn.process.poll() is None, in_turn.end()[1]
         time.sleep(0.001)
@@ -195,7 +193,7 @@ def test_a_sweep_that_is_cancelled_while_its_first_point_is_being_started_takes_
     assert [processes.find_run_processes(point.run) for point in points.points] == [[], [], [], []]
 
 
-def test_a_point_that_cannot_be_ended_hides_nothing_of_the_others(root: Path) -> None:
+def test_a_point_that_cannot_be_cancelled_does_not_hide_the_others(root: Path) -> None:
     away = out_of_reach(a_run(root, "away", "ssh", "RUNNING"))
     torn = a_run(root, "torn", "ssh", "PENDING")
     torn.run_json.write_text("{torn")
@@ -225,7 +223,7 @@ def test_a_prefix_that_a_sweep_and_another_run_share_cancels_neither(root: Path)
 
 
 @pytest.mark.parametrize("command", ["status", "logs", "pull", "export"])
-def test_a_command_that_takes_no_sweep_says_which_one_does(root: Path, command: str) -> None:
+def test_a_command_that_takes_no_sweep_names_one_that_does(root: Path, command: str) -> None:
     points = sweep.new_sweep("zh", "local", [(a_run(root, "zh-0", "local", "SUCCEEDED"), {"lora.r": 8})])
     sweep.save(points)
     words = [command, points.sweep_id, *(["--to", "merged"] if command == "export" else [])]

@@ -1,4 +1,4 @@
-"""What is looked at before anything is queued or sent."""
+"""Checks before anything is queued or sent, and interrupted starts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def job(train: Path, on_error: str = "stop", **data: str) -> spec.JobSpec:
     return read_job(None, (), {**flags, **{f"data.{key}": value for key, value in data.items()}}).spec
 
 
-def test_records_that_would_stop_a_run_are_told_with_file_and_line_before_it_is_queued(tmp_path: Path) -> None:
+def test_bad_records_are_reported_with_file_and_line_before_a_run_is_queued(tmp_path: Path) -> None:
     bad = tmp_path / "bad 数据.jsonl"
     bad.write_text(GOOD + "not json\n" + '{"instruction": "no answer"}\n', encoding="utf-8")
     with pytest.raises(DataError) as caught:
@@ -36,14 +36,14 @@ def test_records_that_would_stop_a_run_are_told_with_file_and_line_before_it_is_
     checks.check_records(job(bad, "skip"))
 
 
-def test_good_records_and_files_that_are_elsewhere_are_no_reason_to_stop(tmp_path: Path) -> None:
+def test_good_records_and_files_of_other_machines_pass(tmp_path: Path) -> None:
     good = tmp_path / "good.jsonl"
     good.write_text(GOOD, encoding="utf-8")
     checks.check_records(job(good))
     checks.check_records(job(tmp_path / "on the cluster only.jsonl"))
 
 
-def test_nothing_but_broken_records_is_refused_even_if_they_are_to_be_skipped(tmp_path: Path) -> None:
+def test_a_file_of_only_broken_records_is_refused_even_with_on_error_skip(tmp_path: Path) -> None:
     bad = tmp_path / "bad.jsonl"
     bad.write_text("not json\n", encoding="utf-8")
     with pytest.raises(DataError):
@@ -56,7 +56,7 @@ def test_a_system_message_that_begins_with_a_dash_is_no_option(tmp_path: Path) -
     checks.check_records(job(good, system="-brief"))
 
 
-def test_a_start_that_is_interrupted_is_taken_back(tmp_path: Path) -> None:
+def test_an_interrupted_start_is_cancelled(tmp_path: Path) -> None:
     class Interrupted(FakeBackend):
         def submit(self, run: RunDir, plan: RunPlan, secrets: dict[str, str]) -> tuple[str, ...]:
             raise KeyboardInterrupt
@@ -70,7 +70,7 @@ def test_a_start_that_is_interrupted_is_taken_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("trouble", [TargetError("no host answers", hint="plug it in"), KeyboardInterrupt()])
-def test_a_start_that_cannot_be_taken_back_stays_an_interrupt_and_the_record_says_that_it_may_run(
+def test_a_start_that_cannot_be_cancelled_is_recorded_as_running(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], trouble: BaseException
 ) -> None:
     class Stuck(FakeBackend):

@@ -1,4 +1,4 @@
-"""Sweeps without a cluster: their points, their files, their order."""
+"""Sweeps without a cluster: points, files and order."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_values_are_read_as_yaml_and_lists_stand_in_brackets() -> None:
     }
 
 
-def test_records_are_looked_at_once_for_all_points_that_read_the_same(
+def test_points_that_read_the_same_records_have_them_checked_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path / "runs"))
@@ -49,7 +49,7 @@ def test_records_are_looked_at_once_for_all_points_that_read_the_same(
     assert len(list((tmp_path / "runs").glob("run-*/plan.json"))) == 6
 
 
-def test_a_file_that_several_points_read_is_hashed_once_for_the_way_to_a_login_host(
+def test_a_file_that_several_points_read_is_hashed_once_for_a_login_host(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path / "runs"))
@@ -85,7 +85,7 @@ def test_a_dry_run_in_json_is_one_object_with_the_directory(
 
 
 @pytest.mark.parametrize("texts", [["lora.r"], ["=3"], ["lora.r="], ["lora.r=1", "lora.r=2"]])
-def test_what_is_no_sweep_is_an_error(texts: list[str]) -> None:
+def test_a_malformed_sweep_is_an_error(texts: list[str]) -> None:
     with pytest.raises(SpecError):
         sweep.parse(texts)
 
@@ -113,7 +113,7 @@ def test_a_sweep_over_what_all_points_share_is_refused() -> None:
         sweep.make_points(["slurm.nodes=1,2"], load, [], fixed=("slurm",))
 
 
-def test_points_follow_one_another_and_a_failing_one_does_not_end_the_others(
+def test_points_run_one_after_another_and_a_failed_point_does_not_stop_the_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
@@ -138,9 +138,7 @@ def test_points_follow_one_another_and_a_failing_one_does_not_end_the_others(
     ]  # fmt: skip
 
 
-def test_points_that_were_all_wrong_requests_end_as_a_wrong_request(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sweep_of_only_wrong_requests_exits_with_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
 
     def start(job: Job, run: RunDir, is_cancelled: sweep.IsCancelled) -> int:
@@ -150,7 +148,7 @@ def test_points_that_were_all_wrong_requests_end_as_a_wrong_request(
     assert sweep_in_turn.run_sweep(["lora.r=8,16"], load, [], start, backend="local") == 1
 
 
-def test_a_flag_that_a_sweep_would_overlook_is_refused_and_nothing_starts(
+def test_an_option_without_effect_on_a_sweep_is_refused_and_nothing_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
@@ -161,7 +159,7 @@ def test_a_flag_that_a_sweep_would_overlook_is_refused_and_nothing_starts(
             CliRunner().invoke(cli, ["resume", points.sweep_id, *flags], standalone_mode=False, catch_exceptions=False)
 
 
-def test_a_failing_point_says_what_to_do_too(
+def test_a_failed_point_shows_its_hint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
@@ -191,7 +189,7 @@ def test_ctrl_c_ends_the_whole_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert asked == [(r, point.run) for r, point in zip((1, 2, 3), found.points, strict=True)]
 
 
-def test_ctrl_c_while_waiting_for_an_array_says_that_it_goes_on(
+def test_ctrl_c_while_waiting_for_an_array_says_that_it_continues(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(_: RunDir) -> None:
@@ -206,7 +204,7 @@ def test_ctrl_c_while_waiting_for_an_array_says_that_it_goes_on(
 
 
 @pytest.mark.parametrize(("states", "code"), [(["SUCCEEDED"] * 2, 0), (["SUCCEEDED", "CANCELLED"], 130)])
-def test_a_waited_for_array_that_somebody_cancelled_is_no_failure(
+def test_waiting_for_a_cancelled_array_is_not_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, states: list[str], code: int
 ) -> None:
     monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
@@ -218,9 +216,7 @@ def test_a_waited_for_array_that_somebody_cancelled_is_no_failure(
     assert sweep_array.wait(sweep.new_sweep("zh", "slurm", made)) == code
 
 
-def test_only_a_cancel_that_comes_later_ends_who_works_through_a_sweep(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_a_later_cancel_stops_a_resumed_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
     points = sweep.new_sweep("zh", "local", [])
     first = sweep.watch_cancelled(points)

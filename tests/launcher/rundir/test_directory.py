@@ -82,7 +82,7 @@ def test_a_torn_last_line_is_left_out(tmp_path):
         assert list(directory.read_jsonl(file)) == [{"step": 1}]
 
 
-def test_commands_that_change_the_record_at_once_lose_nothing_of_each_others(tmp_path):
+def test_concurrent_changes_of_the_record_are_all_kept(tmp_path):
     run = make_run(tmp_path, "demo-20260101-000000-aaaa")
     others = [{"ids": ("7",)}, {"submitted": 2.0}, {"extra": {"sweep": "s"}}, {"state": "RUNNING"}, {"zlaunch": "1"}]
     for _ in range(20):
@@ -107,7 +107,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
-def test_the_run_directory_is_its_owners_alone(tmp_path):
+def test_only_the_owner_can_read_a_run_directory(tmp_path):
     run = make_run(tmp_path, "demo-20260101-000000-aaaa")
     assert run.path.stat().st_mode & 0o077 == 0
 
@@ -125,7 +125,7 @@ def test_the_code_snapshot_has_a_hash_of_its_content(tmp_path):
     assert first != snapshot.snapshot_code(two, {"train": source, "agent.py": source / "a.py"})
 
 
-def test_the_compiled_agent_is_used_where_the_python_is_ours_whatever_the_files_times_are(tmp_path):
+def test_the_compiled_agent_is_used_by_our_python_whatever_the_times_of_its_files(tmp_path):
     run = RunDir(tmp_path / "one")
     snapshot.snapshot_code(run, assets.agent_sources())
     snapshot.compile_code(run.code / "node")
@@ -136,7 +136,7 @@ def test_the_compiled_agent_is_used_where_the_python_is_ours_whatever_the_files_
     assert "# wrote" not in said
 
 
-def test_a_record_that_may_only_be_the_first_leaves_what_somebody_else_has_written(tmp_path):
+def test_only_first_keeps_an_existing_record(tmp_path):
     run = make_run(tmp_path, "demo-20260101-000000-aaaa")
     late = RunRecord(run_id=run.run_id, name="late", backend="local", created=2.0)
     assert (run.save_record(late, only_first=True), run.record.name) == (False, "x")
@@ -144,7 +144,7 @@ def test_a_record_that_may_only_be_the_first_leaves_what_somebody_else_has_writt
     assert (run.save_record(late, only_first=True), run.record.name) == (True, "late")
 
 
-def test_the_last_run_is_no_point_of_a_sweep_that_was_cancelled_before_its_turn(tmp_path):
+def test_a_point_that_was_cancelled_before_it_started_is_not_the_last_run(tmp_path):
     started, waiting = (RunDir(tmp_path / f"a-2026010{day}-000000-aaaa") for day in (1, 2))
     for run in (started, waiting):
         run.save_record(RunRecord(run_id=run.run_id, name="a", backend="local", created=1.0))
@@ -152,7 +152,7 @@ def test_the_last_run_is_no_point_of_a_sweep_that_was_cancelled_before_its_turn(
     assert find.find_run("last", tmp_path).run_id == started.run_id
 
 
-def test_the_last_run_is_the_one_that_was_started_last_though_it_was_made_earlier(tmp_path):
+def test_the_last_run_is_the_one_that_was_started_or_resumed_last(tmp_path):
     older, newer, damaged = (make_run(tmp_path, f"a-2026010{day}-000000-aaaa") for day in (1, 2, 3))
     older.update_record(created=1.0, submitted=9.0)  # a resume
     newer.update_record(created=5.0, submitted=6.0)

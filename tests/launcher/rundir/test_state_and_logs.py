@@ -76,7 +76,7 @@ def test_a_running_record_without_a_living_agent_is_lost(run: RunDir, changes: d
     assert state.derive_state(run) is RunState.LOST
 
 
-def test_an_agent_that_ends_between_the_look_at_its_record_and_at_its_process_is_not_lost(
+def test_an_agent_that_exits_after_its_record_was_read_is_not_lost(
     run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record(run, 0, "RUNNING")
@@ -112,7 +112,7 @@ def log(run: RunDir, name: str, data: bytes) -> None:
         file.write(data)
 
 
-def test_every_line_is_given_once_and_only_when_it_is_whole(run: RunDir) -> None:
+def test_every_line_is_given_once_and_only_when_it_is_complete(run: RunDir) -> None:
     follower = logs.LogFollower(run)
     log(run, "node-0/rank-0.log", b"one\ntw")
     assert follower.poll() == [LogLine(0, 0, "one")]
@@ -146,7 +146,7 @@ def test_an_emptied_log_is_read_from_its_start(run: RunDir) -> None:
     assert [line.text for line in follower.poll()] == ["new"]
 
 
-def test_a_log_larger_than_one_read_comes_whole(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_larger_than_one_read_is_given_completely(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "CHUNK", 10)
     log(run, "node-0/rank-0.log", b"".join(b"line %d\n" % number for number in range(50)))
     assert [line.text for line in logs.follow_logs(run)] == [f"line {number}" for number in range(50)]

@@ -1,4 +1,4 @@
-"""What a run came to, read from its directory."""
+"""The result of a run, read from its directory."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def span(root: Path, *names: str) -> tuple[float | None, float | None]:
     return summary.span(run)
 
 
-def test_an_evaluation_after_the_end_makes_a_run_no_longer(tmp_path: Path) -> None:
+def test_an_evaluation_after_the_end_does_not_lengthen_a_run(tmp_path: Path) -> None:
     assert span(tmp_path, "agent_started", "submitted", "phase", "end", "data") == (1.0, 4.0)
 
 
-def test_a_run_that_was_started_again_lasts_until_what_happened_last(tmp_path: Path) -> None:
+def test_a_resumed_run_lasts_until_its_last_event(tmp_path: Path) -> None:
     again = ("slurm_start", "agent_started", "phase", "end", "slurm_requeue", "slurm_start", "agent_started", "phase")
     assert span(tmp_path, *again) == (1.0, 8.0)

@@ -1,4 +1,4 @@
-"""A run in the terminal: what is said of its events and of its end."""
+"""A run in the terminal: the lines for its events and for its end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from launcher.rundir.state import RunState
 from launcher.show import final, live
 
 
-def test_a_request_names_who_made_it_where_that_is_known() -> None:
+def test_a_request_names_its_source_if_known() -> None:
     asked = {"event": "request", "request": "stop"}
     assert live.describe({**asked, "by": None}) == "  stop requested"
     assert live.describe({**asked, "by": "Slurm"}) == "  stop requested by Slurm"
