@@ -234,13 +234,13 @@ def test_reap_kills_leftovers_of_a_dead_run_and_nothing_else(zl: Zl) -> None:
 
 
 def test_cancel_names_the_hosts_that_it_could_not_reach(zl: Zl) -> None:
-    run = zl.detached(WORK, "--connect-timeout", "1", "--set", "heartbeat_timeout=5", hosts=["node1", "node2"])
+    run = zl.detached(WORK, "--connect-timeout", "1", "--set", "heartbeat_timeout=15", hosts=["node1", "node2"])
     zl.all_running(run, ["node1", "node2"])
     zl.lab.cut("node2")
     output = zl("cancel", run, "--now", code=1)
     assert "node1: stopped" in output
     assert "node2: " in output
-    zl.wait(lambda: zl.left(run) == [], 30)
+    zl.wait(lambda: zl.left(run) == [], 45)
     zl.lab.restore("node2")
     assert zl.status(run)["state"] in ("CANCELLED", "FAILED")
 
