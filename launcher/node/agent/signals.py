@@ -25,11 +25,6 @@ SIGNALS = (*REQUEST_OF_SIGNAL, signal.SIGCHLD, signal.SIGHUP)
 inherit a handler, but they would inherit SIG_IGN."""
 
 
-def name_of(number: int) -> str:
-    """SIGTERM for 15."""
-    return signal.Signals(number).name
-
-
 class Signals:
     """Turns signals into readable bytes, so that the loop sleeps until something happens."""
 

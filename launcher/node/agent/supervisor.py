@@ -15,7 +15,7 @@ from .causes import cause_of_text, failure_of
 from .launch import StartError, beat_of, world_size_of
 from .ranks import Ranks
 from .resize import BatchError, resize_run
-from .signals import REQUEST_OF_SIGNAL, SAME_SIGNAL, Signals, name_of
+from .signals import REQUEST_OF_SIGNAL, SAME_SIGNAL, Signals
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
@@ -91,17 +91,29 @@ class Agent:
                 break
             for key, _ in self.selector.select(self._pause(time.monotonic())):
                 key.data()
-            for number in self.signals.read():
-                self._signal(number)
-            self._inside_signals()
-            self._obey_all()  # before ranks are collected: a scheduler's signal reached them too
-            for pid, status in reap_children():
-                self.ranks.ended(pid, status)
+            self._take_signals()
         if self.link is not None:
             self.link.close()
         if self.hub is not None:
             self.hub.close()
         return self.verdict
+
+    def _take_signals(self) -> None:
+        """Collect ranks that ended, but act on signals first: a scheduler's signal to us explains the ranks' ends.
+
+        Signals are read after the ranks were collected, so none that came before an end is missed. That read may take a
+        later SIGCHLD with it, hence another round.
+        """
+        numbers: List[int] = [signal.SIGCHLD]
+        while signal.SIGCHLD in numbers:
+            ended = reap_children()
+            numbers = self.signals.read()
+            for number in numbers:
+                self._signal(number)
+            self._inside_signals()
+            self._obey_all()
+            for pid, status in ended:
+                self.ranks.ended(pid, status)
 
     def _tick(self, now: float) -> None:
         for part in (self.coordinator, self.hub, self.link, self.recorder):
@@ -219,7 +231,7 @@ class Agent:
                 request = "force"
             else:
                 self.stop_seen_at = now
-        self.recorder.event("request", request=request, by=name_of(number))
+        self.recorder.event("request", request=request, by=signal.Signals(number).name)
         if self.coordinator is not None:
             self.coordinator.request(request)
             return

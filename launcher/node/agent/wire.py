@@ -7,7 +7,6 @@ import json
 import os
 import socket
 import time
-from contextlib import suppress
 
 from ..addresses import stream_addresses
 
@@ -39,14 +38,13 @@ class Connection:
         self.flush()
 
     def flush(self) -> None:
-        with suppress(BlockingIOError, InterruptedError):
-            try:
-                while self.pending:
-                    self.pending = self.pending[self.sock.send(self.pending) :]
-            except (BlockingIOError, InterruptedError):
-                raise
-            except OSError as error:
-                self.closed = error
+        try:
+            while self.pending:
+                self.pending = self.pending[self.sock.send(self.pending) :]
+        except (BlockingIOError, InterruptedError):
+            pass  # the socket's buffer is full; the loop tries again
+        except OSError as error:
+            self.closed = error
 
     def receive(self) -> List[Json]:
         """Return the complete messages that have come. Sets `closed` at the end of the stream and at any error."""
