@@ -1,6 +1,6 @@
 """Check a job's records before anything is queued:
 
-    python -m train.datacheck --config train.json [--json] [--all]
+    python -m train.datacheck --config train.json [--json] [--all | --show N|FILE:LINE]
 
 It reads every record, checks it and renders it with the chat template. It tokenizes a sample, chosen by hash (`--all`:
 every record, and keeps the tokens for a run on this machine). Prints one JSON object. Exit status 2: a run would stop.
@@ -23,6 +23,7 @@ from train.config import Source, TrainConfig, load
 from train.data import cache, schedule
 from train.data.cache import Entry
 from train.data.dataset import NOTHING_AT_WEIGHT, NOTHING_TO_EVALUATE
+from train.data.preview import preview
 from train.data.prompts import set_template
 from train.data.recipe import Recipe
 from train.data.schedule import Sampler
@@ -42,15 +43,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", required=True, help="train.json of a run directory")
     parser.add_argument("--json", action="store_true", help="on one line")
     parser.add_argument("--all", action="store_true", help="tokenize every record, and keep the tokens for the run")
+    parser.add_argument("--show", metavar="N|FILE:LINE", help="show the first N records or one record instead")
     options = parser.parse_args(arguments)
     try:
-        found = check(load(options.config), everything=options.all)
+        config = load(options.config)
+        found = show(config, options.show) if options.show else check(config, everything=options.all)
     except TrainError as error:
         print(f"error: {error}", file=sys.stderr)
         advise(error.advice)
         return error.exit_code
     print(json.dumps(found, ensure_ascii=False, indent=None if options.json else 2), flush=True)
-    return EXIT_USER if found["errors"] else 0
+    return EXIT_USER if found.get("errors") else 0
+
+
+def show(config: TrainConfig, chosen: str, tokenizer: Any = None) -> dict[str, Any]:
+    """The first records (`chosen` is a number) or one record (FILE:LINE) as training sees them."""
+    tokenizer = tokenizer or load_tokenizer(config)
+    set_template(tokenizer, config.data.chat_template)
+    paths = [source.path for source in as_sources(config.data.train)]
+    chosen_one = {"first": int(chosen)} if chosen.isdecimal() else {"place": chosen, "first": 1}
+    return preview(Recipe.of_job(tokenizer, config.data), paths, **chosen_one)
 
 
 def check(config: TrainConfig, *, everything: bool = False, tokenizer: Any = None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`zlaunch data check JOB`: statistics and problems of a job's records, before anything is submitted."""
+"""`zlaunch data check JOB` and `show JOB`: the records of a job, before anything is submitted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from launcher.backends.local.devices import assumed_target
-from launcher.commands import options
+from launcher.commands import data_show, options
 from launcher.commands.help_groups import GroupedCommand, Option
 from launcher.errors import UsageError
 from launcher.lifecycle import checks
@@ -47,23 +47,41 @@ def check(ctx: click.Context, /, everything: bool, as_json: bool, **_: Any) -> i
 
     The exit code is 2 if a run would stop at these records.
     """
+    code, found = inspect(ctx, *(["--all"] if everything else []))
+    click.echo(json.dumps(found, ensure_ascii=False) if as_json else text(found))
+    return code
+
+
+@data.command(cls=GroupedCommand)
+@options.some_job_options("device", "model.path", "data.train", "data.max_length")
+@click.option("--first", type=click.IntRange(1), cls=Option, group="Job", help="Number of records (default: 3).")
+@click.option("--record", metavar="FILE:LINE", cls=Option, group="Job", help="Show this record only.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def show(ctx: click.Context, /, first: int | None, record: str | None, as_json: bool, **_: Any) -> int:
+    """Show records of JOB as they are trained: the rendered text, and in green the tokens that carry loss."""
+    code, found = inspect(ctx, f"--show={record or first or 3}")
+    click.echo(json.dumps(found, ensure_ascii=False) if as_json else data_show.text(found))
+    return code
+
+
+def inspect(ctx: click.Context, *arguments: str) -> tuple[int, dict[str, Any]]:
+    """(exit code, report) of train.datacheck for the job of this command."""
     wanted = options.load_job(ctx).spec
     target = assumed_target(wanted)
     checks.check_inputs(wanted, "local")
     planned = plan(wanted, target, run_id="check", model_config=facts.model_config(wanted.model.path, wanted.env)).train
     if planned is None:
         raise UsageError("the job runs a program, which reads its own data: there are no records to check")
-    code, found = run(target.python, dump(planned), everything)
-    click.echo(json.dumps(found, ensure_ascii=False) if as_json else text(found))
-    return code
+    return run(target.python, dump(planned), *arguments)
 
 
-def run(python: str, config: str, everything: bool) -> tuple[int, dict[str, Any]]:
+def run(python: str, config: str, *arguments: str) -> tuple[int, dict[str, Any]]:
     """(exit code, report) of the check by the training environment. Raises CommandError and UsageError."""
     with tempfile.TemporaryDirectory(prefix="zlaunch-") as directory:
         file = Path(directory) / "train.json"
         file.write_text(config, encoding="utf-8")
-        argv = [python, "-m", "train.datacheck", "--config", str(file), "--json", *(["--all"] if everything else [])]
+        argv = [python, "-m", "train.datacheck", "--config", str(file), "--json", *arguments]
         result = process.run(argv, env=trainer.environment(), check=False)
     try:
         found = json.loads(result.stdout.splitlines()[-1])

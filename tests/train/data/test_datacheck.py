@@ -115,6 +115,25 @@ def test_the_command_prints_a_report_and_exits_as_a_run_would(
     assert json.loads(skipped.output)["train"]["unreadable"] == 1
 
 
+def test_a_record_is_shown_with_the_tokens_that_carry_loss_and_its_keys(tmp_path: Path) -> None:
+    from launcher.commands import data_show
+    from tests.beds import bpe
+    from tests.train.data.test_chat_template import SMOLLM2
+    from train.data.preview import preview
+
+    turns = [{"role": "user", "content": "你好 😀"}, {"role": "assistant", "content": "很好 😀<|im_end|>", "ts": 1}]
+    path = records(tmp_path / "a.jsonl", {**GOOD[0], "id": 4}, {"messages": turns}, {"instruction": "q"})
+    first, second, third = preview(bpe.recipe(SMOLLM2), [path])["records"]
+    assert (first["line"], first["honoured"], first["ignored"]) == (1, ["instruction", "output"], ["id"])
+    assert second["ignored"] == ["messages[].ts"]
+    assert "".join(token["text"] for token in second["tokens"]) == second["text"]
+    assert "".join(token["text"] for token in second["tokens"] if token["loss"]) == "很好 😀<|im_end|><|im_end|>"
+    assert "the key 'output' is missing" in third["problem"]
+    only = preview(bpe.recipe(SMOLLM2), [path], first=1, place="a.jsonl:2")
+    assert [record["line"] for record in only["records"]] == [2]
+    assert "messages[].role" in data_show.text(only)
+
+
 def test_weights_that_leave_no_record_are_an_error(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
