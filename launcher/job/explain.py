@@ -19,21 +19,9 @@ from launcher.job.spec import JobSpec
 class Refusal(SpecError):
     """What is wrong at one place of a job, such as `data.train[1].weight`. The caller adds where that was given."""
 
-    def __init__(self, place: str, message: str, *, hint: str | None = None) -> None:
-        super().__init__(f"{place or 'the job'}: {message}", hint=hint)
+    def __init__(self, place: str, message: str, *, hint: str | None = None, unknown: bool = False) -> None:
+        super().__init__(message if unknown else f"{place or 'the job'}: {message}", hint=hint)
         self.key = re.sub(r"\[\d+\]", "", place)
-
-
-def check_keys(tree: Mapping[str, Any], *, where: str) -> None:
-    """Raise SpecError for the first unknown key, naming the nearest known one."""
-    known = known_keys()
-    for key in _keys(tree):
-        if key not in known and not _open_ended(key):
-            nearest = _nearest(key, known)
-            section = key.rpartition(".")[0]
-            siblings = sorted(k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == section)
-            hint = f"did you mean `{nearest}`?" if nearest else f"known here: {', '.join(siblings)}"
-            raise SpecError(f"{where}: unknown key `{key}`", hint=hint)
 
 
 @functools.cache
@@ -55,24 +43,14 @@ def is_section(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
-def _keys(tree: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
-    for key, value in tree.items():
-        yield f"{prefix}{key}"
-        if isinstance(value, dict) and not _open_ended(f"{prefix}{key}."):
-            yield from _keys(value, f"{prefix}{key}.")
-
-
-def _open_ended(key: str) -> bool:
-    return key.startswith(("env.", "slurm.sbatch.", "data.train.", "data.eval."))
-
-
-def _nearest(key: str, known: Mapping[str, Any]) -> str | None:
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
-    if not close:  # the right name in the wrong section
-        last = key.rpartition(".")[2]
-        by_last = {k.rpartition(".")[2]: k for k in known}
-        close = [by_last[name] for name in difflib.get_close_matches(last, by_last, n=1, cutoff=0.75)]
-    return close[0] if close else None
+def _unknown(place: str, name: str, siblings: Iterable[str]) -> Refusal:
+    """An unknown key, with the nearest key of its section, else the nearest of any section, as a hint."""
+    prefix = f"{place}." if place else ""
+    anywhere = {key.rpartition(".")[2]: key for key in known_keys()}
+    close = [prefix + near for near in difflib.get_close_matches(name, siblings, n=1, cutoff=0.7)]
+    close += [anywhere[near] for near in difflib.get_close_matches(name, anywhere, n=1, cutoff=0.75)]
+    hint = f"did you mean `{close[0]}`?" if close else f"known here: {', '.join(sorted(siblings))}"
+    return Refusal(prefix + name, f"unknown key `{prefix}{name}`", hint=hint, unknown=True)
 
 
 def refusals(value: Any, kind: Any = JobSpec, place: str = "") -> Iterator[Refusal]:
@@ -101,9 +79,7 @@ def _in_section(tree: Mapping[str, Any], struct: type[msgspec.Struct], place: st
         if name in fields:
             yield from refusals(value, fields[name].type, f"{place}.{name}" if place else name)
         else:
-            near = difflib.get_close_matches(str(name), fields, n=1)
-            hint = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(fields)}"
-            yield Refusal(place, f"unknown key `{name}`", hint=hint)
+            yield _unknown(place, str(name), fields)
     for name, info in fields.items():
         if info.required and name not in tree:
             yield Refusal(place, f"missing key `{name}`", hint=f"expected {_any_of((struct,))}")

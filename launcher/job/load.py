@@ -11,7 +11,7 @@ import yaml
 
 from launcher.errors import SpecError
 from launcher.job import yamlfile
-from launcher.job.explain import Refusal, check_keys, is_section, known_keys, refusals, type_name
+from launcher.job.explain import Refusal, is_section, known_keys, refusals, type_name
 from launcher.job.paths import with_absolute_paths
 from launcher.job.ranges import check_names, check_ranges
 from launcher.job.spec import Job, JobSpec
@@ -31,8 +31,6 @@ def read_job(
     tree = _merge(*(_read(path) if path is not None else {} for path in (file, overlay)))
     values = {key: value for key, value in (flags or {}).items() if value is not None}
     sets = [parse_set(text) for text in overrides]
-    check_keys(values, where="--sweep")  # only a sweep can name an unknown key: flags have fixed ones
-    check_keys(dict(sets), where="--set")
     given: dict[str, Any] = {}
     places: dict[str, str] = {}
     for place, pairs in (("the command line", values.items()), ("--set", sets)):
@@ -50,12 +48,11 @@ def _read(file: Path) -> dict[str, Any]:
         return {}
     if not isinstance(loaded, dict):
         raise SpecError(f"{file}: expected a mapping of sections, got {type_name(loaded)}")
-    check_keys(loaded, where=str(file))
     return with_absolute_paths(loaded, file.resolve().parent)
 
 
 def convert(tree: Mapping[str, Any], *, where: str, places: Mapping[str, str] | None = None) -> JobSpec:
-    """A mapping with known keys as JobSpec. Raises SpecError for a wrong type and for a value out of range.
+    """A mapping as JobSpec. Raises SpecError for an unknown key, a wrong type and a value out of range.
 
     `where` names the mapping in errors; `places` says where single keys or sections of it were given.
     """
@@ -80,10 +77,9 @@ def dump_job(job: Job) -> str:
 
 
 def _origin(key: str, places: Mapping[str, str]) -> str | None:
-    """Where the key, or its section, was given."""
-    while key and key not in places:
-        key = key.rpartition(".")[0]
-    return places.get(key)
+    """Where the key, its section, or a key below it was given."""
+    given = [name for name in places if f"{key}.".startswith(f"{name}.") or name.startswith(f"{key}.")]
+    return places[max(given, key=len)] if given and key else None
 
 
 def parse_set(text: str) -> tuple[str, Any]:

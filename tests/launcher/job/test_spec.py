@@ -87,7 +87,10 @@ def test_an_unknown_key_far_from_all_lists_the_section():
         ),
         ("data.train=[{path: a, weight: x}]", ["data.train[0].weight: expected a number, got 'x'"]),
         ("data.train=[a, {weight: 2}]", ["data.train[1]: missing key `path`", "{path: ..., weight: ...}"]),
-        ("data.eval=[{path: a, weigt: 2}]", ["data.eval[0]: unknown key `weigt`", "did you mean `weight`?"]),
+        (
+            "data.eval=[{path: a, weigt: 2}]",
+            ["unknown key `data.eval[0].weigt`", "`data.eval[0].weight`?"],
+        ),
         ("train.zero_stage=4", ["train.zero_stage: expected 0, 1, 2, 3 or auto, got 4"]),
         ("model.quantization=nf5", ["model.quantization: expected none, nf4 or int8, got 'nf5'"]),
         ("train.global_batch_size=0", ["train.global_batch_size", "at least 1"]),
@@ -148,8 +151,11 @@ def test_a_refusal_says_where_the_value_was_given(write):
     file = write("lora: {r: 4}\n")
     assert str(refusal(file, ["train={epochs: 0}"])).startswith("--set: train.epochs: ")
     assert str(refusal(file, [], {"train.epochs": 0})).startswith("the command line: train.epochs: ")
-    assert str(refusal(file, [], {"lora.rr": 4})).startswith("--sweep: unknown key `lora.rr`")
-    assert str(refusal(file, ["lora..r=4"])).startswith("--set: unknown key `lora..r`")
+    assert str(refusal(file, [], {"lora.rr": 4})).startswith("the command line: unknown key `lora.rr`")
+    assert str(refusal(file, ["lora..r=4"])).startswith("--set: unknown key `lora.`")
+    assert str(refusal(file, ["lora.rr.x=4"])).startswith("--set: unknown key `lora.rr`")
+    assert str(refusal(file, ["lora.r=x"], {"train.epochs": 1})).startswith("--set: lora.r: ")
+    assert str(refusal(write("lora: {r: x}\n"), [], {"lora.alpha": 4})).startswith(f"{file}: lora.r: ")
 
 
 def test_a_wrong_secret_is_not_shown():
