@@ -74,5 +74,5 @@ def test_a_run_resumed_after_ctrl_c_ends_with_the_adapter_of_an_undisturbed_run(
     again = zlaunch(tmp_path, "resume", run.name, code=2)
     assert "to train longer" in again.stderr
     longer = zlaunch(tmp_path, "resume", run.name, "--set", "train.max_steps=64")
-    assert "64 steps in all now, not 60" in longer.stdout + longer.stderr
+    assert "64 steps in total instead of 60" in longer.stdout + longer.stderr
     assert (run / "metrics.jsonl").read_text().count('"loss"') == 64
