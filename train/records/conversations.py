@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,10 @@ from train.records.chunk import Broken
 from train.records.conversation import PLAIN, Details, RecordOptions, Unreadable
 
 SHOWN_PROBLEMS = 20
+EXAMPLES = 3
+"""Problems of one kind that an error lists."""
+_VALUES = re.compile(r"\d+|'[^']*'|\(found: .*")
+"""What differs between problems of one kind."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +106,13 @@ def to_record(value: Any, file: str, line: int, options: RecordOptions = PLAIN) 
 
 
 def unusable(name: str, problems: Sequence[Problem], count: int) -> DataError:
-    """The error that lists the first of `count` problems."""
-    shown = "".join(f"\n  {problem}" for problem in problems[:SHOWN_PROBLEMS])
-    rest = count - min(len(problems), SHOWN_PROBLEMS)
-    more = f"\n  ... and {rest} more" if rest > 0 else ""
+    """The error for `count` unreadable records, with at most EXAMPLES of the first `problems` of each kind."""
+    kinds: dict[str, list[Problem]] = {}
+    for problem in problems:
+        kinds.setdefault(_VALUES.sub("", problem.text), []).append(problem)
+    shown = [problem for kind in kinds.values() for problem in kind[:EXAMPLES]]
+    more = f"\n  ... and {count - len(shown):,} more" if count > len(shown) else ""
     return DataError(
-        f"{count} record{'s' * (count != 1)} of {name} cannot be used:{shown}{more}",
+        f"{count} record{'s' * (count != 1)} of {name} cannot be used:" + "".join(f"\n  {one}" for one in shown) + more,
         "correct these lines, or set data.on_error=skip to leave them out",
     )

@@ -71,10 +71,19 @@ def test_what_cannot_be_used_is_told_with_file_and_line(tmp_path: Path, line: An
     assert [problem.line for problem in reading.problems] == [3]
 
 
-def test_every_problem_is_listed_at_once(tmp_path: Path) -> None:
+def test_three_problems_of_each_kind_are_listed_with_a_count(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="30 records") as caught:
-        load(write(tmp_path / "a.jsonl", *[{"input": str(i)} for i in range(30)]))
-    assert "... and 10 more" in str(caught.value)
+        load(
+            write(
+                tmp_path / "a.jsonl",
+                *[{"input": str(i)} for i in range(28)],
+                {**GOOD, "output": ""},
+                {"instruction": "q"},
+            )
+        )
+    assert str(caught.value).count("none of the keys") == 3
+    assert str(caught.value).count("the answer is empty") == 1
+    assert "... and 25 more" in str(caught.value)
 
 
 def test_duplicates_are_kept_and_reported(tmp_path: Path) -> None:
