@@ -74,7 +74,8 @@ class Linear:
 
     def _rows_of(self, whole: Tensor) -> Sequence[Tensor]:
         """Each map's weights [n, K] in the buffer."""
-        return whole[: self.outputs, : self.inputs].split(self.rows)
+        parts: Sequence[Tensor] = whole[: self.outputs, : self.inputs].split(self.rows)
+        return parts
 
     @property
     def parameters(self) -> list[Tensor]:
