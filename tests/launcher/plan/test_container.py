@@ -258,7 +258,7 @@ def test_the_agent_fills_in_what_only_its_host_knows(tmp_path, monkeypatch):
         ({"SLURM_JOB_GPUS": "5", "CUDA_VISIBLE_DEVICES": "0"}, ['--gpus="device=5"'], ["--device=nvidia.com/gpu=5"]),
     ],
 )
-def test_a_daemon_gets_the_gpus_by_their_numbers_on_the_host(tmp_path, monkeypatch, environ, docker, podman):
+def test_a_daemon_gets_each_device_by_its_number_on_the_host(tmp_path, monkeypatch, environ, docker, podman):
     for name in ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environ.items():
