@@ -49,9 +49,9 @@ def _combination(config: TrainConfig, family: Family) -> compat.Combination:
 
 
 def warnings_about(config: TrainConfig, family: Family) -> list[str]:
-    """Settings that work, but rarely are what one wants."""
-    settings = compat.Combination.of(config, family, _capability(config))
-    return [f"{key}={getattr(config.model, key.split('.')[1])}: {told}" for key, told in compat.warnings(settings)]
+    """Settings that work, but are rarely what a user wants."""
+    found = compat.warnings(_combination(config, family))
+    return [f"{key}={getattr(config.model, key.split('.')[1])}: {reason}" for key, reason in found]
 
 
 def _has_unsloth() -> bool:
