@@ -77,7 +77,7 @@ def test_a_training_runs_through_the_login_host_and_its_adapter_is_copied_here(
     output = zl(*words, "--detach")
     run = RunDir(Path(json.loads(output.splitlines()[-1])["directory"]))
     there = RunDir(home / "runs" / run.run_id)
-    assert (there.code / "train" / "adapter.py").is_file()
+    assert (there.code / "train" / "training" / "adapter.py").is_file()
     source = json.loads((there.path / "train.json").read_text())["data"]["train"]
     assert source.startswith("inputs/")
     assert (there.path / source).is_file()
