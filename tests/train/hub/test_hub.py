@@ -118,7 +118,7 @@ def test_a_data_set_that_the_hub_does_not_have_ends_the_run_as_a_mistake(
     run = configure("hub-wrong", 2, model={"path": "owner/tiny"}, **{"data.train": "hub:owner/sett"}, **SHORT)
     served[1].start(run, 2, grace=60)
     assert served[1].wait() == [2, 2]
-    assert "hub:owner/sett: the data set could not be had" in (run / "ranks.log").read_text()
+    assert "hub:owner/sett: cannot load the data set" in (run / "ranks.log").read_text()
 
 
 @pytest.mark.train
@@ -145,7 +145,7 @@ def test_a_model_that_modelscope_does_not_have_is_named(served: tuple[HubServer,
     run = configure("modelscope-wrong", 2, model={"path": "owner/tyni", "source": "modelscope"}, **SHORT)
     served[1].start(run, 2, grace=60)
     assert served[1].wait() == [2, 2]
-    assert "ModelScope did not give owner/tyni" in (run / "ranks.log").read_text()
+    assert "ModelScope could not provide owner/tyni" in (run / "ranks.log").read_text()
 
 
 WANTS = """
