@@ -40,6 +40,7 @@ def test_four_nodes_run_to_the_end_with_the_same_ranks_as_on_other_backends(zl: 
     port = int(address.rpartition(":")[2])
     assert 10_000 <= port < 32_768
     assert run.hostfile.read_text().splitlines()[1:] == [f"{node} slots=2" for node in zl.cluster.nodes]
+    wait(lambda: events(run, "slurm_end"))  # the batch script writes it after the agents' last records
     assert [event["event"] for event in run.read_events() if event["event"].startswith("slurm_")] == [
         "slurm_submit", "slurm_start", "slurm_end",
     ]  # fmt: skip
