@@ -38,7 +38,7 @@ def test_a_preempted_training_gives_the_adapter_of_an_uninterrupted_one(zl: Zl) 
         words += ["--set", f"train.{setting}"]
     output = zl("slurm", "--nodes", "2", "--detach", *words)
     run = RunDir(Path(json.loads(output.splitlines()[-1])["directory"]))
-    wait(lambda: len(losses(run)) >= 3, 120)
+    wait(lambda: len(losses(run)) >= 3, 300)
     zl.cluster.run(["scancel", "--signal=USR2", "--batch", run.record.ids[0]])  # what Slurm itself sends
     wait(lambda: events(run, "slurm_requeue"), 60)
     assert reasons(run, "slurm_requeue") == ["stopped with a checkpoint on SIGUSR2"]
@@ -46,7 +46,7 @@ def test_a_preempted_training_gives_the_adapter_of_an_uninterrupted_one(zl: Zl) 
     assert stopped < 40
     zl.hurry(run)
     whole = finished(zl("local", "--procs", "2", *words, timeout=200))
-    wait(lambda: events(run, "slurm_end"), 120)
+    wait(lambda: events(run, "slurm_end"), 300)
     assert zl.state(run) == "SUCCEEDED"
     assert [event["start"] for event in events(run, "slurm_start")] == [0, 1]
     assert [event["step"] for event in events(run, "resumed")] == [stopped]
