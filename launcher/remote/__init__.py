@@ -1,4 +1,4 @@
-"""SSH plumbing: addresses, configuration, host keys, connections, conversations with hosts. Knows no run.
+"""SSH plumbing: addresses, hostfiles, configuration, host keys, connections, conversations with hosts. Knows no run.
 
 Offers: Options, prepare, explain; Session.call; Fleet.for_each_host and Fleet.on_all_hosts.
 May import: errors, node.

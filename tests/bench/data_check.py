@@ -68,7 +68,7 @@ def make_tokenizer(place: Path) -> Path:
     from transformers import PreTrainedTokenizerFast
 
     from tests.beds import bpe
-    from tests.train.data.test_chat_template import SMOLLM2
+    from tests.train.templating.test_chat_template import SMOLLM2
 
     backend = Tokenizer.from_str(bpe.backend())
     PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", chat_template=SMOLLM2).save_pretrained(

@@ -162,7 +162,9 @@ def _key(sizes: Sequence[int], files: Sequence[str], recipe: Recipe, where: Path
 def _code() -> str:
     """Hash every module that turns records into tokens: another version of the code must not reuse these tokens."""
     found = hashlib.blake2b(digest_size=16)
-    for file in sorted(file for room in ("records", "data") for file in Path(__file__).parents[1].glob(f"{room}/*.py")):
+    for file in sorted(
+        file for room in ("records", "templating", "data") for file in Path(__file__).parents[1].glob(f"{room}/*.py")
+    ):
         found.update(file.read_bytes())
     return found.hexdigest()
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from train.data.chat_template import PLAIN_TEMPLATE, ChatTemplate
-from train.data.turn_layout import Turns
+from train.templating.chat_template import PLAIN_TEMPLATE, ChatTemplate
+from train.templating.turn_layout import Turns
 
 
 def set_template(tokenizer: Any, template: str | None) -> None:

@@ -18,8 +18,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from train.data.turn_layout import Rendered, Turns
 from train.records.conversation import Details
+from train.templating.turn_layout import Rendered, Turns
 
 _NAME = "\ue000zl{}\ue001"
 _PLACEHOLDER = "\ue002zl{}\ue003"

@@ -15,18 +15,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from train.data.chat_template import ChatTemplate, TemplateRefusal
 from train.data.chunked import Chunked
 from train.data.prompts import render
 from train.data.recipe import Recipe
 from train.data.special_tokens import Guard
 from train.data.tokens import Bools, Dropped, Int32, Tokens
-from train.data.turn_layout import Rendered, Turns
 from train.errors import UserError
 from train.records import files, formats
 from train.records.chunk import Broken, Chunk
 from train.records.conversation import Conversation, Details, Empty, Messages, Unreadable
 from train.records.conversations import Problem, Record
+from train.templating.chat_template import ChatTemplate, TemplateRefusal
+from train.templating.turn_layout import Rendered, Turns
 
 _BATCH = 512
 """Texts per call of the tokenizer."""

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.backends.ssh import hostfile
 from launcher.errors import HostfileError
 from launcher.job.spec import SshSpec
-from launcher.remote import address
+from launcher.remote import address, hostfile
 from launcher.remote.connect import Options
 
 MANY_SLOTS = 4096

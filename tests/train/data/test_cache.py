@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.beds import bpe
-from tests.train.data.test_chat_template import SMOLLM2
+from tests.train.templating.test_chat_template import SMOLLM2
 from train.data import cache, workers
 from train.data.recipe import Recipe
 from train.data.schedule import Sampler

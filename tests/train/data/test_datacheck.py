@@ -20,7 +20,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import PreTrainedTokenizerFast
 
     from tests.beds import bpe
-    from tests.train.data.test_chat_template import SMOLLM2
+    from tests.train.templating.test_chat_template import SMOLLM2
 
     place = tmp_path_factory.mktemp("model $(x)")
     PreTrainedTokenizerFast(
@@ -118,7 +118,7 @@ def test_the_command_prints_a_report_and_exits_as_a_run_would(
 def test_a_record_is_shown_with_the_tokens_that_carry_loss_and_its_keys(tmp_path: Path) -> None:
     from launcher.commands import data_show
     from tests.beds import bpe
-    from tests.train.data.test_chat_template import SMOLLM2
+    from tests.train.templating.test_chat_template import SMOLLM2
     from train.data.preview import preview
 
     turns = [{"role": "user", "content": "你好 😀"}, {"role": "assistant", "content": "很好 😀<|im_end|>", "ts": 1}]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.beds import bpe
-from tests.train.data.test_chat_template import FAMILIES, QWEN3
+from tests.train.templating.test_chat_template import FAMILIES, QWEN3
 from train.data.recipe import Recipe
 from train.data.tokenizer import Tokenizer
 from train.records.conversations import Record

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from train.data.chat_template import PLAIN_TEMPLATE
 from train.data.prompts import end_ids, prompt_text, render, set_template
 from train.data.tokenizer import tokenize
 from train.data.tokens import Tokens
 from train.records.conversations import Record
+from train.templating.chat_template import PLAIN_TEMPLATE
 
 pytestmark = pytest.mark.train
 

@@ -56,7 +56,7 @@ def test_a_file_system_without_locks_stops_nobody_and_other_errors_do(
 def test_several_make_the_same_model_or_tokens_without_a_lock(tmp_path: Path, no_locks: None) -> None:
     """Threads: processes of several nodes may have the same numbers too."""
     from tests.beds import bpe
-    from tests.train.data.test_chat_template import SMOLLM2
+    from tests.train.templating.test_chat_template import SMOLLM2
     from train.data import cache
     from train.model import base
 

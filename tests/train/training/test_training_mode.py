@@ -64,9 +64,9 @@ def test_a_layer_runs_twice_a_step_where_activations_are_recomputed(
     from train import dist
     from train.config import Data, Lora, Model, TrainConfig, Training
     from train.families import ANY
+    from train.model import load
     from train.model.adapt import adapt
     from train.model.base import BaseModel
-    from train.model.load import load
     from train.training.strategy import build
 
     numbers = Training(

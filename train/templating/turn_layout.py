@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from train.data.jinja_environment import CLOSE, OPEN
+from train.templating.jinja_environment import CLOSE, OPEN
 
 Turns = Sequence[tuple[str, str]]
 Trim = Callable[[str], str]

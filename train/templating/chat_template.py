@@ -22,10 +22,10 @@ from typing import Any
 
 import jinja2
 
-from train.data.jinja_environment import CLOSE, OPEN, all_constants, environment, searched_texts
-from train.data.turn_layout import LayoutFinder, Rendered, TurnLayout, Turns
 from train.errors import UserError
 from train.records.conversation import Details
+from train.templating.jinja_environment import CLOSE, OPEN, all_constants, environment, searched_texts
+from train.templating.turn_layout import LayoutFinder, Rendered, TurnLayout, Turns
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}"

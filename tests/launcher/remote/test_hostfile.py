@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher.backends.ssh import hostfile
 from launcher.errors import HostfileError
-from launcher.remote import address
+from launcher.remote import address, hostfile
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tests.beds import bpe
-from train.data.chat_template import PLAIN_TEMPLATE, ChatTemplate, TemplateRefusal
 from train.data.tokenizer import Tokenizer
 from train.families import BAICHUAN_CHAT, CHATGLM2_CHAT, CHATGLM3_CHAT
 from train.records.conversations import Record
+from train.templating.chat_template import PLAIN_TEMPLATE, ChatTemplate, TemplateRefusal
 
 TEMPLATES = Path(__file__).with_name("templates")
 QWEN3 = (TEMPLATES / "qwen3.jinja").read_text(encoding="utf-8")

@@ -1,0 +1,5 @@
+"""Chat templates: render conversations as the model expects them, and find where the answers stand in the text.
+
+Offers: chat_template.ChatTemplate, jinja_environment, turn_layout.TurnLayout.
+May import: errors, records.
+"""
