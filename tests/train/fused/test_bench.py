@@ -101,6 +101,6 @@ def test_a_profile_says_how_long_the_gpu_computed_talked_and_waited() -> None:
     ]
     assert described(events).splitlines() == [
         "1.0 ms from the first kernel to the last one",
-        "80.0% computing, 10.0% waiting, 10.0% only talking",
-        "0.2 ms of NCCL, 0.1 of them behind computation",
+        "80.0% computing, 10.0% waiting, 10.0% only communicating",
+        "0.2 ms of NCCL, 0.1 of them hidden behind computation",
     ]
