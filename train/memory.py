@@ -474,7 +474,3 @@ def tokens_per_second(shape: Shape, setting: MemoryCase, matrix_rate: float) -> 
     # speed, and one pass of 17,000 tokens is 4% faster than two of 8,500.
     filled = setting.tokens / (setting.tokens + 350.0)
     return matrix_rate * efficiency * filled / flops_per_token(shape, setting)
-
-
-def with_tokens(setting: MemoryCase, tokens: int) -> MemoryCase:
-    return replace(setting, tokens=tokens)

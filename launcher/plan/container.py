@@ -72,7 +72,7 @@ class Needs:
 def contain(
     choice: ContainerChoice, spec: JobSpec, target: Target, run_id: str, stop_deadline: float
 ) -> tuple[ContainerPlan | None, dict[str, list[str]] | None]:
-    """(what the agent starts, what srun is told under pyxis) for the container of a run. Raises UsageError."""
+    """The container of a run: the plan for the agent, and the arguments of srun under pyxis. Raises UsageError."""
     if choice.runtime == "none":
         return None, None
     needs = needs_of(choice, spec, target, run_id, stop_deadline)
