@@ -38,6 +38,7 @@ def test_a_run_is_sent_to_the_login_host_and_followed_from_here(
     (there.path / "go").touch()
     wait(lambda: zl.state(run) == "SUCCEEDED", 40)
     assert "[1] rank 1" in zl("logs", run.run_id)
+    assert "nodes/node-1.json" in zl("pull", run.run_id)
     assert not secret.exists()
     assert not (zl.runs / ".secrets").exists()
 
@@ -46,6 +47,8 @@ def test_a_run_is_sent_to_the_login_host_and_followed_from_here(
     wait(lambda: len(events(RunDir(home / "my runs" / run.run_id), "ranks_started")) == 2)
     assert "CANCELLED" in zl("cancel", run.run_id)
     assert zl.leftovers(run) == []
+    shutil.rmtree(home / "my runs" / run.run_id)
+    assert "cannot pack the run's files: " in zl("pull", run.run_id, code=1)
 
 
 def test_a_sweep_is_one_array_on_the_login_host(zl: Zl, sshd_farm: Callable[[int], Farm]) -> None:

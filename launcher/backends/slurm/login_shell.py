@@ -10,6 +10,7 @@ import shlex
 import tarfile
 import tempfile
 import uuid
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
@@ -32,6 +33,17 @@ LINK_INPUTS = (
 )
 """bash: link (or copy) the arguments from the store $0 into inputs/."""
 
+PACKED = "zlaunch-packed"
+PACK_RESULTS = (
+    'cd -- "$0" || exit; archive=$1 checkpoints=$2; shift 2; umask 077; '
+    'for f; do shift; [ -e "$f" ] && set -- "$@" "$f"; done; '
+    '[ -z "$checkpoints" ] || for f in checkpoints/step-*/COMPLETE; do [ -e "$f" ] && set -- "$@" "${f%/*}"; done; '
+    # tar's exit status says too little: a file that grows while tar reads it comes whole the next time.
+    f'[ $# = 0 ] || {{ said=$(tar -czf "$archive" -- "$@" 2>&1); [ -s "$archive" ] && echo {PACKED} || '
+    '{ printf "%s\\n" "$said" >&2; rm -f -- "$archive"; exit 1; }; }'
+)
+"""bash: pack what exists of the arguments, and complete checkpoints if asked, from the run directory $0; say so."""
+
 
 class LoginShell:
     """Slurm's commands on a login host. Run directories lie under `workdir` there, with the same names as here."""
@@ -40,7 +52,9 @@ class LoginShell:
         self.name = f"login:{login}"
         self.login = login
         self.options = options or connect.Options()
-        self._workdir = workdir or "~/zlaunch"
+        self._asked_workdir = workdir or "~/zlaunch"
+        self._found_workdir = ""
+        """The absolute path of the working directory; empty until the first connection."""
         self._connection: Any = None
 
     # The connection
@@ -54,14 +68,23 @@ class LoginShell:
                 why = connect.explain(error, connection, self.options.connect_timeout)
                 raise TargetError(f"slurm.login: {why}", hint=f"does `ssh {self.login}` work?") from error
             self._connection = connection
-            where = _quote_path(self._workdir)
+            where = _quote_path(self._asked_workdir)
             try:
-                made = self._run_line(f"cd && mkdir -p -- {where} && cd -- {where} && pwd", f"make {self._workdir}")
+                made = self._run_line(
+                    f"cd && mkdir -p -- {where} && cd -- {where} && pwd", f"make {self._asked_workdir}"
+                )
             except TargetError:
                 self._connection = None
                 raise
-            self._workdir = made.splitlines()[-1]
+            self._found_workdir = made.splitlines()[-1]
         return self._connection
+
+    @property
+    def _workdir(self) -> str:
+        """The absolute path of the working directory there. Only the login host knows where `~` is."""
+        if not self._found_workdir:
+            self._open()
+        return self._found_workdir
 
     @contextlib.contextmanager
     def _use_connection(self, what: str) -> Iterator[Any]:
@@ -104,7 +127,6 @@ class LoginShell:
     # Files to the cluster
 
     def path_there(self, path: Path) -> str:
-        self._open()
         parent = f"{path.parent.name}/" if path.parent.name in ("sweeps", ".secrets") else ""
         return f"{self._workdir}/{parent}{path.name}"
 
@@ -179,22 +201,23 @@ class LoginShell:
 
     def fetch(self, run: RunDir, names: Sequence[str] = MIRRORED) -> list[str] | None:
         remote = f"{self._workdir}/.outgoing-{uuid.uuid4().hex[:8]}.tar.gz"
-        archive_there = shlex.quote(remote)
-        plain = " ".join(shlex.quote(name) for name in names if name != CHECKPOINTS)
-        complete = "$(ls -d checkpoints/step-*/COMPLETE 2>/dev/null | xargs -r dirname)" if CHECKPOINTS in names else ""
-        # tar's exit status does not count: a file that grows while tar reads it comes whole the next time.
-        line = (
-            f"cd -- {shlex.quote(self.path_there(run.path))} && umask 077 && "
-            f"tar -czf {archive_there} $(ls -d {plain} 2>/dev/null) {complete} 2>/dev/null; test -s {archive_there}"
+        tops = [name for name in names if name != CHECKPOINTS]
+        checkpoints = "yes" if CHECKPOINTS in names else ""
+        packed = self._run_line(
+            shlex.join(["bash", "-c", PACK_RESULTS, self.path_there(run.path), remote, checkpoints, *tops]),
+            "pack the run's files",
         )
-        if not self._try_line(line, "pack the run's files").ok:
+        if not packed.strip().endswith(PACKED):
             return []
         with tempfile.TemporaryFile() as archive:
             with self._use_connection("fetch the run's files") as connection:
                 connection.get(remote, archive)
-            self._try_line(f"rm -f {archive_there}", "remove the fetched archive")
+            self._try_line(f"rm -f {shlex.quote(remote)}", "remove the fetched archive")
             archive.seek(0)
-            fetched = _unpack_here(archive, run.path)
+            try:
+                fetched = _unpack_here(archive, run.path)
+            except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+                raise TargetError(f"slurm.login: {self.login}: cannot unpack the run's files here: {error}") from error
         if run_files.NODES in names:  # a new start there moves the old records away
             for record in set(run.nodes_dir.glob("node-*.json")) - {run.path / name for name in fetched}:
                 record.unlink(missing_ok=True)

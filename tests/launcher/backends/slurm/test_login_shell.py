@@ -61,7 +61,7 @@ def there(tmp_path: Path) -> Path:
 
 def shell_on(there: Path) -> LoginShell:
     shell = LoginShell("me@login", str(there))
-    shell._connection = Connection()
+    shell._found_workdir, shell._connection = str(there), Connection()
     return shell
 
 
@@ -140,3 +140,14 @@ def test_checkpoints_are_fetched_only_when_they_are_complete(run: RunDir, there:
         "checkpoints/step-1/COMPLETE", "checkpoints/step-1/state",
     ]  # fmt: skip
     assert shell.fetch(run, ["adapter"]) == []
+
+
+def test_what_cannot_be_packed_is_an_error_and_not_an_absence(run: RunDir, there: Path) -> None:
+    shell = shell_on(there)
+    with pytest.raises(TargetError, match=r"cannot pack the run's files: .*No such file"):
+        shell.fetch(run)
+    RunDir(there / run.run_id).write({"events.jsonl": "{}\n"})
+    shell._found_workdir = str(there / "full")
+    shell.path_there = lambda path: str(there / path.name)  # type: ignore[method-assign]
+    with pytest.raises(TargetError, match=r"cannot pack the run's files: .*full"):
+        shell.fetch(run)
