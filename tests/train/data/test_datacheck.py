@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from launcher.commands import data as command
+from launcher.cli import cli
 
 pytestmark = pytest.mark.train
 
@@ -104,13 +104,12 @@ def test_the_command_prints_a_report_and_exits_as_a_run_would(
     job = tmp_path / "job.yaml"
     records(tmp_path / "a.jsonl", *GOOD, {"instruction": "q"})
     job.write_text(json.dumps({"device": "cpu", "model": {"path": str(model)}, "data": {"train": "a.jsonl"}}))
-    stopped = CliRunner().invoke(command.data, ["check", str(job)], standalone_mode=False)
+    stopped = CliRunner().invoke(cli, ["data", "check", str(job)], standalone_mode=False)
     assert stopped.return_value == 2
     for said in ("40 records", "with loss", "tokens per sequence", "a.jsonl:41: the key 'output' is missing"):
         assert said in stopped.output
-    skipped = CliRunner().invoke(
-        command.data, ["check", str(job), "--set", "data.on_error=skip", "--json"], standalone_mode=False
-    )
+    words = ["data", "check", str(job), "--set", "data.on_error=skip", "--json"]
+    skipped = CliRunner().invoke(cli, words, standalone_mode=False)
     assert skipped.return_value == 0
     assert json.loads(skipped.output)["train"]["unreadable"] == 1
 
