@@ -103,7 +103,7 @@ _FIELDS = {
 
 
 def _unfused(family: Family) -> str:
-    return f"the fused layers do not fit this model: {family.unfused}"
+    return f"the fused layers do not support this model: {family.unfused}"
 
 
 def _nearest(wanted: int, allowed: tuple[int, ...]) -> int:
@@ -131,7 +131,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         lambda s: s.engine == "fused" and (s.dora or s.dropout),
-        lambda s: f"the fused layers have no {'DoRA' if s.dora else 'LoRA dropout'}",
+        lambda s: f"the fused layers do not support {'DoRA' if s.dora else 'LoRA dropout'}",
         "train.engine",
         "auto",
     ),

@@ -212,7 +212,15 @@ def of_type(model_type: str) -> Family:
 
 
 def _without_fused(family: Family, config: Mapping[str, Any]) -> Family:
-    """Remove the fused engine from the family where the fused layers refuse this config.json (fused.obstacle)."""
+    """Remove the fused engine from the family if the fused layers do not support this config.json."""
+    reason = unfused_reason(config)
+    if not reason or "fused" not in family.engines:
+        return family
+    return replace(family, engines=tuple(engine for engine in family.engines if engine != "fused"), unfused=reason)
+
+
+def unfused_reason(config: Mapping[str, Any]) -> str:
+    """Return why the fused layers do not support a model with this config.json, or an empty string."""
     rope = config.get("rope_parameters") or config.get("rope_scaling")
     rope = rope if isinstance(rope, Mapping) else {}
     kind = config.get("model_type")
@@ -225,10 +233,7 @@ def _without_fused(family: Family, config: Mapping[str, Any]) -> Family:
         (bool(config.get("attention_dropout")), "its attention has dropout"),
         (rope.get("rope_type", rope.get("type")) in ("dynamic", "longrope"), "its rotary embedding depends on length"),
     )
-    reason = next((reason for failed, reason in checks if failed), "")
-    if not reason or "fused" not in family.engines:
-        return family
-    return replace(family, engines=tuple(engine for engine in family.engines if engine != "fused"), unfused=reason)
+    return next((reason for failed, reason in checks if failed), "")
 
 
 def needs_conversion(config: Mapping[str, Any]) -> bool:

@@ -42,8 +42,8 @@ def main() -> None:
                 assert answer(own) == answer(shared)
         kept = sum(p.numel() for n, p in shared.named_parameters() if n.endswith("_proj.base_layer.weight"))
         assert kept == 0, "a layer's weights are still whole"
-        layer = sum(linear.whole.numel() for linear in whole.layers[0].linears)
-        assert parts.layers[0].shards.parts[0].numel() == -(-layer // world.world_size)
+        layer = sum(linear.buffer.numel() for linear in whole.layers[0].linears)
+        assert parts.layers[0].shards.shards[0].numel() == -(-layer // world.world_size)
     dist.stop()
     print("equal")
 

@@ -143,7 +143,7 @@ def test_config_json_tells_what_the_fused_layers_would_say_of_the_loaded_model(c
     model.config = transformers.AutoConfig.for_model(**config)
     model.get_base_model = lambda: model
     family = family_of(config)
-    assert ("fused" in family.engines) is (fused.obstacle(model) is None)
+    assert ("fused" in family.engines) is (fused.unsupported_reason(model) is None)
     assert bool(family.unfused) is ("fused" not in family.engines)
     if family.unfused:
         engine, why = engine_for(Combination(family=family))

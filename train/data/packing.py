@@ -58,7 +58,7 @@ def _fill(sizes: npt.NDArray[np.int64], count: int) -> list[list[int]]:
 
 
 def collate(data: Tokens, indices: Sequence[int], *, pad: int, pin: bool = False) -> dict[str, Any]:
-    """One row on the CPU: input_ids, labels, position_ids [1, tokens], places [labelled], lengths (of the records)."""
+    """One row on the CPU: input_ids, labels, position_ids [1, tokens], label_positions [labels], record lengths."""
     rows = [data.sequence(int(index)) for index in indices]
     lengths = [len(tokens) for tokens, _ in rows]
     padding = -sum(lengths) % MULTIPLE
@@ -76,7 +76,7 @@ def collate(data: Tokens, indices: Sequence[int], *, pad: int, pin: bool = False
     positions[0, start:] = np.arange(padding)
     return {
         **_tensors(pin, input_ids=ids, labels=labels, position_ids=positions),
-        **_tensors(pin, places=np.flatnonzero(labels[0] != IGNORED)),
+        **_tensors(pin, label_positions=np.flatnonzero(labels[0] != IGNORED)),
         "lengths": tuple(lengths) + ((padding,) if padding else ()),
     }
 

@@ -1,5 +1,5 @@
-"""Own layers for a GPU: norms, attention, linear maps with LoRA, and shared weights under ZeRO-3.
+"""Fused layers for a GPU: norms, attention, linear layers with LoRA, and sharded weights under ZeRO-3.
 
-Offers: fuse(model, ...), to_device, CPU twins of every Triton kernel.
+Offers: fuse(model, ...), to_device, and a torch version of every Triton kernel for CPUs.
 May import: families, dist.
 """

@@ -1,12 +1,12 @@
-"""Causal attention inside records that lie end to end in one row: no padding, no mask, no leak from one to the next.
+"""Causal attention within packed records, without padding or masks; no record attends to another.
 
-    run(query, key, value, layout, into) -> output, backward
-    backward(gradient, room)       -> gradients of query, key and value, where the kernel can: in `room`
+    forward(query, key, value, layout, out) -> output, backward
+    backward(gradient, workspace)           -> gradients of query, key and value, in `workspace` where the kernel can
 
-On a GPU short records go to kernels of ours (attention_triton.py); long ones to the variable-length flash kernel,
-which takes the records' borders as they are, or where all are of one length (a dense batch) to torch's dense attention,
-whose cuDNN kernels are faster on Hopper. Elsewhere each record is a call of its own.
-Both directions are plain functions, so that train/fused/model.py can place them inside its own backward pass.
+On a GPU, short records go to our kernels (attention_triton.py). Long ones go to the variable-length flash kernel, which
+takes cumulative sequence lengths. Records of equal length (a dense batch) go to torch's dense attention, whose cuDNN
+kernels are faster on Hopper. On other devices each record is a separate call.
+Both directions are plain functions, so that train/fused/model.py can call them inside its own backward pass.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from torch import Tensor
 from torch.nn import functional
 
 Backward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-"""(gradient of the output [tokens, heads, dim], room [tokens, heads + 2 * key heads, dim]) -> gradients of query, key
-and value; they may lie in the room, in this order, or elsewhere."""
+"""(gradient of the output [tokens, heads, dim], workspace [tokens, heads + 2 * key heads, dim]) -> gradients of query,
+key and value. They may be views of the workspace, in this order, or separate tensors."""
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How records lie in a row of tokens."""
+class PackedLayout:
+    """How records are packed in a row of tokens."""
 
-    borders: Tensor
-    """int32 [records + 1] on the row's device: where each record begins, and the end of the last."""
+    cu_seqlens: Tensor
+    """int32 [records + 1] on the row's device: the cumulative sequence lengths, starting with 0."""
     lengths: tuple[int, ...]
-    """Tokens of each record, known on the host: no kernel launch waits for the GPU."""
+    """Tokens per record. They are on the host, so no kernel launch waits for the GPU."""
     _tiles: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property
@@ -43,90 +43,110 @@ class Layout:
         return len(set(self.lengths)) == 1
 
     def tiles(self, group: int) -> tuple[Tensor, Tensor]:
-        """The work list of our kernels for `group` query heads a key head; made once, all layers share it."""
+        """The tiles of our kernels for `group` query heads per key head. Made once; all layers share them."""
         if group not in self._tiles:
             from train.fused.attention_triton import tiles
 
-            found = tiles(self.lengths, group)
-            sent = torch.from_numpy(np.concatenate(found)).to(self.borders.device, non_blocking=True)
-            queries, keys = sent.split([len(part) for part in found])
+            arrays = tiles(self.lengths, group)
+            on_device = torch.from_numpy(np.concatenate(arrays)).to(self.cu_seqlens.device, non_blocking=True)
+            queries, keys = on_device.split([len(part) for part in arrays])
             self._tiles[group] = queries, keys
         return self._tiles[group]
 
     @staticmethod
-    def of(lengths: tuple[int, ...], device: torch.device | str) -> Layout:
-        borders = torch.tensor((0, *lengths), dtype=torch.int32).cumsum(0, dtype=torch.int32)
-        return Layout(borders.to(device, non_blocking=True), lengths)
+    def from_lengths(lengths: tuple[int, ...], device: torch.device | str) -> PackedLayout:
+        cu_seqlens = torch.tensor((0, *lengths), dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        return PackedLayout(cu_seqlens.to(device, non_blocking=True), lengths)
 
 
 DENSE_FROM = 1024
-"""Records of one length at least this long go to dense attention."""
+"""Records of equal length that have at least this many tokens go to dense attention."""
 
-SHORT = 1024
-"""Rows whose records are at most this long go to our kernels; twice as long, flash is as fast (docs/performance.md)."""
+SHORT_UP_TO = 1024
+"""Rows whose records are at most this long go to our kernels. At twice the length flash is as fast
+(docs/performance.md)."""
 
 
-def run(query: Tensor, key: Tensor, value: Tensor, layout: Layout, into: Tensor) -> tuple[Tensor, Backward]:
+def forward(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, out: Tensor) -> tuple[Tensor, Backward]:
     """query [tokens, heads, dim], key and value [tokens, key heads, dim] -> output [tokens, heads, dim], backward.
 
-    `into` [tokens, heads, dim], rows with a stride of their own, receives the output. What is returned is the copy that
-    the backward pass reads: `into` itself, or the kernel's own.
+    The output is written to `out` [tokens, heads, dim], whose rows may be strided. The returned output is the tensor
+    that the backward pass reads: `out` itself, or the kernel's own.
     """
-    if query.is_cuda and _is_short(query, key, layout):
-        return _short(query, key, value, layout, into)
-    output, backward = _kernel(query, layout)(query, key, value, layout)
-    into.copy_(output)
+    if query.is_cuda and _are_short(query, key, layout):
+        return _forward_short(query, key, value, layout, out)
+    output, backward = _choose_kernel(query, layout)(query, key, value, layout)
+    out.copy_(output)
     return output, backward
 
 
-def _is_short(query: Tensor, key: Tensor, layout: Layout) -> bool:
+def _are_short(query: Tensor, key: Tensor, layout: PackedLayout) -> bool:
     if (layout.dense and layout.longest >= DENSE_FROM) or query.dtype == torch.float32:
         return False
-    return layout.longest <= SHORT and query.shape[-1] in (64, 128) and query.shape[1] <= 8 * key.shape[1]
+    return layout.longest <= SHORT_UP_TO and query.shape[-1] in (64, 128) and query.shape[1] <= 8 * key.shape[1]
 
 
-def _kernel(query: Tensor, layout: Layout) -> Callable[[Tensor, Tensor, Tensor, Layout], tuple[Tensor, Backward]]:
-    """Of those that choose the place of their output."""
+def _choose_kernel(
+    query: Tensor, layout: PackedLayout
+) -> Callable[[Tensor, Tensor, Tensor, PackedLayout], tuple[Tensor, Backward]]:
+    """Choose among the kernels that allocate their own output."""
     if not query.is_cuda:
-        return _segments
+        return _forward_each
     if (layout.dense and layout.longest >= DENSE_FROM) or query.dtype == torch.float32:
-        return _dense if layout.dense else _segments
-    return _flash
+        return _forward_dense if layout.dense else _forward_each
+    return _forward_flash
 
 
-def _short(query: Tensor, key: Tensor, value: Tensor, layout: Layout, output: Tensor) -> tuple[Tensor, Backward]:
+def _forward_short(
+    query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, output: Tensor
+) -> tuple[Tensor, Backward]:
     from train.fused import attention_triton
 
     tiles = layout.tiles(query.shape[1] // key.shape[1])
     logsumexp = attention_triton.forward(query, key, value, output, tiles)
 
-    def backward(grad: Tensor, room: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        dq, dk, dv = room.split([query.shape[1], key.shape[1], key.shape[1]], dim=1)
+    def backward(grad: Tensor, workspace: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        dq, dk, dv = workspace.split([query.shape[1], key.shape[1], key.shape[1]], dim=1)
         attention_triton.backward(grad, query, key, value, output, logsumexp, tiles, (dq, dk, dv))
         return dq, dk, dv
 
     return output, backward
 
 
-def _flash(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> tuple[Tensor, Backward]:
-    """The kernel behind torch.nn.attention.varlen, called without its custom-op wrapper: grouped queries work from
-    torch 2.11 on, and its Python cost stays off a layer's critical path."""
-    borders, longest = layout.borders, layout.longest
+def _forward_flash(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout) -> tuple[Tensor, Backward]:
+    """Call the kernel behind torch.nn.attention.varlen without its custom-op wrapper.
+
+    The wrapper takes grouped queries only since torch 2.11, and its Python time would be on a layer's critical path.
+    """
+    cu_seqlens, longest = layout.cu_seqlens, layout.longest
     output, logsumexp, seed, offset, _ = torch.ops.aten._flash_attention_forward(
-        query, key, value, borders, borders, longest, longest, 0.0, True, False
+        query, key, value, cu_seqlens, cu_seqlens, longest, longest, 0.0, True, False
     )
 
-    def backward(grad: Tensor, room: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(grad: Tensor, workspace: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         result: tuple[Tensor, Tensor, Tensor] = torch.ops.aten._flash_attention_backward(
-            grad, query, key, value, output, logsumexp, borders, borders, longest, longest, 0.0, True, seed, offset
+            grad,
+            query,
+            key,
+            value,
+            output,
+            logsumexp,
+            cu_seqlens,
+            cu_seqlens,
+            longest,
+            longest,
+            0.0,
+            True,
+            seed,
+            offset,
         )
         return result
 
     return output, backward
 
 
-def _dense(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> tuple[Tensor, Backward]:
-    """Records of one length as a batch, through torch's own choice of kernel."""
+def _forward_dense(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout) -> tuple[Tensor, Backward]:
+    """Run records of equal length as a batch, with the kernel that torch chooses."""
     rows, length = len(layout.lengths), layout.longest
     with torch.enable_grad():
         inputs = tuple(x.detach().requires_grad_() for x in (query, key, value))
@@ -135,26 +155,26 @@ def _dense(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> tuple[T
         attended = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
         output = attended.transpose(1, 2).flatten(0, 1)
 
-    def backward(grad: Tensor, room: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(grad: Tensor, workspace: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         dq, dk, dv = torch.autograd.grad(output, inputs, grad)
         return dq, dk, dv
 
     return output.detach(), backward
 
 
-def _segments(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> tuple[Tensor, Backward]:
-    """Each record by itself: for a CPU, and for tests of the other two."""
+def _forward_each(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout) -> tuple[Tensor, Backward]:
+    """Run each record separately: for CPUs, and as the reference in tests of the other kernels."""
     with torch.enable_grad():
         inputs = tuple(x.detach().requires_grad_() for x in (query, key, value))
         parts = []
         for q, k, v in zip(*(x.split(layout.lengths) for x in inputs), strict=True):
             q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
             grouped = k.shape[1] != q.shape[1]
-            one = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
-            parts.append(one[0].transpose(0, 1))
+            attended = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+            parts.append(attended[0].transpose(0, 1))
         output = torch.cat(parts)
 
-    def backward(grad: Tensor, room: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(grad: Tensor, workspace: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         dq, dk, dv = torch.autograd.grad(output, inputs, grad)
         return dq, dk, dv
 

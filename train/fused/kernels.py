@@ -1,9 +1,9 @@
-"""The memory-bound steps of a transformer layer, each one pass over its tensors: Triton on a GPU, torch elsewhere.
+"""Memory-bound steps of a transformer layer, each one pass over its tensors: Triton on a GPU, torch elsewhere.
 
-    rms_norm · rms_norm_backward · rotate · rotate_backward · swiglu · swiglu_backward · cross_entropy
+    rms_norm · rms_norm_backward · apply_rope · apply_rope_backward · swiglu · swiglu_backward · cross_entropy
 
-Every function computes in float32 and rounds once at the end. Triton is imported only for CUDA tensors. Outputs may be
-views with a row stride of their own: train/fused/model.py lays LoRA's inner activations beside them.
+Every function computes in float32 and rounds once at the end. Triton is imported only for CUDA tensors. Rows of outputs
+may be strided: train/fused/model.py stores LoRA's inner activations between them.
 """
 
 from __future__ import annotations
@@ -17,41 +17,41 @@ from torch.nn import functional
 
 
 @functools.cache
-def _gpu() -> Any:
+def _triton() -> Any:
     from train.fused import kernels_triton
 
     return kernels_triton
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Tensor:
-    """out = weight * x / rms(x), row by row; returns 1/rms, float32 [rows].  x, out [rows, width]."""
+    """out = weight * x / rms(x) for each row; return 1/rms, float32 [rows].  x, out [rows, width]."""
     if x.is_cuda:
-        return _gpu().rms_norm(x, weight, eps, out)
-    wide = x.float()
-    inverse = torch.rsqrt(wide.square().mean(-1) + eps)
-    out.copy_((wide * inverse[:, None]).to(x.dtype) * weight)
-    return inverse
+        return _triton().rms_norm(x, weight, eps, out)
+    x32 = x.float()
+    inverse_rms = torch.rsqrt(x32.square().mean(-1) + eps)
+    out.copy_((x32 * inverse_rms[:, None]).to(x.dtype) * weight)
+    return inverse_rms
 
 
-def rms_norm_again(x: Tensor, weight: Tensor, inverse: Tensor) -> Tensor:
-    """rms_norm's output from its saved 1/rms."""
+def recompute_rms_norm(x: Tensor, weight: Tensor, inverse_rms: Tensor) -> Tensor:
+    """Recompute rms_norm's output from its saved 1/rms."""
     if x.is_cuda:
-        return _gpu().rms_norm_again(x, weight, inverse)
-    return (x.float() * inverse[:, None]).to(x.dtype) * weight
+        return _triton().recompute_rms_norm(x, weight, inverse_rms)
+    return (x.float() * inverse_rms[:, None]).to(x.dtype) * weight
 
 
 def rms_norm_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, skip: Tensor | None, out: Tensor
+    grad: Tensor, x: Tensor, weight: Tensor, inverse_rms: Tensor, skip: Tensor | None, out: Tensor
 ) -> Tensor:
-    """`out`: the gradient of the norm's input, plus `skip`, the gradient that went around the norm."""
+    """Write to `out` the gradient of the norm's input plus `skip`, the gradient of the residual connection."""
     if x.is_cuda:
-        return _gpu().rms_norm_backward(grad, x, weight, inverse, skip, out)
-    scaled, unit = grad.float() * weight.float(), x.float() * inverse[:, None]
-    found = inverse[:, None] * (scaled - unit * (scaled * unit).mean(-1, keepdim=True))
-    return out.copy_(found if skip is None else found + skip.float())
+        return _triton().rms_norm_backward(grad, x, weight, inverse_rms, skip, out)
+    scaled, unit = grad.float() * weight.float(), x.float() * inverse_rms[:, None]
+    grad_x = inverse_rms[:, None] * (scaled - unit * (scaled * unit).mean(-1, keepdim=True))
+    return out.copy_(grad_x if skip is None else grad_x + skip.float())
 
 
-def rotate(
+def apply_rope(
     qkv: Tensor,
     out: Tensor,
     cos: Tensor,
@@ -61,13 +61,13 @@ def rotate(
     keys: int,
     norms: tuple[Tensor, Tensor, float] | None = None,
 ) -> None:
-    """Rotary embedding of the query and key heads of qkv [rows, heads, dim] into `out`, which may be qkv itself.
+    """Apply rotary embeddings to the query and key heads of qkv [rows, heads, dim]; write to `out`, which may be qkv.
 
-    Heads stand in the order queries, keys, values; values are left alone. cos, sin [positions, dim/2] float32.
-    norms: (query weight, key weight, eps) where each head is normalised before it is rotated (Qwen3).
+    Heads are in the order queries, keys, values; values are not read. cos, sin [positions, dim/2] float32.
+    norms: (query weight, key weight, eps) if each head is normalized before it is rotated (Qwen3).
     """
     if qkv.is_cuda:
-        return _gpu().rotate(qkv, out, cos, sin, positions, queries, keys, norms)
+        return _triton().apply_rope(qkv, out, cos, sin, positions, queries, keys, norms)
     x = qkv[:, : queries + keys].float()
     if norms is not None:
         x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + norms[2])
@@ -82,7 +82,7 @@ def _head_weights(query: Tensor, key: Tensor, queries: int, keys: int) -> Tensor
     return torch.cat([query.float().expand(queries, -1), key.float().expand(keys, -1)])
 
 
-def rotate_backward(
+def apply_rope_backward(
     grad: Tensor,
     first_head: int,
     raw: Tensor | None,
@@ -92,70 +92,71 @@ def rotate_backward(
     positions: Tensor,
     norm: tuple[Tensor, float] | None = None,
 ) -> None:
-    """The gradient of rotated heads (grad [rows, heads, dim]) as that of their input, into heads first_head... of out.
+    """Write the gradient of the input of `apply_rope` to the heads of `out` from first_head on.
 
-    `raw` is what rotate read, [rows, all heads, dim], needed only with a norm.
+    grad [rows, heads, dim] is the gradient of the rotated heads. `raw` [rows, all heads, dim] is the input of
+    `apply_rope`, needed only with a norm.
     """
     if grad.is_cuda:
-        return _gpu().rotate_backward(grad, first_head, raw, out, cos, sin, positions, norm)
+        return _triton().apply_rope_backward(grad, first_head, raw, out, cos, sin, positions, norm)
     low, high = grad.float().chunk(2, dim=-1)
     c, s = cos[positions][:, None], sin[positions][:, None]
-    back = torch.cat([low * c + high * s, high * c - low * s], dim=-1)
+    grad_x = torch.cat([low * c + high * s, high * c - low * s], dim=-1)
     heads = slice(first_head, first_head + grad.shape[1])
     if norm is not None:
         assert raw is not None
         x = raw[:, heads].float()
-        inverse = torch.rsqrt(x.square().mean(-1, keepdim=True) + norm[1])
-        unit, back = x * inverse, back * norm[0].float()
-        back = inverse * (back - unit * (back * unit).mean(-1, keepdim=True))
-    out[:, heads] = back.to(out.dtype)
+        inverse_rms = torch.rsqrt(x.square().mean(-1, keepdim=True) + norm[1])
+        unit, grad_x = x * inverse_rms, grad_x * norm[0].float()
+        grad_x = inverse_rms * (grad_x - unit * (grad_x * unit).mean(-1, keepdim=True))
+    out[:, heads] = grad_x.to(out.dtype)
     return None
 
 
-def rotate_neighbours(x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, *, back: bool = False) -> None:
-    """GLM's rotary embedding in place, or that of a gradient `back`: x [rows, heads, dim], of whose first
-    2 * cos.shape[1] elements each two neighbours turn together.
+def apply_rope_interleaved(x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, *, inverse: bool = False) -> None:
+    """Apply GLM's interleaved rotary embedding in place, or its inverse to a gradient.
 
-    Torch's own kernels on a GPU too: half of the queries and keys are a hundredth of a layer's memory traffic.
+    x [rows, heads, dim]: of the first 2 * cos.shape[1] elements of a head, adjacent ones are rotated as pairs.
+    This uses torch on a GPU too: these elements are a hundredth of a layer's memory traffic.
     """
-    turned = x[..., : 2 * cos.shape[1]]
-    first, second = turned.float().unflatten(-1, (-1, 2)).unbind(-1)
+    rotated = x[..., : 2 * cos.shape[1]]
+    first, second = rotated.float().unflatten(-1, (-1, 2)).unbind(-1)
     c, s = cos[positions][:, None], sin[positions][:, None]
-    s = -s if back else s
-    turned.copy_(torch.stack([first * c - second * s, second * c + first * s], dim=-1).flatten(-2))
+    s = -s if inverse else s
+    rotated.copy_(torch.stack([first * c - second * s, second * c + first * s], dim=-1).flatten(-2))
 
 
-def swiglu(both: Tensor, out: Tensor) -> None:
-    """out = silu(gate) * up;  both [rows, 2 * width] holds gate and up side by side, out [rows, width]."""
-    if both.is_cuda:
-        return _gpu().swiglu(both, out)
-    gate, up = both.float().chunk(2, dim=-1)
+def swiglu(gate_up: Tensor, out: Tensor) -> None:
+    """out = silu(gate) * up;  gate_up [rows, 2 * width] is gate and up side by side, out [rows, width]."""
+    if gate_up.is_cuda:
+        return _triton().swiglu(gate_up, out)
+    gate, up = gate_up.float().chunk(2, dim=-1)
     out.copy_((functional.silu(gate) * up).to(out.dtype))
     return None
 
 
-def swiglu_backward(both: Tensor, grad: Tensor) -> None:
-    """In place: `both` becomes the gradient of gate and up, `grad` [rows, width] the product itself (for LoRA's A)."""
-    if both.is_cuda:
-        return _gpu().swiglu_backward(both, grad)
-    gate, up = both.float().clone().chunk(2, dim=-1)
-    wide = grad.float().clone()  # float() of a float32 tensor is the tensor itself
+def swiglu_backward(gate_up: Tensor, grad: Tensor) -> None:
+    """Replace `gate_up` by its gradient, and `grad` [rows, width] by swiglu's output, which LoRA's A needs."""
+    if gate_up.is_cuda:
+        return _triton().swiglu_backward(gate_up, grad)
+    gate, up = gate_up.float().clone().chunk(2, dim=-1)
+    grad32 = grad.float().clone()  # float() of a float32 tensor is the tensor itself
     sigmoid = torch.sigmoid(gate)
     silu = gate * sigmoid
     width = grad.shape[1]
     grad.copy_((silu * up).to(grad.dtype))
-    both[:, :width] = (wide * up * sigmoid * (1 + gate - silu)).to(both.dtype)
-    both[:, width:] = (wide * silu).to(both.dtype)
+    gate_up[:, :width] = (grad32 * up * sigmoid * (1 + gate - silu)).to(gate_up.dtype)
+    gate_up[:, width:] = (grad32 * silu).to(gate_up.dtype)
     return None
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy of each row, float32 [rows]; the logits are overwritten with the gradient of their sum."""
+    """Return the cross entropy of each row, float32 [rows]. Overwrite the logits with the gradient of the sum."""
     if logits.is_cuda:
-        return _gpu().cross_entropy(logits, targets)
-    wide = logits.float()
-    losses = functional.cross_entropy(wide, targets, reduction="none")
-    wide = wide.softmax(-1)
-    wide[torch.arange(len(targets)), targets] -= 1
-    logits.copy_(wide.to(logits.dtype))
+        return _triton().cross_entropy(logits, targets)
+    logits32 = logits.float()
+    losses = functional.cross_entropy(logits32, targets, reduction="none")
+    logits32 = logits32.softmax(-1)
+    logits32[torch.arange(len(targets)), targets] -= 1
+    logits.copy_(logits32.to(logits.dtype))
     return losses

@@ -1,4 +1,4 @@
-"""Triton versions of train/fused/kernels.py. One program a row (or a row's head); everything in float32 inside."""
+"""Triton versions of train/fused/kernels.py. One program per row, or per block of a row; arithmetic in float32."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ def _warps(block: int) -> int:
 
 
 @triton.jit
-def _rms_norm(x, x_row, weight, out, out_row, inverse, width, eps, GIVEN: tl.constexpr, BLOCK: tl.constexpr):
+def _rms_norm(x, x_row, weight, out, out_row, inverse_rms, width, eps, RECOMPUTE: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
-    at = tl.arange(0, BLOCK)
-    inside = at < width
-    value = tl.load(x + row * x_row + at, mask=inside, other=0.0).to(tl.float32)
-    if GIVEN:
-        scale = tl.load(inverse + row)
+    offsets = tl.arange(0, BLOCK)
+    mask = offsets < width
+    value = tl.load(x + row * x_row + offsets, mask=mask, other=0.0).to(tl.float32)
+    if RECOMPUTE:
+        scale = tl.load(inverse_rms + row)
     else:
         scale = 1.0 / tl.sqrt(tl.sum(value * value, axis=0) / width + eps)
-        tl.store(inverse + row, scale)
-    factor = tl.load(weight + at, mask=inside, other=0.0).to(tl.float32)
+        tl.store(inverse_rms + row, scale)
+    factor = tl.load(weight + offsets, mask=mask, other=0.0).to(tl.float32)
     # rounded to the model's dtype before the weight is applied, as in transformers
     unit = (value * scale).to(out.dtype.element_ty).to(tl.float32)
-    tl.store(out + row * out_row + at, (unit * factor).to(out.dtype.element_ty), mask=inside)
+    tl.store(out + row * out_row + offsets, (unit * factor).to(out.dtype.element_ty), mask=mask)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Tensor:
     rows, width = x.shape
-    inverse = torch.empty(rows, dtype=torch.float32, device=x.device)
+    inverse_rms = torch.empty(rows, dtype=torch.float32, device=x.device)
     block = triton.next_power_of_2(width)
     _rms_norm[(rows,)](
         x,
@@ -39,17 +39,17 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Tensor:
         weight,
         out,
         out.stride(0),
-        inverse,
+        inverse_rms,
         width,
         eps,
-        GIVEN=False,
+        RECOMPUTE=False,
         BLOCK=block,
         num_warps=_warps(block),
     )
-    return inverse
+    return inverse_rms
 
 
-def rms_norm_again(x: Tensor, weight: Tensor, inverse: Tensor) -> Tensor:
+def recompute_rms_norm(x: Tensor, weight: Tensor, inverse_rms: Tensor) -> Tensor:
     rows, width = x.shape
     out = torch.empty_like(x)
     block = triton.next_power_of_2(width)
@@ -59,10 +59,10 @@ def rms_norm_again(x: Tensor, weight: Tensor, inverse: Tensor) -> Tensor:
         weight,
         out,
         out.stride(0),
-        inverse,
+        inverse_rms,
         width,
         0.0,
-        GIVEN=True,
+        RECOMPUTE=True,
         BLOCK=block,
         num_warps=_warps(block),
     )
@@ -71,53 +71,53 @@ def rms_norm_again(x: Tensor, weight: Tensor, inverse: Tensor) -> Tensor:
 
 @triton.jit
 def _rms_norm_backward(
-    grad, grad_row, x, x_row, weight, inverse, skip, skip_row, out, out_row, width,
+    grad, grad_row, x, x_row, weight, inverse_rms, skip, skip_row, out, out_row, width,
     SKIP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
-    at = tl.arange(0, BLOCK)
-    inside = at < width
-    scale = tl.load(inverse + row)
-    unit = tl.load(x + row * x_row + at, mask=inside, other=0.0).to(tl.float32) * scale
-    scaled = tl.load(grad + row * grad_row + at, mask=inside, other=0.0).to(tl.float32)
-    scaled = scaled * tl.load(weight + at, mask=inside, other=0.0).to(tl.float32)
+    offsets = tl.arange(0, BLOCK)
+    mask = offsets < width
+    scale = tl.load(inverse_rms + row)
+    unit = tl.load(x + row * x_row + offsets, mask=mask, other=0.0).to(tl.float32) * scale
+    scaled = tl.load(grad + row * grad_row + offsets, mask=mask, other=0.0).to(tl.float32)
+    scaled = scaled * tl.load(weight + offsets, mask=mask, other=0.0).to(tl.float32)
     result = scale * (scaled - unit * (tl.sum(scaled * unit, axis=0) / width))
     if SKIP:
-        result += tl.load(skip + row * skip_row + at, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + row * out_row + at, result.to(out.dtype.element_ty), mask=inside)
+        result += tl.load(skip + row * skip_row + offsets, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out + row * out_row + offsets, result.to(out.dtype.element_ty), mask=mask)
 
 
 def rms_norm_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, inverse: Tensor, skip: Tensor | None, out: Tensor
+    grad: Tensor, x: Tensor, weight: Tensor, inverse_rms: Tensor, skip: Tensor | None, out: Tensor
 ) -> Tensor:
     rows, width = x.shape
     block = triton.next_power_of_2(width)
     other = grad if skip is None else skip
     _rms_norm_backward[(rows,)](
-        grad, grad.stride(0), x, x.stride(0), weight, inverse, other, other.stride(0), out, out.stride(0), width,
+        grad, grad.stride(0), x, x.stride(0), weight, inverse_rms, other, other.stride(0), out, out.stride(0), width,
         SKIP=skip is not None, BLOCK=block, num_warps=_warps(block),
     )  # fmt: skip
     return out
 
 
 @triton.jit
-def _rotate(
+def _apply_rope(
     x, x_row, out, out_row, cos, sin, positions, query_weight, key_weight, eps,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, HEADS: tl.constexpr, PAIRS: tl.constexpr, HALF: tl.constexpr,
     NORM: tl.constexpr,
 ):  # fmt: skip
-    """All heads of one row: a block [heads, half] for each half of the head dimension."""
+    """Rotate all heads of one row: a block [heads, half] for each half of the head dimension."""
     row = tl.program_id(0).to(tl.int64)
     pair = tl.arange(0, PAIRS)
     head = tl.arange(0, HEADS)
-    turned = head < QUERIES + KEYS
-    mask = turned[:, None] & (pair < HALF)[None, :]
-    at = head[:, None] * (2 * HALF) + pair[None, :]
-    place = tl.load(positions + row)
-    c = tl.load(cos + place * HALF + pair, mask=pair < HALF, other=0.0)[None, :]
-    s = tl.load(sin + place * HALF + pair, mask=pair < HALF, other=0.0)[None, :]
-    low = tl.load(x + row * x_row + at, mask=mask, other=0.0).to(tl.float32)
-    high = tl.load(x + row * x_row + at + HALF, mask=mask, other=0.0).to(tl.float32)
+    rotated = head < QUERIES + KEYS
+    mask = rotated[:, None] & (pair < HALF)[None, :]
+    offsets = head[:, None] * (2 * HALF) + pair[None, :]
+    position = tl.load(positions + row)
+    c = tl.load(cos + position * HALF + pair, mask=pair < HALF, other=0.0)[None, :]
+    s = tl.load(sin + position * HALF + pair, mask=pair < HALF, other=0.0)[None, :]
+    low = tl.load(x + row * x_row + offsets, mask=mask, other=0.0).to(tl.float32)
+    high = tl.load(x + row * x_row + offsets + HALF, mask=mask, other=0.0).to(tl.float32)
     if NORM:
         scale = 1.0 / tl.sqrt((tl.sum(low * low, axis=1) + tl.sum(high * high, axis=1)) / (2 * HALF) + eps)
         is_query = (head < QUERIES)[:, None]
@@ -133,12 +133,12 @@ def _rotate(
         )
         low = low * scale[:, None] * w_low
         high = high * scale[:, None] * w_high
-    kind = out.dtype.element_ty
-    tl.store(out + row * out_row + at, (low * c - high * s).to(kind), mask=mask)
-    tl.store(out + row * out_row + at + HALF, (high * c + low * s).to(kind), mask=mask)
+    dtype = out.dtype.element_ty
+    tl.store(out + row * out_row + offsets, (low * c - high * s).to(dtype), mask=mask)
+    tl.store(out + row * out_row + offsets + HALF, (high * c + low * s).to(dtype), mask=mask)
 
 
-def rotate(
+def apply_rope(
     qkv: Tensor,
     out: Tensor,
     cos: Tensor,
@@ -149,38 +149,38 @@ def rotate(
     norms: tuple[Tensor, Tensor, float] | None,
 ) -> None:
     half = cos.shape[1]
-    first, second, eps = norms or (cos, cos, 0.0)
-    _rotate[(qkv.shape[0],)](
-        qkv, qkv.stride(0), out, out.stride(0), cos, sin, positions, first, second, eps,
+    query_weight, key_weight, eps = norms or (cos, cos, 0.0)
+    _apply_rope[(qkv.shape[0],)](
+        qkv, qkv.stride(0), out, out.stride(0), cos, sin, positions, query_weight, key_weight, eps,
         QUERIES=queries, KEYS=keys, HEADS=triton.next_power_of_2(queries + keys), PAIRS=triton.next_power_of_2(half),
         HALF=half, NORM=norms is not None, num_warps=4,
     )  # fmt: skip
 
 
 @triton.jit
-def _rotate_backward(
+def _apply_rope_backward(
     grad, grad_row, first_head, raw, raw_row, out, out_row, cos, sin, positions, weight, eps,
     COUNT: tl.constexpr, HEADS: tl.constexpr, PAIRS: tl.constexpr, HALF: tl.constexpr, NORM: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of `COUNT` heads (grad [rows, COUNT, dim]) into heads first_head ... of out."""
+    """Write the gradient of `COUNT` heads (grad [rows, COUNT, dim]) to the heads of `out` from first_head on."""
     row = tl.program_id(0).to(tl.int64)
     pair = tl.arange(0, PAIRS)
     head = tl.arange(0, HEADS)
     mask = (head < COUNT)[:, None] & (pair < HALF)[None, :]
-    at = head[:, None] * (2 * HALF) + pair[None, :]
-    place = tl.load(positions + row)
-    c = tl.load(cos + place * HALF + pair, mask=pair < HALF, other=0.0)[None, :]
-    s = tl.load(sin + place * HALF + pair, mask=pair < HALF, other=0.0)[None, :]
-    g_low = tl.load(grad + row * grad_row + at, mask=mask, other=0.0).to(tl.float32)
-    g_high = tl.load(grad + row * grad_row + at + HALF, mask=mask, other=0.0).to(tl.float32)
+    offsets = head[:, None] * (2 * HALF) + pair[None, :]
+    position = tl.load(positions + row)
+    c = tl.load(cos + position * HALF + pair, mask=pair < HALF, other=0.0)[None, :]
+    s = tl.load(sin + position * HALF + pair, mask=pair < HALF, other=0.0)[None, :]
+    g_low = tl.load(grad + row * grad_row + offsets, mask=mask, other=0.0).to(tl.float32)
+    g_high = tl.load(grad + row * grad_row + offsets + HALF, mask=mask, other=0.0).to(tl.float32)
     low = g_low * c + g_high * s
     high = g_high * c - g_low * s
     shift = first_head * (2 * HALF)
     if NORM:
         w_low = tl.load(weight + pair, mask=pair < HALF, other=0.0).to(tl.float32)[None, :]
         w_high = tl.load(weight + HALF + pair, mask=pair < HALF, other=0.0).to(tl.float32)[None, :]
-        r_low = tl.load(raw + row * raw_row + shift + at, mask=mask, other=0.0).to(tl.float32)
-        r_high = tl.load(raw + row * raw_row + shift + at + HALF, mask=mask, other=0.0).to(tl.float32)
+        r_low = tl.load(raw + row * raw_row + shift + offsets, mask=mask, other=0.0).to(tl.float32)
+        r_high = tl.load(raw + row * raw_row + shift + offsets + HALF, mask=mask, other=0.0).to(tl.float32)
         scale = 1.0 / tl.sqrt((tl.sum(r_low * r_low, axis=1) + tl.sum(r_high * r_high, axis=1)) / (2 * HALF) + eps)
         r_low = r_low * scale[:, None]
         r_high = r_high * scale[:, None]
@@ -189,12 +189,12 @@ def _rotate_backward(
         mean = (tl.sum(low * r_low, axis=1) + tl.sum(high * r_high, axis=1)) / (2 * HALF)
         low = scale[:, None] * (low - r_low * mean[:, None])
         high = scale[:, None] * (high - r_high * mean[:, None])
-    kind = out.dtype.element_ty
-    tl.store(out + row * out_row + shift + at, low.to(kind), mask=mask)
-    tl.store(out + row * out_row + shift + at + HALF, high.to(kind), mask=mask)
+    dtype = out.dtype.element_ty
+    tl.store(out + row * out_row + shift + offsets, low.to(dtype), mask=mask)
+    tl.store(out + row * out_row + shift + offsets + HALF, high.to(dtype), mask=mask)
 
 
-def rotate_backward(
+def apply_rope_backward(
     grad: Tensor,
     first_head: int,
     raw: Tensor | None,
@@ -208,7 +208,7 @@ def rotate_backward(
     half = cos.shape[1]
     weight, eps = norm or (cos, 0.0)
     source = out if raw is None else raw
-    _rotate_backward[(rows,)](
+    _apply_rope_backward[(rows,)](
         grad, grad.stride(0), first_head, source, source.stride(0), out, out.stride(0), cos, sin, positions, weight,
         eps,
         COUNT=count, HEADS=triton.next_power_of_2(count), PAIRS=triton.next_power_of_2(half), HALF=half,
@@ -217,70 +217,70 @@ def rotate_backward(
 
 
 @triton.jit
-def _swiglu(both, both_row, out, out_row, width, BLOCK: tl.constexpr):
+def _swiglu(gate_up, gate_up_row, out, out_row, width, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
-    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < width
-    gate = tl.load(both + row * both_row + at, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(both + row * both_row + width + at, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + row * out_row + at, (gate * tl.sigmoid(gate) * up).to(out.dtype.element_ty), mask=inside)
+    offsets = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = offsets < width
+    gate = tl.load(gate_up + row * gate_up_row + offsets, mask=mask, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + row * gate_up_row + width + offsets, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out + row * out_row + offsets, (gate * tl.sigmoid(gate) * up).to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def _swiglu_backward(both, both_row, grad, grad_row, width, BLOCK: tl.constexpr):
-    """In place: the gradients of gate and up over gate and up, the product over its gradient."""
+def _swiglu_backward(gate_up, gate_up_row, grad, grad_row, width, BLOCK: tl.constexpr):
+    """Overwrite gate and up with their gradients, and `grad` with the product."""
     row = tl.program_id(0).to(tl.int64)
-    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < width
-    gate = tl.load(both + row * both_row + at, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(both + row * both_row + width + at, mask=inside, other=0.0).to(tl.float32)
-    g = tl.load(grad + row * grad_row + at, mask=inside, other=0.0).to(tl.float32)
+    offsets = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = offsets < width
+    gate = tl.load(gate_up + row * gate_up_row + offsets, mask=mask, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + row * gate_up_row + width + offsets, mask=mask, other=0.0).to(tl.float32)
+    g = tl.load(grad + row * grad_row + offsets, mask=mask, other=0.0).to(tl.float32)
     sigmoid = tl.sigmoid(gate)
     silu = gate * sigmoid
-    kind = both.dtype.element_ty
-    tl.store(grad + row * grad_row + at, (silu * up).to(kind), mask=inside)
-    tl.store(both + row * both_row + at, (g * up * sigmoid * (1.0 + gate - silu)).to(kind), mask=inside)
-    tl.store(both + row * both_row + width + at, (g * silu).to(kind), mask=inside)
+    dtype = gate_up.dtype.element_ty
+    tl.store(grad + row * grad_row + offsets, (silu * up).to(dtype), mask=mask)
+    tl.store(gate_up + row * gate_up_row + offsets, (g * up * sigmoid * (1.0 + gate - silu)).to(dtype), mask=mask)
+    tl.store(gate_up + row * gate_up_row + width + offsets, (g * silu).to(dtype), mask=mask)
 
 
 _SWIGLU_BLOCK = 2048
 
 
-def swiglu(both: Tensor, out: Tensor) -> None:
+def swiglu(gate_up: Tensor, out: Tensor) -> None:
     rows, width = out.shape
     grid = (rows, triton.cdiv(width, _SWIGLU_BLOCK))
-    _swiglu[grid](both, both.stride(0), out, out.stride(0), width, BLOCK=_SWIGLU_BLOCK, num_warps=8)
+    _swiglu[grid](gate_up, gate_up.stride(0), out, out.stride(0), width, BLOCK=_SWIGLU_BLOCK, num_warps=8)
 
 
-def swiglu_backward(both: Tensor, grad: Tensor) -> None:
+def swiglu_backward(gate_up: Tensor, grad: Tensor) -> None:
     rows, width = grad.shape
     grid = (rows, triton.cdiv(width, _SWIGLU_BLOCK))
-    _swiglu_backward[grid](both, both.stride(0), grad, grad.stride(0), width, BLOCK=_SWIGLU_BLOCK, num_warps=8)
+    _swiglu_backward[grid](gate_up, gate_up.stride(0), grad, grad.stride(0), width, BLOCK=_SWIGLU_BLOCK, num_warps=8)
 
 
 @triton.jit
 def _cross_entropy(logits, logits_row, targets, losses, width: tl.constexpr, BLOCK: tl.constexpr):
-    """The loss of a row, and its gradient over the logits: two passes, the second mostly from the cache."""
+    """Compute the loss of a row, then overwrite its logits with the gradient; the second pass reads mostly cache."""
     row = tl.program_id(0).to(tl.int64)
     start = logits + row * logits_row
-    top = -float("inf")
-    total = 0.0
+    row_max = -float("inf")
+    row_sum = 0.0
     for offset in range(0, width, BLOCK):
-        at = offset + tl.arange(0, BLOCK)
-        value = tl.load(start + at, mask=at < width, other=-float("inf")).to(tl.float32)
-        higher = tl.maximum(top, tl.max(value, axis=0))
-        total = total * tl.exp(top - higher) + tl.sum(tl.exp(value - higher), axis=0)
-        top = higher
-    log_sum = top + tl.log(total)
+        offsets = offset + tl.arange(0, BLOCK)
+        value = tl.load(start + offsets, mask=offsets < width, other=-float("inf")).to(tl.float32)
+        new_max = tl.maximum(row_max, tl.max(value, axis=0))
+        row_sum = row_sum * tl.exp(row_max - new_max) + tl.sum(tl.exp(value - new_max), axis=0)
+        row_max = new_max
+    log_sum = row_max + tl.log(row_sum)
     target = tl.load(targets + row)
     tl.store(losses + row, log_sum - tl.load(start + target).to(tl.float32))
     tl.debug_barrier()
     for offset in range(0, width, BLOCK):
-        at = offset + tl.arange(0, BLOCK)
-        value = tl.load(start + at, mask=at < width, other=-float("inf")).to(tl.float32)
-        share = tl.exp(value - log_sum)
-        share = tl.where(at == target, share - 1.0, share)
-        tl.store(start + at, share.to(logits.dtype.element_ty), mask=at < width)
+        offsets = offset + tl.arange(0, BLOCK)
+        value = tl.load(start + offsets, mask=offsets < width, other=-float("inf")).to(tl.float32)
+        probs = tl.exp(value - log_sum)
+        probs = tl.where(offsets == target, probs - 1.0, probs)
+        tl.store(start + offsets, probs.to(logits.dtype.element_ty), mask=offsets < width)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

@@ -1,17 +1,17 @@
-"""ZeRO-3 for the fused layers: the frozen weights of the decoder layers are shared by the ranks.
+"""ZeRO-3 for the fused layers: the ranks shard the frozen weights of the decoder layers.
 
-Each rank keeps an equal part of every layer. A layer's weights are whole in one of two buffers while it is at work; the
-next layer's are gathered into the other meanwhile, on a stream of their own. DeepSpeed does the same parameter by
-parameter through hooks, whose Python time is near a layer's arithmetic (measured on two H100s: 77% of the speed of one
-GPU); with one message a layer the time left to wait is that of the first layer of a run. The weights never change, so
-what the buffers hold at the end of one pass serves the next.
+Each rank keeps an equal shard of every layer. While a layer runs, its full weights are in one of two buffers. The next
+layer is gathered into the other buffer meanwhile, on a separate CUDA stream. DeepSpeed does this per parameter through
+hooks, whose Python time is close to a layer's compute time (measured on two H100s: 77% of the speed of one GPU). With
+one collective per layer, only the first layer of a run waits. The weights never change, so a pass reuses what the
+previous one left in the buffers.
 
-Embeddings, head, norms and the adapter are whole on every rank: of an 8B model 2 GiB, beside its layers' 13.
+Embeddings, head, norms and the adapter are complete on every rank: 2 GiB of an 8B model, whose layers have 13 GiB.
 
     shards = Shards(world, [[[q, k, v], [o], [gate, up], [down]], ...], [48, 16, 32, 16])
-                                                   lists of parameters, joined row by row; LoRA's room beside each
-    qkv, o, up, down = shards.take(3, ahead=4)     buffers of layer 3 (train/fused/linears.py), valid until
-    shards.done(3)
+                                                     weights to concatenate by rows; LoRA's width for each group
+    qkv, o, gate_up, down = shards.gather(3, ahead=4)   buffers of layer 3 (train/fused/linears.py), valid until
+    shards.release(3)
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as group
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from train.dist import World
 
 SLOTS = 2
-"""Layers that are whole at a time; train/memory.py counts them."""
+"""Layers that are gathered at a time; train/memory.py counts them."""
 
 Layer = Sequence[Sequence[nn.Parameter]]
 
@@ -40,118 +40,124 @@ class _Slot:
     flat: Tensor
     weights: list[Tensor]
     """Views of `flat`."""
-    holds: int | None = None
-    ready: Any = None
-    """Event: the weights are here."""
-    free: Any = None
-    """Event: the work that reads them is done."""
+    layer_index: int | None = None
+    gathered_event: Any = None
+    """CUDA event: the weights are gathered."""
+    released_event: Any = None
+    """CUDA event: the kernels that read them are done."""
 
 
 class Shards:
-    def __init__(self, world: World, layers: Sequence[Layer], rooms: Sequence[int]) -> None:
-        """Takes the parameters' content: they are empty afterwards, until their layer is taken.
+    def __init__(self, world: World, layers: Sequence[Layer], lora_widths: Sequence[int]) -> None:
+        """Move the content of the parameters to the shards. They stay empty until their layer is gathered.
 
-        `rooms`: further rows and columns of each joined weight of a layer. They are gathered with it (one in a hundred
-        bytes), so that a gathered weight has the same form as one that is always whole.
+        `lora_widths`: additional rows and columns of each concatenated weight of a layer. They are gathered too (1% of
+        the bytes), so that a gathered weight has the same layout as an unsharded one.
         """
         self.world = world
-        self.rooms = list(rooms)
+        self.lora_widths = list(lora_widths)
         self.layers = [list(layer) for layer in layers]
-        self.parts: list[Tensor] = []
+        self.shards: list[Tensor] = []
         self.rows: list[list[int]] = []
-        """Of each parameter of a layer, the same in all of them."""
+        """Rows of each parameter; all layers have the same."""
         shapes: list[tuple[int, int]] = []
         for layer in self.layers:
-            with whole(parameter for joined in layer for parameter in joined):
-                self.rows = [[len(parameter) for parameter in joined] for joined in layer]
-                shapes = [self._shape(joined, room) for joined, room in zip(layer, self.rooms, strict=True)]
-                self.parts.append(self._part(layer))
-            for joined in layer:
-                for parameter in joined:
-                    empty(parameter)
-        device = self.parts[0].device
-        self.side = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.slots = [self._slot(shapes) for _ in range(SLOTS)]
-        if self.side is not None:
-            for slot in self.slots:  # nothing is gathered before the parts are there
-                slot.free = torch.cuda.current_stream().record_event()
+            with gathered(parameter for parameters in layer for parameter in parameters):
+                self.rows = [[len(parameter) for parameter in parameters] for parameters in layer]
+                shapes = [
+                    self._shape(parameters, lora_width)
+                    for parameters, lora_width in zip(layer, self.lora_widths, strict=True)
+                ]
+                self.shards.append(self._shard(layer))
+            for parameters in layer:
+                for parameter in parameters:
+                    free(parameter)
+        device = self.shards[0].device
+        self.gather_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.slots = [self._new_slot(shapes) for _ in range(SLOTS)]
+        if self.gather_stream is not None:
+            for slot in self.slots:  # gather nothing before the shards are complete
+                slot.released_event = torch.cuda.current_stream().record_event()
 
     @staticmethod
-    def _shape(joined: Sequence[nn.Parameter], room: int) -> tuple[int, int]:
-        return sum(map(len, joined)) + room, joined[0].shape[1] + room
+    def _shape(parameters: Sequence[nn.Parameter], lora_width: int) -> tuple[int, int]:
+        return sum(map(len, parameters)) + lora_width, parameters[0].shape[1] + lora_width
 
-    def _part(self, layer: Layer) -> Tensor:
-        """This rank's part of a layer: of all its weights in one row, padded so that the parts are equal."""
-        flat = torch.cat([self._with_room(*each).flatten() for each in zip(layer, self.rooms, strict=True)])
+    def _shard(self, layer: Layer) -> Tensor:
+        """Return this rank's shard of a layer: an equal slice of all its weights, flattened and padded."""
+        flat = torch.cat([self._padded(*each).flatten() for each in zip(layer, self.lora_widths, strict=True)])
         size = -(-flat.numel() // self.world.world_size)
         mine = flat[size * self.world.rank : size * (self.world.rank + 1)]
         return torch.cat([mine, mine.new_zeros(size - mine.numel())])
 
-    def _with_room(self, joined: Sequence[nn.Parameter], room: int) -> Tensor:
-        weight = torch.cat([parameter.data for parameter in joined])
-        return nn.functional.pad(weight, (0, room, 0, room))
+    def _padded(self, parameters: Sequence[nn.Parameter], lora_width: int) -> Tensor:
+        weight = torch.cat([parameter.data for parameter in parameters])
+        return nn.functional.pad(weight, (0, lora_width, 0, lora_width))
 
-    def _slot(self, shapes: Sequence[tuple[int, int]]) -> _Slot:
-        part = self.parts[0]
-        flat = part.new_empty(part.numel() * self.world.world_size)
+    def _new_slot(self, shapes: Sequence[tuple[int, int]]) -> _Slot:
+        shard = self.shards[0]
+        flat = shard.new_empty(shard.numel() * self.world.world_size)
         sizes = [rows * columns for rows, columns in shapes]
         used = flat[: sum(sizes)]
         return _Slot(flat, [w.view(shape) for w, shape in zip(used.split(sizes), shapes, strict=True)])
 
-    def take(self, index: int, *, ahead: int | None) -> list[Tensor]:
-        """Layer `index` whole: its joined weights with their room, of which its parameters are views now. The gathering
-        of layer `ahead` begins. A collective: every rank takes the same layers in the same order."""
-        slot = self._fetch(index, None)
-        if ahead is not None and 0 <= ahead < len(self.parts):
-            self._fetch(ahead, slot)
-        if self.side is not None:
-            torch.cuda.current_stream().wait_event(slot.ready)
-        for joined, weight, rows, room in zip(self.layers[index], slot.weights, self.rows, self.rooms, strict=True):
-            columns = weight.shape[1] - room
-            for parameter, part in zip(joined, weight[: sum(rows), :columns].split(rows), strict=True):
+    def gather(self, index: int, *, ahead: int | None) -> list[Tensor]:
+        """Return the concatenated weights of layer `index`, and make its parameters views of them.
+
+        Starts to gather layer `ahead`. A collective: every rank must gather the same layers in the same order.
+        """
+        slot = self._ensure_slot(index, None)
+        if ahead is not None and 0 <= ahead < len(self.shards):
+            self._ensure_slot(ahead, slot)
+        if self.gather_stream is not None:
+            torch.cuda.current_stream().wait_event(slot.gathered_event)
+        groups = zip(self.layers[index], slot.weights, self.rows, self.lora_widths, strict=True)
+        for parameters, weight, rows, lora_width in groups:
+            columns = weight.shape[1] - lora_width
+            for parameter, part in zip(parameters, weight[: sum(rows), :columns].split(rows), strict=True):
                 parameter.data = part
         return slot.weights
 
-    def done(self, index: int) -> None:
-        """What reads layer `index` has been launched; its buffer may be filled anew behind that."""
-        slot = next(slot for slot in self.slots if slot.holds == index)
-        if self.side is not None:
-            slot.free = torch.cuda.current_stream().record_event()
-        for joined in self.layers[index]:
-            for parameter in joined:
+    def release(self, index: int) -> None:
+        """Allow the buffer of layer `index` to be reused after the kernels launched so far."""
+        slot = next(slot for slot in self.slots if slot.layer_index == index)
+        if self.gather_stream is not None:
+            slot.released_event = torch.cuda.current_stream().record_event()
+        for parameters in self.layers[index]:
+            for parameter in parameters:
                 parameter.data = slot.flat.new_empty(0)
 
-    def _fetch(self, index: int, busy: _Slot | None) -> _Slot:
+    def _ensure_slot(self, index: int, busy: _Slot | None) -> _Slot:
         for slot in self.slots:
-            if slot.holds == index:
+            if slot.layer_index == index:
                 return slot
         slot = next(slot for slot in self.slots if slot is not busy)
-        slot.holds = index
-        if self.side is None:
-            self._gather(slot, index)
+        slot.layer_index = index
+        if self.gather_stream is None:
+            self._all_gather(slot, index)
             return slot
-        with torch.cuda.stream(self.side):
-            if slot.free is not None:
-                self.side.wait_event(slot.free)
-            self._gather(slot, index)
-            slot.ready = self.side.record_event()
+        with torch.cuda.stream(self.gather_stream):
+            if slot.released_event is not None:
+                self.gather_stream.wait_event(slot.released_event)
+            self._all_gather(slot, index)
+            slot.gathered_event = self.gather_stream.record_event()
         return slot
 
-    def _gather(self, slot: _Slot, index: int) -> None:
-        # as bytes: gloo does not know every dtype
-        group.all_gather_into_tensor(slot.flat.view(torch.uint8), self.parts[index].view(torch.uint8))
+    def _all_gather(self, slot: _Slot, index: int) -> None:
+        # as bytes: gloo does not support every dtype
+        dist.all_gather_into_tensor(slot.flat.view(torch.uint8), self.shards[index].view(torch.uint8))
 
 
-def empty(parameter: Any) -> None:
-    """Drop a parameter's content, DeepSpeed's part of it too."""
+def free(parameter: Any) -> None:
+    """Free a parameter's memory, including DeepSpeed's shard of it."""
     if hasattr(parameter, "ds_tensor"):
         parameter.ds_tensor.data = parameter.ds_tensor.new_empty(0)
     parameter.data = parameter.data.new_empty(0)
 
 
 @contextlib.contextmanager
-def whole(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Parameters that were loaded under DeepSpeed's zero.Init are whole inside; others always are."""
+def gathered(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Gather parameters that DeepSpeed's zero.Init has sharded. Others are complete already."""
     sharded = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
     if not sharded:
         yield
@@ -162,11 +168,11 @@ def whole(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
         yield
 
 
-def keep_whole(parameters: Iterable[nn.Parameter]) -> None:
-    """Let parameters that zero.Init has sharded be whole on every rank from now on."""
+def unshard(parameters: Iterable[nn.Parameter]) -> None:
+    """Make parameters that zero.Init has sharded complete on every rank from now on."""
     for parameter in parameters:
         if hasattr(parameter, "ds_id"):
-            with whole([parameter]):
-                kept = parameter.data.clone()
-            empty(parameter)
-            parameter.data = kept
+            with gathered([parameter]):
+                data = parameter.data.clone()
+            free(parameter)
+            parameter.data = data

@@ -104,7 +104,7 @@ def _loss(config: TrainConfig, world: World, model: nn.Module, name: str) -> nn.
         return fuse(model, checkpointing=checkpointing, world=sharing)
     except ValueError as error:
         advice = "set train.engine: unsloth or peft"
-        raise UserError(f"the fused layers do not fit this model: {error}", advice) from error
+        raise UserError(f"the fused layers do not support this model: {error}", advice) from error
 
 
 class ReplicatedStrategy:

@@ -80,11 +80,11 @@ def test_a_row_holds_its_records_end_to_end_and_predicts_only_inside_each() -> N
     assert labels[6:10].tolist() == ids[7:11].tolist()
     assert (labels[10:] == -100).all()
     assert row["lengths"] == (4, 7, packing.MULTIPLE - 11)
-    assert row["places"].tolist() == torch.nonzero(labels != -100).flatten().tolist()
+    assert row["label_positions"].tolist() == torch.nonzero(labels != -100).flatten().tolist()
     assert int((labels != -100).sum()) == int(data.loss_tokens[[1, 2]].sum())
 
 
 def test_the_layout_of_a_row_says_where_its_records_begin() -> None:
     moved = inputs.to_device(packing.collate(tokens_of([5, 7]), [0, 1], pad=0), "cpu")
-    assert moved["layout"].borders.tolist() == [0, 5, 12, packing.MULTIPLE]
+    assert moved["layout"].cu_seqlens.tolist() == [0, 5, 12, packing.MULTIPLE]
     assert moved["layout"].longest == packing.MULTIPLE - 12

@@ -12,7 +12,7 @@ if not torch.cuda.is_available():
     pytest.skip("needs a CUDA GPU", allow_module_level=True)
 
 from train.fused import attention, kernels  # noqa: E402
-from train.fused.attention import Layout  # noqa: E402
+from train.fused.attention import PackedLayout  # noqa: E402
 
 
 def distance(found: Any, wanted: Any) -> float:
@@ -37,16 +37,16 @@ def test_norms_agree() -> None:
     on_gpu = kernels.rms_norm(x.cuda(), w.cuda(), 1e-5, wide[:, :4096])
     assert distance(wide[:, :4096], narrow) < 3e-3
     assert not wide[:, 4096:].any()
-    assert distance(kernels.rms_norm_again(x.cuda(), w.cuda(), on_gpu), narrow) < 3e-3
+    assert distance(kernels.recompute_rms_norm(x.cuda(), w.cuda(), on_gpu), narrow) < 3e-3
     for skip in (None, s):
-        room = torch.empty(x.shape[0], x.shape[1] + 16, dtype=torch.bfloat16, device="cuda")[:, : x.shape[1]]
+        workspace = torch.empty(x.shape[0], x.shape[1] + 16, dtype=torch.bfloat16, device="cuda")[:, : x.shape[1]]
         around = None if skip is None else skip.cuda()
-        back = kernels.rms_norm_backward(g.cuda(), x.cuda(), w.cuda(), on_gpu, around, room)
+        back = kernels.rms_norm_backward(g.cuda(), x.cuda(), w.cuda(), on_gpu, around, workspace)
         assert distance(back, kernels.rms_norm_backward(g, x, w, inverse, skip, torch.empty_like(x))) < 3e-3
 
 
 @pytest.mark.parametrize("normed", [False, True])
-def test_rotation_agrees_in_both_directions(normed: bool) -> None:
+def test_rotary_embeddings_agree_in_both_directions(normed: bool) -> None:
     queries, keys, dim, rows = 8, 2, 128, 33
     x = normal(rows, queries + 2 * keys, dim)
     cos, sin = torch.rand(64, dim // 2), torch.rand(64, dim // 2)
@@ -54,31 +54,31 @@ def test_rotation_agrees_in_both_directions(normed: bool) -> None:
     norms = (normal(dim), normal(dim), 1e-6) if normed else None
     gpu_norms = None if norms is None else (norms[0].cuda(), norms[1].cuda(), norms[2])
     out, gpu_out = torch.zeros_like(x[:, : queries + keys]), torch.zeros_like(x[:, : queries + keys]).cuda()
-    kernels.rotate(x, out, cos, sin, positions, queries, keys, norms)
-    kernels.rotate(x.cuda(), gpu_out, cos.cuda(), sin.cuda(), positions.cuda(), queries, keys, gpu_norms)
+    kernels.apply_rope(x, out, cos, sin, positions, queries, keys, norms)
+    kernels.apply_rope(x.cuda(), gpu_out, cos.cuda(), sin.cuda(), positions.cuda(), queries, keys, gpu_norms)
     assert distance(gpu_out, out) < 3e-3
     for first, count, place in ((0, queries, 0), (queries, keys, 1)):
         grad, back = normal(rows, count, dim), torch.zeros_like(x)
         gpu_back = back.cuda()
         norm = None if norms is None else (norms[place], 1e-6)
         gpu_norm = None if norm is None else (norm[0].cuda(), 1e-6)
-        kernels.rotate_backward(grad, first, x, back, cos, sin, positions, norm)
-        kernels.rotate_backward(
+        kernels.apply_rope_backward(grad, first, x, back, cos, sin, positions, norm)
+        kernels.apply_rope_backward(
             grad.cuda(), first, x.cuda(), gpu_back, cos.cuda(), sin.cuda(), positions.cuda(), gpu_norm
         )
         assert distance(gpu_back, back) < 5e-3
 
 
 def test_swiglu_agrees_in_both_directions() -> None:
-    both, grad = normal(19, 2 * 3000), normal(19, 3000)
+    gate_up, grad = normal(19, 2 * 3000), normal(19, 3000)
     out, gpu_out = normal(19, 3000), torch.zeros(19, 3016, dtype=torch.bfloat16, device="cuda")
-    kernels.swiglu(both, out)
-    gpu_both, gpu_grad = both.cuda(), grad.cuda()
-    kernels.swiglu(gpu_both, gpu_out[:, :3000])
+    kernels.swiglu(gate_up, out)
+    gpu_gate_up, gpu_grad = gate_up.cuda(), grad.cuda()
+    kernels.swiglu(gpu_gate_up, gpu_out[:, :3000])
     assert distance(gpu_out[:, :3000], out) < 3e-3
-    kernels.swiglu_backward(both, grad)
-    kernels.swiglu_backward(gpu_both, gpu_grad)
-    assert distance(gpu_both, both) < 3e-3
+    kernels.swiglu_backward(gate_up, grad)
+    kernels.swiglu_backward(gpu_gate_up, gpu_grad)
+    assert distance(gpu_gate_up, gate_up) < 3e-3
     assert distance(gpu_grad, grad) < 3e-3
 
 
@@ -98,16 +98,18 @@ def test_attention_of_packed_records_equals_each_alone(lengths: tuple[int, ...],
     total = sum(lengths)
     q, k, v, g = normal(total, 8, 128), normal(total, heads, 128), normal(total, heads, 128), normal(total, 8, 128)
     beside = torch.full((total, 8 * 128 + 16), float("nan"), dtype=torch.bfloat16, device="cuda")
-    into, plain = beside[:, : 8 * 128].unflatten(1, (8, 128)), torch.empty(total, 8, 128)
-    whole, backward = attention.run(*(x.cuda() for x in (q, k, v)), Layout.of(lengths, "cuda"), into)
-    wanted, wanted_backward = attention.run(*(x.float() for x in (q, k, v)), Layout.of(lengths, "cpu"), plain)
+    out, plain = beside[:, : 8 * 128].unflatten(1, (8, 128)), torch.empty(total, 8, 128)
+    whole, backward = attention.forward(*(x.cuda() for x in (q, k, v)), PackedLayout.from_lengths(lengths, "cuda"), out)
+    wanted, wanted_backward = attention.forward(
+        *(x.float() for x in (q, k, v)), PackedLayout.from_lengths(lengths, "cpu"), plain
+    )
     assert distance(whole, wanted) < 1e-2
-    assert torch.equal(into, whole)
+    assert torch.equal(out, whole)
     assert torch.equal(plain, wanted)
     assert beside[:, 8 * 128 :].isnan().all()
-    room = torch.empty(total, 8 + 2 * heads, 128)
-    found_all = backward(g.cuda(), room.bfloat16().cuda())
-    for found, right in zip(found_all, wanted_backward(g.float(), room), strict=True):
+    workspace = torch.empty(total, 8 + 2 * heads, 128)
+    found_all = backward(g.cuda(), workspace.bfloat16().cuda())
+    for found, right in zip(found_all, wanted_backward(g.float(), workspace), strict=True):
         assert distance(found, right) < 2e-2
 
 

@@ -23,7 +23,7 @@ def _on_the_device() -> Iterator[None]:
         yield
 
 
-def modules(rank: int, quantised: bool) -> list[Any]:
+def modules(rank: int, quantized: bool) -> list[Any]:
     """Two frozen maps of one input with LoRA beside them, bfloat16; B is still zero."""
     from peft.tuners.lora import LoraConfig
     from peft.tuners.lora.layer import Linear as LoraLinear
@@ -33,11 +33,11 @@ def modules(rank: int, quantised: bool) -> list[Any]:
     for outputs in OUTPUTS:
         base = torch.nn.Linear(INPUTS, outputs, bias=False, dtype=torch.bfloat16)
         base.weight.data.normal_(std=0.02)
-        if quantised:
+        if quantized:
             base.weight = four_bit(base.weight)
         config = LoraConfig(r=rank, lora_alpha=2 * rank)
         found.append(LoraLinear(base, "default", config, r=rank, lora_alpha=2 * rank).float())
-        if not quantised:
+        if not quantized:
             base.to(DEVICE, torch.bfloat16)
     return found
 
@@ -52,7 +52,7 @@ def joined(rank: int, kind: str) -> Any:
 
     made = Linear(modules(rank, kind == "nf4"), sharded=kind == "shared")
     if kind == "shared":
-        whole = torch.zeros(sum(OUTPUTS) + made.inner, INPUTS + made.inner, dtype=torch.bfloat16)
+        whole = torch.zeros(sum(OUTPUTS) + made.lora_width, INPUTS + made.lora_width, dtype=torch.bfloat16)
         whole[: sum(OUTPUTS), :INPUTS] = torch.cat([base.weight.data for base in made.bases])
         made.shared_buffer = whole
     return made
@@ -61,7 +61,7 @@ def joined(rank: int, kind: str) -> Any:
 def ready(linear: Any) -> None:
     linear.refresh()
     if hasattr(linear, "shared_buffer"):
-        linear.lend(linear.shared_buffer)
+        linear.set_buffer(linear.shared_buffer)
 
 
 def kept(linear: Any, run: Any, wanted: Any, gradient: Any) -> float:
@@ -90,9 +90,9 @@ def test_the_effect_of_the_first_update_on_the_output_survives(kind: str, rank: 
     plus = torch.randn(TOKENS, sum(OUTPUTS)).bfloat16() if residual else None
 
     def run() -> Any:
-        room = linear.room(TOKENS)
-        room[:, :INPUTS] = x
-        return linear.forward(room, plus)[0]
+        workspace = linear.workspace(TOKENS)
+        workspace[:, :INPUTS] = x
+        return linear.forward(workspace, plus)[0]
 
     def update() -> Any:
         return torch.cat([2 * x.float() @ a.a.float().T @ a.b.float().T for a in linear.adapters], 1)
@@ -126,16 +126,16 @@ def test_products_equal_those_of_float64(kind: str, rank: int) -> None:
         adapter.b.data = torch.randn_like(adapter.b) * 0.1
     ready(linear)
     x, grad = torch.randn(9, INPUTS).bfloat16(), torch.randn(9, sum(OUTPUTS)).bfloat16()
-    room = linear.room(9)
-    room[:, :INPUTS] = x
-    out, inner = linear.forward(room)
-    weight = linear._backwards()[: sum(OUTPUTS)].double()
+    workspace = linear.workspace(9)
+    workspace[:, :INPUTS] = x
+    out, lora_inner = linear.forward(workspace)
+    weight = linear._backward_weight()[: sum(OUTPUTS)].double()
     rows = [2 * (a.b.bfloat16().double() @ a.a.bfloat16().double()) for a in linear.adapters]
     whole = weight + torch.cat(rows)
     assert torch.linalg.norm(out.double() - x.double() @ whole.T) < 5e-3 * torch.linalg.norm(out.double())
-    back, of_inner = linear.backward(grad)
+    back, grad_lora_inner = linear.backward(grad)
     assert torch.linalg.norm(back.double() - grad.double() @ whole) < 5e-3 * torch.linalg.norm(back.double())
-    gradients = linear.gradients(x, inner, grad, of_inner)
+    gradients = linear.gradients(x, lora_inner, grad, grad_lora_inner)
     assert [g.shape for g in gradients] == [p.shape for p in linear.parameters]
     db = torch.cat([gradients[1], gradients[3]])
     wanted = torch.cat([2 * g.double().T @ (x.double() @ a.a.double().T)

@@ -82,7 +82,7 @@ def gradients(model: Any) -> dict[str, Any]:
 def test_loss_and_gradients_of_a_packed_row_equal_the_plain_engines_record_by_record(
     name: str, r: int, checkpointing: bool
 ) -> None:
-    """With r = 3 or 4 the ranks beside a weight are not always a multiple of 8, which their room is."""
+    """With r = 3 or 4 the ranks beside a weight are not always a multiple of 8, as the width of their columns is."""
     from train.fused.model import fuse
 
     lengths = (7, 1, 12, 5)
@@ -107,10 +107,10 @@ def test_the_factor_of_a_loss_reaches_the_gradients_as_it_is() -> None:
     torch.manual_seed(0)
     x, head, norm = torch.randn(64, 48), torch.randn(97, 48), torch.ones(48)
     x, head, norm = x.bfloat16().requires_grad_(), head.bfloat16(), norm.bfloat16()
-    places, targets = torch.arange(64), torch.randint(0, 97, (64,))
+    label_positions, targets = torch.arange(64), torch.randint(0, 97, (64,))
     found = []
     for factor in (1 / 256, 1 / 222):  # a power of two changes no digit
-        loss = _HeadFunction.apply(x, places, targets, head, norm, 1e-6) * factor
+        loss = _HeadFunction.apply(x, label_positions, targets, head, norm, 1e-6) * factor
         found.append(torch.autograd.grad(loss, x)[0].double() / factor)
     assert float((found[1] * found[0]).sum() / found[0].square().sum()) == pytest.approx(1, abs=5e-4)
 
