@@ -53,8 +53,9 @@ def local(
 ) -> int:
     """Train on this machine: on its GPUs, or on the CPU.
 
-    JOB is a job file. The default is job.yaml in the working directory, or else the demo job of zlaunch. To run a
-    program of your own instead, put it after `--`.
+    JOB is a job file. The default is job.yaml in the working directory. Without one, flags about model, data and
+    training make a job of their own; without such flags the demo of zlaunch runs. To run a program of your own
+    instead, put it after `--`.
     """
     flags = take_flags(LOCAL_FLAGS, ctx)
 

@@ -16,6 +16,11 @@ from launcher.images import choose
 from launcher.job.spec import Job, JobSpec
 from launcher.lifecycle import submit
 
+DEMO = (
+    "no job file here: this is zlaunch's demo, a small model and 500 Chinese records "
+    "(a job of your own: `zlaunch init`, or --model and --train-data)"
+)
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -60,7 +65,8 @@ JOB_FLAGS = (
     Flag("--epochs", "train.epochs", "Passes over the records.", "Training", float),
     Flag("--max-steps", "train.max_steps", "Optimizer steps, instead of epochs.", "Training", int),
     Flag("--learning-rate", "train.learning_rate", "Peak learning rate.", "Training", float),
-    Flag("--global-batch-size", "train.global_batch_size", "Records per optimizer step.", "Training", int),
+    Flag("--global-batch-size", "train.global_batch_size", "Records per optimizer step, or auto.", "Training",
+         lambda text: int(text) if text.isdigit() else text, "N"),
     Flag("--micro-batch-size", "train.micro_batch_size", "Records per forward pass of a rank, or auto.", "Training"),
     Flag("--zero-stage", "train.zero_stage", "DeepSpeed ZeRO stage: 0, 1, 2, 3 or auto.", "Training"),
     Flag("--engine", "train.engine", "Implementation of the model's layers.", "Training", ENGINES),
@@ -128,6 +134,10 @@ def load_job(ctx: click.Context, flags: dict[str, Any] | None = None) -> Job:
     flags = {**values, "program": program}
     loaded = submit.load_job(ctx.params["job"], overrides=overrides, flags=flags, smoke=smoke)
     refuse_ignored(loaded.spec, IGNORED, values, overrides)
+    if loaded.origin == str(submit.demo_job()) and ctx.params["job"] is None:
+        if not ctx.meta.get("zlaunch.demo_told"):  # once for all points of a sweep
+            click.echo(DEMO, err=True)
+        ctx.meta["zlaunch.demo_told"] = True
     return loaded
 
 

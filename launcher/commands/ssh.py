@@ -87,9 +87,9 @@ def ssh(
 ) -> int:
     """Train on a list of hosts over SSH.
 
-    JOB is a job file. The default is job.yaml in the working directory, or else the demo job of zlaunch. To run a
-    program of your own instead, put it after `--`; the files of the working directory that it names are sent to the
-    hosts.
+    JOB is a job file. The default is job.yaml in the working directory. Without one, flags about model, data and
+    training make a job of their own; without such flags the demo of zlaunch runs. To run a program of your own
+    instead, put it after `--`; the files of the working directory that it names are sent to the hosts.
 
     The run continues if this command is killed or the laptop is closed; `zlaunch status` shows it again.
     """

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
@@ -111,6 +111,8 @@ def _any_of(options: Iterable[Any]) -> str:
             words += ["true", "false"]
         elif get_origin(kind) is Literal:
             words += [str(option) for option in get_args(kind)]
+        elif get_origin(kind) is Annotated:
+            words.append(kind.__metadata__[0].description)
         elif is_section(kind):
             words.append(f"a mapping like {{{', '.join(f'{name}: ...' for name in kind.__struct_fields__[:2])}}}")
         elif get_origin(kind) is tuple:

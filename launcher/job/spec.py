@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from train.config import Data, Engine, Evaluation, Lora, Model, Packing, Section
 
 Auto = Literal["auto"]
+AboutNumber = Annotated[str, msgspec.Meta(pattern=r"^(auto|about [1-9]\d*)$", description="auto, about N")]
 
 
 class TrainSpec(Section, frozen=True):
@@ -25,7 +26,8 @@ class TrainSpec(Section, frozen=True):
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     seed: int = 3407
-    global_batch_size: int = 64
+    global_batch_size: int | AboutNumber = "auto"
+    """Records per optimizer step. `about 8`: the number nearest to 8 that the ranks can share; auto: about 64."""
     micro_batch_size: int | Auto = "auto"
     zero_stage: Literal[0, 1, 2, 3] | Auto = "auto"
     offload: Literal["none", "cpu"] = "none"

@@ -56,9 +56,16 @@ def check_inputs(job: JobSpec, backend: str) -> None:
     if job.program:
         return
     if not job.model.path and job.model.source != "random":
-        raise SpecError("model.path is not set", hint="set a hub id such as Qwen/Qwen3-8B, or a local directory")
+        raise SpecError(
+            "model.path is not set",
+            hint="set a hub id such as Qwen/Qwen3-8B, or a local directory, with --model or in a job file "
+            "(`zlaunch init` writes one)",
+        )
     if not job.data.train:
-        raise SpecError("data.train is not set", hint="set a JSONL file of instruction / input / output records")
+        raise SpecError(
+            "data.train is not set",
+            hint="set a JSONL file of instruction / input / output records, with --train-data or in a job file",
+        )
     remote = backend == "slurm" and job.slurm.login is not None
     for key, path in job.data.paths:
         # The Slurm backend checks a file of the cluster there.

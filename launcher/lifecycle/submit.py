@@ -7,6 +7,7 @@ A dry run stops before the last step. A real submit uses exactly the files that 
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 from launcher import __version__, assets
 from launcher.backends.base import Backend
 from launcher.images import choose
-from launcher.job.load import dump_job, read_job
+from launcher.job.load import dump_job, parse_set, read_job
 from launcher.job.spec import Job
 from launcher.lifecycle.checks import check_checkpoint_settings, check_inputs, check_records
 from launcher.lifecycle.interrupted import StartInterrupted, cancel_start
@@ -32,13 +33,37 @@ def load_job(
 ) -> Job:
     """The job to run: `file`, or job.yaml of the working directory, or the demo job; then flags and overrides.
 
-    A smoke run keeps the target settings of a named job and replaces what is trained. Raises SpecError.
+    Flags about what is trained never change the demo: with them and no file, the job is what they say. A smoke run
+    keeps the target settings of a named job and replaces what is trained. Raises SpecError.
     """
     overlay = assets.path("templates") / "smoke.yaml" if smoke else None
+    overrides = tuple(overrides)
     if file is None and not smoke and not (flags or {}).get("program"):
-        default = Path("job.yaml")
-        file = default if default.exists() else assets.path("templates") / "demo" / "job.yaml"
+        given = [key for key, value in (flags or {}).items() if value is not None]
+        given += [parse_set(text)[0] for text in overrides]
+        if Path("job.yaml").exists():
+            file = Path("job.yaml")
+        elif not any(key.partition(".")[0] in TRAINED for key in given):
+            file = demo_job()
     return read_job(file, overrides, flags, overlay=overlay)
+
+
+TRAINED = ("model", "data", "lora", "train", "eval")
+"""Sections of a job about what is trained. The others say where and how."""
+
+
+def demo_job() -> Path:
+    """The job file of the demo that ships with zlaunch."""
+    return assets.path("templates") / "demo" / "job.yaml"
+
+
+def with_batch_of_last_start(job: Job, run: RunDir) -> Job:
+    """The job with the batch that `auto` chose at the last start of the run, which other ranks must not change."""
+    train = run.read_json(job_to_resume(run).with_name(run.train_json.name)) or {}
+    if isinstance(job.spec.train.global_batch_size, int) or "train" not in train:
+        return job
+    size = train["train"]["global_batch_size"]
+    return dataclasses.replace(job, spec=job.spec.with_values({"train.global_batch_size": size}))
 
 
 def prepare(
@@ -56,6 +81,8 @@ def prepare(
     check_inputs(job.spec, target.backend)
     if target.backend != "local" and not records_checked:
         check_records(job.spec)
+    if run is not None:
+        job = with_batch_of_last_start(job, run)
     run = run or RunDir(find.runs_root() / find.new_run_id(job.spec.name))
     container = choose.choose_container(job.spec, target.backend, target.device)
     config = facts.model_config(job.spec.model.path, job.spec.env)

@@ -89,10 +89,15 @@ def make_points(
     """The job and the values of each point. Every job is checked before any run starts. Raises SpecError."""
     axes = parse(texts)
     check_axes(axes, overrides, fixed=fixed)
-    name = load({}).spec.name
     points = combinations(axes)
+    name = load(points[0]).spec.name
     width = len(str(len(points) - 1))
     return [(load({**values, "name": f"{name}-{index:0{width}}"}), values) for index, values in enumerate(points)]
+
+
+def name_of(points: Sequence[tuple[Job, dict[str, Any]]]) -> str:
+    """The name of the job that the points were made from: theirs without the number."""
+    return points[0][0].spec.name.rpartition("-")[0]
 
 
 def distinct_data(jobs: Iterable[JobSpec]) -> list[JobSpec]:

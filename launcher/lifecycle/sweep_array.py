@@ -19,6 +19,7 @@ from launcher.lifecycle.sweep import (
     distinct_data,
     label,
     make_points,
+    name_of,
     new_sweep,
     run_of,
     save,
@@ -54,7 +55,7 @@ def submit_sweep(
         checks.check_records(spec)
     backend = backend_of("slurm")
     made = [(submit.prepare(job, backend.target(job.spec), records_checked=True), values) for job, values in jobs]
-    sweep = new_sweep(load({}).spec.name, "slurm", [(run, values) for (run, _), values in made])
+    sweep = new_sweep(name_of(jobs), "slurm", [(run, values) for (run, _), values in made])
     directory = save(sweep)
     first = made[0][0][1]
     assert first.slurm is not None

@@ -32,7 +32,7 @@ def run_sweep(texts: Sequence[str], load: Load, overrides: Sequence[str], start:
     """
     jobs = sweep.make_points(texts, load, overrides)
     made = [(job, RunDir(runs_root() / new_run_id(job.spec.name)), values) for job, values in jobs]
-    points = sweep.new_sweep(load({}).spec.name, backend, [(run, values) for _, run, values in made])
+    points = sweep.new_sweep(sweep.name_of(jobs), backend, [(run, values) for _, run, values in made])
     for job, run, _ in made:
         write_atomic(sweep.job_file(points, run), dump_job(job))
     sweep.save(points)

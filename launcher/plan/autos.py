@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 from launcher.job.spec import JobSpec
+from launcher.plan.batch import wanted_batch
 from launcher.plan.candidates import USUAL_MICRO_BATCH, Candidate
 from launcher.plan.cost import NOT_KNOWN
 from launcher.plan.situation import Situation
@@ -35,12 +36,13 @@ class Case:
 @dataclass(frozen=True)
 class Rule:
     setting: str
-    """Key of the job. The setting is open where the job says `auto`."""
+    """Key of the job. The setting is open where the job says `auto`, or `about` a number."""
     value: Callable[[Candidate], Any]
     reason: Callable[[Case], str]
 
     def is_open(self, spec: JobSpec) -> bool:
-        return bool(attrgetter(self.setting)(spec) == "auto")
+        given = attrgetter(self.setting)(spec)
+        return given == "auto" or str(given).startswith("about ")
 
 
 def _why_dtype(case: Case) -> str:
@@ -62,6 +64,13 @@ def _why_micro_batch(case: Case) -> str:
         f"{batch.micro_batch_size * case.spec.data.max_length} tokens per pass, of {share} records per rank and step; "
         f"needs {_gib(case.best.cost.memory.total)} of the {_gib(situation.room)} that {situation.gpu_name} has free"
     )
+
+
+def _why_global_batch(case: Case) -> str:
+    batch, micro = case.best.batch, case.spec.train.micro_batch_size
+    ranks = f"{batch.world_size} rank{'s' * (batch.world_size != 1)}"
+    passes = "" if micro == "auto" else f" in passes of {micro}"
+    return f"nearest to {wanted_batch(case.spec.train.global_batch_size)} of what {ranks} can share{passes}"
 
 
 def _why_checkpointing(case: Case) -> str:
@@ -111,6 +120,7 @@ def _why_engine(case: Case) -> str:
 
 RULES: tuple[Rule, ...] = (
     Rule("model.dtype", lambda best: best.dtype, _why_dtype),
+    Rule("train.global_batch_size", lambda best: best.batch.global_batch_size, _why_global_batch),
     Rule("train.micro_batch_size", lambda best: best.batch.micro_batch_size, _why_micro_batch),
     Rule("train.gradient_checkpointing", lambda best: best.checkpointing, _why_checkpointing),
     Rule("train.zero_stage", lambda best: best.zero_stage, _why_zero_stage),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from launcher.errors import BatchError
+from launcher.job.spec import TrainSpec
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,25 @@ class Batch:
     """Records that a rank takes through one forward pass."""
     gradient_accumulation_steps: int
     world_size: int
+
+
+USUAL_BATCH = 64
+"""Records per optimizer step where the job says `auto`."""
+
+
+def wanted_batch(given: int | str) -> int:
+    """The number that a job's `train.global_batch_size` names: 8 for `8` and `about 8`, the usual one for `auto`."""
+    return USUAL_BATCH if given == "auto" else int(str(given).removeprefix("about "))
+
+
+def global_batch_of(train: TrainSpec, world_size: int) -> int:
+    """Records per optimizer step: the job's number, or what the ranks can share that is nearest to it."""
+    wanted = wanted_batch(train.global_batch_size)
+    if isinstance(train.global_batch_size, int):
+        return wanted
+    step = world_size * (1 if train.micro_batch_size == "auto" else train.micro_batch_size)
+    below = wanted // step * step
+    return below if below and wanted - below <= below + step - wanted else below + step
 
 
 def batches_of(

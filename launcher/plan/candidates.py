@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from launcher.errors import CompatibilityError
 from launcher.job.spec import JobSpec
-from launcher.plan.batch import Batch, batches_of
+from launcher.plan.batch import Batch, batches_of, global_batch_of
 from launcher.plan.cost import NOT_KNOWN, Cost, cost_of
 from launcher.plan.situation import Model, Situation
 from train import compat
@@ -49,7 +49,8 @@ def candidates_of(spec: JobSpec, situation: Situation, model: Model) -> Iterator
     largest = _largest_micro_batch(spec, situation, known=shape is not None)
     combinations = [_combination(spec, model, situation, stage) for stage in stages]
     passing = _passing(combinations, known=shape is not None)
-    batches = batches_of(spec.train.global_batch_size, spec.train.micro_batch_size, situation.world_size, largest)
+    size = global_batch_of(spec.train, situation.world_size)
+    batches = batches_of(size, spec.train.micro_batch_size, situation.world_size, largest)
     for batch, recompute, settings in itertools.product(batches if shape else batches[-1:], checkpointing, passing):
         packing = settings.packing
         if packing == "auto":

@@ -9,7 +9,7 @@ from typing import Any
 
 from launcher.errors import BatchError, CompatibilityError
 from launcher.job.spec import JobSpec
-from launcher.plan.batch import divisors
+from launcher.plan.batch import divisors, global_batch_of
 from launcher.plan.candidates import Candidate
 from launcher.plan.gpus import GPUS
 from launcher.plan.situation import Situation
@@ -110,7 +110,8 @@ def _other_values(spec: JobSpec, situation: Situation) -> Iterator[tuple[str, Va
     if train.gradient_checkpointing is False:
         yield "checkpointing", {"train.gradient_checkpointing": True}
     if train.micro_batch_size != "auto":
-        for size in reversed(divisors(train.global_batch_size // situation.world_size)):
+        records = global_batch_of(train, situation.world_size)
+        for size in reversed(divisors(records // situation.world_size)):
             if size < train.micro_batch_size:
                 yield "micro", {"train.micro_batch_size": size}
     if train.zero_stage not in ("auto", 3) and situation.world_size > 1:

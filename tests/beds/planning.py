@@ -59,7 +59,7 @@ AXES: dict[str, tuple[Any, ...]] = {  # the first is what a job has that says no
     "train.packing": ("auto", "none", "bucket", "pack"),
     "train.gradient_checkpointing": ("auto", True, False),
     "train.engine": ("auto", "unsloth", "peft", "fused"),
-    "train.global_batch_size": (64, 96, 10, 1),
+    "train.global_batch_size": ("auto", 64, "about 30", 96, 10, 1),
     "train.micro_batch_size": ("auto", 1, 4, 16),
     "train.offload": ("none", "cpu"),
     "model.quantization": ("none", "nf4", "int8"),
@@ -110,7 +110,7 @@ def rendered(model: str, settings: dict[str, Any], situation: Situation, place: 
     """train.json as the training program reads it, and ds_config.json, which names the same batch."""
     run = make(
         *(f"{key}={json.dumps(value)}" for key, value in settings.items()), device="cuda",
-        tree={"model.path": model, "train.global_batch_size": 64},
+        tree={"model.path": model, "train.global_batch_size": "auto"},
         hosts=(("h", situation.world_size),), gpu_memory_bytes=situation.gpu_memory_bytes,
         gpu_name=situation.gpu_name, compute_capability=situation.compute_capability, model_config=MODELS[model],
     )  # fmt: skip

@@ -83,7 +83,7 @@ def test_the_first_change_is_the_one_that_costs_least():
 
 def test_a_batch_that_the_ranks_cannot_share_is_refused_before_memory_is_predicted():
     with pytest.raises(BatchError, match="cannot be shared"):
-        chosen("llama3-70b", "t4", 7)
+        chosen("llama3-70b", "t4", 7, train={"global_batch_size": 64})
 
 
 def test_a_setting_that_the_user_fixed_stays():
