@@ -27,7 +27,7 @@ from launcher.commands.options import (
 from launcher.errors import SpecError, UsageError
 from launcher.job.spec import Job
 from launcher.lifecycle import checks, submit, sweep_array
-from launcher.lifecycle.attach import print_rendered, start_and_follow
+from launcher.lifecycle.attach import print_notes, print_rendered, start_and_follow
 from launcher.plan import batch_job
 from launcher.rundir.directory import RunDir
 
@@ -124,6 +124,7 @@ def submit_run(job: Job, *, smoke: bool, dry_run: bool, print_script: bool, foll
     secrets = {} if dry_run else checks.read_secrets(job.spec.secrets)
     backend = SlurmBackend(announce=follow)
     run, plan = submit.prepare(job, target_of("slurm", job.spec))
+    print_notes(plan)
     if plan.train is not None and plan.launch.device == "cuda" and job.spec.slurm.gpu is None:
         click.echo(
             "not checked whether the job fits the GPUs of the nodes: name them, for example --gpu h100", err=True

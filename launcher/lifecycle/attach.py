@@ -45,6 +45,7 @@ def launch(
     """
     secrets = {} if dry_run else checks.read_secrets(job.spec.secrets)
     run, plan = submit.prepare(job, target, run=run)
+    print_notes(plan)
     if dry_run:
         return print_rendered(run, plan, as_json)
     if detach:
@@ -115,6 +116,12 @@ def conclude(run: RunDir, state: RunState, *, smoke: bool = False, as_json: bool
     if as_json:
         click.echo(json.dumps({**summary.summarize(run, state), **({"smoke_problems": problems} if smoke else {})}))
     return 1 if problems else EXIT.get(state, 1)
+
+
+def print_notes(plan: RunPlan) -> None:
+    """Tell what the user should know before the run starts."""
+    for note in plan.notes:
+        click.echo(f"note: {note}", err=True)
 
 
 def print_rendered(run: RunDir, plan: RunPlan, as_json: bool) -> int:

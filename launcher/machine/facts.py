@@ -15,6 +15,7 @@ from typing import Any
 
 from launcher.errors import TargetError
 from launcher.machine import hub_places, process
+from launcher.node import census
 
 
 @dataclass(frozen=True)
@@ -22,48 +23,47 @@ class Gpu:
     index: int
     name: str
     memory_bytes: int
+    """0: the driver does not report it."""
     compute_capability: float | None
+    entry: str = ""
+    """What stands for it in CUDA_VISIBLE_DEVICES."""
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """What a census (launcher/node/census.py) found on a machine."""
+
+    seen: tuple[Gpu, ...]
+    driver: str = ""
+    notes: tuple[str, ...] = ()
+    error: str = ""
+    """Why nobody knows which GPUs there are; empty: `seen` is right."""
+
+    @staticmethod
+    def of(found: Mapping[str, Any]) -> Gpus:
+        names = ("index", "name", "memory_bytes", "compute_capability", "entry")
+        seen = tuple(Gpu(*(gpu[name] for name in names)) for gpu in found["gpus"])
+        return Gpus(seen, found["driver"], tuple(found["notes"]), found["error"])
+
+
+GPU_HINT = "mend the driver (does `nvidia-smi` work there?), or train on the CPU with --device cpu"
+
+
+def find_gpus(env: Mapping[str, str] | None = None) -> Gpus:
+    """The NVIDIA GPUs that a program started here with `env` in its environment would see."""
+    return Gpus.of(census.census({**os.environ, **(env or {})}, census.SECONDS))
+
+
+def require_gpus(env: Mapping[str, str] | None = None) -> Gpus:
+    """The same. Raises TargetError if nobody knows which GPUs there are: that is never "none"."""
+    found = find_gpus(env)
+    if found.error:
+        raise TargetError(f"cannot tell which GPUs this machine has: {found.error}", hint=GPU_HINT)
+    return found
 
 
 def local_gpus() -> tuple[Gpu, ...]:
-    """The NVIDIA GPUs that a program started here would see: those of nvidia-smi and CUDA_VISIBLE_DEVICES."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and visible.strip() in ("", "-1"):
-        return ()
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return ()
-    query = ["--query-gpu=index,uuid,name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
-    try:
-        output = process.run([tool, *query], timeout=30).stdout
-    except process.CommandError:
-        return ()  # there is nvidia-smi, but no driver
-    return _narrow(parse_nvidia_smi(output), visible)
-
-
-def parse_nvidia_smi(output: str) -> tuple[tuple[str, Gpu], ...]:
-    """(uuid, Gpu) of each CSV line of nvidia-smi."""
-    found = []
-    for line in output.splitlines():
-        fields = [field.strip() for field in line.split(",")]
-        if len(fields) == 5 and fields[0].isdigit():
-            capability = float(fields[4]) if fields[4].replace(".", "", 1).isdigit() else None
-            memory = int(float(fields[3])) * 2**20 if fields[3].replace(".", "", 1).isdigit() else 0
-            found.append((fields[1], Gpu(int(fields[0]), fields[2], memory, capability)))
-    return tuple(found)
-
-
-def _narrow(gpus: tuple[tuple[str, Gpu], ...], visible: str | None) -> tuple[Gpu, ...]:
-    """CUDA reads the list up to its first invalid entry: `0,` is one GPU, and so is `0,-1,1`."""
-    if visible is None:
-        return tuple(gpu for _, gpu in gpus)
-    found: list[Gpu] = []
-    for item in map(str.strip, visible.split(",")):
-        named = [gpu for uuid, gpu in gpus if item and (item == str(gpu.index) or uuid.startswith(item))]
-        if not named:
-            break
-        found += named
-    return tuple(found)
+    return require_gpus().seen
 
 
 def free_ports(count: int = 2, host: str = "127.0.0.1") -> tuple[int, ...]:

@@ -34,7 +34,7 @@ def launch_of(
         python=CONTAINER_PYTHON if choice.runtime == "pyxis" else target.python,
         argv=argv_of(spec.program, target.python if choice.runtime == "none" else CONTAINER_PYTHON),
         cwd=target.cwd if spec.program else None,
-        env={**spec.env, **choice.cache_variables},
+        env=env_of(spec, target, choice),
         secrets=spec.secrets,
         cooperative=not spec.program,
         stop_deadline=stop_deadline,
@@ -44,6 +44,16 @@ def launch_of(
         elastic=spec.elastic,
         container=container,
     )
+
+
+def env_of(spec: JobSpec, target: Target, choice: ContainerChoice) -> dict[str, str]:
+    """The variables of all ranks. On hosts the GPUs differ: their agents get CUDA_VISIBLE_DEVICES one by one."""
+    given = {name: value for name, value in spec.env.items() if name != "CUDA_VISIBLE_DEVICES" or not on_hosts(target)}
+    return {**given, **choice.cache_variables}
+
+
+def on_hosts(target: Target) -> bool:
+    return target.backend == "ssh" and target.device == "cuda"
 
 
 def nodes_of(hosts: tuple[tuple[str, int], ...]) -> tuple[Node, ...]:

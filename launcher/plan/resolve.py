@@ -57,6 +57,7 @@ def plan(
         ),
         train=config,
         reasons=reasons,
+        notes=target.notes,
         setup=spec.slurm.setup if on_slurm else (),
         slurm=slurm,
     )  # fmt: skip

@@ -96,6 +96,8 @@ class Target(Frozen, frozen=True, kw_only=True):
     """Of the oldest GPU; bfloat16 needs 8.0."""
     paths: dict[str, str] = {}
     """{path of an input here: its path on the target, relative to the run directory}, where they differ."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of the place, for people."""
 
     @property
     def world_size(self) -> int:
@@ -112,6 +114,8 @@ class RunPlan(Frozen, frozen=True, kw_only=True):
     """None: the user's own program runs instead."""
     reasons: tuple[Reason, ...] = ()
     """Why each setting that the job left open has its value."""
+    notes: tuple[str, ...] = ()
+    """What the user should know before the run starts."""
     setup: tuple[str, ...] = ()
     """Shell lines that node.sh runs before the agent."""
     slurm: dict[str, Any] | None = None

@@ -14,10 +14,13 @@ from train.config import Device
 
 def local_target(job: JobSpec) -> Target:
     """Return the facts about this machine for a run here. Raises TargetError if it lacks what the job asks for."""
-    gpus = facts.local_gpus() if job.device != "cpu" else ()
+    found = facts.require_gpus(job.env) if job.device != "cpu" else facts.Gpus(())
+    gpus = found.seen
+    if job.device == "cuda" and not gpus and found.notes:
+        raise TargetError(f"no GPU is visible here: {found.notes[0]}", hint="say --device cpu to train on the CPU")
     shared = bool(gpus) and os.environ.get("ZLAUNCH_SHARE_GPU") == "1"  # several ranks on GPU 0, see train/dist.py
     device, ranks = local_ranks(job, max(len(gpus), job.local.gpus or 0) if shared else len(gpus))
-    return _target(job, device, ranks, gpus[:ranks])
+    return _target(job, device, ranks, gpus[:ranks], found.notes if gpus else ())
 
 
 def assumed_target(job: JobSpec) -> Target:
@@ -25,12 +28,13 @@ def assumed_target(job: JobSpec) -> Target:
 
     A check of the records needs only the shape of the batch.
     """
-    on_cpu = job.device == "cpu" or not (job.device == "cuda" or facts.local_gpus())
+    found = facts.find_gpus(job.env)
+    on_cpu = job.device == "cpu" or (job.device == "auto" and not found.seen and not found.error)
     device: Device = "cpu" if on_cpu else "cuda"
     return _target(job, device, (job.local.procs if on_cpu else job.local.gpus) or 1, ())
 
 
-def _target(job: JobSpec, device: Device, ranks: int, gpus: Sequence[facts.Gpu]) -> Target:
+def _target(job: JobSpec, device: Device, ranks: int, gpus: Sequence[facts.Gpu], notes: tuple[str, ...] = ()) -> Target:
     master_port, control_port = facts.free_ports(2)
     capabilities = [gpu.compute_capability for gpu in gpus if gpu.compute_capability]
     return Target(
@@ -45,6 +49,7 @@ def _target(job: JobSpec, device: Device, ranks: int, gpus: Sequence[facts.Gpu])
         gpu_memory_bytes=min((gpu.memory_bytes for gpu in gpus), default=None),
         gpu_name=gpus[0].name if gpus else None,
         compute_capability=min(capabilities, default=None),
+        notes=notes,
     )
 
 

@@ -12,8 +12,8 @@ from launcher.backends.ssh.image_check import image_problems
 from launcher.backends.ssh.requirements import (
     REPORTED,
     differences,
-    drivers_of,
     find_problems,
+    found_on,
     gpus_of,
     majority,
     most_common,
@@ -142,7 +142,7 @@ def cuda_versions(job: JobSpec, facts: Json) -> dict[str, str]:
     """Return what must be equal for GPUs to talk to each other: the driver, and CUDA and NCCL of the environment."""
     packages: dict[str, str] = facts["packages"] if not choose.in_container(job, "ssh") else {}
     found = {
-        "driver": ", ".join(sorted(drivers_of(facts))),
+        "driver": found_on(facts).driver,
         "CUDA": cuda_of(packages),
         "NCCL": next((packages[name] for name in NCCL if name in packages), ""),
     }

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from launcher.errors import UsageError
 from launcher.images import choose
 from launcher.job.spec import JobSpec
-from launcher.machine.facts import Gpu, parse_nvidia_smi
+from launcher.machine.facts import Gpu, Gpus
 from launcher.remote.session import Json
 from train.config import Device
 
@@ -28,23 +28,27 @@ MIN_FREE_BYTES = 256 << 20
 """Free space that the working directory needs."""
 
 
+def found_on(facts: Json) -> Gpus:
+    """Return what the census of a host found; nothing where nobody asked."""
+    return Gpus.of(facts["gpus"]) if facts.get("gpus") else Gpus(())
+
+
 def gpus_of(facts: Json) -> tuple[Gpu, ...]:
-    """Return the GPUs of a host."""
-    text = facts.get("gpus") or ""
-    return tuple(gpu for _, gpu in parse_nvidia_smi("\n".join(line.rpartition(",")[0] for line in text.splitlines())))
+    """Return the GPUs that a rank on this host would see, in the order of the slots."""
+    return found_on(facts).seen
 
 
-def drivers_of(facts: Json) -> set[str]:
-    return {line.rpartition(",")[2].strip() for line in (facts.get("gpus") or "").splitlines()}
-
-
-def device_of(job: JobSpec, gpus: Sequence[int]) -> Device:
+def device_of(job: JobSpec, gpus: Mapping[str, int]) -> Device:
     """Return the device of the run from the hosts' GPU counts. Raises UsageError if only some hosts have GPUs."""
     if job.device != "auto":
         return job.device
-    if any(gpus) and not all(gpus):
-        raise UsageError("some hosts have GPUs and some have none", hint="say --device cuda or --device cpu")
-    return "cuda" if any(gpus) else "cpu"
+    without = [name for name, count in gpus.items() if not count]
+    if without and len(without) < len(gpus):
+        raise UsageError(
+            f"no GPU on {', '.join(without)}, but on {', '.join(name for name in gpus if name not in without)}",
+            hint="leave out the hosts without GPUs, or say --device cpu",
+        )
+    return "cpu" if without else "cuda"
 
 
 def uses_environment(job: JobSpec) -> bool:
@@ -98,7 +102,7 @@ def find_problems(
     problems = {
         "python": _python_problem(job, facts, usual),
         "environment": _environment_problem(job, facts, usual),
-        "gpus": _gpu_problem(facts, slots) if device == "cuda" else "",
+        "gpus": _gpu_problem(facts, slots) if device == "cuda" or found_on(facts).error else "",
         "clock": _clock_problem(skew),
         "disk": _disk_problem(facts),
         "model": f"no {', '.join(facts['missing'])} there: copy the model, or name a hub id"
@@ -132,12 +136,20 @@ def _packages(versions: Mapping[str, str]) -> dict[str, str]:
 
 
 def _gpu_problem(facts: Json, slots: Sequence[int]) -> str:
+    found = found_on(facts)
+    if found.error:
+        return f"cannot tell which GPUs it has: {found.error}; mend the driver there, or say --device cpu"
+    within = f" ({'; '.join(found.notes)})" if found.notes else ""
     if not slots:
-        return "no GPU found (nvidia-smi)"
-    count = len(gpus_of(facts))
+        return f"no GPU found (nvidia-smi){within}"
+    count, visible = len(found.seen), (facts.get("gpus") or {}).get("visible")
     if max(slots) < count:
         return ""
-    return f"slot {max(slots)} requested, but the host has {count} GPUs: correct slots= of the hostfile, or --exclude"
+    visible = f" (CUDA_VISIBLE_DEVICES={visible} there)" if visible is not None else within
+    return (
+        f"slot {max(slots)} requested, but the host has {count} GPUs{visible}: correct slots= of the hostfile, or "
+        "--exclude"
+    )
 
 
 def _clock_problem(skew: float) -> str:

@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from launcher.backends.ssh.host_request import HostRequest, connect_options, requested_hosts
 from launcher.backends.ssh.image_check import ask_images, image_problems
 from launcher.backends.ssh.rendezvous import choose_address, open_rendezvous, probe_peers
-from launcher.backends.ssh.requirements import REPORTED, device_of, find_problems, gpus_of, majority, uses_environment
+from launcher.backends.ssh.requirements import (
+    REPORTED,
+    device_of,
+    find_problems,
+    found_on,
+    gpus_of,
+    majority,
+    uses_environment,
+)
 from launcher.errors import HostsError, TargetError
 from launcher.images import choose
 from launcher.job.spec import JobSpec
@@ -23,6 +31,9 @@ from launcher.plan.types import Target
 from launcher.remote.fleet import Fleet
 from launcher.remote.session import Json, Session
 from train.config import Device
+
+HELLO_TIMEOUT = 120.0
+"""Seconds; a driver that hangs is named within half of them."""
 
 
 @dataclass
@@ -38,6 +49,9 @@ class Survey:
     python: str
     ports: tuple[int, int]
     master_addr: str
+    notes: tuple[str, ...] = ()
+    visible_by_job: bool = False
+    """The job itself sets CUDA_VISIBLE_DEVICES."""
 
     @property
     def names(self) -> list[str]:
@@ -47,12 +61,14 @@ class Survey:
         return str(self.facts[rank]["workdir"])
 
     def environment(self, rank: int) -> dict[str, str]:
-        """Return variables for this host's agent only: which GPUs to use, unless it uses all of them."""
-        slots = self.slots[rank]
-        all_gpus = slots == list(range(len(gpus_of(self.facts[rank]))))
-        if self.device == "cpu" or all_gpus:
+        """Return variables for this host's agent only: which GPUs to use, unless it uses all that its ranks see.
+
+        The job's own CUDA_VISIBLE_DEVICES comes this way as well, because slots count within it.
+        """
+        seen = gpus_of(self.facts[rank])
+        if self.device == "cpu" or (self.slots[rank] == list(range(len(seen))) and not self.visible_by_job):
             return {}
-        return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, slots))}
+        return {"CUDA_VISIBLE_DEVICES": ",".join(seen[slot].entry for slot in self.slots[rank])}
 
 
 @dataclass
@@ -87,7 +103,8 @@ def _survey(job: JobSpec, request: HostRequest, fleet: Fleet) -> Survey:
     greetings = greet(fleet, job, token, REPORTED if uses_environment(job) else (), ranks)
     _refuse("cannot ask the hosts", fleet, {rank: [str(error)] for rank, error in greetings.failures.items()})
     facts, skew = greetings.facts, greetings.skew
-    device = device_of(job, [len(gpus_of(host)) for host in facts.values()])
+    _refuse("cannot count the GPUs", fleet, {rank: _census_problem(facts[rank]) for rank in ranks})
+    device = device_of(job, {fleet.sessions[rank].name: len(gpus_of(facts[rank])) for rank in ranks})
     slots = slots_by_rank(request, fleet, facts, device)
     usual = majority(facts.values())
     problems = {
@@ -106,7 +123,23 @@ def _survey(job: JobSpec, request: HostRequest, fleet: Fleet) -> Survey:
         python=_common_python(job, facts, fleet),
         ports=rendezvous.ports,
         master_addr=choose_address(fleet, rendezvous, answers, job.ssh.master_addr),
+        notes=gpu_notes(fleet, facts) if device == "cuda" else (),
+        visible_by_job="CUDA_VISIBLE_DEVICES" in job.env,
     )
+
+
+def _census_problem(facts: Json) -> list[str]:
+    error = found_on(facts).error
+    return [f"{error}; mend the driver there, or say --device cpu"] if error else []
+
+
+def gpu_notes(fleet: Fleet, facts: Mapping[int, Json]) -> tuple[str, ...]:
+    """Return what the user should know of the hosts' GPUs, each sentence with the hosts that it is about."""
+    hosts: dict[str, list[str]] = {}
+    for rank, host in facts.items():
+        for note in found_on(host).notes:
+            hosts.setdefault(note, []).append(fleet.sessions[rank].name)
+    return tuple(f"{', '.join(names)}: {note}" for note, names in hosts.items())
 
 
 def slots_by_rank(request: HostRequest, fleet: Fleet, facts: Mapping[int, Json], device: Device) -> list[list[int]]:
@@ -125,7 +158,7 @@ def greet(fleet: Fleet, job: JobSpec, token: str, packages: Sequence[str], ranks
         before = time.time()
         answer = session.call(
             "hello", workdir=job.ssh.workdir, token=token, index=rank, packages=list(packages),
-            gpus=job.device != "cpu", paths=paths,
+            gpus=job.device != "cpu", paths=paths, env=job.env, timeout=HELLO_TIMEOUT,
         )  # fmt: skip
         offsets[rank] = answer["time"] - (before + time.time()) / 2
         return answer
@@ -172,4 +205,5 @@ def target(job: JobSpec, found: Survey, paths: Mapping[str, str]) -> Target:
         gpu_name=gpus[0].name if gpus else None,
         compute_capability=min(capabilities, default=None),
         paths=dict(paths),
+        notes=found.notes,
     )

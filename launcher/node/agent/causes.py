@@ -48,6 +48,14 @@ CAUSES = (
     ),
     Cause("data", "", "correct the records named above", retryable=False),
     Cause(
+        "gpu",
+        r"no CUDA-capable device|CUDA driver initialization failed|CUDA driver version is insufficient"
+        r"|CUDA-capable device\(s\) is/are busy|invalid device ordinal|no kernel image is available"
+        r"|Found no NVIDIA driver|NVIDIA driver on your system is too old|system not yet initialized|uncorrectable ECC",
+        "`nvidia-smi` on that host and `zlaunch doctor` tell more; mend it, or leave the host out (--exclude)",
+        retryable=False,
+    ),
+    Cause(
         "nccl",
         r"NCCL (?:error|WARN .*error)|nccl\w*Error|DistBackendError|Watchdog caught collective operation timeout"
         r"|gloo.*(?:Connection (?:closed|reset)|timed out|timeout)|Connection (?:closed|reset) by peer",

@@ -148,6 +148,8 @@ def base_environment(launch: Json, names: Names, procs: int, secrets: Dict[str, 
     environ.pop("ZLAUNCH_TOKEN", None)
     environ.update({name: str(value) for name, value in launch["env"].items()})
     environ.update(secrets)
+    # nvidia-smi and slots count by PCI address; CUDA by speed, unless told.
+    environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // max(1, procs))))
     path = [os.path.join(names.root, run_files.CODE), environ.get("PYTHONPATH", "")]
     environ["PYTHONPATH"] = os.pathsep.join(part for part in path if part)

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from .launch import Names
 
 
+class GpuError(Exception):
+    """The node lacks GPUs for its ranks; the text says why."""
+
+
 class Ranks:
     """The processes of one attempt on this node, and how they end: asked, terminated, killed, proved gone."""
 
@@ -58,9 +62,17 @@ class Ranks:
         self.deadline = None
 
     def start(self, table: List[Json]) -> None:
-        """Start every rank of this node. Raises OSError if one cannot be started; the ranks before it run."""
+        """Start every rank of this node. Raises OSError if one cannot be started; the ranks before it run.
+
+        Raises GpuError on a node that Slurm chose, where nobody has counted the GPUs before.
+        """
         node = next(node for node in table if node["node_rank"] == self.node_rank)
         base = base_environment(self.launch, self.names, int(node["procs"]), self.secrets)
+        if self.launch["backend"] == "slurm" and self.launch["device"] == "cuda":
+            from ..census import shortage
+
+            if missing := shortage(base, int(node["procs"])):
+                raise GpuError(missing)
         for local_rank in range(int(node["procs"])):
             environ = {**base, **rank_environment(self.launch, table, self.node_rank, local_rank, self.attempt)}
             self.rows.append(self._spawn(int(environ["RANK"]), local_rank, environ))

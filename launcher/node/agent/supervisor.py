@@ -13,7 +13,7 @@ from ..files import remove, write_atomic
 from ..processes import reap_children
 from .causes import cause_of_text, failure_of
 from .launch import StartError, beat_of, world_size_of
-from .ranks import Ranks
+from .ranks import GpuError, Ranks
 from .resize import BatchError, resize_run
 from .signals import REQUEST_OF_SIGNAL, SAME_SIGNAL, Signals
 
@@ -197,6 +197,9 @@ class Agent:
             if world_size_of(table) != world_size_of(self.launch["nodes"]):
                 resize_run(self.names.root, world_size_of(table), write=True)
             self.ranks.start(table)
+        except GpuError as error:
+            message = "the GPUs of %s: %s" % (os.uname().nodename, error)
+            self.ranks.failures.append(failure_of("gpu", message, node_rank=self.node_rank))
         except (OSError, BatchError) as error:
             message = "cannot start %s on %s: %s" % (self.launch["argv"][:1], os.uname().nodename, error)
             found = cause_of_text(message)

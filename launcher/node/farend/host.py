@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import suppress
 
+from ..census import SECONDS, census
 from ..files import read_text
 from ..processes import boot_id, namespace
 
@@ -23,9 +24,19 @@ OWN_MARKS: List[str] = []
 
 
 def hello(
-    workdir: str, token: str, index: int, packages: Sequence[str], gpus: bool, paths: Sequence[str] = (), **_: Any
+    workdir: str,
+    token: str,
+    index: int,
+    packages: Sequence[str],
+    gpus: bool,
+    paths: Sequence[str] = (),
+    env: Optional[Dict[str, str]] = None,
+    **_: Any,
 ) -> Json:
-    """Facts about the host. Leaves its mark in the working directory, for `shared_dir_marks`."""
+    """Facts about the host. Leaves its mark in the working directory, for `shared_dir_marks`.
+
+    `env`: what the job adds to the environment of its ranks.
+    """
     facts: Json = {
         "host": os.uname().nodename,
         "python": sys.executable,
@@ -49,7 +60,7 @@ def hello(
     except OSError as error:
         facts["workdir_error"] = "%s: %s" % (error.filename or facts["workdir"], error.strerror)
     if gpus:
-        facts["gpus"] = nvidia_smi()
+        facts["gpus"] = census(dict(os.environ, **(env or {})), SECONDS)
     return facts
 
 
@@ -85,17 +96,6 @@ def installed_versions(packages: Sequence[str]) -> Dict[str, str]:
                 if package in packages:
                     found.setdefault(package, version)
     return found
-
-
-def nvidia_smi() -> Optional[str]:
-    """The lines of nvidia-smi, the driver's version last; None where there is no such tool."""
-    if not in_path("nvidia-smi", os.environ):
-        return None
-    import subprocess
-
-    query = ["--query-gpu=index,uuid,name,memory.total,compute_cap,driver_version", "--format=csv,noheader,nounits"]
-    done = subprocess.run(["nvidia-smi", *query], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
-    return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else None
 
 
 def in_path(program: str, environ: Mapping[str, str]) -> bool:

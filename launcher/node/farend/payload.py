@@ -14,7 +14,7 @@ BOOT = (Path(__file__).parent / "boot.py").read_text(encoding="utf-8")
 """For `python -S -c`. -S skips the packages of the host's Python: the far end wants none of them."""
 _ROOM = "launcher.node"
 _MODULES = (
-    "", ".files", ".processes", ".addresses", ".run_files",
+    "", ".files", ".processes", ".addresses", ".census", ".run_files",
     ".farend", ".farend.common", ".farend.host", ".farend.network", ".farend.store", ".farend.runs", ".farend.__main__",
 )  # fmt: skip
 """Below `launcher.node`, in the order of their imports. On a host the package is `node`."""

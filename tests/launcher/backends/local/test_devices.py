@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.backends.local.devices import local_ranks, refuse_procs_on_gpus
+from launcher.backends.local.devices import assumed_target, local_ranks, local_target, refuse_procs_on_gpus
 from launcher.errors import TargetError, UsageError
 from launcher.job.spec import JobSpec, LocalSpec
 from launcher.machine import facts
@@ -50,13 +50,39 @@ SMI = """0, GPU-aa11, NVIDIA H100, 81559, 9.0
 1, GPU-bb22, NVIDIA H100, 81559, 9.0"""
 
 
-@pytest.mark.parametrize(
-    ("visible", "seen"),
-    [("0", [0]), ("1,0", [1, 0]), ("0,", [0]), ("0,-1,1", [0]), (",1", []), ("GPU-bb", [1]), ("7,1", [])],
-)
-def test_gpus_are_those_that_cuda_would_see(tmp_path, monkeypatch, visible, seen):
-    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\ncat <<'END'\n{SMI}\nEND\n")
-    (tmp_path / "nvidia-smi").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert [gpu.index for gpu in facts.local_gpus()] == seen
+@pytest.fixture
+def nvidia_smi(tmp_path, monkeypatch):
+    """Make the machine's nvidia-smi a script."""
+
+    def make(script: str) -> None:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    return make
+
+
+def test_gpus_are_those_that_cuda_would_see(nvidia_smi, monkeypatch):
+    nvidia_smi(f"cat <<'END'\n{SMI}\nEND")
+    assert [gpu.index for gpu in facts.local_gpus()] == [0, 1]
+    assert local_target(JobSpec(env={"CUDA_VISIBLE_DEVICES": "1"})).hosts == (("localhost", 1),)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    assert [gpu.index for gpu in facts.local_gpus()] == [1, 0]
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_a_broken_driver_never_means_training_on_the_cpu(nvidia_smi, device):
+    nvidia_smi("echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18")
+    with pytest.raises(TargetError, match="Driver/library version mismatch") as caught:
+        local_target(JobSpec(device=device))
+    assert "--device cpu" in caught.value.hint
+    assert local_target(JobSpec(device="cpu")).device == "cpu"
+    assert assumed_target(JobSpec(device=device)).device == "cuda"  # records are checked for the shape of the batch
+
+
+def test_memory_that_is_not_reported_is_told_and_not_taken_for_zero(nvidia_smi):
+    nvidia_smi("echo '0, GPU-1, NVIDIA GB10, [N/A], 12.1, 580.95'")
+    target = local_target(JobSpec())
+    assert (target.device, target.gpu_memory_bytes) == ("cuda", 0)
+    assert target.notes == ("the driver does not report how much memory NVIDIA GB10 has",)

@@ -14,7 +14,10 @@ from launcher.remote.connect import Options
 from launcher.remote.fleet import Fleet
 from launcher.remote.session import Session
 
-GPU = "{i}, GPU-{i}, NVIDIA H100, 81559, 9.0, {driver}"
+
+def gpu(index: int) -> dict[str, Any]:
+    card = {"name": "NVIDIA H100", "memory_bytes": 81559 << 20, "compute_capability": 9.0}
+    return {"index": index, "entry": str(index), **card}
 
 
 def facts(gpus: int = 8, driver: str = "580.1", **changes: Any) -> dict[str, Any]:
@@ -33,7 +36,7 @@ def facts(gpus: int = 8, driver: str = "580.1", **changes: Any) -> dict[str, Any
         "workdir": "/root/zlaunch",
         "workdir_error": None,
         "missing": [],
-        "gpus": "\n".join(GPU.format(i=i, driver=driver) for i in range(gpus)),
+        "gpus": {"gpus": [gpu(i) for i in range(gpus)], "driver": driver if gpus else "", "notes": [], "error": ""},
         **changes,
     }
 

@@ -42,10 +42,10 @@ def test_no_hosts_hosts_named_twice_and_no_slot_left_are_refused(keys: dict[str,
 
 def test_hosts_with_and_without_gpus_are_not_mixed_silently() -> None:
     job = convert({}, where="test")
-    assert requirements.device_of(job, [8, 8]) == "cuda"
-    assert requirements.device_of(job, [0, 0]) == "cpu"
-    with pytest.raises(UsageError):
-        requirements.device_of(job, [8, 0])
+    assert requirements.device_of(job, {"a": 8, "b": 8}) == "cuda"
+    assert requirements.device_of(job, {"a": 0, "b": 0}) == "cpu"
+    with pytest.raises(UsageError, match="no GPU on b, c, but on a"):
+        requirements.device_of(job, {"a": 8, "b": 0, "c": 0})
 
 
 def facts_with(**packages: str) -> dict[str, Any]:
