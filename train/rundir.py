@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -102,21 +101,3 @@ def sync_directory(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-MARKER = "COMPLETE"
-"""The file that marks a checkpoint as complete."""
-STEP_NAME = re.compile(r"step-(\d+)")
-
-
-def complete(checkpoints: Path) -> list[Path]:
-    """The complete checkpoints, oldest first."""
-    found = [
-        path for path in checkpoints.glob("step-*") if STEP_NAME.fullmatch(path.name) and (path / MARKER).is_file()
-    ]
-    return sorted(found, key=_step)
-
-
-def _step(path: Path) -> int:
-    match = STEP_NAME.fullmatch(path.name)
-    return int(match[1]) if match else -1

@@ -15,6 +15,7 @@ from launcher.machine import facts, process, trainer
 from launcher.machine.process import CommandError
 from launcher.plan.types import RunPlan
 from launcher.rundir.directory import RunDir
+from train import checkpoints
 
 RECORDED = ("seed", "global_batch_size", "lora.r", "lora.alpha", "lora.rslora", "lora.init")
 """Settings that a checkpoint records, and that later starts cannot change (train.training.checkpoint)."""
@@ -28,7 +29,10 @@ def check_checkpoint_settings(run: RunDir, run_plan: RunPlan) -> None:
     steps = run.checkpoint_steps()
     if not steps or run_plan.train is None:
         return
-    recorded = run.read_json(run.checkpoints / f"step-{steps[-1]}" / "state.json") or {}
+    checkpoint = run.checkpoints / f"step-{steps[-1]}"
+    if checkpoints.damage(checkpoint):
+        return  # the training program tells it, and uses an earlier one
+    recorded = run.read_json(checkpoint / checkpoints.STATE) or {}
     now = {"seed": run_plan.train.train.seed, "global_batch_size": run_plan.train.train.global_batch_size}
     now.update({f"lora.{key}": value for key, value in msgspec.structs.asdict(run_plan.train.lora).items()})
     for name in RECORDED:

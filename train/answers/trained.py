@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from train.checkpoints import complete, damage
 from train.config import TrainConfig, load
 from train.errors import UserError, first_line
 from train.model.load import load_plain
-from train.rundir import complete
 
 
 @dataclass(frozen=True)
@@ -33,14 +36,23 @@ class TrainedAdapter:
 
 
 def find_adapter(run: Path) -> TrainedAdapter:
-    """The adapter of a finished run, else of its newest complete checkpoint. Raises UserError if there is none."""
-    places = [run, *reversed(complete(run / "checkpoints"))]
+    """The adapter of a finished run, else of its newest undamaged checkpoint. Raises UserError if there is none."""
+    places = itertools.chain([run], _undamaged(run / "checkpoints"))
     directory = next((place / "adapter" for place in places if (place / "adapter" / _CONFIG).is_file()), None)
     if directory is None:
         raise UserError(f"{run} has no adapter yet", "a run has one after its first checkpoint or at its end")
     recorded = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
     base, revision = recorded["base_model_name_or_path"], recorded.get("revision")
     return TrainedAdapter(load(run / "train.json"), directory, base, revision)
+
+
+def _undamaged(checkpoints: Path) -> Iterator[Path]:
+    """Newest first; what is skipped is told."""
+    for place in reversed(complete(checkpoints)):
+        if reason := damage(place):
+            print(f"warning: the checkpoint {place} is damaged and not used: {reason}", file=sys.stderr, flush=True)
+        else:
+            yield place
 
 
 _CONFIG = "adapter_config.json"

@@ -4,7 +4,7 @@ checkpoints/step-<n>/
 ├── state.safetensors     float32 masters and moments by parameter name (`State` in train/training/optimizer.py)
 ├── state.json            progress: step, losses so far, counts; and facts that a resumed run must match
 ├── adapter/              the adapter in PEFT's format, ready to use
-└── COMPLETE              renamed into place last; a directory without it does not count
+└── COMPLETE              renamed into place last, with the hashes of all files; a directory without it does not count
 
 Rank 0 writes and reads, and sends the others what they need. So only rank 0's disk matters.
 """
@@ -22,9 +22,10 @@ from typing import Any
 import torch
 
 from train import dist
+from train.checkpoints import MARKER, SCHEMA, STATE, STEP_NAME, complete, damage, manifest, set_aside
 from train.dist import World
 from train.errors import UserError
-from train.rundir import MARKER, STEP_NAME, complete, sync_directory, write_atomic, write_json
+from train.rundir import sync_directory, write_atomic, write_json
 from train.training.optimizer import State
 from train.training.strategy import Strategy
 
@@ -65,7 +66,7 @@ def save(
         checkpoints.mkdir(parents=True, exist_ok=True)
         place = checkpoints / f"step-{progress.step}"
         if not (place / MARKER).is_file():
-            _write(place, state, {"schema": 1, "progress": asdict(progress), **facts}, save_adapter)
+            _write(place, state, {"schema": SCHEMA, "progress": asdict(progress), **facts}, save_adapter)
         for old in complete(checkpoints)[:-keep]:
             remove(old)
 
@@ -79,12 +80,12 @@ def _write(place: Path, state: State, content: dict[str, Any], save_adapter: Cal
     try:
         temporary.mkdir()
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary / "state.safetensors")
-        write_json(temporary / "state.json", content)
+        write_json(temporary / STATE, content)
         save_adapter(temporary / "adapter", state)
         _sync_tree(temporary)
         temporary.rename(place)
         sync_directory(place.parent)
-        write_atomic(place / MARKER, "")
+        write_atomic(place / MARKER, manifest(place))
         sync_directory(place)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -135,8 +136,24 @@ def restore(place: Path | None, strategy: Strategy, world: World, facts: dict[st
 
 def recorded(place: Path) -> dict[str, Any]:
     """The progress of a checkpoint and the facts beside it; an older version recorded fewer of them."""
-    content: dict[str, Any] = json.loads((place / "state.json").read_text(encoding="utf-8"))
+    content: dict[str, Any] = json.loads((place / STATE).read_text(encoding="utf-8"))
+    if content["schema"] > SCHEMA:
+        raise UserError(f"the checkpoint {place} was made by a newer version of zlaunch")
     return content
+
+
+def newest_undamaged(checkpoints: Path, on_damage: Callable[[Path, str], None]) -> Path | None:
+    """The newest complete checkpoint that holds what was written; None if there is none.
+
+    Newer damaged ones are renamed to `damaged-step-<n>`, and `on_damage` gets the new name and the reason. Raises
+    OSError where a checkpoint cannot be read or renamed.
+    """
+    for place in reversed(complete(checkpoints)):
+        reason = damage(place)
+        if reason is None:
+            return place
+        on_damage(set_aside(place), reason)
+    return None
 
 
 def _share_state(state: State, world: World) -> State:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from train import dist
+from train.checkpoints import MARKER, complete, damage
 from train.config import TrainConfig
 from train.dist import World
 from train.errors import UserError
 from train.model import choose
 from train.model.base import family_of_job
-from train.rundir import MARKER, RunDir, complete, write_atomic
+from train.rundir import RunDir, write_atomic
+from train.training import checkpoint
 
 
 def check_config(config: TrainConfig, world: World) -> None:
@@ -48,9 +50,9 @@ def check_ranks_agree(world: World, seen: dict[str, Any]) -> None:
 
 
 def find_checkpoint(config: TrainConfig, world: World, rundir: RunDir) -> Path | None:
-    """The checkpoint to start from: the run's newest complete one, else init_from. Only rank 0 looks.
+    """The checkpoint to start from: the run's newest undamaged one, else init_from. Only rank 0 looks.
 
-    Raises UserError.
+    Damaged ones are set aside, and the user is told. Raises UserError.
     """
     if not world.first:
         return None
@@ -59,14 +61,28 @@ def find_checkpoint(config: TrainConfig, world: World, rundir: RunDir) -> Path |
         if own:  # a later start would mix them up with this start's, and pruning would remove the wrong ones
             raise UserError(f"resume is false, but {rundir.checkpoints} holds checkpoints of an earlier start")
         return None
-    if own:
-        return own[-1]
-    if config.init_from is None:
-        return None
-    place = Path(config.init_from)
-    if not (place / MARKER).is_file():
-        raise UserError(f"init_from: {place} is not a complete checkpoint")
-    return place
+    try:
+        place = checkpoint.newest_undamaged(rundir.checkpoints, lambda *found: _report_damage(rundir, *found))
+        if place is not None or config.init_from is None:
+            return place
+        place = Path(config.init_from)
+        if not (place / MARKER).is_file():
+            raise UserError(f"init_from: {place} is not a complete checkpoint")
+        if reason := damage(place):
+            raise UserError(f"init_from: the checkpoint {place} is damaged: {reason}", "name another checkpoint")
+        return place
+    except OSError as error:
+        raise UserError(f"cannot read the checkpoint {error.filename}: {error.strerror}") from error
+
+
+def _report_damage(rundir: RunDir, aside: Path, reason: str) -> None:
+    rundir.event("checkpoint_damaged", checkpoint=aside.name, reason=reason)
+    print(
+        f"warning: the checkpoint {aside.name.removeprefix('damaged-')} is damaged and not used ({reason}); "
+        f"it is kept as {aside}",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def report_changes(recorded: dict[str, Any], facts: dict[str, Any], rundir: RunDir) -> None:

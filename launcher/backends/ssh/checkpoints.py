@@ -1,4 +1,4 @@
-"""Resume on other hosts: copy the newest checkpoint to the new first host, from whichever machine has it.
+"""Resume on other hosts: copy the newest undamaged checkpoint to the new first host, from whichever machine has it.
 
 Rank 0 writes checkpoints, so they lie where the first host was. Another host of the run has some if it was the first
 one earlier or shares the directory. This machine has those that were pulled.
@@ -7,6 +7,7 @@ one earlier or shares the directory. This machine has those that were pulled.
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from launcher.node import run_files
 from launcher.remote.fleet import Fleet
 from launcher.remote.session import Session
 from launcher.rundir.directory import RunDir
+from train.checkpoints import damage, set_aside
 
 
 @dataclass(frozen=True)
@@ -27,15 +29,11 @@ class Holder:
     run_dir: str
     files: dict[str, int]
 
-    @property
-    def step(self) -> int:
-        return newest_step(self.files)
 
-
-def newest_step(names: Iterable[str]) -> int:
-    """Return the last step with a complete checkpoint among the files of a run directory; 0: there is none. Pure."""
+def complete_steps(names: Iterable[str]) -> list[int]:
+    """Steps with a complete checkpoint among the files of a run directory, newest first. Pure."""
     complete = re.compile(rf"{run_files.CHECKPOINTS}/step-(\d+)/{run_files.COMPLETE}")
-    return max((int(match[1]) for match in map(complete.fullmatch, names) if match), default=0)
+    return sorted({int(match[1]) for match in map(complete.fullmatch, names) if match}, reverse=True)
 
 
 def copy_newest_checkpoint(watch: HostWatch, former: Sequence[NodePlace]) -> int | None:
@@ -67,25 +65,51 @@ def _holder(session: Session, run_dir: str) -> Holder:
 
 
 def _copy_newest(run: RunDir, holders: Sequence[Holder]) -> int | None:
-    """Copy the newest checkpoint here and then to the first holder."""
-    first, best = holders[0], max(holders, key=lambda holder: holder.step)
-    here = {path.relative_to(run.path).as_posix(): path for path in run.checkpoints.rglob("*") if path.is_file()}
-    step = max(newest_step(here), best.step)
-    if step <= first.step:
-        return None
-    if newest_step(here) < step:
-        metrics = [run_files.METRICS] if run_files.METRICS in best.files else []
-        for name in [*_files_of_step(best.files, step), *metrics]:
-            download(best.session, best.run_dir, name, best.files[name], run.path / name)
-            here[name] = run.path / name
-    if run.metrics.exists():  # the curve up to here; the training drops what lies after the checkpoint
-        upload(first.session, first.run_dir, run_files.METRICS, run.metrics)
-    for name in _files_of_step(here, step):
-        upload(first.session, first.run_dir, name, here[name])
-    return step
+    """Copy the newest undamaged checkpoint here and then to the first holder, unless that one has it."""
+    first = holders[0]
+    newest_there = max(complete_steps(first.files), default=0)
+    for step in complete_steps([*_names_here(run), *(name for holder in holders for name in holder.files)]):
+        if step <= newest_there:
+            break
+        if _have_here(run, step, holders):
+            if run.metrics.exists():  # the curve up to here; the training drops what lies after the checkpoint
+                upload(first.session, first.run_dir, run_files.METRICS, run.metrics)
+            for name in _files_of_step(_names_here(run), step):
+                upload(first.session, first.run_dir, name, run.path / name)
+            return step
+    return None
 
 
-def _files_of_step(names: dict[str, int] | dict[str, Path], step: int) -> list[str]:
+def _have_here(run: RunDir, step: int, holders: Sequence[Holder]) -> bool:
+    """Whether an undamaged checkpoint of the step lies here, copied from a holder where needed."""
+    place = run.checkpoints / f"step-{step}"
+    if step in run.checkpoint_steps():
+        if (reason := damage(place)) is None:
+            return True
+        set_aside(place)
+        _report(run, place, "this machine", reason)
+    for holder in holders:
+        if step not in complete_steps(holder.files):
+            continue
+        metrics = [run_files.METRICS] if run_files.METRICS in holder.files else []
+        for name in [*_files_of_step(holder.files, step), *metrics]:
+            download(holder.session, holder.run_dir, name, holder.files[name], run.path / name)
+        if (reason := damage(place)) is None:
+            return True
+        shutil.rmtree(place, ignore_errors=True)  # the host keeps its own
+        _report(run, place, holder.session.name, reason)
+    return False
+
+
+def _report(run: RunDir, place: Path, where: str, reason: str) -> None:
+    run.event("note", text=f"the checkpoint {place.name} of {where} is damaged and not used: {reason}")
+
+
+def _names_here(run: RunDir) -> list[str]:
+    return [path.relative_to(run.path).as_posix() for path in run.checkpoints.rglob("*") if path.is_file()]
+
+
+def _files_of_step(names: Iterable[str], step: int) -> list[str]:
     """Files of one checkpoint, the one that marks it as complete last."""
     inside = [name for name in names if name.startswith(f"{run_files.CHECKPOINTS}/step-{step}/")]
     return sorted(inside, key=lambda name: name.endswith(f"/{run_files.COMPLETE}"))

@@ -1,0 +1,149 @@
+"""The checkpoints of a run directory: which are complete, and whether they hold what was written.
+
+The marker of a complete one records size and SHA-256 of each file; both are checked before use.
+
+Disks, networks and copies damage files without a word. A checkpoint with other bytes than were written is never used.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+MARKER = "COMPLETE"
+"""The file that marks a checkpoint as complete. Version 0.1 left it empty; now it holds the manifest."""
+STEP_NAME = re.compile(r"step-(\d+)")
+STATE = "state.json"
+SCHEMA = 2
+"""Of state.json: from this one on, the marker must hold a manifest."""
+_LARGEST = 1 << 24
+"""Bytes of a marker or state.json, at most; larger ones are damaged."""
+
+
+def complete(checkpoints: Path) -> list[Path]:
+    """The complete checkpoints, oldest first."""
+    found = [
+        path for path in checkpoints.glob("step-*") if STEP_NAME.fullmatch(path.name) and (path / MARKER).is_file()
+    ]
+    return sorted(found, key=_number)
+
+
+def _number(path: Path) -> int:
+    match = STEP_NAME.fullmatch(path.name)
+    return int(match[1]) if match else -1
+
+
+def manifest(directory: Path) -> str:
+    """The text of the marker for the files that are below `directory` now."""
+    files = (path for path in sorted(directory.rglob("*")) if path.is_file() and path.name != MARKER)
+    content = {path.relative_to(directory).as_posix(): [path.stat().st_size, _sha256(path)] for path in files}
+    return json.dumps({"sha256": _sha256_of_files(content), "files": content}, indent=1) + "\n"
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a complete checkpoint, as `FILE: reason`; None if it holds what was written.
+
+    Without a manifest (version 0.1), only the structure of the files can be checked. Raises OSError where files cannot
+    be read for another reason than a faulty disk: such a checkpoint may be whole.
+    """
+    try:
+        return _damage(checkpoint)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        return f"{_name(error, checkpoint)}: missing"
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return f"{_name(error, checkpoint)}: {error.strerror}"
+
+
+def set_aside(place: Path) -> Path:
+    """Rename a damaged checkpoint to `damaged-step-<n>`, which no start uses; return its new path."""
+    names = [f"damaged-{place.name}", *(f"damaged-{place.name}-{n}" for n in range(2, 1000))]
+    aside = next(path for path in map(place.with_name, names) if not path.exists())
+    return place.rename(aside)
+
+
+def _damage(checkpoint: Path) -> str | None:
+    empty = (checkpoint / MARKER).stat().st_size == 0
+    if empty and not (checkpoint / STATE).exists() and not (checkpoint / "state.safetensors").exists():
+        return None  # a user's program made it in a way of its own
+    recorded = _json_object(checkpoint / STATE)
+    if empty:
+        return _damage_without_manifest(checkpoint, recorded)
+    marker = _json_object(checkpoint / MARKER)
+    files = marker.get("files") if marker else None
+    if not isinstance(files, dict) or _sha256_of_files(files) != (marker or {}).get("sha256"):
+        return f"{MARKER}: is not the one that was written"
+    for name, (size, digest) in files.items():
+        path = checkpoint / name
+        if path.stat().st_size != size:
+            return f"{name}: has {path.stat().st_size:,} bytes instead of {size:,}"
+        if _sha256(path) != digest:
+            return f"{name}: has other content than was written"
+    if (named := STEP_NAME.fullmatch(checkpoint.name)) and _step(recorded) != int(named[1]):
+        return f"{STATE}: is of step {_step(recorded)}"
+    return None
+
+
+def _damage_without_manifest(checkpoint: Path, recorded: dict[str, Any] | None) -> str | None:
+    if recorded is None or not isinstance(_step(recorded), int):
+        return f"{STATE}: holds no progress"
+    if recorded.get("schema") != 1:
+        return f"{MARKER}: is empty"
+    if (named := STEP_NAME.fullmatch(checkpoint.name)) and _step(recorded) != int(named[1]):
+        return f"{STATE}: is of step {_step(recorded)}"
+    for path in sorted(checkpoint.rglob("*.safetensors")):
+        if not _is_safetensors(path):
+            return f"{path.relative_to(checkpoint).as_posix()}: header and size do not belong together"
+    return None
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether the header is one, and the tensors that it names fill the file."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= path.stat().st_size - 8:
+            return False
+        try:
+            header = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, RecursionError, TypeError, KeyError, IndexError, AttributeError):
+            return False
+    return bool(8 + length + max(ends, default=0) == path.stat().st_size)
+
+
+def _step(recorded: dict[str, Any] | None) -> Any:
+    progress = (recorded or {}).get("progress")
+    return progress.get("step") if isinstance(progress, dict) else None
+
+
+def _json_object(path: Path) -> dict[str, Any] | None:
+    if path.stat().st_size > _LARGEST:
+        return None
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _sha256_of_files(files: dict[str, Any]) -> str:
+    """The hash that guards the manifest itself."""
+    return hashlib.sha256(json.dumps(files, indent=1).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _name(error: OSError, checkpoint: Path) -> str:
+    path = Path(str(error.filename or checkpoint))
+    return path.relative_to(checkpoint).as_posix() if path.is_relative_to(checkpoint) else str(path)
