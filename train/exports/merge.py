@@ -10,12 +10,27 @@ from collections.abc import Callable
 from typing import Any
 
 from train.answers.trained import TrainedAdapter
+from train.errors import TrainError, UserError, first_line
 
 Print = Callable[[str], None]
 
+TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}
+"""By dtype of the merged model: how much rounding may change logits, as a share of the largest logit."""
+_NOISE = 0.2
+"""Below this share of TOLERANCE, a difference may be as large as the effect of the adapter itself."""
+
+
+class MergeError(TrainError):
+    """The merged model is not the trained one."""
+
+    cause = "bad_configuration"
+
 
 def merge(adapter: TrainedAdapter, tell: Print) -> Any:
-    """The base model with the adapter added, in the dtype of the base (bfloat16 after QLoRA). Raises UserError."""
+    """The base model with the adapter added, in the dtype of the base (bfloat16 after QLoRA).
+
+    Raises UserError, and MergeError if the merged model's logits differ from the trained one's by more than rounding.
+    """
     import torch
     from peft import PeftModel
 
@@ -23,23 +38,69 @@ def merge(adapter: TrainedAdapter, tell: Print) -> Any:
     quantized = quantization != "none"
     dtype = torch.bfloat16 if quantized else "auto"
     base = adapter.load_base(dtype)
-    tied = base.config.tie_word_embeddings
     adapted = PeftModel.from_pretrained(base, adapter.directory)
     trained = _logits(adapted)
+    with adapted.disable_adapter():
+        untrained = _logits(adapted)
     if quantized:
         del adapted, base  # two models might not fit into memory
         base = _dequantized(adapter.load_base(dtype))
         adapted = PeftModel.from_pretrained(base, adapter.directory)
-    merged = adapted.merge_and_unload(safe_merge=True)
-    if tied and merged.get_input_embeddings().weight is not merged.get_output_embeddings().weight:
-        merged.config.tie_word_embeddings = False  # modules_to_save trained one of them in full
-    difference = (trained - _logits(merged)).abs().max().item()
+    _untie_if_adapted(adapted)
+    try:
+        merged = adapted.merge_and_unload(safe_merge=True)
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        raise UserError(f"this adapter cannot be merged: {first_line(error)}", "export --to adapter") from error
+    if merged.get_output_embeddings() is not None and not _is_tied(merged):
+        merged.config.get_text_config().tie_word_embeddings = merged.config.tie_word_embeddings = False
+    result = _logits(merged)
+    largest = trained.abs().max().item()
+    difference = (trained - result).abs().max().item()
     tell(
         f"logits of the merged model ({merged.dtype}) and of the trained one "
         f"({f'{quantization} weights' if quantized else 'not quantized'}): "
-        f"largest difference {difference:.2e}, {difference / trained.abs().max().item():.2%} of the largest logit"
+        f"largest difference {difference:.2e}, {difference / largest:.2%} of the largest logit"
     )
+    if not is_rounding(trained, untrained, result, str(merged.dtype).removeprefix("torch.")):
+        raise MergeError(
+            f"the merged model is not the trained one: their logits differ by {difference:.2e}, "
+            f"{difference / largest:.2%} of the largest; nothing was written",
+            "export --to adapter keeps base and adapter apart, as they were trained",
+        )
     return merged
+
+
+def is_rounding(trained: Any, untrained: Any, merged: Any, dtype: str) -> bool:
+    """Whether merged logits are the trained ones but for rounding to `dtype`.
+
+    They must not be further away than TOLERANCE. Where they differ by more than noise, they must also lie nearer to the
+    trained model than half of what the adapter changed: an adapter that was lost changes logits by all of that.
+    """
+    allowed = TOLERANCE.get(dtype, TOLERANCE["float32"])
+    share = ((trained - merged).abs().max() / trained.abs().max()).item()
+    if not share <= allowed:  # also NaN
+        return False
+    return share <= _NOISE * allowed or bool((trained - merged).norm() <= (trained - untrained).norm() / 2)
+
+
+def _untie_if_adapted(adapted: Any) -> None:
+    """Give the head a weight of its own where it shares that of the embedding, and one of them has an adapter.
+
+    A merge writes into the shared weight, and so would change the other as well.
+    """
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    ends = (adapted.get_input_embeddings(), adapted.get_output_embeddings())
+    if not any(isinstance(end, BaseTunerLayer) for end in ends):
+        return
+    embedding, head = (end.get_base_layer() if isinstance(end, BaseTunerLayer) else end for end in ends)
+    if head is not None and head.weight is embedding.weight:
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+
+
+def _is_tied(model: Any) -> bool:
+    return model.get_input_embeddings().weight is model.get_output_embeddings().weight
 
 
 def _logits(model: Any) -> Any:
