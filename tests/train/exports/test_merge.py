@@ -1,4 +1,4 @@
-"""A merged model gives the logits of base and adapter, from its files, whatever the adapter trains; or it is refused."""
+"""A merged model gives, from its files, the logits of base and adapter, whatever is trained; or it is refused."""
 
 from __future__ import annotations
 
