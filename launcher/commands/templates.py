@@ -10,8 +10,8 @@ import click
 from launcher import assets
 from launcher.errors import UsageError
 
-TEMPLATES = {"train.sbatch.j2": "slurm"}
-"""name -> kind of asset. These templates can be replaced (slurm.template)."""
+TEMPLATES = ("train.sbatch.j2",)
+"""Templates that can be replaced (slurm.template)."""
 
 
 @click.group()
@@ -65,5 +65,4 @@ def source(name: str) -> Path:
     """The stock file. Raises UsageError that lists the known names."""
     if name not in TEMPLATES:
         raise UsageError(f"no template {name!r}", hint=f"known: {', '.join(TEMPLATES)}")
-    kind = TEMPLATES[name]
-    return assets.path("slurm" if kind == "slurm" else "templates") / name
+    return assets.path("slurm") / name

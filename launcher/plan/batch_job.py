@@ -20,18 +20,8 @@ PORTS_PER_JOB = 32
 CONTROL_OFFSET = 16
 """Distance from the master port, because the agent adds the number of restarts to that one."""
 
-OPTIONS: tuple[tuple[str, str], ...] = (
-    ("partition", "partition"),
-    ("account", "account"),
-    ("qos", "qos"),
-    ("time", "time"),
-    ("constraint", "constraint"),
-    ("reservation", "reservation"),
-    ("nodelist", "nodelist"),
-    ("exclude", "exclude"),
-    ("mem", "mem"),
-)
-"""(field of SlurmSpec, option of sbatch) where the value is passed on unchanged."""
+OPTIONS = ("partition", "account", "qos", "time", "constraint", "reservation", "nodelist", "exclude", "mem")
+"""Fields of SlurmSpec that are passed on unchanged, as the option of sbatch with the same name."""
 
 OWNED: dict[str, str] = {
     "nodes": "use slurm.nodes",
@@ -53,7 +43,7 @@ OWNED: dict[str, str] = {
     "parsable": "zlaunch sets it",
     "test-only": "zlaunch asks this before it submits",
     "wait": "use zlaunch slurm --wait",
-    **{option: f"use slurm.{field}" for field, option in OPTIONS},
+    **{option: f"use slurm.{option}" for option in OPTIONS},
 }
 """Options of sbatch that slurm.sbatch cannot have, and what to do instead."""
 
@@ -113,7 +103,7 @@ def options(spec: JobSpec, run_id: str, device: Literal["cuda", "cpu"]) -> list[
         lines.append(["gpus-per-node", str(slurm.gpus_per_node or DEFAULT_GPUS)])
     if slurm.cpus_per_task is not None:
         lines.append(["cpus-per-task", str(slurm.cpus_per_task)])
-    lines += [[option, str(getattr(slurm, field))] for field, option in OPTIONS if getattr(slurm, field) is not None]
+    lines += [[option, str(getattr(slurm, option))] for option in OPTIONS if getattr(slurm, option) is not None]
     lines += [
         ["output", LOG],
         ["open-mode", "append"],
@@ -146,7 +136,7 @@ def srun_arguments(spec: JobSpec) -> list[str]:
 def check(slurm: SlurmSpec) -> None:
     """Refuse what no cluster accepts. Raises SpecError and CompatibilityError."""
     check_sbatch(slurm.sbatch)
-    values = [getattr(slurm, field) for field, _ in OPTIONS] + list(slurm.sbatch.values())
+    values = [getattr(slurm, option) for option in OPTIONS] + list(slurm.sbatch.values())
     for value in values:
         if value is not None and any(ord(char) < 32 and char != "\t" for char in value):
             raise SpecError(f"slurm: {value!r}: an option of sbatch cannot contain a line break")

@@ -6,7 +6,7 @@ documentation and are held by golden files only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from launcher.errors import UsageError
@@ -74,27 +74,15 @@ _DOCKER = Engine(
 )
 ENGINES: dict[EngineName, Engine] = {
     "docker": _DOCKER,
-    "podman": Engine(
+    "podman": replace(
+        _DOCKER,
         start=("podman", "run", "--rm", "--interactive"),
-        name=_DOCKER.name,
-        init=_DOCKER.init,
-        network=_DOCKER.network,
-        shared_memory=_DOCKER.shared_memory,
-        limits=_DOCKER.limits,
-        stop=_DOCKER.stop,
-        user=_DOCKER.user,
         rootless=("--userns=keep-id",),  # an error for root
-        workdir=_DOCKER.workdir,
         gpus=("--security-opt=label=disable",),
         gpus_when=(  # CDI, from nvidia-ctk
             ("each_gpu", ("--device=nvidia.com/gpu={value}",)),
             ("all_gpus", ("--device=nvidia.com/gpu=all",)),
         ),
-        infiniband=_DOCKER.infiniband,
-        variable=_DOCKER.variable,
-        mount=_DOCKER.mount,
-        read_only=_DOCKER.read_only,
-        refused=_DOCKER.refused,
     ),
     # Network, IPC, processes, limits and the user are the host's own in the engines below.
     "apptainer": Engine(

@@ -9,14 +9,11 @@ from pathlib import Path
 from launcher.rundir.directory import RunDir
 
 
-def snapshot_code(run: RunDir, sources: Mapping[str, Path]) -> str:
-    """Copy `sources` (name in code/ -> file or package directory) into code/ and return their content hash.
+def snapshot_code(run: RunDir, sources: Mapping[str, Path]) -> None:
+    """Copy `sources` (name in code/ -> file or package directory) into code/.
 
     The files are copied as they are now, with uncommitted changes.
     """
-    import hashlib
-
-    digest = hashlib.sha256()
     shutil.rmtree(run.code, ignore_errors=True)  # a resumed run must not keep deleted modules
     for name, source in sorted(sources.items()):
         files = (
@@ -27,8 +24,6 @@ def snapshot_code(run: RunDir, sources: Mapping[str, Path]) -> str:
             target = run.code / relative
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
-            digest.update(f"{relative}\0".encode() + file.read_bytes() + b"\0")
-    return digest.hexdigest()
 
 
 def compile_code(package: Path) -> None:

@@ -81,7 +81,6 @@ class RunDir:
     run_json = RunFile(run_files.RECORD)
     nodes_dir = RunFile(run_files.NODES)
     logs_dir = RunFile(run_files.LOGS)
-    errors_dir = RunFile(run_files.ERRORS)
     control_dir = RunFile(run_files.CONTROL)
     events = RunFile(run_files.EVENTS)
     metrics = RunFile(run_files.METRICS)

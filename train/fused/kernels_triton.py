@@ -30,43 +30,26 @@ def _rms_norm(x, x_row, weight, out, out_row, inverse_rms, width, eps, RECOMPUTE
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Tensor:
-    rows, width = x.shape
-    inverse_rms = torch.empty(rows, dtype=torch.float32, device=x.device)
-    block = triton.next_power_of_2(width)
-    _rms_norm[(rows,)](
-        x,
-        x.stride(0),
-        weight,
-        out,
-        out.stride(0),
-        inverse_rms,
-        width,
-        eps,
-        RECOMPUTE=False,
-        BLOCK=block,
-        num_warps=_warps(block),
-    )
+    inverse_rms = torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
+    _launch_rms_norm(x, weight, out, inverse_rms, eps, recompute=False)
     return inverse_rms
 
 
 def recompute_rms_norm(x: Tensor, weight: Tensor, inverse_rms: Tensor) -> Tensor:
-    rows, width = x.shape
     out = torch.empty_like(x)
+    _launch_rms_norm(x, weight, out, inverse_rms, 0.0, recompute=True)
+    return out
+
+
+def _launch_rms_norm(
+    x: Tensor, weight: Tensor, out: Tensor, inverse_rms: Tensor, eps: float, *, recompute: bool
+) -> None:
+    rows, width = x.shape
     block = triton.next_power_of_2(width)
     _rms_norm[(rows,)](
-        x,
-        x.stride(0),
-        weight,
-        out,
-        out.stride(0),
-        inverse_rms,
-        width,
-        0.0,
-        RECOMPUTE=True,
-        BLOCK=block,
-        num_warps=_warps(block),
-    )
-    return out
+        x, x.stride(0), weight, out, out.stride(0), inverse_rms, width, eps,
+        RECOMPUTE=recompute, BLOCK=block, num_warps=_warps(block),
+    )  # fmt: skip
 
 
 @triton.jit

@@ -1,13 +1,10 @@
-"""Records: a conversation and where it was read. Whatever cannot be read becomes a Problem with its place.
-
-`read` holds everything in memory and is for small files. Training reads chunk by chunk (files.py) and keeps tokens.
-"""
+"""Records: a conversation and where it was read. What cannot be read becomes a Problem with its place."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -52,15 +49,6 @@ class Problem(msgspec.Struct, frozen=True):
         return f"{self.file}:{self.line}: {self.text}"
 
 
-@dataclass
-class Reading:
-    """The content of a source: its records, unreadable records, and what is only worth a warning."""
-
-    records: list[Record] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-    warnings: list[Problem] = field(default_factory=list)
-
-
 def as_sources(value: str | tuple[str | Source, ...] | None) -> tuple[Source, ...]:
     """`data.train` or `data.eval` as sources with weights."""
     if not value:
@@ -75,23 +63,6 @@ def each(path: str, options: RecordOptions = PLAIN) -> Iterator[Record | Problem
     for chunk in files.chunks(path):
         for line, value in files.objects(chunk, options.column_names):
             yield to_record(value, chunk.shown, line, options)
-
-
-def read(path: str, options: RecordOptions = PLAIN, *, on_error: str = "stop") -> Reading:
-    """All records of a source. Raises DataError for unreadable records (`on_error` stop) and for an absent file."""
-    reading = Reading()
-    seen: dict[tuple[tuple[str, str], ...], int] = {}
-    for result in each(path, options):
-        if isinstance(result, Problem):
-            reading.problems.append(result)
-            continue
-        first = seen.setdefault(result.messages, result.line)
-        if first != result.line:
-            reading.warnings.append(Problem(result.file, result.line, f"the same record as in line {first}"))
-        reading.records.append(result)
-    if reading.problems and on_error == "stop":
-        raise unusable(path, reading.problems, len(reading.problems))
-    return reading
 
 
 def to_record(value: Any, file: str, line: int, options: RecordOptions = PLAIN) -> Record | Problem:

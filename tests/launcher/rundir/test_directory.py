@@ -112,17 +112,19 @@ def test_only_the_owner_can_read_a_run_directory(tmp_path):
     assert run.path.stat().st_mode & 0o077 == 0
 
 
-def test_the_code_snapshot_has_a_hash_of_its_content(tmp_path):
+def test_the_code_snapshot_has_the_files_as_they_are_now(tmp_path):
     source = tmp_path / "src"
     (source / "sub").mkdir(parents=True)
     (source / "a.py").write_text("a = 1\n")
     (source / "sub" / "b.py").write_text("b = 1\n")
-    one, two = RunDir(tmp_path / "one"), RunDir(tmp_path / "two")
-    first = snapshot.snapshot_code(one, {"train": source, "agent.py": source / "a.py"})
-    assert first == snapshot.snapshot_code(two, {"train": source, "agent.py": source / "a.py"})
-    assert (one.code / "train" / "sub" / "b.py").read_text() == "b = 1\n"
+    run, sources = RunDir(tmp_path / "one"), {"train": source, "agent.py": source / "a.py"}
+    snapshot.snapshot_code(run, sources)
+    assert (run.code / "train" / "sub" / "b.py").read_text() == "b = 1\n"
     (source / "a.py").write_text("a = 2\n")
-    assert first != snapshot.snapshot_code(two, {"train": source, "agent.py": source / "a.py"})
+    (source / "sub" / "b.py").unlink()
+    snapshot.snapshot_code(run, sources)
+    assert (run.code / "agent.py").read_text() == "a = 2\n"
+    assert not (run.code / "train" / "sub" / "b.py").exists()
 
 
 def test_the_compiled_agent_is_used_by_our_python_whatever_the_times_of_its_files(tmp_path):
@@ -196,7 +198,7 @@ def test_what_the_launcher_and_the_agent_render_and_read_has_one_list_of_names(t
     assert agent.plan == str(run.plan_json)
     assert agent.record == str(run.node_record(1))
     assert agent.rank_log(7) == str(run.rank_log(1, 7))
-    assert agent.rank_error(7) == str(run.errors_dir / "rank-7.json")
+    assert agent.rank_error(7) == str(run.path / "errors" / "rank-7.json")
     assert batch_job.LOG == run_files.SLURM_LOG
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from train.errors import DataError
-from train.records.conversation import RecordOptions
-from train.records.conversations import read, to_record
+from train.quickcheck import look
+from train.records.conversation import PLAIN, RecordOptions
+from train.records.conversations import Problem, Record, each, to_record
 
 GOOD = {"instruction": "翻译", "input": "猫", "output": "cat"}
 
@@ -18,8 +19,15 @@ def write(path: Path, *lines: Any) -> str:
     return str(path)
 
 
-def load(path: str, on_error: str = "stop") -> Any:
-    return read(path, on_error=on_error)
+def load(path: str) -> tuple[list[Record], list[Problem]]:
+    """The records of a file, and what cannot be read."""
+    found = list(each(path))
+    return [item for item in found if isinstance(item, Record)], [item for item in found if isinstance(item, Problem)]
+
+
+def refuse(path: str) -> None:
+    """Raise DataError if a run would stop at these records."""
+    look(path, PLAIN, on_error="stop")
 
 
 def test_instruction_and_input_become_one_question() -> None:
@@ -63,17 +71,17 @@ def test_the_jobs_system_message_is_for_records_without_their_own() -> None:
 def test_what_cannot_be_used_is_told_with_file_and_line(tmp_path: Path, line: Any, said: str) -> None:
     path = write(tmp_path / "数据 $(x).jsonl", GOOD, b"\n", line, {**GOOD, "output": "Katze"})
     with pytest.raises(DataError) as caught:
-        load(path)
+        refuse(path)
     assert f"{path}:3: " in str(caught.value)
     assert said in str(caught.value)
-    reading = load(path, "skip")
-    assert [record.line for record in reading.records] == [1, 4]
-    assert [problem.line for problem in reading.problems] == [3]
+    records, problems = load(path)
+    assert [record.line for record in records] == [1, 4]
+    assert [problem.line for problem in problems] == [3]
 
 
 def test_three_problems_of_each_kind_are_listed_with_a_count(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="30 records") as caught:
-        load(
+        refuse(
             write(
                 tmp_path / "a.jsonl",
                 *[{"input": str(i)} for i in range(28)],
@@ -86,29 +94,23 @@ def test_three_problems_of_each_kind_are_listed_with_a_count(tmp_path: Path) -> 
     assert "... and 25 more" in str(caught.value)
 
 
-def test_duplicates_are_kept_and_reported(tmp_path: Path) -> None:
-    reading = load(write(tmp_path / "a.jsonl", GOOD, GOOD))
-    assert len(reading.records) == 2
-    assert "the same record as in line 1" in str(reading.warnings[0])
-
-
 def test_records_of_a_json_list_know_their_lines(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text("\ufeff" + json.dumps([GOOD, {"input": "x"}, GOOD], indent=1), encoding="utf-8")
-    reading = load(str(path), "skip")
-    assert [record.line for record in reading.records] == [2, 10]
-    assert reading.problems[0].line == 7
+    records, problems = load(str(path))
+    assert [record.line for record in records] == [2, 10]
+    assert problems[0].line == 7
 
 
 def test_a_torn_json_list_names_the_place(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps([GOOD, GOOD], indent=1)[:-30], encoding="utf-8")
     with pytest.raises(DataError, match=r"a\.json:\d+: bad JSON"):
-        load(str(path))
+        refuse(str(path))
 
 
 def test_an_absent_file_and_an_unknown_kind_are_mistakes_not_bugs(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such data file"):
-        load(str(tmp_path / "none.jsonl"))
+        refuse(str(tmp_path / "none.jsonl"))
     with pytest.raises(DataError, match="unknown kind of file"):
-        load(str(tmp_path / "a.docx"))
+        refuse(str(tmp_path / "a.docx"))

@@ -218,7 +218,7 @@ def test_a_failure_that_no_agent_could_record_is_recorded_from_slurm(
     run.events.write_text(events)
     backend = SlurmBackend(FakeShell({"squeue": "1|TIMEOUT|N/A|node1|TimeLimit\n"}))
     assert backend.state(run) is RunState.FAILED
-    recorded = json.loads((run.errors_dir / "slurm.json").read_text())
+    recorded = json.loads((run.path / "errors" / "slurm.json").read_text())
     assert recorded["cause"] == "timeout"
     assert "time limit" in recorded["message"]
     assert "signal_before" in recorded["advice"][0]
