@@ -7,15 +7,13 @@ qa              exact_match                      short answers
 translation     bleu, rouge_l                    BLEU as sacrebleu's 0 to 100, Chinese by characters
 text            rouge_1, rouge_2, rouge_l, bleu  everything longer; ROUGE's F1 from 0 to 1 over jieba's words
 
-`accuracy` and `exact_match` are one measure, under the name that people expect for each kind. Answers are compared
-after Unicode normalization (full width equals half width), without punctuation, blanks and case. Punctuation that
-belongs to a number counts: -5 is not 5, 3.14 is not 314, 1/2 is not 12 (but 1,000 is 1000).
+`accuracy` and `exact_match` are one measure, under the name that people expect for each kind. comparison.py says which
+answers are the same.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 import statistics
 import sys
 import unicodedata
@@ -23,6 +21,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Literal
+
+from train.answers.comparison import normalize
 
 Pairs = Sequence[tuple[str, str]]
 Kind = Literal["classification", "qa", "translation", "text"]
@@ -39,22 +39,6 @@ CLOSED_SET = 20
 """A classification has at most this many different answers."""
 SHORT = 24
 """A short answer has at most this many characters."""
-
-
-def normalize(text: str) -> str:
-    """NFKC, case folded, without punctuation and blanks. A text of nothing but those is only stripped."""
-    folded = unicodedata.normalize("NFKC", text).casefold().replace("\N{MINUS SIGN}", "-")
-    numbers = {place for found in _NUMBER_PUNCTUATION.finditer(folded) for place in range(*found.span())}
-    kept = "".join(
-        c
-        for place, c in enumerate(folded)
-        if not c.isspace() and (place in numbers or not unicodedata.category(c).startswith("P"))
-    )
-    return kept or folded.strip()
-
-
-_NUMBER_PUNCTUATION = re.compile(r"(?<=\d)[./](?=\d)|(?<![0-9a-z.)\]-])-(?=\.?\d)")
-"""A decimal point, a fraction bar or a sign, but not the hyphen of a date, a range or a word."""
 
 
 def exact_match(pairs: Pairs) -> float:
