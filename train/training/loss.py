@@ -19,9 +19,6 @@ from train.data.tokens import IGNORED
 CHUNK = 1024
 """Positions whose logits are held at once. With more of them, the backward pass computes each chunk's logits again."""
 
-_SCALED_HEADS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
-"""Config fields of models that change the logits after the head: Gemma, Granite, Cohere, Falcon-H1."""
-
 
 class AnswerLoss(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
     """A causal language model with its loss: the sum of the cross entropy over the labelled tokens.
@@ -33,12 +30,7 @@ class AnswerLoss(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
         super().__init__()
         self.model = model
         self.fused = fused
-        base = model.get_base_model()
-        prefix = base.base_model_prefix
-        text = base.config.get_text_config()  # a model for images has one config per part
-        scaled = any(getattr(text, name, None) not in (None, 1, 1.0) for name in _SCALED_HEADS)
-        head = base.get_output_embeddings()
-        self.split = not fused and not scaled and hasattr(base, prefix) and head is not None
+        self.split = not fused and _ends_with_head(model.get_base_model())
 
     def forward(self, input_ids: torch.Tensor, labels: torch.Tensor, **inputs: Any) -> torch.Tensor:
         """Sum of the cross entropy, a float32 scalar.
@@ -71,6 +63,44 @@ class AnswerLoss(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
         unshifted = torch.full_like(labels, IGNORED)
         unshifted[:, 1:] = labels[:, :-1]
         return self.model(input_ids=input_ids, labels=unshifted, num_items_in_batch=1, **inputs).loss.float()
+
+
+class _Returns(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
+    """A module in the place of another: it returns what it was given to return, and keeps its first argument."""
+
+    def __init__(self, returned: Any) -> None:
+        super().__init__()
+        self.returned = returned
+        self.seen: Any = None
+
+    def forward(self, first: torch.Tensor | None = None, **_rest: Any) -> Any:
+        self.seen = first
+        return self.returned
+
+
+def _ends_with_head(base: Any) -> bool:
+    """Whether the logits of a model are what its output head makes of its last hidden states, and nothing else.
+
+    Gemma caps them, Granite and Cohere scale them, MiniCPM3 scales the hidden states, and the field of the config has
+    another name in each. So the model's own forward pass is asked, with stand-ins for its layers and its head.
+    """
+    from transformers.modeling_outputs import BaseModelOutputWithPast
+
+    head = base.get_output_embeddings()
+    names = [name for name, module in base.named_children() if module is head]
+    layers = base._modules.get(base.base_model_prefix)
+    if not names or layers is None:
+        return False
+    hidden, logits = torch.linspace(-9, 9, 8).reshape(1, 2, 4), torch.linspace(-99, 99, 16).reshape(1, 2, 8)
+    first, last = _Returns(BaseModelOutputWithPast(last_hidden_state=hidden)), _Returns(logits)
+    try:
+        base._modules[base.base_model_prefix], base._modules[names[0]] = first, last
+        found = type(base).forward(base, input_ids=torch.zeros(1, 2, dtype=torch.long), use_cache=False).logits
+    except Exception:  # a forward pass that is more than layers and head, each called once
+        return False
+    finally:
+        base._modules[base.base_model_prefix], base._modules[names[0]] = layers, head
+    return torch.equal(found.float(), logits) and last.seen is not None and torch.equal(last.seen, hidden)
 
 
 def _chunk_loss(head: nn.Module, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
