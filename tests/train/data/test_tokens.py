@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer as Backend
 
 from train.data.prompts import end_ids, prompt_text, render, set_template
 from train.data.tokenizer import tokenize
 from train.data.tokens import Tokens
+from train.exports import ollama
 from train.records.conversations import Record
 from train.templating.chat_template import PLAIN_TEMPLATE
 
@@ -149,3 +152,41 @@ def test_a_template_that_is_none_is_the_users_mistake(tokenizer: Any, template: 
         made(tokenizer, template, SINGLE)
     with pytest.raises(UserError, match="the chat template"):
         prompt_text(tokenizer, [("user", "好")])
+
+
+@pytest.mark.parametrize("before", [["<|endoftext|>"], ["<|im_start|>", "<|im_end|>"], []])
+def test_a_model_without_a_template_begins_as_its_tokenizer_begins_every_text(
+    tokenizer: Any, before: list[str], tmp_path: Path
+) -> None:
+    """As Llama's base models with <|begin_of_text|>, and GLM's with [gMASK]<sop>."""
+    from tokenizers import processors
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Backend.from_str(tokenizer.backend_tokenizer.to_str())
+    if before:
+        named = [(token, backend.token_to_id(token)) for token in before]
+        backend.post_processor = processors.TemplateProcessing(single=[*before, "$A"], special_tokens=named)
+    bos = {"bos_token": before[0]} if len(before) == 1 else {}
+    own = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", **bos)
+    expected = own.convert_tokens_to_ids(before)
+    assert own("天气")["input_ids"][: len(before)] == expected
+
+    trained = made(own, None, SINGLE, TWICE)
+    bare = made(tokenizer, None, SINGLE, TWICE)
+    for index in range(len(bare)):
+        assert trained.sequence(index)[0].tolist() == [*expected, *bare.sequence(index)[0].tolist()]
+    own.save_pretrained(tmp_path)  # as with the adapter: what generate, chat and every server load
+    served = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    asked = served.apply_chat_template([{"role": "user", "content": SINGLE[0][1]}], add_generation_prompt=True)
+    assert asked["input_ids"] == trained.prompt(0)
+    assert served(prompt_text(served, SINGLE[:1]), add_special_tokens=False)["input_ids"] == trained.prompt(0)
+    if len(before) == 1:
+        template = ollama.measure(lambda turns, **options: render(served, turns, **options), before[0])
+        assert before[0] + template.render(SINGLE[:1]) == prompt_text(served, SINGLE[:1])
+
+
+def test_a_template_of_the_model_or_the_job_is_taken_as_it_is(tokenizer: Any) -> None:
+    for own, of_job in ((LLAMA3, None), (None, NO_END), (LLAMA3, NO_END)):
+        tokenizer.chat_template = own
+        set_template(tokenizer, of_job)
+        assert tokenizer.chat_template == (of_job or own)
