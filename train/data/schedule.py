@@ -117,12 +117,20 @@ def spread(count: int, world_size: int, batch_size: int) -> list[list[list[int]]
 
 
 def learning_rate(step: int, total: int, *, peak: float, warmup_ratio: float, shape: str) -> float:
-    """The rate of optimizer step `step` (from 0) of `total`: linear warm-up, then constant, or down to zero."""
-    warmup = math.ceil(total * warmup_ratio)
+    """The rate of optimizer step `step` (from 0) of `total`: linear warm-up from zero, then constant, or down to zero.
+
+    That of `get_scheduler` of transformers, whose `constant_with_warmup` is our `constant`.
+    """
+    warmup = warmup_steps(total, warmup_ratio)
     if step < warmup:
-        return peak * (step + 1) / warmup
+        return peak * step / warmup
     progress = (step - warmup) / max(1, total - warmup)
     return peak * _SHAPES[shape](progress)
+
+
+def warmup_steps(total: int, ratio: float) -> int:
+    """As Trainer counts them. A run of one step has none: its only rate would be zero, and it would train nothing."""
+    return math.ceil(total * ratio) if total > 1 else 0
 
 
 _SHAPES: dict[str, Callable[[float], float]] = {

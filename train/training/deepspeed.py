@@ -87,7 +87,7 @@ class DeepSpeedStrategy:
                 model=loss, optimizer=make_optimizer(config, loss.model), config=ds_config
             )
         self.loss = self.engine
-        if config.lora.plus_ratio is not None:
+        if len(self._adam().param_groups) > 1:
             # With several groups DeepSpeed reads all moments after the first group's step, when only that group has
             # some (`_optimizer_step` in stage_1_and_2.py). So they are made beforehand.
             self._create_moments()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -63,21 +63,31 @@ def trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW; with LoRA+ the B matrices form a group with their own learning rate."""
+    """AdamW. Norms and biases are not decayed, and with LoRA+ the B matrices have a learning rate of their own."""
     train, ratio = config.train, config.lora.plus_ratio
-    named = list(trainable(model))
-    groups: list[dict[str, Any]] = [{"params": [p for _, p in named], "rate_factor": 1.0}]
-    if ratio is not None:
-        b_side = [p for name, p in named if "lora_B" in name or "lora_embedding_B" in name]
-        ids = {id(p) for p in b_side}
-        groups = [
-            {"params": [p for _, p in named if id(p) not in ids], "rate_factor": 1.0},
-            {"params": b_side, "rate_factor": ratio},
-        ]
+    kept = undecayed(model) if train.weight_decay else frozenset()
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in trainable(model):
+        b_side = "lora_B" in name or "lora_embedding_B" in name
+        factor = ratio if ratio is not None and b_side else 1.0
+        groups.setdefault((factor, 0.0 if name in kept else train.weight_decay), []).append(parameter)
     fused = config.device == "cuda" and train.offload == "none"
     return torch.optim.AdamW(
-        groups, lr=train.learning_rate, betas=(0.9, 0.999), weight_decay=train.weight_decay, fused=fused
+        [{"params": group, "rate_factor": rate, "weight_decay": decay} for (rate, decay), group in groups.items()],
+        lr=train.learning_rate,
+        betas=(0.9, 0.999),
+        fused=fused,
     )
+
+
+_UNDECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
+
+
+def undecayed(model: nn.Module) -> frozenset[str]:
+    """Names of the parameters without weight decay: all that `Trainer.get_decay_parameter_names` leaves out."""
+    norms = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, nn.LayerNorm))
+    names = (name for name, _ in model.named_parameters())
+    return frozenset(name for name in names if name.startswith(norms) or _UNDECAYED.search(name.lower()))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -22,11 +22,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "whole": {"lora.modules_to_save": ["lm_head", "embed_tokens"]},
     "names": {"lora.target_modules": ["q_proj", "v_proj"]},
     "regex": {"lora.target_modules": r".*layers\.1\..*(up|down)_proj"},
+    "decayed": {"lora.modules_to_save": ["norm"], "train.weight_decay": 10.0},
     "nf4-dora": {"lora.dora": True, "model.quantization": "nf4"},
 }
 
 
-SHARDED = (("pissa", 2), ("dora", 2), ("whole", 3), ("plus", 2))
+SHARDED = (("pissa", 2), ("dora", 2), ("whole", 3), ("plus", 2), ("decayed", 2), ("decayed", 3))
 """(kind, ZeRO stage) of further runs."""
 
 
@@ -124,6 +125,33 @@ def test_lora_plus_gives_the_b_matrices_a_higher_learning_rate(runs: dict[str, P
     set_learning_rate(optimizer, 1e-3)
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     assert rates == {id(model.lora_A.weight): 1e-3, id(model.lora_B.weight): pytest.approx(1.6e-2)}
+
+
+@pytest.mark.parametrize("run", ["decayed", "decayed-zero2", "decayed-zero3"])
+def test_weight_decay_leaves_norms_alone(runs: dict[str, Path], run: str) -> None:
+    """Decayed, a norm of ones would be 0.75 after four steps; AdamW moves it by less than the sum of the rates."""
+    norms = [value for name, value in weights(runs[run]).items() if "norm" in name]
+    assert norms
+    assert all(float((norm - 1).abs().max()) < 0.04 for norm in norms)
+
+
+def test_weight_decay_is_given_to_the_parameters_that_trainer_gives_it_to() -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, GPT2Config, Qwen3Config, Trainer
+
+    from train.training.optimizer import undecayed
+
+    shape: dict[str, Any] = {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    for config, whole in (
+        (GPT2Config(**shape), ["ln_f", "wte"]),
+        (Qwen3Config(**shape), ["norm", "q_norm", "lm_head"]),
+    ):
+        options = LoraConfig(target_modules="all-linear", modules_to_save=whole, bias="all", use_dora=True)
+        model = get_peft_model(AutoModelForCausalLM.from_config(config), options)
+        decayed = set(Trainer.get_decay_parameter_names(None, model))  # type: ignore[arg-type]  # it reads no attribute
+        names = {name for name, _ in model.named_parameters()}
+        assert undecayed(model) == names - decayed
+        assert decayed
 
 
 @pytest.mark.parametrize(
