@@ -22,8 +22,9 @@ from train.data.dataset import Data
 from train.data.prompts import set_template
 from train.dist import World
 from train.errors import UserError, report
+from train.model import limits
 from train.model.base import local_directory
-from train.model.load import load_for_training
+from train.model.load import load_for_training, load_tokenizer
 from train.rundir import RunDir, write_atomic, write_json
 from train.training.evaluator import Evaluator, InferenceOnly
 from train.training.loss import AnswerLoss
@@ -98,7 +99,9 @@ def _evaluator(config: TrainConfig, world: World, rundir: RunDir, adapter: Train
     data = Data(config, rundir)
     base = local_directory(config, rundir, data.texts)
     dist.start(world, deepspeed=False)
-    loaded = load_for_training(config, world, base, "peft", None)
+    tokenizer = load_tokenizer(config, base)
+    limits.check(config, base, tokenizer, data.first_from)
+    loaded = load_for_training(config, world, base, "peft", None, tokenizer)
     set_template(loaded.tokenizer, config.data.chat_template)
     model = PeftModel.from_pretrained(loaded.model, adapter.directory)
     part = data.eval(loaded.tokenizer)

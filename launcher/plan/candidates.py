@@ -48,7 +48,8 @@ def candidates_of(spec: JobSpec, situation: Situation, model: Model) -> Iterator
     checkpointing = _checkpointing(spec, situation, known=shape is not None)
     largest = _largest_micro_batch(spec, situation, known=shape is not None)
     combinations = [_combination(spec, model, situation, stage) for stage in stages]
-    passing = _passing(combinations, known=shape is not None)
+    too_long = compat.check_length(spec.data.max_length, model.positions)
+    passing = _passing(combinations, too_long, known=shape is not None)
     size = global_batch_of(spec.train, situation.world_size)
     batches = batches_of(size, spec.train.micro_batch_size, situation.world_size, largest)
     for batch, recompute, settings in itertools.product(batches if shape else batches[-1:], checkpointing, passing):
@@ -90,10 +91,13 @@ def _combination(spec: JobSpec, model: Model, situation: Situation, zero_stage: 
     return replace(combination, device=situation.device, dtype=dtype, zero_stage=zero_stage)
 
 
-def _passing(asked: list[compat.Combination], *, known: bool) -> list[compat.Combination]:
-    """The combinations that no rule refuses, each with its engine. Raises CompatibilityError if there is none."""
+def _passing(asked: list[compat.Combination], always: list[compat.Refusal], *, known: bool) -> list[compat.Combination]:
+    """The combinations that no rule refuses, each with its engine. Raises CompatibilityError if there is none.
+
+    `always` are refusals of every combination.
+    """
     tried = [replace(settings, engine=compat.engine_for(settings)[0]) if known else settings for settings in asked]
-    refused = [compat.check(settings) for settings in tried]
+    refused = [[*always, *compat.check(settings)] for settings in tried]
     if all(refused):
         raise CompatibilityError(
             "; ".join(refusal.reason for refusal in refused[0]),

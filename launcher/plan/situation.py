@@ -8,7 +8,7 @@ from typing import Any
 
 from launcher.plan import gpus
 from launcher.plan.types import Target
-from train import families, memory
+from train import compat, families, memory
 from train.config import Device
 from train.families import Family
 from train.memory import GIB, Memory, Shape
@@ -82,6 +82,8 @@ class Model:
     """None: neither config.json nor the name says it."""
     unknown: str = ""
     """What config.json lacks for a shape."""
+    positions: int | None = None
+    """The most tokens of a record; None: not known, or no limit."""
 
 
 def model_of(path: str, config: Mapping[str, Any] | None) -> Model:
@@ -96,5 +98,5 @@ def model_of(path: str, config: Mapping[str, Any] | None) -> Model:
     except memory.UnknownShape as error:
         shape, unknown = None, str(error)
     if config is not None:
-        return Model(families.family_of(config), shape, unknown)
+        return Model(families.family_of(config), shape, unknown, compat.positions(config))
     return Model(families.of_type(shape.family) if shape else families.FAMILIES[0], shape)

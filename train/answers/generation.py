@@ -6,8 +6,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from train.compat import positions
 from train.data.prompts import end_ids
 from train.families import family_of
+from train.model import limits
 
 NO_PENALTIES: dict[str, Any] = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1}
 
@@ -48,6 +50,8 @@ def answer_batch(
 
     device = model.get_input_embeddings().weight.device
     width = max(len(prompt) for prompt in prompts)
+    most = positions(model.config.to_dict())
+    room = max_new_tokens if most is None else max(1, most - width)
     ids = torch.full((len(prompts), width), tokenizer.pad_token_id, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):
@@ -56,7 +60,7 @@ def answer_batch(
     out = model.generate(
         input_ids=ids.to(device),
         attention_mask=mask.to(device),
-        generation_config=generation_config(tokenizer, max_new_tokens, stop),
+        generation_config=generation_config(tokenizer, min(max_new_tokens, room), stop),
         synced_gpus=synced,
     )
     return [_decode(tokenizer, row[width:].tolist(), stop) for row in out]
@@ -71,7 +75,7 @@ def _decode(tokenizer: Any, ids: list[int], stop: list[int]) -> str:
 def stream(
     model: Any, tokenizer: Any, prompt: str, *, max_new_tokens: int, stop: list[int], temperature: float = 0.0
 ) -> Iterator[str]:
-    """Pieces of the answer to a rendered prompt, as the model produces them.
+    """Pieces of the answer to a rendered prompt, as the model produces them. Raises UserError for one that is too long.
 
     Closing the iterator, or a Ctrl-C, stops the model after its current token.
     """
@@ -80,6 +84,7 @@ def stream(
 
     encoded = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").to(model.device)
     inputs = {name: encoded[name] for name in ("input_ids", "attention_mask")}  # some tokenizers add token_type_ids
+    room = limits.check_prompt(model, inputs["input_ids"][0].tolist(), max_new_tokens)
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     failure: list[BaseException] = []
     closed = threading.Event()
@@ -89,7 +94,7 @@ def stream(
 
     def work() -> None:
         try:
-            config = generation_config(tokenizer, max_new_tokens, stop, temperature)
+            config = generation_config(tokenizer, room, stop, temperature)
             stopping: Any = StoppingCriteriaList([is_closed])
             model.generate(**inputs, generation_config=config, streamer=streamer, stopping_criteria=stopping)
         except BaseException as error:

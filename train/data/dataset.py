@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import threading
@@ -59,6 +60,10 @@ class Part:
             return tuple(_up_to(found[place], count) for place, count in zip(wanted, answers, strict=True))
         except KeyError:
             raise DataError("the records changed during the run") from None
+
+    def record(self, sequence: int) -> Record:
+        """The whole conversation of a sequence."""
+        return next(itertools.islice(self._readable(), int(self.tokens.kept[sequence]), None))
 
     def _readable(self) -> Iterator[Record]:
         for source in self.sources:
@@ -135,6 +140,28 @@ class Data:
         if not len(part.tokens):
             raise DataError(NOTHING_TO_EVALUATE, "`zlaunch data check` shows what becomes of its records")
         return part
+
+    def first_from(self, tokenizer: Any, least: int) -> tuple[str, int, int] | None:
+        """(file, line, token id) of the first record that holds a token with an id of at least `least`.
+
+        Also as text: training reads special tokens of contents as plain text, but a server would read the token.
+        """
+        set_template(tokenizer, self.config.data.chat_template)
+        for sources in map(as_sources, (self.config.data.train, self.config.data.eval)):
+            if not sources:
+                continue
+            found = self._entry(tokenizer, sources)
+            for notice in found.meta.special:
+                token = tokenizer.convert_tokens_to_ids(notice.kind)
+                if token >= least and notice.examples:
+                    return notice.examples[0].file, notice.examples[0].line, token
+            tokens = found.tokens
+            places = np.flatnonzero(tokens.tokens >= least)
+            if len(places):
+                sequence = int(np.searchsorted(tokens.offsets, places[0], side="right")) - 1
+                record = Part(sources, tokens, (), (), RecordOptions.of(self.config.data)).record(sequence)
+                return record.file, record.line, int(tokens.tokens[places[0]])
+        return None
 
     def _part(self, tokenizer: Any, name: str, value: Any, limit: int | None = None) -> Part:
         data = self.config.data

@@ -14,7 +14,8 @@ from typing import Any
 from train.config import TrainConfig
 from train.dist import World, quiet
 from train.errors import UserError, first_line, is_disk_full
-from train.model.base import BaseModel, register_types
+from train.model import limits
+from train.model.base import BaseModel, read_config, register_types
 
 
 @dataclass(frozen=True)
@@ -28,21 +29,23 @@ class Loaded:
 
 
 def load_for_training(
-    config: TrainConfig, world: World, base: BaseModel, engine: str, ds_config: dict[str, Any] | None
+    config: TrainConfig, world: World, base: BaseModel, engine: str, ds_config: dict[str, Any] | None, tokenizer: Any
 ) -> Loaded:
-    """Load the base model and its tokenizer; `ds_config` is None without DeepSpeed. Raises UserError."""
+    """Load the base model; `ds_config` is None without DeepSpeed. Raises UserError.
+
+    `tokenizer` comes from `load_tokenizer`; Unsloth loads its own.
+    """
     dtype = torch_dtype(config)
     try:
         if engine == "unsloth":
             model, tokenizer = _load_unsloth(config, base, dtype)
+            _check_tokenizer(tokenizer, base)
         else:
             model = _load_transformers(config, world, base, ds_config, dtype, checkpointing=engine == "peft")
-            tokenizer = load_tokenizer(config, base)
     except Exception as error:
         if not is_fault_of_files(error):
             raise
         raise _explained(error, base) from error
-    _check_tokenizer(tokenizer, base)
     model.config.use_cache = False
     return Loaded(model, tokenizer, dtype, engine)
 
@@ -60,9 +63,17 @@ def torch_dtype(config: TrainConfig) -> Any:
 
 
 def load_tokenizer(config: TrainConfig, base: BaseModel) -> Any:
+    """The base model's tokenizer, with a padding token. Raises UserError."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(base.directory, trust_remote_code=config.model.trust_remote_code)
+    try:
+        found = AutoTokenizer.from_pretrained(base.directory, trust_remote_code=config.model.trust_remote_code)
+    except Exception as error:
+        if not is_fault_of_files(error):
+            raise
+        raise _explained(error, base) from error
+    _check_tokenizer(found, base)
+    return found
 
 
 def load_plain(
@@ -181,10 +192,11 @@ def _explained(error: Exception, base: BaseModel) -> UserError:
 
 def _check_tokenizer(tokenizer: Any, base: BaseModel) -> None:
     """Make sure of a padding token. Raises UserError for a tokenizer that cannot be used."""
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.eos_token_id is None:
         raise UserError(f"the tokenizer of {base.name} has no end-of-sequence token")
+    rows = limits.rows_of(read_config(base.directory) or {})
+    if tokenizer.pad_token_id is None or (rows is not None and tokenizer.pad_token_id >= rows):
+        tokenizer.pad_token = tokenizer.eos_token  # padding is looked up in the embeddings too
     if not tokenizer.is_fast:
         raise UserError(
             f"the tokenizer of {base.name} is not a fast one; only those tell where in the text a token stands",

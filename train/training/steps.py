@@ -17,7 +17,7 @@ from train.data.prompts import set_template
 from train.data.tokens import fingerprint
 from train.dist import World
 from train.memory import shares_itself
-from train.model import choose, targets
+from train.model import choose, limits, targets
 from train.model.adapt import adapt
 from train.model.base import BaseModel, family_at, family_of_job, local_directory
 from train.model.load import Loaded, load_for_training, load_tokenizer
@@ -112,12 +112,14 @@ def load_model(run: Run) -> None:
     config, world = run.config, run.world
     run.data = Data(config, run.rundir)
     run.base = local_directory(config, run.rundir, run.data.texts)
+    tokenizer = load_tokenizer(config, run.base)
+    limits.check(config, run.base, tokenizer, run.data.first_from)
     if world.local_rank == 0:
         run.data.prefetch(lambda: load_tokenizer(config, run.base))
     deepspeed = run.ds_config is not None
     if dist.starts_early(world, engine=run.choice.engine, zero_stage=config.train.zero_stage):
         dist.start(world, deepspeed=deepspeed)
-    run.loaded = load_for_training(config, world, run.base, run.choice.engine, run.ds_config)
+    run.loaded = load_for_training(config, world, run.base, run.choice.engine, run.ds_config, tokenizer)
     dist.start(world, deepspeed=deepspeed)
     set_template(run.loaded.tokenizer, config.data.chat_template)
 

@@ -1,0 +1,57 @@
+"""What a model has room for: positions, and rows of the embedding for token ids.
+
+Beyond them a CPU raises an IndexError, and a GPU ends with an assertion of a kernel, both long after the model was
+loaded. RoPE beyond its positions fails silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from train import compat
+from train.config import TrainConfig
+from train.errors import UserError
+from train.model.base import BaseModel, read_config
+
+
+def rows_of(config: Mapping[str, Any]) -> int | None:
+    """Rows of the embedding, by config.json; None: it does not say."""
+    text = config.get("text_config")
+    rows = (text if isinstance(text, Mapping) else config).get("vocab_size")
+    return rows if isinstance(rows, int) else None
+
+
+FirstFrom = Callable[[Any, int], tuple[str, int, int] | None]
+"""first_from(tokenizer, id) -> (file, line, id) of the first record that holds a token with this id or a higher one."""
+
+
+def check(config: TrainConfig, base: BaseModel, tokenizer: Any, first_from: FirstFrom) -> None:
+    """Raise UserError for records that are too long for the model, or hold tokens that it lacks."""
+    found = read_config(base.directory) or {}
+    for refusal in compat.check_length(config.data.max_length, compat.positions(found)):
+        if config.model.source != "random":
+            raise UserError(refusal.reason, f"set {refusal.instead}")
+    rows = rows_of(found)
+    # Some models have a token more than rows, for images or padding. Only a record with such a token is a mistake.
+    if rows is None or max(tokenizer.get_vocab().values()) < rows:
+        return
+    held = first_from(tokenizer, rows)
+    if held is not None:
+        file, line, token = held
+        raise UserError(
+            f"{file}:{line} needs the token {tokenizer.convert_ids_to_tokens(token)!r}, whose id is {token}, but "
+            f"{base.name} has embeddings for the ids below {rows} only",
+            "use the tokenizer that belongs to the model, or fit the model to its tokenizer with "
+            "resize_token_embeddings(len(tokenizer)) of transformers and save both",
+        )
+
+
+def check_prompt(model: Any, ids: Sequence[int], max_new_tokens: int) -> int:
+    """How many of `max_new_tokens` may follow a prompt of these ids. Raises UserError if the model cannot read it."""
+    most, rows = compat.positions(model.config.to_dict()), model.get_input_embeddings().weight.shape[0]
+    if most is not None and len(ids) >= most:
+        raise UserError(f"the conversation has {len(ids)} tokens, and the model only {most} positions")
+    if max(ids) >= rows:
+        raise UserError(f"the conversation needs the token id {max(ids)}, and the model has only ids below {rows}")
+    return max_new_tokens if most is None else min(max_new_tokens, most - len(ids))
