@@ -362,13 +362,3 @@ def engine_for(settings: Combination, *, unsloth_installed: bool = True) -> tupl
 
 
 _WHY: Mapping[str, str] = {"fused": "the family has fused layers, the fastest path, and the job asks for plain LoRA"}
-
-
-def corrected(settings: Combination) -> Combination:
-    """Apply the advice of each refusal in turn: the settings of the nearest working job."""
-    for _ in range(2 * len(RULES)):
-        refusals = check(settings)
-        if not refusals:
-            return settings
-        settings = replace(settings, **refusals[0].changes)
-    raise AssertionError("the rules' advice goes in a circle")  # tests/train/test_compat.py tries every combination

@@ -22,7 +22,7 @@ EngineName = Literal["fused", "unsloth", "peft"]
 GIB = 2**30
 
 CHUNK_BYTES = 512 * 2**20
-"""Logits computed at a time by the fused loss (train.fused): bfloat16, so 2,048 tokens of a 128k vocabulary."""
+"""Size of the logits that the fused loss computes at a time: bfloat16, so 2,048 tokens of a 128k vocabulary."""
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Bytes per weight in nf4 with double quantization: 4 bits, 1 byte of scale per 64 weights, 4 bytes per 16,384."""

@@ -14,14 +14,15 @@ from launcher.commands.options import (
     add_flags,
     check_script,
     job_options,
+    launch_options,
     load_job,
     run_options,
+    start_run_or_sweep,
     sweep_option,
     take_flags,
 )
 from launcher.images import choose
 from launcher.job.spec import Job, JobSpec
-from launcher.lifecycle import sweep_in_turn
 from launcher.lifecycle.attach import launch
 from launcher.lifecycle.sweep import IsCancelled
 from launcher.machine import facts
@@ -40,17 +41,7 @@ LOCAL_FLAGS = (
 @sweep_option("one after another")
 @run_options
 @click.pass_context
-def local(
-    ctx: click.Context,
-    /,
-    overrides: tuple[str, ...],
-    smoke: bool,
-    sweeps: tuple[str, ...],
-    dry_run: bool,
-    detach: bool,
-    as_json: bool,
-    **_: Any,
-) -> int:
+def local(ctx: click.Context, /, **_: Any) -> int:
     """Train on this machine: on its GPUs, or on the CPU.
 
     JOB is a job file. The default is job.yaml in the working directory. Without one, flags about model, data and
@@ -66,15 +57,12 @@ def local(
         target = target_of("local", loaded.spec)
         refuse_procs_on_gpus(flags["local.procs"], target)
         check_script(loaded.spec, "local")
-        if not dry_run:
+        if not ctx.params["dry_run"]:
             check_python(loaded.spec)
-        how = {"smoke": smoke, "dry_run": dry_run, "detach": detach, "as_json": as_json}
-        return launch(loaded, target, backend_of("local"), run=run, is_cancelled=is_cancelled, **how)
+        backend = backend_of("local")
+        return launch(loaded, target, backend, run=run, is_cancelled=is_cancelled, **launch_options(ctx))
 
-    if sweeps:
-        sweep_in_turn.refuse_detach(detach)
-        return sweep_in_turn.run_sweep(sweeps, load, overrides, start, backend="local")
-    return start(load({}))
+    return start_run_or_sweep(ctx, load, start, backend="local")
 
 
 def check_python(job: JobSpec) -> None:

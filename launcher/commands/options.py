@@ -14,7 +14,8 @@ from launcher.commands.ignored import IGNORED, refuse_ignored
 from launcher.errors import UsageError
 from launcher.images import choose
 from launcher.job.spec import Job, JobSpec
-from launcher.lifecycle import submit
+from launcher.lifecycle import submit, sweep_in_turn
+from launcher.lifecycle.sweep import Load
 
 DEMO = (
     "no job file here: this is zlaunch's demo, a small model and 500 Chinese records "
@@ -139,6 +140,19 @@ def load_job(ctx: click.Context, flags: dict[str, Any] | None = None) -> Job:
             click.echo(DEMO, err=True)
         ctx.meta["zlaunch.demo_told"] = True
     return loaded
+
+
+def launch_options(ctx: click.Context) -> dict[str, Any]:
+    """The values of --smoke and `run_options` on the command line, as arguments of attach.launch."""
+    return {name: ctx.params[name] for name in ("smoke", "dry_run", "detach", "as_json")}
+
+
+def start_run_or_sweep(ctx: click.Context, load: Load, start: Callable[..., int], *, backend: str) -> int:
+    """Start the job of a command line, or with --sweep its points one after another. Returns the exit code."""
+    if not ctx.params["sweeps"]:
+        return start(load({}))
+    sweep_in_turn.refuse_detach(ctx.params["detach"])
+    return sweep_in_turn.run_sweep(ctx.params["sweeps"], load, ctx.params["overrides"], start, backend=backend)
 
 
 def check_script(job: JobSpec, backend: str) -> None:

@@ -18,14 +18,16 @@ from launcher.commands.options import (
     add_flags,
     compose,
     job_options,
+    launch_options,
     load_job,
     run_options,
+    start_run_or_sweep,
     sweep_option,
     switch,
     take_flags,
 )  # fmt: skip
 from launcher.job.spec import Job
-from launcher.lifecycle import checks, sweep_in_turn
+from launcher.lifecycle import checks
 from launcher.lifecycle.attach import launch
 from launcher.lifecycle.sweep import IsCancelled
 from launcher.rundir.directory import RunDir
@@ -74,17 +76,7 @@ def hosts_of_flags(job: Job, flags: dict[str, Any]) -> Job:
 @sweep_option("one after another")
 @run_options
 @click.pass_context
-def ssh(
-    ctx: click.Context,
-    /,
-    overrides: tuple[str, ...],
-    smoke: bool,
-    sweeps: tuple[str, ...],
-    dry_run: bool,
-    detach: bool,
-    as_json: bool,
-    **_: Any,
-) -> int:
+def ssh(ctx: click.Context, /, **_: Any) -> int:
     """Train on a list of hosts over SSH.
 
     JOB is a job file. The default is job.yaml in the working directory. Without one, flags about model, data and
@@ -97,17 +89,14 @@ def ssh(
 
     def load(values: dict[str, Any]) -> Job:
         loaded = hosts_of_flags(load_job(ctx, {**flags, **values}), flags)
-        ignored.refuse_ignored(loaded.spec, ignored.SSH, flags, overrides)
+        ignored.refuse_ignored(loaded.spec, ignored.SSH, flags, ctx.params["overrides"])
         return loaded
 
     def start(loaded: Job, run: RunDir | None = None, is_cancelled: IsCancelled | None = None) -> int:
         checks.check_inputs(loaded.spec, "ssh")  # before any host is contacted
         target = target_of("ssh", loaded.spec)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # closing the terminal must not end the run
-        how = {"smoke": smoke, "dry_run": dry_run, "detach": detach, "as_json": as_json}
-        return launch(loaded, target, backend_of("ssh"), run=run, is_cancelled=is_cancelled, **how)
+        backend = backend_of("ssh")
+        return launch(loaded, target, backend, run=run, is_cancelled=is_cancelled, **launch_options(ctx))
 
-    if sweeps:
-        sweep_in_turn.refuse_detach(detach)
-        return sweep_in_turn.run_sweep(sweeps, load, overrides, start, backend="ssh")
-    return start(load({}))
+    return start_run_or_sweep(ctx, load, start, backend="ssh")

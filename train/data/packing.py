@@ -59,9 +59,21 @@ def _fill(sizes: npt.NDArray[np.int64], count: int) -> list[list[int]]:
 
 def collate(data: Tokens, indices: Sequence[int], *, pad: int, pin: bool = False) -> dict[str, Any]:
     """One row on the CPU: input_ids, labels, position_ids [1, tokens], label_positions [labels], record lengths."""
+    arrays, lengths = lay_out(data, indices, pad=pad, multiple=MULTIPLE)
+    positions = np.flatnonzero(arrays["labels"][0] != IGNORED)
+    return {**_tensors(pin, **arrays, label_positions=positions), "lengths": lengths}
+
+
+def lay_out(
+    data: Tokens, indices: Sequence[int], *, pad: int, multiple: int
+) -> tuple[dict[str, npt.NDArray[np.int64]], tuple[int, ...]]:
+    """Pack records into a row: (input_ids, labels and position_ids [1, tokens], tokens per record).
+
+    Padding to `multiple` is one more record. Positions restart at every record.
+    """
     rows = [data.sequence(int(index)) for index in indices]
     lengths = [len(tokens) for tokens, _ in rows]
-    padding = -sum(lengths) % MULTIPLE
+    padding = -sum(lengths) % multiple
     total = sum(lengths) + padding
     ids = np.full((1, total), pad, dtype=np.int64)
     labels = np.full((1, total), IGNORED, dtype=np.int64)
@@ -70,15 +82,17 @@ def collate(data: Tokens, indices: Sequence[int], *, pad: int, pin: bool = False
     for tokens, labelled in rows:
         end = start + len(tokens)
         ids[0, start:end] = tokens
-        labels[0, start : end - 1] = np.where(labelled[1:], tokens[1:], IGNORED)
+        labels[0, start : end - 1] = targets(tokens, labelled)
         positions[0, start:end] = np.arange(len(tokens))
         start = end
     positions[0, start:] = np.arange(padding)
-    return {
-        **_tensors(pin, input_ids=ids, labels=labels, position_ids=positions),
-        **_tensors(pin, label_positions=np.flatnonzero(labels[0] != IGNORED)),
-        "lengths": tuple(lengths) + ((padding,) if padding else ()),
-    }
+    arrays = {"input_ids": ids, "labels": labels, "position_ids": positions}
+    return arrays, (*lengths, *([padding] if padding else []))
+
+
+def targets(tokens: npt.NDArray[np.int32], labelled: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+    """Return the target of each token but the last: the next token if it carries loss, else IGNORED."""
+    return np.where(labelled[1:], tokens[1:], IGNORED)
 
 
 def _tensors(pin: bool, **arrays: npt.NDArray[np.int64]) -> dict[str, Any]:

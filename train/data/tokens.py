@@ -1,13 +1,4 @@
-"""Records as tokens: one sequence a record, by the model's own chat template, loss on answers and their end only.
-
-Each conversation is rendered once and tokenised once; where the answers lie is known in the rendered text
-(chat_template.py) and carried to tokens by the tokenizer's offsets. So no prompt is ever tokenised apart from its
-answer, where a merge across the border would make other tokens.
-
-    Recipe      all that tokenising depends on: plain data, so that processes and cache keys can have it
-    Tokenizer   a Recipe at work, chunk by chunk; imports neither torch nor transformers
-    Tokens      the result, flat: tokens [total] int32, labelled [total] bool, offsets [sequences + 1] int64
-"""
+"""Tokens: records as one flat array of token ids, with the tokens that carry loss and the bounds of each sequence."""
 
 from __future__ import annotations
 
@@ -24,25 +15,27 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Dropped:
-    """What tokenising left out or cut, in sequences."""
+    """What tokenization dropped or cut, in sequences."""
 
     too_long: int = 0
-    """Dropped: the prompt alone leaves no room for an answer, or `overlong` is drop."""
+    """Dropped, because the prompt alone leaves no space for an answer, or because data.overlong is `drop`."""
     cut: int = 0
-    """Kept, with the end of the answer cut off."""
+    """Kept without the end of the answer."""
 
 
 @dataclass(frozen=True)
 class Tokens:
     tokens: Int32
+    """[total]"""
     labelled: Bools
-    """Is this token's prediction part of the loss?"""
+    """[total]: whether the prediction of this token counts in the loss."""
     offsets: npt.NDArray[np.int64]
+    """[sequences + 1]: where each sequence begins, and the end of the last."""
     kept: npt.NDArray[np.int64]
-    """For each sequence the position of its record in what was tokenised."""
+    """For each sequence the index of its record among those that were tokenized."""
     dropped: Dropped = Dropped()
     counted: Int32 | None = None
-    """Labelled tokens of every sequence, where they were counted when they were made."""
+    """Tokens with loss per sequence, if tokenization counted them."""
     answers: Int32 | None = None
     """For each sequence the number of its conversation's answers that it holds, the last perhaps cut; None: all."""
 
@@ -55,7 +48,7 @@ class Tokens:
 
     @cached_property
     def loss_tokens(self) -> npt.NDArray[np.int64]:
-        """Labelled tokens of every sequence."""
+        """Tokens with loss per sequence."""
         if self.counted is not None:
             return np.asarray(self.counted, dtype=np.int64)
         sums = np.concatenate([[0], np.cumsum(self.labelled, dtype=np.int64)])
@@ -68,7 +61,7 @@ class Tokens:
         return self.tokens[part], self.labelled[part]
 
     def prompt(self, index: int) -> list[int]:
-        """The tokens before the last answer: what the model is given to answer."""
+        """Return the tokens before the last answer: the prompt for generation."""
         tokens, labelled = self.sequence(index)
         place = len(tokens)
         while place and labelled[place - 1]:
@@ -77,21 +70,15 @@ class Tokens:
         return found
 
 
-# A transformers tokenizer's side --------------------------------------------------------------------------------------
-
-
-# The recipe and its work ----------------------------------------------------------------------------------------------
-
-
 def fingerprint(tokens: Tokens) -> str:
-    """Equal for equal sequences; of their number, lengths and labelled tokens, which lie in memory anyway."""
+    """Return a text that is equal for equal sequences, from their count, lengths and tokens with loss."""
     lengths, counts = tokens.lengths, tokens.loss_tokens
     found = hashlib.blake2b(np.stack([lengths, counts]).tobytes(), digest_size=4).hexdigest()
     return f"{len(tokens)} of {int(lengths.sum())} tokens ({found})"
 
 
 def first(tokens: Tokens, records: int) -> Tokens:
-    """The sequences of the first `records` records."""
+    """Return the sequences of the first `records` records."""
     count = int(np.searchsorted(tokens.kept, records, side="left"))
     return replace(
         tokens,

@@ -30,12 +30,11 @@ from train.fused import attention, kernels
 from train.fused.attention import PackedLayout
 from train.fused.linears import Linear
 from train.fused.sharded import Shards, unshard
+from train.memory import CHUNK_BYTES
 
 IGNORED = -100
 SCALE_ROWS = 2048
 """Rows of the gradient that are converted to float32 at a time."""
-CHUNK_BYTES = 512 * 2**20
-"""Size of the logits that exist at a time; train/memory.py counts them."""
 
 
 @dataclass(frozen=True)

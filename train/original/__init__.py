@@ -1,5 +1,5 @@
 """Convert ChatGLM and Baichuan checkpoints from their original layouts to those of transformers.
 
-Offers: conversion.converted(path) -> Path, conversion.convert(source, target), alibi.load_alibi.
+Offers: conversion.converted(path) -> Path, conversion.convert(source, target), alibi.register.
 May import: families, hub.
 """

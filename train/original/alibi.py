@@ -12,7 +12,6 @@ there is no other position signal. The attention must take a float mask: SDPA or
 from __future__ import annotations
 
 import math
-import os
 from typing import Any
 
 import torch
@@ -140,10 +139,3 @@ def register() -> None:
     """Register the model type with AutoConfig and AutoModelForCausalLM in this process, without remote code."""
     AutoConfig.register(AlibiLlamaConfig.model_type, AlibiLlamaConfig, exist_ok=True)
     AutoModelForCausalLM.register(AlibiLlamaConfig, AlibiLlamaForCausalLM, exist_ok=True)
-
-
-def load_alibi(path: str | os.PathLike[str], **kwargs: Any) -> AlibiLlamaForCausalLM:
-    """Load a converted ALiBi checkpoint. `kwargs` go to from_pretrained (dtype, quantization_config, device_map)."""
-    register()
-    kwargs.setdefault("attn_implementation", "sdpa")
-    return AlibiLlamaForCausalLM.from_pretrained(path, **kwargs)

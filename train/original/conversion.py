@@ -21,7 +21,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from train import families
-from train.hub.cachedir import locked, suppress_if_there
+from train.hub.cachedir import cache_directory, locked, suppress_if_there
 from train.original import sentencepiece_bpe
 from train.original.checkpoint_files import ConversionError, Source, Tensors, check_file, load_shard, read_source
 from train.original.layouts import Recipe, Shapes, recipe_for, tokenizer_for
@@ -69,13 +69,13 @@ def converted(
 ) -> Path:
     """Return `path` itself if transformers can read it, else its conversion in the cache, made on first use.
 
-    The cache is `cache`, $ZLAUNCH_CACHE, or zlaunch in the user's cache directory. Its key is the checkpoint's path
-    with the name, size and time of each file. Every rank may call this: one converts, the others wait.
+    The cache is `cache`, else that of train/hub/cachedir.py. Its key is the checkpoint's path with the name, size and
+    time of each file. Every rank may call this: one converts, the others wait.
     """
     root = Path(path)
     if not needs_conversion(root):
         return root
-    place = Path(cache or os.environ.get("ZLAUNCH_CACHE") or _user_cache()) / "converted"
+    place = Path(cache or cache_directory()) / "converted"
     target = place / f"{root.resolve().name}-{_fingerprint(root)}"
     with _lock(target, "use"):
         if not target.is_dir():
@@ -93,10 +93,6 @@ def needs_conversion(path: str | os.PathLike[str]) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(config, dict) and families.needs_conversion(config)
-
-
-def _user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zlaunch"
 
 
 def _fingerprint(root: Path) -> str:

@@ -22,7 +22,7 @@ from tests.beds import original  # noqa: E402  # needs torch
 from train import convert as train_convert  # noqa: E402
 from train import families  # noqa: E402
 from train.original import conversion  # noqa: E402
-from train.original.alibi import AlibiLlamaForCausalLM, load_alibi  # noqa: E402
+from train.original.alibi import AlibiLlamaForCausalLM, register  # noqa: E402
 from train.original.conversion import ConversionError, converted  # noqa: E402
 
 pytestmark = pytest.mark.train
@@ -66,9 +66,8 @@ def pair(request: Any, tmp_path_factory: Any, vocabulary: bytes) -> tuple[str, P
 def load(path: Path, **kwargs: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
-    config = json.loads((path / "config.json").read_text("utf-8"))
-    loader = load_alibi if families.family_of(config).positions == "alibi" else AutoModelForCausalLM.from_pretrained
-    return loader(path, **kwargs).eval()
+    register()
+    return AutoModelForCausalLM.from_pretrained(path, **kwargs).eval()
 
 
 def forward(name: str) -> Callable[..., Any]:
