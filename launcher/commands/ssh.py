@@ -33,7 +33,7 @@ from launcher.lifecycle.sweep import IsCancelled
 from launcher.rundir.directory import RunDir
 
 HOST_FLAGS = (
-    Flag("--hosts", "ssh.hosts", "Hosts in the order of their node ranks.", "Host", metavar="A,B,USER@C:PORT"),
+    Flag("--hosts", "ssh.hosts", "Hosts in the order of their node ranks.", "Host", metavar="A,N[1-4],USER@C:PORT"),
     Flag("--hostfile", "ssh.hostfile", "Hosts and slots in DeepSpeed's format.", "Host", metavar="FILE"),
     Flag("--include", "ssh.include", "Use only these hosts and slots.", "Host", metavar="HOST:0,1@HOST"),
     Flag("--exclude", "ssh.exclude", "Leave out these hosts and slots.", "Host", metavar="HOST:0@HOST"),

@@ -29,6 +29,11 @@ def parse_address(name: str, *, where: str = "--hosts") -> Address:
         host, port = rest, None
     if not host or re.search(r"[\s/\\'\"$;&|<>`]", name) or host.startswith("-") or (at and not user):
         raise HostfileError(f"{where}: {name!r} is not [user@]host[:port]")
+    if re.search(r"[\[\]]", host):
+        raise HostfileError(
+            f"{where}: {name!r}: expected numbers in the brackets",
+            hint="--hosts expands node[1-4] and node[01-03,7]; a hostfile has one line per host",
+        )
     if port is not None and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise HostfileError(f"{where}: {name!r}: {port!r} is not a port; accepted: 1 to 65535")
     return Address(host, user or None, int(port) if port else None)

@@ -1,4 +1,4 @@
-"""Parse hosts and slots: DeepSpeed's hostfile and its --include/--exclude, and `--hosts a,b,user@c:2222`.
+"""Parse hosts and slots: DeepSpeed's hostfile and its --include/--exclude, and `--hosts a,node[1-4],user@c:2222`.
 
 The grammar is DeepSpeed's, to the letter (deepspeed.launcher.runner._parse_hostfile and parse_resource_filter of
 0.19.8). Each text is accepted with the same result or rejected, here with file, line and reason. Only an absent file
@@ -25,7 +25,7 @@ _HINT = "one host per line, for example: worker-0 slots=8"
 def load(path: Path) -> dict[str, int]:
     """Read {host: number of slots} from a hostfile, in file order. Raises HostfileError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors begin a file with a BOM
     except OSError as error:
         reason = "no such hostfile" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
         raise HostfileError(f"{path}: {reason}", hint=_HINT) from error
@@ -70,18 +70,48 @@ def _why_bad(line: str) -> str:
 
 
 def parse_hosts(hosts: str | Sequence[str], *, where: str = "--hosts") -> tuple[str, ...]:
-    """Parse `a,b,user@c:2222`, or a list of such texts, into host names in order. Raises HostfileError."""
-    texts = hosts.split(",") if isinstance(hosts, str) else [part for text in hosts for part in text.split(",")]
-    names = [text.strip() for text in texts]
-    for position, name in enumerate(names, start=1):
-        if not name:
+    """Parse `a,user@c:2222,node[01-03,7]`, or a list of such texts, into names in order. Raises HostfileError."""
+    # A comma inside brackets belongs to a range.
+    texts = [
+        part for text in ([hosts] if isinstance(hosts, str) else hosts) for part in re.split(r",(?![^\[]*\])", text)
+    ]
+    names: list[str] = []
+    for position, text in enumerate(texts, start=1):
+        if not text.strip():
             raise HostfileError(f"{where}: entry {position} is empty", hint="for example --hosts node1,user@node2:2222")
-        parse_address(name, where=where)
-        if name in names[: position - 1]:
-            raise HostfileError(
-                f"{where}: {name} is there twice", hint="name each host once; slots set how many ranks it gets"
-            )
+        for name in expand_ranges(text.strip(), where=where):
+            parse_address(name, where=where)
+            if name in names:
+                raise HostfileError(
+                    f"{where}: {name} is there twice", hint="name each host once; slots set how many ranks it gets"
+                )
+            names.append(name)
     return tuple(names)
+
+
+_RANGES = re.compile(r"\[(\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*)\]")
+_MOST_HOSTS = 65_536
+
+
+def expand_ranges(text: str, *, where: str = "--hosts") -> list[str]:
+    """Expand `rack[1-2]n[01-03,7]` as Slurm's `scontrol show hostnames` does: the last brackets vary fastest.
+
+    A range has as many digits as its first number. Brackets with a colon are an IPv6 address. Raises HostfileError.
+    """
+    found = _RANGES.search(text)
+    if found is None:
+        return [text]
+    numbers: list[str] = []
+    for part in found[1].split(","):
+        first, _, last = part.partition("-")
+        low, high = int(first), int(last or first)
+        if not low <= high < low + _MOST_HOSTS:
+            raise HostfileError(f"{where}: {text!r}: {part} is no range of numbers", hint="for example node[01-16]")
+        numbers += [str(number).zfill(len(first)) for number in range(low, high + 1)]
+    rest = expand_ranges(text[found.end() :], where=where)
+    if len(numbers) * len(rest) > _MOST_HOSTS:
+        raise HostfileError(f"{where}: {text!r} stands for {len(numbers) * len(rest)} hosts")
+    return [f"{text[: found.start()]}{number}{end}" for number in numbers for end in rest]
 
 
 def select(pool: Mapping[str, int], include: str = "", exclude: str = "") -> Slots:

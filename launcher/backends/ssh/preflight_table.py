@@ -15,8 +15,10 @@ from launcher.backends.ssh.requirements import (
     find_problems,
     found_on,
     gpus_of,
+    machine_of,
     majority,
     most_common,
+    shared_gpus,
 )
 from launcher.images import choose
 from launcher.images.on_hosts import HostImage
@@ -87,6 +89,7 @@ def make_table(job: JobSpec, request: HostRequest, found: Inspection, inputs: Se
     cuda = {rank: cuda_versions(job, facts) for rank, facts in found.facts.items()}
     usual_cuda = common_versions([cuda[rank] for rank in cuda if gpus[rank]])
     images = image_problems(found.images)
+    doubled = shared_gpus(found.names, found.facts, [slots.get(name, []) for name in found.names])
     table = []
     for rank, name in enumerate(found.names):
         if rank in found.closed:
@@ -103,7 +106,9 @@ def make_table(job: JobSpec, request: HostRequest, found: Inspection, inputs: Se
             "driver": _driver(cuda[rank], compared),
             "clock": Cell(f"{skew:+.1f} s", *CLOCK_WARNING if abs(skew) > CLOCK_DRIFT else ()),
             "disk": Cell("-" if facts["workdir_error"] else _bytes(facts["free_bytes"])),
-            "memory": _memory(facts),
+            "memory": _memory(
+                facts, [found.names[other] for other in found.facts if other < rank and _same(found, other, rank)]
+            ),
             "filesystem": _filesystem(found, rank),
             "network": _network(found, rank),
             "model": Cell(_model(job, facts)),
@@ -111,6 +116,8 @@ def make_table(job: JobSpec, request: HostRequest, found: Inspection, inputs: Se
         }
         for column, problem in find_problems(job, facts, host_slots, device, skew, usual).items():
             cells[column] = Cell(cells[column].text, "bad", problem)
+        if device == "cuda" and rank in doubled:
+            cells["gpus"] = Cell(cells["gpus"].text, "bad", doubled[rank])
         table.append(Row(name, cells))
     return table
 
@@ -173,8 +180,14 @@ def _driver(versions: Mapping[str, str], usual: Mapping[str, str]) -> Cell:
     return Cell(text)
 
 
-def _memory(facts: Json) -> Cell:
+def _same(found: Inspection, one: int, other: int) -> bool:
+    return machine_of(found.facts[one]) == machine_of(found.facts[other]) != ("", "")
+
+
+def _memory(facts: Json, doubles: Sequence[str]) -> Cell:
     free = facts["memory_bytes"]
+    if doubles:
+        return Cell(_bytes(free or 0), "warn", f"the same machine as {doubles[0]}: they share its cores and memory")
     if free is None:
         return Cell("?")
     return Cell(_bytes(free), "warn", "little memory is free") if free < LITTLE_MEMORY else Cell(_bytes(free))

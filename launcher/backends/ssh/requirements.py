@@ -38,6 +38,51 @@ def gpus_of(facts: Json) -> tuple[Gpu, ...]:
     return found_on(facts).seen
 
 
+def shared_gpus(names: Sequence[str], facts: Mapping[int, Json], slots: Sequence[Sequence[int]]) -> dict[int, str]:
+    """Return {host: why it cannot have its slots} where a host before it uses one of its GPUs.
+
+    A name says nothing: the same machine may have two, and containers may share one machine's GPUs.
+    """
+    first_user: dict[str, int] = {}
+    problems: dict[int, str] = {}
+    for rank, host in facts.items():
+        cards = (host.get("gpus") or {}).get("gpus", [])
+        for card in (cards[slot] for slot in slots[rank] if slot < len(cards)):
+            uuid = card.get("uuid", "")
+            known = uuid.startswith(("GPU-", "MIG-"))
+            first = first_user.setdefault(uuid if known else f"{host.get('boot_id', rank)} {card['index']}", rank)
+            if first != rank:
+                same = machine_of(host) == machine_of(facts[first])
+                what = f"the same machine as {names[first]}" if same else f"on one machine with {names[first]}"
+                hint = "name each machine once, or give each its own GPUs with --include"
+                problems.setdefault(rank, f"{what}, so both would use GPU {card['index']} ({uuid}): {hint}")
+    return problems
+
+
+def machine_of(facts: Json) -> tuple[str, str]:
+    """Return what a machine is, whatever its names: this boot of a kernel, and the network that a container may own."""
+    return facts.get("boot_id", ""), facts.get("network", "")
+
+
+def shared_machines(names: Sequence[str], facts: Mapping[int, Json]) -> list[str]:
+    """Return a sentence for each machine that is several hosts of the run."""
+    machines: dict[str, list[int]] = {}
+    for rank, host in facts.items():
+        machines.setdefault(host.get("boot_id") or f"host {rank}", []).append(rank)
+    told = []
+    for ranks in machines.values():
+        one = len({machine_of(facts[rank]) for rank in ranks}) == 1
+        what = "the same machine" if one else "on one machine (the same boot id)"
+        if len(ranks) > 1:
+            told.append(f"{_list_names([names[rank] for rank in ranks])} are {what}: they share its cores and memory")
+    return told
+
+
+def _list_names(names: Sequence[str]) -> str:
+    few = [*names[:3], f"{len(names) - 4} more", names[-1]] if len(names) > 6 else names
+    return f"{', '.join(few[:-1])} and {few[-1]}"
+
+
 def device_of(job: JobSpec, gpus: Mapping[str, int]) -> Device:
     """Return the device of the run from the hosts' GPU counts. Raises UsageError if only some hosts have GPUs."""
     if job.device != "auto":

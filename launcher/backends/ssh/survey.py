@@ -21,6 +21,8 @@ from launcher.backends.ssh.requirements import (
     found_on,
     gpus_of,
     majority,
+    shared_gpus,
+    shared_machines,
     uses_environment,
 )
 from launcher.errors import HostsError, TargetError
@@ -110,6 +112,9 @@ def _survey(job: JobSpec, request: HostRequest, fleet: Fleet) -> Survey:
     problems = {
         rank: list(find_problems(job, facts[rank], slots[rank], device, skew[rank], usual).values()) for rank in ranks
     }
+    names = [session.name for session in fleet.sessions]
+    for rank, problem in (shared_gpus(names, facts, slots) if device == "cuda" else {}).items():
+        problems[rank].append(problem)
     _refuse("the hosts are not ready", fleet, problems)
     _refuse("the hosts cannot run the image", fleet, image_problems(ask_images(fleet, job, device, ranks)))
     rendezvous = open_rendezvous(fleet.sessions[0], 0, facts, job.ssh.master_addr)
@@ -123,7 +128,7 @@ def _survey(job: JobSpec, request: HostRequest, fleet: Fleet) -> Survey:
         python=_common_python(job, facts, fleet),
         ports=rendezvous.ports,
         master_addr=choose_address(fleet, rendezvous, answers, job.ssh.master_addr),
-        notes=gpu_notes(fleet, facts) if device == "cuda" else (),
+        notes=(*(gpu_notes(fleet, facts) if device == "cuda" else ()), *shared_machines(names, facts)),
         visible_by_job="CUDA_VISIBLE_DEVICES" in job.env,
     )
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from launcher.backends.ssh.host_request import requested_hosts
 from launcher.errors import HostfileError
+from launcher.job.load import convert
 from launcher.remote import address, hostfile
 
 
@@ -208,3 +210,42 @@ def test_the_parity_tests_run_where_the_training_environment_is() -> None:
     if importlib.util.find_spec("deepspeed") is None:
         pytest.skip("deepspeed is not installed")
     assert importlib.util.find_spec("deepspeed.launcher.runner") is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("node[01-03,7]", "node01 node02 node03 node7"),
+        ("a,node[1-2],b:22", "a node1 node2 b:22"),
+        (
+            "rack[1-2]n[8-11]-ib",
+            "rack1n8-ib rack1n9-ib rack1n10-ib rack1n11-ib rack2n8-ib rack2n9-ib rack2n10-ib rack2n11-ib",
+        ),
+        ("n[8-010]", "n8 n9 n10"),
+        ("n[1,02,003-4]", "n1 n02 n003 n004"),
+        ("n[08-11]", "n08 n09 n10 n11"),
+        ("n[1-2][3-4]", "n13 n14 n23 n24"),
+        ("u@n[1-2]:2222", "u@n1:2222 u@n2:2222"),
+        ("[::1]:22,[fe80::1]", "[::1]:22 [fe80::1]"),
+    ],
+)
+def test_ranges_are_expanded_as_scontrol_show_hostnames_does(text: str, expected: str) -> None:
+    assert list(hostfile.parse_hosts(text)) == expected.split()
+    assert list(hostfile.parse_hosts([text])) == expected.split()
+
+
+@pytest.mark.parametrize(
+    "text", ["n[4-1]", "n[]", "n[a-b]", "n[1", "n[1-2", "n[1-2]]", "n[1-9999999]", "n[1-2],n2", "n[1-]"]
+)
+def test_ranges_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(HostfileError):
+        hostfile.parse_hosts(text)
+
+
+def test_a_byte_order_mark_is_skipped_and_a_range_in_a_hostfile_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "hosts"
+    file.write_bytes(b"\xef\xbb\xbfworker-0 slots=4\r\nworker-1 slots=2\r\n")
+    assert hostfile.load(file) == {"worker-0": 4, "worker-1": 2}
+    file.write_text("worker-[0-1] slots=4\n")
+    with pytest.raises(HostfileError, match="numbers in the brackets"):
+        requested_hosts(convert({"ssh": {"hostfile": str(file)}}, where="test").ssh)

@@ -100,3 +100,34 @@ def test_an_image_that_no_host_could_run_is_refused_before_any_host_is_asked(
         monkeypatch.setattr(module, "Fleet", None)
         with pytest.raises(UsageError, match=error):
             start(job)
+
+
+def host(boot: str, network: str, *uuids: str) -> dict[str, Any]:
+    cards = [{"index": index, "uuid": uuid} for index, uuid in enumerate(uuids)]
+    return {"boot_id": boot, "network": network, "gpus": {"gpus": cards}}
+
+
+def test_hosts_that_would_share_a_gpu_are_named_whatever_they_are_called() -> None:
+    one, alias, container = (
+        host("b", "net:1", "GPU-1", "GPU-2"),
+        host("b", "net:1", "GPU-1", "GPU-2"),
+        host("b", "net:2", "GPU-2"),
+    )
+    names = ["a", "a.lan", "c"]
+    found = requirements.shared_gpus(names, {0: one, 1: alias, 2: container}, [[0, 1], [0, 1], [0]])
+    assert found[1].startswith("the same machine as a, so both would use GPU 0 (GPU-1)")
+    assert found[2].startswith("on one machine with a, so both would use GPU 0 (GPU-2)")
+    assert requirements.shared_gpus(names, {0: one, 1: alias}, [[0], [1]]) == {}  # each has its own
+    other = host("b2", "net:1", "[N/A]"), host("b3", "net:1", "[N/A]")
+    assert requirements.shared_gpus(names, dict(enumerate(other)), [[0], [0]]) == {}  # no UUIDs, but two machines
+
+
+def test_hosts_of_one_machine_are_told() -> None:
+    facts = {0: host("b", "net:1"), 1: host("b", "net:1"), 2: host("b2", "net:1"), 3: host("b2", "net:9")}
+    assert requirements.shared_machines(["a", "a.lan", "c", "d"], facts) == [
+        "a and a.lan are the same machine: they share its cores and memory",
+        "c and d are on one machine (the same boot id): they share its cores and memory",
+    ]
+    many = {rank: host("b", "net:1") for rank in range(64)}
+    (told,) = requirements.shared_machines([f"n{rank}" for rank in many], many)
+    assert told.startswith("n0, n1, n2, 60 more and n63 are the same machine")
