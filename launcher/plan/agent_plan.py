@@ -49,7 +49,8 @@ def launch_of(
 def env_of(spec: JobSpec, target: Target, choice: ContainerChoice) -> dict[str, str]:
     """The variables of all ranks. On hosts the GPUs differ: their agents get CUDA_VISIBLE_DEVICES one by one."""
     given = {name: value for name, value in spec.env.items() if name != "CUDA_VISIBLE_DEVICES" or not on_hosts(target)}
-    return {**given, **choice.cache_variables}
+    forwarded = {name: value for name, (value, _) in target.forwarded.items()}
+    return {**forwarded, **given, **choice.cache_variables}
 
 
 def on_hosts(target: Target) -> bool:

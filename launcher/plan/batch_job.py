@@ -130,6 +130,8 @@ def srun_arguments(spec: JobSpec) -> list[str]:
         arguments.append("--no-kill")
     if spec.slurm.cpus_per_task is not None:  # since Slurm 22.05, srun does not inherit it from sbatch
         arguments.append(f"--cpus-per-task={spec.slurm.cpus_per_task}")
+    # The job may have begun without the user's environment (sbatch --export), but the agents need the script's.
+    arguments.append("--export=ALL")
     return [*arguments, "--input=none", "--label", "--unbuffered"]
 
 

@@ -47,6 +47,7 @@ def plan(
         slurm |= {"inputs": dict(target.paths), "pyxis": pyxis}
     if container.reason:
         reasons = (*reasons, Reason(setting="container.runtime", value=container.runtime, reason=container.reason))
+    reasons = (*reasons, *_forwarded(spec, target))
     return RunPlan(
         run_id=run_id,
         name=spec.name,
@@ -61,6 +62,14 @@ def plan(
         setup=spec.slurm.setup if on_slurm else (),
         slurm=slurm,
     )  # fmt: skip
+
+
+def _forwarded(spec: JobSpec, target: Target) -> list[Reason]:
+    return [
+        Reason(setting=f"env.{name}", value=value, reason=f"from {source}")
+        for name, (value, source) in target.forwarded.items()
+        if name not in spec.env
+    ]
 
 
 def on_target(spec: JobSpec, names: Mapping[str, str]) -> JobSpec:

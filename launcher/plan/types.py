@@ -98,6 +98,8 @@ class Target(Frozen, frozen=True, kw_only=True):
     """{path of an input here: its path on the target, relative to the run directory}, where they differ."""
     notes: tuple[str, ...] = ()
     """What the user should know of the place, for people."""
+    forwarded: dict[str, tuple[str, str]] = {}
+    """{variable for the ranks that the job does not set: (value, where it comes from)}."""
 
     @property
     def world_size(self) -> int:

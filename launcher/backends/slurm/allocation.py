@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+from launcher.backends.slurm import sbatch_variables
 from launcher.job import inputs
 from launcher.job.spec import JobSpec
 from launcher.machine import facts
+from launcher.machine.forwarded import forwarded
 from launcher.plan import batch_job, gpus
 from launcher.plan.types import Target
 from train.config import Device
@@ -27,6 +30,7 @@ def slurm_target(job: JobSpec, known: inputs.Sums | None = None) -> Target:
     login = job.slurm.login is not None
     device: Device = "cpu" if job.device == "cpu" else "cuda"
     procs = batch_job.procs_per_node(job.slurm, device)
+    options = [str(option) for option, _ in batch_job.options(job, "", device)]
     name, memory = gpus.parse_gpu(job.slurm.gpu) if job.slurm.gpu and device == "cuda" else (None, None)
     return Target(
         backend="slurm",
@@ -40,5 +44,8 @@ def slurm_target(job: JobSpec, known: inputs.Sums | None = None) -> Target:
         gpu_name=name,
         gpu_memory_bytes=memory,
         cwd=None if login else str(Path.cwd()),
+        notes=() if login else sbatch_variables.notes(os.environ, options),
+        # sbatch itself passes this shell's variables on.
+        forwarded=forwarded(os.environ, shell=login),
         paths=inputs.inputs(job, absent_ok=True, known=known)[1] if login else {},
     )

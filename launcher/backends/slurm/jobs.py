@@ -13,6 +13,7 @@ from launcher.backends.slurm.cancellation import Cancellation
 from launcher.backends.slurm.job_files import begin_submission, job_id, secrets_file, slurm_section
 from launcher.backends.slurm.job_state import failure_record, merge_states, own_state, waiting_reason
 from launcher.backends.slurm.query import JobWatch, Snapshot, explain_sbatch
+from launcher.backends.slurm.sbatch_variables import overruled, script_options
 from launcher.backends.slurm.shell import LocalShell, Shell
 from launcher.backends.slurm.states import JobInfo
 from launcher.backends.slurm.submit_checks import check_partitions, check_paths
@@ -178,7 +179,11 @@ class SlurmBackend:
 
 
 def _sbatch(shell: Shell, script: Path, options: Sequence[str], *, hide: tuple[str, ...]) -> str:
-    """Test and queue a batch script; return the job id. Raises TargetError with Slurm's refusal."""
+    """Test and queue a batch script; return the job id. Raises TargetError with Slurm's refusal.
+
+    Variables of the shell cannot change what the script says.
+    """
+    hide = (*hide, *overruled(script_options(script.read_text(encoding="utf-8"))))
     for command in (["sbatch", "--test-only"], ["sbatch", "--parsable"]):
         result = shell.run([*command, *options, script.name], cwd=shell.path_there(script.parent), hide=hide)
         if result.code != 0:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
+from launcher.backends.slurm.sbatch_variables import CLEAN
 from launcher.backends.slurm.shell import TIMEOUT
 from launcher.backends.slurm.synced_files import CHECKPOINTS, MIRRORED, NOT_SENT, STORE
 from launcher.errors import TargetError
@@ -111,7 +112,7 @@ class LoginShell:
         return str(result.stdout)
 
     def run(self, argv: Sequence[str], *, cwd: str | None = None, hide: Sequence[str] = ()) -> Result:
-        line = shlex.join(argv)
+        line = f"{CLEAN}; unset -v {shlex.join(hide)}; {shlex.join(argv)}" if hide else f"{CLEAN}; {shlex.join(argv)}"
         if cwd is not None:
             line = f"cd -- {shlex.quote(cwd)} && {line}"
         # A login shell: on many sites Slurm's commands come with the profile.

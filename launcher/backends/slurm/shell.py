@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from launcher.backends.slurm.sbatch_variables import is_foreign
 from launcher.backends.slurm.synced_files import MIRRORED
 from launcher.machine import process
 from launcher.machine.process import Result
@@ -65,7 +66,7 @@ class LocalShell:
         self.name = f"local:{os.environ.get('SLURM_CONF', '')}"
 
     def run(self, argv: Sequence[str], *, cwd: str | None = None, hide: Sequence[str] = ()) -> Result:
-        environ = {name: value for name, value in os.environ.items() if name not in hide and not _is_of_job(name)}
+        environ = {name: value for name, value in os.environ.items() if name not in hide and not is_foreign(name)}
         return process.run(argv, timeout=TIMEOUT, cwd=cwd, env=environ, check=False)
 
     def path_there(self, path: Path) -> str:
@@ -92,13 +93,3 @@ class LocalShell:
 
     def remove(self, path: Path) -> None:
         path.unlink(missing_ok=True)
-
-
-_JOB_PREFIXES = ("SLURM_JOB", "SLURM_STEP", "SLURM_TASK", "SLURM_NODE", "SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NNODES",
-                 "SLURM_CPUS", "SLURM_MEM", "SLURM_GPUS", "SLURM_TRES", "SLURM_ARRAY", "SLURM_RESTART", "SLURM_SUBMIT",
-                 "SLURM_PROCID", "SLURM_LOCALID", "SLURM_EXPORT")  # fmt: skip
-
-
-def _is_of_job(name: str) -> bool:
-    """Whether a variable describes the job that zlaunch itself runs in (salloc, a job that submits jobs)."""
-    return name.startswith(_JOB_PREFIXES)

@@ -89,7 +89,8 @@ def make_table(job: JobSpec, request: HostRequest, found: Inspection, inputs: Se
     cuda = {rank: cuda_versions(job, facts) for rank, facts in found.facts.items()}
     usual_cuda = common_versions([cuda[rank] for rank in cuda if gpus[rank]])
     images = image_problems(found.images)
-    doubled = shared_gpus(found.names, found.facts, [slots.get(name, []) for name in found.names])
+    shared = shared_gpus(found.names, found.facts, [slots.get(name, []) for name in found.names])
+    doubled = {rank: {"gpus": problem} for rank, problem in shared.items()} if device == "cuda" else {}
     table = []
     for rank, name in enumerate(found.names):
         if rank in found.closed:
@@ -106,18 +107,15 @@ def make_table(job: JobSpec, request: HostRequest, found: Inspection, inputs: Se
             "driver": _driver(cuda[rank], compared),
             "clock": Cell(f"{skew:+.1f} s", *CLOCK_WARNING if abs(skew) > CLOCK_DRIFT else ()),
             "disk": Cell("-" if facts["workdir_error"] else _bytes(facts["free_bytes"])),
-            "memory": _memory(
-                facts, [found.names[other] for other in found.facts if other < rank and _same(found, other, rank)]
-            ),
+            "memory": _memory(found, rank),
             "filesystem": _filesystem(found, rank),
             "network": _network(found, rank),
             "model": Cell(_model(job, facts)),
             "data": _data(inputs, found.present.get(rank, set())),
         }
-        for column, problem in find_problems(job, facts, host_slots, device, skew, usual).items():
+        problems = find_problems(job, facts, host_slots, device, skew, usual)
+        for column, problem in (problems | doubled.get(rank, {})).items():
             cells[column] = Cell(cells[column].text, "bad", problem)
-        if device == "cuda" and rank in doubled:
-            cells["gpus"] = Cell(cells["gpus"].text, "bad", doubled[rank])
         table.append(Row(name, cells))
     return table
 
@@ -180,17 +178,14 @@ def _driver(versions: Mapping[str, str], usual: Mapping[str, str]) -> Cell:
     return Cell(text)
 
 
-def _same(found: Inspection, one: int, other: int) -> bool:
-    return machine_of(found.facts[one]) == machine_of(found.facts[other]) != ("", "")
-
-
-def _memory(facts: Json, doubles: Sequence[str]) -> Cell:
-    free = facts["memory_bytes"]
+def _memory(found: Inspection, rank: int) -> Cell:
+    here, free = machine_of(found.facts[rank]), found.facts[rank]["memory_bytes"]
+    text = "?" if free is None else _bytes(free)
+    before = [other for other in found.facts if other < rank and any(here)]
+    doubles = [found.names[other] for other in before if machine_of(found.facts[other]) == here]
     if doubles:
-        return Cell(_bytes(free or 0), "warn", f"the same machine as {doubles[0]}: they share its cores and memory")
-    if free is None:
-        return Cell("?")
-    return Cell(_bytes(free), "warn", "little memory is free") if free < LITTLE_MEMORY else Cell(_bytes(free))
+        return Cell(text, "warn", f"the same machine as {doubles[0]}: they share its cores and memory")
+    return Cell(text, "warn", "little memory is free") if free is not None and free < LITTLE_MEMORY else Cell(text)
 
 
 def _filesystem(found: Inspection, rank: int) -> Cell:

@@ -5,6 +5,7 @@ requested_hosts -> connect -> hello -> problems, images -> shared directories, p
 
 from __future__ import annotations
 
+import os
 import secrets
 import statistics
 import time
@@ -29,6 +30,7 @@ from launcher.errors import HostsError, TargetError
 from launcher.images import choose
 from launcher.job.spec import JobSpec
 from launcher.machine import facts as machine_facts
+from launcher.machine.forwarded import forwarded
 from launcher.plan.types import Target
 from launcher.remote.fleet import Fleet
 from launcher.remote.session import Json, Session
@@ -211,4 +213,5 @@ def target(job: JobSpec, found: Survey, paths: Mapping[str, str]) -> Target:
         compute_capability=min(capabilities, default=None),
         paths=dict(paths),
         notes=found.notes,
+        forwarded=forwarded(os.environ),
     )

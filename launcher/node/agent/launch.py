@@ -95,6 +95,13 @@ def load_launch(plan: str, environ: Dict[str, str]) -> Json:
     for name, key, convert in OVERRIDES:
         if environ.get(name):
             launch[key] = convert(environ[name])
+    alone = len(launch.get("nodes", ())) < 2
+    if launch["backend"] == "slurm" and not alone and not environ.get("ZLAUNCH_MASTER_ADDR"):
+        # The plan has a placeholder: only the batch script knows the first node.
+        raise StartError(
+            "the plan's address of the first node is only a placeholder, and ZLAUNCH_MASTER_ADDR did not come: "
+            "srun must pass it on (srun --export=ALL)"
+        )
     launch.setdefault("control_port", int(launch["master_port"]) + 1)
     return launch
 

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 
+from ..addresses import interface_of
 from ..files import last_lines, read_json, remove, tail
 from ..processes import (
     descendants,
@@ -61,13 +62,18 @@ class Ranks:
         self.stop_asked = self.terminated = self.cut_short = False
         self.deadline = None
 
-    def start(self, table: List[Json]) -> None:
+    def start(self, table: List[Json], address: str = "") -> None:
         """Start every rank of this node. Raises OSError if one cannot be started; the ranks before it run.
 
-        Raises GpuError on a node that Slurm chose, where nobody has counted the GPUs before.
+        `address`: this node's own address on the control channel; empty: unknown. Raises GpuError on a node that Slurm
+        chose, where nobody has counted the GPUs before.
         """
         node = next(node for node in table if node["node_rank"] == self.node_rank)
         base = base_environment(self.launch, self.names, int(node["procs"]), self.secrets)
+        interface = interface_of(address)
+        if interface:
+            # Gloo would take the address that the host's name has, which is often 127.0.1.1.
+            base.setdefault("GLOO_SOCKET_IFNAME", interface)
         if self.launch["backend"] == "slurm" and self.launch["device"] == "cuda":
             from ..census import shortage
 

@@ -196,7 +196,7 @@ class Agent:
         try:
             if world_size_of(table) != world_size_of(self.launch["nodes"]):
                 resize_run(self.names.root, world_size_of(table), write=True)
-            self.ranks.start(table)
+            self.ranks.start(table, self._own_address())
         except GpuError as error:
             message = "the GPUs of %s: %s" % (os.uname().nodename, error)
             self.ranks.failures.append(failure_of("gpu", message, node_rank=self.node_rank))
@@ -206,6 +206,16 @@ class Agent:
             cause = "bad_configuration" if found == "bug" else found
             self.ranks.failures.append(failure_of(cause, message, node_rank=self.node_rank))
         self.recorder.save(ranks=self.ranks.rows, restarts=attempt)
+
+    def _own_address(self) -> str:
+        """Return this node's address at which it met the first node, or the others; empty: it is alone."""
+        met = self.link.connection if self.link is not None else None
+        if self.hub is not None:
+            met = next(iter(self.hub.by_node.values()), None)
+        try:
+            return str(met.sock.getsockname()[0]) if met is not None else ""
+        except OSError:
+            return ""
 
     def _stop(self, force: bool) -> None:
         self._write_request(self.names.stop)

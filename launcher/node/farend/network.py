@@ -8,7 +8,7 @@ import socket
 import time
 from contextlib import suppress
 
-from ..addresses import stream_addresses
+from ..addresses import ipv4_interfaces, stream_addresses
 from .common import Refused
 from .host import shared_dir_marks, ssh_address
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 VIRTUAL = ("lo", "docker", "br-", "veth", "virbr", "cni", "flannel", "cali", "podman", "lxc", "lxd", "kube")
 """Prefixes of interfaces whose addresses other hosts cannot reach."""
-SIOCGIFADDR = 0x8915
 LISTENERS: List[socket.socket] = []
 
 
@@ -83,7 +82,7 @@ def own_addresses(peers: Sequence[str]) -> List[str]:
     """This host's addresses, the likely ones first: towards the peers, where SSH came in, then of real interfaces."""
     found = [*(address_towards(peer) for peer in peers), ssh_address()]
     virtual: Set[str] = set()
-    for name, address in interfaces():
+    for name, address in ipv4_interfaces():
         (virtual.add if name.startswith(VIRTUAL) else found.append)(address)
     real = [a for a in found if a and a not in virtual and not a.startswith("127.") and a != "::1"]
     # Loopback comes last: only runs whose hosts are all this machine can use it.
@@ -97,20 +96,6 @@ def address_towards(peer: str) -> str:
         sock.connect((peer, 9))  # sends nothing: the kernel only picks the route
         return str(sock.getsockname()[0])
     return ""
-
-
-def interfaces() -> List[Tuple[str, str]]:
-    """(interface, IPv4 address) pairs, by the ioctl that `ifconfig` uses."""
-    import fcntl
-    import struct
-
-    pairs = []
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        for _, name in socket.if_nameindex():
-            with suppress(OSError):  # an interface without an address
-                answer = fcntl.ioctl(sock, SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
-                pairs.append((name, socket.inet_ntoa(answer[20:24])))
-    return pairs
 
 
 def probe_peers(workdir: str, token: str, targets: Sequence[Any], seconds: float, **_: Any) -> Json:
