@@ -60,21 +60,34 @@ class Data(Section, frozen=True):
     """What to do about unreadable records (bad JSON, missing keys, empty answers). Duplicates are only reported."""
     system: str | None = None
     """System message for records without their own."""
-    columns: dict[str, str] = {}
-    """Names of the data for our keys, as in {instruction: 问题, output: 答案}."""
+    columns: dict[str, str | tuple[str, ...]] = {}
+    """Names of the data for our keys, as in {instruction: 问题, output: 答案}. Several are joined as lines."""
     roles: dict[str, str | tuple[str, ...]] = {}
     """Names of the data for our roles, as in {user: [客户, 买家], assistant: 客服}."""
     chat_template: str | None = None
-    """A Jinja chat template instead of the tokenizer's own."""
+    """A Jinja chat template instead of the tokenizer's own. A job may name one (`chatml`, ...) or its file."""
 
     @property
-    def paths(self) -> list[tuple[str, str]]:
-        """(key, path) of each file, directory or hub data set, such as ("data.train", "a.jsonl")."""
+    def sources(self) -> list[tuple[str, str]]:
+        """(key, source) of each file, directory, split of a directory or hub data set, as the job writes it."""
         found = []
         for key, sources in (("data.train", self.train), ("data.eval", self.eval)):
             for source in (sources,) if isinstance(sources, str) else sources or ():
                 found.append((key, source if isinstance(source, str) else source.path))
         return [(key, path) for key, path in found if path]
+
+    @property
+    def paths(self) -> list[tuple[str, str]]:
+        """The same, where a split of a directory (DIR:train) is named by the directory."""
+        return [(key, split_of(path)[0]) for key, path in self.sources]
+
+
+def split_of(path: str) -> tuple[str, str | None]:
+    """(directory, split) of a path such as DIR:train; (path, None) of any other path."""
+    folder, _, split = path.rpartition(":")
+    if folder and split and os.path.isdir(folder) and not os.path.exists(path):  # noqa: PTH110, PTH112 - a path as text
+        return folder, split
+    return path, None
 
 
 class Lora(Section, frozen=True):

@@ -17,7 +17,7 @@ from launcher.plan.agent_plan import launch_of
 from launcher.plan.container import NO_CONTAINER, ContainerChoice, contain
 from launcher.plan.training import configure
 from launcher.plan.types import Reason, RunPlan, Target
-from train.config import Source
+from train.config import Source, split_of
 
 KILL_AFTER = 5.0
 """Seconds between SIGTERM and SIGKILL, for processes that a requested stop did not end."""
@@ -77,7 +77,8 @@ def on_target(spec: JobSpec, names: Mapping[str, str]) -> JobSpec:
 
     def sources(value: Any) -> Any:
         if isinstance(value, str):
-            return names.get(value, value)
+            folder, split = split_of(value)
+            return f"{names[folder]}:{split}" if split and folder in names else names.get(value, value)
         if isinstance(value, Source):
             return msgspec.structs.replace(value, path=sources(value.path))
         return None if value is None else tuple(sources(item) for item in value)

@@ -81,6 +81,8 @@ class Meta(msgspec.Struct, frozen=True):
     """Roles or keys whose text the chat template leaves out."""
     special: tuple[Notice, ...] = ()
     """Special tokens that contents hold as text."""
+    wrapped: tuple[Notice, ...] = ()
+    """Keys of an object around the list of records."""
     share: float = 1.0
     """Share of the records, chosen by hash, that were tokenized: a check of a large file looks at a sample."""
 
@@ -257,6 +259,7 @@ def _write(
         ignored=_notices(totals.ignored),
         lost=_notices(totals.lost),
         special=_notices(totals.special),
+        wrapped=_notices(totals.wrapped),
         share=share,
     )
     write_atomic(place / "meta.json", msgspec.json.encode(meta).decode())
@@ -296,7 +299,7 @@ class _Totals:
         """(number of its first record, file) of every chunk."""
         self.problems: list[Problem] = []
         self.tokens = self.unreadable = self.empty = self.too_long = self.cut = self.unanswered = self.untrained = 0
-        self.ignored, self.lost, self.special = Notices(), Notices(), Notices()
+        self.ignored, self.lost, self.special, self.wrapped = Notices(), Notices(), Notices(), Notices()
         self._columns: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in _COLUMNS}
 
     def add(self, source: int, file: str, done: Chunked) -> None:
@@ -318,6 +321,7 @@ class _Totals:
         self.ignored.merge(done.ignored)
         self.lost.merge(done.lost)
         self.special.merge(done.special)
+        self.wrapped.merge(done.wrapped)
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
         return {
@@ -408,6 +412,7 @@ def _renamed(meta: Meta, files: tuple[str, ...]) -> Meta:
         ignored=noticed(meta.ignored),
         lost=noticed(meta.lost),
         special=noticed(meta.special),
+        wrapped=noticed(meta.wrapped),
     )
 
 
@@ -434,7 +439,8 @@ def _forget_unused(where: Path) -> None:
 
 def notes(meta: Meta) -> list[str]:
     """What became of records in ways that stop nothing, a line each, for people."""
-    found = [f"{one.records:,} records: the key {one.kind!r} is not read" for one in meta.ignored]
+    found = [f"{one.records:,} records stand in the list under the key {one.kind!r}" for one in meta.wrapped]
+    found += [f"{one.records:,} records: the key {one.kind!r} is not read" for one in meta.ignored]
     for one in meta.lost:
         found.append(f"{one.records:,} records: the chat template leaves out text of {one.kind}{_examples(one)}")
     for one in meta.special:

@@ -52,6 +52,8 @@ class Chunked:
     """By role or key: text that the chat template leaves out."""
     special: Notices = field(default_factory=Notices)
     """By special token that a content holds as text."""
+    wrapped: Notices = field(default_factory=Notices)
+    """By key of an object around the list of records."""
     unanswered: int = 0
     """Conversations that lost turns after their last answer."""
     untrained: int = 0

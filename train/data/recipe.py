@@ -9,6 +9,7 @@ from typing import Any
 from train.config import Data
 from train.data.prompts import end_ids, own_template
 from train.records.conversation import PLAIN, RecordOptions
+from train.records.formats import check_columns
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,15 @@ class Recipe:
 
     @staticmethod
     def of_job(tokenizer: Any, data: Data) -> Recipe:
+        """Raises DataError for a key of data.columns that no format has."""
+        options = RecordOptions.of(data)
+        check_columns(options)
         return Recipe.of(
             tokenizer,
             max_length=data.max_length,
             overlong=data.overlong,
             turns=data.turns,
-            options=RecordOptions.of(data),
+            options=options,
         )
 
 

@@ -34,8 +34,10 @@ class Chunk:
     """Number of the first line or row, from 1."""
     columns: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
-    """Columns of a table that hold nothing for a record and are not decoded."""
+    """Columns of a table, or keys beside the list of a wrapper, that hold nothing for a record and are not decoded."""
     delimiter: str = ","
+    wrapper: str = ""
+    """Key of the list that the records are in, if the file is one object around them."""
     broken: str = ""
     """Set if the file could not be cut here: the chunk's only object is a Broken with this text."""
 

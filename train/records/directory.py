@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from train.errors import DataError
 from train.hub import hub
@@ -18,42 +19,66 @@ SUFFIXES = {
     ".json": "json",
     ".csv": "csv",
     ".tsv": "csv",
+    ".xlsx": "xlsx",
+    ".xlsm": "xlsx",
     ".parquet": "parquet",
     ".arrow": "arrow",
     ".feather": "arrow",
 }
 """Suffix -> kind of file."""
 _SPLIT = re.compile(r"(?:^|[-_.])(train|training|test|testing|validation|valid|val|dev|eval)(?:[-_.]|$)")
+_ALIASES = {"training": "train", "testing": "test", "valid": "validation", "val": "validation", "dev": "validation"}
 _METADATA = frozenset({"state.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json"})
 
 
-def files_of_directory(place: Path) -> list[str]:
+def files_of_directory(place: Path, split: str | None = None) -> list[str]:
     """Files of records in a directory, a folder of `save_to_disk`, or a snapshot of a hub (`data/*.parquet`).
 
-    Raises DataError for a directory without records or with more than one split.
+    Raises DataError for a directory without records, without this split, or with several and none named.
     """
-    if (place / "dataset_dict.json").is_file():
-        splits = json.loads((place / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
-        raise DataError(f"{place} holds the splits {', '.join(splits)}", f"name one of them: {place / splits[0]}")
-    if (place / "state.json").is_file():
-        listed = json.loads((place / "state.json").read_text(encoding="utf-8")).get("_data_files", [])
-        return [str(place / entry["filename"]) for entry in listed]
-    found = _records_in(place)
-    if not found:
-        inner = [folder for folder in sorted(place.iterdir()) if folder.is_dir() and _records_in(folder)]
-        if len(inner) > 1:
-            names = ", ".join(folder.name for folder in inner)
-            raise DataError(f"{place} holds records in {names}", f"name one of them: {inner[0]}")
-        found = _records_in(inner[0]) if inner else []
-    if not found:
+    splits = _splits(place)
+    if not splits:
         raise DataError(f"{place}: no file of records in this directory ({', '.join(sorted(SUFFIXES))})")
-    splits = {match[1] if (match := _SPLIT.search(file.name.lower())) else "train" for file in found}
-    if len(splits - {"training"}) > 1:
-        names = ", ".join(file.name for file in found)
+    names = ", ".join(splits)
+    if split is None and len(splits) > 1:
+        likely = "train" if "train" in splits else next(iter(splits))
+        raise DataError(f"{place} holds several splits: {names}", f"name one of them: {place}:{likely}")
+    name = next(iter(splits)) if split is None else _ALIASES.get(split, split)
+    if name not in splits:
+        raise DataError(f"{place} has no split {split!r}", f"it holds {names}")
+    return [file for found in splits[name] for file in (files_of_directory(found) if found.is_dir() else [str(found)])]
+
+
+def _splits(place: Path) -> dict[str, list[Path]]:
+    """{split: its files or folder}; folders beside each other count as splits."""
+    if (place / "dataset_dict.json").is_file():
+        return {split: [place / split] for split in _read(place / "dataset_dict.json")["splits"]}
+    if (place / "state.json").is_file():
+        state = _read(place / "state.json")
+        return {state.get("_split") or "train": [place / entry["filename"] for entry in state.get("_data_files", [])]}
+    own = _records_in(place)
+    inner = [folder for folder in sorted(place.iterdir()) if _is_data_folder(folder)]
+    if own and inner:
         raise DataError(
-            f"{place} holds files of several splits: {names}", "name the files to train on, not the directory"
+            f"{place} holds records of its own, such as {own[0].name}, and in {', '.join(one.name for one in inner)}",
+            "name the files or the folder to train on",
         )
-    return [str(file) for file in found]
+    if len(inner) == 1:
+        return _splits(inner[0])
+    found: dict[str, list[Path]] = {folder.name: [folder] for folder in inner}
+    for file in own:
+        match = _SPLIT.search(file.name.lower())
+        found.setdefault(_ALIASES.get(match[1], match[1]) if match else "train", []).append(file)
+    return found
+
+
+def _is_data_folder(folder: Path) -> bool:
+    return folder.is_dir() and not folder.name.startswith(".") and bool(_records_in(folder))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
 
 
 def _records_in(place: Path) -> list[Path]:

@@ -3,8 +3,8 @@
     chunks(path)     where to cut: Chunks in order, found without decoding where the format allows it
     objects(chunk)   (line or row, decoded object or Broken) pairs of one chunk
 
-JSON lines, JSON lists, CSV and TSV, Parquet, Arrow and Feather, directories of these, and data sets of the hub
-(directory.py).
+JSON lines, JSON lists, CSV and TSV, workbooks, Parquet, Arrow and Feather, directories of these, and data sets of the
+hub (directory.py).
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from train.config import split_of
 from train.errors import DataError
 from train.records.chunk import Broken, Chunk, Objects, Reader
 from train.records.directory import SUFFIXES, files_of_directory, hub_files
 from train.records.encoding import UTF16_BOMS, conversion_advice
 from train.records.json_text import cut_json, cut_lines, read_lines, read_list
 from train.records.tables import cut_arrow, cut_csv, cut_parquet, read_arrow, read_csv, read_parquet
+from train.records.workbook import cut_workbook, read_workbook
 
 
 def chunks(path: str) -> Iterator[Chunk]:
@@ -49,9 +51,10 @@ def files(path: str) -> list[tuple[str, str]]:
     """(file, what messages call it) of a source. Raises DataError."""
     if path.startswith("hub:"):
         return [(file, path) for file in hub_files(path)]
+    folder, split = split_of(path)
+    if Path(folder).is_dir():
+        return [(file, file) for file in files_of_directory(Path(folder), split)]
     place = Path(path)
-    if place.is_dir():
-        return [(file, file) for file in files_of_directory(place)]
     kind_of(path)
     if not place.exists():
         raise DataError(f"no such data file: {path}", "data.train and data.eval name files of records")
@@ -88,12 +91,13 @@ _READERS: dict[str, Reader] = {
     "json": Reader(cut_json, read_list),
     "list": Reader(cut_json, read_list),
     "csv": Reader(cut_csv, read_csv),
+    "xlsx": Reader(cut_workbook, read_workbook),
     "parquet": Reader(cut_parquet, read_parquet),
     "arrow": Reader(cut_arrow, read_arrow),
 }
 _TEXTS = frozenset({"json", "csv"})
 _ADVICE = (
     ({".gz", ".bz2", ".xz", ".zst", ".zip"}, "unpack it first: a compressed file cannot be read from the middle"),
-    ({".xlsx", ".xls", ".ods"}, "save the sheet as .csv in UTF-8: cells of a workbook may be dates or formulas"),
+    ({".xls", ".xlsb", ".ods"}, "save the sheet as .xlsx, or as .csv in UTF-8"),
     ({".txt", ".md"}, "plain text does not say which part is the question and which the answer"),
 )

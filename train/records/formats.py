@@ -10,11 +10,12 @@ and an empty cell is an absent key. Pure.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from train.errors import DataError
 from train.records.conversation import PLAIN, Conversation, Empty, RecordOptions, Unreadable
-from train.records.suggestion import suggest_columns
 from train.records.turns import (
     LOSS_KEYS,
     MEDIA_KEYS,
@@ -22,7 +23,9 @@ from train.records.turns import (
     TurnReader,
     as_text,
     as_tools,
+    describe_keys,
     is_absent,
+    renamed,
     trained,
 )
 
@@ -30,16 +33,23 @@ TURN_LISTS = ("messages", "conversations", "conversation")
 PAIRS = (
     ("instruction", "output"),
     ("instruction", "response"),
+    ("instruction", "answer"),
     ("query", "response"),
+    ("query", "answer"),
     ("prompt", "completion"),
     ("prompt", "response"),
+    ("prompt", "output"),
+    ("prompt", "answer"),
     ("question", "answer"),
     ("question", "response"),
+    ("question", "output"),
     ("content", "summary"),
     ("input", "target"),
+    ("context", "target"),
     ("input", "output"),
 )
 """(key of the question, key of the answer): the first pair that a record has tells its format."""
+_ANSWERS = frozenset(answer for _, answer in PAIRS)
 CONTEXTS = ("input", "context")
 """Keys of a second part of the question."""
 TOOLS = ("tools", "functions")
@@ -74,7 +84,7 @@ def to_conversation(value: Any, options: RecordOptions = PLAIN) -> Conversation:
         raise Unreadable(f"expected an object, got {type(value).__name__}")
     shown = {key: key for key in value}
     if options.columns:
-        value, shown = _renamed(value, dict(options.columns))
+        value, shown = renamed(value, dict(options.columns))
     _refuse_other_data(value, shown)
     reader = TurnReader(options)
     known = _read_turns(value, reader) or _read_pair(value, reader, shown)
@@ -88,25 +98,30 @@ def to_conversation(value: Any, options: RecordOptions = PLAIN) -> Conversation:
     return Conversation(reader.messages, reader.details(), ignored, dropped)
 
 
+def check_columns(options: RecordOptions) -> None:
+    """Raise DataError for a key of data.columns that no format has."""
+    known = (*sorted(KEYS), "role", "content")
+    for theirs, ours in options.columns:
+        if ours not in known:
+            raise DataError(f"data.columns: {ours} is no key of ours for {theirs!r}", f"known: {', '.join(known)}")
+
+
 def task_of(value: Any, options: RecordOptions = PLAIN) -> str | None:
     if not isinstance(value, Mapping):
         return None
     if options.columns:
-        value, _ = _renamed(value, dict(options.columns))
+        value, _ = renamed(value, dict(options.columns))
     return next((value[key] for key in TASKS if isinstance(value.get(key), str)), None)
 
 
-def _renamed(value: Mapping[str, Any], columns: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """(the object with our keys, {our key: key of the data}). A key whose name is taken keeps its value aside."""
-    taken = {columns[key] for key in value if key in columns}
-    names = {key: columns.get(key) or (f"{key} (replaced by data.columns)" if key in taken else key) for key in value}
-    return {names[key]: item for key, item in value.items()}, {name: key for key, name in names.items()}
-
-
 def _refuse_other_data(value: Mapping[str, Any], shown: Mapping[str, str]) -> None:
-    for key in PREFERENCES:
+    chosen = any(theirs in PREFERENCES and ours not in PREFERENCES for ours, theirs in shown.items())
+    for key in () if chosen else PREFERENCES:  # the job may take the chosen answer and leave the other one
         if key in value and not is_absent(value[key]):
-            raise Unreadable(f"{shown[key]}: this is preference data (DPO and its like), and training needs one answer")
+            hint = f"; data.columns: {{output: {key}}} takes it as the answer" if isinstance(value[key], str) else ""
+            raise Unreadable(
+                f"{shown[key]}: this is preference data (DPO and its like), and training needs one answer{hint}"
+            )
     if isinstance(value.get("label"), bool) or isinstance(value.get("kto_tag"), bool):
         raise Unreadable("label: this is KTO data (answers marked good or bad), and training takes good answers only")
     for key in MEDIA_KEYS:
@@ -114,6 +129,8 @@ def _refuse_other_data(value: Mapping[str, Any], shown: Mapping[str, str]) -> No
             raise Unreadable(f"{shown[key]}: this is {_MEDIA[key[:5]]} data, and only text can be trained on")
 
 
+_MEDIA_TAG = re.compile(r"<(img|audio|video)>[^<>\s]+\.\w{2,5}</\1>")
+"""As Qwen-VL and Qwen-Audio mark their files."""
 _MEDIA = {"image": "image", "video": "video", "audio": "audio"}
 
 
@@ -136,8 +153,10 @@ def _read_pair(value: Mapping[str, Any], reader: TurnReader, shown: Mapping[str,
         if not lone:
             return None
         expected = next(answer for question, answer in PAIRS if question == lone)
-        raise Unreadable(f"the key {expected!r} is missing" + _found(value, shown))
+        raise Unreadable(f"the key {expected!r} is missing" + describe_keys(value, shown))
     question, answer = pair
+    if _is_turns(value[question]):  # TRL's prompt and completion
+        return _read_turn_pair(value, reader, question, answer)
     parts = [_part(value, question, required=True)]
     contexts = [key for key in CONTEXTS if key not in pair]
     parts += [_part(value, key) for key in contexts]
@@ -147,6 +166,22 @@ def _read_pair(value: Mapping[str, Any], reader: TurnReader, shown: Mapping[str,
     reader.add("user", "\n".join(asked))
     reader.add("assistant", _part(value, answer, required=True))
     return frozenset({question, answer, *contexts, "history"})
+
+
+def _is_turns(value: Any) -> bool:
+    turns = value if isinstance(value, list) else []
+    return bool(turns) and all(isinstance(turn, Mapping) and "role" in turn for turn in turns)
+
+
+def _read_turn_pair(value: Mapping[str, Any], reader: TurnReader, question: str, answer: str) -> frozenset[str]:
+    """Question and answer as lists of turns, of which only those of the answer are trained."""
+    reader.read(value[question], question)
+    reader.untrained.update(range(len(reader.messages)))
+    if _is_turns(value[answer]):
+        reader.read(value[answer], answer)
+    else:
+        reader.add("assistant", _part(value, answer, required=True))
+    return frozenset({question, answer})
 
 
 def _part(value: Mapping[str, Any], key: str, *, required: bool = False) -> str:
@@ -198,6 +233,9 @@ def _finish(value: Mapping[str, Any], reader: TurnReader) -> int:
     asked = False
     for place, (role, text) in enumerate(messages):
         blank = not text or text.isspace()
+        if "</" in text and (found := _MEDIA_TAG.search(text)):
+            kind = found[1].replace("img", "image")
+            raise Unreadable(f"a text holds {found[0]!r}: this is {kind} data, and only text can be trained on")
         may_be_blank = place in reader.untrained or "tool_calls" in reader.fields.get(place, ())
         if role == "assistant" and blank and not may_be_blank:
             raise Empty("the answer is empty")
@@ -211,16 +249,11 @@ def _unknown_keys(value: Mapping[str, Any], shown: Mapping[str, str]) -> str:
     inner = next((key for key, item in value.items() if isinstance(item, list) and item and _is_record(item[0])), None)
     if inner is not None:
         return f"the records are in the list under the key {inner!r}: save that list alone (jq .{inner} OLD > NEW)"
-    if "text" in value and not suggest_columns(value):
-        return "a text alone does not say which part of it is the answer" + _found(value, shown)
-    return "none of the keys 'messages', 'conversations', 'instruction' and their like" + _found(value, shown)
+    lone = next(iter(value)) if len(value) == 1 else ""
+    if ("text" in value or lone in _ANSWERS) and "data.columns" not in (found := describe_keys(value, shown)):
+        return "a text alone does not say which part of it is the answer" + found
+    return "none of the keys 'messages', 'conversations', 'instruction' and their like" + describe_keys(value, shown)
 
 
 def _is_record(value: Any) -> bool:
     return isinstance(value, Mapping) and not KEYS.isdisjoint(value) and {"role", "from"}.isdisjoint(value)
-
-
-def _found(value: Mapping[str, Any], shown: Mapping[str, str]) -> str:
-    found = {shown.get(key, key): item for key, item in value.items()}
-    hint = suggest_columns(found)
-    return f" (found: {', '.join(map(str, found))})" + (f"; data.columns could be {hint}" if hint else "")

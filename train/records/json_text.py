@@ -17,6 +17,8 @@ import msgspec
 
 from train.records.chunk import CHUNK_BYTES, LARGEST_OBJECT, Broken, Chunk, Objects
 from train.records.encoding import UTF8_BOM, describe_encoding_error, lone_surrogate
+from train.records.formats import KEYS
+from train.records.turns import LOSS_KEYS
 
 
 def cut_lines(path: str, shown: str) -> Iterator[Chunk]:
@@ -67,25 +69,27 @@ def cut_json(path: str, shown: str) -> Iterator[Chunk]:
             first_line = line.strip()
         more = bool(file.read(4096).strip())
     is_list = first_line.startswith(b"[") and not (more and _is_json(first_line))  # else each line may be a list
-    is_printed = first_line.startswith(b"{") and first_line.endswith((b"{", b"[", b","))
-    if not is_list and not is_printed:
+    is_printed = first_line.startswith(b"{") and first_line.endswith((b"{", b"[", b",", b":"))
+    wrapper = _find_wrapper(path) if is_printed or (first_line.startswith(b"{") and not more) else None
+    if not is_list and not is_printed and not wrapper:
         yield from cut_lines(path, shown)
         return
+    key, beside = (wrapper.key, wrapper.beside) if wrapper else ("", ())
     first: _Item | None = None  # of the chunk that is being filled
     end = 0
-    for item in _items(path):
+    for item in _wrapped(path, wrapper) if wrapper else _items(path):
         if isinstance(item.value, Broken):
             if first:
-                yield Chunk("list", path, shown, first.start, end, first.line)
+                yield Chunk("list", path, shown, first.start, end, first.line, (), beside, wrapper=key)
             yield Chunk("list", path, shown, end, end, item.line, broken=item.value.text)
             return
         first = first or item
         end = item.end
         if end - first.start >= CHUNK_BYTES:
-            yield Chunk("list", path, shown, first.start, end, first.line)
+            yield Chunk("list", path, shown, first.start, end, first.line, (), beside, wrapper=key)
             first = None
     if first:
-        yield Chunk("list", path, shown, first.start, end, first.line)
+        yield Chunk("list", path, shown, first.start, end, first.line, (), beside, wrapper=key)
 
 
 def read_list(chunk: Chunk) -> Objects:
@@ -99,6 +103,111 @@ def _is_json(line: bytes) -> bool:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     return True
+
+
+class _Member(NamedTuple):
+    """A key of the object that a file consists of."""
+
+    key: str
+    start: int
+    """Byte offset of the value."""
+    line: int
+    holds_records: bool
+    is_empty: bool
+
+
+class _Wrapper(NamedTuple):
+    """An object around the list of records, as in {"version": 1, "data": [...]}."""
+
+    key: str
+    start: int
+    line: int
+    beside: tuple[str, ...]
+    """The other keys with a value."""
+    others: tuple[str, ...]
+    """Other keys with a list of records."""
+
+
+def _find_wrapper(path: str) -> _Wrapper | None:
+    """The list of records in a file's only object, unless the object is a record itself."""
+    with Path(path).open("rb") as file:
+        window = _Window(file, 0, None, 1)
+        try:
+            members = list(_members(window))
+            is_whole = window.skip(_BLANKS) and window.text[window.place] == "}"
+            window.advance(window.place + 1)
+            if not is_whole or window.skip(_BLANKS):
+                return None
+        except (_NotJson, UnicodeDecodeError):
+            return None
+    lists = [member for member in members if member.holds_records]
+    if not lists or any(member.key in KEYS and member.key not in LOSS_KEYS for member in members):
+        return None
+    key, start, line, *_ = lists[0]
+    beside = tuple(member.key for member in members if not member.is_empty and member.key != key)
+    return _Wrapper(key, start, line, beside, tuple(member.key for member in lists[1:]))
+
+
+class _NotJson(Exception):
+    pass
+
+
+def _members(window: _Window) -> Iterator[_Member]:
+    """The members of an object, read value by value. Raises _NotJson."""
+    while window.skip(_BLANKS) and window.text[window.place] in "{,":
+        window.advance(window.place + 1)
+        if not window.skip(_BLANKS) or window.text[window.place] != '"':
+            raise _NotJson
+        key = str(_next_item(window).value)
+        if not window.skip(_BLANKS) or window.text[window.place] != ":":
+            raise _NotJson
+        window.advance(window.place + 1)
+        if not window.skip(_BLANKS):
+            raise _NotJson
+        start, line = window.byte, window.line
+        if window.text[window.place] == "[":
+            first = None
+            for number, item in enumerate(_listed(window)):
+                if isinstance(item.value, Broken):
+                    raise _NotJson
+                first = item.value if number == 0 else first
+            yield _Member(key, start, line, _is_record(first), first is None)
+            continue
+        value = _next_item(window).value
+        if isinstance(value, Broken):
+            raise _NotJson
+        yield _Member(key, start, line, False, value in (None, "", {}))
+
+
+def _listed(window: _Window) -> Iterator[_Item]:
+    """The items of the list that begins at the window's place. Ends with a Broken where the text is not JSON."""
+    window.advance(window.place + 1)
+    while window.skip(_BLANKS + ","):
+        if window.text[window.place] == "]":
+            window.advance(window.place + 1)
+            return
+        item = _next_item(window)
+        yield item
+        if isinstance(item.value, Broken):
+            return
+    yield window.broken("bad JSON: the list is not closed")
+
+
+def _is_record(value: Any) -> bool:
+    """Whether an item of a list is a record, and not a turn of one."""
+    if isinstance(value, list):
+        return bool(value) and isinstance(value[0], dict)
+    return isinstance(value, dict) and {"role", "from"}.isdisjoint(value)
+
+
+def _wrapped(path: str, wrapper: _Wrapper) -> Iterator[_Item]:
+    with Path(path).open("rb") as file:
+        window = _Window(file, wrapper.start, None, wrapper.line)
+        if wrapper.others:
+            names = ", ".join(map(repr, (wrapper.key, *wrapper.others)))
+            yield window.broken(f"there are records in the lists under {names}: save one of these lists alone")
+        elif window.skip(_BLANKS):
+            yield from _listed(window)
 
 
 class _Item(NamedTuple):
@@ -122,21 +231,18 @@ def _items(path: str, start: int = 0, stop: int | None = None, line: int = 1) ->
     with Path(path).open("rb") as file:
         window = _Window(file, start, stop, line)
         try:
-            in_list = stop is None and window.skip(_BLANKS) and window.text[window.place] == "["
-            if in_list:
-                window.advance(window.place + 1)
+            if stop is None and window.skip(_BLANKS) and window.text[window.place] == "[":
+                item = None
+                for item in _listed(window):
+                    yield item
+                if not (item and isinstance(item.value, Broken)) and window.skip(_BLANKS):
+                    yield window.broken("bad JSON: text after the end of the list")
+                return
             while window.skip(_BLANKS + ","):
-                if in_list and window.text[window.place] == "]":
-                    window.advance(window.place + 1)
-                    if window.skip(_BLANKS):
-                        yield window.broken("bad JSON: text after the end of the list")
-                    return
                 item = _next_item(window)
                 yield item
                 if isinstance(item.value, Broken):
                     return
-            if in_list:
-                yield window.broken("bad JSON: the list is not closed")
         except UnicodeDecodeError as error:
             lines = window.text.count("\n", window.place) + error.object[: error.start].count(b"\n")
             yield window.broken(describe_encoding_error(error), lines)

@@ -74,11 +74,11 @@ def read_csv(chunk: Chunk) -> Objects:
             yield line, Broken(f"{len(row)} cells in this row, {len(chunk.columns)} columns in the header")
         elif row:
             cells = {name: cell for name, cell in zip(chunk.columns, row, strict=False) if cell}
-            yield line, _present(cells, chunk.columns)
+            yield line, present(cells, chunk.columns)
         line = chunk.line + rows.line_num
 
 
-def _present(cells: dict[str, Any], columns: tuple[str, ...]) -> dict[str, Any]:
+def present(cells: dict[str, Any], columns: tuple[str, ...]) -> dict[str, Any]:
     """Treat empty cells as absent, except those for which the format has an error message of its own."""
     if "instruction" in columns and not cells.get("messages") and not cells.get("conversations"):
         for key in ("instruction", "output"):

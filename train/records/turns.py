@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from train.records.conversation import Details, Messages, RecordOptions, Unreadable
+from train.records.suggestion import suggest_columns
 
 ROLES = {
     "user": "user",
@@ -38,6 +39,8 @@ QUESTION_KEYS = ("human", "user", "instruction", "prompt", "query", "question", 
 ANSWER_KEYS = ("assistant", "gpt", "bot", "output", "response", "answer", "completion", "target")
 LOSS_KEYS = ("weight", "loss", "train", "training", "loss_weight")
 REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
+SHOWN_KEYS = 12
+CALL_PARTS = ("tool_call", "tool_calls", "function_call")
 MEDIA_KEYS = ("images", "image", "image_path", "videos", "video", "audios", "audio")
 _TURN_KEYS = frozenset({*ROLE_KEYS, *CONTENT_KEYS, *LOSS_KEYS, *REASONING_KEYS, "tool_calls", "function_call", "label"})
 
@@ -70,11 +73,15 @@ class TurnReader:
         self.messages.append((role, text))
 
     def read(self, value: Any, where: str) -> None:
-        """Add the turns of a list: objects with a role each, or pairs of a question and an answer."""
+        """Add the turns of a list: objects with a role each, or pairs of a question and an answer.
+
+        `data.columns` also names keys of turns, as in {role: speaker, content: text}.
+        """
+        columns = dict(self.options.columns)
         for number, turn in enumerate(as_list(value, where), 1):
             place = f"{where}: turn {number}"
             if isinstance(turn, Mapping):
-                self._turn(turn, place, where)
+                self._turn(renamed(turn, columns)[0] if columns and not _is_turn(turn) else turn, place, where)
             elif isinstance(turn, (list, tuple)) and len(turn) == 2:
                 self.add("user", as_text(turn[0], f"{place}: the question"))
                 self.add("assistant", as_text(turn[1], f"{place}: the answer"))
@@ -102,7 +109,7 @@ class TurnReader:
         if name == "tool":
             known = known | self._tool_turn(turn, place)
         elif name == "function_call":
-            self.add("assistant", "", tool_calls=_tool_calls(_content_of(turn), f"{place}: function_call"))
+            self.add("assistant", "", tool_calls=tool_calls(_content_of(turn), f"{place}: function_call"))
         else:
             self._message(name, turn, place)
         self._loss(turn, place, before)
@@ -114,25 +121,27 @@ class TurnReader:
         if role == "assistant":
             calls = turn.get("tool_calls") or turn.get("function_call")
             if calls:
-                fields["tool_calls"] = _tool_calls(calls, f"{place}: tool_calls")
+                fields["tool_calls"] = tool_calls(calls, f"{place}: tool_calls")
             thought = next((turn[key] for key in REASONING_KEYS if not is_absent(turn.get(key))), None)
             if isinstance(content, list):
-                content, thoughts = _split_thinking(content)
+                content, thoughts, called = _split_parts(content, f"{place}: tool_calls")
                 thought = thought or thoughts
+                if called:
+                    fields["tool_calls"] = [*fields.get("tool_calls", ()), *called]
             if thought:
                 fields["reasoning_content"] = as_text(thought, f"{place}: the reasoning")
         if content is None and "tool_calls" in fields:
             content = ""
         if content is None:
             key = next((key for key in CONTENT_KEYS if key in turn), "content" if "role" in turn else "value")
-            raise Unreadable(f"{place}: the key {key!r} is missing")
+            raise Unreadable(f"{place}: the key {key!r} is missing{describe_keys(turn) if key not in turn else ''}")
         self.add(role, as_text(content, f"{place}: the content"), **fields)
 
     def _tool_turn(self, turn: Mapping[str, Any], place: str) -> frozenset[str]:
         """The result of a tool. ChatGLM3 writes the call and its result as one turn. Returns the keys it read."""
         if "observation" in turn and "name" in turn:
             call = {"name": turn["name"], "arguments": turn.get("parameters") or {}}
-            self.add("assistant", "", tool_calls=_tool_calls(call, place))
+            self.add("assistant", "", tool_calls=tool_calls(call, place))
             self.add("tool", _json_or_text(turn["observation"]), name=turn["name"])
             return frozenset({"name", "parameters", "observation"})
         content = _content_of(turn)
@@ -147,12 +156,14 @@ class TurnReader:
         question = next((key for key in QUESTION_KEYS if key in turn), None)
         answer = next((key for key in ANSWER_KEYS if key in turn), None)
         if question is None or answer is None:
-            raise Unreadable(f"{place} has no 'role' and no 'from'")
+            raise Unreadable(f"{place} has no 'role' and no 'from'{describe_keys(turn)}")
+        if not is_absent(turn.get("system")):  # xtuner's first turn
+            self.add("system", as_text(turn["system"], f"{place}: 'system'"))
         self.add("user", as_text(turn[question], f"{place}: {question!r}"))
         before = len(self.messages)
         self.add("assistant", as_text(turn[answer], f"{place}: {answer!r}"))
         self._loss(turn, place, before)
-        known = {question, answer, *LOSS_KEYS}
+        known = {question, answer, "system", *LOSS_KEYS}
         self.ignore((key for key in turn if key not in known), turn, f"{where}[].")
 
     def _loss(self, turn: Mapping[str, Any], place: str, before: int) -> None:
@@ -167,6 +178,10 @@ class TurnReader:
                 raise Unreadable(f"{prefix}{key}: this is {key} data, and only text can be trained on")
             if not is_absent(value[key]):
                 self.ignored[f"{prefix}{key}"] = None
+
+
+def _is_turn(turn: Mapping[str, Any]) -> bool:
+    return any(key in turn for key in ROLE_KEYS) and any(key in turn for key in CONTENT_KEYS)
 
 
 def trained(value: Mapping[str, Any], place: str, keys: Iterable[str] = LOSS_KEYS) -> bool:
@@ -193,6 +208,31 @@ def _content_of(turn: Mapping[str, Any]) -> Any:
 def _unknown_role(role: str, place: str, options: RecordOptions) -> str:
     known = ", ".join(role_names(options))
     return f"{place} has the unknown role {role!r}; known: {known}; data.roles names others, as in {{user: {role}}}"
+
+
+def renamed(value: Mapping[str, Any], columns: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """(the object with our keys, {our key: key of the data}). A key whose name is taken keeps its value aside.
+
+    Several keys of the data for one of ours are joined as lines, in the order of `columns`.
+    """
+    taken = {columns[key] for key in value if key in columns}
+    found: dict[str, Any] = {}
+    shown: dict[str, str] = {}
+    for key in (*(key for key in columns if key in value), *(key for key in value if key not in columns)):
+        name = columns.get(key) or (f"{key} (replaced by data.columns)" if key in taken else key)
+        parts = [item for item in (found.get(name), value[key]) if not is_absent(item)]
+        found[name] = "\n".join(as_text(part, repr(key)) for part in parts) if len(parts) > 1 else (parts or [None])[0]
+        shown.setdefault(name, key)
+    return found, shown
+
+
+def describe_keys(value: Mapping[str, Any], shown: Mapping[str, str] | None = None) -> str:
+    """The keys of an object that could not be read, by the data's names (`shown`), and data.columns that could fit."""
+    found = {(shown or {}).get(key, key): item for key, item in value.items()}
+    names = [str(name) if len(str(name)) <= 40 else f"{str(name)[:37]}..." for name in found]
+    more = f" and {len(names) - SHOWN_KEYS} more" if len(names) > SHOWN_KEYS else ""
+    hint = suggest_columns(found)
+    return f" (found: {', '.join(names[:SHOWN_KEYS])}{more})" + (f"; data.columns could be {hint}" if hint else "")
 
 
 def as_list(value: Any, where: str) -> list[Any]:
@@ -229,7 +269,7 @@ def is_absent(value: Any) -> bool:
 
 def _part(part: Any, where: str) -> str:
     kind = part.get("type", "text") if isinstance(part, Mapping) else None
-    text = part.get("text") if kind in ("text", "input_text", "output_text") else None
+    text = _text_of(part) if kind in ("text", "input_text", "output_text") else None
     if isinstance(text, str):
         return unix(text)
     if isinstance(kind, str) and any(word in kind for word in ("image", "audio", "video", "file")):
@@ -237,11 +277,23 @@ def _part(part: Any, where: str) -> str:
     raise Unreadable(f"{where} holds a part that is not text")
 
 
-def _split_thinking(parts: list[Any]) -> tuple[list[Any], str]:
-    """(other parts, thoughts) of a content in parts."""
-    thoughts = [part for part in parts if isinstance(part, Mapping) and part.get("type") == "thinking"]
-    others = [part for part in parts if part not in thoughts]
-    return others, "".join(str(part.get("thinking", "")) for part in thoughts)
+def _text_of(part: Mapping[str, Any]) -> Any:
+    """OpenAI writes a part's text under `text`, LLaMA-Factory under `value`."""
+    return next((part[key] for key in ("text", "value", "content", "thinking", "reasoning") if key in part), None)
+
+
+def _split_parts(parts: list[Any], where: str) -> tuple[list[Any], str, list[dict[str, Any]]]:
+    """(other parts, thoughts, tool calls) of a content in parts."""
+    others, thoughts, calls = [], [], []
+    for part in parts:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind in REASONING_KEYS:
+            thoughts.append(as_text(_text_of(part), where))
+        elif kind in CALL_PARTS:
+            calls += tool_calls(_text_of(part), where)
+        else:
+            others.append(part)
+    return others, "".join(thoughts), calls
 
 
 def _json_or_text(value: Any) -> str:
@@ -261,7 +313,7 @@ def _tool(tool: Any, place: str) -> Mapping[str, Any]:
     raise Unreadable(f"{place} is not a declaration with a name")
 
 
-def _tool_calls(value: Any, place: str) -> list[dict[str, Any]]:
+def tool_calls(value: Any, place: str) -> list[dict[str, Any]]:
     """Calls in OpenAI's form with arguments as objects, which is what chat templates read."""
     if isinstance(value, str):
         try:

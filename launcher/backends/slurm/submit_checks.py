@@ -33,7 +33,9 @@ def check_paths(shell: Shell, plans: Iterable[RunPlan]) -> None:
     key_of = {path: key for plan in plans for path, key in cluster_paths(plan).items()}
     if not key_of:
         return
-    result = shell.run(["bash", "-c", 'for f; do [ -e "$f" ] || printf "%s\\n" "$f"; done', "-", *key_of])
+    # A path may be a split of a directory: DIR:train.
+    script = 'for f; do [ -e "$f" ] || [ -d "${f%:*}" ] || printf "%s\\n" "$f"; done'
+    result = shell.run(["bash", "-c", script, "-", *key_of])
     if absent := result.stdout.splitlines():
         key, path = key_of.get(absent[0], "the job"), absent[0]
         raise DataError(

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from train.config import Data
+from train.errors import DataError
 from train.records.conversation import RecordOptions, Unreadable
-from train.records.formats import to_conversation
+from train.records.formats import check_columns, to_conversation
 
 QUESTION = {"role": "user", "content": "q"}
 ANSWER = {"role": "assistant", "content": "a"}
@@ -97,6 +99,14 @@ def test_a_flag_of_the_record_is_for_all_answers_and_a_weight_between_is_refused
         ({"问题": "q", "答案": "a"}, r"data\.columns could be \{instruction: 问题, output: 答案\}"),
         ({"textbox_question": "q", "textbox_answer": "a"}, "instruction: textbox_question, output: textbox_answer"),
         ({"dialog": [QUESTION, ANSWER]}, r"data\.columns could be \{messages: dialog\}"),
+        ({"dialog": [{"speaker": "user", "text": "q"}]}, r"\{messages: dialog, role: speaker, content: text\}"),
+        ({"messages": [{"role": "user", "text": "q"}]}, r"'content' is missing .*\{role: role, content: text\}"),
+        ({"messages": [{"my_input": "q", "my_output": "a"}]}, r"\{instruction: my_input, output: my_output\}"),
+        ({"data": [QUESTION, ANSWER]}, r"data\.columns could be \{messages: data\}"),
+        ({"turns": ["a question", "another"]}, r"\(found: turns\)$"),
+        ({f"key{i}": i for i in range(99)}, r"key11 and 87 more\)"),
+        ({"response": "a"}, "a text alone does not say"),
+        ({"query": "<img>a/b.jpg</img>what?", "response": "a"}, "<img>a/b.jpg</img>.*image data"),
         ({"instruction": "q", "output": ["a", "b"]}, "'output' holds a part that is not text"),
         ({"messages": [{"role": "客户", "content": "q"}, ANSWER]}, r"data\.roles names others"),
     ],
@@ -165,6 +175,71 @@ def test_columns_and_roles_have_the_names_of_the_job() -> None:
     found = to_conversation({"问题": "q", "答案": "a", "编号": 3}, options)
     assert (found.messages, found.ignored) == (QA, ("编号",))
     assert to_conversation({"messages": [{"role": "客户", "content": "q"}, ANSWER]}, options).messages == QA
+
+
+def test_several_columns_for_one_key_are_its_lines() -> None:
+    record = {"q_text": "q", "q_context": "", "hint": "h", "reply": "a"}
+    with pytest.raises(Unreadable, match=r"\{instruction: q_context, output: reply\}"):
+        to_conversation({"q_context": "c", "reply": "a", "n": 3})
+    coig = {"box_instruction": "i", "box_context": "c", "box_question": "q", "box_answer": "a"}
+    with pytest.raises(Unreadable, match=r"\{instruction: \[box_instruction, box_context, box_question\], output: box"):
+        to_conversation(coig)
+    data = Data(columns={"instruction": ("hint", "q_context", "q_text"), "output": "reply"})
+    found = to_conversation(record, RecordOptions.of(data))
+    assert (found.messages, found.ignored) == ([("user", "h\nq"), ("assistant", "a")], ())
+
+
+def test_a_column_for_a_key_that_no_format_has_is_refused() -> None:
+    check_columns(RecordOptions(columns=(("frage", "instruction"), ("speaker", "role"))))
+    with pytest.raises(DataError, match="instructio is no key of ours for 'frage'"):
+        check_columns(RecordOptions(columns=(("frage", "instructio"),)))
+
+
+def test_columns_name_the_keys_of_turns_too() -> None:
+    names = (("dialog", "messages"), ("speaker", "role"), ("text", "content"))
+    options = RecordOptions(columns=names, roles=(("A", "user"), ("B", "assistant")))
+    turns = [{"speaker": "A", "text": "q"}, {"speaker": "B", "text": "a"}]
+    assert to_conversation({"dialog": turns}, options).messages == QA
+    pair = RecordOptions(columns=(("toy_input", "input"), ("toy_output", "output"), ("toy_system", "system")))
+    record = {"messages": [{"toy_system": "s", "toy_input": "q", "toy_output": "a"}]}
+    assert to_conversation(record, pair).messages == [("system", "s"), *QA]
+    other = RecordOptions(columns=(("content", "input"), ("reply", "output")))  # turns with a role stay
+    found = to_conversation({"content": "q", "reply": "a", "history": [QUESTION, ANSWER]}, other)
+    assert found.messages == [*QA, *QA]
+
+
+def test_contents_in_parts_hold_texts_reasoning_and_calls() -> None:
+    call = '{"name": "f", "arguments": {"x": 1}}'
+    parts = [{"type": "reasoning", "value": "so"}, {"type": "text", "value": "a"}, {"type": "tool_call", "value": call}]
+    turns = [{"role": "user", "content": [{"type": "text", "value": "q"}]}, {"role": "assistant", "content": parts}]
+    found = to_conversation({"messages": turns})
+    assert found.messages == QA
+    assert found.details is not None
+    assert found.details.fields == {1: {"reasoning_content": "so", "tool_calls": [CALL]}}
+
+
+@pytest.mark.parametrize("completion", [[ANSWER], "a"])
+def test_only_the_completion_of_a_prompt_of_turns_is_trained(completion: Any) -> None:
+    prompt = [QUESTION, {"role": "assistant", "content": "first"}, QUESTION]
+    found = to_conversation({"prompt": prompt, "completion": completion})
+    assert found.messages == [("user", "q"), ("assistant", "first"), *QA]
+    assert found.details is not None
+    assert 1 in found.details.untrained
+    assert 3 not in found.details.untrained
+
+
+def test_a_job_may_take_the_chosen_answer_of_preference_data() -> None:
+    record = {"prompt": "q", "chosen": "a", "rejected": "b"}
+    with pytest.raises(Unreadable, match=r"preference data .*data\.columns: \{output: chosen\}"):
+        to_conversation(record)
+    found = to_conversation(record, RecordOptions(columns=(("chosen", "output"),)))
+    assert (found.messages, found.ignored) == (QA, ("rejected",))
+
+
+def test_the_key_that_fits_an_answer_best_is_the_question() -> None:
+    assert to_conversation({"context": "q", "target": "a"}).messages == QA
+    found = to_conversation({"prompt": "q", "input": "x", "output": "a"})
+    assert (found.messages, found.ignored) == ([("user", "q\nx"), ("assistant", "a")], ())
 
 
 def test_turns_after_the_last_answer_are_dropped_and_counted() -> None:

@@ -13,6 +13,7 @@ from launcher.errors import DataError
 from launcher.job import inputs
 from launcher.job.load import convert
 from launcher.job.spec import JobSpec
+from launcher.plan.resolve import on_target
 from launcher.rundir.directory import RunDir
 
 
@@ -56,6 +57,18 @@ def test_inputs_are_named_by_their_content_and_folders_keep_their_inside(tmp_pat
     assert single.endswith("/eval set.jsonl")
     (tmp_path / "eval set.jsonl").write_text("334")
     assert inputs.inputs(job(str(tmp_path / "eval set.jsonl")))[1][str(tmp_path / "eval set.jsonl")] != single
+
+
+def test_a_split_of_a_directory_travels_with_its_directory(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/train.jsonl").write_text("1")
+    (tmp_path / "set/test.jsonl").write_text("2")
+    asked = job(f"{tmp_path}/set:train", eval=f"{tmp_path}/set:test")
+    files, paths = inputs.inputs(asked)
+    ((here, there),) = paths.items()
+    assert (here, len(files)) == (f"{tmp_path}/set", 2)
+    found = on_target(asked, paths).data
+    assert (found.train, found.eval) == (f"{there}:train", f"{there}:test")
 
 
 def test_what_lies_on_a_hub_is_not_an_input(tmp_path: Path) -> None:
