@@ -48,6 +48,88 @@ BAICHUAN_CHAT = (
 )
 
 
+_CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+_LLAMA3 = (
+    "{{ bos_token }}{% for message in messages %}{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'"
+    " + message['content'] | trim + '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
+)
+_SYSTEM_IN_FIRST = (
+    "{% set ns = namespace(system='') %}{% for message in messages %}{% if message['role'] == 'system' %}"
+    "{% set ns.system = BEFORE + message['content'] + AFTER %}{% elif message['role'] == 'user' %}"
+)
+"""These formats have no turn of the system: its text begins the next question."""
+_LLAMA2 = (
+    _SYSTEM_IN_FIRST.replace("BEFORE", "'<<SYS>>\\n'").replace("AFTER", "'\\n<</SYS>>\\n\\n'")
+    + "{{ bos_token + '[INST] ' + ns.system + message['content'] + ' [/INST]' }}{% set ns.system = '' %}"
+    "{% else %}{{ ' ' + message['content'] + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
+_MISTRAL = (
+    "{{ bos_token }}"
+    + _SYSTEM_IN_FIRST.replace("BEFORE", "''").replace("AFTER", "'\\n\\n'")
+    + "{{ '[INST] ' + ns.system + message['content'] + ' [/INST]' }}{% set ns.system = '' %}"
+    "{% else %}{{ ' ' + message['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+_GEMMA = (
+    "{{ bos_token }}"
+    + _SYSTEM_IN_FIRST.replace("BEFORE", "''").replace("AFTER", "'\\n\\n'")
+    + "{{ '<start_of_turn>user\\n' + ns.system + message['content'] | trim + '<end_of_turn>\\n' }}"
+    "{% set ns.system = '' %}"
+    "{% else %}{{ '<start_of_turn>model\\n' + message['content'] | trim + '<end_of_turn>\\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
+)
+_VICUNA = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'system' %}{{ message['content'] + ' ' }}"
+    "{% elif message['role'] == 'user' %}{{ 'USER: ' + message['content'] + ' ' }}"
+    "{% else %}{{ 'ASSISTANT: ' + message['content'] + eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+_ALPACA = (
+    "{% for message in messages %}{% if message['role'] == 'system' %}{{ message['content'] + '\\n\\n' }}"
+    "{% elif message['role'] == 'user' %}{{ '### Instruction:\\n' + message['content'] + '\\n\\n' }}"
+    "{% else %}{{ '### Response:\\n' + message['content'] + eos_token + '\\n\\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '### Response:\\n' }}{% endif %}"
+)
+_ZEPHYR = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] + eos_token + '\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+)
+_PHI3 = _ZEPHYR.replace("eos_token + '\\n'", "'<|end|>\\n'")
+_GLM4 = (
+    "[gMASK]<sop>{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+)
+CHAT_TEMPLATES: dict[str, str] = {
+    "alpaca": _ALPACA,
+    "chatglm2": CHATGLM2_CHAT,
+    "chatglm3": CHATGLM3_CHAT,
+    "chatml": _CHATML,
+    "gemma": _GEMMA,
+    "glm4": _GLM4,
+    "llama2": _LLAMA2,
+    "llama3": _LLAMA3,
+    "mistral": _MISTRAL,
+    "phi3": _PHI3,
+    "qwen": _CHATML,
+    "vicuna": _VICUNA,
+    "zephyr": _ZEPHYR,
+}
+"""Names that data.chat_template takes instead of a template."""
+
+
+def template_of(value: str) -> str:
+    """The chat template that data.chat_template names, or the value itself if it is one. Raises ValueError."""
+    if "{{" in value or "{%" in value:
+        return value
+    found = CHAT_TEMPLATES.get(value.strip().lower())
+    if found is None:
+        raise ValueError(f"{value!r} is neither a Jinja template, nor a file, nor one of {', '.join(CHAT_TEMPLATES)}")
+    return found
+
+
 @dataclass(frozen=True)
 class Family:
     name: str

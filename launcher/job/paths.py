@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from launcher.errors import SpecError
+
 FILES = (("ssh", "hostfile"), ("ssh", "ssh_config"), ("slurm", "template"), ("lora", "adapter"))
 """(section, key) of paths that are always files or directories of this machine."""
 
@@ -26,6 +28,7 @@ def with_absolute_paths(tree: Mapping[str, Any], base: Path) -> dict[str, Any]:
     for key in ("train", "eval"):
         replace("data", key, lambda value: _absolute_sources(value, base))
     replace("model", "path", lambda value: _absolute_model(value, base))
+    replace("data", "chat_template", lambda value: _text_of_template(value, base))
     for section, key in FILES:
         replace(section, key, lambda value: _absolute(value, base))
     replace("local", "python", lambda value: _absolute(value, base) if "/" in str(value) else value)
@@ -35,6 +38,20 @@ def with_absolute_paths(tree: Mapping[str, Any], base: Path) -> dict[str, Any]:
 def _absolute(value: Any, base: Path) -> Any:
     """A value of another type stays as it is; the schema refuses it later."""
     return str(base / Path(value).expanduser()) if isinstance(value, str) else value
+
+
+def _text_of_template(value: Any, base: Path) -> Any:
+    """The text of the file that the value names; a template, or a name that no file has, as it is.
+
+    The text travels with the job, and a later start finds what the first one found.
+    """
+    if not isinstance(value, str) or "{{" in value or "{%" in value or not value.strip():
+        return value
+    file = base / Path(value).expanduser()
+    try:
+        return file.read_text(encoding="utf-8") if file.is_file() else value
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"data.chat_template: cannot read {file}: {error}") from None
 
 
 def _absolute_model(value: Any, base: Path) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 from launcher.job.explain import Refusal
 from launcher.job.spec import JobSpec
 from train.config import POSITIVE, RANGES, Range
+from train.families import template_of
 
 JOB_RANGES: dict[str, Range] = {
     **RANGES,
@@ -44,12 +45,17 @@ def check_ranges(spec: JobSpec) -> None:
 
 
 def check_names(spec: JobSpec) -> None:
-    """Raise Refusal for a name that the environment or a file system cannot have."""
+    """Raise Refusal for a name that the environment, a file system or the table of chat templates cannot have."""
     if "\0" in spec.name:
         raise Refusal("name", "a name cannot contain a NUL character")
     for name in spec.env:
         if not _VARIABLE.fullmatch(name):
             raise Refusal("env", f"{name!r} is not a valid name of an environment variable")
+    if spec.data.chat_template:
+        try:
+            template_of(spec.data.chat_template)
+        except ValueError as error:
+            raise Refusal("data.chat_template", str(error)) from None
     for number, name in enumerate(spec.secrets, start=1):
         if not _VARIABLE.fullmatch(name):  # not shown: it may be NAME=value, or the value itself
             raise Refusal(

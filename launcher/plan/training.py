@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import structs
+
 from launcher.job.spec import JobSpec
 from launcher.plan.autos import settled
 from launcher.plan.fastest import choose
 from launcher.plan.situation import Situation, model_of
 from launcher.plan.types import Reason, Target
-from train.config import TrainConfig, Training
+from train.config import Data, TrainConfig, Training
+from train.families import template_of
 
 
 def configure(
@@ -28,7 +31,7 @@ def configure(
         device=target.device,
         world_size=target.world_size,
         model=spec.model,
-        data=spec.data,
+        data=_with_template(spec.data),
         lora=spec.lora,
         train=Training(**{**given, "gradient_accumulation_steps": best.batch.gradient_accumulation_steps}),
         eval=spec.eval,
@@ -36,3 +39,8 @@ def configure(
         verify_adapter=spec.verify_adapter,
     )
     return config, reasons
+
+
+def _with_template(data: Data) -> Data:
+    """The data with the chat template that they name."""
+    return structs.replace(data, chat_template=template_of(data.chat_template)) if data.chat_template else data

@@ -95,6 +95,8 @@ class Tokenizer:
         done = self._work(lambda: self._conversations(chunk), chunk.shown)
         for column in set(chunk.unread) - self.recipe.options.column_names:
             done.ignored.add(column, chunk.shown, chunk.line, count=len(done.lines))
+        if chunk.wrapper:
+            done.wrapped.add(chunk.wrapper, chunk.shown, chunk.line, chunk.wrapper, count=len(done.lines))
         return done
 
     def records(self, records: Sequence[Record], shown: str = "") -> Chunked:
@@ -170,9 +172,8 @@ class Tokenizer:
                 self.template.distrust(messages)
                 raise _Distrusted
             rendered = self.template.sequences(messages, details)
-        for item in rendered:
-            for what, text in item.lost:
-                done.lost.add(what, shown, line, self.guard.restored(text))
+        for what, text in {what: text for item in reversed(rendered) for what, text in reversed(item.lost)}.items():
+            done.lost.add(what, shown, line, self.guard.restored(text))
         for token in special:
             done.special.add(token, shown, line, f"holds {token!r}")
         made = []

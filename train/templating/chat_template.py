@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jinja2
@@ -188,8 +189,10 @@ class ChatTemplate:
             return self._marked_sequences(messages, details, answers)
         text = self.render(messages, details=details)
         if self.turns == "last":
-            span = self._locate(messages, text, len(messages) - 1, details)
-            return [Rendered(text, (span,), len(answers), self._lost(messages, details, text, span, len(messages) - 1))]
+            place = len(messages) - 1
+            span = self._locate(messages, text, place, details)
+            lost = self._lost(messages, details, text, span, place) + self._earlier_lost(messages[:place], text)
+            return [Rendered(text, (span,), len(answers), lost)]
         if self.turns == "joined":
             spans = tuple(self._locate(messages, text, place, details) for place in answers)
             lost = self._all_lost(messages, details, text, spans, answers)
@@ -203,7 +206,10 @@ class ChatTemplate:
         if self.turns == "auto" and all(text.startswith(prefix.text[: prefix.spans[0][1]]) for prefix in prefixes):
             lost = tuple(loss for prefix in prefixes for loss in prefix.lost)
             return [Rendered(text, tuple(prefix.spans[0] for prefix in prefixes), len(answers), lost)]
-        return prefixes
+        return [
+            replace(prefix, lost=prefix.lost + self._earlier_lost(messages[:place], prefix.text))
+            for place, prefix in zip(answers, prefixes, strict=True)
+        ]
 
     def _locate(self, messages: Turns, text: str, place: int, details: Details | None) -> tuple[int, int]:
         """The range of the answer `place` in `text`, the rendering of `messages`."""
@@ -279,15 +285,41 @@ class ChatTemplate:
                 if role != "system":
                     raise TemplateRefusal(f"the chat template leaves out a turn of the {role}: {_head(content)}")
                 found.append((role, content.strip()))
+            elif content.strip() not in text:
+                found.append((f"blanks in a turn of the {role}", content.strip()))
         content = messages[place][1]
         if not _shows(answer, content):
             found.append(("assistant", _difference(content, answer)))
+        elif content.strip() not in answer:
+            found.append(("blanks in a turn of the assistant", content.strip()))
         fields = details.fields.get(place, {}) if details is not None else {}
         if not _shows(answer, str(fields.get("reasoning_content", ""))):
             found.append(("reasoning_content", str(fields["reasoning_content"]).strip()))
         for call in fields.get("tool_calls", ()):
             if call["function"]["name"] not in answer:
                 raise TemplateRefusal("the chat template does not show the record's tool_calls")
+        return tuple(found)
+
+    def _earlier_lost(self, messages: Turns, text: str) -> tuple[tuple[str, str], ...]:
+        """The turns before the last answer of `messages` that a sequence leaves out, thoughts aside.
+
+        Thoughts end with a text that the template searches for; they were trained in a sequence of their own.
+        """
+        count = max((place for place, (role, _) in enumerate(messages) if role == "assistant"), default=-1) + 1
+        found: list[tuple[str, str]] = []
+        at, squeezed = 0, ""
+        for role, content in messages[:count]:
+            wanted = content
+            for mark in self.searched if role == "assistant" else ():
+                wanted = wanted.rpartition(mark)[2]
+            wanted = wanted.strip()
+            place = text.find(wanted, at)
+            if place >= 0:  # contents stand in their order, so that a long conversation is searched once
+                at = place + len(wanted)
+                continue
+            squeezed = squeezed or "".join(text.split())
+            if "".join(wanted.split()) not in squeezed:
+                found.append((f"an earlier turn of the {role}", content.strip()))
         return tuple(found)
 
     def _check_tools(self, messages: Turns, details: Details) -> None:

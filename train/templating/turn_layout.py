@@ -93,7 +93,11 @@ TRIMS: tuple[Trim, ...] = (as_it_is, str.strip, str.lstrip, str.rstrip, strip_li
 _PADDINGS = ("  \n", "\n \t", "\n\n")
 _TELLING_PADDING = "\n "
 """Each of TRIMS does something else to it."""
-_MARKED = re.compile(f"{re.escape(OPEN)}.*?{re.escape(CLOSE)}", re.DOTALL)
+_MARKED = re.compile(f"{re.escape(OPEN)}[0-9]+{re.escape(CLOSE)}")
+
+
+_REWRITABLE = "a  <b>&amp;\t\"É\"\n\n{{ c }} '#1' \\n D" + "." * 300
+"""A text that templates change which escape, fold, cut or evaluate contents."""
 
 
 def _marks(count: int) -> list[str]:
@@ -129,7 +133,8 @@ class LayoutFinder:
             return None
         found = TurnLayout(tuple(_MARKED.split(text)), order, (as_it_is,) * count, answers)
         trims = self._trims(found, roles)
-        return TurnLayout(found.pieces, order, trims, answers) if trims else None
+        layout = TurnLayout(found.pieces, order, trims, answers) if trims else None
+        return layout if layout and self._shows(layout, roles, _PADDINGS[0]) else None
 
     def begins(self, layout: TurnLayout, roles: tuple[str, ...]) -> bool:
         """Whether a conversation of `roles` renders to the beginning of the longer one of `layout`, as far as the end
@@ -142,7 +147,8 @@ class LayoutFinder:
         return self._render(list(zip(roles, contents, strict=True)))
 
     def _shows(self, layout: TurnLayout, roles: tuple[str, ...], padding: str) -> bool:
-        turns = [(role, _padded(mark, padding)) for role, mark in zip(roles, _marks(len(roles)), strict=True)]
+        marks = [f"{mark}{_REWRITABLE}{mark}" for mark in _marks(len(roles))]
+        turns = [(role, _padded(mark, padding)) for role, mark in zip(roles, marks, strict=True)]
         return layout.render(turns).text == self._render(turns)
 
     def _trims(self, layout: TurnLayout, roles: tuple[str, ...]) -> tuple[Trim, ...] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Literal, get_args, get_origin
 
 import msgspec
@@ -211,6 +212,19 @@ def test_paths_of_a_file_are_relative_to_it_and_those_of_flags_to_here(write, tm
     assert job.data.eval[0] == str(file.parent / "b.jsonl")
     assert (job.data.eval[1].path, job.data.eval[1].weight) == (str(file.parent / "c.jsonl"), 2)
     assert read_job(file, ["data.train=a.jsonl"]).spec.data.train == str(elsewhere / "a.jsonl")
+
+
+def test_a_chat_template_may_be_a_file_a_name_or_itself(write, tmp_path):
+    own = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    (tmp_path / "own.jinja").write_text(own)
+    for value in ("own.jinja", str(tmp_path / "own.jinja"), own):
+        job = read_job(write(json.dumps({"data": {"chat_template": value}})))
+        assert job.spec.data.chat_template == own
+        assert job.tree["data"]["chat_template"] == own
+    assert read_job(write(json.dumps({"data": {"chat_template": "chatml"}}))).spec.data.chat_template == "chatml"
+    for value in ("other.jinja", "lama3"):
+        with pytest.raises(SpecError, match=rf"'{value}' is neither a Jinja template, .* alpaca, .*llama3"):
+            read_job(write(json.dumps({"data": {"chat_template": value}})))
 
 
 def test_a_local_model_directory_is_found_beside_the_file_and_a_hub_id_left_alone(write, tmp_path):

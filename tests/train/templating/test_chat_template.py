@@ -10,7 +10,7 @@ import pytest
 
 from tests.beds import bpe
 from train.data.tokenizer import Tokenizer
-from train.families import BAICHUAN_CHAT, CHATGLM2_CHAT, CHATGLM3_CHAT
+from train.families import BAICHUAN_CHAT, CHAT_TEMPLATES, CHATGLM2_CHAT, CHATGLM3_CHAT, template_of
 from train.records.conversations import Record
 from train.templating.chat_template import PLAIN_TEMPLATE, ChatTemplate, TemplateRefusal
 
@@ -76,6 +76,50 @@ def test_the_sequence_is_the_templates_own_rendering_up_to_the_last_end(family: 
     own = ChatTemplate(template, dict(bpe.recipe(template, **options).specials))
     for messages, (whole, _) in zip((SINGLE, MULTI), rows(template, options, SINGLE, MULTI), strict=True):
         assert own.render(messages).startswith(whole.removesuffix(last_end))
+
+
+NAMED = {  # the text of MULTI; <s> and </s> are the tokenizer's own
+    "alpaca": "be 好\n\n### Instruction:\nhello\n\n### Response:\nagain 1</s>\n\n"
+    "### Instruction:\n天气\n\n### Response:\n很好 2</s>\n\n",
+    "chatml": "<|im_start|>system\nbe 好<|im_end|>\n<|im_start|>user\nhello<|im_end|>\n"
+    "<|im_start|>assistant\nagain 1<|im_end|>\n<|im_start|>user\n天气<|im_end|>\n"
+    "<|im_start|>assistant\n很好 2<|im_end|>\n",
+    "gemma": "<s><start_of_turn>user\nbe 好\n\nhello<end_of_turn>\n<start_of_turn>model\nagain 1<end_of_turn>\n"
+    "<start_of_turn>user\n天气<end_of_turn>\n<start_of_turn>model\n很好 2<end_of_turn>\n",
+    "glm4": "[gMASK]<sop><|system|>\nbe 好<|user|>\nhello<|assistant|>\nagain 1<|user|>\n天气<|assistant|>\n很好 2",
+    "llama2": "<s>[INST] <<SYS>>\nbe 好\n<</SYS>>\n\nhello [/INST] again 1 </s><s>[INST] 天气 [/INST] 很好 2 </s>",
+    "llama3": "<s><|start_header_id|>system<|end_header_id|>\n\nbe 好<|eot_id|>"
+    "<|start_header_id|>user<|end_header_id|>\n\nhello<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\nagain 1<|eot_id|>"
+    "<|start_header_id|>user<|end_header_id|>\n\n天气<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n很好 2<|eot_id|>",
+    "mistral": "<s>[INST] be 好\n\nhello [/INST] again 1</s>[INST] 天气 [/INST] 很好 2</s>",
+    "phi3": "<|system|>\nbe 好<|end|>\n<|user|>\nhello<|end|>\n<|assistant|>\nagain 1<|end|>\n"
+    "<|user|>\n天气<|end|>\n<|assistant|>\n很好 2<|end|>\n",
+    "vicuna": "<s>be 好 USER: hello ASSISTANT: again 1</s>USER: 天气 ASSISTANT: 很好 2</s>",
+    "zephyr": "<|system|>\nbe 好</s>\n<|user|>\nhello</s>\n<|assistant|>\nagain 1</s>\n"
+    "<|user|>\n天气</s>\n<|assistant|>\n很好 2</s>\n",
+}
+
+
+@pytest.mark.parametrize("name", CHAT_TEMPLATES)
+def test_a_named_template_loses_nothing_and_asks_as_it_shows(name: str) -> None:
+    own = ChatTemplate(CHAT_TEMPLATES[name], {"bos_token": "<s>", "eos_token": "</s>"})
+    assert own.agrees(MULTI)
+    (found,) = own.sequences(MULTI)
+    assert [found.text[start:end].strip() for start, end in found.spans] == ["again 1", "很好 2"]
+    assert found.lost == ()
+    prompt = own.render(MULTI[:-1], prompt=True).rstrip()
+    assert found.text[: found.spans[-1][0]].rstrip() == prompt
+    if name in NAMED:
+        assert found.text == NAMED[name]
+
+
+def test_every_family_with_a_template_of_its_own_text_can_be_named() -> None:
+    assert {"chatglm2", "chatglm3", "qwen"} | NAMED.keys() == CHAT_TEMPLATES.keys()
+    with pytest.raises(ValueError, match=r"'lama3' is neither .* llama3"):
+        template_of("lama3")
+    assert template_of(" ChatML ") == CHAT_TEMPLATES["chatml"]
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name != "marked"])
@@ -211,6 +255,51 @@ def test_text_that_a_template_leaves_out_is_named_and_a_lost_question_is_refused
     )
     with pytest.raises(TemplateRefusal, match="leaves out a turn of the user: '天气'"):
         ChatTemplate(first_only, {}).sequences(MULTI[1:])
+
+
+@pytest.mark.parametrize(
+    ("shown", "last", "lost"),
+    [
+        ("messages[-2:]", 1, {"an earlier turn of the user": "hello", "an earlier turn of the assistant": "again 1"}),
+        ("(messages[:1] + messages[1:][-2:])", 1, {"an earlier turn of the assistant": "again 1"}),
+        ("messages", 0, {}),
+    ],
+)  # fmt: skip
+def test_a_turn_that_only_later_sequences_leave_out_is_named(shown: str, last: int, lost: dict[str, str]) -> None:
+    source = f"{{% for m in {shown} %}}<{{{{ m.role }}}}:{{{{ m.content }}}}>{{% endfor %}}"
+    for turns in ("auto", "last"):
+        found = ChatTemplate(source, {}, turns).sequences(MULTI[1:])
+        assert dict(found[-1].lost) == lost
+    assert len(ChatTemplate(source, {}).sequences(MULTI[1:])) == last + 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("| escape", "leaves out a turn of the user: 'a < b'"),
+        ("| upper", "leaves out a turn of the user: 'a < b'"),
+        ("[:4]", "neither shows this answer"),
+        (".split() | join(' ')", {"blanks in a turn of the assistant": "x\n\n  y & z"}),
+        (".replace('&', 'and')", {"assistant": "x\n\n  y & z"}),
+        ("| trim", {}),
+        ("", {}),
+    ],
+)
+def test_a_content_that_is_rewritten_is_named_or_refused(change: str, said: Any) -> None:
+    """Found although contents of marks alone are not changed."""
+    source = (
+        f"{{% for m in messages %}}<|{{{{ m.role }}}}|>{{{{ m.content {change} }}}}<|end|>{{% endfor %}}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    messages = [("user", "a < b"), ("assistant", "x\n\n  y & z")]
+    own = ChatTemplate(source, {})
+    if isinstance(said, str):
+        with pytest.raises(TemplateRefusal, match=said):
+            own.sequences(messages)
+        return
+    (found,) = own.sequences(messages)
+    assert dict(found.lost) == said
+    assert own.agrees(messages)
 
 
 def test_reasoning_tools_and_calls_are_shown_by_the_template_or_named() -> None:
