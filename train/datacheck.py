@@ -140,6 +140,7 @@ def _described(entry: Entry, max_length: int) -> dict[str, Any]:
         "untrained": meta.untrained,
         "sampled": None if meta.share == 1.0 else sampled,
         "sequences": round(meta.sequences * scale),
+        "turns": turn_cost(entry),
         "over_long": {
             "cut": round(meta.cut * scale),
             "dropped": round(meta.too_long * scale),
@@ -148,6 +149,20 @@ def _described(entry: Entry, max_length: int) -> dict[str, Any]:
         },
         "tokens": {"total": round(meta.tokens * scale), **_distribution(lengths)},
         "loss_share": round(meta.loss_tokens / meta.tokens, 4) if meta.tokens else None,
+    }
+
+
+def turn_cost(entry: Entry) -> dict[str, float] | None:
+    """Sequences per record and times the tokens of one sequence per conversation; None if every record is one."""
+    kept, lengths = np.asarray(entry.tokens.kept), entry.tokens.lengths
+    records = np.unique(kept, return_inverse=True)[1]
+    if not len(kept) or len(kept) == records.max() + 1:
+        return None
+    longest = np.zeros(int(records.max()) + 1, np.int64)  # the last answer's sequence is the whole conversation
+    np.maximum.at(longest, records, lengths)
+    return {
+        "sequences_per_record": round(len(kept) / len(longest), 2),
+        "times_the_tokens": round(float(lengths.sum() / longest.sum()), 2),
     }
 
 

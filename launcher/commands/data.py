@@ -125,6 +125,11 @@ def part_lines(name: str, part: dict[str, Any]) -> list[str]:
     ]
     if part["sequences"] != part["records"]:
         rows.append(("sequences", f"{about}{part['sequences']:,}"))
+    if part["turns"]:
+        each, times = part["turns"]["sequences_per_record"], part["turns"]["times_the_tokens"]
+        rows.append(
+            ("turns", f"one sequence per answer, {each:g} per record: {times:g} times the tokens of joined ones")
+        )
     if part["loss_share"] is not None:
         spread = ", ".join(f"{key} {tokens[key]:,}" for key in ("mean", "median", "p90", "p99", "max"))
         rows.append(("tokens", f"{about}{tokens['total']:,}; per sequence: {spread}"))

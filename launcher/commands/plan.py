@@ -13,6 +13,7 @@ import click
 from launcher.errors import SpecError, UsageError
 from launcher.job.load import read_job
 from launcher.job.spec import JobSpec
+from launcher.lifecycle import checks
 from launcher.machine import facts
 from launcher.plan import gpus, situation
 from launcher.plan.candidates import Candidate
@@ -133,16 +134,23 @@ def situation_of(gpu: str | None, gpu_memory: str | None, nodes: int, per_node: 
 
 
 def work_of(wanted: JobSpec, best: Candidate) -> dict[str, Any] | None:
-    """Steps and hours, if the records can be counted here. Tokens are estimated from bytes."""
+    """Steps and hours, if the records can be counted here. Tokens are estimated from bytes.
+
+    `turns` says what it costs that a conversation becomes one sequence per answer; an epoch is all sequences.
+    """
     records, size = _count(wanted)
+    turns = checks.turn_cost(wanted)
+    sequences = records * turns["sequences"] / turns["records"] if turns else records
     steps = wanted.train.max_steps
     if steps is None:
         if not records:
             return None
-        steps = max(1, math.ceil(wanted.train.epochs * records / best.batch.global_batch_size - 1e-9))
-    tokens = min(wanted.data.max_length, size / records / 3.5) if records else wanted.data.max_length
+        steps = max(1, math.ceil(wanted.train.epochs * sequences / best.batch.global_batch_size - 1e-9))
+    size *= turns["times"] if turns else 1
+    tokens = min(wanted.data.max_length, size / sequences / 3.5) if records else wanted.data.max_length
     seconds = steps * best.batch.global_batch_size * tokens / best.cost.tokens_per_second
-    return {"records": records, "tokens_per_record": round(tokens), "steps": steps, "hours": seconds / 3600}
+    found = {"records": records, "tokens_per_record": round(tokens), "steps": steps, "hours": seconds / 3600}
+    return {**found, "turns": turns} if turns else found
 
 
 def _count(wanted: JobSpec) -> tuple[int, float]:
@@ -249,6 +257,11 @@ def table(planned: Planned) -> str:
     if work:
         estimate = f", about {work['tokens_per_record']} tokens per record" if work["records"] else ""
         lines.append(f"{work['steps']} steps{estimate}: {_duration(work['hours'])}")
+        if turns := work.get("turns"):
+            lines.append(
+                f"the chat template makes one sequence per answer, {turns['sequences'] / turns['records']:.1f} per "
+                f"record: {turns['times']:.1f} times the tokens of data.turns: joined"
+            )
     return "\n".join(lines)
 
 

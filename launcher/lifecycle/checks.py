@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from launcher.machine.process import CommandError
 from launcher.plan.types import RunPlan
 from launcher.rundir.directory import RunDir
 from train import checkpoints
+from train.config import split_of
 
 RECORDED = ("seed", "global_batch_size", "lora.r", "lora.alpha", "lora.rslora", "lora.init")
 """Settings that a checkpoint records, and that later starts cannot change (train.training.checkpoint)."""
@@ -84,24 +84,41 @@ def check_inputs(job: JobSpec, backend: str) -> None:
 
 
 def check_records(job: JobSpec) -> None:
-    """Read the first records of the job's files on this machine. Raises DataError.
+    """Read the first records of the job's files on this machine, and the names in the model's files. Raises DataError.
 
-    A missing key is better found here than after hours in a queue.
+    A missing key is better found here than after hours in a queue, or after minutes of loading a model.
     """
-    # Tables and hub data sets need packages of the training environment.
-    files = [path for _, path in job.data.paths if Path(path).is_file() and not path.endswith(".parquet")]
-    if not files or job.program:
+    files = [path for _, path in job.data.sources if Path(split_of(path)[0]).exists()]
+    is_place = job.model.source in ("huggingface", "modelscope")
+    model = facts.model_directory(job.model.path, job.env) if is_place else None
+    if job.program or not (files or model):
         return
-    # One argument with `=`, because a system message may begin with a dash.
-    args = [f"--on-error={job.data.on_error}", *([f"--system={job.data.system}"] if job.data.system else [])]
-    args += [f"--columns={json.dumps(job.data.columns)}", f"--roles={json.dumps(job.data.roles)}"]
-    argv = [facts.this_python(), "-m", "train.quickcheck", *args, *files]
+    args = ["--data", msgspec.json.encode(job.data).decode(), "--lora", msgspec.json.encode(job.lora).decode()]
+    args += ["--model", str(model)] if model else []
+    argv = [facts.this_python(), "-m", "train.quickcheck", *args, "--", *files]
     result = process.run(argv, env=trainer.environment(), check=False)
     if result.code == 2:
         message, advice = trainer.refusal(result.stderr)
         raise DataError("\n".join(message), hint=advice)
     if result.code:
-        raise CommandError(result, "cannot check the records")
+        raise CommandError(result, "cannot check the records and the model")
+
+
+def turn_cost(job: JobSpec) -> dict[str, float] | None:
+    """Records, sequences and times the text of the first records, where the chat template makes a sequence per answer.
+
+    None where the template or the records are not on this machine, or records cannot be read.
+    """
+    files = [path for _, path in job.data.sources if Path(split_of(path)[0]).exists()]
+    model = facts.model_directory(job.model.path, job.env)
+    if not files or model is None:
+        return None
+    data = msgspec.structs.replace(job.data, eval=None)
+    argv = [facts.this_python(), "-m", "train.quickcheck", "--turns", "--model", str(model)]
+    argv += ["--data", msgspec.json.encode(data).decode(), "--", *files]
+    result = process.run(argv, env=trainer.environment(), check=False)
+    found: dict[str, float] | None = msgspec.json.decode(result.stdout) if result.code == 0 else None
+    return found if found and found["sequences"] > found["records"] else None
 
 
 def _check_file(key: str, path: Path) -> None:

@@ -79,7 +79,7 @@ def prepare(
     `run`: a run to resume, else a new one. `into`: another directory to write the files of `run` to.
     """
     check_inputs(job.spec, target.backend)
-    if target.backend != "local" and not records_checked:
+    if not records_checked:
         check_records(job.spec)
     if run is not None:
         job = with_batch_of_last_start(job, run)

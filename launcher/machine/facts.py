@@ -117,13 +117,19 @@ def model_config(path: str, env: Mapping[str, str]) -> dict[str, Any] | None:
 
     `env` is the job's own environment, which can name another cache.
     """
-    local, held = Path(path) / "config.json", hub_places.model_folder(path, {**os.environ, **env})
-    candidates = [local] if local.is_file() else sorted(held.glob("snapshots/*/config.json"))
-    for file in candidates:
-        try:
-            loaded = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(loaded, dict):
-            return loaded
-    return None
+    folder = model_directory(path, env)
+    if folder is None:
+        return None
+    try:
+        loaded = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return loaded if isinstance(loaded, dict) else None
+
+
+def model_directory(path: str, env: Mapping[str, str]) -> Path | None:
+    """Where the files of a local or cached model are; None for a hub id that the local cache does not have."""
+    if path and Path(path).is_dir():
+        return Path(path)
+    held = hub_places.model_folder(path, {**os.environ, **env}) if path else Path()
+    return next((file.parent for file in sorted(held.glob("snapshots/*/config.json"))), None) if path else None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from difflib import SequenceMatcher
+from pathlib import Path
 from typing import Any
 
 from train.config import Lora
 from train.errors import UserError, first_line
+from train.families import ANY, family_of, needs_conversion
 
 TARGETS, WHOLE = "lora.target_modules", "lora.modules_to_save"
 _EXPERT_PARAMETERS = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
@@ -30,6 +33,56 @@ def check_names(lora: Lora, model: Any, engine: str = "peft") -> None:
         candidates = [name for name, module in layers if "Norm" not in type(module).__name__]
         _check_names(TARGETS, lora.target_modules, names, candidates)
     _check_names(WHOLE, lora.modules_to_save, names, [name for name, _ in layers])
+
+
+def check_names_of_files(lora: Lora, folder: Path) -> None:
+    """The same before a model is loaded, by the names of the weights in its files.
+
+    Does nothing for a model whose modules may have other names than its weights.
+    """
+    family = family_of(read_json(folder / "config.json"))
+    names = _names_in_files(folder)
+    if family is ANY or needs_conversion(read_json(folder / "config.json")) or not names:
+        return
+    known = [name.rpartition(".")[2] for name in names if "norm" not in name.lower()]
+    names += [".".join(parts[:end]) for name in names if (parts := name.split(".")) for end in range(1, len(parts))]
+    names.append("lm_head")  # absent from the files of a model whose head is its embeddings
+    if isinstance(lora.target_modules, str):
+        _check_pattern(lora.target_modules, list(dict.fromkeys(names)))
+    else:
+        _check_names(TARGETS, lora.target_modules, names, known)
+    _check_names(WHOLE, lora.modules_to_save, names, known)
+
+
+def _names_in_files(folder: Path) -> list[str]:
+    """Modules with weights, by the index of a checkpoint or the headers of its files; empty: they do not say."""
+    index = next((file for name in _INDEXES if (file := folder / name).is_file()), None)
+    if index is not None:
+        weights = list(read_json(index).get("weight_map", {}))
+    else:
+        weights = [name for file in sorted(folder.glob("*.safetensors")) for name in _header(file)]
+    return list(dict.fromkeys(name.rpartition(".")[0] for name in weights if name != "__metadata__"))
+
+
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+
+
+def _header(file: Path) -> dict[str, Any]:
+    """What a safetensors file says about its tensors: a length of 8 bytes, and JSON."""
+    with file.open("rb") as opened:
+        found: dict[str, Any] = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+    return found
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Raises UserError for a file of a model that is absent or no JSON object."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"model.path: cannot read {file}: {first_line(error)}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"model.path: {file} is no JSON object")
+    return found
 
 
 def explain(error: Exception) -> UserError | None:

@@ -78,6 +78,28 @@ def test_plan_refuses_what_a_run_would_refuse(tmp_path: Path) -> None:
         assert hint in str(refused.exception.hint)
 
 
+def test_a_plan_counts_the_sequences_that_the_chat_template_makes(tmp_path: Path) -> None:
+    from tests.train.templating.test_chat_template import QWEN3, SMOLLM2
+
+    shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = {"model_type": "qwen3", **shape, "intermediate_size": 128, "vocab_size": 1000}
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text(json.dumps(config))
+    record = {"query": "q" * 60, "response": "a" * 60, "history": [["q" * 60, "a" * 60]] * 3}
+    (tmp_path / "a.jsonl").write_text((json.dumps(record) + "\n") * 640)
+    (tmp_path / "job.yaml").write_text("model: {path: model}\ndata: {train: a.jsonl}\ntrain: {global_batch_size: 64}\n")
+    words = [str(tmp_path / "job.yaml"), "--gpu", "h100"]
+    for template, turns, per_record in ((QWEN3, "auto", 4), (QWEN3, "joined", 1), (SMOLLM2, "auto", 1)):
+        (tmp_path / "model/chat_template.jinja").write_text(template)
+        work = said(*words, "--set", f"data.turns={turns}")["work"]
+        assert work["steps"] == 10 * per_record
+        assert ("turns" in work) == (per_record > 1)
+    (tmp_path / "model/chat_template.jinja").write_text(QWEN3)
+    assert 2.2 < said(*words)["work"]["turns"]["times"] < 2.6  # (1 + 2 + 3 + 4) / 4, and headers
+    text = CliRunner().invoke(cli, ["plan", *words], catch_exceptions=False).stdout
+    assert "one sequence per answer, 4.0 per record" in text
+
+
 def test_hours_grow_with_the_data_and_are_left_out_if_a_file_cannot_be_counted(tmp_path: Path) -> None:
     job, one, two = tmp_path / "job.yaml", tmp_path / "one.jsonl", tmp_path / "two.jsonl"
     one.write_text(('{"instruction": "%s", "output": "b"}\n' % ("x" * 600)) * 640)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from launcher.lifecycle import checks, submit
 from launcher.lifecycle.interrupted import StartInterrupted
 from launcher.plan.types import RunPlan
 from launcher.rundir.directory import RunDir
-from tests.beds.plans import RUN_ID, make
+from tests.beds.plans import RUN_ID, make, target
 
 GOOD = '{"instruction": "1 + 1", "output": "2"}\n'
 
@@ -48,6 +49,73 @@ def test_a_file_of_only_broken_records_is_refused_even_with_on_error_skip(tmp_pa
     bad.write_text("not json\n", encoding="utf-8")
     with pytest.raises(DataError):
         checks.check_records(job(bad, "skip"))
+
+
+def model_files(place: Path, **config: str) -> Path:
+    """A checkpoint without weights: its config.json, and a safetensors file that only names its tensors."""
+    place.mkdir()
+    (place / "config.json").write_text(json.dumps({"model_type": "llama", **config}))
+    names = ["lm_head", "model.norm", *(f"model.layers.0.self_attn.{name}_proj" for name in "qkvo")]
+    header = json.dumps({f"{name}.weight": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for name in names})
+    (place / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header.encode())
+    return place
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        (["q_proj", "v_porj"], "lora.target_modules: this model has no module 'v_porj'"),
+        (["layers.0.self_attn.q_proj"], ""),
+        (".*\\.[qv]_proj", ""),
+        (".*\\.c_attn", "matches the full name of no module"),
+        ("auto", ""),
+        (["lm_head", "k_proj"], ""),
+    ],
+)
+def test_target_modules_are_compared_with_the_names_in_the_models_files(
+    tmp_path: Path, targets: object, said: str
+) -> None:
+    flags = {"model.path": str(model_files(tmp_path / "m")), "lora.target_modules": targets}
+    asked = read_job(None, (), flags).spec
+    if not said:
+        checks.check_records(asked)
+        return
+    with pytest.raises(DataError, match=said) as caught:
+        checks.check_records(asked)
+    assert caught.value.hint
+
+
+def test_a_model_of_other_names_is_left_to_the_training_program(tmp_path: Path) -> None:
+    place = model_files(tmp_path / "m", model_type="chatglm")
+    checks.check_records(read_job(None, (), {"model.path": str(place), "lora.target_modules": ["query"]}).spec)
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]"])
+def test_a_model_without_a_readable_config_is_refused(tmp_path: Path, text: str | None) -> None:
+    place = model_files(tmp_path / "m")
+    (place / "config.json").unlink()
+    if text is not None:
+        (place / "config.json").write_text(text)
+    with pytest.raises(DataError, match=r"model\.path: .*config\.json"):
+        checks.check_records(read_job(None, (), {"model.path": str(place)}).spec)
+
+
+@pytest.mark.parametrize("backend", ["local", "slurm"])
+def test_records_are_read_before_a_plan_is_made_on_every_backend(tmp_path: Path, backend: str) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"instruction": "no answer"}\n' * 9)
+    with pytest.raises(DataError, match="9 records of") as caught:
+        submit.prepare(read_job(None, (), {"model.path": "m", "data.train": str(bad)}), target(backend=backend))
+    assert str(caught.value).count("the key 'output' is missing") == 3
+
+
+def test_a_split_of_a_directory_is_read(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text(GOOD)
+    (tmp_path / "test.jsonl").write_text("not json")
+    checks.check_records(job(Path(f"{tmp_path}:train")))
+    for path, said in ((Path(f"{tmp_path}:test"), "bad JSON"), (tmp_path, "several splits: test, train")):
+        with pytest.raises(DataError, match=said):
+            checks.check_records(job(path))
 
 
 def test_a_system_message_that_begins_with_a_dash_is_no_option(tmp_path: Path) -> None:

@@ -133,6 +133,26 @@ def test_a_record_is_shown_with_the_tokens_that_carry_loss_and_its_keys(tmp_path
     assert "messages[].role" in data_show.text(only)
 
 
+def test_the_cost_of_a_sequence_per_answer_is_told(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from launcher.commands.data import part_lines
+    from tests.train.templating.test_chat_template import QWEN3
+    from train import datacheck
+
+    monkeypatch.setenv("ZLAUNCH_CACHE", str(tmp_path / "cache"))
+    turns = [turn for _ in range(4) for turn in (GOOD[0]["instruction"], GOOD[0]["output"])]
+    path = records(tmp_path / "a.jsonl", *({"history": [turns[:2]] * n, **GOOD[0]} for n in range(4)))
+    report = datacheck.check(config(model, path, chat_template=QWEN3))
+    assert report["train"]["turns"]["sequences_per_record"] == 2.5  # (1 + 2 + 3 + 4) / 4
+    assert 1.5 < report["train"]["turns"]["times_the_tokens"] < 2.2  # (1 + 3 + 6 + 10) / (1 + 2 + 3 + 4) and headers
+    assert "2.5 per record" in "\n".join(part_lines("train", report["train"]))
+    joined = datacheck.check(config(model, path, chat_template=QWEN3, turns="joined"))
+    assert joined["train"]["turns"] is None
+    share = joined["train"]["tokens"]["total"] / report["train"]["tokens"]["total"]
+    assert share * report["train"]["turns"]["times_the_tokens"] == pytest.approx(1, abs=0.15)
+
+
 def test_weights_that_leave_no_record_are_an_error(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
