@@ -323,3 +323,38 @@ def needs_conversion(config: Mapping[str, Any]) -> bool:
     if config.get(MARKER) or config.get("model_type") == "alibi_llama":
         return False
     return family_of(config).converter is not None
+
+
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
+"""Names of the number of positions in config.json; GPT-2, MPT, the first LLaMA and ChatGLM have their own."""
+
+
+def max_positions(config: Mapping[str, Any]) -> int | None:
+    """How many tokens a model can see at once, by its config.json; None: no limit is known.
+
+    A scaled RoPE has more positions than were trained. As in vLLM, `linear` and `dynamic` multiply the number, `yarn`
+    multiplies the original one, and for the other kinds the number in config.json is scaled already.
+    """
+    text = config.get("text_config")
+    config = {**config, **text} if isinstance(text, Mapping) else config
+    named = [name for name in _POSITIONS if isinstance(config.get(name), int)]
+    alibi = config.get("alibi") or config.get("position_embedding_type") == "alibi"
+    if not named or alibi or family_of(config).positions == "alibi" or config.get("model_type") == "bloom":
+        return None
+    found = int(config[named[0]])
+    for scaling in _scalings(config):
+        kind, factor = scaling.get("rope_type", scaling.get("type")), scaling.get("factor")
+        if not isinstance(factor, (int, float)) or str(config.get("model_type")).startswith("gemma3"):
+            continue
+        if kind in ("linear", "dynamic"):
+            return round(found * factor)
+        if kind == "yarn":
+            return max(found, round(factor * (scaling.get("original_max_position_embeddings") or found)))
+    return found
+
+
+def _scalings(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The dictionaries that scale RoPE: transformers 5 has one, or one per kind of layer, as `rope_parameters`."""
+    found = [config.get("rope_scaling"), config.get("rope_parameters")]
+    found += [value for one in found if isinstance(one, Mapping) for value in one.values()]
+    return [one for one in found if isinstance(one, Mapping)]

@@ -78,18 +78,16 @@ def prepare(
 
     `run`: a run to resume, else a new one. `into`: another directory to write the files of `run` to.
     """
+    if run is not None:
+        job = with_batch_of_last_start(job, run)
     check_inputs(job.spec, target.backend)
     if not records_checked:
         check_records(job.spec)
-    if run is not None:
-        job = with_batch_of_last_start(job, run)
     run = run or RunDir(find.runs_root() / find.new_run_id(job.spec.name))
     container = choose.choose_container(job.spec, target.backend, target.device)
     config = facts.model_config(job.spec.model.path, job.spec.env)
     run_plan = plan(job.spec, target, run_id=run.run_id, model_config=config, container=container)
     check_checkpoint_settings(run, run_plan)
-    if into is None and run.job_yaml.exists() and not summary.refused_settings(run):
-        run.keep_rendered()
     write_files(into or run, run_plan, job)
     return into or run, run_plan
 
@@ -101,7 +99,9 @@ def job_to_resume(run: RunDir) -> Path:
 
 
 def write_files(run: RunDir, run_plan: RunPlan, job: Job) -> None:
-    """Write every file of the run directory that exists before the run starts."""
+    """Write every file of the run directory that exists before the run starts. Keep those of the start before."""
+    if run.job_yaml.exists() and not summary.refused_settings(run):
+        run.keep_rendered()
     run.write({run.job_yaml.name: dump_job(job), **texts.render(run_plan)})
     sources = assets.agent_sources()
     if run_plan.train is not None:

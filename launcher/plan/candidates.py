@@ -48,8 +48,7 @@ def candidates_of(spec: JobSpec, situation: Situation, model: Model) -> Iterator
     checkpointing = _checkpointing(spec, situation, known=shape is not None)
     largest = _largest_micro_batch(spec, situation, known=shape is not None)
     combinations = [_combination(spec, model, situation, stage) for stage in stages]
-    too_long = compat.check_length(spec.data.max_length, model.positions)
-    passing = _passing(combinations, too_long, known=shape is not None)
+    passing = _passing(combinations, spec.data.max_length, model, known=shape is not None)
     size = global_batch_of(spec.train, situation.world_size)
     batches = batches_of(size, spec.train.micro_batch_size, situation.world_size, largest)
     for batch, recompute, settings in itertools.product(batches if shape else batches[-1:], checkpointing, passing):
@@ -91,13 +90,13 @@ def _combination(spec: JobSpec, model: Model, situation: Situation, zero_stage: 
     return replace(combination, device=situation.device, dtype=dtype, zero_stage=zero_stage)
 
 
-def _passing(asked: list[compat.Combination], always: list[compat.Refusal], *, known: bool) -> list[compat.Combination]:
-    """The combinations that no rule refuses, each with its engine. Raises CompatibilityError if there is none.
-
-    `always` are refusals of every combination.
-    """
+def _passing(
+    asked: list[compat.Combination], max_length: int, model: Model, *, known: bool
+) -> list[compat.Combination]:
+    """The combinations that no rule refuses, each with its engine. Raises CompatibilityError if there is none."""
     tried = [replace(settings, engine=compat.engine_for(settings)[0]) if known else settings for settings in asked]
-    refused = [[*always, *compat.check(settings)] for settings in tried]
+    too_long = compat.check_length(max_length, model.positions)
+    refused = [[*too_long, *compat.check(settings)] for settings in tried]
     if all(refused):
         raise CompatibilityError(
             "; ".join(refusal.reason for refusal in refused[0]),

@@ -9,7 +9,7 @@ from typing import Any
 
 from launcher.errors import BatchError, CompatibilityError
 from launcher.job.spec import JobSpec
-from launcher.plan.batch import divisors, global_batch_of
+from launcher.plan.batch import divisors
 from launcher.plan.candidates import Candidate
 from launcher.plan.gpus import GPUS
 from launcher.plan.situation import Situation
@@ -50,15 +50,15 @@ def does_not_fit(spec: JobSpec, situation: Situation, tried: tuple[Candidate, ..
     return DoesNotFit(
         f"{spec.model.path or 'the model'} does not fit: it needs at least {smallest.total / GIB:.1f} GiB per GPU, "
         f"and {situation.gpu_name} has {situation.room / GIB:.1f} GiB for it",
-        tuple(_changes(spec, situation, rated)),
+        tuple(_changes(spec, situation, tried[0].batch.global_batch_size, rated)),
         smallest,
     )
 
 
-def _changes(spec: JobSpec, situation: Situation, rated: Rated) -> Iterator[Change]:
-    """Of each kind of change, the smallest that is enough."""
+def _changes(spec: JobSpec, situation: Situation, records: int, rated: Rated) -> Iterator[Change]:
+    """Of each kind of change, the smallest that is enough. `records`: per optimizer step of all ranks."""
     done: set[str] = set()
-    for kind, values, place in _ideas(spec, situation):
+    for kind, values, place in _ideas(spec, situation, records):
         if kind in done:
             continue
         try:
@@ -78,11 +78,11 @@ def _changes(spec: JobSpec, situation: Situation, rated: Rated) -> Iterator[Chan
         yield Change(", ".join(texts), best)
 
 
-def _ideas(spec: JobSpec, situation: Situation) -> Iterator[Idea]:
+def _ideas(spec: JobSpec, situation: Situation, records: int) -> Iterator[Idea]:
     """What to try, the least costly for the user first; within one kind, the smallest change first."""
     opened: Values = {key: "auto" for key in OPENED if attrgetter(key)(spec) != "auto"}
     bases: list[Values] = [{}, opened] if opened else [{}]
-    yield from ((kind, values, situation) for kind, values in _other_values(spec, situation))
+    yield from ((kind, values, situation) for kind, values in _other_values(spec, situation, records))
     if opened:
         yield "auto", opened, situation
     nf4: Values = {"model.quantization": "nf4"} if spec.model.quantization == "none" else {}
@@ -104,13 +104,12 @@ def _larger_gpus(situation: Situation) -> Iterator[Situation]:
             yield Situation.of(situation.world_size, gpu.memory_bytes, gpu.title)
 
 
-def _other_values(spec: JobSpec, situation: Situation) -> Iterator[tuple[str, Values]]:
+def _other_values(spec: JobSpec, situation: Situation, records: int) -> Iterator[tuple[str, Values]]:
     """Other values of the settings that the user fixed."""
     train = spec.train
     if train.gradient_checkpointing is False:
         yield "checkpointing", {"train.gradient_checkpointing": True}
     if train.micro_batch_size != "auto":
-        records = global_batch_of(train, situation.world_size)
         for size in reversed(divisors(records // situation.world_size)):
             if size < train.micro_batch_size:
                 yield "micro", {"train.micro_batch_size": size}

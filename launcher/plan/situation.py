@@ -8,7 +8,7 @@ from typing import Any
 
 from launcher.plan import gpus
 from launcher.plan.types import Target
-from train import compat, families, memory
+from train import families, memory
 from train.config import Device
 from train.families import Family
 from train.memory import GIB, Memory, Shape
@@ -98,5 +98,5 @@ def model_of(path: str, config: Mapping[str, Any] | None) -> Model:
     except memory.UnknownShape as error:
         shape, unknown = None, str(error)
     if config is not None:
-        return Model(families.family_of(config), shape, unknown, compat.positions(config))
+        return Model(families.family_of(config), shape, unknown, families.max_positions(config))
     return Model(families.of_type(shape.family) if shape else families.FAMILIES[0], shape)

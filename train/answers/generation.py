@@ -6,9 +6,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from train.compat import positions
 from train.data.prompts import end_ids
-from train.families import family_of
+from train.families import family_of, max_positions
 from train.model import limits
 
 NO_PENALTIES: dict[str, Any] = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1}
@@ -50,7 +49,7 @@ def answer_batch(
 
     device = model.get_input_embeddings().weight.device
     width = max(len(prompt) for prompt in prompts)
-    most = positions(model.config.to_dict())
+    most = max_positions(model.config.to_dict())
     room = max_new_tokens if most is None else max(1, most - width)
     ids = torch.full((len(prompts), width), tokenizer.pad_token_id, dtype=torch.long)
     mask = torch.zeros_like(ids)

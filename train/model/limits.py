@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from train import compat
+from train import compat, families
 from train.config import TrainConfig
 from train.errors import UserError
 from train.model.base import BaseModel, read_config
@@ -29,7 +29,7 @@ FirstFrom = Callable[[Any, int], tuple[str, int, int] | None]
 def check(config: TrainConfig, base: BaseModel, tokenizer: Any, first_from: FirstFrom) -> None:
     """Raise UserError for records that are too long for the model, or hold tokens that it lacks."""
     found = read_config(base.directory) or {}
-    for refusal in compat.check_length(config.data.max_length, compat.positions(found)):
+    for refusal in compat.check_length(config.data.max_length, families.max_positions(found)):
         if config.model.source != "random":
             raise UserError(refusal.reason, f"set {refusal.instead}")
     rows = rows_of(found)
@@ -49,7 +49,7 @@ def check(config: TrainConfig, base: BaseModel, tokenizer: Any, first_from: Firs
 
 def check_prompt(model: Any, ids: Sequence[int], max_new_tokens: int) -> int:
     """How many of `max_new_tokens` may follow a prompt of these ids. Raises UserError if the model cannot read it."""
-    most, rows = compat.positions(model.config.to_dict()), model.get_input_embeddings().weight.shape[0]
+    most, rows = families.max_positions(model.config.to_dict()), model.get_input_embeddings().weight.shape[0]
     if most is not None and len(ids) >= most:
         raise UserError(f"the conversation has {len(ids)} tokens, and the model only {most} positions")
     if max(ids) >= rows:

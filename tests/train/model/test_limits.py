@@ -10,7 +10,7 @@ import pytest
 
 from tests.beds.models import CHATML, native
 from tests.beds.ranks import Ranks, events
-from train.compat import positions
+from train.families import max_positions
 
 pytestmark = pytest.mark.train
 
@@ -59,7 +59,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
     ],
 )  # fmt: skip
 def test_the_positions_of_a_model_are_read_from_its_config(config: dict[str, Any], expected: int | None) -> None:
-    assert positions(config) == expected
+    assert max_positions(config) == expected
 
 
 @pytest.fixture(scope="module")
