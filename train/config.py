@@ -36,6 +36,9 @@ class Model(Section, frozen=True):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: bfloat16 on a GPU that has it, float16 on an older GPU, float32 on a CPU."""
     trust_remote_code: bool = False
+    thinking: Literal["auto", "on", "off"] = "auto"
+    """Whether answers begin with thoughts, for chat templates that ask otherwise for these. auto: on if a training
+    record has thoughts. off: thoughts of records are left out."""
 
 
 class Source(Section, frozen=True, kw_only=True):

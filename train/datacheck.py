@@ -22,7 +22,7 @@ import numpy.typing as npt
 from train.config import Source, TrainConfig, load
 from train.data import cache, schedule
 from train.data.cache import Entry
-from train.data.dataset import NOTHING_AT_WEIGHT, NOTHING_TO_EVALUATE
+from train.data.dataset import NOTHING_AT_WEIGHT, NOTHING_TO_EVALUATE, with_thoughts
 from train.data.preview import preview
 from train.data.prompts import set_template
 from train.data.recipe import Recipe
@@ -59,8 +59,11 @@ def main(arguments: list[str] | None = None) -> int:
 def show(config: TrainConfig, chosen: str, tokenizer: Any = None) -> dict[str, Any]:
     """The first records (`chosen` is a number) or one record (FILE:LINE) as training sees them."""
     tokenizer = tokenizer or load_tokenizer(config)
-    set_template(tokenizer, config.data.chat_template)
+    set_template(tokenizer, config.data.chat_template, config.model.thinking)
     paths = [source.path for source in as_sources(config.data.train)]
+    with_thoughts(
+        config, tokenizer, lambda: cache.entry(paths, Recipe.of_job(tokenizer, config.data), share=_share(paths))
+    )
     chosen_one = {"first": int(chosen)} if chosen.isdecimal() else {"place": chosen, "first": 1}
     return preview(Recipe.of_job(tokenizer, config.data), paths, **chosen_one)
 
@@ -70,9 +73,8 @@ def check(config: TrainConfig, *, everything: bool = False, tokenizer: Any = Non
     started = time.perf_counter()
     parts = [(name, as_sources(value)) for name, value in (("train", config.data.train), ("eval", config.data.eval))]
     tokenizer = tokenizer or load_tokenizer(config)
-    set_template(tokenizer, config.data.chat_template)
+    set_template(tokenizer, config.data.chat_template, config.model.thinking)
     data = config.data
-    recipe = Recipe.of_job(tokenizer, data)
     report: dict[str, Any] = {"errors": [], "train": None, "eval": None, "eval_in_train": None, "packing": None}
     entries: dict[str, Entry] = {}
     for name, sources in parts:
@@ -80,7 +82,11 @@ def check(config: TrainConfig, *, everything: bool = False, tokenizer: Any = Non
             continue
         paths = [source.path for source in sources]
         share = 1.0 if everything else _share(paths)
-        entry = entries[name] = cache.entry(paths, recipe, share=share, tokenizer=tokenizer)
+
+        def made(paths: list[str] = paths, share: float = share) -> Entry:
+            return cache.entry(paths, Recipe.of_job(tokenizer, data), share=share, tokenizer=tokenizer)
+
+        entry = entries[name] = with_thoughts(config, tokenizer, made) if name == "train" else made()
         report[name] = {"sources": _sources(sources, entry), **_described(entry, data.max_length)}
         try:
             cache.refuse_problems(entry.meta, f"data.{name}", data.on_error)
@@ -138,6 +144,7 @@ def _described(entry: Entry, max_length: int) -> dict[str, Any]:
         "special_tokens": {one.kind: one.records for one in meta.special},
         "unanswered": meta.unanswered,
         "untrained": meta.untrained,
+        "thoughts": meta.thoughts,
         "sampled": None if meta.share == 1.0 else sampled,
         "sequences": round(meta.sequences * scale),
         "turns": turn_cost(entry),

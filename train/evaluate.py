@@ -16,10 +16,9 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from train import dist
-from train.answers.trained import TrainedAdapter, best_device, find_adapter
+from train.answers.trained import TrainedAdapter, adapter_tokenizer, best_device, find_adapter
 from train.config import TrainConfig
 from train.data.dataset import Data
-from train.data.prompts import set_template
 from train.dist import World
 from train.errors import UserError, report
 from train.model import limits
@@ -102,7 +101,7 @@ def _evaluator(config: TrainConfig, world: World, rundir: RunDir, adapter: Train
     tokenizer = load_tokenizer(config, base)
     limits.check(config, base, tokenizer, data.first_from)
     loaded = load_for_training(config, world, base, "peft", None, tokenizer)
-    set_template(loaded.tokenizer, config.data.chat_template)
+    loaded.tokenizer.chat_template = adapter_tokenizer(adapter).chat_template
     model = PeftModel.from_pretrained(loaded.model, adapter.directory)
     part = data.eval(loaded.tokenizer)
     assert part is not None  # evaluation_config checked it

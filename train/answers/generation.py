@@ -72,18 +72,18 @@ def _decode(tokenizer: Any, ids: list[int], stop: list[int]) -> str:
 
 
 def stream(
-    model: Any, tokenizer: Any, prompt: str, *, max_new_tokens: int, stop: list[int], temperature: float = 0.0
+    model: Any, tokenizer: Any, prompt: Sequence[int], *, max_new_tokens: int, stop: list[int], temperature: float = 0.0
 ) -> Iterator[str]:
-    """Pieces of the answer to a rendered prompt, as the model produces them. Raises UserError for one that is too long.
+    """Pieces of the answer to the tokens of a prompt, as the model produces them. Raises UserError for one too long.
 
     Closing the iterator, or a Ctrl-C, stops the model after its current token.
     """
     import torch
     from transformers import StoppingCriteriaList, TextIteratorStreamer
 
-    encoded = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").to(model.device)
-    inputs = {name: encoded[name] for name in ("input_ids", "attention_mask")}  # some tokenizers add token_type_ids
-    room = limits.check_prompt(model, inputs["input_ids"][0].tolist(), max_new_tokens)
+    ids = torch.tensor([list(prompt)], device=model.device)
+    room = limits.check_prompt(model, list(prompt), max_new_tokens)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     failure: list[BaseException] = []
     closed = threading.Event()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from train import dist
 from train.answers.generation import stop_ids, stream
 from train.answers.trained import best_device, find_adapter, load_adapted
-from train.data.prompts import prompt_text
+from train.data.recipe import Recipe
+from train.data.tokenizer import Tokenizer
 from train.errors import report
 
 Turns = list[tuple[str, str]]
@@ -27,12 +29,21 @@ class Session:
     system: str | None
     """The first message of a conversation."""
 
+    @cached_property
+    def rendering(self) -> Tokenizer:
+        """Training's own way from a conversation to tokens."""
+        return Tokenizer(Recipe.of(self.tokenizer, max_length=self.options.max_new_tokens))
+
     def answer(self, turns: Turns) -> Iterator[str]:
-        """Pieces of the answer to a conversation, as the model produces them."""
+        """Pieces of the answer to a conversation, as the model produces them.
+
+        As in training, special tokens in contents are plain text. Raises UserError for a conversation that the chat
+        template refuses.
+        """
         return stream(
             self.model,
             self.tokenizer,
-            prompt_text(self.tokenizer, turns),
+            self.rendering.prompt_ids(turns),
             max_new_tokens=self.options.max_new_tokens,
             stop=self.stop,
             temperature=self.options.temperature,

@@ -12,6 +12,7 @@ from typing import Any
 
 from train.checkpoints import complete, damage
 from train.config import TrainConfig, load
+from train.data.prompts import keep_template
 from train.errors import UserError, first_line
 from train.model.load import load_plain
 
@@ -62,14 +63,22 @@ def load_adapted(adapter: TrainedAdapter, *, device: str, bare: bool = False) ->
     """(model, tokenizer) for inference; `bare` leaves the adapter out. Raises UserError."""
     import torch
     from peft import PeftModel
-    from transformers import AutoTokenizer
 
     quantized = adapter.config.model.quantization != "none"
     half: Any = torch.bfloat16 if quantized else "auto"
     model = adapter.load_base(torch.float32 if device == "cpu" else half, device)
     if not bare:
         model = PeftModel.from_pretrained(model, adapter.directory)
-    return model.eval(), AutoTokenizer.from_pretrained(adapter.directory)
+    return model.eval(), adapter_tokenizer(adapter)
+
+
+def adapter_tokenizer(adapter: TrainedAdapter) -> Any:
+    """The tokenizer of the adapter, with the chat template that asks as in its training."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(adapter.directory)
+    keep_template(tokenizer, adapter.config.model.thinking)
+    return tokenizer
 
 
 def best_device() -> str:

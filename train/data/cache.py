@@ -75,6 +75,8 @@ class Meta(msgspec.Struct, frozen=True):
     """Conversations that lost turns after their last answer."""
     untrained: int = 0
     """Records whose answers are all marked as untrained."""
+    thoughts: int = 0
+    """Records with thoughts, counted where the chat template asks for these or not."""
     ignored: tuple[Notice, ...] = ()
     """Keys that nothing reads."""
     lost: tuple[Notice, ...] = ()
@@ -256,6 +258,7 @@ def _write(
         cut=totals.cut,
         unanswered=totals.unanswered,
         untrained=totals.untrained,
+        thoughts=totals.thoughts,
         ignored=_notices(totals.ignored),
         lost=_notices(totals.lost),
         special=_notices(totals.special),
@@ -300,6 +303,7 @@ class _Totals:
         self.problems: list[Problem] = []
         self.tokens = self.unreadable = self.empty = self.too_long = self.cut = self.unanswered = self.untrained = 0
         self.ignored, self.lost, self.special, self.wrapped = Notices(), Notices(), Notices(), Notices()
+        self.thoughts = 0
         self._columns: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in _COLUMNS}
 
     def add(self, source: int, file: str, done: Chunked) -> None:
@@ -318,6 +322,7 @@ class _Totals:
         self.cut += done.cut
         self.unanswered += done.unanswered
         self.untrained += done.untrained
+        self.thoughts += done.thoughts
         self.ignored.merge(done.ignored)
         self.lost.merge(done.lost)
         self.special.merge(done.special)

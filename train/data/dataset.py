@@ -18,7 +18,7 @@ import numpy as np
 from train.config import Source, TrainConfig
 from train.data import cache, workers
 from train.data.cache import Entry
-from train.data.prompts import set_template
+from train.data.prompts import expect_thoughts, set_template
 from train.data.recipe import Recipe
 from train.data.schedule import Sampler
 from train.data.tokens import Tokens, first
@@ -116,16 +116,19 @@ class Data:
         def make() -> None:
             with suppress(Exception):
                 loaded = tokenizer()
-                set_template(loaded, self.config.data.chat_template)
-                for part in (self.config.data.train, self.config.data.eval):
-                    if part:
-                        self._entry(loaded, as_sources(part))
+                set_template(loaded, self.config.data.chat_template, self.config.model.thinking)
+                self._train_entry(loaded)
+                if self.config.data.eval:
+                    self._entry(loaded, as_sources(self.config.data.eval))
 
         threading.Thread(target=make, name="tokens", daemon=True).start()
 
     def train(self, tokenizer: Any) -> Part:
-        """Raises DataError if nothing is left to train on."""
-        part = self._part(tokenizer, "train", self.config.data.train)
+        """Raises DataError if nothing is left to train on.
+
+        Gives the tokenizer's chat template the form for answers with thoughts, if records have them.
+        """
+        part = self._part(tokenizer, "train", self.config.data.train, self._train_entry(tokenizer))
         if not len(part.tokens):
             raise DataError("data.train holds no record that can be trained on")
         if not part.sampler(self.config.train.seed).epoch_size:
@@ -136,7 +139,8 @@ class Data:
         """None without a data.eval. Raises DataError if nothing of it is left to evaluate on."""
         if not self.config.data.eval:
             return None
-        part = self._part(tokenizer, "eval", self.config.data.eval, self.config.eval.max_records)
+        entry = self._entry(tokenizer, as_sources(self.config.data.eval))
+        part = self._part(tokenizer, "eval", self.config.data.eval, entry, self.config.eval.max_records)
         if not len(part.tokens):
             raise DataError(NOTHING_TO_EVALUATE, "`zlaunch data check` shows what becomes of its records")
         return part
@@ -146,11 +150,12 @@ class Data:
 
         Also as text: training reads special tokens of contents as plain text, but a server would read the token.
         """
-        set_template(tokenizer, self.config.data.chat_template)
-        for sources in map(as_sources, (self.config.data.train, self.config.data.eval)):
+        set_template(tokenizer, self.config.data.chat_template, self.config.model.thinking)
+        train = as_sources(self.config.data.train)
+        for sources in (train, as_sources(self.config.data.eval)):
             if not sources:
                 continue
-            found = self._entry(tokenizer, sources)
+            found = self._train_entry(tokenizer) if sources == train else self._entry(tokenizer, sources)
             for notice in found.meta.special:
                 token = tokenizer.convert_tokens_to_ids(notice.kind)
                 if token >= least and notice.examples:
@@ -163,10 +168,9 @@ class Data:
                 return record.file, record.line, int(tokens.tokens[places[0]])
         return None
 
-    def _part(self, tokenizer: Any, name: str, value: Any, limit: int | None = None) -> Part:
+    def _part(self, tokenizer: Any, name: str, value: Any, found: Entry, limit: int | None = None) -> Part:
         data = self.config.data
         sources = as_sources(value)
-        found = self._entry(tokenizer, sources)
         if self.rundir.rank == 0:
             self._tell(name, found)
         shown = sources[0].path if len(sources) == 1 else f"data.{name}"
@@ -174,6 +178,10 @@ class Data:
         tokens = found.tokens if limit is None else first(found.tokens, limit)
         weights = tuple(source.weight for source in sources)
         return Part(sources, tokens, found.counts(tokens.kept), weights, RecordOptions.of(data))
+
+    def _train_entry(self, tokenizer: Any) -> Entry:
+        sources = as_sources(self.config.data.train)
+        return with_thoughts(self.config, tokenizer, lambda: self._entry(tokenizer, sources))
 
     def _entry(self, tokenizer: Any, sources: tuple[Source, ...]) -> Entry:
         data = self.config.data
@@ -198,12 +206,21 @@ class Data:
             "conflicts": meta.conflicts,
             "unanswered": meta.unanswered,
             "untrained": meta.untrained,
+            "thoughts": meta.thoughts,
             "ignored_keys": {one.kind: one.records for one in meta.ignored},
             "left_out": {one.kind: one.records for one in meta.lost},
             "special_tokens": {one.kind: one.records for one in meta.special},
         }
         self.summary[name] = facts
         self.rundir.event("data", part=name, **facts, reused=not found.made)
+
+
+def with_thoughts(config: TrainConfig, tokenizer: Any, make: Callable[[], Entry]) -> Entry:
+    """The tokens of data.train. If `model.thinking` is auto and records have thoughts, the template asks for these."""
+    entry = make()
+    if config.model.thinking == "auto" and entry.meta.thoughts and expect_thoughts(tokenizer):
+        entry = make()
+    return entry
 
 
 def cache_of(rundir: RunDir) -> Path:

@@ -6,13 +6,60 @@ import json
 from typing import Any
 
 from train.errors import UserError
+from train.templating import thinking as thoughts
 from train.templating.chat_template import PLAIN_TEMPLATE, ChatTemplate
+from train.templating.generation_prompt import Forms, forms
 from train.templating.turn_layout import Turns
 
 
-def set_template(tokenizer: Any, template: str | None) -> None:
-    """The job's chat template, else the model's own, else the plain one."""
+def set_template(tokenizer: Any, template: str | None, thinking: str = "auto") -> None:
+    """The job's chat template, else the model's own, else the plain one, in the form that asks as training does.
+
+    `thinking` is model.thinking; auto takes the form for answers without thoughts until `expect_thoughts`. Raises
+    UserError for a template without such a form.
+    """
     tokenizer.chat_template = template or tokenizer.chat_template or _plain_template(tokenizer)
+    found = _forms(tokenizer)
+    chosen = {"auto": found.off or found.on, "on": found.on, "off": found.stripped}[thinking]
+    if chosen is None:
+        raise _no_form(thinking)
+    _set(tokenizer, chosen)
+
+
+def expect_thoughts(tokenizer: Any) -> bool:
+    """Change to the form for answers with thoughts. False if the template has no other form, or asks for them."""
+    found = _forms(tokenizer)
+    if found.on is None or found.on == own_template(tokenizer) or not found.depend_on_thoughts:
+        return False
+    _set(tokenizer, found.on)
+    return True
+
+
+def keep_template(tokenizer: Any, thinking: str) -> None:
+    """Ask with the template of a saved adapter; give that of an earlier version the form in which it was trained."""
+    if not thoughts.is_form(own_template(tokenizer)):
+        set_template(tokenizer, None, thinking)
+
+
+def _forms(tokenizer: Any) -> Forms:
+    return forms(own_template(tokenizer), tokenizer.special_tokens_map)
+
+
+def _set(tokenizer: Any, template: str) -> None:
+    named = tokenizer.chat_template
+    tokenizer.chat_template = {**named, "default": template} if isinstance(named, dict) else template
+
+
+def _no_form(thinking: str) -> UserError:
+    if thinking == "on":
+        return UserError(
+            "model.thinking is on, but the chat template does not show the thoughts of an answer",
+            "set model.thinking: auto, or give data.chat_template a template that shows them",
+        )
+    return UserError(
+        "no form of the chat template shows a text answer behind what it asks for one with (add_generation_prompt)",
+        "give data.chat_template a template of your own",
+    )
 
 
 def _plain_template(tokenizer: Any) -> str:

@@ -29,10 +29,13 @@ _PLACEHOLDERS = re.compile(_PLACEHOLDER.format("([0-9]+)"))
 class Guard:
     """The structural tokens of one tokenizer: special ones, those that end an answer, and those around contents."""
 
-    def __init__(self, tokenizer: str, ends: Iterable[int], around: str, searched: Sequence[str]) -> None:
+    def __init__(
+        self, tokenizer: str, ends: Iterable[int], around: str, searched: Sequence[str], thoughts: Sequence[str] = ()
+    ) -> None:
         """`tokenizer`: the text of tokenizer.json. `around`: what the template writes around contents.
 
-        `searched`: texts that the template searches for in contents, as in `'</think>' in content`. These belong there.
+        `searched`: texts that the template searches for in contents, as in `'</think>' in content`. These belong there,
+        and so do the tags around `thoughts`.
         """
         from tokenizers import Tokenizer
 
@@ -42,9 +45,12 @@ class Guard:
         self.tokens: dict[str, int] = {
             token["content"]: token["id"]
             for token in added
-            if token["special"]
-            or token["id"] in ends
-            or (token["content"] in around and token["content"] not in searched)
+            if token["content"] not in thoughts
+            and (
+                token["special"]
+                or token["id"] in ends
+                or (token["content"] in around and token["content"] not in searched)
+            )
         }
         # A token that is found in the normalized text may be spelled in other ways.
         normalizes = any(token["normalized"] for token in added if token["content"] in self.tokens)
@@ -98,9 +104,13 @@ class Guard:
         Raises ValueError for a tokenizer whose tokens cannot be renamed.
         """
         text, spans = self._private(rendered)
-        encoding = self._private_backend().encode(text, add_special_tokens=False)
-        ids = [self._ids.get(token, token) for token in encoding.ids]
+        ids, encoding = self.encode_one(text)
         return ids, encoding, Rendered(text, spans, rendered.answers, rendered.lost)
+
+    def encode_one(self, text: str) -> tuple[list[int], Any]:
+        """(token ids, encoding) of a text in which the template's tokens have their private names."""
+        encoding = self._private_backend().encode(text, add_special_tokens=False)
+        return [self._ids.get(token, token) for token in encoding.ids], encoding
 
     def _private(self, rendered: Rendered) -> tuple[str, tuple[tuple[int, int], ...]]:
         """The text with private names for the template's tokens and without placeholders; the spans in it."""

@@ -1,13 +1,14 @@
 """Tokenizer: a Recipe at work, chunk by chunk. It imports neither torch nor transformers.
 
 Each conversation is rendered once and tokenized once, with offsets. The answers are known as ranges of the rendered
-text (chat_template.py), and offsets carry these ranges to tokens. So no prompt is ever tokenized apart from its answer,
-where a merge across the border would give other tokens.
+text (chat_template.py), and offsets carry these ranges to tokens. The tokens before an answer are those of the prompt
+alone, as every use of the model has them (borders.py).
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from train.data.borders import Borders, Encoded, apply
 from train.data.chunked import Chunked
 from train.data.prompts import render
 from train.data.recipe import Recipe
@@ -25,6 +27,7 @@ from train.records import files, formats
 from train.records.chunk import Broken, Chunk
 from train.records.conversation import Conversation, Details, Empty, Messages, Unreadable
 from train.records.conversations import Problem, Record
+from train.templating import thinking
 from train.templating.chat_template import ChatTemplate, TemplateRefusal
 from train.templating.turn_layout import Rendered, Turns
 
@@ -36,14 +39,6 @@ _PROBES: tuple[Turns, ...] = (
     (("user", "a b"), ("assistant", "c. d")),
     (("user", "你好 "), ("assistant", "好\n"), ("user", "1 + 1?"), ("assistant", " 2")),
 )
-
-
-class Encoded(NamedTuple):
-    """One sequence as tokens. `rendered.text` is the text that `encoding` refers to."""
-
-    ids: list[int]
-    encoding: Any
-    rendered: Rendered
 
 
 class _Waiting(NamedTuple):
@@ -69,13 +64,30 @@ class Tokenizer:
         self.backend.post_processor = None  # it would cut blanks off the offsets, and adds no token of ours
         self.ends = frozenset(recipe.ends)
         self.limit = int(share * 2**64)
-        self.guard = Guard(recipe.tokenizer, recipe.ends, _around_contents(self.template), self.template.searched)
+        around, searched = _around_contents(self.template), self.template.searched
+        self.guard = Guard(recipe.tokenizer, recipe.ends, around, searched, self.template.tags)
+        self.borders = Borders(self.backend, _splitting(recipe.tokenizer))
 
     def encode(self, texts: list[str]) -> list[Any]:
         return list(self.backend.encode_batch(texts, add_special_tokens=False))
 
+    def encode_one(self, text: str) -> tuple[list[int], Any]:
+        """(token ids, encoding)"""
+        encoding = self.backend.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding
+
+    def prompt_ids(self, messages: Turns) -> list[int]:
+        """The tokens that stand before the next answer to `messages`, exactly as in training.
+
+        Special tokens in contents are plain text. Raises TemplateRefusal for a conversation that cannot be shown.
+        """
+        if self.guard.texts_in(messages):
+            protected, _ = self.guard.protect(messages, None)
+            return self._encoded(Rendered(self.template.prompt_text(protected), (), 0)).ids
+        return self.encode_one(self.template.prompt_text(messages))[0]
+
     def compare(self, tokenizer: Any) -> None:
-        """Compare rendering and tokens of two conversations with those of transformers. Raises UserError."""
+        """Compare rendering, tokens and prompts of two conversations with those of transformers. Raises UserError."""
         for probe in _PROBES:
             try:
                 text = self.template.render(probe)
@@ -88,6 +100,12 @@ class Tokenizer:
                 raise UserError(
                     "the chat template or tokenizer of this model gives other results in transformers than on its own",
                     "give data.chat_template a plain template",
+                )
+            asked = tokenizer(render(tokenizer, probe[:-1], add_generation_prompt=True), add_special_tokens=False)
+            if asked["input_ids"] != self.prompt_ids(probe[:-1]):
+                raise UserError(
+                    "the chat template of this model asks for an answer otherwise than it shows one",
+                    "give data.chat_template a template whose add_generation_prompt writes what stands before answers",
                 )
 
     def chunk(self, chunk: Chunk) -> Chunked:
@@ -177,6 +195,8 @@ class Tokenizer:
         for token in special:
             done.special.add(token, shown, line, f"holds {token!r}")
         made = []
+        if self.template.thinking is not None:
+            done.thoughts += thinking.has_thoughts(messages, details, self.template.tags)
         untrained = _untrained_answers(messages, details)
         for item in rendered:
             trained, ordinals = _trained(item, untrained)
@@ -187,7 +207,7 @@ class Tokenizer:
 
     def _encoded(self, rendered: Rendered) -> Encoded:
         try:
-            return Encoded(*self.guard.encode(rendered))
+            return Encoded(*self.guard.encode(rendered), self.guard.encode_one)
         except ValueError:
             raise TemplateRefusal(
                 "a content holds special tokens as text, and this tokenizer cannot read them as plain text"
@@ -201,27 +221,49 @@ class Tokenizer:
             encoded = item.encoded
             if encoded is None:
                 encoding = next(encodings)
-                encoded = Encoded(encoding.ids, encoding, item.rendered)
-            ids, mask, firsts = self.label(encoded)
-            if len(ids) > longest:
-                if self.recipe.overlong == "drop" or not mask[:longest].any():
-                    done.too_long += 1
+                encoded = Encoded(encoding.ids, encoding, item.rendered, self.encode_one)
+            for ids, mask, firsts, ordinals in self._labelled(encoded, item.ordinals):
+                if len(ids) > longest:
+                    if self.recipe.overlong == "drop" or not mask[:longest].any():
+                        done.too_long += 1
+                        continue
+                    done.cut += 1
+                    ids, mask = _cut(ids, mask, longest)
+                count = int(np.count_nonzero(mask))
+                if not count:
                     continue
-                done.cut += 1
-                ids, mask = _cut(ids, mask, longest)
-            count = int(np.count_nonzero(mask))
-            if count:
                 done.kept.append(item.record)
-                done.answers.append(item.ordinals[sum(first < len(ids) for first in firsts) - 1])
+                done.answers.append(ordinals[sum(first < len(ids) for first in firsts) - 1])
                 done.lengths.append(len(ids))
                 done.counted.append(count)
                 made.append(ids)
                 labelled.append(mask)
         tokens.append(np.fromiter(chain.from_iterable(made), np.int32, sum(map(len, made))))
 
+    def _labelled(
+        self, encoded: Encoded, ordinals: tuple[int, ...]
+    ) -> Iterator[tuple[list[int], Bools, list[int], tuple[int, ...]]]:
+        """Yield `label` of the sequence, with the numbers of its answers.
+
+        Where an answer merges with its prompt, the answers after it would not see it as in use: each answer becomes a
+        sequence, unless the job wants them joined.
+        """
+        spans = encoded.rendered.spans
+        ids, mask, firsts = self.label(encoded)
+        mends = [self.borders.mend(encoded, start, first) for (start, _), first in zip(spans, firsts, strict=True)]
+        if not any(mends):
+            yield ids, mask, firsts, ordinals
+            return
+        joined = len(spans) == 1 or self.recipe.turns == "joined"
+        for numbers in [range(len(spans))] if joined else [[number] for number in range(len(spans))]:
+            part = replace(encoded.rendered, spans=tuple(spans[number] for number in numbers))
+            ids, mask, firsts = self.label(encoded._replace(rendered=part))
+            new, flags = apply(ids, mask.tolist(), [mend for number in numbers if (mend := mends[number])])
+            yield new, np.array(flags, dtype=np.bool_), firsts, tuple(ordinals[number] for number in numbers)
+
     def label(self, encoded: Encoded) -> tuple[list[int], Bools, list[int]]:
         """(ids up to the end token of the last answer, which of them carry loss, first token of each answer)"""
-        ids, encoding, rendered = encoded
+        ids, encoding, rendered, _ = encoded
         mask = np.zeros(len(ids) + 1, dtype=np.bool_)
         size, stop = len(rendered.text), 0
         firsts = []
@@ -251,6 +293,15 @@ class Tokenizer:
 
 class _Distrusted(Exception):
     pass
+
+
+def _splitting(tokenizer: str) -> list[int]:
+    """The added tokens of tokenizer.json, without the unknown token: the model itself writes that one."""
+    content = json.loads(tokenizer)
+    model = content.get("model") or {}
+    unknown = (model.get("unk_token"), model.get("unk_id"))
+    added = content.get("added_tokens") or []
+    return [token["id"] for token in added if token["content"] != unknown[0] and token["id"] != unknown[1]]
 
 
 def _around_contents(template: ChatTemplate) -> str:

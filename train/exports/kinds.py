@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from train.answers.generation import NO_PENALTIES, stop_ids
-from train.answers.trained import TrainedAdapter, find_adapter
+from train.answers.trained import TrainedAdapter, adapter_tokenizer, find_adapter
 from train.data.prompts import render
 from train.errors import UserError, is_disk_full
 from train.exports import ollama
@@ -59,9 +59,7 @@ def _export_adapter(adapter: TrainedAdapter, place: Path, tell: Print) -> None:
 
 def _export_merged(adapter: TrainedAdapter, place: Path, tell: Print) -> None:
     """Base and adapter in one model: safetensors, tokenizer and generation settings."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(adapter.directory)
+    tokenizer = adapter_tokenizer(adapter)
     model = merge(adapter, tell)
     settings = model.generation_config
     stop = stop_ids(tokenizer, model.config)
@@ -87,11 +85,11 @@ def _keep_family_marker(base: Path, place: Path) -> None:
 
 def _export_ollama(adapter: TrainedAdapter, place: Path, tell: Print) -> None:
     """The merged model with a Modelfile beside it."""
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     register_types(Path(adapter.base))
     config = AutoConfig.from_pretrained(adapter.base, revision=adapter.revision)
-    tokenizer = AutoTokenizer.from_pretrained(adapter.directory)
+    tokenizer = adapter_tokenizer(adapter)
     # both checks come before the merge, which takes minutes
     template = ollama.measure(lambda turns, **options: render(tokenizer, turns, **options), _added_bos(tokenizer))
     ollama.check_supported(config.model_type)

@@ -12,6 +12,10 @@ A template is a program, so it is asked rather than assumed. The range of an ans
 An answer must follow the text that the model will see before it has given that answer: the rendering of the beginning
 of the conversation. Where the template writes past turns otherwise than the present one (Qwen3 shows thoughts only in
 the present answer), a conversation becomes one sequence per answer, unless `turns` says otherwise.
+
+An answer's range begins where the template's own prompt for it ends (`add_generation_prompt`), also before a blank
+that the template writes in front of the content. So the prompt is the same text in training and in every use. For
+templates that ask otherwise than their answers begin, generation_prompt.py makes a form that asks as in training.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ import jinja2
 
 from train.errors import UserError
 from train.records.conversation import Details
+from train.templating import thinking
 from train.templating.jinja_environment import CLOSE, OPEN, all_constants, environment, searched_texts
 from train.templating.turn_layout import LayoutFinder, Rendered, TurnLayout, Turns
 
@@ -66,10 +71,13 @@ class ChatTemplate:
             raise TemplateRefusal(f"the chat template is not valid Jinja: {error}") from None
         self.searched = tuple(sorted(searched_texts(tree)))
         constants = all_constants(tree)
+        self.thinking = thinking.mode_of(source)
+        self.tags = thinking.tags(self.searched)
         self._tool_role = next((role for role in _TOOL_ROLES if role in constants), None)
         self._finder = LayoutFinder(self.render)
         self._layouts: dict[tuple[str, ...], TurnLayout | None] = {}
         self._joins: dict[tuple[str, ...], bool] = {}
+        self._leads: dict[tuple[str, ...], int | None] = {}
         self._distrusted: set[tuple[str, ...]] = set()
 
     def render(self, messages: Turns, *, prompt: bool = False, details: Details | None = None) -> str:
@@ -98,11 +106,26 @@ class ChatTemplate:
 
     def prompt_text(self, messages: Turns) -> str:
         """The text before the next answer to `messages`, exactly as in training."""
+        asked = self.render(messages, prompt=True)
+        if self.thinking is not None:
+            return asked
         answered = [*messages, ("assistant", SENTINEL)]
         if self.marked:
             whole = self._by_marks(answered, None)
             return whole.text[: whole.spans[-1][0]]
-        return self.render(answered).partition(SENTINEL)[0]
+        before = self.render(answered).partition(SENTINEL)[0]
+        return before[: len(before) - (self._lead(asked, before) or 0)]
+
+    def _lead(self, asked: str, before: str) -> int | None:
+        """Characters between the prompt `asked` and a content that follows `before`; None: it does not follow it.
+
+        They belong to the answer if they are blanks, or if the model was trained to think: it is then asked with an
+        open prompt, and writes an empty thought itself.
+        """
+        if not before.startswith(asked):
+            return None if self.thinking == "on" else 0
+        gap = before[len(asked) :]
+        return len(gap) if self.thinking == "on" or not gap.strip() else 0
 
     # The fast way: layouts --------------------------------------------------------------------------------------------
 
@@ -112,11 +135,13 @@ class ChatTemplate:
         shaped = details is not None and details.shape_the_text
         layout = None if shaped or roles in self._distrusted else self.layout(roles)
         if layout is not None and not self._searches(messages):
+            found: list[Rendered] | None
             if self.turns == "joined" or (self.turns == "auto" and self.joins(roles)):
-                return [layout.render(messages)]
-            if self.turns == "last":
-                return [_only_last(layout.render(messages))]
-            found = self._each_answer(messages, layout)
+                found = self._led([layout.render(messages)], layout, roles)
+            elif self.turns == "last":
+                found = self._led([_only_last(layout.render(messages))], layout, roles)
+            else:
+                found = self._each_answer(messages, layout)
             if found is not None:
                 return found
         return self.sequences_slowly(messages, details)
@@ -154,13 +179,38 @@ class ChatTemplate:
             if shorter is None:
                 return None
             shown = shorter.render(messages[: place + 1])
-            found.append(Rendered(shown.text, shown.spans[-1:], len(found) + 1))
+            led = self._led([Rendered(shown.text, shown.spans[-1:], len(found) + 1)], shorter, roles[: place + 1])
+            if led is None:
+                return None
+            found += led
         return found
 
+    def _led(self, found: list[Rendered], layout: TurnLayout, roles: tuple[str, ...]) -> list[Rendered] | None:
+        """The one sequence with answers that begin where the prompts end; None if the template must be asked."""
+        (rendered,) = found
+        spans = []
+        for place, (start, end) in zip(layout.answers[-len(rendered.spans) :], rendered.spans, strict=True):
+            lead = self._lead_in(layout, roles[: place + 1])
+            if lead is None:
+                return None
+            spans.append((start - lead, end))
+        return [Rendered(rendered.text, tuple(spans), rendered.answers)]
+
+    def _lead_in(self, layout: TurnLayout, roles: tuple[str, ...]) -> int | None:
+        """`_lead` of the last answer of these roles, in a layout that may be longer."""
+        if roles not in self._leads:
+            before = layout.before_last(roles)
+            try:
+                asked = self.render(self._finder.marked_turns(roles[:-1]), prompt=True)
+                self._leads[roles] = None if before is None else self._lead(asked, before)
+            except TemplateRefusal:
+                self._leads[roles] = None
+        return self._leads[roles]
+
     def _searches(self, messages: Turns) -> bool:
-        """Whether a content is empty or holds a text that the template searches for."""
+        """Whether a content is empty or holds thoughts or a text that the template searches for."""
         for _, text in messages:
-            if not text or text.isspace():
+            if not text or text.isspace() or (self.thinking is not None and self.tags[1] in text):
                 return True
             for wanted in self.searched:
                 if wanted in text:
@@ -184,32 +234,71 @@ class ChatTemplate:
         """The same by asking the template about this very conversation."""
         if details is not None and details.tools:
             self._check_tools(messages, details)
+        dropped: list[str] = []
+        if self.thinking == "off":
+            messages, details, dropped = thinking.without_thoughts(messages, details, self.tags)
         answers = [place for place, (role, _) in enumerate(messages) if role == "assistant"]
         if self.marked:
-            return self._marked_sequences(messages, details, answers)
+            found = self._marked_sequences(messages, details, answers)
+        else:
+            found = self._unmarked_sequences(messages, details, answers)
+        lost = tuple((_THOUGHTS, text) for text in dropped)
+        return [replace(found[0], lost=(*found[0].lost, *lost)), *found[1:]] if lost else found
+
+    def _unmarked_sequences(self, messages: Turns, details: Details | None, answers: list[int]) -> list[Rendered]:
         text = self.render(messages, details=details)
-        if self.turns == "last":
-            place = len(messages) - 1
-            span = self._locate(messages, text, place, details)
-            lost = self._lost(messages, details, text, span, place) + self._earlier_lost(messages[:place], text)
-            return [Rendered(text, (span,), len(answers), lost)]
         if self.turns == "joined":
             spans = tuple(self._locate(messages, text, place, details) for place in answers)
             lost = self._all_lost(messages, details, text, spans, answers)
             return [Rendered(text, spans, len(answers), lost)]
+        wanted = range(len(answers) - 1, len(answers)) if self.turns == "last" else range(len(answers))
         prefixes = []
-        for count, place in enumerate(answers, 1):
-            beginning = messages[: place + 1]
-            shown = text if place == len(messages) - 1 else self.render(beginning, details=details)
-            span = self._locate(beginning, shown, place, details)
-            prefixes.append(Rendered(shown, (span,), count, self._lost(beginning, details, shown, span, place)))
+        for number in wanted:
+            place = answers[number]
+            shown = text if place == len(messages) - 1 else self.render(messages[: place + 1], details=details)
+            prefixes.append(self._prefix(messages[: place + 1], shown, details, number + 1))
         if self.turns == "auto" and all(text.startswith(prefix.text[: prefix.spans[0][1]]) for prefix in prefixes):
             lost = tuple(loss for prefix in prefixes for loss in prefix.lost)
             return [Rendered(text, tuple(prefix.spans[0] for prefix in prefixes), len(answers), lost)]
         return [
-            replace(prefix, lost=prefix.lost + self._earlier_lost(messages[:place], prefix.text))
-            for place, prefix in zip(answers, prefixes, strict=True)
+            replace(prefix, lost=prefix.lost + self._earlier_lost(messages[: answers[number]], prefix.text))
+            for number, prefix in zip(wanted, prefixes, strict=True)
         ]
+
+    def _prefix(self, messages: Turns, text: str, details: Details | None, count: int) -> Rendered:
+        """The sequence of a conversation's last answer; `text` is its rendering, `count` the answer's number."""
+        place = len(messages) - 1
+        if self.thinking == "on":
+            continued = self._continued(messages, text, details)
+            if continued is not None:
+                return replace(continued, answers=count)
+        span = self._locate(messages, text, place, details)
+        return Rendered(text, (span,), count, self._lost(messages, details, text, span, place))
+
+    def _continued(self, messages: Turns, text: str, details: Details | None) -> Rendered | None:
+        """The last answer as what continues a prompt that opens its thoughts, if the template writes it otherwise.
+
+        DeepSeek-R1's template asks with `<think>` and shows past answers without thoughts: its own last answer too.
+        """
+        place = len(messages) - 1
+        fields = details.fields.get(place, {}) if details is not None else {}
+        content, thoughts = messages[place][1], str(fields.get("reasoning_content", ""))
+        if not thoughts:
+            found = thinking.split(content, self.tags)
+            thoughts, content = found if found is not None else ("", content)
+        prompt = self.render(messages[:place], prompt=True, details=details)
+        _, tag, blank = prompt.rpartition(self.tags[0])
+        if not tag or blank.strip() or fields.get("tool_calls"):
+            return None
+        if text.startswith(prompt) and _shows(text[len(prompt) :], thoughts):
+            return None
+        body = f"{thoughts.strip()}\n{self.tags[1]}\n\n{content.strip()}"
+        hollow = [*messages[:place], ("assistant", SENTINEL)]
+        after = self.render(hollow, details=_without(details, place)).partition(SENTINEL)[2]
+        shown = f"{prompt}{body}{after}"
+        span = (len(prompt), len(prompt) + len(body))
+        rewritten = [*messages[:place], ("assistant", body)]
+        return Rendered(shown, (span,), 1, self._lost(rewritten, _without(details, place), shown, span, place))
 
     def _locate(self, messages: Turns, text: str, place: int, details: Details | None) -> tuple[int, int]:
         """The range of the answer `place` in `text`, the rendering of `messages`."""
@@ -218,24 +307,35 @@ class ChatTemplate:
         before, found, after = self.render(hollow, details=_without(details, place)).partition(SENTINEL)
         fits = found and len(text) - len(after) > 0 and text.endswith(after)
         end = len(text) - len(after)
+        prompt = self.render(messages[:place], prompt=True, details=details)
         has_fields = details is not None and not details.fields.get(place, {}).keys().isdisjoint(_ANSWER_FIELDS)
         if not has_fields and fits and text.startswith(before) and text[len(before) : end].strip() == content.strip():
-            return len(before), end
-        prompt = self.render(messages[:place], prompt=True, details=details)
+            return len(before) - (self._lead(prompt, before) or 0), end
         for beginning in (prompt, before):
             if fits and text.startswith(beginning) and end > len(beginning):
                 return len(beginning), end
         raise TemplateRefusal("the chat template neither shows this answer nor continues its own prompt with it")
 
     def _marked_sequences(self, messages: Turns, details: Details | None, answers: list[int]) -> list[Rendered]:
-        if self.turns == "each":
-            made = []
-            for count, place in enumerate(answers, 1):
-                shown = self._by_marks(messages[: place + 1], details)
-                made.append(Rendered(shown.text, shown.spans[-1:], count, shown.lost))
-            return made
         whole = self._by_marks(messages, details)
-        return [_only_last(whole) if self.turns == "last" else whole]
+        if self.turns == "joined":
+            return [whole]
+        prefixes = []
+        for count, place in enumerate(answers, 1):
+            beginning = messages[: place + 1]
+            shown = whole if place == len(messages) - 1 else self._by_marks(beginning, details)
+            continued = self._continued(beginning, shown.text, details) if self.thinking == "on" else None
+            lost = self._lost(beginning, details, shown.text, shown.spans[-1], place)
+            found = continued or Rendered(shown.text, shown.spans[-1:], count, lost)
+            prefixes.append(replace(found, answers=count))
+        if self.turns == "last":
+            return prefixes[-1:]
+        if self.turns == "auto" and all(
+            whole.text.startswith(prefix.text[: prefix.spans[0][1]]) and prefix.spans[0] == span
+            for prefix, span in zip(prefixes, whole.spans, strict=True)
+        ):
+            return [whole]
+        return prefixes
 
     def _by_marks(self, messages: Turns, details: Details | None) -> Rendered:
         self._environment.globals["zlaunch_generation"] = True
@@ -255,8 +355,19 @@ class ChatTemplate:
                 f"the chat template marks {len(spans)} generations in a conversation of {len(places)} answers"
             )
         text = "".join(parts)
+        spans = [
+            self._from_prompt(text, span, messages[:place], details) for span, place in zip(spans, places, strict=True)
+        ]
         lost = self._all_lost(messages, details, text, spans, places) if SENTINEL not in text else ()
         return Rendered(text, tuple(spans), len(places), lost)
+
+    def _from_prompt(self, text: str, span: tuple[int, int], asking: Turns, details: Details | None) -> tuple[int, int]:
+        """A marked range, begun where the template's prompt for it ends."""
+        start, end = span
+        prompt = self.render(asking, prompt=True, details=details)
+        if text.startswith(prompt) and start < len(prompt) <= end:
+            return len(prompt), end
+        return start - (self._lead(prompt, text[:start]) or 0), end
 
     # What a template leaves out ---------------------------------------------------------------------------------------
 
@@ -287,7 +398,7 @@ class ChatTemplate:
                 found.append((role, content.strip()))
             elif content.strip() not in text:
                 found.append((f"blanks in a turn of the {role}", content.strip()))
-        content = messages[place][1]
+        content = messages[place][1].strip().removeprefix(self.tags[0])  # the prompt may have opened the thoughts
         if not _shows(answer, content):
             found.append(("assistant", _difference(content, answer)))
         elif content.strip() not in answer:
@@ -329,6 +440,7 @@ class ChatTemplate:
             raise TemplateRefusal("the chat template does not show the record's tools")
 
 
+_THOUGHTS = "the thoughts (model.thinking is off)"
 _ANSWER_FIELDS = frozenset({"tool_calls", "reasoning_content"})
 
 

@@ -52,6 +52,14 @@ class TurnLayout:
         text, _, ends = self._joined(contents)
         return text[: ends[count - 1]]
 
+    def before_last(self, roles: tuple[str, ...]) -> str | None:
+        """What stands before the content of the last of `roles`, with marks as the contents before it."""
+        count = len(roles)
+        if self.order[:count] != tuple(range(count)):
+            return None
+        text, _, ends = self._joined([*_marks(count - 1), ""])
+        return text[: ends[count - 1]]
+
     def _joined(self, contents: Sequence[str]) -> tuple[str, list[tuple[int, int]], list[int]]:
         """(text, ranges of the answers, end of each content in the order of the text)"""
         parts = [self.pieces[0]]
@@ -142,6 +150,11 @@ class LayoutFinder:
         contents = [_padded(mark, _TELLING_PADDING) for mark in _marks(len(roles))]
         expected = layout.beginning(contents, len(roles))
         return expected is not None and self._text(roles, contents).startswith(expected)
+
+    @staticmethod
+    def marked_turns(roles: Sequence[str]) -> Turns:
+        """A conversation of marks, as `TurnLayout.before_last` has them."""
+        return list(zip(roles, _marks(len(roles)), strict=True))
 
     def _text(self, roles: Sequence[str], contents: Sequence[str]) -> str:
         return self._render(list(zip(roles, contents, strict=True)))

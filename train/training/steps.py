@@ -121,7 +121,7 @@ def load_model(run: Run) -> None:
         dist.start(world, deepspeed=deepspeed)
     run.loaded = load_for_training(config, world, run.base, run.choice.engine, run.ds_config, tokenizer)
     dist.start(world, deepspeed=deepspeed)
-    set_template(run.loaded.tokenizer, config.data.chat_template)
+    set_template(run.loaded.tokenizer, config.data.chat_template, config.model.thinking)
 
 
 def add_adapter(run: Run) -> None:

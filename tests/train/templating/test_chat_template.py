@@ -66,8 +66,8 @@ def test_loss_stands_on_every_answer_and_what_ends_it(family: str) -> None:
     template, options, past_end, last_end = FAMILIES[family]
     single, multi = rows(template, options, SINGLE, MULTI)
     assert single[1].lstrip() == f"很好 answer{last_end}"
-    # ChatGLM3 writes a space before the answer; it and the answer's first letters may be one token.
-    assert multi[1].replace(" ", "") == f"again1{past_end}很好2{last_end}"
+    # Some write a blank between their prompt and an answer: it is the answer's, as the model will have to write it.
+    assert "".join(multi[1].split()) == f"again1{past_end}很好2{last_end}"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
