@@ -1,6 +1,6 @@
 # `make help` lists the targets. CI calls the same targets (.ci/run, .github/workflows/ci.yml).
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-fast lint format types bench bench-gpu bench-multi quality clean
+.PHONY: help env demo test test-fast lint format types bench bench-gpu bench-multi quality transformers4 clean
 PY := .venv/bin/python
 CODE := launcher train tests docker
 
@@ -43,6 +43,12 @@ bench-multi: ## on several GPUs: check equal losses and faults, measure scaling;
 quality: env ## compare our training with TRL's on a real model; QUALITY_ARGS="--records 400 --seeds 1" for a CPU
 	$(PY) -m tests.bench.quality $(QUALITY_ARGS)
 
+transformers4: env ## load every kind of export with transformers 4.57, in an environment of its own
+	test -x .transformers4/bin/python || python3 -m venv .transformers4
+	.transformers4/bin/pip install -q "torch==$$($(PY) -c 'import torch; print(torch.__version__.partition("+")[0])')" \
+		"transformers==4.57.*" "peft==$$($(PY) -c 'import peft; print(peft.__version__)')"
+	TRANSFORMERS4=$(CURDIR)/.transformers4/bin/python $(PY) -m pytest -n 0 tests/train/exports/test_portable.py
+
 clean: ## remove the environment and all caches; keep runs
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist unsloth_compiled_cache
+	rm -rf .venv .transformers4 .mypy_cache .pytest_cache .ruff_cache build dist unsloth_compiled_cache
 	find launcher train tests -name __pycache__ -type d -prune -exec rm -rf {} +

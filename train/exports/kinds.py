@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +13,8 @@ from train.data.prompts import render
 from train.errors import UserError, is_disk_full
 from train.exports import ollama
 from train.exports.merge import Print, merge
-from train.families import MARKER
-from train.model.base import read_config, register_types
+from train.model.base import read_json, register_types
+from train.original.portable import make_portable
 
 
 def export(run: Path, kind: str, out: Path, tell: Print = print) -> None:
@@ -54,7 +53,10 @@ def _temporary_for(out: Path) -> Path:
 
 def _export_adapter(adapter: TrainedAdapter, place: Path, tell: Print) -> None:
     shutil.copytree(adapter.directory, place, dirs_exist_ok=True)
+    make_portable(place, adapter.base, adapter.revision)
     tell(f"an adapter for {adapter.base}")
+    if (read_json(place / "adapter_config.json") or {}).get("target_parameters"):
+        tell("it adapts experts as transformers 5 holds them; for transformers 4, export --to merged")
 
 
 def _export_merged(adapter: TrainedAdapter, place: Path, tell: Print) -> None:
@@ -71,16 +73,9 @@ def _export_merged(adapter: TrainedAdapter, place: Path, tell: Print) -> None:
     tokenizer.model_max_length = longest or tokenizer.model_max_length  # Unsloth sets it to the length of training
     model.save_pretrained(place)
     tokenizer.save_pretrained(place)
-    _keep_family_marker(Path(adapter.base), place)
+    make_portable(place, adapter.base, adapter.revision)
     size = sum(file.stat().st_size for file in place.glob("*.safetensors"))
     tell(f"{size / 1e9:.2f} GB of weights in {model.dtype}")
-
-
-def _keep_family_marker(base: Path, place: Path) -> None:
-    """Copy the key by which a converted checkpoint names its family, in case transformers dropped it."""
-    before, after = read_config(base) or {}, read_config(place) or {}
-    if MARKER in before and MARKER not in after:
-        (place / "config.json").write_text(json.dumps({**after, MARKER: before[MARKER]}, indent=2), encoding="utf-8")
 
 
 def _export_ollama(adapter: TrainedAdapter, place: Path, tell: Print) -> None:
@@ -92,7 +87,7 @@ def _export_ollama(adapter: TrainedAdapter, place: Path, tell: Print) -> None:
     tokenizer = adapter_tokenizer(adapter)
     # both checks come before the merge, which takes minutes
     template = ollama.measure(lambda turns, **options: render(tokenizer, turns, **options), _added_bos(tokenizer))
-    ollama.check_supported(config.model_type)
+    ollama.check_supported(config.to_dict())
     _export_merged(adapter, place, tell)
     stop = [tokenizer.convert_ids_to_tokens(token) for token in stop_ids(tokenizer, config)]
     text = ollama.modelfile(template, stop, adapter.config.data.system)

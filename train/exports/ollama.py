@@ -8,8 +8,9 @@ renders one of them differently.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from train.errors import UserError
 
@@ -18,8 +19,24 @@ Turns = Sequence[tuple[str, str]]
 Render = Callable[..., str]
 """render(turns) or render(turns, add_generation_prompt=True), by the model's chat template."""
 
-MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-"""Model types of the families in train/families.py that `ollama create` reads from safetensors."""
+_LLAMA = ("default", "linear", "llama3")
+CONVERTED: dict[str, tuple[str, ...]] = {
+    "LlamaForCausalLM": _LLAMA,
+    "MixtralForCausalLM": _LLAMA,
+    "Qwen2ForCausalLM": ("default",),
+    "GemmaForCausalLM": ("default",),
+    "Gemma2ForCausalLM": ("default",),
+    "Gemma3ForCausalLM": ("default", "yarn"),
+    "Phi3ForCausalLM": ("default", "longrope"),
+    "Olmo3ForCausalLM": ("default", "yarn"),
+    "CohereForCausalLM": ("default",),
+    "Lfm2ForCausalLM": ("default",),
+}
+"""Architectures that `ollama create` reads from safetensors, and the rotary scalings that it carries over.
+
+From convert/convert.go and convert/convert_*.go of Ollama, August 2026. Mistral and Qwen 3 are not among them, nor are
+multimodal models here.
+"""
 
 
 @dataclass(frozen=True)
@@ -56,13 +73,30 @@ def _literal(text: str) -> str:
     return f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}" if "{{" in text or '"' in text else text
 
 
-def check_supported(model_type: str) -> None:
-    """Raise UserError for a model type that Ollama does not import."""
-    if model_type not in MODEL_TYPES:
-        raise UserError(
-            f"Ollama cannot import a {model_type} model from safetensors (it can for {', '.join(MODEL_TYPES)})",
-            "export --to merged, then make a GGUF file with llama.cpp's convert_hf_to_gguf.py",
-        )
+def check_supported(config: Mapping[str, Any]) -> None:
+    """Raise UserError for a model, by its config.json, that Ollama does not import or imports otherwise than it is."""
+    name = str((config.get("architectures") or ["?"])[0])
+    if name not in CONVERTED:
+        raise _not_imported(f"a {name} from safetensors (it can import {', '.join(CONVERTED)})")
+    rope = config.get("rope_parameters") or {}
+    rope = rope.get("full_attention", rope)
+    if rope.get("rope_type", "default") not in CONVERTED[name]:
+        raise _not_imported(f"a {name} with {rope['rope_type']} rotary scaling: it would drop the scaling")
+    if CONVERTED[name] is _LLAMA:  # its rows of queries and keys are reordered, by these keys and without biases
+        heads, size = config["num_attention_heads"], config["hidden_size"]
+        if (config.get("head_dim") or size // heads) * heads != size:
+            raise _not_imported(f"a {name} whose heads do not add up to its hidden size")
+        if config.get("attention_bias") or config.get("mlp_bias"):
+            raise _not_imported(f"a {name} with biases")
+    if config.get("use_sliding_window"):
+        raise _not_imported(f"a {name} with a sliding window: it would drop the window")
+
+
+def _not_imported(what: str) -> UserError:
+    return UserError(
+        f"Ollama cannot import {what}",
+        "export --to merged, then make a GGUF file with llama.cpp's convert_hf_to_gguf.py",
+    )
 
 
 S, U, A, V = "\u241fsystem\u241f", "\u241fuser\u241f", "\u241fanswer\u241f", "\u241fagain\u241f"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from train.errors import UserError
+from train.original.portable import make_portable
 
 
 def find_gguf(package: str) -> tuple[Path, str]:
@@ -57,3 +58,4 @@ def dequantize(gguf: Path, place: Path) -> None:
     fresh.load_state_dict(loaded.state_dict())
     fresh.tie_weights()
     fresh.to(torch.float32).save_pretrained(place)
+    make_portable(place)

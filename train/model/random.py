@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from train.original.portable import make_portable
+
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -51,3 +53,4 @@ def make_random(place: Path, texts: Iterable[str], seed: int) -> None:
             )
         )
     model.save_pretrained(place)
+    make_portable(place)

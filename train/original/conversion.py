@@ -25,8 +25,9 @@ from train.hub.cachedir import cache_directory, locked, suppress_if_there
 from train.original import sentencepiece_bpe
 from train.original.checkpoint_files import ConversionError, Source, Tensors, check_file, load_shard, read_source
 from train.original.layouts import Recipe, Shapes, recipe_for, tokenizer_for
+from train.original.portable import make_portable
 
-VERSION = 2
+VERSION = 3
 """Version of the converter, a part of the cache key: a better converter converts again."""
 
 Report = Callable[[str], None]
@@ -55,6 +56,7 @@ def convert(src: str | os.PathLike[str], dst: str | os.PathLike[str], report: Re
             write_weights(source, recipe, partial, report)
             write_tokenizer(source, recipe, partial)
             write_config(source, recipe, partial)
+            make_portable(partial)
             _sync(partial)
             with suppress_if_there(target / "config.json"):
                 partial.rename(target)
@@ -202,6 +204,7 @@ def write_tokenizer(source: Source, recipe: Recipe, target: Path) -> None:
         )
     made.model_max_length = recipe.config.max_position_embeddings
     made.save_pretrained(target)
+    shutil.copyfile(path, target / path.name)
 
 
 def _json(path: Path, content: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from train.dist import World
 from train.model import pissa
 from train.model.base import BaseModel
 from train.model.load import load_plain
+from train.original.portable import make_portable
 from train.rundir import sync_directory
 from train.training.optimizer import State
 from train.training.strategy import Strategy
@@ -33,6 +34,7 @@ def save(place: Path, state: State, model: Any, tokenizer: Any) -> None:
     finally:
         model.peft_config = trained
     tokenizer.save_pretrained(place)
+    make_portable(place)
 
 
 def replace(place: Path, state: State, model: Any, tokenizer: Any) -> None:

@@ -54,8 +54,45 @@ def test_the_modelfile_holds_the_template_in_go() -> None:
     )
 
 
-def test_templates_and_models_that_ollama_does_not_support_are_refused() -> None:
+def test_a_template_that_ollama_cannot_express_is_refused() -> None:
     with pytest.raises(UserError, match="more than roles"):
         ollama.measure(renderer(CHATGLM2_CHAT), "")  # it numbers the rounds
-    with pytest.raises(UserError, match="alibi_llama"):
-        ollama.check_supported("alibi_llama")
+
+
+LLAMA = {"architectures": ["LlamaForCausalLM"], "hidden_size": 48, "num_attention_heads": 4, "head_dim": 12}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LLAMA,
+        {**LLAMA, "head_dim": None},
+        {**LLAMA, "rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}},
+        {"architectures": ["Qwen2ForCausalLM"], "rope_parameters": {"rope_type": "default"}},
+        {"architectures": ["Gemma3ForCausalLM"], "rope_parameters": {"full_attention": {"rope_type": "default"}}},
+    ],
+)
+def test_a_model_that_ollama_converts_passes(config: Any) -> None:
+    ollama.check_supported(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ({"architectures": ["MistralForCausalLM"]}, "a MistralForCausalLM from safetensors"),
+        ({"architectures": ["Qwen3ForCausalLM"]}, "a Qwen3ForCausalLM from safetensors"),
+        ({"architectures": ["AlibiLlamaForCausalLM"]}, "a AlibiLlamaForCausalLM from safetensors"),
+        ({"architectures": None}, "from safetensors"),
+        ({**LLAMA, "rope_parameters": {"rope_type": "yarn"}}, "yarn rotary scaling"),
+        ({**LLAMA, "head_dim": 16}, "heads do not add up"),
+        ({**LLAMA, "attention_bias": True}, "with biases"),
+        ({"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True}, "sliding window"),
+        (
+            {"architectures": ["Gemma3ForCausalLM"], "rope_parameters": {"full_attention": {"rope_type": "linear"}}},
+            "linear rotary scaling",
+        ),
+    ],
+)
+def test_a_model_that_ollama_does_not_convert_or_converts_wrongly_is_refused(config: Any, why: str) -> None:
+    with pytest.raises(UserError, match=why):
+        ollama.check_supported(config)
