@@ -7,7 +7,15 @@ but Click.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+
+# `python -m launcher` and an empty entry of PYTHONPATH let the working directory come before the standard library. The
+# user's json.py, click.py or train.py there is not what zlaunch imports.
+_LIBRARY = os.path.dirname(os.__file__)
+_FIRST = sys.path.index(_LIBRARY) if _LIBRARY in sys.path else 0
+if os.path.exists(os.curdir) and not os.path.samefile(os.curdir, os.path.dirname(os.path.dirname(__file__))):
+    sys.path[:_FIRST] = [entry for entry in sys.path[:_FIRST] if os.path.realpath(entry) != os.getcwd()]
 
 import click
 
@@ -80,20 +88,51 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line. A mistake of the user ends in a clear message, a bug of ours in a traceback."""
-    from launcher.errors import ZlaunchError
+    from launcher.machine import output
+    from launcher.machine.interrupts import like_ctrl_c
+
+    output.protect()
+    with like_ctrl_c():
+        status = _status()
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        status = _output_failed(error)
+    output.make_optional()  # Python flushes once more, after all handlers
+    sys.exit(status)
+
+
+def _status() -> int:
+    """Run the command; return its exit status, after a message for every error that is no bug."""
+    from launcher.errors import UsageError, ZlaunchError
+    from launcher.machine.output import OutputError
 
     try:
+        for word in sys.argv[1:]:
+            if any(0xDC80 <= ord(char) <= 0xDCFF for char in word):  # a byte that Python could not decode
+                encoding = sys.getfilesystemencoding()
+                raise UsageError(f"{word!r} is not text in {encoding}", hint="use UTF-8, for example LC_ALL=C.UTF-8")
         status = cli(standalone_mode=False)
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
-        sys.exit(130)
+        return 130
     except ZlaunchError as error:
         click.echo(f"error: {error.text}", err=True)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:  # `zlaunch logs | head`
-        sys.stderr.close()
-        sys.exit(141)
-    sys.exit(status if isinstance(status, int) else 0)
+        return error.exit_code
+    except (BrokenPipeError, OutputError) as error:  # `zlaunch logs | head`
+        return _output_failed(error)
+    return status if isinstance(status, int) else 0
+
+
+def _output_failed(error: OSError) -> int:
+    """The exit status, after a message unless the reader simply left. What is left to write is dropped."""
+    from launcher.machine import output
+
+    output.make_optional()
+    if isinstance(error, BrokenPipeError):
+        return 141
+    click.echo(f"error: cannot write the output: {error.strerror}", err=True)
+    return 1

@@ -10,7 +10,7 @@ import click
 from launcher.commands.options import Function, compose
 from launcher.commands.run_argument import find_run
 from launcher.errors import UsageError
-from launcher.machine import facts, process, trainer
+from launcher.machine import facts, output, process, trainer
 from launcher.rundir.directory import RunDir
 
 device_option = click.option(
@@ -24,21 +24,22 @@ device_option = click.option(
 
 def find_run_with_adapter(text: str) -> RunDir:
     """The run meant by `text`, finished or with a checkpoint. Raises RunNotFound and UsageError."""
-    run = find_run(text)
+    run = RunDir(find_run(text).path.absolute())
     if not (run.adapter / "adapter_config.json").exists() and not run.checkpoint_steps():
         raise UsageError(f"{run.run_id} has no adapter yet", hint=f"zlaunch status {run.run_id}")
     return run
 
 
 def run_module(run: RunDir, args: Sequence[str]) -> int:
-    """Run `python ARGS` on this terminal with the run's interpreter; returns the exit status.
+    """Run `python ARGS` on this terminal with the run's interpreter, in its directory; returns the exit status.
 
     Our own interpreter gets our own train package, which also reads runs of older versions. Any other interpreter gets
     the snapshot of train/ in the run's code/.
     """
     python = str(run.read_plan()["launch"]["python"])
     ours = python == facts.this_python()
-    return process.passthrough([python, *args], env=trainer.environment(None if ours else run.code))
+    environ = trainer.environment(None if ours else run.code, output.child_encoding())
+    return process.passthrough([python, *args], env=environ, cwd=run.path)
 
 
 def answer_options(*, max_new_tokens: int) -> Callable[[Function], Function]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from launcher.machine import facts, process, trainer
+from launcher.machine import facts, output, process, trainer
 
 
 @click.command()
@@ -15,4 +15,4 @@ from launcher.machine import facts, process, trainer
 def convert(source: Path, target: Path) -> int:
     """Convert a ChatGLM or Baichuan checkpoint from its original layout to one that plain transformers reads."""
     argv = [facts.this_python(), "-m", "train.convert", str(source.absolute()), str(target.absolute())]
-    return process.passthrough(argv, env=trainer.environment())
+    return process.passthrough(argv, env=trainer.environment(encoding=output.child_encoding()), cwd=trainer.NEUTRAL)

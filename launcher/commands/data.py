@@ -82,7 +82,7 @@ def run(python: str, config: str, *arguments: str) -> tuple[int, dict[str, Any]]
         file = Path(directory) / "train.json"
         file.write_text(config, encoding="utf-8")
         argv = [python, "-m", "train.datacheck", "--config", str(file), "--json", *arguments]
-        result = process.run(argv, env=trainer.environment(), check=False)
+        result = process.run(argv, env={**trainer.environment(), "TMPDIR": directory}, cwd=directory, check=False)
     try:
         found = json.loads(result.stdout.splitlines()[-1])
     except (ValueError, IndexError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -83,7 +82,8 @@ def ssh(ctx: click.Context, /, **_: Any) -> int:
     training make a job of their own; without such flags the demo of zlaunch runs. To run a program of your own
     instead, put it after `--`; the files of the working directory that it names are sent to the hosts.
 
-    The run continues if this command is killed or the laptop is closed; `zlaunch status` shows it again.
+    Ctrl-C and a closed terminal stop the run after a checkpoint. It continues if this command is killed or the laptop
+    sleeps; `zlaunch status` shows it again. With --detach it needs no terminal.
     """
     flags = host_flags(ctx)
 
@@ -95,7 +95,6 @@ def ssh(ctx: click.Context, /, **_: Any) -> int:
     def start(loaded: Job, run: RunDir | None = None, is_cancelled: IsCancelled | None = None) -> int:
         checks.check_inputs(loaded.spec, "ssh")  # before any host is contacted
         target = target_of("ssh", loaded.spec)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # closing the terminal must not end the run
         backend = backend_of("ssh")
         return launch(loaded, target, backend, run=run, is_cancelled=is_cancelled, **launch_options(ctx))
 

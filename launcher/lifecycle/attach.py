@@ -15,6 +15,7 @@ from launcher.backends.base import Backend
 from launcher.job.spec import Job
 from launcher.lifecycle import checks, submit
 from launcher.lifecycle.interrupted import StartInterrupted, cancel_start, state_after_cancel, stop
+from launcher.machine import output
 from launcher.machine.interrupts import like_ctrl_c
 from launcher.plan.types import RunPlan, Target
 from launcher.rundir import summary
@@ -69,6 +70,7 @@ def start_and_follow(
     """Start a prepared run and follow it until it ends. A Ctrl-C at any time leaves nothing of the run behind."""
     from launcher.show import final  # noqa: F401 - imports Rich before the start, so that a Ctrl-C finds it loaded
 
+    output.make_optional()
     with like_ctrl_c():
         try:
             submit.submit(run, plan, backend, secrets, **record)

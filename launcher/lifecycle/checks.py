@@ -94,9 +94,9 @@ def check_records(job: JobSpec) -> None:
     if job.program or not (files or model):
         return
     args = ["--data", msgspec.json.encode(job.data).decode(), "--lora", msgspec.json.encode(job.lora).decode()]
-    args += ["--model", str(model)] if model else []
+    args += ["--model", str(model.absolute())] if model else []
     argv = [facts.this_python(), "-m", "train.quickcheck", *args, "--", *files]
-    result = process.run(argv, env=trainer.environment(), check=False)
+    result = process.run(argv, env=trainer.environment(), cwd=trainer.NEUTRAL, check=False)
     if result.code == 2:
         message, advice = trainer.refusal(result.stderr)
         raise DataError("\n".join(message), hint=advice)

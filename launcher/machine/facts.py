@@ -102,7 +102,10 @@ def check_python(python: str, packages: Sequence[str]) -> None:
     hint = "name the interpreter of the training environment, for example --python .venv/bin/python"
     if shutil.which(python) is None:
         raise TargetError(f"no interpreter {python} on this machine", hint=hint)
-    code = "import sys; from importlib.util import find_spec; print(*(n for n in sys.argv[1:] if not find_spec(n)))"
+    code = (
+        "import sys; sys.path[:] = [p for p in sys.path if p not in ('', '.')]; "  # not the user's own torch/ here
+        "from importlib.util import find_spec; print(*(n for n in sys.argv[1:] if not find_spec(n)))"
+    )
     absent = process.run([python, "-c", code, *packages]).stdout.split()
     if absent:
         raise TargetError(f"{', '.join(absent)} not installed for {python}", hint=hint)

@@ -97,27 +97,47 @@ def _kill_session(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def passthrough(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> int:
+ENDING_SECONDS = 5.0
+"""Seconds that a command on this terminal has to end after a request, before the next harder one."""
+
+
+def passthrough(argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> int:
     """Run a command on the streams of this terminal; return its exit status, 128 + n after signal n.
 
-    The terminal itself sends it Ctrl-C, and the command decides what to do (a chat continues). Other signals that would
-    end this process are passed on, so that the command does not survive it. Main thread only. Raises CommandError.
+    The terminal itself sends it Ctrl-C, and the command decides what to do (a chat continues). Of other signals that
+    would end this process, and of the terminal's end, it hears as of a Ctrl-C, so that it removes what is half done. If
+    it goes on, it is terminated and then killed. Main thread only. Raises CommandError.
     """
     children: list[subprocess.Popen[bytes]] = []
+    asked: list[int] = []
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
-        for child in children:
-            if number != signal.SIGINT:
-                child.send_signal(number)
+        if number != signal.SIGINT and not asked:
+            asked.append(number)
+            for child in children:
+                child.send_signal(signal.SIGINT)
 
     try:
         with handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), pass_on):
-            children.append(subprocess.Popen(list(argv), env=env))
-            code = children[0].wait()
+            with handled((signal.SIGHUP,), signal.SIG_IGN):  # the child inherits this: only we tell it of the hang-up
+                children.append(subprocess.Popen(list(argv), env=env, cwd=cwd))
+            code = _wait_or_end(children[0], asked)
     except OSError as error:
         why = f"cannot be started: {error.strerror}"
         raise CommandError(Result(tuple(argv), 127, "", "", 0.0), why) from error
     return code if code >= 0 else 128 - code
+
+
+def _wait_or_end(child: subprocess.Popen[bytes], asked: Sequence[int]) -> int:
+    """Wait for a child; once `asked` holds a signal, end the child within ENDING_SECONDS each of two harder ones."""
+    while not asked:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return child.wait(ENDING_SECONDS)
+    for end in (child.terminate, child.kill):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return child.wait(ENDING_SECONDS)
+        end()
+    return child.wait()
 
 
 def is_same_process(pid: int, start_time: int | None, boot_id: str) -> bool:

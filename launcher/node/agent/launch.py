@@ -158,8 +158,10 @@ def base_environment(launch: Json, names: Names, procs: int, secrets: Dict[str, 
     # nvidia-smi and slots count by PCI address; CUDA by speed, unless told.
     environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // max(1, procs))))
-    path = [os.path.join(names.root, run_files.CODE), environ.get("PYTHONPATH", "")]
-    environ["PYTHONPATH"] = os.pathsep.join(part for part in path if part)
+    if launch["cooperative"]:  # a program of the user's imports what it would import without zlaunch
+        path = [os.path.join(names.root, run_files.CODE), environ.get("PYTHONPATH", "")]
+        environ["PYTHONPATH"] = os.pathsep.join(part for part in path if part)
+        environ["PYTHONIOENCODING"] = "utf-8:backslashreplace"  # in the locale of a host, a character may be an error
     environ["ZLAUNCH_RUN_DIR"] = names.root
     return environ
 

@@ -10,6 +10,8 @@ import sys
 if sys.version_info < (3, 8):
     sys.exit("Python 3.8 or newer is needed, this is %d.%d" % sys.version_info[:2])
 
+sys.path[:] = [folder for folder in sys.path if folder]  # modules of the login directory are not wanted
+
 import gc
 import marshal
 from types import ModuleType
@@ -31,6 +33,5 @@ def receive(channel: "BinaryIO") -> str:
 
 
 gc.disable()  # a short life with few cycles
-sys.path[:] = [folder for folder in sys.path if folder]  # modules of the login directory are not wanted
 greeting = receive(sys.stdin.buffer)
 sys.modules["node.farend.__main__"].main(greeting)

@@ -75,6 +75,7 @@ def test_passthrough_leaves_ctrl_c_to_the_command_and_passes_a_termination_on() 
         os.killpg(ours.pid, signal.SIGINT)  # as a terminal does
         assert ours.stdout.readline() == "cut\n"
         ours.terminate()
+        assert ours.stdout.readline() == "cut\n"  # first as a Ctrl-C
         assert ours.stdout.readline() == "ended\n"
         assert ours.wait(10) == 9
 

@@ -21,7 +21,11 @@ def test_a_child_finds_the_training_program_wherever_it_starts_and_keeps_the_use
     assert own == "True"
     monkeypatch.delenv("PYTHONPATH")
     assert trainer.environment(tmp_path)["PYTHONPATH"] == str(tmp_path)
-    assert {**trainer.environment(tmp_path), "PYTHONPATH": ""} == {**os.environ, "PYTHONPATH": ""}
+    monkeypatch.setenv("PYTHONPATH", ":/abs::.:rel")  # the empty entries and `.` mean the working directory
+    assert trainer.environment(tmp_path)["PYTHONPATH"] == f"{tmp_path}:/abs:{os.getcwd()}/rel"
+    monkeypatch.delenv("PYTHONPATH")
+    changed = {"PYTHONPATH": "", "PYTHONIOENCODING": ""}
+    assert {**trainer.environment(tmp_path), **changed} == {**os.environ, **changed}
 
 
 def test_hints_are_separated_from_the_message():
