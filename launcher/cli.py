@@ -37,7 +37,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "resume": ("launcher.commands.resume:resume", "Continue a run or a sweep from its newest checkpoints."),
     "report": ("launcher.commands.report:report", "Compare runs, or the points of a sweep, in a table."),
     "templates": ("launcher.commands.templates:templates", "Use your own batch script: list, eject, diff."),
-    "doctor": ("launcher.commands.doctor:doctor", "Check hosts before a run: doctor ssh --hosts A,B."),
+    "doctor": (
+        "launcher.commands.doctor:doctor",
+        "Check this machine, hosts or a cluster: doctor, doctor ssh, doctor slurm.",
+    ),
     "pull": ("launcher.commands.pull:pull", "Copy the results of a run on other machines here."),
     "reap": ("launcher.commands.reap:reap", "Kill processes that dead runs left on hosts."),
     "eval": ("launcher.commands.eval:evaluate", "Measure a run's adapter on records."),

@@ -111,12 +111,14 @@ class LoginShell:
             raise TargetError(f"slurm.login: {self.login}: cannot {what}: {result.stderr.strip()}")
         return str(result.stdout)
 
-    def run(self, argv: Sequence[str], *, cwd: str | None = None, hide: Sequence[str] = ()) -> Result:
+    def run(
+        self, argv: Sequence[str], *, cwd: str | None = None, hide: Sequence[str] = (), timeout: float = TIMEOUT
+    ) -> Result:
         line = f"{CLEAN}; unset -v {shlex.join(hide)}; {shlex.join(argv)}" if hide else f"{CLEAN}; {shlex.join(argv)}"
         if cwd is not None:
             line = f"cd -- {shlex.quote(cwd)} && {line}"
         # A login shell: on many sites Slurm's commands come with the profile.
-        result = self._try_line(f"bash -lc {shlex.quote(line)}", f"run {argv[0]}", TIMEOUT)
+        result = self._try_line(f"bash -lc {shlex.quote(line)}", f"run {argv[0]}", timeout)
         return Result(tuple(argv), int(result.exited), result.stdout, result.stderr, 0.0)
 
     def _run_checked(self, argv: Sequence[str], what: str, *, cwd: str | None = None) -> str:

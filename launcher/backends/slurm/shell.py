@@ -28,7 +28,9 @@ class Shell(Protocol):
     name: str
     """The cluster of this machine, or a login host. Watchers of one name share a cache of Slurm's answers."""
 
-    def run(self, argv: Sequence[str], *, cwd: str | None = None, hide: Sequence[str] = ()) -> Result:
+    def run(
+        self, argv: Sequence[str], *, cwd: str | None = None, hide: Sequence[str] = (), timeout: float = TIMEOUT
+    ) -> Result:
         """Run a command in the cluster's directory `cwd`, without the variables `hide`. Any exit status is returned.
 
         Raises TargetError when the command cannot be started or does not answer.
@@ -65,9 +67,11 @@ class LocalShell:
     def __init__(self) -> None:
         self.name = f"local:{os.environ.get('SLURM_CONF', '')}"
 
-    def run(self, argv: Sequence[str], *, cwd: str | None = None, hide: Sequence[str] = ()) -> Result:
+    def run(
+        self, argv: Sequence[str], *, cwd: str | None = None, hide: Sequence[str] = (), timeout: float = TIMEOUT
+    ) -> Result:
         environ = {name: value for name, value in os.environ.items() if name not in hide and not is_foreign(name)}
-        return process.run(argv, timeout=TIMEOUT, cwd=cwd, env=environ, check=False)
+        return process.run(argv, timeout=timeout, cwd=cwd, env=environ, check=False)
 
     def path_there(self, path: Path) -> str:
         return str(path)

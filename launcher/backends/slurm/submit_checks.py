@@ -15,6 +15,13 @@ from launcher.plan.types import RunPlan
 
 def check_partitions(shell: Shell, plan: RunPlan) -> None:
     """Refuse what the cluster's partitions can never run. Raises TargetError; checks only what Slurm reports."""
+    assert plan.slurm is not None
+    gpus = plan.launch.nodes[0].procs if plan.launch.device == "cuda" else 0
+    check_limits_of(shell, msgspec.convert(plan.slurm["asked"], SlurmSpec), gpus)
+
+
+def check_limits_of(shell: Shell, slurm: SlurmSpec, gpus: int) -> None:
+    """The same for `gpus` GPUs per node."""
     shown = shell.run(["scontrol", "show", "partition", "--oneliner"])
     if shown.code != 0:
         raise TargetError(
@@ -23,9 +30,7 @@ def check_partitions(shell: Shell, plan: RunPlan) -> None:
         )
     gres = shell.run(["sinfo", "--noheader", "--format=%R|%G"])
     known = partitions.parse_partitions(shown.stdout, partitions.parse_gpus(gres.stdout) if gres.code == 0 else None)
-    gpus = plan.launch.nodes[0].procs if plan.launch.device == "cuda" else 0
-    assert plan.slurm is not None
-    partitions.check_limits(msgspec.convert(plan.slurm["asked"], SlurmSpec), gpus, known)
+    partitions.check_limits(slurm, gpus, known)
 
 
 def check_paths(shell: Shell, plans: Iterable[RunPlan]) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 
+from launcher.backends.checklist import Row
 from launcher.backends.ssh import survey
 from launcher.backends.ssh.host_request import connect_options, requested_hosts
 from launcher.backends.ssh.image_check import ask_images
-from launcher.backends.ssh.preflight_table import PACKAGES, Inspection, Row, make_table
+from launcher.backends.ssh.preflight_table import PACKAGES, Inspection, make_table
 from launcher.backends.ssh.rendezvous import REACH_SECONDS, REACH_TIMEOUT, Rendezvous, open_rendezvous
 from launcher.backends.ssh.requirements import gpus_of, most_common
 from launcher.images import choose

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
+from launcher.backends.checklist import Cell, Level, Row, driver_cell, memory_cell, size
 from launcher.backends.ssh.host_request import HostRequest
 from launcher.backends.ssh.image_check import image_problems
 from launcher.backends.ssh.requirements import (
@@ -24,40 +23,17 @@ from launcher.images import choose
 from launcher.images.on_hosts import HostImage
 from launcher.job.inputs import Input
 from launcher.job.spec import JobSpec
+from launcher.machine.cuda_wheel import CUDA, cpu_build, cuda_of
 from launcher.remote.session import Json
 from train.config import Device
 
-Level = Literal["ok", "warn", "bad"]
-
-COLUMNS = ("login", "python", "environment", "image", "gpus", "driver", "clock", "disk", "memory", "filesystem",
-           "network", "model", "data")  # fmt: skip
 SLOW_LOGIN = 3.0
 """Seconds. Every command of a user pays for a slow login file."""
-LITTLE_MEMORY = 2 << 30
 CLOCK_DRIFT = 2.0
 """Seconds beyond which NTP is probably off."""
 CLOCK_WARNING: tuple[Level, str] = ("warn", "the clock drifts: is NTP running there?")
 NCCL = ("nvidia-nccl-cu11", "nvidia-nccl-cu12", "nvidia-nccl-cu13", "nvidia-nccl-cu14")
-CUDA = ("nvidia-cuda-runtime-cu11", "nvidia-cuda-runtime-cu12", "nvidia-cuda-runtime")
-"""NVIDIA's packages of the CUDA runtime. CUDA 13 dropped the suffix. Wheels of torch bring one of them."""
 PACKAGES = (*REPORTED, *NCCL, *CUDA)
-
-
-@dataclass(frozen=True)
-class Cell:
-    text: str
-    level: Level = "ok"
-    advice: str = ""
-
-
-@dataclass
-class Row:
-    host: str
-    cells: dict[str, Cell] = field(default_factory=dict)
-
-    @property
-    def blocks(self) -> bool:
-        return any(cell.level == "bad" for cell in self.cells.values())
 
 
 @dataclass
@@ -101,12 +77,12 @@ def make_table(job: JobSpec, request: HostRequest, found: Inspection, inputs: Se
         cells = {
             "login": _login(found.login[rank]),
             "python": Cell(".".join(map(str, facts["version"]))),
-            "environment": Cell(_environment(job, facts)),
+            "environment": _environment(job, facts, device == "cuda"),
             "image": _image(found.images.get(rank), images.get(rank, [])),
             "gpus": Cell(_gpus(device, gpus[rank], host_slots)),
-            "driver": _driver(cuda[rank], compared),
+            "driver": _driver(job, facts, cuda[rank], compared),
             "clock": Cell(f"{skew:+.1f} s", *CLOCK_WARNING if abs(skew) > CLOCK_DRIFT else ()),
-            "disk": Cell("-" if facts["workdir_error"] else _bytes(facts["free_bytes"])),
+            "disk": Cell("-" if facts["workdir_error"] else size(facts["free_bytes"])),
             "memory": _memory(found, rank),
             "filesystem": _filesystem(found, rank),
             "network": _network(found, rank),
@@ -126,10 +102,13 @@ def _login(seconds: float) -> Cell:
     return Cell(f"{seconds:.1f} s", "warn", "the login is slow: look at ~/.bashrc and at UseDNS of sshd there")
 
 
-def _environment(job: JobSpec, facts: Json) -> str:
+def _environment(job: JobSpec, facts: Json, on_gpus: bool) -> Cell:
     if choose.in_container(job, "ssh"):
-        return "in the image"
-    return f"torch {facts['packages']['torch']}" if "torch" in facts["packages"] else "no torch"
+        return Cell("in the image")
+    text = f"torch {facts['packages']['torch']}" if "torch" in facts["packages"] else "no torch"
+    gpus = found_on(facts)
+    wrong = cpu_build(facts["packages"], gpus.driver, gpus.seen) if on_gpus and gpus.seen and not job.program else ""
+    return Cell(text, "bad" if wrong else "ok", wrong)
 
 
 def _image(image: HostImage | None, problems: Sequence[str]) -> Cell:
@@ -154,38 +133,31 @@ def cuda_versions(job: JobSpec, facts: Json) -> dict[str, str]:
     return {name: version for name, version in found.items() if version}
 
 
-def cuda_of(packages: Mapping[str, str]) -> str:
-    """Return `13.0` from torch's local version tag (2.11.0+cu130), or from the runtime's package; empty: unknown."""
-    tag = re.search(r"\+cu(\d+)(\d)(?!\d)", packages.get("torch", ""))
-    if tag:
-        return f"{tag[1]}.{tag[2]}"
-    runtime = next((packages[name] for name in CUDA if name in packages), "")
-    return ".".join(runtime.split(".")[:2])
-
-
 def common_versions(hosts: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """Return the driver, CUDA and NCCL that most hosts have."""
     usual = {name: most_common(versions.get(name) for versions in hosts) for name in ("driver", "CUDA", "NCCL")}
     return {name: version for name, version in usual.items() if version}
 
 
-def _driver(versions: Mapping[str, str], usual: Mapping[str, str]) -> Cell:
+def _driver(job: JobSpec, facts: Json, versions: Mapping[str, str], usual: Mapping[str, str]) -> Cell:
     """`usual` is empty where nothing is compared: in a run on CPUs, and on a host without a GPU."""
     text = ", ".join(v if name == "driver" else f"{name} {v}" for name, v in versions.items()) or "-"
-    differing = differences(versions, usual) if usual else []
-    if differing:
-        return Cell(text, "bad", f"{'; '.join(differing)}: make driver, CUDA and NCCL equal")
-    return Cell(text)
+    if not usual:
+        return Cell(text)
+    differing = differences(versions, usual)
+    alone = driver_cell(found_on(facts), facts["packages"], choose.in_container(job, "ssh"))
+    advice = [f"{'; '.join(differing)}: make driver, CUDA and NCCL equal"] if differing else []
+    return Cell(text, "bad" if differing else alone.level, "; ".join(filter(None, [*advice, alone.advice])))
 
 
 def _memory(found: Inspection, rank: int) -> Cell:
     here, free = machine_of(found.facts[rank]), found.facts[rank]["memory_bytes"]
-    text = "?" if free is None else _bytes(free)
     before = [other for other in found.facts if other < rank and any(here)]
     doubles = [found.names[other] for other in before if machine_of(found.facts[other]) == here]
     if doubles:
+        text = memory_cell(free).text
         return Cell(text, "warn", f"the same machine as {doubles[0]}: they share its cores and memory")
-    return Cell(text, "warn", "little memory is free") if free is not None and free < LITTLE_MEMORY else Cell(text)
+    return memory_cell(free)
 
 
 def _filesystem(found: Inspection, rank: int) -> Cell:
@@ -215,12 +187,4 @@ def _data(inputs: Sequence[Input], present: set[str]) -> Cell:
         return Cell("-")
     # The same content is sent once, under however many names.
     sizes = {file.sha256: file.size for file in inputs if file.sha256 not in present}
-    return Cell(f"{_bytes(sum(sizes.values()))} to send" if sizes else "there")
-
-
-def _bytes(number: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if number < 1024:
-            return f"{number:.0f} {unit}"
-        number /= 1024
-    return f"{number:.1f} TiB"
+    return Cell(f"{size(sum(sizes.values()))} to send" if sizes else "there")

@@ -23,32 +23,11 @@ OWN_MARKS: List[str] = []
 """This host's mark in the working directory, while there is one."""
 
 
-def hello(
-    workdir: str,
-    token: str,
-    index: int,
-    packages: Sequence[str],
-    gpus: bool,
-    paths: Sequence[str] = (),
-    env: Optional[Dict[str, str]] = None,
-    **_: Any,
-) -> Json:
-    """Facts about the host. Leaves its mark in the working directory, for `shared_dir_marks`.
-
-    `env`: what the job adds to the environment of its ranks.
-    """
+def hello(workdir: str, token: str, index: int, packages: Sequence[str], gpus: bool, **asked: Any) -> Json:
+    """Facts about the host. Leaves its mark in the working directory, for `shared_dir_marks`."""
     facts: Json = {
-        "host": os.uname().nodename,
-        "python": sys.executable,
-        "version": list(sys.version_info[:3]),
-        "time": time.time(),
-        "boot_id": boot_id(),
-        "network": namespace("net"),
+        **report(packages, gpus, **asked),
         "address": ssh_address(),
-        "memory_bytes": available_memory(),
-        "cpus": os.cpu_count(),
-        "packages": installed_versions(packages),
-        "missing": [path for path in paths if not os.path.exists(os.path.expanduser(path))],
         "workdir": os.path.abspath(os.path.expanduser(workdir)),
         "workdir_error": None,
         "free_bytes": None,
@@ -59,6 +38,25 @@ def hello(
         facts["free_bytes"] = disk.f_bavail * disk.f_frsize
     except OSError as error:
         facts["workdir_error"] = "%s: %s" % (error.filename or facts["workdir"], error.strerror)
+    return facts
+
+
+def report(
+    packages: Sequence[str], gpus: bool, paths: Sequence[str] = (), env: Optional[Dict[str, str]] = None, **_: Any
+) -> Json:
+    """Facts about a machine that need no working directory. `env`: what the job adds to its ranks' environment."""
+    facts: Json = {
+        "host": os.uname().nodename,
+        "python": sys.executable,
+        "version": list(sys.version_info[:3]),
+        "time": time.time(),
+        "boot_id": boot_id(),
+        "network": namespace("net"),
+        "memory_bytes": available_memory(),
+        "cpus": os.cpu_count(),
+        "packages": installed_versions(packages),
+        "missing": [path for path in paths if not os.path.exists(os.path.expanduser(path))],
+    }
     if gpus:
         facts["gpus"] = census(dict(os.environ, **(env or {})), SECONDS)
     return facts

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from launcher.backends.checklist import Row
 from launcher.backends.ssh import preflight
 from launcher.backends.ssh.host_request import requested_hosts
 from launcher.backends.ssh.image_check import image_problems
-from launcher.backends.ssh.preflight_table import Inspection, Row, cuda_of, make_table
+from launcher.backends.ssh.preflight_table import Inspection, make_table
 from launcher.images.on_hosts import HostImage
 from launcher.job.load import convert
+from launcher.machine.cuda_wheel import cuda_of
 from launcher.remote.connect import Options
 from launcher.remote.fleet import Fleet
 from launcher.remote.session import Session

@@ -1,0 +1,98 @@
+"""Check a Slurm cluster before a run: its answers, what it would do with the job, and what its nodes are like."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from launcher.backends import machine_report
+from launcher.backends.checklist import Cell, Row, machine_cells
+from launcher.backends.slurm.allocation import slurm_target
+from launcher.backends.slurm.query import explain_sbatch
+from launcher.backends.slurm.sbatch_variables import overruled
+from launcher.backends.slurm.shell import Shell
+from launcher.backends.slurm.submit_checks import check_limits_of
+from launcher.backends.ssh.preflight_table import PACKAGES
+from launcher.errors import TargetError
+from launcher.images import choose
+from launcher.job.spec import JobSpec
+from launcher.plan import batch_job
+from train.config import Device
+
+OF_THE_RUN = ("job-name", "output", "open-mode", "signal", "requeue", "no-requeue", "no-kill", "time")
+"""Options of sbatch that a short look at the nodes does not have."""
+NODE_SECONDS = 180.0
+"""For the nodes to answer once they are allocated: nvidia-smi may need a minute."""
+
+
+def examine(job: JobSpec, shell: Shell, wait: int) -> list[Row]:
+    """Return a row for the cluster and one per node that answered. `wait`: seconds for free nodes; 0: ask none."""
+    target = slurm_target(job)
+    procs = target.hosts[0][1] if target.device == "cuda" else 0
+    cluster = Row("cluster")
+    version = shell.run(["sinfo", "--version"])
+    answers = shell.run(["scontrol", "show", "partition", "--oneliner"])
+    if answers.code != 0:
+        cluster.cells["slurm"] = Cell("no answer", "bad", " ".join(answers.last_lines) or "does `sinfo` work there?")
+        return [cluster]
+    cluster.cells["slurm"] = Cell(version.stdout.strip() or "answers")
+    options = batch_job.options(job, "doctor", target.device)
+    cluster.cells["partition"] = _partition(job, shell, procs)
+    cluster.cells["start"] = _start(shell, options)
+    cluster.cells["nodes"], nodes = _nodes(job, shell, options, target.device, target.python, wait)
+    if target.notes:
+        cluster.cells["shell"] = Cell("SBATCH_ variables", "warn", "; ".join(target.notes))
+    return [cluster, *nodes]
+
+
+def _partition(job: JobSpec, shell: Shell, procs: int) -> Cell:
+    name = job.slurm.partition or "the default"
+    try:
+        check_limits_of(shell, job.slurm, procs)
+    except TargetError as error:
+        return Cell(name, "bad", f"{error}; {error.hint}")
+    return Cell(name)
+
+
+def _start(shell: Shell, options: Sequence[Sequence[str | None]]) -> Cell:
+    """When sbatch would start the job, or why it refuses."""
+    words = [f"--{name}={value}" if value is not None else f"--{name}" for name, value in options if name != "output"]
+    result = shell.run(
+        ["sbatch", "--test-only", *words, "--wrap=true"], hide=overruled(str(name) for name, _ in options)
+    )
+    if result.code != 0:
+        error = explain_sbatch(result)
+        return Cell("refused", "bad", f"{str(error).splitlines()[-1].strip()}; {error.hint or 'see `man sbatch`'}")
+    when = re.search(r"to start at (\S+)", result.stderr + result.stdout)
+    return Cell(when[1] if when else "accepted")
+
+
+def _nodes(
+    job: JobSpec, shell: Shell, options: Sequence[Sequence[str | None]], device: Device, python: str, wait: int
+) -> tuple[Cell, list[Row]]:
+    """Have the nodes report by srun, with the options of the job."""
+    if not wait:
+        return Cell("not asked"), []
+    in_image = choose.in_container(job, "slurm")
+    words = [
+        f"--{name}={value}" if value is not None else f"--{name}" for name, value in options if name not in OF_THE_RUN
+    ]
+    model = job.model.path
+    paths = [model] if model.startswith(("/", "~")) and not job.program else []
+    command = machine_report.command(python, PACKAGES, gpus=device == "cuda", paths=paths, env=job.env)
+    # The setup lines choose the environment, as in node.sh.
+    script = "\n".join([*job.slurm.setup, 'exec "$0" "$@"'])
+    argv = ["srun", f"--immediate={wait}", "--time=5", "--input=none", *words, "--export=ALL", "bash", "-c", script]
+    try:
+        result = shell.run([*argv, *command], timeout=wait + NODE_SECONDS)
+    except TargetError as error:
+        return Cell("no answer", "warn", str(error).splitlines()[-1].strip()), []
+    found = machine_report.parse(result.stdout)
+    if not found:
+        said = " ".join(line.removeprefix("srun: ").removeprefix("error: ") for line in result.last_lines[-2:])
+        busy = re.search(r"Immediate|revoked|temporarily|busy", said)
+        advice = f"not looked at: {said or f'exit status {result.code}'}"
+        return Cell("busy" if busy else "no", "warn", f"{advice}; --wait SECONDS waits longer" if busy else advice), []
+    ranks = (job.slurm.gpus_per_node or batch_job.DEFAULT_GPUS) if device == "cuda" else None
+    rows = [Row(str(facts["node"]), machine_cells(job, facts, ranks, in_image)) for facts in found]
+    return Cell(f"{len(rows)} answered"), sorted(rows, key=lambda row: row.host)

@@ -1,0 +1,49 @@
+"""Which driver and cards a torch needs, against the locked environment."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from launcher.machine.cuda_wheel import LOCKED, cpu_build, cuda_of, problems
+from launcher.machine.facts import Gpu
+
+V100, H100, B200 = Gpu(0, "Tesla V100", 1, 7.0), Gpu(0, "NVIDIA H100", 1, 9.0), Gpu(0, "NVIDIA B200", 1, 10.0)
+P40, UNKNOWN = Gpu(0, "Tesla P40", 1, 6.1), Gpu(0, "NVIDIA X", 1, None)
+
+
+def test_the_locked_cuda_is_that_of_the_lock() -> None:
+    lock = (Path(__file__).parents[3] / "docker/requirements/cuda.txt").read_text(encoding="utf-8")
+    packages = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", lock, re.MULTILINE))
+    assert cuda_of(packages) == LOCKED
+
+
+@pytest.mark.parametrize(
+    ("torch", "driver", "gpu", "words"),
+    [
+        ("2.13.0+cu130", "580.65.06", H100, []),
+        ("2.13.0+cu130", "590.1", B200, []),
+        ("2.13.0+cu130", "575.57.08", H100, ["driver 575.57.08 is too old for CUDA 13.0", "580 or newer", "whl/cu128"]),
+        ("2.13.0+cu130", "580.65.06", V100, ["Tesla V100 (compute capability 7.0) is too old", "7.5", "whl/cu128"]),
+        ("2.13.0+cu130", "535.1", P40, ["driver 535.1 is too old", "Tesla P40", "whl/cu126"]),
+        ("2.13.0", "535.1", H100, ["driver 535.1 is too old for CUDA 13.0"]),  # the lock's CUDA, where torch says none
+        ("2.7.0+cu126", "535.1", V100, []),
+        ("2.7.0+cu126", "570.1", B200, ["NVIDIA B200", "too new for torch of CUDA 12.6", "whl/cu128"]),
+        ("2.7.0+cu126", "470.1", H100, ["525 or newer", "whl/cu118"]),
+        ("2.13.0+cu130", "470.1", B200, ["update the driver"]),
+        ("2.13.0+cu130", "[N/A]", UNKNOWN, []),
+        ("3.0.0+cu140", "600.1", H100, []),
+    ],
+)
+def test_what_does_not_fit_is_told_with_the_remedy(torch: str, driver: str, gpu: Gpu, words: list[str]) -> None:
+    told = "; ".join(problems({"torch": torch}, driver, [gpu, gpu]))
+    assert bool(told) == bool(words)
+    assert [word for word in words if word not in told] == []
+
+
+def test_a_build_for_cpus_is_told() -> None:
+    assert "build for CPUs: pip install torch" in cpu_build({"torch": "2.13.0+cpu"}, "580.1", [H100])
+    assert cpu_build({"torch": "2.13.0+cpu"}, "535.1", [V100]).endswith("cu128")
+    assert cpu_build({"torch": "2.13.0"}, "580.1", [H100]) == ""
