@@ -1,38 +1,75 @@
 """Export what a run learned for use elsewhere.
 
-    python -m train.export --run-dir RUN --to adapter|merged|ollama --out DIR
+    python -m train.export --run-dir RUN --to adapter|merged|ollama --out DIR [--verify]
+    python -m train.export --run-dir RUN --server URL
 
 adapter   the adapter in PEFT's format, with its tokenizer
 merged    one model in safetensors with tokenizer, chat template and stop tokens; plain transformers loads it
 ollama    the same with a Modelfile beside it: ollama create NAME -f DIR/Modelfile
+
+--verify compares DIR with the run, and --server a server that has the export: exit status 1 if they differ.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from functools import partial
 from pathlib import Path
 
 from train import dist
-from train.errors import report
+from train.errors import EXIT_FAILED, report
 from train.exports.kinds import EXPORTS, export
+from train.exports.server import Server
+from train.exports.verify import Verification, verify_directory, verify_server
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m train.export", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--run-dir", type=Path, required=True)
-    parser.add_argument("--to", choices=tuple(EXPORTS), required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--to", choices=tuple(EXPORTS))
+    parser.add_argument("--out", type=Path)
+    parser.add_argument(
+        "--verify", action="store_true", help="export if DIR does not exist, and compare it with the run"
+    )
+    parser.add_argument("--server", help="compare a server with OpenAI's interface instead of a directory")
+    parser.add_argument("--server-model", help="the name that the server has for the model")
+    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--max-new-tokens", type=int, default=32)
+    parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
+    if options.server is None and (options.to is None or options.out is None):
+        parser.error("--to and --out are required without --server")
     dist.prepare(dist.from_environment("cpu", {}))  # merging is one pass over the weights: a GPU would not help
     try:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        export(options.run_dir, options.to, options.out)
+        return run(options)
     except Exception as error:
         return report(error, None, None, 0)
-    return 0
+
+
+def run(options: argparse.Namespace) -> int:
+    """Export, verify or both; returns the exit status."""
+    if options.server is not None:
+        server = Server.at(options.server, options.server_model)
+        return show(verify_server(options.run_dir, server, options.prompts, options.max_new_tokens), options.json)
+    if not options.verify or not options.out.exists():
+        export(options.run_dir, options.to, options.out, partial(print, file=sys.stderr if options.json else None))
+    if not options.verify:
+        return 0
+    out = options.out.absolute()
+    return show(verify_directory(options.run_dir, out, options.prompts, options.max_new_tokens), options.json)
+
+
+def show(found: Verification, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps(found.as_json(), ensure_ascii=False))
+    else:
+        print("\n".join(found.lines()))
+    return 0 if found.agrees else EXIT_FAILED
 
 
 if __name__ == "__main__":

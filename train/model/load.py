@@ -86,7 +86,7 @@ def load_plain(
     from transformers import AutoModelForCausalLM
 
     register_types(Path(source))
-    options = _quantization_options(config, dtype)
+    options = quantization_options(config, dtype)
     if device is not None:
         options["device_map"] = {"": device}
     model = AutoModelForCausalLM.from_pretrained(
@@ -139,7 +139,7 @@ def _load_unsloth(config: TrainConfig, base: BaseModel, dtype: Any) -> tuple[Any
     return model, tokenizer
 
 
-def _quantization_options(config: TrainConfig, dtype: Any) -> dict[str, Any]:
+def quantization_options(config: TrainConfig, dtype: Any) -> dict[str, Any]:
     """Arguments for from_pretrained that quantize the weights as this run does."""
     if config.model.quantization == "none":
         return {}
