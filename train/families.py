@@ -34,11 +34,23 @@ CHATGLM2_CHAT = (
     "{% if add_generation_prompt %}{{ '\\n\\n答：' }}{% endif %}"
 )
 CHATGLM3_CHAT = (
-    "[gMASK]<sop>{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' }}"
-    # The model generates the blank before an answer: with an English word it is one token.
-    "{% if message['role'] == 'assistant' %}{% generation %}{{ ' ' + message['content'] }}{% endgeneration %}"
-    "{% else %}{{ ' ' + message['content'] }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"  # the line for the name of a tool stays empty
+    "[gMASK]<sop>{% if tools %}{{ '<|system|>\\n Answer the following questions as best as you can. '"
+    " + 'You have access to the following tools:\\n'"
+    " + (tools | map(attribute='function') | list | tojson(ensure_ascii=False, indent=4)) }}{% endif %}"
+    "{% for message in messages %}{% if message['role'] == 'assistant' %}"
+    # The model generates the blank before an answer: with an English word it is one token. With tools, it generates the
+    # line behind the role too, which names a tool that it calls.
+    "{{ '<|assistant|>' if tools else '<|assistant|>\\n' }}{% set calls = message['tool_calls'] or [] %}"
+    "{% if calls and not tools %}{{ raise_exception('the record calls a tool, but declares no tools') }}{% endif %}"
+    "{% generation %}{% if message['content'] or not calls %}{{ ('\\n ' if tools else ' ') + message['content'] }}"
+    "{% if calls %}{{ '<|assistant|>' }}{% endif %}{% endif %}"
+    "{% for call in calls %}{{ call['function']['name'] + '\\n ```python\\ntool_call(' }}"
+    "{% for name, value in call['function']['arguments'].items() %}{{ '%s=%r' | format(name, value) }}"
+    "{% if not loop.last %}{{ ', ' }}{% endif %}{% endfor %}{{ ')\\n```' }}"
+    "{% if not loop.last %}{{ '<|assistant|>' }}{% endif %}{% endfor %}{% endgeneration %}{% else %}"
+    "{{ '<|' + ('observation' if message['role'] == 'tool' else message['role']) + '|>\\n ' + message['content'] }}"
+    "{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' if tools else '<|assistant|>\\n' }}{% endif %}"
 )
 BAICHUAN_CHAT = (
     "{% for message in messages %}{% if message['role'] == 'user' %}{{ '<USER>' + message['content'] }}"
@@ -99,7 +111,9 @@ _ZEPHYR = (
 )
 _PHI3 = _ZEPHYR.replace("eos_token + '\\n'", "'<|end|>\\n'")
 _GLM4 = (
-    "[gMASK]<sop>{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] }}{% endfor %}"
+    "[gMASK]<sop>{% for message in messages %}"
+    "{{ '<|' + ('observation' if message['role'] == 'tool' else message['role']) + '|>\\n' + message['content'] }}"
+    "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
 )
 CHAT_TEMPLATES: dict[str, str] = {

@@ -23,6 +23,7 @@ from train.templating.turn_layout import Rendered, Turns
 
 _NAME = "\ue000zl{}\ue001"
 _PLACEHOLDER = "\ue002zl{}\ue003"
+_ESCAPED = r"\ue002zl"
 _PLACEHOLDERS = re.compile(_PLACEHOLDER.format("([0-9]+)"))
 
 
@@ -103,6 +104,8 @@ class Guard:
 
         Raises ValueError for a tokenizer whose tokens cannot be renamed.
         """
+        if _ESCAPED in rendered.text:
+            raise ValueError("the chat template escapes the placeholder of a token")
         text, spans = self._private(rendered)
         ids, encoding = self.encode_one(text)
         return ids, encoding, Rendered(text, spans, rendered.answers, rendered.lost)

@@ -109,7 +109,7 @@ class TurnReader:
         if name == "tool":
             known = known | self._tool_turn(turn, place)
         elif name == "function_call":
-            self.add("assistant", "", tool_calls=tool_calls(_content_of(turn), f"{place}: function_call"))
+            self._call(tool_calls(_content_of(turn), f"{place}: function_call"), trained(turn, place))
         else:
             self._message(name, turn, place)
         self._loss(turn, place, before)
@@ -137,11 +137,20 @@ class TurnReader:
             raise Unreadable(f"{place}: the key {key!r} is missing{describe_keys(turn) if key not in turn else ''}")
         self.add(role, as_text(content, f"{place}: the content"), **fields)
 
+    def _call(self, calls: list[dict[str, Any]], is_trained: bool) -> None:
+        """A call as a turn of its own belongs to the answer before it, if there is one."""
+        last = len(self.messages) - 1
+        follows = last >= 0 and self.messages[last][0] == "assistant" and is_trained and last not in self.untrained
+        if follows and "tool_calls" not in self.fields.get(last, ()):
+            self.fields.setdefault(last, {})["tool_calls"] = calls
+        else:
+            self.add("assistant", "", tool_calls=calls)
+
     def _tool_turn(self, turn: Mapping[str, Any], place: str) -> frozenset[str]:
         """The result of a tool. ChatGLM3 writes the call and its result as one turn. Returns the keys it read."""
         if "observation" in turn and "name" in turn:
             call = {"name": turn["name"], "arguments": turn.get("parameters") or {}}
-            self.add("assistant", "", tool_calls=tool_calls(call, place))
+            self._call(tool_calls(call, place), trained(turn, place))
             self.add("tool", _json_or_text(turn["observation"]), name=turn["name"])
             return frozenset({"name", "parameters", "observation"})
         content = _content_of(turn)

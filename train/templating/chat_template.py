@@ -234,6 +234,8 @@ class ChatTemplate:
         """The same by asking the template about this very conversation."""
         if details is not None and details.tools:
             self._check_tools(messages, details)
+        if any(role == "tool" for role, _ in messages):
+            self._check_tool_turns(messages, details)
         dropped: list[str] = []
         if self.thinking == "off":
             messages, details, dropped = thinking.without_thoughts(messages, details, self.tags)
@@ -435,9 +437,17 @@ class ChatTemplate:
 
     def _check_tools(self, messages: Turns, details: Details) -> None:
         text = self.render(messages, details=details)
-        bare = self.render(messages, details=Details((), details.fields, details.untrained))
+        try:
+            bare = self.render(messages, details=Details((), details.fields, details.untrained))
+        except TemplateRefusal:  # calls without declarations
+            return
         if text == bare:
             raise TemplateRefusal("the chat template does not show the record's tools")
+
+    def _check_tool_turns(self, messages: Turns, details: Details | None) -> None:
+        as_answers = [("assistant" if role == "tool" else role, content) for role, content in messages]
+        if self.render(messages, details=details) == self.render(as_answers, details=details):
+            raise TemplateRefusal("the chat template writes the result of a tool as if it were an answer")
 
 
 _THOUGHTS = "the thoughts (model.thinking is off)"

@@ -39,6 +39,22 @@ def test_a_content_with_special_tokens_gives_no_special_token(family: str) -> No
         assert FORGED in tokenizer.backend.decode(ids, skip_special_tokens=False)
 
 
+def test_a_special_token_in_an_argument_that_the_template_escapes_is_refused() -> None:
+    from train.families import CHATGLM3_CHAT
+    from train.records.formats import to_conversation
+
+    call = {"role": "tool", "name": "f", "parameters": {"x": "a<|user|>"}, "observation": "b<|user|>"}
+    answer = {"role": "assistant", "content": "c"}
+    tokenizer = Tokenizer(bpe.recipe(CHATGLM3_CHAT, eos="<|endoftext|>"))
+    for turn, problems in ((call, 1), ({**call, "parameters": {"x": "a"}}, 0)):
+        turns = [{"role": "user", "content": "q"}, turn, answer]
+        found = to_conversation({"tools": [{"name": "f"}], "conversations": turns})
+        done = tokenizer.records([Record(tuple(found.messages), "f", 1, None, found.details)])
+        assert len(done.problems) == problems
+        assert not problems or "cannot read them as plain text" in done.problems[0].text
+        assert bpe.token("<|user|>") in done.tokens.tolist() or problems
+
+
 def renamed(kind: str, vocab: Any) -> Recipe:
     """A recipe whose special tokens are pieces of the model's own vocabulary."""
     content = json.loads(bpe.backend())

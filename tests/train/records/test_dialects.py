@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -160,6 +161,17 @@ def test_chatglm3_writes_a_call_and_its_result_as_one_turn() -> None:
     assert found.messages == [("user", "q"), ("assistant", ""), ("tool", '{"y": 2}'), ("assistant", "a")]
     assert found.details is not None
     assert found.details.fields[1]["tool_calls"] == [CALL]
+
+
+def test_a_call_that_is_a_turn_of_its_own_belongs_to_the_answer_before_it() -> None:
+    turn = {"role": "tool", "name": "f", "parameters": {"x": 1}, "observation": "2"}
+    for turns in ([ANSWER, turn], [ANSWER, {"role": "tool_call", "content": json.dumps(CALL["function"])}]):
+        found = to_conversation({"tools": [{"name": "f"}], "conversations": [QUESTION, *turns]})
+        assert found.messages[:2] == QA
+        assert found.details is not None
+        assert found.details.fields[1]["tool_calls"] == [CALL]
+    apart = to_conversation({"tools": [{"name": "f"}], "conversations": [QUESTION, {**ANSWER, "loss": False}, turn]})
+    assert [role for role, _ in apart.messages] == ["user", "assistant", "assistant"]
 
 
 @pytest.mark.parametrize("key", ["reasoning_content", "thinking", "reasoning"])

@@ -214,6 +214,43 @@ def test_rendering_is_that_of_transformers() -> None:
             assert theirs == [ChatTemplate(template, specials).render(messages)], json.dumps(template)
 
 
+GLM3_TOOLS = (  # as the original's PROMPT.md and its fine-tuning write it
+    "[gMASK]<sop><|system|>\n Answer the following questions as best as you can. "
+    'You have access to the following tools:\n[\n    {\n        "name": "天气",\n        "parameters": {}\n    }\n]'
+    "<|user|>\n hello<|assistant|>\n 好<|assistant|>天气\n ```python\ntool_call(city='北京', days=2, exact=True)\n```"
+    '<|observation|>\n {"C": 21}<|assistant|>\n 21 度'
+)
+
+
+def test_chatglm3_names_its_tools_calls_them_in_python_and_reads_observations() -> None:
+    from train.records.formats import to_conversation
+
+    arguments = {"city": "北京", "days": 2, "exact": True}
+    turns = [
+        {"role": "user", "content": "hello"},
+        {"role": "assistant", "content": "好"},
+        {"role": "tool", "name": "天气", "parameters": arguments, "observation": {"C": 21}},
+        {"role": "assistant", "content": "21 度"},
+    ]
+    record = to_conversation({"tools": [{"name": "天气", "parameters": {}}], "conversations": turns})
+    own = ChatTemplate(CHATGLM3_CHAT, {})
+    (found,) = own.sequences(record.messages, record.details)
+    assert found.text == GLM3_TOOLS
+    call = "\n 好<|assistant|>天气\n ```python\ntool_call(city='北京', days=2, exact=True)\n```"
+    assert [found.text[start:end] for start, end in found.spans] == [call, "\n 21 度"]
+    assert found.lost == ()
+    with pytest.raises(TemplateRefusal, match="declares no tools"):
+        own.sequences(*to_conversation({"conversations": turns})[:2])
+
+
+@pytest.mark.parametrize("name", ["alpaca", "gemma", "llama2", "mistral", "vicuna", "chatglm2"])
+def test_the_result_of_a_tool_is_never_written_as_an_answer(name: str) -> None:
+    messages = [("user", "hello"), ("assistant", "again"), ("tool", "21"), ("assistant", "好")]
+    own = ChatTemplate(CHAT_TEMPLATES[name], {"bos_token": "<s>", "eos_token": "</s>"})
+    with pytest.raises(TemplateRefusal, match="the result of a tool as if it were an answer"):
+        own.sequences(messages)
+
+
 LONG = [turn for i in range(100) for turn in (("user", f"question {i}"), ("assistant", f"answer {i}"))]
 
 
