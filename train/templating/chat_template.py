@@ -79,6 +79,7 @@ class ChatTemplate:
         self._joins: dict[tuple[str, ...], bool] = {}
         self._leads: dict[tuple[str, ...], int | None] = {}
         self._distrusted: set[tuple[str, ...]] = set()
+        self._seen: set[tuple[str, ...]] = set()
 
     def render(self, messages: Turns, *, prompt: bool = False, details: Details | None = None) -> str:
         """A conversation's text; with `prompt`, also what invites the next answer. Raises TemplateRefusal."""
@@ -131,20 +132,28 @@ class ChatTemplate:
 
     def sequences(self, messages: Turns, details: Details | None = None) -> list[Rendered]:
         """The conversation as sequences to train on. Raises TemplateRefusal."""
+        found = self._by_layout(messages, details)
+        return self.sequences_slowly(messages, details) if found is None else found
+
+    def _by_layout(self, messages: Turns, details: Details | None) -> list[Rendered] | None:
+        """The sequences by the layout of the conversation's roles; None where the template must be asked.
+
+        To find the layout of a long conversation costs more than to ask about it once, and hardly two have the same.
+        """
         roles = tuple([role for role, _ in messages])
-        shaped = details is not None and details.shape_the_text
-        layout = None if shaped or roles in self._distrusted else self.layout(roles)
-        if layout is not None and not self._searches(messages):
-            found: list[Rendered] | None
-            if self.turns == "joined" or (self.turns == "auto" and self.joins(roles)):
-                found = self._led([layout.render(messages)], layout, roles)
-            elif self.turns == "last":
-                found = self._led([_only_last(layout.render(messages))], layout, roles)
-            else:
-                found = self._each_answer(messages, layout)
-            if found is not None:
-                return found
-        return self.sequences_slowly(messages, details)
+        if roles in self._distrusted or (details is not None and details.shape_the_text) or self._searches(messages):
+            return None
+        if len(roles) > _LONG and roles not in self._layouts and roles not in self._seen:
+            self._seen.add(roles)
+            return None
+        layout = self.layout(roles)
+        if layout is None:
+            return None
+        if self.turns == "joined" or (self.turns == "auto" and self.joins(roles)):
+            return self._led([layout.render(messages)], layout, roles)
+        if self.turns == "last":
+            return self._led([_only_last(layout.render(messages))], layout, roles)
+        return self._each_answer(messages, layout)
 
     def layout(self, roles: tuple[str, ...], longer: TurnLayout | None = None) -> TurnLayout | None:
         """None where the template must be asked record by record."""
@@ -219,7 +228,8 @@ class ChatTemplate:
 
     def agrees(self, messages: Turns) -> bool:
         """Whether the fast way and the slow way give the same sequences."""
-        return self.sequences(messages) == self.sequences_slowly(messages)
+        found = self._by_layout(messages, None)
+        return found is None or found == self.sequences_slowly(messages)
 
     def distrust(self, messages: Turns) -> None:
         """Render conversations of these roles the slow way until `trust`."""
@@ -255,10 +265,11 @@ class ChatTemplate:
             return [Rendered(text, spans, len(answers), lost)]
         wanted = range(len(answers) - 1, len(answers)) if self.turns == "last" else range(len(answers))
         prefixes = []
+        around: set[tuple[str, str]] = set()
         for number in wanted:
             place = answers[number]
             shown = text if place == len(messages) - 1 else self.render(messages[: place + 1], details=details)
-            prefixes.append(self._prefix(messages[: place + 1], shown, details, number + 1))
+            prefixes.append(self._prefix(messages[: place + 1], shown, details, number + 1, around))
         if self.turns == "auto" and all(text.startswith(prefix.text[: prefix.spans[0][1]]) for prefix in prefixes):
             lost = tuple(loss for prefix in prefixes for loss in prefix.lost)
             return [Rendered(text, tuple(prefix.spans[0] for prefix in prefixes), len(answers), lost)]
@@ -267,15 +278,37 @@ class ChatTemplate:
             for number, prefix in zip(wanted, prefixes, strict=True)
         ]
 
-    def _prefix(self, messages: Turns, text: str, details: Details | None, count: int) -> Rendered:
-        """The sequence of a conversation's last answer; `text` is its rendering, `count` the answer's number."""
+    def _prefix(
+        self, messages: Turns, text: str, details: Details | None, count: int, around: set[tuple[str, str]]
+    ) -> Rendered:
+        """The sequence of a conversation's last answer; `text` is its rendering, `count` the answer's number.
+
+        `around` collects what stands around the answers of this conversation, so that most need no rendering more.
+        """
         place = len(messages) - 1
         if self.thinking == "on":
             continued = self._continued(messages, text, details)
             if continued is not None:
                 return replace(continued, answers=count)
-        span = self._locate(messages, text, place, details)
+        shaped = details is not None and details.shape_the_text
+        span = None if shaped else self._locate_alike(messages, text, around)
+        if span is None:
+            span = self._locate(messages, text, place, details)
+            question = messages[place - 1][1].strip() if place else ""
+            if question and (at := text.rfind(question, 0, span[0])) >= 0:
+                around.add((text[at + len(question) : span[0]], text[span[1] :]))
         return Rendered(text, (span,), count, self._lost(messages, details, text, span, place))
+
+    def _locate_alike(self, messages: Turns, text: str, around: set[tuple[str, str]]) -> tuple[int, int] | None:
+        """The range of the last answer if it is all that stands where an earlier answer stood; else None."""
+        (_, question), (_, content) = messages[-2:] if len(messages) > 1 else (("", ""), messages[-1])
+        for before, after in around:
+            lead, end = question.strip() + before, len(text) - len(after)
+            at = text.rfind(lead, 0, end)
+            found = text[at + len(lead) : end]
+            if at >= 0 and text.endswith(after) and "".join(found.split()) == "".join(content.split()):
+                return at + len(lead), end
+        return None
 
     def _continued(self, messages: Turns, text: str, details: Details | None) -> Rendered | None:
         """The last answer as what continues a prompt that opens its thoughts, if the template writes it otherwise.
@@ -451,6 +484,8 @@ class ChatTemplate:
 
 
 _THOUGHTS = "the thoughts (model.thinking is off)"
+_LONG = 32
+"""Turns of a long conversation."""
 _ANSWER_FIELDS = frozenset({"tool_calls", "reasoning_content"})
 
 
