@@ -52,7 +52,7 @@ def _delimiter(path: str) -> str:
     """The separator of the header: the one with which most columns have known names, else with which it has most."""
     with Path(path).open("rb") as file:
         head = file.readline(LARGEST_OBJECT).removeprefix(UTF8_BOM).decode("utf-8", errors="replace")
-    found = {mark: [name.strip() for name in next(csv.reader([head], delimiter=mark), [])] for mark in ",;\t"}
+    found = {mark: [name.strip() for name in next(csv.reader([head], delimiter=mark), [])] for mark in ",;\t|"}
     return max(found, key=lambda mark: (sum(name in KEYS for name in found[mark]), len(found[mark])))
 
 

@@ -29,6 +29,7 @@ def answers(path: Path | str) -> list[str]:
         ("a.tsv", "instruction\toutput\nq\ta0\nq\ta1\nq\ta2\n"),
         ("tab.csv", "instruction\toutput\nq, x\ta0\nq\ta1\nq\ta2\n"),
         ("semicolon.csv", "instruction;output\nq, x;a0\nq;a1\nq;a2\n"),
+        ("bar.csv", "instruction|output\nq, x|a0\nq|a1\nq|a2\n"),
         ("comma.csv", 'instruction,output\n"q; x",a0\nq,a1\nq,a2\n'),
         ("list.jsonl", json.dumps(ROWS, indent=1)),
         ("line.jsonl", json.dumps(ROWS)),
