@@ -55,6 +55,7 @@ def train(config: TrainConfig, world: World, rundir: RunDir) -> int:
     """Take every step of a run, in order; returns the exit status."""
     from train.training import steps  # imports torch: a mistake in train.json is reported without that wait
 
+    config = start.continue_adapter(config, world, rundir)
     run = steps.Run(config, world, rundir, STARTED)
     steps.remove_leftovers(run)
     steps.choose_engine(run)

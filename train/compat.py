@@ -6,9 +6,12 @@ A table of rules over plain values: nothing is raised, imported or looked up her
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
+
+from msgspec import structs
 
 from train import families
 from train.families import Engine, Family
@@ -36,6 +39,8 @@ class Combination:
     adapter: bool = False
     """Training continues from an existing adapter."""
     dropout: bool = False
+    embeddings: bool = False
+    """The job asks for LoRA on the embeddings or the output head, or trains both of them in full."""
     wide: bool = False
     """The job trains more than LoRA on the layers' own projections: other modules, or whole modules."""
 
@@ -56,6 +61,7 @@ class Combination:
             init=config.lora.init,
             adapter=config.lora.adapter is not None,
             dropout=config.lora.dropout > 0,
+            embeddings=_names_embeddings(config.lora),
             wide=bool(config.lora.modules_to_save) or not _usual(config.lora.target_modules),
         )
 
@@ -66,6 +72,21 @@ _PROJECTIONS = {*families.LLAMA_TARGETS, *families.GLM_TARGETS}
 def _usual(targets: str | tuple[str, ...]) -> bool:
     """Whether all targets are projections of the layers. A regular expression could match anything."""
     return targets == "auto" or (not isinstance(targets, str) and set(targets) <= _PROJECTIONS)
+
+
+_EMBEDDINGS = ("embed_tokens", "lm_head")
+
+
+def _names_embeddings(lora: Any) -> bool:
+    targets = lora.target_modules
+    if {name.rpartition(".")[2] for name in lora.modules_to_save} >= set(_EMBEDDINGS):
+        return True
+    if not isinstance(targets, str):
+        return any(name.rpartition(".")[2] in _EMBEDDINGS for name in targets)
+    try:
+        return any(re.fullmatch(targets, name) for name in ("model.embed_tokens", "lm_head"))
+    except re.error:
+        return False  # train/model/targets.py refuses it
 
 
 @dataclass(frozen=True)
@@ -174,6 +195,13 @@ RULES: tuple[Rule, ...] = (
     Rule(
         lambda s: s.engine == "unsloth" and s.dora,
         "Unsloth's get_peft_model has no DoRA",
+        "train.engine",
+        "peft",
+    ),
+    Rule(
+        lambda s: s.engine == "unsloth" and s.embeddings,
+        "Unsloth trains embed_tokens and lm_head otherwise than the job says: whole matrices instead of LoRA, and one "
+        "of them where both are tied",
         "train.engine",
         "peft",
     ),
@@ -327,3 +355,83 @@ def engine_for(settings: Combination, *, unsloth_installed: bool = True) -> tupl
 
 
 _WHY: Mapping[str, str] = {"fused": "the family has fused layers, the fastest path, and the job asks for plain LoRA"}
+
+
+# A run that continues an adapter trains the adapter's own settings, which the job may leave out but not change. The
+# launcher asks as well, where it can read adapter_config.json, so that plan.json shows what is trained.
+
+_RECORDED: dict[str, tuple[str, Any]] = {
+    "r": ("r", 8),
+    "alpha": ("lora_alpha", 8),
+    "dropout": ("lora_dropout", 0.0),
+    "rslora": ("use_rslora", False),
+    "dora": ("use_dora", False),
+    "target_modules": ("target_modules", None),
+    "modules_to_save": ("modules_to_save", ()),
+}
+"""Key of `lora` -> (key of adapter_config.json, PEFT's default where the file lacks it)."""
+_BEYOND = (
+    "bias", "rank_pattern", "alpha_pattern", "layers_to_transform", "layer_replication", "exclude_modules",
+    "trainable_token_indices", "target_parameters", "lora_bias", "use_qalora", "alora_invocation_tokens",
+    "use_bdlora", "arrow_config", "kasa_config", "velora_config", "monteclora_config",
+)  # fmt: skip
+"""Settings of PEFT that a job does not have. They are continued as they are, by PEFT alone."""
+
+
+@dataclass(frozen=True)
+class Continued:
+    lora: Any
+    """The job's section (train.config.Lora) with the adapter's settings."""
+    taken: tuple[str, ...]
+    """Keys of `lora` whose value is the adapter's, because the job has the default."""
+    refused: tuple[str, ...]
+    """What the job says otherwise than the adapter, one sentence each."""
+    only_peft: str
+    """What of the adapter only the engine `peft` trains; empty: nothing."""
+
+    def __str__(self) -> str:
+        """The settings that are taken, as in a job file."""
+        return ", ".join(f"lora.{key}: {_shown(getattr(self.lora, key))}" for key in self.taken)
+
+
+def continued(lora: Any, recorded: Mapping[str, Any]) -> Continued:
+    """The settings of a run that continues the adapter with this adapter_config.json.
+
+    LoRA dropout is not part of the weights, so the job may have its own. A pattern in
+    `lora.target_modules` is compared with the adapter's modules once the model is loaded (train/model/targets.py).
+    """
+    default, taken, refused = type(lora)(), {}, []
+    for key, (name, otherwise) in _RECORDED.items():
+        asked, found = getattr(lora, key), recorded.get(name)
+        value = _plain(otherwise if found is None else found)
+        if value is None or _same(asked, value):
+            continue
+        if asked == getattr(default, key):
+            taken[key] = value
+        elif key != "dropout" and not (key == "target_modules" and _is_pattern(asked, value)):
+            refused.append(f"lora.{key} is {_shown(asked)}, but the adapter's is {_shown(value)}")
+    beyond = ", ".join(key for key in _BEYOND if recorded.get(key) not in (None, False, "none", {}, []))
+    return Continued(structs.replace(lora, **taken), tuple(taken), tuple(refused), beyond)
+
+
+ADVICE = "leave these settings out, so that the adapter's own are taken, or train a new adapter without lora.adapter"
+"""What to do about refused settings."""
+
+
+def _plain(value: Any) -> Any:
+    return tuple(sorted(map(str, value))) if isinstance(value, (list, tuple, set)) else value
+
+
+def _same(asked: Any, value: Any) -> bool:
+    return set(asked) == set(value) if isinstance(asked, tuple) and isinstance(value, tuple) else bool(asked == value)
+
+
+def _is_pattern(asked: Any, value: Any) -> bool:
+    """Whether only the model tells if two values of lora.target_modules are the same modules."""
+    return isinstance(asked, str) or isinstance(value, str) or any("." in name for name in (*asked, *value))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(value)}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)

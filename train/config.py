@@ -237,3 +237,32 @@ def load(path: str | os.PathLike[str]) -> TrainConfig:
 def dump(config: TrainConfig) -> str:
     """The text of train.json: indented, with keys in the order of declaration."""
     return msgspec.json.format(msgspec.json.encode(config), indent=2).decode() + "\n"
+
+
+FEW_STEPS = 10
+"""A learning rate that rises and falls needs more steps than these."""
+
+
+def steps_of(epochs: float, records: int, global_batch_size: int) -> int:
+    """Optimizer steps that cover `epochs`, at least one. Each takes a whole batch."""
+    return max(1, math.ceil(epochs * records / global_batch_size - 1e-9))
+
+
+def remark_on_steps(records: int, epochs: float, max_steps: int | None, global_batch_size: int) -> str | None:
+    """What a user would not expect of so few records; None: nothing.
+
+    `records` are those of one epoch. Steps are filled from an endless chain of epochs, so a batch that is larger than
+    an epoch holds each record several times, and the last step goes on into an epoch that nobody asked for.
+    """
+    if not records:
+        return None
+    steps = max_steps or steps_of(epochs, records, global_batch_size)
+    seen = steps * global_batch_size / records
+    said = f"{steps} step{'s' if steps > 1 else ''}; each record {seen:.3g} times"
+    if global_batch_size > records:
+        return f"{said}; set train.global_batch_size {f'below {records}' if records > 1 else 'to 1'}"
+    if max_steps is not None or steps >= FEW_STEPS:
+        return None
+    excess = round(steps * global_batch_size - epochs * records)
+    beyond = f", because the last step takes {excess} records more than train.epochs asks for" if excess > 0 else ""
+    return f"{said}{beyond}; set train.global_batch_size below {global_batch_size} for more steps"

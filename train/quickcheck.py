@@ -3,8 +3,8 @@
     python -m train.quickcheck --data JSON [--model DIR --lora JSON] [--turns] FILE...
 
 It needs no tokenizer and no training environment, and takes a fraction of a second. Exit status 2: a run would stop at
-these records or at this model; standard error says which. With --turns, it prints instead what it costs that the chat
-template makes one sequence per answer.
+these records or at this model; standard error says which. Standard output: how many records each file has, as JSON.
+With --turns, it prints instead what it costs that the chat template makes one sequence per answer.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ def main(arguments: list[str] | None = None) -> int:
         if options.model is not None:
             targets.check_names_of_files(options.lora, options.model)
         check_columns(record_options)
-        for file in options.files:
-            look(file, record_options, on_error=options.data.on_error)
+        counts = {file: look(file, record_options, on_error=options.data.on_error) for file in options.files}
     except UserError as error:
         print(error, file=sys.stderr)
         advise(error.advice)
         return EXIT_USER
+    print(json.dumps(counts))
     return 0
 
 
@@ -79,17 +79,18 @@ def _decoder(kind: type[Any]) -> Callable[[str], Any]:
     return lambda text: msgspec.json.decode(text, type=kind)
 
 
-def look(file: str, options: RecordOptions, *, on_error: str) -> None:
-    """Raise DataError if a run would stop at the first records of `file`."""
+def look(file: str, options: RecordOptions, *, on_error: str) -> int | None:
+    """How many records `file` has; None if they were not all read. Raises DataError if a run would stop at them."""
     try:
         found = list(itertools.islice(conversations.each(file, options), FIRST))
     except ModuleNotFoundError:  # tables need a package of the training environment
-        return
+        return None
     problems = [record for record in found if isinstance(record, Problem)]
     if problems and (on_error == "stop" or len(problems) == len(found)):
         raise conversations.unusable(file, problems, len(problems))
     if not found:
         raise DataError(f"{file} holds no record")
+    return len(found) - len(problems) if len(found) < FIRST else None
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,10 @@ from launcher.plan.candidates import Candidate
 from launcher.plan.changes import DoesNotFit
 from launcher.plan.fastest import choose
 from launcher.plan.situation import Model, Situation
+from launcher.plan.training import with_adapter
 from launcher.plan.types import Reason
 from train import memory
+from train.config import remark_on_steps, steps_of
 from train.memory import GIB, Shape
 
 ASSUMED = "assumed, because this machine has no GPU; choose another with --gpu"
@@ -79,6 +80,7 @@ def plan(
             "the job runs a program of its own, but `plan` is for training a model",
             hint=f"zlaunch local {job or 'JOB'} --dry-run shows how the program would be started",
         )
+    wanted, taken = with_adapter(wanted, facts.adapter_config(wanted.lora.adapter))
     known, shape = model_of(wanted)
     there, assumed = situation_of(gpu, gpu_memory, nodes, gpus_per_node or wanted.local.gpus or 1)
     try:
@@ -90,7 +92,7 @@ def plan(
             raise
         click.echo(json.dumps(_refusal(wanted, shape, there, assumed, error), indent=2, ensure_ascii=False))
         return error.exit_code
-    planned = Planned(wanted, shape, there, assumed, best, reasons, work_of(wanted, best))
+    planned = Planned(wanted, shape, there, assumed, best, (*taken, *reasons), work_of(wanted, best))
     click.echo(json.dumps(report(planned), indent=2, ensure_ascii=False) if as_json else table(planned))
     return 0
 
@@ -138,37 +140,20 @@ def work_of(wanted: JobSpec, best: Candidate) -> dict[str, Any] | None:
 
     `turns` says what it costs that a conversation becomes one sequence per answer; an epoch is all sequences.
     """
-    records, size = _count(wanted)
+    records, size = checks.count_records(wanted)
     turns = checks.turn_cost(wanted)
     sequences = records * turns["sequences"] / turns["records"] if turns else records
     steps = wanted.train.max_steps
     if steps is None:
         if not records:
             return None
-        steps = max(1, math.ceil(wanted.train.epochs * sequences / best.batch.global_batch_size - 1e-9))
+        steps = steps_of(wanted.train.epochs, round(sequences), best.batch.global_batch_size)
     size *= turns["times"] if turns else 1
     tokens = min(wanted.data.max_length, size / sequences / 3.5) if records else wanted.data.max_length
     seconds = steps * best.batch.global_batch_size * tokens / best.cost.tokens_per_second
     found = {"records": records, "tokens_per_record": round(tokens), "steps": steps, "hours": seconds / 3600}
-    return {**found, "turns": turns} if turns else found
-
-
-def _count(wanted: JobSpec) -> tuple[int, float]:
-    """(records per epoch, their bytes); zeros if one of the files cannot be counted here."""
-    records, size = 0, 0.0
-    given = wanted.data.train
-    for source in given if isinstance(given, tuple) else (given,):
-        path, weight = (source, 1.0) if isinstance(source, str) else (source.path, source.weight)
-        file = Path(path).expanduser()
-        if file.suffix != ".jsonl":
-            return 0, 0
-        try:
-            with file.open("rb") as lines:
-                records += round(weight * sum(1 for line in lines if line.strip()))
-            size += weight * file.stat().st_size
-        except OSError:
-            return 0, 0
-    return records, size
+    said = remark_on_steps(round(sequences), wanted.train.epochs, wanted.train.max_steps, best.batch.global_batch_size)
+    return {**found, "remark": said, **({"turns": turns} if turns else {})}
 
 
 def report(planned: Planned) -> dict[str, Any]:
@@ -262,6 +247,7 @@ def table(planned: Planned) -> str:
                 f"the chat template makes one sequence per answer, {turns['sequences'] / turns['records']:.1f} per "
                 f"record: {turns['times']:.1f} times the tokens of data.turns: joined"
             )
+        lines += [f"note: data.train: {work['remark']}"] if work["remark"] else []
     return "\n".join(lines)
 
 

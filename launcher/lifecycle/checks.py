@@ -15,7 +15,7 @@ from launcher.machine.process import CommandError
 from launcher.plan.types import RunPlan
 from launcher.rundir.directory import RunDir
 from train import checkpoints
-from train.config import split_of
+from train.config import Data, TrainConfig, remark_on_steps, split_of
 
 RECORDED = ("seed", "global_batch_size", "lora.r", "lora.alpha", "lora.rslora", "lora.init")
 """Settings that a checkpoint records, and that later starts cannot change (train.training.checkpoint)."""
@@ -34,8 +34,9 @@ def check_checkpoint_settings(run: RunDir, run_plan: RunPlan) -> None:
         return  # the training program tells it, and uses an earlier one
     recorded = run.read_json(checkpoint / checkpoints.STATE) or {}
     now = {"seed": run_plan.train.train.seed, "global_batch_size": run_plan.train.train.global_batch_size}
-    now.update({f"lora.{key}": value for key, value in msgspec.structs.asdict(run_plan.train.lora).items()})
-    for name in RECORDED:
+    if run_plan.train.lora.adapter is None:  # else they are the adapter's, and version 0.1 recorded the job's
+        now.update({f"lora.{key}": value for key, value in msgspec.structs.asdict(run_plan.train.lora).items()})
+    for name in now.keys() & set(RECORDED):
         if recorded.get(name, now[name]) != now[name]:
             raise UsageError(
                 f"{name} is {now[name]}, but the checkpoint of step {steps[-1]} was made with {name} {recorded[name]}",
@@ -83,16 +84,17 @@ def check_inputs(job: JobSpec, backend: str) -> None:
             raise DataError(f"{key}: no such directory: {path}", hint=f"a local path must contain {holds}")
 
 
-def check_records(job: JobSpec) -> None:
+def check_records(job: JobSpec) -> dict[str, int | None]:
     """Read the first records of the job's files on this machine, and the names in the model's files. Raises DataError.
 
-    A missing key is better found here than after hours in a queue, or after minutes of loading a model.
+    A missing key is better found here than after hours in a queue, or after minutes of loading a model. Returns how
+    many records each file has; None: more than were read.
     """
     files = [path for _, path in job.data.sources if Path(split_of(path)[0]).exists()]
     is_place = job.model.source in ("huggingface", "modelscope")
     model = facts.model_directory(job.model.path, job.env) if is_place else None
     if job.program or not (files or model):
-        return
+        return {}
     args = ["--data", msgspec.json.encode(job.data).decode(), "--lora", msgspec.json.encode(job.lora).decode()]
     args += ["--model", str(model.absolute())] if model else []
     argv = [facts.this_python(), "-m", "train.quickcheck", *args, "--", *files]
@@ -102,6 +104,8 @@ def check_records(job: JobSpec) -> None:
         raise DataError("\n".join(message), hint=advice)
     if result.code:
         raise CommandError(result, "cannot check the records and the model")
+    counts: dict[str, int | None] = msgspec.json.decode(result.stdout)
+    return counts
 
 
 def turn_cost(job: JobSpec) -> dict[str, float] | None:
@@ -119,6 +123,36 @@ def turn_cost(job: JobSpec) -> dict[str, float] | None:
     result = process.run(argv, env=trainer.environment(), check=False)
     found: dict[str, float] | None = msgspec.json.decode(result.stdout) if result.code == 0 else None
     return found if found and found["sequences"] > found["records"] else None
+
+
+def count_records(job: JobSpec) -> tuple[int, float]:
+    """(records per epoch, their bytes); zeros if one of the files cannot be counted here."""
+    records, size = 0, 0.0
+    given = job.data.train
+    for source in given if isinstance(given, tuple) else (given,):
+        path, weight = (source, 1.0) if isinstance(source, str) else (source.path, source.weight)
+        file = Path(path).expanduser()
+        if file.suffix != ".jsonl":
+            return 0, 0
+        try:
+            with file.open("rb") as lines:
+                records += round(weight * sum(1 for line in lines if line.strip()))
+            size += weight * file.stat().st_size
+        except OSError:
+            return 0, 0
+    return records, size
+
+
+def remark_on_records(train: TrainConfig | None, data: Data, counts: Mapping[str, int | None]) -> tuple[str, ...]:
+    """What to tell about few records or steps, if all the records of `data` were counted."""
+    given = (data.train,) if isinstance(data.train, str) else data.train
+    sources = [(one, 1.0) if isinstance(one, str) else (one.path, one.weight) for one in given]
+    known = [(counts.get(path), weight) for path, weight in sources]
+    if train is None or any(count is None for count, _ in known):
+        return ()
+    records = sum(round(weight * (count or 0)) for count, weight in known)
+    said = remark_on_steps(records, train.train.epochs, train.train.max_steps, train.train.global_batch_size)
+    return (f"data.train: {said}",) if said else ()
 
 
 def _check_file(key: str, path: Path) -> None:

@@ -13,12 +13,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from launcher import __version__, assets
 from launcher.backends.base import Backend
 from launcher.images import choose
 from launcher.job.load import dump_job, parse_set, read_job
 from launcher.job.spec import Job
-from launcher.lifecycle.checks import check_checkpoint_settings, check_inputs, check_records
+from launcher.lifecycle.checks import check_checkpoint_settings, check_inputs, check_records, remark_on_records
 from launcher.lifecycle.interrupted import StartInterrupted, cancel_start
 from launcher.machine import facts
 from launcher.plan.resolve import plan
@@ -81,12 +83,16 @@ def prepare(
     if run is not None:
         job = with_batch_of_last_start(job, run)
     check_inputs(job.spec, target.backend)
-    if not records_checked:
-        check_records(job.spec)
+    counts = {} if records_checked else check_records(job.spec)
     run = run or RunDir(find.runs_root() / find.new_run_id(job.spec.name))
     container = choose.choose_container(job.spec, target.backend, target.device)
     config = facts.model_config(job.spec.model.path, job.spec.env)
-    run_plan = plan(job.spec, target, run_id=run.run_id, model_config=config, container=container)
+    adapter = facts.adapter_config(job.spec.lora.adapter)
+    run_plan = plan(
+        job.spec, target, run_id=run.run_id, model_config=config, adapter_config=adapter, container=container
+    )
+    notes = (*run_plan.notes, *remark_on_records(run_plan.train, job.spec.data, counts))
+    run_plan = msgspec.structs.replace(run_plan, notes=notes)
     check_checkpoint_settings(run, run_plan)
     write_files(into or run, run_plan, job)
     return into or run, run_plan

@@ -136,3 +136,12 @@ def model_directory(path: str, env: Mapping[str, str]) -> Path | None:
         return Path(path)
     held = hub_places.model_folder(path, {**os.environ, **env}) if path else Path()
     return next((file.parent for file in sorted(held.glob("snapshots/*/config.json"))), None) if path else None
+
+
+def adapter_config(path: str | None) -> dict[str, Any] | None:
+    """The adapter_config.json of an adapter on this machine; None if there is none to read."""
+    try:
+        loaded = json.loads((Path(path or "") / "adapter_config.json").expanduser().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return loaded if path and isinstance(loaded, dict) else None

@@ -15,7 +15,7 @@ from launcher.job.spec import JobSpec
 from launcher.plan import batch_job
 from launcher.plan.agent_plan import launch_of
 from launcher.plan.container import NO_CONTAINER, ContainerChoice, contain
-from launcher.plan.training import configure
+from launcher.plan.training import configure, with_adapter
 from launcher.plan.types import Reason, RunPlan, Target
 from train.config import Source, split_of
 
@@ -29,15 +29,17 @@ def plan(
     *,
     run_id: str,
     model_config: dict[str, Any] | None = None,
+    adapter_config: dict[str, Any] | None = None,
     container: ContainerChoice = NO_CONTAINER,
 ) -> RunPlan:
     """Resolve a job for a target.
 
     `model_config` is the model's config.json where it can be read; None: unknown until the model is loaded.
-    Raises UsageError.
+    `adapter_config` is the adapter_config.json of lora.adapter, likewise. Raises UsageError.
     """
-    spec = on_target(spec, target.paths)
+    spec, taken = with_adapter(on_target(spec, target.paths), adapter_config)
     config, reasons = (None, ()) if spec.program else configure(spec, target, run_id, model_config)
+    reasons = (*taken, *reasons)
     on_slurm = target.backend == "slurm"
     slurm = batch_job.section(spec, run_id, target.device) if on_slurm else None
     stop_deadline, kill_after = batch_job.stop_times(spec, KILL_AFTER) if on_slurm else (spec.stop_deadline, KILL_AFTER)
@@ -58,7 +60,7 @@ def plan(
         ),
         train=config,
         reasons=reasons,
-        notes=target.notes,
+        notes=(*target.notes, *(f"{one.setting} = {one.value}: {one.reason}" for one in taken)),
         setup=spec.slurm.setup if on_slurm else (),
         slurm=slurm,
     )  # fmt: skip

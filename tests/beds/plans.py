@@ -26,8 +26,12 @@ def target(**changes: Any) -> Target:
 
 
 def make(
-    *settings: str, tree: dict[str, Any] | None = None, model_config: dict[str, Any] | None = None, **changes: Any
+    *settings: str,
+    tree: dict[str, Any] | None = None,
+    model_config: dict[str, Any] | None = None,
+    adapter_config: dict[str, Any] | None = None,
+    **changes: Any,
 ) -> RunPlan:
     flags = {"model.path": "/models/m", "data.train": "/data/train.jsonl", "train.global_batch_size": 8, **(tree or {})}
     job = read_job(None, settings, flags).spec
-    return plan(job, target(**changes), run_id=RUN_ID, model_config=model_config)
+    return plan(job, target(**changes), run_id=RUN_ID, model_config=model_config, adapter_config=adapter_config)

@@ -125,6 +125,7 @@ class Bench:
         sets = {
             "model.source": "huggingface", "model.path": model, "data.train": data, "data.max_length": length,
             "train.global_batch_size": batch, "train.checkpoint_every": 0, "data.eval": "null",
+            "train.warmup_ratio": 0,  # the first step must train: the losses after it are compared
         }  # fmt: skip
         words = [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
         return ["--max-steps", str(steps), *words]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from train import compat, families
 from train.compat import RULES, Combination, check, engine_for
@@ -42,6 +43,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"engine": "unsloth", "quantization": "nf4", "zero_stage": 3}, "ZeRO-3", "train.engine: peft"),
     ({"engine": "unsloth", "dora": True}, "DoRA", "train.engine: peft"),
     ({"engine": "unsloth", "adapter": True}, "adapter", "train.engine: peft"),
+    ({"engine": "unsloth", "embeddings": True}, "whole matrices instead of LoRA", "train.engine: peft"),
     ({"engine": "unsloth", "device": "cpu", "init": "pissa"}, "PiSSA", "train.engine: peft"),
     ({"quantization": "int8", "zero_stage": 3}, "bitsandbytes issue 1451", "train.zero_stage: 2"),
     ({"init": "pissa", "quantization": "nf4"}, "decomposed", "lora.init: default"),
@@ -134,11 +136,12 @@ def test_the_advice_leads_to_working_settings_from_every_combination() -> None:
         "init": ("default", "pissa"),
         "adapter": (False, True),
         "dropout": (False, True),
+        "embeddings": (False, True),
         "wide": (False, True),
     }
     assert set(values) == {field.name for field in fields(Combination)}
     # What the user meant is not changed.
-    kept = ("family", "device", "capability", "dora", "adapter", "dropout", "wide")
+    kept = ("family", "device", "capability", "dora", "adapter", "dropout", "embeddings", "wide")
     combinations = itertools.islice(
         itertools.product(*values.values()), 0, None, 53
     )  # 53 shares no factor with the sizes
@@ -184,8 +187,19 @@ def test_settings_are_read_from_a_training_configuration() -> None:
         init="pissa",
         adapter=True,
         dropout=True,
+        embeddings=True,
         wide=True,
     )
+    for lora, expected in (
+        (Lora(target_modules=("q_proj", "model.embed_tokens")), True),
+        (Lora(target_modules=r".*(q_proj|lm_head)"), True),
+        (Lora(target_modules=r".*\.q_proj"), False),
+        (Lora(target_modules="all-linear"), False),  # without the head
+        (Lora(modules_to_save=("lm_head", "model.embed_tokens")), True),
+        (Lora(modules_to_save=("lm_head",)), False),
+        (Lora(target_modules="("), False),
+    ):
+        assert Combination.of(structs.replace(config, lora=lora), families.BAICHUAN).embeddings is expected
 
 
 # ---------------------------------------------------------------- the claims, tried on a CPU

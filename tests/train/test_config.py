@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from train.config import TrainConfig, load
+from train.config import TrainConfig, load, remark_on_steps
 
 NUMBERS = {"global_batch_size": 1, "micro_batch_size": 1, "gradient_accumulation_steps": 1}
 
@@ -73,3 +73,29 @@ def test_numbers_out_of_range_are_refused_with_what_is_accepted(
 )
 def test_the_ends_of_a_range_and_what_is_not_given_are_accepted(tmp_path: Path, key: str, value: Any) -> None:
     assert isinstance(load(written(tmp_path, key, value)), TrainConfig)
+
+
+@pytest.mark.parametrize(
+    ("records", "epochs", "max_steps", "batch", "said"),
+    [
+        (10, 3.0, None, 64, "1 step; each record 6.4 times; set train.global_batch_size below 10"),
+        (10, 20.0, None, 64, "4 steps; each record 25.6 times; set train.global_batch_size below 10"),
+        (1, 1.0, None, 2, "1 step; each record 2 times; set train.global_batch_size to 1"),
+        (10, 1.0, 5, 64, "5 steps; each record 32 times; set train.global_batch_size below 10"),
+        (
+            100, 1.0, None, 64,
+            "2 steps; each record 1.28 times, because the last step takes 28 records more than train.epochs asks for; "
+            "set train.global_batch_size below 64 for more steps",
+        ),
+        (64, 3.0, None, 64, "3 steps; each record 3 times; set train.global_batch_size below 64 for more steps"),
+        (64, 10.0, None, 64, None),
+        (1000, 1.0, None, 64, None),
+        (100, 1.0, 3, 64, None),
+        (64, 1.0, 12, 64, None),
+        (0, 1.0, None, 64, None),
+    ],
+)  # fmt: skip
+def test_few_records_or_steps_are_remarked_on(
+    records: int, epochs: float, max_steps: int | None, batch: int, said: str | None
+) -> None:
+    assert remark_on_steps(records, epochs, max_steps, batch) == said

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from train.data.prompts import end_ids
-from train.families import family_of, max_positions
+from train.families import family_of
 from train.model import limits
 
 NO_PENALTIES: dict[str, Any] = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1}
@@ -49,8 +49,6 @@ def answer_batch(
 
     device = model.get_input_embeddings().weight.device
     width = max(len(prompt) for prompt in prompts)
-    most = max_positions(model.config.to_dict())
-    room = max_new_tokens if most is None else max(1, most - width)
     ids = torch.full((len(prompts), width), tokenizer.pad_token_id, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):
@@ -59,7 +57,7 @@ def answer_batch(
     out = model.generate(
         input_ids=ids.to(device),
         attention_mask=mask.to(device),
-        generation_config=generation_config(tokenizer, min(max_new_tokens, room), stop),
+        generation_config=generation_config(tokenizer, limits.room_for(model, width, max_new_tokens), stop),
         synced_gpus=synced,
     )
     return [_decode(tokenizer, row[width:].tolist(), stop) for row in out]
@@ -82,7 +80,7 @@ def stream(
     from transformers import StoppingCriteriaList, TextIteratorStreamer
 
     ids = torch.tensor([list(prompt)], device=model.device)
-    room = limits.check_prompt(model, list(prompt), max_new_tokens)
+    limits.check_prompt(model, prompt)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     failure: list[BaseException] = []
@@ -93,7 +91,9 @@ def stream(
 
     def work() -> None:
         try:
-            config = generation_config(tokenizer, room, stop, temperature)
+            config = generation_config(
+                tokenizer, limits.room_for(model, len(prompt), max_new_tokens), stop, temperature
+            )
             stopping: Any = StoppingCriteriaList([is_closed])
             model.generate(**inputs, generation_config=config, streamer=streamer, stopping_criteria=stopping)
         except BaseException as error:

@@ -15,6 +15,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from train.config import remark_on_steps, steps_of
+
 Indices = npt.NDArray[np.int64]
 Order = Literal["none", "bucket", "pack"]
 
@@ -65,7 +67,11 @@ class Sampler:
 
     def steps(self, epochs: float, global_batch_size: int) -> int:
         """Optimizer steps that cover `epochs`, at least one."""
-        return max(1, math.ceil(epochs * self.epoch_size / global_batch_size - 1e-9))
+        return steps_of(epochs, self.epoch_size, global_batch_size)
+
+    def remark(self, epochs: float, max_steps: int | None, global_batch_size: int) -> str | None:
+        """What to know before a run of so few records or steps; None: nothing."""
+        return remark_on_steps(self.epoch_size, epochs, max_steps, global_batch_size)
 
     @staticmethod
     def _quota(count: int, weight: float) -> int:

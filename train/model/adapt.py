@@ -12,7 +12,7 @@ from train.dist import quiet
 from train.errors import UserError, first_line
 from train.families import Family
 from train.model import pissa, targets
-from train.model.base import BaseModel, read_json
+from train.model.base import BaseModel, recorded_adapter
 from train.model.load import Loaded, is_fault_of_files
 
 
@@ -99,31 +99,21 @@ def _ready_for_training(config: TrainConfig, loaded: Loaded) -> Any:
 
 
 def _continue_adapter(config: TrainConfig, loaded: Loaded) -> Any:
-    """Load lora.adapter for further training; its adapter_config.json sets rank, targets and kind."""
-    from peft import PeftModel
+    """Load lora.adapter for further training, as its adapter_config.json has it, with the job's dropout."""
+    from peft import PeftConfig, PeftModel
 
     place = Path(str(config.lora.adapter)).expanduser()
-    _check_adapter(place)
+    recorded_adapter(place)
     try:
-        return PeftModel.from_pretrained(_ready_for_training(config, loaded), place, is_trainable=True)
+        adapter = PeftConfig.from_pretrained(place)
+        adapter.lora_dropout = config.lora.dropout
+        targets.check_continued(config.lora.target_modules, adapter, loaded.model)
+        model = _ready_for_training(config, loaded)
+        return PeftModel.from_pretrained(model, place, is_trainable=True, config=adapter)
     except Exception as error:
         # wrong sizes are a plain RuntimeError; running out of memory is one as well
         sizes = isinstance(error, RuntimeError) and type(error).__name__ != "OutOfMemoryError"
-        if is_fault_of_files(error) or sizes:
+        if not isinstance(error, UserError) and (is_fault_of_files(error) or sizes):
             said = f"lora.adapter: {place} does not fit this base model: {first_line(error)}"
             raise UserError(said) from error
         raise
-
-
-def _check_adapter(place: Path) -> None:
-    """Raise UserError if there is no LoRA adapter."""
-    advice = "name the adapter/ of a finished run"
-    if not (place / "adapter_config.json").is_file():
-        raise UserError(f"lora.adapter: {place} has no adapter_config.json", advice)
-    if not any(place.glob("adapter_model.*")):
-        raise UserError(f"lora.adapter: {place} has no adapter_model.safetensors", advice)
-    kind = (read_json(place / "adapter_config.json") or {}).get("peft_type")
-    if kind != "LORA":
-        raise UserError(
-            f"lora.adapter: {place}/adapter_config.json is not of a LoRA adapter (peft_type: {kind})", advice
-        )

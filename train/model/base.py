@@ -15,7 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from train import families
+from train.compat import ADVICE, continued
 from train.config import Model, TrainConfig
 from train.errors import UserError
 from train.families import Family
@@ -95,6 +98,40 @@ def read_json(file: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def recorded_adapter(place: Path) -> dict[str, Any]:
+    """The adapter_config.json of a LoRA adapter. Raises UserError if there is no such adapter."""
+    advice = "name the adapter/ of a finished run"
+    if not (place / "adapter_config.json").is_file():
+        raise UserError(f"lora.adapter: {place} has no adapter_config.json", advice)
+    if not any(place.glob("adapter_model.*")):
+        raise UserError(f"lora.adapter: {place} has no adapter_model.safetensors", advice)
+    recorded = read_json(place / "adapter_config.json") or {}
+    kind = recorded.get("peft_type")
+    if kind != "LORA":
+        raise UserError(
+            f"lora.adapter: {place}/adapter_config.json is not of a LoRA adapter (peft_type: {kind})", advice
+        )
+    return recorded
+
+
+def with_adapter(config: TrainConfig) -> tuple[TrainConfig, str]:
+    """(the configuration with the settings of the adapter that it continues, those that were not the job's).
+
+    The launcher has done the same where it could read the adapter. Raises UserError for settings that differ.
+    """
+    if config.lora.adapter is None:
+        return config, ""
+    place = Path(config.lora.adapter).expanduser()
+    found = continued(config.lora, recorded_adapter(place))
+    if found.refused:
+        raise UserError(f"lora.adapter: {place}: {'; '.join(found.refused)}", ADVICE)
+    if found.only_peft and config.train.engine not in ("auto", "peft"):
+        said = f"lora.adapter: {place}: only PEFT continues an adapter with {found.only_peft}"
+        raise UserError(said, "set train.engine: peft")
+    train = replace(config.train, engine="peft") if found.only_peft else config.train
+    return replace(config, lora=found.lora, train=train), str(found)
 
 
 def family_of_job(config: TrainConfig) -> Family:

@@ -47,11 +47,16 @@ def check(config: TrainConfig, base: BaseModel, tokenizer: Any, first_from: Firs
         )
 
 
-def check_prompt(model: Any, ids: Sequence[int], max_new_tokens: int) -> int:
-    """How many of `max_new_tokens` may follow a prompt of these ids. Raises UserError if the model cannot read it."""
+def room_for(model: Any, prompt: int, max_new_tokens: int) -> int:
+    """How many of `max_new_tokens` may follow a prompt of this many tokens; at least 1."""
+    most = families.max_positions(model.config.to_dict())
+    return max_new_tokens if most is None else max(1, min(max_new_tokens, most - prompt))
+
+
+def check_prompt(model: Any, ids: Sequence[int]) -> None:
+    """Raise UserError for a prompt that the model cannot read."""
     most, rows = families.max_positions(model.config.to_dict()), model.get_input_embeddings().weight.shape[0]
     if most is not None and len(ids) >= most:
         raise UserError(f"the conversation has {len(ids)} tokens, and the model only {most} positions")
     if max(ids) >= rows:
         raise UserError(f"the conversation needs the token id {max(ids)}, and the model has only ids below {rows}")
-    return max_new_tokens if most is None else min(max_new_tokens, most - len(ids))

@@ -9,6 +9,7 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
+from train.compat import ADVICE
 from train.config import Lora
 from train.errors import UserError, first_line
 from train.families import ANY, family_of, needs_conversion
@@ -83,6 +84,24 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"model.path: {file} is no JSON object")
     return found
+
+
+def check_continued(asked: str | tuple[str, ...], adapter: Any, model: Any) -> None:
+    """Raise UserError if the job's lora.target_modules are other modules of `model` than the adapter's."""
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import _maybe_include_all_linear_layers, check_target_module_exists
+
+    def modules(settings: Any) -> set[str]:
+        return {name for name, _ in model.named_modules() if check_target_module_exists(settings, name)}
+
+    if asked in ("auto", adapter.target_modules):
+        return
+    names = asked if isinstance(asked, str) else list(asked)
+    job = LoraConfig(target_modules=names, modules_to_save=adapter.modules_to_save)
+    wanted, held = modules(_maybe_include_all_linear_layers(job, model)), modules(adapter)
+    if wanted != held:
+        other = sorted(wanted ^ held)
+        raise UserError(f"{TARGETS} names other modules than the adapter: {other[0]}, {len(other)} in all", ADVICE)
 
 
 def explain(error: Exception) -> UserError | None:

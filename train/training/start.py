@@ -13,7 +13,7 @@ from train.config import TrainConfig
 from train.dist import World
 from train.errors import UserError
 from train.model import choose
-from train.model.base import family_of_job
+from train.model.base import family_of_job, with_adapter
 from train.rundir import RunDir, write_atomic
 from train.training import checkpoint
 
@@ -33,6 +33,16 @@ def check_config(config: TrainConfig, world: World) -> None:
         raise UserError("data.train names no file of records")
     dist.check_device(world)
     choose.check_settings(config, family_of_job(config))
+
+
+def continue_adapter(config: TrainConfig, world: World, rundir: RunDir) -> TrainConfig:
+    """The configuration with the settings of the adapter that lora.adapter names. Raises UserError."""
+    found, taken = with_adapter(config)
+    if taken and world.first:
+        said = f"lora.adapter: its settings are taken: {taken}"
+        rundir.event("warning", text=said)
+        print(said, flush=True)
+    return found
 
 
 def check_ranks_agree(world: World, seen: dict[str, Any]) -> None:

@@ -139,6 +139,10 @@ def read_records(run: Run) -> None:
     run.eval_records = run.eval_part.records if run.eval_part is not None and run.world.first else ()
     sampler = run.train_part.sampler(numbers.seed)
     run.total = numbers.max_steps or sampler.steps(numbers.epochs, numbers.global_batch_size)
+    said = sampler.remark(numbers.epochs, numbers.max_steps, numbers.global_batch_size)
+    if said and run.world.first:
+        run.rundir.event("warning", text=f"data.train: {said}")
+        print(f"warning: data.train: {said}", file=sys.stderr, flush=True)
     run.eval_fingerprint = fingerprint(run.eval_part.tokens) if run.eval_part is not None else None
     seen = {"data.train": fingerprint(run.train_part.tokens), "data.eval": run.eval_fingerprint, "steps": run.total}
     start.check_ranks_agree(run.world, seen)
@@ -157,17 +161,17 @@ def build_strategy(run: Run) -> None:
         )
 
 
+_MEANING = ("r", "alpha", "rslora", "init")
+"""Rank, scale and start of a new adapter: what the weights of a checkpoint mean."""
+
+
 def _facts(run: Run) -> dict[str, Any]:
     config, parameters = run.config, dict(trainable(run.model))
     return {
         "seed": config.train.seed,
         "global_batch_size": config.train.global_batch_size,
         "total_steps": run.total,
-        # rank, scale and start of the adapter: what the weights of a checkpoint mean
-        "lora.r": config.lora.r,
-        "lora.alpha": config.lora.alpha,
-        "lora.rslora": config.lora.rslora,
-        "lora.init": config.lora.init,
+        **({f"lora.{key}": getattr(config.lora, key) for key in _MEANING} if config.lora.adapter is None else {}),
         "data": {"sequences": len(run.train_part.tokens), "tokens": int(run.train_part.lengths.sum())},
         "trained_modules": targets.trained_modules(parameters),
         "trained_parameters": sum(parameter.numel() for parameter in parameters.values()),

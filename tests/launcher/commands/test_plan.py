@@ -207,3 +207,23 @@ def test_text_and_json_say_the_same() -> None:
             assert item["reason"], key
             assert re.search(rf"{re.escape(key)} +{re.escape(str(item['value']))} ", text), key
         assert 0 < said["tokens_per_second"] < float("inf")
+
+
+def test_few_records_are_told_by_the_plan_and_the_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ten.jsonl").write_text('{"instruction": "a", "output": "b"}\n' * 10)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "llama"}')
+    job = tmp_path / "job.yaml"
+    job.write_text("data: {train: ten.jsonl}\ntrain: {epochs: 3, global_batch_size: 64}\nmodel: {path: ./model}\n")
+    said = "data.train: 1 step; each record 6.4 times; set train.global_batch_size below 10"
+
+    planned = CliRunner().invoke(cli, ["plan", "job.yaml", "--model", "llama3-8b"], catch_exceptions=False)
+    assert said in planned.output
+    dry = ["local", "job.yaml", "--device", "cpu", "--dry-run"]
+    assert f"note: {said}" in CliRunner().invoke(cli, dry, catch_exceptions=False).output
+    as_list = [*dry, "--set", "data.train=ten.json"]
+    (tmp_path / "ten.json").write_text(json.dumps([{"instruction": "a", "output": "b"}] * 10))
+    assert f"note: {said}" in CliRunner().invoke(cli, as_list, catch_exceptions=False).output
+    enough = [*dry, "--set", "train.global_batch_size=2", "--set", "train.epochs=4"]
+    assert "note:" not in CliRunner().invoke(cli, enough, catch_exceptions=False).output

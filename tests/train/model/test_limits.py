@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.beds.models import CHATML, native
-from tests.beds.ranks import Ranks, events
+from tests.beds.ranks import Ranks, events, tools
 from train.families import max_positions
 
 pytestmark = pytest.mark.train
@@ -110,11 +110,15 @@ def test_a_tokenizer_with_more_tokens_than_the_model_has_rows_may_be_used_withou
     """As Gemma 3's text models with their token for images; padding is another token that has no row here."""
     over = {"data.train": data(tmp_path / "d.jsonl", "b b b"), "data.eval": data(tmp_path / "e.jsonl", "b")}
     more = {"data.max_length": 64, "train.max_steps": 2, "eval.max_new_tokens": 200}
+    more |= {"train.global_batch_size": 16, "train.gradient_accumulation_steps": 8}
     run = configure("within", model={"path": str(gpt2)}, **over, **more)
     ranks = Ranks(1, ["-m", "train", "--config", str(run / "train.json")], ZLAUNCH_CACHE=str(tmp_path))
     assert ranks.wait() == [0], ranks.output[0]
-    generate = ["-m", "train.generate", "--run-dir", str(run), "--device", "cpu", "--prompt"]
-    asked = [Ranks(1, [*generate, prompt]) for prompt in ("a", "a " * 80, "<tool>")]
-    assert [ranks.wait() for ranks in asked] == [[0], [2], [2]], [ranks.output[0] for ranks in asked]
-    assert "and the model only 64 positions" in asked[1].output[0]
-    assert "needs the token id" in asked[2].output[0]
+    told = "data.train: 2 steps; each record 4 times; set train.global_batch_size below 8"
+    assert told in [event["text"] for event in events(run, "warning")]
+    assert f"warning: {told}" in ranks.output[0]
+    generate = ["--run-dir", str(run), "--device", "cpu", "--prompt"]
+    asked = tools(tmp_path, *[("train.generate", [*generate, prompt]) for prompt in ("a", "a " * 80, "<tool>")])
+    assert [status for status, _ in asked] == [0, 2, 2], asked
+    assert "and the model only 64 positions" in asked[1][1]
+    assert "needs the token id" in asked[2][1]

@@ -38,8 +38,10 @@ def runs(configure: Any) -> dict[str, Path]:
     made = {name: configure(name, **common, **over) for name, over in KINDS.items()}
     base = made["rslora"] / "base_model"
     local = {"path": str(base)}
-    first = str(made["rslora"] / "adapter")
-    made["continued"] = configure("continued", model=local, **common, **{"lora.adapter": first})
+    first = {"lora.adapter": str(made["rslora"] / "adapter")}
+    made["continued"] = configure("continued", model=local, **common, **first)
+    asked = {"lora.target_modules": "all-linear", "lora.dropout": 0.2}
+    made["continued-alike"] = configure("continued-alike", model=local, **common, **first, **asked)
     for name in ("dora", "pissa", "plus", "whole"):
         middle = str(made[name] / "checkpoints" / "step-2")
         made[f"{name}-resumed"] = configure(f"{name}-resumed", init_from=middle, **common, **KINDS[name])
@@ -106,6 +108,39 @@ def test_a_continued_adapter_starts_where_the_first_run_ended(runs: dict[str, Pa
     assert metrics(run)[0] < metrics(runs["rslora"])[0]
     assert metrics(run)[0] == pytest.approx(result(runs["rslora"])["loss_last"], rel=0.5)
     assert result(run)["adapter_reloads"] is True
+
+
+def test_settings_of_a_continued_adapter_are_taken_and_told(runs: dict[str, Path]) -> None:
+    (told,) = events(runs["continued"], "warning")
+    assert told["text"].startswith("lora.adapter: its settings are taken: lora.rslora: true, lora.target_modules: [")
+
+
+def test_a_pattern_for_the_modules_of_the_adapter_and_another_dropout_are_accepted(runs: dict[str, Path]) -> None:
+    alike = recorded(runs["continued-alike"])
+    assert (alike["lora_dropout"], alike["r"]) == (0.2, 4)
+    assert set(alike["target_modules"]) == set(recorded(runs["rslora"])["target_modules"])
+
+
+@pytest.mark.parametrize(
+    ("over", "said"),
+    [
+        (
+            {"lora.r": 32, "lora.target_modules": ["q_proj"]},
+            "lora.r is 32, but the adapter's is 4; lora.target_modules",
+        ),
+        ({"lora.target_modules": r".*q_proj"}, "lora.target_modules names other modules than the adapter"),
+    ],
+)
+def test_an_adapter_is_continued_as_it_is_or_not_at_all(
+    configure: Any, runs: dict[str, Path], over: dict[str, Any], said: str
+) -> None:
+    local = {"path": str(runs["rslora"] / "base_model")}
+    over = {"lora.adapter": str(runs["rslora"] / "adapter"), **over}
+    run = configure("otherwise", model=local, **over)
+    ranks = Ranks(1, ["-m", "train", "--config", str(run / "train.json")])
+    assert ranks.wait() == [2], ranks.output[0]
+    assert said in ranks.output[0]
+    assert "Traceback" not in ranks.output[0]
 
 
 def test_lora_plus_gives_the_b_matrices_a_higher_learning_rate(runs: dict[str, Path]) -> None:
