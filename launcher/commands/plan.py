@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from launcher.errors import SpecError, UsageError
+from launcher.errors import SpecError, TargetError, UsageError
 from launcher.job.load import read_job
 from launcher.job.spec import JobSpec
 from launcher.lifecycle import checks
@@ -123,7 +123,10 @@ def situation_of(gpu: str | None, gpu_memory: str | None, nodes: int, per_node: 
         return Situation.of(world, size or named.memory_bytes, named.title), False
     if size is not None:
         return Situation(world, size, f"a GPU of {size / GIB:.0f} GiB"), False
-    found = facts.local_gpus()
+    try:
+        found = facts.local_gpus()
+    except TargetError as error:
+        raise TargetError(str(error), hint="name the GPU to plan for: --gpu h100, or --gpu-memory 80GiB") from error
     if found:
         smallest = min(card.memory_bytes for card in found)
         if not smallest:

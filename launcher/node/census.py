@@ -19,7 +19,7 @@ SECONDS = 30.0
 """For one answer of nvidia-smi. A machine with eight GPUs and no persistence mode needs half of it."""
 FOLDERS = (
     "/usr/bin", "/usr/local/bin", "/usr/sbin", "/usr/lib/wsl/lib", "/usr/local/nvidia/bin", "/opt/bin",
-    "/opt/nvidia*/bin", "/usr/lib/nvidia*/bin", "/run/current-system/sw/bin", "/run/nvidia/driver/usr/bin",
+    "/opt/*/bin", "/usr/lib/nvidia*/bin", "/run/current-system/sw/bin", "/run/nvidia/driver/usr/bin",
 )  # fmt: skip
 """Where nvidia-smi lies if not on the PATH, which a non-interactive login often has short."""
 SIGNS = ("/dev/nvidia[0-9]*", "/dev/nvidiactl", "/proc/driver/nvidia/version")

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.slurm.conftest import Zl
+from launcher.rundir.directory import RunDir
+from tests.slurm.conftest import Zl, wait
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
 
@@ -44,6 +45,19 @@ def test_an_old_driver_of_the_nodes_is_told_and_a_missing_gpu_blocks(zl: Zl) -> 
     give_nvidia_smi(zl, "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18")
     found = rows(zl, "--gpus-per-node", "2", code=1)
     assert "version mismatch" in found["node1"]["gpus"]["advice"]
+
+
+def test_a_node_whose_driver_is_broken_fails_the_run_in_the_drivers_words(zl: Zl) -> None:
+    give_nvidia_smi(zl, "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18")
+    words = ["--gpus-per-node", "2", "--json", "--", "bash", "-c", "true"]
+    run = RunDir(Path(json.loads(zl("slurm", *words).splitlines()[-1])["directory"]))
+    wait(lambda: zl.state(run) == "FAILED")
+    failure = json.loads((run.nodes_dir / "node-0.json").read_text())["failure"]
+    assert (failure["cause"], "version mismatch" in failure["message"]) == ("gpu", True)
+    give_nvidia_smi(zl, 'for i in 0 1; do echo "$i, GPU-$i, NVIDIA H100, 81559, 9.0, 580.1"; done')
+    run = RunDir(Path(json.loads(zl("slurm", *words).splitlines()[-1])["directory"]))
+    wait(lambda: zl.state(run) in ("SUCCEEDED", "FAILED"))
+    assert zl.state(run) == "SUCCEEDED"
 
 
 def test_what_slurm_refuses_is_told_before_anything_is_queued(zl: Zl) -> None:

@@ -16,10 +16,11 @@ def local_target(job: JobSpec) -> Target:
     """Return the facts about this machine for a run here. Raises TargetError if it lacks what the job asks for."""
     found = facts.require_gpus(job.env) if job.device != "cpu" else facts.Gpus(())
     gpus = found.seen
-    if job.device == "cuda" and not gpus and found.notes:
-        raise TargetError(f"no GPU is visible here: {found.notes[0]}", hint="say --device cpu to train on the CPU")
     shared = bool(gpus) and os.environ.get("ZLAUNCH_SHARE_GPU") == "1"  # several ranks on GPU 0, see train/dist.py
-    device, ranks = local_ranks(job, max(len(gpus), job.local.gpus or 0) if shared else len(gpus))
+    try:
+        device, ranks = local_ranks(job, max(len(gpus), job.local.gpus or 0) if shared else len(gpus))
+    except TargetError as error:  # a list that was cut, or MIG
+        raise TargetError("; ".join([str(error), *found.notes]), hint=error.hint) from None
     return _target(job, device, ranks, gpus[:ranks], found.notes if gpus else ())
 
 
@@ -28,8 +29,10 @@ def assumed_target(job: JobSpec) -> Target:
 
     A check of the records needs only the shape of the batch.
     """
-    found = facts.find_gpus(job.env)
-    on_cpu = job.device == "cpu" or (job.device == "auto" and not found.seen and not found.error)
+    on_cpu = job.device == "cpu"
+    if job.device == "auto":
+        found = facts.find_gpus(job.env)
+        on_cpu = not found.seen and not found.error
     device: Device = "cpu" if on_cpu else "cuda"
     return _target(job, device, (job.local.procs if on_cpu else job.local.gpus) or 1, ())
 

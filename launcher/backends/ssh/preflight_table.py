@@ -24,6 +24,7 @@ from launcher.images.on_hosts import HostImage
 from launcher.job.inputs import Input
 from launcher.job.spec import JobSpec
 from launcher.machine.cuda_wheel import CUDA, cpu_build, cuda_of
+from launcher.machine.facts import Gpus
 from launcher.remote.session import Json
 from train.config import Device
 
@@ -79,7 +80,7 @@ def make_table(job: JobSpec, request: HostRequest, found: Inspection, inputs: Se
             "python": Cell(".".join(map(str, facts["version"]))),
             "environment": _environment(job, facts, device == "cuda"),
             "image": _image(found.images.get(rank), images.get(rank, [])),
-            "gpus": Cell(_gpus(device, gpus[rank], host_slots)),
+            "gpus": _gpus(device, found_on(facts), host_slots),
             "driver": _driver(job, facts, cuda[rank], compared),
             "clock": Cell(f"{skew:+.1f} s", *CLOCK_WARNING if abs(skew) > CLOCK_DRIFT else ()),
             "disk": Cell("-" if facts["workdir_error"] else size(facts["free_bytes"])),
@@ -118,8 +119,11 @@ def _image(image: HostImage | None, problems: Sequence[str]) -> Cell:
     return Cell(text, "bad", "; ".join(problems)) if problems else Cell(text)
 
 
-def _gpus(device: Device, count: int, slots: Sequence[int]) -> str:
-    return f"{count} for {len(slots)} slots" if device == "cuda" else f"CPU, slots: {len(slots)}"
+def _gpus(device: Device, found: Gpus, slots: Sequence[int]) -> Cell:
+    if device == "cpu":
+        return Cell(f"CPU, slots: {len(slots)}")
+    notes = "; ".join(found.notes)
+    return Cell(f"{len(found.seen)} for {len(slots)} slots", "warn" if notes else "ok", notes)
 
 
 def cuda_versions(job: JobSpec, facts: Json) -> dict[str, str]:

@@ -182,3 +182,10 @@ def test_another_image_under_the_same_name_and_an_absent_one_block() -> None:
     problems = image_problems(found.images)
     assert [bool(problems[rank]) for rank in range(4)] == [False, True, True, False]
     assert "zlaunch image load" in problems[1][0]
+
+
+def test_what_the_census_noticed_is_a_warning() -> None:
+    noticed = facts()
+    noticed["gpus"] = {**noticed["gpus"], "notes": ["the driver does not report how much memory NVIDIA GB10 has"]}
+    cell = table(noticed, facts())[0].cells["gpus"]
+    assert (cell.level, cell.advice) == ("warn", "the driver does not report how much memory NVIDIA GB10 has")
