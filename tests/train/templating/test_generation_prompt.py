@@ -100,7 +100,7 @@ def test_thoughts_carry_loss_and_the_template_asks_for_them(name: str) -> None:
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_a_form_shows_what_the_models_own_template_shows_and_is_found_again(name: str) -> None:
     specials = {"bos_token": "<|begin_of_text|>", "eos_token": "<|im_end|>"}
-    own = TEMPLATES[name]
+    own = TEMPLATES[name].removesuffix("\n")  # Jinja drops the last line break, and so does a form
     found = forms(own, specials)
     for form in {found.off, found.on, found.stripped} - {None}:
         assert forms(str(form), specials) == found
