@@ -32,7 +32,7 @@ class ZlaunchError(Exception):
 
     @property
     def text(self) -> str:
-        """The message, with the hint on a line of its own."""
+        """The message, with the hint on a separate line."""
         return f"{self}\n  -> {self.hint}" if self.hint else str(self)
 
 

@@ -230,7 +230,7 @@ def load(path: str | os.PathLike[str]) -> TrainConfig:
     for key, accepted in (RANGES | _OWN_RANGES).items():
         value = attrgetter(key)(config)
         if value is not None and not accepted.holds(value):
-            raise msgspec.ValidationError(f"{key}: {value!r} is out of range; accepted: {accepted}")
+            raise msgspec.ValidationError(f"{key}: expected {accepted}, got {value!r}")
     return config
 
 

@@ -253,7 +253,7 @@ def load_tokenizer(config: TrainConfig) -> Any:
                 "give a hub id (owner/name) or a local directory",
             ) from error
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
-        raise UserError(f"the tokenizer of {config.model.path} is not a fast one with an end-of-sequence token")
+        raise UserError(f"the tokenizer of {config.model.path} is not a fast one, or has no end-of-sequence token")
     return tokenizer
 
 

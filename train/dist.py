@@ -99,15 +99,18 @@ def check_device(world: World) -> None:
     count = torch.cuda.device_count()
     if world.local_rank >= count:
         raise UserError(
-            f"rank {world.rank} needs GPU {world.local_rank}, but this node shows {count} GPUs",
-            "ask for fewer GPUs, or check CUDA_VISIBLE_DEVICES and nvidia-smi",
+            f"rank {world.rank} needs GPU {world.local_rank}, but this node has {count} visible GPUs",
+            "request fewer GPUs, or check CUDA_VISIBLE_DEVICES and nvidia-smi",
         )
     torch.cuda.set_device(world.local_rank)
 
 
 def starts_early(world: World, *, engine: str, zero_stage: int) -> bool:
-    """Whether the ranks form their group before the model is loaded: with gloo, and where ZeRO-3 partitions parameters
-    while they are loaded. Unsloth must load first, so its parameters are partitioned afterwards."""
+    """Whether the ranks form their process group before the model is loaded.
+
+    They do with gloo, and if ZeRO-3 partitions parameters while loading. Unsloth must load first, so its parameters are
+    partitioned afterwards.
+    """
     return world.backend == "gloo" or (zero_stage == 3 and engine != "unsloth")
 
 

@@ -135,7 +135,7 @@ def _disk_full(error: BaseException, config: TrainConfig | None) -> Account:
     return Account(
         "disk_full",
         f"no space left on the disk{f' while writing {place}' if place else ''}",
-        ("free some space; the last complete checkpoint is untouched, and `zlaunch resume` goes on from it",),
+        ("free some space; the last complete checkpoint is untouched, and `zlaunch resume` continues from it",),
     )
 
 

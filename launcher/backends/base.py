@@ -73,7 +73,7 @@ class Pulls(Protocol):
 
 @dataclass
 class FakeBackend:
-    """Records what it was asked; its target and state are whatever the test sets."""
+    """Records its calls; the test sets its target and states."""
 
     place: Target | None = None
     states: list[RunState] = field(default_factory=lambda: [RunState.SUCCEEDED])

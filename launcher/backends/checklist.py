@@ -55,13 +55,13 @@ def _model(job: JobSpec, found: Mapping[str, Any]) -> Cell:
 def gpu_cell(found: Gpus, wanted: int | None, needed: bool) -> Cell:
     """The GPUs of a place. `wanted`: ranks that need one each; `needed`: the run cannot do without."""
     if found.error:
-        return Cell("?", "bad", f"{found.error}: mend the driver, or say --device cpu")
+        return Cell("?", "bad", f"{found.error}: mend the driver, or use --device cpu")
     names = list(dict.fromkeys(gpu.name for gpu in found.seen))
     text = f"{len(found.seen)} ({', '.join(names)})" if found.seen else "none"
     notes = "; ".join(found.notes)
     if needed and len(found.seen) < (wanted or 1):
         return Cell(
-            text, "bad", f"{wanted or 1} needed: ask for fewer, or say --device cpu{f' ({notes})' if notes else ''}"
+            text, "bad", f"{wanted or 1} needed: ask for fewer, or use --device cpu{f' ({notes})' if notes else ''}"
         )
     return Cell(text, "warn", notes) if notes else Cell(text)
 

@@ -11,8 +11,8 @@ from launcher.rundir.state import RunState
 def current(run: RunDir) -> RunState:
     """Return the state of the run now; do not ask again for a final one. Raises TargetError if its target is silent.
 
-    The answer may take long, and somebody may resume the run meanwhile. The state of an earlier start says nothing
-    about this one, so ask again.
+    The answer may take long, and another command may resume the run meanwhile. A state of the earlier start says
+    nothing about the new one, so ask again.
     """
     while True:
         record = run.record
@@ -44,5 +44,5 @@ def recorded_state(record: RunRecord) -> RunState:
 
 
 def store(run: RunDir, state: RunState, record: RunRecord) -> bool:
-    """Write the state if run.json still holds `record`; return False if somebody has changed it since."""
+    """Write the state if run.json still holds `record`; return False if another command has changed it since."""
     return run.update_record(only_if=lambda now: now == record, state=state.value).state == state.value

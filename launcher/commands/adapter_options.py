@@ -43,7 +43,7 @@ def run_module(run: RunDir, args: Sequence[str]) -> int:
 
 
 def answer_options(*, max_new_tokens: int) -> Callable[[Function], Function]:
-    """Add the options that decide how the adapter answers."""
+    """Add the options for generating answers."""
     options = [
         device_option,
         click.option("--system", help="System message (default: data.system of the run)."),

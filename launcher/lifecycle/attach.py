@@ -42,7 +42,7 @@ def launch(
 ) -> int:
     """Run a job until it ends, or only start it (`detach`), or only write its files (`dry_run`). Returns the exit code.
 
-    `is_cancelled` is asked once the run has started: was it cancelled before it could be found?
+    `is_cancelled` is called once the run has started, to detect a cancel from before the run could be found.
     """
     secrets = {} if dry_run else checks.read_secrets(job.spec.secrets)
     run, plan = submit.prepare(job, target, run=run)

@@ -16,7 +16,7 @@ class StartInterrupted(KeyboardInterrupt):
     def __init__(self, cancelled: bool) -> None:
         super().__init__()
         self.cancelled = cancelled
-        """False: the run may still be running, and the user has been told."""
+        """False: the run may still be running; an error message was printed."""
 
 
 def cancel_start(run: RunDir, backend: Backend) -> bool:
@@ -35,7 +35,7 @@ def state_after_cancel(run: RunDir, backend: Backend, cancelled: bool) -> RunSta
         return RunState.RUNNING
     try:
         state = backend.state(run)
-    except ZlaunchError:  # the cancel succeeded, whatever its target says now
+    except ZlaunchError:  # the cancel itself succeeded
         return RunState.CANCELLED
     return state if state.is_final else RunState.CANCELLED
 

@@ -206,8 +206,10 @@ def mark_cancelled(sweep: Sweep) -> None:
 
 
 def watch_cancelled(sweep: Sweep) -> IsCancelled:
-    """Returns a function that tells of every `mark_cancelled` from now on. Earlier ones do not count, because a
-    cancelled sweep may be resumed."""
+    """Return a function that reports whether `mark_cancelled` was called from now on.
+
+    Earlier calls do not count, because a cancelled sweep may be resumed.
+    """
     before = _mark_content(sweep)
     return lambda: _mark_content(sweep) != before
 

@@ -245,7 +245,7 @@ def parse_visible(visible: str) -> Tuple[List[Union[int, str]], str]:
         number = re.match(r"\+?\d+", text.strip())  # strtoul: `1st` is 1
         if not (text.startswith(kind[0]) if kind else number):
             on_purpose = text.strip().startswith("-") or not text.strip()
-            return wanted, "" if on_purpose and wanted else "%r is no GPU, and CUDA ignores what follows" % text
+            return wanted, "" if on_purpose and wanted else "%r is not a GPU, and CUDA ignores what follows" % text
         value = text if kind or number is None else int(number[0])
         if value in wanted:
             return [], "%s comes twice, and then CUDA shows no GPU" % text

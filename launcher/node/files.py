@@ -82,7 +82,7 @@ def append_line(path: File, text: str) -> None:
 
 
 def tail(path: File, start: int = 0) -> str:
-    """Return the last LOG_TAIL_BYTES of a log, from byte `start` on, as text whatever the bytes are."""
+    """Return the last LOG_TAIL_BYTES of a log, from byte `start` on, with invalid bytes replaced."""
     try:
         with open(path, "rb") as file:
             size = file.seek(0, os.SEEK_END)

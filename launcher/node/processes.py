@@ -124,7 +124,7 @@ def spawn(
     output: int,
     prepare: Hook = None,
 ) -> int:
-    """Start a program in a session of its own on the descriptors `stdin` and `output`; its pid. Raises OSError.
+    """Start a program in its own session with the descriptors `stdin` and `output`; return its pid. Raises OSError.
 
     `prepare` runs in the child.
 

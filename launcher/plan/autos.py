@@ -99,8 +99,8 @@ def _why_zero_stage(case: Case) -> str:
     if case.best.zero_stage == 0:
         return "LoRA's optimizer state is small: plain data parallelism is fastest where the weights fit each GPU"
     if any(case.situation.holds(other.cost.memory) for other in case.candidates if other.zero_stage == 0):
-        return f"what {ranks} ranks share makes room for faster values of the other open settings"
-    return f"one GPU has no room for all that a rank needs alone; {ranks} ranks share it"
+        return f"sharing between {ranks} ranks frees memory for faster values of the other open settings"
+    return f"a rank alone needs more memory than one GPU has; {ranks} ranks share it"
 
 
 def _why_packing(case: Case) -> str:

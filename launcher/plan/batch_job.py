@@ -78,9 +78,9 @@ def section(spec: JobSpec, run_id: str, device: Literal["cuda", "cpu"]) -> dict[
 
 
 def requeue_bound(spec: JobSpec) -> tuple[int, str]:
-    """(how often the job may be queued again, the setting that says so).
+    """(maximum number of requeues, the setting that decides it).
 
-    `max_restarts` is the limit where it is given, but it does not allow requeues that slurm.max_requeues=0 forbids.
+    `max_restarts` takes precedence, but slurm.max_requeues=0 still forbids requeues.
     """
     if spec.slurm.max_requeues and spec.max_restarts:
         return spec.max_restarts, "max_restarts"
@@ -177,7 +177,7 @@ def format_seconds(seconds: float) -> str:
 def seconds_of(text: str) -> float | None:
     """Seconds of minutes, minutes:seconds, hours:minutes:seconds or days-hours[:minutes[:seconds]].
 
-    None for UNLIMITED, INFINITE, NONE, and for what is no time.
+    None for UNLIMITED, INFINITE, NONE, and for text that is not a time.
     """
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
     if match is None:

@@ -18,7 +18,7 @@ from launcher.plan.situation import Model, Situation
 from train import compat
 
 ENOUGH_TOKENS = 32_768
-"""A pass over more tokens is no faster: the fixed cost of a pass is a hundredth by then."""
+"""A pass over more tokens is no faster: the fixed cost of a pass is 1% by then."""
 USUAL_MICRO_BATCH = {"cpu": 8, "cuda": 16}
 """The largest micro batch where memory cannot be predicted."""
 

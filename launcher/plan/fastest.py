@@ -27,7 +27,7 @@ def choose(spec: JobSpec, model: Model, situation: Situation) -> tuple[Candidate
 
 
 def best_of(fits: list[Candidate]) -> Candidate:
-    """Of those within a hundredth of the fastest, the lowest ZeRO stage; then the one that needs least memory."""
+    """Of those within 1% of the fastest, choose the lowest ZeRO stage, then the lowest memory."""
     fastest = max(candidate.cost.tokens_per_second for candidate in fits)
     equals = [candidate for candidate in fits if candidate.cost.tokens_per_second >= 0.99 * fastest]
     return min(equals, key=lambda candidate: (candidate.zero_stage, candidate.cost.memory.total))

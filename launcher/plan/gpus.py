@@ -29,7 +29,7 @@ def _gpu(key: str, title: str, gib: float, tflops: float, capability: float) -> 
 _TABLE = (
     _gpu("b200", "NVIDIA B200", 178.0, 1800, 10.0),
     _gpu("h200", "NVIDIA H200", 139.7, 790, 9.0),  # measured: 8192 x 8192 x 8192, random data
-    _gpu("h100", "NVIDIA H100 80GB", 79.1, 790, 9.0),  # measured likewise
+    _gpu("h100", "NVIDIA H100 80GB", 79.1, 790, 9.0),  # measured in the same way
     _gpu("h20", "NVIDIA H20", 95.0, 118, 9.0),
     _gpu("a100-80", "NVIDIA A100 80GB", 79.1, 250, 8.0),
     _gpu("a100-40", "NVIDIA A100 40GB", 39.4, 250, 8.0),

@@ -36,7 +36,7 @@ class HostKeyPolicy(paramiko.MissingHostKeyPolicy):  # type: ignore[misc] # para
         if not self.accept:
             raise UnknownHostKey(
                 f"unknown host key {key.get_name()} {fingerprint(key)}; {self._advice(key)}   "
-                "or say --accept-new-host-keys"
+                "or use --accept-new-host-keys"
             )
         self.files[0].parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         line = f"{self.name} {key.get_name()} {key.get_base64()}\n"

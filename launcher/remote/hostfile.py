@@ -106,7 +106,7 @@ def expand_ranges(text: str, *, where: str = "--hosts") -> list[str]:
         first, _, last = part.partition("-")
         low, high = int(first), int(last or first)
         if not low <= high < low + _MOST_HOSTS:
-            raise HostfileError(f"{where}: {text!r}: {part} is no range of numbers", hint="for example node[01-16]")
+            raise HostfileError(f"{where}: {text!r}: {part} is not a range of numbers", hint="for example node[01-16]")
         numbers += [str(number).zfill(len(first)) for number in range(low, high + 1)]
     rest = expand_ranges(text[found.end() :], where=where)
     if len(numbers) * len(rest) > _MOST_HOSTS:

@@ -29,7 +29,7 @@ def snapshot_code(run: RunDir, sources: Mapping[str, Path]) -> None:
 def compile_code(package: Path) -> None:
     """Compile a copied package, so that hosts with the same Python need not. Another Python ignores the files.
 
-    UNCHECKED_HASH makes them valid whatever the times of the source files are on the host.
+    UNCHECKED_HASH keeps them valid if the source files have other times on the host.
     """
     import py_compile
 

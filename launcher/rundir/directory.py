@@ -34,7 +34,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     created: float
     submitted: float | None = None
     state: str = "PENDING"
-    """The last state that a command saw. A final state is not asked for again."""
+    """The last state that a command saw. A final state is not queried again."""
     zlaunch: str = ""
     """The version that wrote the record."""
     log_start: int = 0

@@ -21,10 +21,10 @@ def print_outcome(run: RunDir, state: RunState, *, output: IO[str]) -> None:
         _print_curve(run, console)
         _print_evaluation(result, console)
         _print_samples(result, console)
-    colour = {RunState.SUCCEEDED: "green", RunState.CANCELLED: "yellow"}.get(state, "red")
+    color = {RunState.SUCCEEDED: "green", RunState.CANCELLED: "yellow"}.get(state, "red")
     started, ended = summary.span(run)
     took = f" after {ended - started:.1f} s" if started and ended else ""
-    console.print(f"[{colour} bold]{state.value}[/{colour} bold]{took}", highlight=False)
+    console.print(f"[{color} bold]{state.value}[/{color} bold]{took}", highlight=False)
     if state is RunState.SUCCEEDED and (run.adapter / "adapter_config.json").exists():
         console.print(f"adapter: {escape(str(run.adapter))}", highlight=False, soft_wrap=True)
     if summary.is_program(run):

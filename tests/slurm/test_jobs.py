@@ -311,7 +311,7 @@ def test_names_paths_and_values_with_odd_characters_reach_slurm_unchanged(zl: Zl
         (("--partition", "gpx"), "did you mean 'gpu'?"),
         (("--nodes", "9"), "allows at most 4 per job"),
         (("--time", "2:00:00"), "allows 01:00:00"),
-        (("--constraint", "nvlink"), "say --constraint"),
+        (("--constraint", "nvlink"), "use --constraint"),
     ],
 )
 def test_a_job_that_the_cluster_cannot_run_is_refused_before_it_is_queued(

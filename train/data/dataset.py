@@ -28,7 +28,7 @@ from train.records.conversation import PLAIN, RecordOptions
 from train.records.conversations import Record, as_sources
 from train.rundir import RunDir
 
-NOTHING_AT_WEIGHT = "data.train: the sources have so few records that none is left at their weights"
+NOTHING_AT_WEIGHT = "data.train: at these weights, no record of the sources is left"
 NOTHING_TO_EVALUATE = "data.eval holds no record that can be evaluated"
 
 

@@ -21,7 +21,7 @@ from train.data.schedule import Indices
 from train.data.tokens import IGNORED, Tokens
 
 MULTIPLE = 128
-"""Rows are padded to a multiple of this many tokens, with a record of its own: kernels work on whole tiles."""
+"""Rows are padded to a multiple of this many tokens, because kernels work on whole tiles. The padding is one record."""
 
 
 def deal(records: Indices, lengths: npt.ArrayLike, *, world_size: int, capacity: int) -> list[list[Indices]]:

@@ -45,7 +45,7 @@ def _objects(paths: Sequence[str], recipe: Recipe) -> Iterator[tuple[str, int, A
 
 
 def _entries(tokenizer: Tokenizer, shown: str, line: int, value: Any) -> list[dict[str, Any]]:
-    problem = {"file": shown, "line": line, "text": "", "tokens": [], "honoured": [], "ignored": []}
+    problem = {"file": shown, "line": line, "text": "", "tokens": [], "read": [], "ignored": []}
     if isinstance(value, Broken):
         return [{**problem, "problem": value.text}]
     try:
@@ -53,7 +53,7 @@ def _entries(tokenizer: Tokenizer, shown: str, line: int, value: Any) -> list[di
     except Unreadable as error:
         return [{**problem, "problem": str(error)}]
     done = tokenizer.records([Record(tuple(found.messages), shown, line, None, found.details)], shown)
-    honoured = sorted(set(_keys(value)) - set(found.ignored))
+    read = sorted(set(_keys(value)) - set(found.ignored))
     entries, start = [], 0
     for size in done.lengths:
         ids = done.tokens[start : start + size].tolist()
@@ -64,12 +64,10 @@ def _entries(tokenizer: Tokenizer, shown: str, line: int, value: Any) -> list[di
         ]
         start += size
         text = "".join(pieces)
-        entries.append(
-            {**problem, "text": text, "tokens": tokens, "honoured": honoured, "ignored": list(found.ignored)}
-        )
+        entries.append({**problem, "text": text, "tokens": tokens, "read": read, "ignored": list(found.ignored)})
     problems: list[Problem] = done.problems
     reason = str(problems[0].text) if problems else "no token of this record carries loss, or it is too long"
-    return entries or [{**problem, "honoured": honoured, "ignored": list(found.ignored), "problem": reason}]
+    return entries or [{**problem, "read": read, "ignored": list(found.ignored), "problem": reason}]
 
 
 def _pieces(backend: Any, ids: list[int]) -> list[str]:

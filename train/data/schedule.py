@@ -26,7 +26,7 @@ class Sampler:
     """An endless chain of epochs over the records of weighted sources.
 
     Source s holds `counts[s]` consecutive records. An epoch sees each of them `weights[s]` times; a fraction means that
-    share of them, drawn anew in each epoch.
+    share of them, drawn again for each epoch.
     """
 
     counts: tuple[int, ...]

@@ -98,7 +98,7 @@ class Tokenizer:
             theirs = tokenizer(text, add_special_tokens=False)["input_ids"]
             if text != render(tokenizer, probe) or self.encode([text])[0].ids != theirs:
                 raise UserError(
-                    "the chat template or tokenizer of this model gives other results in transformers than on its own",
+                    "the chat template or tokenizer of this model gives other results inside transformers than outside",
                     "give data.chat_template a plain template",
                 )
             asked = tokenizer(render(tokenizer, probe[:-1], add_generation_prompt=True), add_special_tokens=False)

@@ -37,7 +37,7 @@ class Tokens:
     counted: Int32 | None = None
     """Tokens with loss per sequence, if tokenization counted them."""
     answers: Int32 | None = None
-    """For each sequence the number of its conversation's answers that it holds, the last perhaps cut; None: all."""
+    """Answers that each sequence holds of its conversation; the last may be cut. None: all."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

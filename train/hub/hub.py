@@ -1,4 +1,4 @@
-"""Ask a hub once per node and start: one rank asks, and the other ranks of its node read the answer.
+"""Query a hub once per node and start: one rank does, and the other ranks of its node read the answer.
 
 Nothing is fetched twice, a start of many ranks sends the requests of one, and all ranks see the same revision even if
 the hub gets a new one meanwhile.

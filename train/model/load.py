@@ -184,7 +184,7 @@ def is_fault_of_files(error: Exception) -> bool:
 def _explained(error: Exception, base: BaseModel) -> UserError:
     said, advice = first_line(error), "check that it is whole and a causal language model, or download it again"
     if _MISMATCH in str(error):
-        said = "its weights have other sizes than its config.json says"
+        said = "the sizes of its weights differ from its config.json"
     if "trust_remote_code" in str(error):
         advice = "set model.trust_remote_code: true if you trust the code that comes with it"
     return UserError(f"model.path: {base.name} cannot be loaded: {said}", advice)
@@ -199,6 +199,6 @@ def _check_tokenizer(tokenizer: Any, base: BaseModel) -> None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is looked up in the embeddings too
     if not tokenizer.is_fast:
         raise UserError(
-            f"the tokenizer of {base.name} is not a fast one; only those tell where in the text a token stands",
+            f"the tokenizer of {base.name} is not a fast one; only fast tokenizers report where in the text a token is",
             "add a tokenizer.json to the model (transformers can convert most tokenizers)",
         )

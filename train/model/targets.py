@@ -82,7 +82,7 @@ def read_json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"model.path: cannot read {file}: {first_line(error)}") from None
     if not isinstance(found, dict):
-        raise UserError(f"model.path: {file} is no JSON object")
+        raise UserError(f"model.path: {file} is not a JSON object")
     return found
 
 

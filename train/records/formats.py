@@ -103,7 +103,10 @@ def check_columns(options: RecordOptions) -> None:
     known = (*sorted(KEYS), "role", "content")
     for theirs, ours in options.columns:
         if ours not in known:
-            raise DataError(f"data.columns: {ours} is no key of ours for {theirs!r}", f"known: {', '.join(known)}")
+            raise DataError(
+                f"data.columns: {theirs!r} is mapped to {ours!r}, which no format of records has",
+                f"known: {', '.join(known)}",
+            )
 
 
 def task_of(value: Any, options: RecordOptions = PLAIN) -> str | None:

@@ -54,7 +54,7 @@ class Evaluator:
         return None if answers is None else Evaluation(self.scored(answers, loss), answers)
 
     def loss(self) -> float:
-        """Cross entropy per labelled token over all of data.eval (a collective)."""
+        """Cross entropy per labeled token over all of data.eval (a collective)."""
         shares = spread(len(self.part.tokens), self.world.world_size, self.config.eval.batch_size)[self.world.rank]
         total, count = 0.0, 0.0
         with self._evaluating(generating=False):

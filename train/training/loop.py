@@ -1,7 +1,7 @@
 """The training loop: optimizer steps from a checkpoint's step to the last, with logs, checkpoints and requests.
 
 Randomness in a step is a function of (seed, step, rank), its records are a function of (seed, step), and the loss is
-averaged over the labelled tokens of the whole global batch. So a run gives the same result however often it is
+averaged over the labeled tokens of the whole global batch. So a run gives the same result however often it is
 interrupted and, within rounding, on any number of ranks.
 """
 
@@ -50,7 +50,7 @@ class Done:
     """What came of one optimizer step."""
 
     loss: float
-    """Per labelled token."""
+    """Per labeled token."""
     grad_norm: float
     rate: float
     tokens: int
@@ -201,7 +201,7 @@ def _diverged(what: str) -> UserError:
         f"{what}: training has diverged",
         "set a lower train.learning_rate, and train.max_grad_norm: 1.0 if it is 0",
         "with model.dtype float16, try bfloat16 or float32, which do not overflow",
-        "the checkpoints are from earlier steps: `zlaunch resume` with other settings goes on from the newest",
+        "the checkpoints are from earlier steps: `zlaunch resume` with other settings continues from the newest",
     )
 
 

@@ -1,4 +1,4 @@
-"""The loss of a micro batch, computed only at labelled positions.
+"""The loss of a micro batch, computed only at labeled positions.
 
 With a vocabulary of 50,000 to 150,000 tokens, the output head costs more than the layers of a small model, and an
 instruction record carries loss on a fraction of its tokens. So the head runs only on the positions that predict an
@@ -21,7 +21,7 @@ CHUNK = 1024
 
 
 class AnswerLoss(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
-    """A causal language model with its loss: the sum of the cross entropy over the labelled tokens.
+    """A causal language model with its loss: the sum of the cross entropy over the labeled tokens.
 
     DeepSpeed wraps this module, so its hooks see a single forward pass whatever happens inside.
     """

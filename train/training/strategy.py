@@ -4,7 +4,7 @@ ReplicatedStrategy  every rank holds the whole adapter; one message per step sum
                     for stage 3 of the fused layers, which share the frozen weights themselves (train/fused/sharded.py)
 DeepSpeedStrategy   ZeRO stages 1 to 3, from ds_config.json (train/training/deepspeed.py)
 
-Losses are sums over tokens. Their scale already holds the number of labelled tokens of the whole global batch, so
+Losses are sums over tokens. Their scale already holds the number of labeled tokens of the whole global batch, so
 gradients are summed over ranks and micro batches, never averaged.
 """
 

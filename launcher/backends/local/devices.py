@@ -60,13 +60,13 @@ def local_ranks(job: JobSpec, gpus: int) -> tuple[Device, int]:
     """Return (device, ranks) for a machine with `gpus` GPUs. Raises UsageError, TargetError."""
     if job.device == "cpu":
         if job.local.gpus:
-            raise UsageError("--gpus and --device cpu contradict each other", hint="on a CPU say --procs N")
+            raise UsageError("--gpus and --device cpu contradict each other", hint="on a CPU use --procs N")
         return "cpu", job.local.procs or 1
     if job.local.gpus and gpus < job.local.gpus:
-        hint = f"say --gpus {gpus}, or free the others" if gpus else "say --device cpu --procs N to train on the CPU"
-        raise TargetError(f"{job.local.gpus} GPUs asked for, {gpus} found on this machine", hint=hint)
+        hint = f"use --gpus {gpus}, or free the others" if gpus else "use --device cpu --procs N to train on the CPU"
+        raise TargetError(f"{job.local.gpus} GPUs requested, {gpus} found on this machine", hint=hint)
     if job.device == "cuda" and not gpus:
-        raise TargetError("no GPU found on this machine", hint="say --device cpu --procs N to train on the CPU")
+        raise TargetError("no GPU found on this machine", hint="use --device cpu --procs N to train on the CPU")
     if not gpus:
         return "cpu", job.local.procs or 1
     return "cuda", job.local.gpus or gpus
@@ -76,5 +76,5 @@ def refuse_procs_on_gpus(procs: int | None, target: Target) -> None:
     """Refuse a --procs that would have no effect. In a job file it only applies to machines without GPUs."""
     if procs and target.device == "cuda":
         raise UsageError(
-            "--procs counts ranks on a CPU, and this machine has GPUs", hint="say --gpus N, or --device cpu --procs N"
+            "--procs counts ranks on a CPU, and this machine has GPUs", hint="use --gpus N, or --device cpu --procs N"
         )

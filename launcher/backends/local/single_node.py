@@ -43,7 +43,7 @@ class LocalBackend:
         return local_target(job)
 
     def submit(self, run: RunDir, plan: RunPlan, secrets: dict[str, str]) -> tuple[str, ...]:
-        """Start the agent in a session of its own; return its pid. Raises TargetError if the agent does not start."""
+        """Start the agent in its own session; return its pid. Raises TargetError if the agent does not start."""
         try:
             process.run(
                 ["bash", run.node_sh, "0", "--secrets-stdin", "--detach"],
@@ -67,7 +67,7 @@ class LocalBackend:
         """Stop the run and prove it. Raises TargetError if a process of it survives SIGKILL."""
         record = node_records(run).get(0)
         if run.run_json.exists() and run.record.state == RunState.PENDING and not (record and is_agent_alive(record)):
-            run.update_record(state=RunState.CANCELLED.value)  # a launcher that is still starting the run heeds this
+            run.update_record(state=RunState.CANCELLED.value)  # a launcher that is still starting the run checks this
             record = node_records(run).get(0)
         if record is not None and is_local(record):
             _stop_agent(run, record, checkpoint)
@@ -79,7 +79,7 @@ class LocalBackend:
 
 def _stop_agent(run: RunDir, record: Record, checkpoint: bool) -> None:
     """Ask the agent to stop; kill it if it takes too long, and leave the rest to the warden."""
-    launch = (read_json(run.plan_json) or {}).get("launch", {})  # a damaged plan is no reason not to cancel
+    launch = (read_json(run.plan_json) or {}).get("launch", {})  # cancel even if the plan is damaged
     deadlines = {**DEFAULTS, **launch}
     orderly = deadlines["stop_deadline"] + deadlines["kill_after"] + 2.0
     process.terminate_tree(

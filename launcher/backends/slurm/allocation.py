@@ -22,7 +22,7 @@ def slurm_target(job: JobSpec, known: inputs.Sums | None = None) -> Target:
     """Return the facts about the allocation that the job asks for. Raises DataError.
 
     Slurm chooses host names, address and ports when it starts the job. The plan holds placeholders, and train.sbatch
-    sets the real ones. Nobody can look at the GPUs either: `slurm.gpu` names them, so that the job is planned for them.
+    sets the real ones. The GPUs are unknown too; `slurm.gpu` names those to plan for.
 
     With `slurm.login` this machine is not part of the cluster. Its interpreter and working directory mean nothing
     there, and input files that lie here travel by their hashes (`known`: see job.inputs).

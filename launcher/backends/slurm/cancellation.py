@@ -1,6 +1,6 @@
 """Cancel Slurm runs in four steps: forbid requeues, stop orderly, kill what is left, settle each run.
 
-The runs' own files show how far they are. Slurm is asked only through the query that all watchers share.
+The progress of the runs is read from their own files. Slurm gets only the query that all watchers share.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ PACK_RESULTS = (
     'cd -- "$0" || exit; archive=$1 checkpoints=$2; shift 2; umask 077; '
     'for f; do shift; [ -e "$f" ] && set -- "$@" "$f"; done; '
     '[ -z "$checkpoints" ] || for f in checkpoints/step-*/COMPLETE; do [ -e "$f" ] && set -- "$@" "${f%/*}"; done; '
-    # tar's exit status says too little: a file that grows while tar reads it comes whole the next time.
+    # tar's exit status does not tell: it fails for a file that grows meanwhile, which the next fetch completes.
     f'[ $# = 0 ] || {{ said=$(tar -czf "$archive" -- "$@" 2>&1); [ -s "$archive" ] && echo {PACKED} || '
     '{ printf "%s\\n" "$said" >&2; rm -f -- "$archive"; exit 1; }; }'
 )

@@ -94,24 +94,24 @@ def _problem(slurm: SlurmSpec, gpus: int, partition: Partition) -> tuple[str, st
     if slurm.nodes > partition.max_nodes:
         return (
             f"slurm.nodes: {slurm.nodes} nodes requested, {name} allows at most {partition.max_nodes} per job",
-            f"say --nodes {partition.max_nodes}, or another partition",
+            f"use --nodes {partition.max_nodes}, or another partition",
         )
     if partition.max_gpus is not None and gpus > partition.max_gpus:
         most = f"has at most {partition.max_gpus}" if partition.max_gpus else "has none"
-        hint = f"say --gpus-per-node {partition.max_gpus}" if partition.max_gpus else "say --device cpu"
+        hint = f"use --gpus-per-node {partition.max_gpus}" if partition.max_gpus else "use --device cpu"
         return f"slurm.gpus_per_node: {gpus} requested, a node of {name} {most}", f"{hint}, or another partition"
     limit = seconds_of(slurm.time) if slurm.time else None
     if limit is not None and partition.max_seconds is not None and limit > partition.max_seconds:
         most = format_seconds(partition.max_seconds)
         return (
             f"slurm.time: {slurm.time} requested, {name} allows {most}",
-            f"say --time {most}: a longer training saves a checkpoint, requeues itself and continues",
+            f"use --time {most}: a longer training saves a checkpoint, requeues itself and continues",
         )
     default = partition.default_seconds
     if slurm.time is None and default is not None and default <= slurm.signal_before:
         return (
             f"{name} gives a job {format_seconds(default)} by default, and "
             f"slurm.signal_before is {slurm.signal_before} s",
-            "say --time",
+            "use --time",
         )
     return None

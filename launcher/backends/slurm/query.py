@@ -72,7 +72,7 @@ class JobWatch:
         cache = self._read()
         if not self._is_fresh(cache):
             with self.lock:
-                cache = self._read()  # another watcher may have asked meanwhile
+                cache = self._read()  # another watcher may have queried Slurm meanwhile
                 if not self._is_fresh(cache):
                     cache = self._ask(cache, {job_id, *others()})
                     directory.write_atomic(self.file, msgspec.json.encode(cache).decode())
@@ -175,13 +175,13 @@ def explain_sbatch(result: Result) -> TargetError:
 _REFUSALS: tuple[tuple[str, str], ...] = (
     (r"unable to contact slurm controller|connection refused|timed out|no controllers|establish a configuration source",
      "the Slurm controller does not answer; the run directory is kept: `zlaunch resume RUN` submits it later"),
-    (r"invalid partition|partition.*not", "`sinfo` lists the partitions; say --partition NAME"),
-    (r"invalid account", "`sacctmgr show associations user=$USER` lists your accounts; say --account NAME"),
-    (r"invalid qos", "`sacctmgr show associations user=$USER format=qos` lists them; say --qos NAME"),
-    (r"time limit", "`sinfo -o '%P %l'` shows the partitions' limits; say --time"),
+    (r"invalid partition|partition.*not", "`sinfo` lists the partitions; use --partition NAME"),
+    (r"invalid account", "`sacctmgr show associations user=$USER` lists your accounts; use --account NAME"),
+    (r"invalid qos", "`sacctmgr show associations user=$USER format=qos` lists them; use --qos NAME"),
+    (r"time limit", "`sinfo -o '%P %l'` shows the partitions' limits; use --time"),
     (r"node configuration is not available", "`sinfo -N -o '%N %P %c %m %G'` shows what the nodes have"),
     (r"more processors|node count", "ask for fewer nodes with --nodes"),
-    (r"invalid feature", "`sinfo -o '%N %f'` shows the nodes' features; say --constraint"),
+    (r"invalid feature", "`sinfo -o '%N %f'` shows the nodes' features; use --constraint"),
     (r"reservation", "`scontrol show reservation` lists them"),
     (r"policy|QOSMax|AssocMax|AssocGrp|submit limit", "your account's limits: `sacctmgr show associations user=$USER`"),
     (r"invalid node name|nodelist", "`sinfo -N` lists the nodes"),

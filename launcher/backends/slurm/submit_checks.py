@@ -45,7 +45,7 @@ def check_paths(shell: Shell, plans: Iterable[RunPlan]) -> None:
         key, path = key_of.get(absent[0], "the job"), absent[0]
         raise DataError(
             f"{key}: {path} is neither here nor on the login host",
-            hint="data that lies here is sent along; a model is not: copy it to the cluster, or name a hub id",
+            hint="data on this machine is sent with the job; a model is not: copy it to the cluster, or use a hub id",
         )
 
 

@@ -12,7 +12,7 @@ from launcher.remote import address, hostfile
 from launcher.remote.connect import Options
 
 MANY_SLOTS = 4096
-"""Stands for the slots of a host whose GPUs nobody has counted yet."""
+"""Placeholder for the slots of a host whose GPUs are not counted yet."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def requested_hosts(ssh: SshSpec) -> HostRequest:
     elif ssh.hosts:
         pool = dict.fromkeys(hostfile.parse_hosts(ssh.hosts), ssh.slots)
     else:
-        raise HostfileError("no hosts are given", hint="say --hosts node1,node2 or --hostfile FILE")
+        raise HostfileError("no hosts are given", hint="use --hosts node1,node2 or --hostfile FILE")
     request = HostRequest(pool, ssh.include or "", ssh.exclude or "")
     if not request.names:
         raise HostfileError("no host has a slot left", hint="look at --include, --exclude and slots= of the hostfile")

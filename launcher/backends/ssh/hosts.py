@@ -79,9 +79,9 @@ class SshBackend:
             if run.record.state == RunState.RUNNING and any(view.record for view in watch.views):
                 return RunState.RUNNING
             results = {place.host: view.error for place, view in zip(watch.places, watch.views, strict=True)}
-            raise HostsError(f"no host of {run.run_id} can be reached", results, hint="the run itself may well go on")
+            raise HostsError(f"no host of {run.run_id} can be reached", results, hint="the run itself may continue")
         if state.is_final:
-            # Where agent and warden were killed together, nobody else is left to clean up.
+            # If agent and warden were killed together, nothing else cleans up.
             stop.kill_leftovers(watch, [node for node, view in enumerate(watch.views) if view.state is RunState.LOST])
             copy_results(watch)
         return state
@@ -101,13 +101,13 @@ class SshBackend:
             time.sleep(watch.interval)
 
     def cancel(self, run: RunDir, *, checkpoint: bool = True) -> None:
-        """Stop the run on all hosts. Raises HostsError naming hosts out of reach: the run may go on there."""
+        """Stop the run on all hosts. Raises HostsError naming hosts out of reach, where the run may continue."""
         if not recorded_places(run):
             return  # its launcher was interrupted, or died, before it sent anything
         watch = self.watch(run)
         watch.poll()
         if all(view.reached and view.record is None for view in watch.views):
-            run.update_record(state=RunState.CANCELLED.value)  # a launcher that is still sending the run heeds this
+            run.update_record(state=RunState.CANCELLED.value)  # a launcher that is still sending the run checks this
             watch.poll()
         running = [node for node, view in enumerate(watch.views) if view.alive]
         if checkpoint and running:

@@ -1,4 +1,4 @@
-"""Ask hosts whether they have the image of a job, all the same one."""
+"""Check that all hosts have the image of a job, and the same one."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class Mirror:
         return self.run.nodes_dir / f"events-{node}.jsonl" if name == run_files.EVENTS else self.run.path / name
 
     def forget(self, node: int) -> None:
-        """Remove what was copied from a node that is another host now, whose files begin anew."""
+        """Remove what was copied from a node that is another host now, whose files start from the beginning."""
         for path in (self.run.node_record(node), self._local_path(node, run_files.EVENTS)):
             path.unlink(missing_ok=True)
         for log in (self.run.path / run_files.node_logs(node)).glob("*.log"):

@@ -91,7 +91,7 @@ def device_of(job: JobSpec, gpus: Mapping[str, int]) -> Device:
     if without and len(without) < len(gpus):
         raise UsageError(
             f"no GPU on {', '.join(without)}, but on {', '.join(name for name in gpus if name not in without)}",
-            hint="leave out the hosts without GPUs, or say --device cpu",
+            hint="leave out the hosts without GPUs, or use --device cpu",
         )
     return "cpu" if without else "cuda"
 
@@ -183,7 +183,7 @@ def _packages(versions: Mapping[str, str]) -> dict[str, str]:
 def _gpu_problem(facts: Json, slots: Sequence[int]) -> str:
     found = found_on(facts)
     if found.error:
-        return f"cannot tell which GPUs it has: {found.error}; mend the driver there, or say --device cpu"
+        return f"cannot tell which GPUs it has: {found.error}; repair the driver there, or use --device cpu"
     within = f" ({'; '.join(found.notes)})" if found.notes else ""
     if not slots:
         return f"no GPU found (nvidia-smi){within}"

@@ -137,7 +137,7 @@ def _survey(job: JobSpec, request: HostRequest, fleet: Fleet) -> Survey:
 
 def _census_problem(facts: Json) -> list[str]:
     error = found_on(facts).error
-    return [f"{error}; mend the driver there, or say --device cpu"] if error else []
+    return [f"{error}; repair the driver there, or use --device cpu"] if error else []
 
 
 def gpu_notes(fleet: Fleet, facts: Mapping[int, Json]) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ NEVER = float("-inf")
 
 @dataclass(frozen=True)
 class NodePlace:
-    """Where a node's part of the run lies; stored in run.json."""
+    """Where a node's part of the run is; stored in run.json."""
 
     host: str
     run_dir: str
@@ -53,7 +53,7 @@ class NodeView:
     error: str = ""
     """Why the node was not reached."""
     gone: bool = False
-    """The node had a record and has none now: its disk was emptied, or somebody removed the run directory."""
+    """The node had a record and has none now: its disk was wiped, or the run directory was removed."""
     tried: float = NEVER
 
     @property
@@ -97,7 +97,7 @@ class HostWatch:
         self.mirror = Mirror(run, [place.leader for place in places])
         self.views = [NodeView() for _ in places]
         self.with_output = with_output
-        """Each poll for the state also copies what rank 0 printed: somebody follows a program of their own."""
+        """Also copy rank 0's output with each poll for the state, for a user who follows their own program."""
         self.polled = NEVER
 
     @property
@@ -124,7 +124,7 @@ class HostWatch:
             where = f" ({error.filename})" if error.filename else ""
             raise TargetError(
                 f"cannot write the copy of {self.run.run_id} here: {error.strerror or error}{where}",
-                hint=f"free some space; the run itself goes on: zlaunch status {self.run.run_id}",
+                hint=f"free some space; the run itself continues: zlaunch status {self.run.run_id}",
             ) from None
         for node, failure in failures.items():
             self.views[node].reached, self.views[node].error = False, str(failure)

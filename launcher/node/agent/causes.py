@@ -68,7 +68,7 @@ CAUSES = (
         "signal 9 without a request: the kernel's out-of-memory killer is likely (dmesg | grep -i oom); "
         "lower the memory the job needs or ask for more",
     ),
-    Cause("lost_host", "", "check the host; with max_restarts and elastic: true the run goes on without it"),
+    Cause("lost_host", "", "check the host; with max_restarts and elastic: true the run continues without it"),
     Cause("bug", "", "the last lines of the rank's log show where it failed"),
 )
 CAUSE = {cause.name: cause for cause in CAUSES}

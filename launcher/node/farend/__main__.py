@@ -48,7 +48,7 @@ def carry_out(request: Json, source: BinaryIO) -> Optional[Json]:
     """The answer to one request; None: the launcher hung up within its payload."""
     operation, size = OPERATIONS[request.pop("op")], request.pop("payload", 0)
     if operation is store_input:
-        request["source"] = source  # larger than memory, perhaps: the operation reads it itself
+        request["source"] = source  # the operation reads it itself, because it may exceed memory
     else:
         request["payload"] = source.read(size)
         if len(request["payload"]) < size:
@@ -60,7 +60,7 @@ def carry_out(request: Json, source: BinaryIO) -> Optional[Json]:
     except OSError as error:
         where = " (%s)" % error.filename if error.filename else ""
         return {"ok": False, "error": "%s%s" % (error.strerror or error, where)}
-    except Exception as error:  # a bug of ours: without an answer nobody would learn of it
+    except Exception as error:  # a bug of ours: without an answer it would stay hidden
         return {"ok": False, "error": "%s failed: %r" % (operation.__name__, error)}
 
 

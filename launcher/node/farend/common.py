@@ -9,4 +9,4 @@ ANSWER = 4 << 20
 
 
 class Refused(Exception):
-    """The operation has no result; the text tells people why."""
+    """The operation has no result; the message says why."""

@@ -57,7 +57,7 @@ def refuse_if_running(run_dir: str) -> None:
 
 
 def remove_stale(run_dir: str) -> None:
-    """Of an earlier submission: records, perhaps of other hosts, and modules that are gone since."""
+    """Remove files of an earlier submission: records, maybe of other hosts, and modules that no longer exist."""
     for name in (NODES, CODE):
         if os.path.exists(os.path.join(run_dir, name)):
             import shutil
@@ -103,9 +103,9 @@ def start(run_dir: str, node_rank: int, environ: Dict[str, str], seconds: float,
 
 
 def run(argv: List[str], environ: Dict[str, str], stdin: bytes, seconds: float) -> Tuple[Optional[int], bytes]:
-    """(wait status, output) of a program in a session of its own; status None: it was killed after `seconds`.
+    """Run a program in its own session; return (wait status, output). Status None: killed after `seconds`.
 
-    Input and output are files in memory, so that nobody has to feed and drain pipes.
+    Input and output are files in memory, so that no pipe can block.
     """
     given, output = memory_file(stdin), memory_file()
     try:
@@ -202,6 +202,6 @@ def is_own(pid: int) -> bool:
 
 
 def is_in_container(pid: int, record: Optional[Json]) -> bool:
-    """Whether the process is in a container with its own agent: from here nobody can tell whether that agent lives."""
+    """Whether the process is in a container with its own agent, whose state is not visible from here."""
     here = pid_namespace()
     return namespace("pid", pid) != here and (record is None or record.get("pid_namespace") != here)

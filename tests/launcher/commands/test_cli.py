@@ -126,7 +126,7 @@ def test_init_writes_a_job_that_plans_and_is_not_overwritten(cwd):
     [
         (["local", "none.yaml"], 2, "no such job file"),
         (["local", "--set", "train.epoch=1"], 2, "did you mean `train.epochs`?"),
-        (["local", "--gpus", "4"], 1, "4 GPUs asked for, 0 found"),
+        (["local", "--gpus", "4"], 1, "4 GPUs requested, 0 found"),
         (["local", "--device", "cuda"], 1, "--device cpu"),
         (["local", "--device", "cpu", "--gpus", "2"], 2, "contradict"),
         (

@@ -152,7 +152,7 @@ def test_a_missing_gpu_is_reported_without_a_traceback(
     status = importlib.import_module(module).main(["--run-dir", str(run), "--device", "cuda", *prompt])
     said = capsys.readouterr().err
     assert status == 2
-    assert "needs GPU 0, but this node shows 0 GPUs" in said
+    assert "needs GPU 0, but this node has 0 visible GPUs" in said
     assert "\n  -> " in said
     assert "Traceback" not in said
 

@@ -106,8 +106,8 @@ def test_the_command_prints_a_report_and_exits_as_a_run_would(
     job.write_text(json.dumps({"device": "cpu", "model": {"path": str(model)}, "data": {"train": "a.jsonl"}}))
     stopped = CliRunner().invoke(cli, ["data", "check", str(job)], standalone_mode=False)
     assert stopped.return_value == 2
-    for said in ("40 records", "with loss", "tokens per sequence", "a.jsonl:41: the key 'output' is missing"):
-        assert said in stopped.output
+    for text in ("40 records", "with loss", "tokens per sequence", "a.jsonl:41: the key 'output' is missing"):
+        assert text in stopped.output
     words = ["data", "check", str(job), "--set", "data.on_error=skip", "--json"]
     skipped = CliRunner().invoke(cli, words, standalone_mode=False)
     assert skipped.return_value == 0
@@ -123,7 +123,7 @@ def test_a_record_is_shown_with_the_tokens_that_carry_loss_and_its_keys(tmp_path
     turns = [{"role": "user", "content": "你好 😀"}, {"role": "assistant", "content": "很好 😀<|im_end|>", "ts": 1}]
     path = records(tmp_path / "a.jsonl", {**GOOD[0], "id": 4}, {"messages": turns}, {"instruction": "q"})
     first, second, third = preview(bpe.recipe(SMOLLM2), [path])["records"]
-    assert (first["line"], first["honoured"], first["ignored"]) == (1, ["instruction", "output"], ["id"])
+    assert (first["line"], first["read"], first["ignored"]) == (1, ["instruction", "output"], ["id"])
     assert second["ignored"] == ["messages[].ts"]
     assert "".join(token["text"] for token in second["tokens"]) == second["text"]
     assert "".join(token["text"] for token in second["tokens"] if token["loss"]) == "很好 😀<|im_end|><|im_end|>"

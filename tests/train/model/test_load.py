@@ -29,7 +29,7 @@ def config(**over: Any) -> Spoil:
 MODELS: tuple[tuple[Spoil, str], ...] = (
     (config(model_type="nosuch"), "cannot be loaded: The checkpoint you are trying to load has model type `nosuch`"),
     (config(model_type="t5"), "cannot be loaded: Unrecognized configuration class"),
-    (config(hidden_size=32), "cannot be loaded: its weights have other sizes than its config.json says"),
+    (config(hidden_size=32), "cannot be loaded: the sizes of its weights differ from its config.json"),
     (config(model_type="own", auto_map={"AutoConfig": "c.C"}), "  -> set model.trust_remote_code: true"),
     (lambda place: (place / "model.safetensors").unlink(), "cannot be loaded: Error no file named model.safetensors"),
     (lambda place: (place / "model.safetensors").write_bytes(b"x" * 99), "cannot be loaded: Error while deserializing"),
@@ -51,9 +51,9 @@ ADAPTERS: tuple[tuple[dict[str, str], str], ...] = (
 )
 
 
-def refused(place: Path, runs: list[Path], said: list[str]) -> None:
-    told = tools(place, *(("train.__main__", ["--config", str(run / "train.json")]) for run in runs))
-    for (status, output), words in zip(told, said, strict=True):
+def refused(place: Path, runs: list[Path], messages: list[str]) -> None:
+    results = tools(place, *(("train.__main__", ["--config", str(run / "train.json")]) for run in runs))
+    for (status, output), words in zip(results, messages, strict=True):
         assert status == 2, output
         assert words in output
         assert "Traceback" not in output
@@ -72,7 +72,7 @@ def test_an_unusable_model_is_named(configure: Any, tmp_path: Path, engine: str)
         shutil.copytree(tmp_path / "base", place)
         spoil(place)
         runs.append(configure("spoilt", model={"path": str(place)}, **{"train.engine": engine}))
-    refused(tmp_path, runs, [said for _, said in MODELS])
+    refused(tmp_path, runs, [message for _, message in MODELS])
 
 
 def test_an_unusable_adapter_or_evaluation_file_is_named(configure: Any, tmp_path: Path) -> None:
@@ -85,4 +85,8 @@ def test_an_unusable_adapter_or_evaluation_file_is_named(configure: Any, tmp_pat
         runs.append(configure("spoilt", **{"lora.adapter": str(place)}))
     (tmp_path / "empty.jsonl").touch()
     runs.append(configure("nothing", **{"data.eval": str(tmp_path / "empty.jsonl")}))
-    refused(tmp_path, runs, [*(said for _, said in ADAPTERS), "error: data.eval holds no record that can be evaluated"])
+    refused(
+        tmp_path,
+        runs,
+        [*(messages for _, messages in ADAPTERS), "error: data.eval holds no record that can be evaluated"],
+    )

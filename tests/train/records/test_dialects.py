@@ -221,7 +221,7 @@ def test_several_columns_for_one_key_are_its_lines() -> None:
 
 def test_a_column_for_a_key_that_no_format_has_is_refused() -> None:
     check_columns(RecordOptions(columns=(("frage", "instruction"), ("speaker", "role"))))
-    with pytest.raises(DataError, match="instructio is no key of ours for 'frage'"):
+    with pytest.raises(DataError, match="'frage' is mapped to 'instructio'"):
         check_columns(RecordOptions(columns=(("frage", "instructio"),)))
 
 

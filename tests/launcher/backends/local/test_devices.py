@@ -91,7 +91,7 @@ def test_memory_that_is_not_reported_is_told_and_not_taken_for_zero(nvidia_smi):
 def test_why_fewer_gpus_are_visible_than_asked_for_is_told(nvidia_smi, monkeypatch):
     nvidia_smi(f"cat <<'END'\n{SMI}\nEND")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,5")
-    with pytest.raises(TargetError, match=r"2 GPUs asked for, 1 found.*5 stands for no GPU here"):
+    with pytest.raises(TargetError, match=r"2 GPUs requested, 1 found.*5 stands for no GPU here"):
         local_target(JobSpec(local=LocalSpec(gpus=2)))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     with pytest.raises(TargetError, match="CUDA_VISIBLE_DEVICES=-1 hides all GPUs"):
