@@ -87,7 +87,7 @@ def test_a_dry_run_of_a_resume_renders_its_job_for_this_version(run: RunDir) -> 
 
 
 @pytest.mark.train
-def test_it_goes_on_from_its_checkpoint(run: RunDir) -> None:
+def test_it_continues_from_its_checkpoint(run: RunDir) -> None:
     summary = json.loads(zlaunch(run, "resume", "last", "--set", "train.max_steps=6", "--json").splitlines()[-1])
     assert summary["state"] == "SUCCEEDED"
     assert [event["step"] for event in run.read_events() if event["event"] == "resumed"] == [4]
@@ -97,7 +97,7 @@ def test_it_goes_on_from_its_checkpoint(run: RunDir) -> None:
 
 @pytest.mark.train
 @pytest.mark.parametrize("environment", ["our own", "another"])
-def test_it_is_exported_by_our_code_and_by_its_own(run: RunDir, tmp_path: Path, environment: str) -> None:
+def test_it_is_exported_by_todays_code_and_by_its_snapshot(run: RunDir, tmp_path: Path, environment: str) -> None:
     if environment == "another":  # which gets the run's snapshot of the training program
         python = tmp_path / "python"
         python.write_text(f'#!/bin/sh\necho "$PYTHONPATH" >"$0.path"\nexec "{sys.executable}" "$@"\n')

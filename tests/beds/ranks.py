@@ -63,17 +63,17 @@ def train(*runs: Path, world_size: int = 1, expect: int = 0, **env: str) -> list
     return ranks.output
 
 
-def tools(place: Path, *commands: tuple[str, list[str]], said: str = "", **env: str) -> list[tuple[int, str]]:
+def tools(place: Path, *commands: tuple[str, list[str]], stdin: str = "", **env: str) -> list[tuple[int, str]]:
     """(exit status, output) of commands such as ("train.export", [...]), run one after another in one process.
 
-    `said` is the standard input of each of them.
+    `stdin` is the standard input of each of them.
     """
-    asked = place / "commands.json"
-    asked.write_text(json.dumps([(*command, said) for command in commands]), encoding="utf-8")
-    ranks = Ranks(1, [str(WORKER.with_name("tools.py")), str(asked)], **env)
+    file = place / "commands.json"
+    file.write_text(json.dumps([(*command, stdin) for command in commands]), encoding="utf-8")
+    ranks = Ranks(1, [str(WORKER.with_name("tools.py")), str(file)], **env)
     assert ranks.wait(timeout=500) == [0], ranks.output[0]
-    told = json.loads(ranks.output[0].splitlines()[-1])
-    return list(zip(told["status"], told["output"], strict=True))
+    answer = json.loads(ranks.output[0].splitlines()[-1])
+    return list(zip(answer["status"], answer["output"], strict=True))
 
 
 def metrics(run: Path, key: str = "loss") -> list[float]:

@@ -14,9 +14,9 @@ import traceback
 from pathlib import Path
 
 statuses, outputs = [], []
-for module, arguments, said in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
+for module, arguments, stdin in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
     text = io.StringIO()
-    sys.stdin = io.StringIO(said)
+    sys.stdin = io.StringIO(stdin)
     with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
         try:
             statuses.append(importlib.import_module(module).main(arguments))

@@ -109,13 +109,13 @@ def test_a_saved_image_loads_as_the_same_image(zl: Zl, engine: Engine, tmp_path:
         ({"PATH": "/nonexistent"}, "docker is not installed here"),
     ],
 )
-def test_an_engine_that_cannot_be_used_is_said_before_anything_is_built(zl: Zl, environ: dict, words: str) -> None:
+def test_an_unusable_engine_is_reported_before_anything_is_built(zl: Zl, environ: dict, words: str) -> None:
     output = zl("build", "--variant", "cpu", code=1, **environ)
     assert words in output
     assert "Traceback" not in output
 
 
-def test_a_user_whom_the_engine_does_not_admit_is_told_so(engine: Engine) -> None:
+def test_a_user_without_access_to_the_engine_gets_a_clear_error(engine: Engine) -> None:
     """The engine's own words, asked as another user."""
     as_nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
     done = subprocess.run(
@@ -126,7 +126,7 @@ def test_a_user_whom_the_engine_does_not_admit_is_told_so(engine: Engine) -> Non
     assert found[0] == "this user may not use docker"
 
 
-def test_a_full_disk_is_said_as_such(zl: Zl, engine: Engine, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_as_such(zl: Zl, engine: Engine, tmp_path: Path) -> None:
     full = tmp_path / "full"
     full.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", full], check=True)
@@ -138,7 +138,7 @@ def test_a_full_disk_is_said_as_such(zl: Zl, engine: Engine, tmp_path: Path) -> 
     assert "Traceback" not in output
 
 
-def test_an_absent_image_is_said_before_anything_starts(zl: Zl) -> None:
+def test_an_absent_image_is_reported_before_anything_starts(zl: Zl) -> None:
     output = zl("local", "--smoke", "--device", "cpu", "--container", "docker", "--image", "nobody/nothing:1", code=1)
     assert "no image nobody/nothing:1 here" in output
     assert not (zl.runs.exists() and list(zl.runs.glob("*/nodes/*")))

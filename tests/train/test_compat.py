@@ -103,8 +103,8 @@ def test_what_works_is_not_refused(settings: dict[str, Any]) -> None:
 
 def test_float16_is_warned_of_where_the_gpus_have_bfloat16() -> None:
     for capability, warned in (((9, 0), True), ((8, 0), True), ((7, 5), False), (None, False)):
-        told = compat.warnings(Combination(dtype="float16", capability=capability))
-        assert [key for key, _ in told] == ["model.dtype"] * warned
+        warnings = compat.warnings(Combination(dtype="float16", capability=capability))
+        assert [key for key, _ in warnings] == ["model.dtype"] * warned
     assert compat.warnings(Combination(dtype="bfloat16", capability=(9, 0))) == []
 
 

@@ -29,11 +29,11 @@ def test_out_of_memory_names_three_settings_with_the_numbers_of_this_run() -> No
     class OutOfMemoryError(RuntimeError):
         pass
 
-    told = account(OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore"), config())
-    assert told.cause == "out_of_memory"
-    assert "micro batch 8 x up to 2048 tokens" in told.message
-    assert len(told.advice) == 3
-    assert told.advice[0].startswith("train.micro_batch_size=4 (now 8; accumulation becomes 8, the global batch of 32")
+    found = account(OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore"), config())
+    assert found.cause == "out_of_memory"
+    assert "micro batch 8 x up to 2048 tokens" in found.message
+    assert len(found.advice) == 3
+    assert found.advice[0].startswith("train.micro_batch_size=4 (now 8; accumulation becomes 8, the global batch of 32")
 
 
 def test_advice_leaves_out_what_is_already_set() -> None:
@@ -57,9 +57,9 @@ def test_every_end_has_a_cause_and_an_exit_status(
     error: Exception, cause: str, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert report(error, RunDir(tmp_path), None, 3) == status
-    told = json.loads((tmp_path / "errors" / "rank-3.json").read_text())
-    assert told["cause"] == cause
-    assert told["rank"] == 3
+    written = json.loads((tmp_path / "errors" / "rank-3.json").read_text())
+    assert written["cause"] == cause
+    assert written["rank"] == 3
     assert ("KeyError" in capsys.readouterr().err) == (cause == "bug")
 
 

@@ -136,7 +136,7 @@ LLAMA = {"model_type": "llama", "num_hidden_layers": 1, "hidden_size": 8, "num_a
     ],
     ids=str,
 )  # fmt: skip
-def test_config_json_tells_what_the_fused_layers_would_say_of_the_loaded_model(config: dict) -> None:
+def test_config_json_decides_about_the_fused_layers_like_the_loaded_model(config: dict) -> None:
     transformers, fused = pytest.importorskip("transformers"), pytest.importorskip("train.fused.model")
     torch = pytest.importorskip("torch")
     model = torch.nn.Module()

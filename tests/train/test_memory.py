@@ -134,7 +134,7 @@ TABLE = {  # `python -m tests.bench.gpu memory` on an H100, 25 November 2026: Gi
 }
 
 
-def test_the_table_is_the_benchmarks_own() -> None:
+def test_the_table_equals_that_of_the_benchmark() -> None:
     cases = pytest.importorskip("tests.bench.gpu.cases")
     names = [replace(case, steps=6, warmup=2).name for case in cases.memory_cases()]
     assert sorted(names) == sorted(TABLE)

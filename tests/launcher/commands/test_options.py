@@ -59,8 +59,8 @@ def refusal(*words: str) -> str:
     ],
 )
 def test_an_option_without_effect_is_refused(words: tuple[str, ...], parts: tuple[str, ...]) -> None:
-    told = refusal(*words)
-    assert [part for part in parts if part not in told] == []
+    error = refusal(*words)
+    assert [part for part in parts if part not in error] == []
 
 
 def test_a_job_file_may_hold_keys_of_several_backends(here: Path) -> None:
@@ -101,18 +101,18 @@ def test_an_interpreter_that_cannot_train_is_refused_before_anything_starts(here
     bare = here / "bare python"  # without site-packages
     bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "$@"\n')
     bare.chmod(0o755)
-    told = refusal("local", *CPU, "--python", str(bare))
-    assert f"torch, transformers, peft, msgspec not installed for {bare}" in told
-    assert "training environment" in told
+    error = refusal("local", *CPU, "--python", str(bare))
+    assert f"torch, transformers, peft, msgspec not installed for {bare}" in error
+    assert "training environment" in error
     assert not (here / "runs").exists()
     zlaunch("local", *CPU, "--python", "/on/another/day", "--dry-run")
 
 
 def test_a_missing_template_is_named_once_with_a_hint(here: Path) -> None:
-    told = refusal("slurm", "--template", "nosuch", "--print-script")
-    assert told.count(str(here / "nosuch")) == 1
-    assert "Errno" not in told
-    assert "zlaunch templates eject" in told
+    error = refusal("slurm", "--template", "nosuch", "--print-script")
+    assert error.count(str(here / "nosuch")) == 1
+    assert "Errno" not in error
+    assert "zlaunch templates eject" in error
 
 
 def test_init_says_what_to_set_in_the_job() -> None:
@@ -138,8 +138,8 @@ def test_a_command_lists_no_option_that_has_no_effect_there(command: tuple[str, 
 
 
 def test_both_filters_of_hosts_at_once_are_refused() -> None:
-    told = refusal("ssh", "--hosts", "a,b", "--include", "a", "--exclude", "b")
-    assert "--include and --exclude do not go together" in told
+    error = refusal("ssh", "--hosts", "a,b", "--include", "a", "--exclude", "b")
+    assert "--include and --exclude do not go together" in error
 
 
 def test_a_refusal_is_a_wrong_request() -> None:

@@ -25,10 +25,10 @@ def test_the_default_job_is_that_of_the_working_directory(tmp_path: Path, monkey
     with pytest.raises(SpecError, match="no model to plan for"):
         CliRunner().invoke(cli, words, standalone_mode=False, catch_exceptions=False)
     Path("job.yaml").write_text("model: {path: llama3-8b}\nlora: {r: 4}\n")
-    said = json.loads(CliRunner().invoke(cli, words, catch_exceptions=False).stdout)
+    plan_report = json.loads(CliRunner().invoke(cli, words, catch_exceptions=False).stdout)
     named = json.loads(CliRunner().invoke(cli, [*words, "--model", "llama3-8b"], catch_exceptions=False).stdout)
-    assert said["model"] == named["model"] == "llama3-8b"
-    assert said["trainable"] < named["trainable"]  # a model that is named is planned for alone
+    assert plan_report["model"] == named["model"] == "llama3-8b"
+    assert plan_report["trainable"] < named["trainable"]  # a model that is named is planned for alone
 
 
 def test_a_job_with_a_program_is_refused(tmp_path: Path) -> None:
@@ -47,18 +47,18 @@ def test_a_gpu_that_is_neither_given_nor_found_is_reported_as_assumed(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     plan = ["plan", "--model", "llama3-8b", *words]
-    said = json.loads(CliRunner().invoke(cli, [*plan, "--json"], catch_exceptions=False).stdout)
-    assert said["gpu_assumed"] is assumed
+    plan_report = json.loads(CliRunner().invoke(cli, [*plan, "--json"], catch_exceptions=False).stdout)
+    assert plan_report["gpu_assumed"] is assumed
     assert ("choose another with --gpu" in CliRunner().invoke(cli, plan, catch_exceptions=False).stdout) is assumed
     tight = ["--model", "70b", "--set", "model.quantization=none"]
     refused = CliRunner().invoke(cli, ["plan", *tight, *words], standalone_mode=False)
     assert isinstance(refused.exception, CompatibilityError)
     assert ("choose another with --gpu" in refused.stderr) is assumed
-    told = CliRunner().invoke(cli, ["plan", *tight, *words, "--json"], standalone_mode=False)
-    assert json.loads(told.stdout)["gpu_assumed"] is assumed
+    result = CliRunner().invoke(cli, ["plan", *tight, *words, "--json"], standalone_mode=False)
+    assert json.loads(result.stdout)["gpu_assumed"] is assumed
 
 
-def said(*words: str) -> dict[str, Any]:
+def plan_report(*words: str) -> dict[str, Any]:
     answer: dict[str, Any] = json.loads(
         CliRunner().invoke(cli, ["plan", *words, "--json"], standalone_mode=False).stdout
     )
@@ -91,11 +91,11 @@ def test_a_plan_counts_the_sequences_that_the_chat_template_makes(tmp_path: Path
     words = [str(tmp_path / "job.yaml"), "--gpu", "h100"]
     for template, turns, per_record in ((QWEN3, "auto", 4), (QWEN3, "joined", 1), (SMOLLM2, "auto", 1)):
         (tmp_path / "model/chat_template.jinja").write_text(template)
-        work = said(*words, "--set", f"data.turns={turns}")["work"]
+        work = plan_report(*words, "--set", f"data.turns={turns}")["work"]
         assert work["steps"] == 10 * per_record
         assert ("turns" in work) == (per_record > 1)
     (tmp_path / "model/chat_template.jinja").write_text(QWEN3)
-    assert 2.2 < said(*words)["work"]["turns"]["times"] < 2.6  # (1 + 2 + 3 + 4) / 4, and headers
+    assert 2.2 < plan_report(*words)["work"]["turns"]["times"] < 2.6  # (1 + 2 + 3 + 4) / 4, and headers
     text = CliRunner().invoke(cli, ["plan", *words], catch_exceptions=False).stdout
     assert "one sequence per answer, 4.0 per record" in text
 
@@ -107,7 +107,7 @@ def test_hours_grow_with_the_data_and_are_left_out_if_a_file_cannot_be_counted(t
 
     def work(train: str) -> dict[str, Any] | None:
         job.write_text(f"model: {{path: llama3-8b}}\ndata: {{train: {train}}}\n")
-        found: dict[str, Any] | None = said(str(job), "--gpu", "h100")["work"]
+        found: dict[str, Any] | None = plan_report(str(job), "--gpu", "h100")["work"]
         return found
 
     short, long, weighted = work("one.jsonl"), work("two.jsonl"), work("[{path: one.jsonl, weight: 2}]")
@@ -126,17 +126,17 @@ def test_hours_grow_with_the_data_and_are_left_out_if_a_file_cannot_be_counted(t
 
 def test_trainable_parameters_follow_from_the_adapted_modules(tmp_path: Path) -> None:
     words = ("--model", "llama3-8b", "--gpu", "h200")
-    few = said(*words, "--set", "lora.target_modules=[q_proj, v_proj]", "--set", "lora.r=8")
+    few = plan_report(*words, "--set", "lora.target_modules=[q_proj, v_proj]", "--set", "lora.r=8")
     assert few["trainable"] == 3_407_872
-    whole = said(*words, "--set", "lora.modules_to_save=[lm_head]")
-    assert whole["trainable"] == said(*words)["trainable"] + 128256 * 4096
+    whole = plan_report(*words, "--set", "lora.modules_to_save=[lm_head]")
+    assert whole["trainable"] == plan_report(*words)["trainable"] + 128256 * 4096
 
 
 def test_every_setting_has_a_reason_and_the_type_is_one() -> None:
-    settings = said("--model", "llama3-8b", "--gpu", "v100-32", "--set", "model.quantization=nf4")["settings"]
+    settings = plan_report("--model", "llama3-8b", "--gpu", "v100-32", "--set", "model.quantization=nf4")["settings"]
     assert settings["model.dtype"]["value"] == "float16"
     assert "no bfloat16" in settings["model.dtype"]["reason"]
-    asked = said("--model", "llama3-8b", "--gpu", "h200", "--set", "model.dtype=float16")["settings"]
+    asked = plan_report("--model", "llama3-8b", "--gpu", "h200", "--set", "model.dtype=float16")["settings"]
     assert asked["model.dtype"]["value"] == "float16"
     assert "loss scaling" in asked["model.dtype"]["reason"]
     assert "per pass x 1 ranks" in settings["train.gradient_accumulation_steps"]["reason"]
@@ -202,11 +202,11 @@ def test_text_and_json_say_the_same() -> None:
         except UsageError:
             continue
         planned = Planned(job, known.shape, situation, False, best, reasons, None)
-        said, text = report(planned), table(planned)
-        for key, item in said["settings"].items():
+        plan_report, text = report(planned), table(planned)
+        for key, item in plan_report["settings"].items():
             assert item["reason"], key
             assert re.search(rf"{re.escape(key)} +{re.escape(str(item['value']))} ", text), key
-        assert 0 < said["tokens_per_second"] < float("inf")
+        assert 0 < plan_report["tokens_per_second"] < float("inf")
 
 
 def test_few_records_are_told_by_the_plan_and_the_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,14 +216,14 @@ def test_few_records_are_told_by_the_plan_and_the_dry_run(tmp_path: Path, monkey
     (tmp_path / "model" / "config.json").write_text('{"model_type": "llama"}')
     job = tmp_path / "job.yaml"
     job.write_text("data: {train: ten.jsonl}\ntrain: {epochs: 3, global_batch_size: 64}\nmodel: {path: ./model}\n")
-    said = "data.train: 1 step; each record 6.4 times; set train.global_batch_size below 10"
+    plan_report = "data.train: 1 step; each record 6.4 times; set train.global_batch_size below 10"
 
     planned = CliRunner().invoke(cli, ["plan", "job.yaml", "--model", "llama3-8b"], catch_exceptions=False)
-    assert said in planned.output
+    assert plan_report in planned.output
     dry = ["local", "job.yaml", "--device", "cpu", "--dry-run"]
-    assert f"note: {said}" in CliRunner().invoke(cli, dry, catch_exceptions=False).output
+    assert f"note: {plan_report}" in CliRunner().invoke(cli, dry, catch_exceptions=False).output
     as_list = [*dry, "--set", "data.train=ten.json"]
     (tmp_path / "ten.json").write_text(json.dumps([{"instruction": "a", "output": "b"}] * 10))
-    assert f"note: {said}" in CliRunner().invoke(cli, as_list, catch_exceptions=False).output
+    assert f"note: {plan_report}" in CliRunner().invoke(cli, as_list, catch_exceptions=False).output
     enough = [*dry, "--set", "train.global_batch_size=2", "--set", "train.epochs=4"]
     assert "note:" not in CliRunner().invoke(cli, enough, catch_exceptions=False).output

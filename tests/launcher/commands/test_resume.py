@@ -141,9 +141,9 @@ def test_a_dry_run_writes_what_the_resume_would_use_and_nothing_of_the_run(run: 
     before = content(run)
     words = ["resume", run.run_id, "--set", "train.max_steps=600", "--set", "name=other", "--dry-run"]
     for _ in range(2):
-        said = zlaunch(*words)
+        output = zlaunch(*words)
         place = RunDir(run.path.parent / "resume-dry-run" / run.run_id)
-        assert f"rendered {place.path}" in said.stdout
+        assert f"rendered {place.path}" in output.stdout
         assert content(run) == before
         assert steps(place) == 600
         assert place.read_json(place.plan_json)["run_id"] == run.run_id
@@ -190,9 +190,9 @@ def test_refused_settings_are_dropped_at_the_next_resume(run: RunDir, target: Fa
         zlaunch("resume", run.run_id, "--set", f"train.max_steps={longer}", "--detach")
         assert steps(run) == int(longer)
         refused(run)
-    said = zlaunch("resume", run.run_id, "--detach").stdout
+    output = zlaunch("resume", run.run_id, "--detach").stdout
     assert steps(run) == 4
-    assert "made with another thing" in said
+    assert "made with another thing" in output
 
 
 @pytest.mark.parametrize(
@@ -228,8 +228,8 @@ def test_a_refused_first_start_has_failed_and_says_why(cwd: Path, monkeypatch: p
         zlaunch(*LOCAL)
     (path,) = (cwd / "runs").iterdir()
     assert current_state.current(RunDir(path)) is RunState.FAILED
-    said = zlaunch("status", "last").stdout
-    assert "the run was never started: no room\n  -> make some\n" in said
-    assert f"-> zlaunch resume {path.name}\n" in said
-    assert "exit code" not in said
+    output = zlaunch("status", "last").stdout
+    assert "the run was never started: no room\n  -> make some\n" in output
+    assert f"-> zlaunch resume {path.name}\n" in output
+    assert "exit code" not in output
     assert json.loads(zlaunch("status", "last", "--json").stdout)["failure"]["cause"] == "not_started"

@@ -31,9 +31,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_dry_run_in_json_prints_the_same_object_as_other_backends() -> None:
-    said = json.loads(slurm("--dry-run", "--json"))
-    assert said["world_size"] == 2
-    assert (Path(said["directory"]) / "train.sbatch").exists()
+    printed = json.loads(slurm("--dry-run", "--json"))
+    assert printed["world_size"] == 2
+    assert (Path(printed["directory"]) / "train.sbatch").exists()
 
 
 @pytest.mark.parametrize("points", [(), ("--sweep", "max_restarts=0,1")])
@@ -135,11 +135,11 @@ def test_a_run_that_slurm_refused_was_never_queued_and_shows_the_reason(
     with pytest.raises(TargetError, match="Slurm does not answer"):
         slurm(*points)
     run = next(path.name for path in sorted((tmp_path / "runs").iterdir()) if path.name != "sweeps")
-    said = CliRunner().invoke(cli, ["status", run], catch_exceptions=False).stdout
-    assert f"{run}: FAILED (slurm)\n" in said
-    assert "the run was never queued: Slurm does not answer" in said
-    assert f"-> zlaunch resume {run}\n" in said
-    assert "no rank" not in said
-    assert "logs:" not in said
-    told = json.loads(CliRunner().invoke(cli, ["status", run, "--json"], catch_exceptions=False).stdout)
-    assert told["failure"]["message"].startswith("the run was never queued")
+    printed = CliRunner().invoke(cli, ["status", run], catch_exceptions=False).stdout
+    assert f"{run}: FAILED (slurm)\n" in printed
+    assert "the run was never queued: Slurm does not answer" in printed
+    assert f"-> zlaunch resume {run}\n" in printed
+    assert "no rank" not in printed
+    assert "logs:" not in printed
+    status = json.loads(CliRunner().invoke(cli, ["status", run, "--json"], catch_exceptions=False).stdout)
+    assert status["failure"]["message"].startswith("the run was never queued")

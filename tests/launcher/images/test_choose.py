@@ -11,7 +11,7 @@ from launcher.plan.container import NO_CONTAINER
 from tests.beds.image_bed import LOCKED, container, fake_engine
 
 
-def test_no_container_is_asked_for_without_an_image(lock_file):
+def test_no_container_is_used_without_an_image(lock_file):
     assert choose_container(container(), "local", "cpu") == NO_CONTAINER
 
 
@@ -58,7 +58,7 @@ def test_auto_on_other_hosts_is_decided_by_the_images_form_and_says_why(lock_fil
 @pytest.mark.parametrize("runtime", ["auto", "none", "docker", "charliecloud"])
 @pytest.mark.parametrize("name", [None, "zl:1", "/shared/zl.sif"])
 @pytest.mark.parametrize("backend", ["ssh", "slurm"])
-def test_whether_a_run_is_in_a_container_is_known_before_any_host_is_asked(lock_file, backend, name, runtime):
+def test_whether_a_run_is_in_a_container_is_known_before_any_host_is_contacted(lock_file, backend, name, runtime):
     write_lock(ImageLock().with_image("zl:cpu", LOCKED))
     asked = container(runtime=runtime, image=name)
     chosen = choose_container(asked, backend, "cpu")

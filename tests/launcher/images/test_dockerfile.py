@@ -42,12 +42,12 @@ def test_the_image_gets_tini_whether_or_not_its_base_has_python(tmp_path, has, o
     (step,) = re.findall(r"AS base\n.*?^RUN (.*?[^\\])\n\n", text, re.MULTILINE | re.DOTALL)
     for name in ("python3", "tini", "apt-get", "rm"):
         if name in has | {"rm"}:
-            (tmp_path / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {tmp_path}/said\n')
+            (tmp_path / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {tmp_path}/calls\n')
             (tmp_path / name).chmod(0o755)
     environ = {"PATH": str(tmp_path), "OFFLINE": offline}
     output = subprocess.check_output(["/bin/sh", "-ec", step], text=True, env=environ)
-    said = (tmp_path / "said").read_text() if (tmp_path / "said").exists() else ""
-    installed = re.findall(r"install -y --no-install-recommends (.*)", said)
+    calls = (tmp_path / "calls").read_text() if (tmp_path / "calls").exists() else ""
+    installed = re.findall(r"install -y --no-install-recommends (.*)", calls)
     assert installed == ([asked] if asked else [])
     assert ("docker run --init" in output) == ("tini" not in has and not asked)
 

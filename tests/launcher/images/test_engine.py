@@ -11,7 +11,7 @@ from tests.beds.image_bed import fake_engine
 
 
 @pytest.mark.parametrize(
-    ("said", "meaning"),
+    ("stderr", "meaning"),
     [
         ("permission denied while trying to connect to the Docker daemon socket", "this user may not use docker"),
         ("Cannot connect to the Docker daemon at unix:///x. Is the docker daemon running?", "docker is not running"),
@@ -20,12 +20,12 @@ from tests.beds.image_bed import fake_engine
         ("Error: No such image: zl:1", "no image zl:1 here"),
     ],
 )
-def test_the_engines_answer_becomes_a_clear_error(tmp_path, monkeypatch, said, meaning):
-    fake_engine(tmp_path / "bin", "docker", f"echo '{said}' >&2; exit 1", monkeypatch)
+def test_the_engines_answer_becomes_a_clear_error(tmp_path, monkeypatch, stderr, meaning):
+    fake_engine(tmp_path / "bin", "docker", f"echo '{stderr}' >&2; exit 1", monkeypatch)
     with pytest.raises(TargetError, match=meaning) as raised:
         engine.image_id("docker", "zl:1")
     assert raised.value.hint
-    assert said in str(raised.value)
+    assert stderr in str(raised.value)
 
 
 def test_an_unknown_answer_of_the_engine_is_shown_as_it_is(tmp_path, monkeypatch):

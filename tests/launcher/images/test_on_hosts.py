@@ -56,8 +56,8 @@ def test_the_far_end_says_what_its_own_engine_says(tmp_path, monkeypatch):
         JobSpec(container=ContainerSpec(runtime="docker", image="zl:1"), env={"WHICH": "cc"}), "cpu"
     )
     assert asked is not None
-    said = host.image(asked.argv, asked.image, dict(asked.environ))
-    assert on_hosts.answer(asked, said) == HostImage("sha256:cc", frozenset({"sha256:dd"}))
+    reply = host.image(asked.argv, asked.image, dict(asked.environ))
+    assert on_hosts.answer(asked, reply) == HostImage("sha256:cc", frozenset({"sha256:dd"}))
     assert host.image(["podman"], "zl:1", {"PATH": str(tmp_path)})["code"] == 127
 
 

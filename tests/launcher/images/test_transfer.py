@@ -13,7 +13,7 @@ from tests.beds.image_bed import fake_engine
 
 
 @pytest.mark.parametrize(
-    ("engine", "ending", "said"),
+    ("engine", "ending", "expected"),
     [
         ("docker", "tar", ["docker save --output={file} zl:1"]),
         ("podman", "tar", ["podman save --output={file} zl:1"]),
@@ -30,13 +30,13 @@ from tests.beds.image_bed import fake_engine
         ("podman", "sqsh", ["enroot import --output={file} podman://zl:1"]),
     ],
 )
-def test_an_image_is_saved_from_the_engine_that_has_it(tmp_path, monkeypatch, engine, ending, said):
+def test_an_image_is_saved_from_the_engine_that_has_it(tmp_path, monkeypatch, engine, ending, expected):
     for program in ("docker", "podman", "apptainer", "enroot"):
-        fake_engine(tmp_path / "bin", program, f'echo "{program} $*" >> {tmp_path}/said', monkeypatch)
+        fake_engine(tmp_path / "bin", program, f'echo "{program} $*" >> {tmp_path}/calls', monkeypatch)
     file = tmp_path / f"zl.{ending}"
     transfer.save_archive(engine, "zl:1", file)
-    lines = re.sub(r"/[^ :=]*/\.zlaunch-image-[^/]*/image\.tar", "{scratch}", (tmp_path / "said").read_text())
-    assert lines.replace(str(file), "{file}").splitlines() == said
+    lines = re.sub(r"/[^ :=]*/\.zlaunch-image-[^/]*/image\.tar", "{scratch}", (tmp_path / "calls").read_text())
+    assert lines.replace(str(file), "{file}").splitlines() == expected
     assert not list(tmp_path.glob(".zlaunch-image-*"))
 
 

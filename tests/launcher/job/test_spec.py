@@ -264,9 +264,9 @@ def test_every_engine_has_its_flag():
 def test_a_secret_that_was_written_into_the_job_is_refused_and_not_shown(entry):
     with pytest.raises(SpecError) as caught:
         convert({"secrets": ["WANDB_API_KEY", entry]}, where="job.yaml")
-    told = f"{caught.value} {caught.value.hint}"
-    assert "secrets: entry 2" in told
-    assert "not show" not in told.replace("_", " ")
+    text = f"{caught.value} {caught.value.hint}"
+    assert "secrets: entry 2" in text
+    assert "not show" not in text.replace("_", " ")
 
 
 @pytest.mark.parametrize("key", ["lora.r", "train.max_steps", "train.global_batch_size", "train.learning_rate"])

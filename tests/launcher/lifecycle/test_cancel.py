@@ -184,8 +184,8 @@ def test_a_sweep_cancelled_during_the_start_of_its_first_point_stops_it(root: Pa
         time.sleep(0.001)
     points = sweep.find_sweep(in_turn.sweep)
     assert points is not None
-    told = json.loads(ask("cancel", in_turn.sweep, "--json"))["points"]
-    assert [point["was"] for point in told][1:] == ["not started"] * 3
+    rows = json.loads(ask("cancel", in_turn.sweep, "--json"))["points"]
+    assert [row["was"] for row in rows][1:] == ["not started"] * 3
     code, output = in_turn.end()
     assert code == 130, output
     assert [row["state"] for row in rows_of(in_turn.sweep)][1:] == ["CANCELLED"] * 3
@@ -204,8 +204,8 @@ def test_a_point_that_cannot_be_cancelled_does_not_hide_the_others(root: Path) -
     assert isinstance(done.exception, TargetError)
     assert done.exception.exit_code == 1
     assert f"2 of 3 points of {points.sweep_id} could not be cancelled" in str(done.exception)
-    told = json.loads(done.stdout)["points"]
-    assert [(point["was"], point["state"], "error" in point) for point in told] == [
+    rows = json.loads(done.stdout)["points"]
+    assert [(row["was"], row["state"], "error" in row) for row in rows] == [
         (None, None, True), (None, None, True), ("PENDING", "CANCELLED", False),
     ]  # fmt: skip
 

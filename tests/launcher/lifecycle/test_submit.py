@@ -62,7 +62,7 @@ def model_files(place: Path, **config: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("targets", "said"),
+    ("targets", "message"),
     [
         (["q_proj", "v_porj"], "lora.target_modules: this model has no module 'v_porj'"),
         (["layers.0.self_attn.q_proj"], ""),
@@ -73,14 +73,14 @@ def model_files(place: Path, **config: str) -> Path:
     ],
 )
 def test_target_modules_are_compared_with_the_names_in_the_models_files(
-    tmp_path: Path, targets: object, said: str
+    tmp_path: Path, targets: object, message: str
 ) -> None:
     flags = {"model.path": str(model_files(tmp_path / "m")), "lora.target_modules": targets}
     asked = read_job(None, (), flags).spec
-    if not said:
+    if not message:
         checks.check_records(asked)
         return
-    with pytest.raises(DataError, match=said) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         checks.check_records(asked)
     assert caught.value.hint
 
@@ -113,8 +113,8 @@ def test_a_split_of_a_directory_is_read(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text(GOOD)
     (tmp_path / "test.jsonl").write_text("not json")
     checks.check_records(job(Path(f"{tmp_path}:train")))
-    for path, said in ((Path(f"{tmp_path}:test"), "bad JSON"), (tmp_path, "several splits: test, train")):
-        with pytest.raises(DataError, match=said):
+    for path, message in ((Path(f"{tmp_path}:test"), "bad JSON"), (tmp_path, "several splits: test, train")):
+        with pytest.raises(DataError, match=message):
             checks.check_records(job(path))
 
 
@@ -154,6 +154,6 @@ def test_a_start_that_cannot_be_cancelled_is_recorded_as_running(
         submit.submit(run, make(), Stuck(), {})
     assert not caught.value.cancelled
     assert run.record.state == "RUNNING"
-    said = capsys.readouterr().err
-    assert f"zlaunch cancel {RUN_ID}" in said
-    assert ("no host answers\n  -> plug it in" if isinstance(trouble, TargetError) else "interrupted again") in said
+    message = capsys.readouterr().err
+    assert f"zlaunch cancel {RUN_ID}" in message
+    assert ("no host answers\n  -> plug it in" if isinstance(trouble, TargetError) else "interrupted again") in message

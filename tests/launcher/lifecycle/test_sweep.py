@@ -79,9 +79,9 @@ def test_a_dry_run_in_json_is_one_object_with_the_directory(
     assert (
         sweep_array.submit_sweep(["lora.r=8,16"], load, [], dry_run=True, quiet=True, follow=False, as_json=True) == 0
     )
-    said = json.loads(capsys.readouterr().out)
-    assert len(said["runs"]) == 2
-    assert (Path(said["directory"]) / "sweep.sbatch").exists()
+    printed = json.loads(capsys.readouterr().out)
+    assert len(printed["runs"]) == 2
+    assert (Path(printed["directory"]) / "sweep.sbatch").exists()
 
 
 @pytest.mark.parametrize("texts", [["lora.r"], ["=3"], ["lora.r="], ["lora.r=1", "lora.r=2"]])
@@ -96,7 +96,7 @@ def test_points_are_every_combination_with_the_last_key_fastest() -> None:
     ]  # fmt: skip
 
 
-def test_each_point_is_a_checked_job_with_a_name_of_its_own() -> None:
+def test_each_point_is_a_checked_job_with_its_own_name() -> None:
     points = sweep.make_points(["lora.r=8,16"], load, [])
     assert [(job.spec.name, job.spec.lora.r, values) for job, values in points] == [
         ("zh-0", 8, {"lora.r": 8}),

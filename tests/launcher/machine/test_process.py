@@ -21,7 +21,7 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
         child.kill()
 
 
-def test_a_result_keeps_what_the_command_said() -> None:
+def test_a_result_keeps_the_output_of_the_command() -> None:
     result = process.run(["sh", "-c", 'cat; echo "$0" >&2', "a b'$(x)"], stdin=b"in")
     assert (result.code, result.stdout, result.stderr) == (0, "in", "a b'$(x)\n")
 

@@ -29,8 +29,8 @@ def test_a_child_finds_the_training_program_wherever_it_starts_and_keeps_the_use
 
 
 def test_hints_are_separated_from_the_message():
-    said = "2 records of a.jsonl cannot be read\n  a.jsonl:2: no answer\n  -> correct them\n  -> or skip them\n"
-    assert trainer.refusal(said) == (
+    stderr = "2 records of a.jsonl cannot be read\n  a.jsonl:2: no answer\n  -> correct them\n  -> or skip them\n"
+    assert trainer.refusal(stderr) == (
         ["2 records of a.jsonl cannot be read", "  a.jsonl:2: no answer"],
         "correct them; or skip them",
     )

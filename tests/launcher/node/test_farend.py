@@ -49,7 +49,7 @@ def test_the_far_end_starts_under_other_pythons(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["2.7", "3.6", "3.7"])
-def test_a_python_that_is_too_old_says_so(version: str) -> None:
+def test_a_python_that_is_too_old_is_refused_with_its_version(version: str) -> None:
     python = next(PYENV.glob(f"{version}.*/bin/python"), None)
     if python is None:
         pytest.skip(f"no Python {version} here")
@@ -60,7 +60,7 @@ def test_a_python_that_is_too_old_says_so(version: str) -> None:
     assert done.stderr.decode().splitlines()[-1] == expected
 
 
-def test_a_program_gets_its_input_returns_its_output_and_has_a_session_of_its_own(tmp_path: Path) -> None:
+def test_a_program_gets_its_input_returns_its_output_and_runs_in_its_own_session(tmp_path: Path) -> None:
     status, output = runs.run(["sh", "-c", "wc -c; echo oops >&2; ps -o sid= $$; exit 3"], {}, b"x" * 200_000, 10)
     assert status is not None
     assert status >> 8 == 3

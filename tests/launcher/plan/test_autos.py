@@ -43,8 +43,8 @@ def test_float16_is_warned_of_on_gpus_with_bfloat16_and_not_refused(name, gpu, w
     spec = JobSpec().with_values({"model.dtype": "float16"})
     best, reasons = choose(spec, model_of(name, None), on(gpu))
     assert best.dtype == "float16"
-    told = [reason for reason in reasons if reason.setting == "model.dtype"]
-    assert [(reason.value, "bfloat16" in reason.reason) for reason in told] == [("float16", True)] * warned
+    warnings = [reason for reason in reasons if reason.setting == "model.dtype"]
+    assert [(reason.value, "bfloat16" in reason.reason) for reason in warnings] == [("float16", True)] * warned
 
 
 def test_a_setting_that_the_job_fixes_stays_and_has_no_reason():

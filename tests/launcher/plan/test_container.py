@@ -40,7 +40,7 @@ def words(engine: str, needs: Needs = NEEDS) -> str:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_words_of_an_engine_are_the_reviewed_ones(engine):
+def test_the_arguments_of_an_engine_equal_the_golden_file(engine):
     file = FILES / f"{engine}.txt"
     if os.environ.get("ZLAUNCH_GOLDEN") == "write":
         file.write_text(words(engine), encoding="utf-8")
@@ -70,7 +70,7 @@ def test_a_path_that_an_engine_cannot_express_is_refused_by_name(engine, path):
         container.container_plan(engine, Needs("i", "n", False, 40, (RUN_DIR, Mount(path, path))))
 
 
-def test_without_gpus_no_gpu_and_no_raised_limit_is_asked_for():
+def test_without_gpus_no_gpu_and_no_raised_limit_is_requested():
     argv = container.container_plan("docker", Needs("i", "n", gpus=False, stop_timeout=40)).argv
     assert not any("gpu" in word or "ulimit" in word for word in argv)
 

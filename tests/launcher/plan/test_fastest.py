@@ -120,12 +120,12 @@ def test_a_gpu_without_bfloat16_trains_without_the_fused_layers():
 def test_more_memory_never_makes_a_job_unfit_or_slower(model: str, quantization: str) -> None:
     best = 0.0
     for gib in (6, 8, 12, 16, 24, 40, 48, 80, 96, 128, 192):
-        told = answer(model, {"model.quantization": quantization}, Situation(2, gib * GIB))
-        assert isinstance(told, (Candidate, DoesNotFit))
-        assert isinstance(told, Candidate) or not best
-        if isinstance(told, Candidate):
-            assert told.cost.tokens_per_second >= 0.99 * best  # a hundredth is given up for less memory or no ZeRO
-            best = max(best, told.cost.tokens_per_second)
+        outcome = answer(model, {"model.quantization": quantization}, Situation(2, gib * GIB))
+        assert isinstance(outcome, (Candidate, DoesNotFit))
+        assert isinstance(outcome, Candidate) or not best
+        if isinstance(outcome, Candidate):
+            assert outcome.cost.tokens_per_second >= 0.99 * best  # a hundredth is given up for less memory or no ZeRO
+            best = max(best, outcome.cost.tokens_per_second)
 
 
 @pytest.mark.parametrize("setting", ["lora.dora", "lora.init"])
@@ -139,26 +139,26 @@ def test_zero_is_only_ever_chosen_where_the_job_can_have_it(setting: str) -> Non
 
 
 def test_a_change_names_all_that_must_be_changed() -> None:
-    told = answer("llama", {"train.gradient_checkpointing": False, "train.micro_batch_size": 64}, on("4090"))
-    assert isinstance(told, DoesNotFit)
-    nf4 = next(change.text for change in told.changes if "nf4" in change.text)
+    outcome = answer("llama", {"train.gradient_checkpointing": False, "train.micro_batch_size": 64}, on("4090"))
+    assert isinstance(outcome, DoesNotFit)
+    nf4 = next(change.text for change in outcome.changes if "nf4" in change.text)
     assert "train.gradient_checkpointing: auto" in nf4
     assert "train.micro_batch_size: auto" in nf4
 
 
 def test_a_suggested_larger_gpu_is_planned_with_its_own_values() -> None:
-    told = answer("llama", {}, Situation.of(1, 16 * GIB, "NVIDIA V100 16GB"))
-    assert isinstance(told, DoesNotFit)
-    larger = next(change for change in told.changes if "a GPU of" in change.text)
+    outcome = answer("llama", {}, Situation.of(1, 16 * GIB, "NVIDIA V100 16GB"))
+    assert isinstance(outcome, DoesNotFit)
+    larger = next(change for change in outcome.changes if "a GPU of" in change.text)
     assert "RTX 3090" in larger.text or "A10" in larger.text or "L4" in larger.text
     assert (larger.candidate.dtype, larger.candidate.engine) == ("bfloat16", "fused")
 
 
 @pytest.mark.parametrize("model", ["sliding", "dynamic", "wrapped", "untyped", "gemma"])
 def test_a_model_without_fused_layers_is_not_planned_for_them(model: str) -> None:
-    told = answer(model, {}, on("h100"))
-    assert isinstance(told, Candidate)
-    assert told.engine in ("unsloth", "peft")
+    outcome = answer(model, {}, on("h100"))
+    assert isinstance(outcome, Candidate)
+    assert outcome.engine in ("unsloth", "peft")
     refused = answer(model, {"train.engine": "fused"}, on("h100"))
     assert isinstance(refused, CompatibilityError)
     assert "train.engine: auto" in str(refused.hint)

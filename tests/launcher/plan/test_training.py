@@ -77,10 +77,10 @@ def test_planner_gate_renderer_and_training_program_agree_on_any_job(tmp_path: P
     seen = {"fits": 0, "changes": 0, "refused": 0}
     for model, settings, situation in sample(200):
         case = (model, settings, situation)
-        told = answer(model, settings, situation)
-        if isinstance(told, Candidate):
+        outcome = answer(model, settings, situation)
+        if isinstance(outcome, Candidate):
             seen["fits"] += 1
-            assert situation.holds(told.cost.memory), case
+            assert situation.holds(outcome.cost.memory), case
             config = rendered(model, settings, situation, tmp_path)
             numbers = config.train
             ranks = situation.world_size
@@ -88,34 +88,34 @@ def test_planner_gate_renderer_and_training_program_agree_on_any_job(tmp_path: P
             wanted = settings.get("train.global_batch_size", "auto")
             assert product == numbers.global_batch_size == (wanted if wanted in (64, 96, 10, 1) else product), case
             assert (numbers.micro_batch_size, numbers.zero_stage, numbers.packing, config.model.dtype) == (
-                told.batch.micro_batch_size, told.zero_stage, told.packing, told.dtype,
+                outcome.batch.micro_batch_size, outcome.zero_stage, outcome.packing, outcome.dtype,
             ), case  # fmt: skip
-            assert config.predicted_peak_bytes == told.cost.memory.total, case
+            assert config.predicted_peak_bytes == outcome.cost.memory.total, case
             held = MODELS[model]
             family = families.of_type(SHAPES[model].family) if held is None else families.family_of(held)
             asked_there = compat.Combination.of(config, family, situation.capability)
             assert compat.check(asked_there) == [], case
-            assert compat.engine_for(asked_there)[0] == told.engine, case
+            assert compat.engine_for(asked_there)[0] == outcome.engine, case
         else:
-            assert told.hint, case
-            with pytest.raises(type(told), match=re.escape(str(told))):
+            assert outcome.hint, case
+            with pytest.raises(type(outcome), match=re.escape(str(outcome))):
                 rendered(model, settings, situation, tmp_path)
-            for change in getattr(told, "changes", ()):
+            for change in getattr(outcome, "changes", ()):
                 seen["changes"] += 1
                 again = answer(model, *applied(change.text, settings, situation))
                 assert isinstance(again, Candidate), (case, change.text, again)
-            if type(told) is CompatibilityError:
+            if type(outcome) is CompatibilityError:
                 seen["refused"] += 1
-                again = answer(model, *applied(told.hint, settings, situation))
-                assert type(again) is not CompatibilityError, (case, told.hint, again)
+                again = answer(model, *applied(outcome.hint, settings, situation))
+                assert type(again) is not CompatibilityError, (case, outcome.hint, again)
     assert min(seen.values()) > 20, seen
 
 
 def test_the_engine_stays_open_where_unsloth_may_be_missing(tmp_path: Path) -> None:
     """The planner counts on Unsloth, but the training program takes PEFT where it is not installed."""
-    told = answer("llama", {"lora.dropout": 0.1}, on("h100"))
-    assert isinstance(told, Candidate)
-    assert told.engine == "unsloth"
+    outcome = answer("llama", {"lora.dropout": 0.1}, on("h100"))
+    assert isinstance(outcome, Candidate)
+    assert outcome.engine == "unsloth"
     assert rendered("llama", {"lora.dropout": 0.1}, on("h100"), tmp_path).train.engine == "auto"
 
 

@@ -17,6 +17,7 @@ from launcher.render import snapshot
 from launcher.rundir import directory, find
 from launcher.rundir.directory import RunDir, RunRecord
 from train import rundir as training
+from train.checkpoints import MARKER
 
 
 def make_run(root, run_id):
@@ -133,9 +134,9 @@ def test_the_compiled_agent_is_used_by_our_python_whatever_the_times_of_its_file
     snapshot.compile_code(run.code / "node")
     os.utime(run.code / "node" / "agent" / "startup.py", (1, 1))
     argv = [sys.executable, "-S", "-v", "code/node/agent/__main__.py"]
-    said = subprocess.run(argv, cwd=run.path, capture_output=True, text=True).stderr
-    assert "/code/node/agent/__pycache__/startup.cpython" in said
-    assert "# wrote" not in said
+    stderr = subprocess.run(argv, cwd=run.path, capture_output=True, text=True).stderr
+    assert "/code/node/agent/__pycache__/startup.cpython" in stderr
+    assert "# wrote" not in stderr
 
 
 def test_only_first_keeps_an_existing_record(tmp_path):
@@ -184,12 +185,12 @@ def test_the_training_program_calls_the_files_of_a_run_by_the_same_names(tmp_pat
     assert theirs.result == ours.result_json
     assert theirs.predictions == ours.path / run_files.PREDICTIONS
     assert theirs.error(3) == ours.path / run_files.rank_error(3)
-    assert training.MARKER == run_files.COMPLETE
+    assert MARKER == run_files.COMPLETE
     assert [theirs.control(request) for request in training.REQUESTS] == [
         ours.control_dir / request for request in (run_files.CHECKPOINT, run_files.STOP)
     ]
     (theirs.checkpoints / "step-12").mkdir(parents=True)
-    (theirs.checkpoints / "step-12" / training.MARKER).touch()
+    (theirs.checkpoints / "step-12" / MARKER).touch()
     assert ours.checkpoint_steps() == [12]
 
 

@@ -180,7 +180,7 @@ def test_a_file_that_got_the_right_name_is_read_again(tmp_path: Path, recipe: Re
     assert cache.entry([str(tmp_path / "a.csv")], recipe, tmp_path / "cache").meta.records == (1,)
 
 
-def test_problems_are_told_of_the_file_that_was_named(tmp_path: Path, recipe: Recipe) -> None:
+def test_problems_name_the_file_as_the_user_named_it(tmp_path: Path, recipe: Recipe) -> None:
     for name in ("old", "new"):
         (tmp_path / name).mkdir()
         paths = [
@@ -190,7 +190,7 @@ def test_problems_are_told_of_the_file_that_was_named(tmp_path: Path, recipe: Re
         found = cache.entry(paths, recipe, tmp_path / "cache")
     assert not found.made
     assert [problem.file for problem in found.meta.problems] == [paths[0]]
-    assert [(told.file, told.text) for told in found.meta.warnings] == [
+    assert [(warning.file, warning.text) for warning in found.meta.warnings] == [
         (paths[1], f"the same record as in {paths[0]}:1")
     ]
 

@@ -113,7 +113,7 @@ def test_an_adapter_that_peft_cannot_merge_is_refused(
         ("bfloat16", float("nan"), False),
     ],
 )
-def test_rounding_is_told_from_a_lost_adapter(dtype: str, error: float, passes: bool) -> None:
+def test_rounding_is_distinguished_from_a_lost_adapter(dtype: str, error: float, passes: bool) -> None:
     import torch
 
     from train.exports.merge import is_rounding

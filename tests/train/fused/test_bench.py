@@ -55,15 +55,15 @@ def test_cases_run_in_processes_that_import_ahead_and_one_that_fails_stops_no_ot
 
     small = cases.Case(shape="smollm2-135m", workload="dense:1x16", steps=1, warmup=1)
     wrong = replace(small, shape="no-such-shape")
-    told = list(children.answers([[small, wrong], [replace(small, engine="peft")]], tmp_path, tmp_path, 120))
-    good, bad, other = (line for _, line in told)
+    results = list(children.answers([[small, wrong], [replace(small, engine="peft")]], tmp_path, tmp_path, 120))
+    good, bad, other = (line for _, line in results)
     assert good["tokens_per_second"] > 0
     assert "no-such-shape" in bad["failed"]
     assert other["losses"] == pytest.approx(good["losses"], rel=1e-2)
     assert sorted(path.name for path in tmp_path.glob("*.log")) == ["00-ours.log", "01-ours.log"]
 
 
-def test_a_case_that_takes_too_long_or_dies_is_told_as_failed(tmp_path: Path) -> None:
+def test_a_case_that_takes_too_long_or_dies_is_reported_as_failed(tmp_path: Path) -> None:
     import os
     import signal
 

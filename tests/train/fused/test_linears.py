@@ -120,7 +120,7 @@ def test_lora_and_the_frozen_weights_are_one_sum_in_the_gradient_of_the_input(ki
 
 @pytest.mark.parametrize("kind", ["own", "shared", "nf4"])
 @pytest.mark.parametrize("rank", [16, 5])
-def test_products_equal_those_of_float64(kind: str, rank: int) -> None:
+def test_products_equal_those_in_float64(kind: str, rank: int) -> None:
     linear = joined(rank, kind)
     for adapter in linear.adapters:
         adapter.b.data = torch.randn_like(adapter.b) * 0.1

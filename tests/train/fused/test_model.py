@@ -131,7 +131,7 @@ def test_a_record_is_the_same_alone_and_packed() -> None:
     assert model(**changed).item() == model(**untouched).item()
 
 
-def test_rows_of_a_dense_batch_are_records_of_their_own() -> None:
+def test_rows_of_a_dense_batch_are_separate_records() -> None:
     from train.fused.model import fuse
 
     batch = packed((8, 8, 8))

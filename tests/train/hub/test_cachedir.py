@@ -39,7 +39,7 @@ def test_one_at_a_time_holds_a_lock(tmp_path: Path) -> None:
         assert set(pool.map(work, range(8))) == {1}
 
 
-def test_a_file_system_without_locks_stops_nobody_and_other_errors_do(
+def test_missing_file_locks_are_no_error_and_other_errors_are(
     tmp_path: Path, no_locks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with locked(tmp_path / "a.lock") as one, locked(tmp_path / "a.lock") as two:

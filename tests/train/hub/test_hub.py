@@ -45,7 +45,7 @@ def ask(place: Path, count: int, port: int) -> int:
     return (place / "asked").read_text().count("asked")
 
 
-def test_the_ranks_of_a_start_ask_once_and_every_start_asks_anew(tmp_path: Path) -> None:
+def test_the_ranks_of_a_start_query_once_and_every_start_queries_again(tmp_path: Path) -> None:
     assert ask(tmp_path, 4, port=1) == 1
     assert ask(tmp_path, 2, port=2) == 2
     assert ask(tmp_path, 1, port=2) == 3  # alone on its node: nobody to ask for
@@ -59,7 +59,7 @@ def test_a_cache_that_cannot_be_made_is_done_without(tmp_path: Path) -> None:
     assert ask(tmp_path, 2, port=1) == 2
 
 
-def test_what_is_asked_in_vain_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_query_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from train.hub import hub
 
     monkeypatch.setenv("ZLAUNCH_CACHE", str(tmp_path))
@@ -161,7 +161,7 @@ print(tokenizer.decode(tokenizer("你好").input_ids, skip_special_tokens=True))
 
 
 @pytest.mark.parametrize("source", ["huggingface", "modelscope"])
-def test_weights_that_nobody_reads_stay_on_the_hub(
+def test_weights_that_are_not_needed_are_not_downloaded(
     served: tuple[HubServer, Forkserver], source: str, tmp_path: Path
 ) -> None:
     """Pickles beside safetensors are not fetched; a look at the data fetches no weights, of an original layout too."""
@@ -181,10 +181,10 @@ def test_weights_that_nobody_reads_stay_on_the_hub(
     (tmp_path / "job.json").write_text(json.dumps(job | {"train": numbers}))
     env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_ENDPOINT": hub.url, "MODELSCOPE_ENDPOINT": hub.url}
     env |= {"ZLAUNCH_CACHE": "cache", "HF_HOME": "hf", "MODELSCOPE_CACHE": "ms", "HF_HUB_OFFLINE": "0"}
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", WANTS, source], cwd=tmp_path, env=env, text=True, capture_output=True, check=False
     )
-    assert told.stdout.splitlines()[-1:] == ["你好"], told.stderr
+    assert done.stdout.splitlines()[-1:] == ["你好"], done.stderr
     fetched = " ".join(hub.fetched())
     assert "model.safetensors" in fetched
     assert "tokenizer.model" in fetched

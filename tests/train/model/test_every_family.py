@@ -58,7 +58,7 @@ def bed(configure: Any, tmp_path_factory: pytest.TempPathFactory) -> Bed:
 def used(bed: Bed) -> dict[str, dict[str, tuple[int, str]]]:
     """(status, output) of evaluate, generate, export and chat on each run."""
     prompts = {name: predictions(bed.runs[name])[0]["prompt"] for name in NAMES}
-    asked = [
+    commands = [
         (name, command, [f"train.{command}", ["--run-dir", str(bed.runs[name]), "--device", "cpu", *more]])
         for name in NAMES
         for command, more in (
@@ -66,20 +66,20 @@ def used(bed: Bed) -> dict[str, dict[str, tuple[int, str]]]:
             ("generate", ["--prompt", prompts[name], "--max-new-tokens", "8"]),
         )
     ]
-    asked += [
+    commands += [
         (name, "export", ["train.export", ["--run-dir", str(run), "--to", "merged", "--out", exported(bed, name)]])
         for name, run in bed.runs.items()
     ]
-    told: dict[str, dict[str, tuple[int, str]]] = {name: {} for name in NAMES}
-    asked += [
+    commands += [
         (name, "chat", ["train.chat", ["--run-dir", str(run), "--device", "cpu", "--max-new-tokens", "8"]])
         for name, run in bed.runs.items()
     ]
-    said = "判断情感\n/reset\n判断情感\n再说一遍\n"
-    answers = tools(bed.place, *[(m, words) for _, _, (m, words) in asked], said=said, ZLAUNCH_CACHE=bed.cache)
-    for (name, command, _), said in zip(asked, answers, strict=True):
-        told[name][command] = said
-    return told
+    stdin = "判断情感\n/reset\n判断情感\n再说一遍\n"
+    results = tools(bed.place, *[(m, words) for _, _, (m, words) in commands], stdin=stdin, ZLAUNCH_CACHE=bed.cache)
+    by_name: dict[str, dict[str, tuple[int, str]]] = {name: {} for name in NAMES}
+    for (name, command, _), found in zip(commands, results, strict=True):
+        by_name[name][command] = found
+    return by_name
 
 
 def exported(bed: Bed, name: str) -> str:
@@ -96,10 +96,10 @@ def test_every_row_of_the_table_is_covered() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_its_family_is_recognized_and_it_learns(bed: Bed, name: str) -> None:
-    told = result(bed.runs[name])
-    assert told["loss_last"] < told["loss_first"]
-    assert told["grad_norm_min"] > 0
-    assert told["adapter_reloads"] is True
+    summary = result(bed.runs[name])
+    assert summary["loss_last"] < summary["loss_first"]
+    assert summary["grad_norm_min"] > 0
+    assert summary["adapter_reloads"] is True
     recorded = json.loads((bed.runs[name] / "adapter" / "adapter_config.json").read_text())
     base = Path(recorded["base_model_name_or_path"])
     config = json.loads((base / "config.json").read_text())
@@ -192,8 +192,8 @@ def test_the_export_gives_the_same_answer_in_plain_transformers(bed: Bed, plain:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_export_reports_a_small_difference_of_logits(used: Any, name: str) -> None:
-    told = used[name]["export"][1]
-    difference = float(told.partition("largest difference ")[2].split(",")[0])
+    output = used[name]["export"][1]
+    difference = float(output.partition("largest difference ")[2].split(",")[0])
     assert difference < 1e-3
 
 

@@ -83,7 +83,7 @@ def data(place: Path, answer: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("answer", "over", "said"),
+    ("answer", "over", "message"),
     [
         ("b", {"data.max_length": 65}, "data.max_length=65, but the model has 64 positions"),
         ("<tool>", {}, "d.jsonl:8 needs the token '<tool>', whose id is 70"),
@@ -92,14 +92,14 @@ def data(place: Path, answer: str) -> str:
     ],
 )
 def test_a_run_that_would_end_in_an_index_error_is_refused_before_the_model_is_loaded(
-    configure: Any, gpt2: Path, tmp_path: Path, answer: str, over: dict[str, Any], said: str
+    configure: Any, gpt2: Path, tmp_path: Path, answer: str, over: dict[str, Any], message: str
 ) -> None:
     records = data(tmp_path / "d.jsonl", answer)
     settings = {"data.train": records, "data.eval": None, "data.max_length": 64, **over}
     run = configure("beyond", model={"path": str(gpt2)}, **settings)
     ranks = Ranks(1, ["-m", "train", "--config", str(run / "train.json")], ZLAUNCH_CACHE=str(tmp_path))
     assert ranks.wait() == [2], ranks.output[0]
-    assert said in ranks.output[0]
+    assert message in ranks.output[0]
     assert "Traceback" not in ranks.output[0]
     assert [event["name"] for event in events(run, "phase")] == ["model"]
 

@@ -64,9 +64,9 @@ def weights(run: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_each_kind_learns_and_its_adapter_fits_the_original_base(runs: dict[str, Path], name: str) -> None:
-    told = result(runs[name])
-    assert told["loss_last"] < told["loss_first"]
-    assert told["adapter_reloads"] is True
+    summary = result(runs[name])
+    assert summary["loss_last"] < summary["loss_first"]
+    assert summary["adapter_reloads"] is True
 
 
 @pytest.mark.parametrize("name", ["dora", "pissa", "plus", "whole"])
@@ -86,9 +86,9 @@ def test_adapters_record_their_kind_and_targets(runs: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize(("name", "alpha"), [("pissa", 16), ("pissa-rslora", 8 * 2**0.5)])
 def test_pissa_is_saved_as_a_plain_lora_of_twice_the_rank(runs: dict[str, Path], name: str, alpha: float) -> None:
-    told = recorded(runs[name])
-    assert (told["r"], told["init_lora_weights"]) == (8, True)
-    assert told["lora_alpha"] == pytest.approx(alpha)
+    config = recorded(runs[name])
+    assert (config["r"], config["init_lora_weights"]) == (8, True)
+    assert config["lora_alpha"] == pytest.approx(alpha)
     assert all(8 in value.shape for value in weights(runs[name]).values())
 
 
@@ -190,17 +190,19 @@ def test_weight_decay_is_given_to_the_parameters_that_trainer_gives_it_to() -> N
 
 
 @pytest.mark.parametrize(
-    ("over", "said"),
+    ("over", "message"),
     [
         ({"lora.adapter": "/nowhere"}, "has no adapter_config.json"),
         ({"lora.dora": True, "train.engine": "unsloth"}, "set train.engine: peft"),
     ],
 )
-def test_settings_that_cannot_be_trained_are_a_users_mistake(configure: Any, over: dict[str, Any], said: str) -> None:
+def test_settings_that_cannot_be_trained_are_a_users_mistake(
+    configure: Any, over: dict[str, Any], message: str
+) -> None:
     run = configure("mistake", **over)
     ranks = Ranks(1, ["-m", "train", "--config", str(run / "train.json")])
     assert ranks.wait() == [2]
-    assert said in ranks.output[0]
+    assert message in ranks.output[0]
     assert "Traceback" not in ranks.output[0]
 
 
@@ -212,8 +214,8 @@ def test_exports_merge_every_kind_and_qlora_in_16_bits(runs: dict[str, Path], tm
     ]
     commands += [("train.export", ["--run-dir", str(runs["dora"]), "--to", "adapter", "--out", str(tmp_path / "own")])]
     commands += [commands[0]]  # into a directory that exists by now
-    *told, again = tools(tmp_path, *commands)
-    for name, (status, output) in zip((*names, "own"), told, strict=True):
+    *results, again = tools(tmp_path, *commands)
+    for name, (status, output) in zip((*names, "own"), results, strict=True):
         assert status == 0, output
         if name != "own":
             share = float(output.partition("largest difference ")[2].partition(", ")[2].partition("%")[0])
@@ -234,8 +236,8 @@ def test_two_ranks_give_the_evaluation_of_one(runs: dict[str, Path], tmp_path: P
     assert one[0][0] == 0, one[0][1]
     ranks = Ranks(2, ["-m", "train.evaluate", "--run-dir", run, *words, "--out", str(tmp_path / "two")])
     assert ranks.wait() == [0, 0], "\n".join(ranks.output)
-    told = [json.loads((tmp_path / name / "scores.json").read_text()) for name in ("one", "two")]
-    assert told[0]["loss"] == pytest.approx(told[1]["loss"], rel=1e-5)
-    assert told[0]["tasks"] == told[1]["tasks"]
+    scores = [json.loads((tmp_path / name / "scores.json").read_text()) for name in ("one", "two")]
+    assert scores[0]["loss"] == pytest.approx(scores[1]["loss"], rel=1e-5)
+    assert scores[0]["tasks"] == scores[1]["tasks"]
     lines = [(tmp_path / name / "predictions.jsonl").read_text() for name in ("one", "two")]
     assert lines[0] == lines[1]

@@ -47,10 +47,10 @@ def test_wrong_names_of_modules_are_a_users_mistake(
     if engine == "unsloth" and find_spec("unsloth") is None:
         pytest.skip("Unsloth is not installed here")
     runs = [configure("mistake", **over, **{"train.engine": engine}) for over, _ in cases]
-    told = tools(tmp_path, *(("train.__main__", ["--config", str(run / "train.json")]) for run in runs))
-    for (over, said), (status, output) in zip(cases, told, strict=True):
+    results = tools(tmp_path, *(("train.__main__", ["--config", str(run / "train.json")]) for run in runs))
+    for (over, message), (status, output) in zip(cases, results, strict=True):
         assert status == 2, (over, output)
-        assert said in output
+        assert message in output
         assert "Traceback" not in output
 
 
@@ -80,7 +80,7 @@ def test_an_engine_error_about_something_else_is_not_explained_as_a_name() -> No
     from train.model.targets import explain
 
     assert explain(ValueError("shapes do not match")) is None
-    told = explain(TypeError("Unsloth: Module = q_proj is not allowed. Only 'lm_head' and ... are allowed."))
-    assert told is not None
-    assert str(told).startswith("lora.modules_to_save: Unsloth: Module = q_proj is not allowed")
-    assert told.advice == ("set train.engine: peft",)
+    error = explain(TypeError("Unsloth: Module = q_proj is not allowed. Only 'lm_head' and ... are allowed."))
+    assert error is not None
+    assert str(error).startswith("lora.modules_to_save: Unsloth: Module = q_proj is not allowed")
+    assert error.advice == ("set train.engine: peft",)

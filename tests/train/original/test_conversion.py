@@ -492,15 +492,15 @@ def test_names_with_spaces_quotes_and_chinese_are_only_names(vocabulary: bytes, 
 
 def test_a_checkpoint_is_converted_once_and_again_when_it_changes(vocabulary: bytes, tmp_path: Path) -> None:
     source, _, tensors = make(tmp_path / "s", "baichuan-7b", vocabulary, shards=1)
-    said: list[str] = []
-    first = converted(source, said.append, tmp_path / "cache")
-    assert "converting it once" in said[0]
+    messages: list[str] = []
+    first = converted(source, messages.append, tmp_path / "cache")
+    assert "converting it once" in messages[0]
     stamp = (first / "config.json").stat().st_mtime_ns
-    said.clear()
-    assert converted(source, said.append, tmp_path / "cache") == first
+    messages.clear()
+    assert converted(source, messages.append, tmp_path / "cache") == first
     assert (first / "config.json").stat().st_mtime_ns == stamp
-    assert len(said) == 1
-    assert "using its conversion" in said[0]
+    assert len(messages) == 1
+    assert "using its conversion" in messages[0]
     torch.save(tensors, source / "pytorch_model.bin")
     os.utime(source / "pytorch_model.bin", ns=(1, 1))
     assert converted(source, quiet, tmp_path / "cache") != first
@@ -560,8 +560,8 @@ def test_ranks_that_start_together_convert_once(vocabulary: bytes, tmp_path: Pat
     env = {**os.environ, "PYTHONPATH": str(ROOT), "ZLAUNCH_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, "-c", program, str(source)]
     ranks = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [rank.communicate(timeout=120)[0] for rank in ranks]
+    outputs = [rank.communicate(timeout=120)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0]
-    assert sum("converting it once" in text for text in said) == 1
-    assert sum("using its conversion" in text for text in said) == 1
+    assert sum("converting it once" in text for text in outputs) == 1
+    assert sum("using its conversion" in text for text in outputs) == 1
     assert isinstance(load(next((tmp_path / "cache" / "converted").glob("s-*"))), AlibiLlamaForCausalLM)

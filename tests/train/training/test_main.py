@@ -115,8 +115,8 @@ def test_a_run_does_not_resume_with_other_modules_of_the_same_size(forkserver: F
     assert go(forkserver, run) == [0], (run / "ranks.log").read_text()
     configure("others", run=run, **SHORT, **over, **{"lora.target_modules": ["q_proj", "v_proj"]})
     assert go(forkserver, run) == [2]
-    said = "was made with trained_modules k_proj, lm_head, q_proj, but this run has lm_head, q_proj, v_proj"
-    assert said in (run / "ranks.log").read_text()
+    message = "was made with trained_modules k_proj, lm_head, q_proj, but this run has lm_head, q_proj, v_proj"
+    assert message in (run / "ranks.log").read_text()
 
 
 @pytest.mark.parametrize(

@@ -23,14 +23,14 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
 
 
 def test_a_smoke_run_passes_and_reports_what_ci_needs(smoke):
-    told = smoke[1]
-    assert told["state"] == "SUCCEEDED"
-    assert told["loss_last"] < told["loss_first"]
-    assert told["world_size"] == 1
-    assert told["seconds"] > 0
-    assert (Path(told["adapter"]) / "adapter_config.json").exists()
-    assert told["smoke_problems"] == []
-    result = json.loads((Path(told["directory"]) / "result.json").read_text())
+    summary = smoke[1]
+    assert summary["state"] == "SUCCEEDED"
+    assert summary["loss_last"] < summary["loss_first"]
+    assert summary["world_size"] == 1
+    assert summary["seconds"] > 0
+    assert (Path(summary["adapter"]) / "adapter_config.json").exists()
+    assert summary["smoke_problems"] == []
+    result = json.loads((Path(summary["directory"]) / "result.json").read_text())
     assert result["grad_norm_min"] > 0
     assert result["adapter_reloads"] is True
 
@@ -41,8 +41,8 @@ def test_a_smoke_run_that_learns_nothing_fails(tmp_path):
 
 
 def test_generate_answers_with_the_adapter_and_without_it(smoke):
-    cwd, told = smoke
-    words = ("generate", told["run"], "判断情感：正面或负面。", "--max-new-tokens", "6")
+    cwd, summary = smoke
+    words = ("generate", summary["run"], "判断情感：正面或负面。", "--max-new-tokens", "6")
     assert zlaunch(cwd, *words).stdout == zlaunch(cwd, *words).stdout
     zlaunch(cwd, *words, "--base", "--temperature", "0.5")
 

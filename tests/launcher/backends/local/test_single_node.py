@@ -137,7 +137,7 @@ def test_cancel_never_touches_a_process_that_took_over_the_pid(make: Make) -> No
         ("exec python-that-is-not-there\n", "not found"),
     ],
 )
-def test_a_start_that_fails_says_why(make: Make, node_sh: str, error: str) -> None:
+def test_a_failed_start_reports_the_reason(make: Make, node_sh: str, error: str) -> None:
     _, directory = make("exit 0", node_sh)
     with pytest.raises(TargetError, match=error):
         BACKEND.submit(directory, NO_PLAN, {})

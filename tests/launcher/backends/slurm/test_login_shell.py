@@ -65,7 +65,7 @@ def shell_on(there: Path) -> LoginShell:
     return shell
 
 
-def test_nobody_else_can_read_the_files_while_they_travel(run: RunDir, there: Path) -> None:
+def test_only_the_owner_can_read_the_files_in_transit(run: RunDir, there: Path) -> None:
     shell = shell_on(there)
     shell.send([run.path])
     shell.write_secrets(run.path.parent / ".secrets" / f"{run.run_id}.json", {"TOKEN": "x"})

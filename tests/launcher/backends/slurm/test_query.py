@@ -93,7 +93,7 @@ def test_watchers_that_come_at_once_ask_once(tmp_path: Path) -> None:
     assert shell.questions() == ["squeue"]
 
 
-def test_accounting_is_asked_for_what_squeue_has_forgotten_and_all_at_once(tmp_path: Path) -> None:
+def test_accounting_is_queried_once_for_all_jobs_that_squeue_lacks(tmp_path: Path) -> None:
     shell = FakeShell({"squeue": RUNNING, "sacct": "3|COMPLETED|Unknown|node1|0:0|\n4|TIMEOUT|Unknown|node1|0:0|\n"})
     watch = JobWatch(shell, folder=tmp_path, clock=Clock())
     assert watch.snapshot("3", lambda: ["1", "3", "4", "5"]).job == JobInfo("3", "COMPLETED", "", None, "node1", 0)
@@ -115,7 +115,7 @@ def test_a_cluster_without_accounting_is_not_asked_for_it_again_within_an_hour(t
     assert shell.questions().count("sacct") == 2
 
 
-def test_a_newer_slurm_is_asked_for_json(tmp_path: Path) -> None:
+def test_a_newer_slurm_is_queried_with_json(tmp_path: Path) -> None:
     jobs = {"jobs": [{"job_id": 1, "job_state": ["RUNNING"], "state_reason": "None", "nodes": "n1"}]}
     shell = FakeShell({"version": "slurm 23.11.4", "squeue": json.dumps(jobs)})
     job = JobWatch(shell, folder=tmp_path, clock=Clock()).snapshot("1").job
@@ -149,7 +149,7 @@ def test_a_controller_that_is_down_is_not_asked_more_often_and_its_last_answer_c
     assert waiting_reason(down) == "Slurm does not answer: squeue: squeue: error: no answer"
 
 
-def test_a_damaged_cache_is_asked_anew(tmp_path: Path) -> None:
+def test_a_damaged_cache_leads_to_a_new_query(tmp_path: Path) -> None:
     shell = FakeShell({"squeue": RUNNING})
     watch = JobWatch(shell, folder=tmp_path, clock=Clock())
     watch.file.write_text("{torn")
@@ -299,7 +299,7 @@ def test_an_interrupted_submission_has_no_job_to_cancel_but_must_not_start(tmp_p
     assert shell.asked == []
 
 
-def test_a_squeue_that_prints_no_json_is_asked_for_text(tmp_path: Path) -> None:
+def test_a_squeue_without_json_is_queried_for_text(tmp_path: Path) -> None:
     class Wrapped(FakeShell):
         def run(self, argv: Sequence[str], *, cwd: str | None = None, hide: Sequence[str] = ()) -> Result:
             done = super().run(argv, cwd=cwd, hide=hide)

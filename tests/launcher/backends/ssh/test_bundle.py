@@ -71,7 +71,7 @@ def test_a_split_of_a_directory_travels_with_its_directory(tmp_path: Path) -> No
     assert (found.train, found.eval) == (f"{there}:train", f"{there}:test")
 
 
-def test_what_lies_on_a_hub_is_not_an_input(tmp_path: Path) -> None:
+def test_hub_data_is_not_an_input(tmp_path: Path) -> None:
     assert inputs.inputs(job(["hub:some/set", {"path": "hf://other"}])) == ((), {})
 
 

@@ -44,7 +44,7 @@ def test_events_of_every_host_come_into_one_file_line_by_line_even_if_torn(run: 
     assert mirror.offsets(0, ["events.jsonl"]) == {"events.jsonl": 18}
 
 
-def test_a_file_that_was_written_anew_there_is_replaced_here(run: RunDir) -> None:
+def test_a_rewritten_file_of_a_host_replaces_the_copy(run: RunDir) -> None:
     mirror = Mirror(run, [0])
     mirror.apply(0, answer(("metrics.jsonl", 0, b"a long first attempt\n")))
     mirror.apply(0, answer(("metrics.jsonl", 0, b"short\n")))

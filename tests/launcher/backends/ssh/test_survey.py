@@ -92,7 +92,7 @@ def test_a_run_in_a_container_needs_no_environment_even_without_a_named_image() 
     ("container", "error"),
     [({"image": "/shared/zl.tar"}, "archive"), ({"runtime": "pyxis", "image": "i"}, "plugin of Slurm")],
 )
-def test_an_image_that_no_host_could_run_is_refused_before_any_host_is_asked(
+def test_an_image_that_no_host_can_run_is_refused_before_any_host_is_contacted(
     container: dict[str, str], error: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = convert({"ssh": {"hosts": "node1"}, "container": container}, where="test")
@@ -129,5 +129,5 @@ def test_hosts_of_one_machine_are_told() -> None:
         "c and d are on one machine (the same boot id): they share its cores and memory",
     ]
     many = {rank: host("b", "net:1") for rank in range(64)}
-    (told,) = requirements.shared_machines([f"n{rank}" for rank in many], many)
-    assert told.startswith("n0, n1, n2, 60 more and n63 are the same machine")
+    (note,) = requirements.shared_machines([f"n{rank}" for rank in many], many)
+    assert note.startswith("n0, n1, n2, 60 more and n63 are the same machine")
