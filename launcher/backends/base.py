@@ -32,6 +32,12 @@ class Backend(Protocol):
     def state(self, run: RunDir) -> RunState:
         """Return the state of the run now. Raises TargetError when its target does not answer."""
 
+    def is_alive(self, run: RunDir) -> bool:
+        """Whether something of the run lives (a queued job, an agent, a process), whatever its files say.
+
+        Raises TargetError when its target does not answer.
+        """
+
     def logs(self, run: RunDir, *, rank: int | None = None, follow: bool = False) -> Iterator[LogLine]:
         """Yield log lines, of one rank if given; with `follow`, until the run ends."""
 
@@ -92,6 +98,9 @@ class FakeBackend:
 
     def state(self, run: RunDir) -> RunState:
         return self.states.pop(0) if len(self.states) > 1 else self.states[0]
+
+    def is_alive(self, run: RunDir) -> bool:
+        return not self.states[0].is_final
 
     def logs(self, run: RunDir, *, rank: int | None = None, follow: bool = False) -> Iterator[LogLine]:
         return iter([line for line in self.lines if rank is None or line.rank == rank])

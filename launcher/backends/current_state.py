@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from launcher.backends import backend_of
 from launcher.errors import RunNotFound, TargetError
 from launcher.rundir.directory import RunDir, RunRecord
@@ -22,6 +24,20 @@ def current(run: RunDir) -> RunState:
         state = backend_of(record.backend).state(run)
         if state is recorded or store(run, state, record):
             return state
+
+
+def observed(run: RunDir) -> RunState:
+    """Return the state of the run now, by living evidence: for commands that end a run or start it again.
+
+    A record may say that a run is over while a job of it waits in a queue or a process of it lives, for example after a
+    disk was full. Raises TargetError if its target is silent.
+    """
+    state = current(run)
+    if not state.is_final or not backend_of(run.record.backend).is_alive(run):
+        return state
+    with contextlib.suppress(OSError):
+        run.update_record(state=RunState.RUNNING.value)
+    return RunState.RUNNING
 
 
 def last_seen(run: RunDir) -> tuple[RunState, str | None]:
@@ -45,4 +61,7 @@ def recorded_state(record: RunRecord) -> RunState:
 
 def store(run: RunDir, state: RunState, record: RunRecord) -> bool:
     """Write the state if run.json still holds `record`; return False if another command has changed it since."""
-    return run.update_record(only_if=lambda now: now == record, state=state.value).state == state.value
+    try:
+        return run.update_record(only_if=lambda now: now == record, state=state.value).state == state.value
+    except OSError:  # a full or read-only file system: the answer is right all the same
+        return True

@@ -49,6 +49,8 @@ def resume(
         refuse_changes_of_sweep(found, [flag for flag, value in changes.items() if value], detach)
         return resume_sweep(found, as_json=as_json)
     refuse_local_flags(found, gpus or procs)
+    if not dry_run:
+        found.claim()  # before the question, so that no other resume starts the run after it
     refuse_if_not_resumable(found, bool(overrides))
     file = submit.job_to_resume(found)
     job = read_job(file, overrides, {"local.gpus": gpus, "local.procs": procs})
@@ -98,7 +100,7 @@ def refuse_local_flags(run: RunDir, ranks: int | None) -> None:
 
 def refuse_if_not_resumable(run: RunDir, changed: bool) -> None:
     """Raise UsageError for a run that is still running, or that has succeeded and whose job is unchanged."""
-    state = current_state.current(run)
+    state = current_state.observed(run)
     if not state.is_final:
         raise UsageError(f"{run.run_id} is {state.value}", hint=f"cancel it first: zlaunch cancel {run.run_id}")
     if state is RunState.SUCCEEDED and not changed:

@@ -138,7 +138,7 @@ def submit_run(job: Job, *, smoke: bool, dry_run: bool, print_script: bool, foll
         return 0
     if not follow:
         record = submit.submit(run, plan, backend, secrets)
-        print_submitted(run, record.ids[0], as_json)
+        print_submitted(run, next(iter(record.ids), "without a known id"), as_json)
         return 0
     return start_and_follow(run, plan, backend, secrets, smoke=smoke, as_json=as_json)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -9,6 +10,7 @@ import click
 
 from launcher.backends import current_state
 from launcher.commands.run_argument import find_run
+from launcher.errors import TargetError
 from launcher.rundir import summary
 from launcher.rundir.directory import RunDir
 from launcher.rundir.state import RunState, node_records
@@ -21,6 +23,9 @@ def status(run: str, as_json: bool) -> None:
     """Show the state and progress of RUN."""
     found = find_run(run)
     state = current_state.current(found)
+    if state.is_final and state is not RunState.SUCCEEDED and found.record.backend != "ssh":
+        with contextlib.suppress(TargetError):  # Slurm is silent: the record is all that is known
+            state = current_state.observed(found)
     if as_json:
         nodes = list(node_records(found).values())
         click.echo(json.dumps({**summary.summarize(found, state), "nodes": nodes, "last": summary.last_metric(found)}))

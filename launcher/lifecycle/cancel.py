@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +47,7 @@ class CancelResult:
 
 def cancel_run(run: RunDir, *, checkpoint: bool) -> CancelResult:
     """Cancel a run unless it is over. Raises TargetError if some of its processes may still run."""
-    was = current_state.current(run).value
+    was = current_state.observed(run).value
     if was in OVER:
         return CancelResult(run, was, was)
     backend_of(run.record.backend).cancel(run, checkpoint=checkpoint)
@@ -138,4 +139,6 @@ def _final_state(run: RunDir) -> str:
     if state in OVER:
         return state
     # Nothing of the run is left, and no agent of it was there to write that down.
-    return run.update_record(state=RunState.CANCELLED.value).state
+    with contextlib.suppress(OSError):  # a full disk
+        run.update_record(state=RunState.CANCELLED.value)
+    return RunState.CANCELLED.value

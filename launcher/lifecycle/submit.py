@@ -7,6 +7,7 @@ A dry run stops before the last step. A real submit uses exactly the files that 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,7 @@ import msgspec
 
 from launcher import __version__, assets
 from launcher.backends.base import Backend
+from launcher.errors import TargetError
 from launcher.images import choose
 from launcher.job.load import dump_job, parse_set, read_job
 from launcher.job.spec import Job
@@ -125,20 +127,36 @@ def submit(run: RunDir, run_plan: RunPlan, backend: Backend, secrets: Mapping[st
     before = write_record(run, run_plan, **record)
     try:
         ids = backend.submit(run, run_plan, dict(secrets))
+        return record_start(run, run_plan, ids)
     except KeyboardInterrupt:  # its processes may have started already
         cancelled = cancel_start(run, backend)
         run.update_record(state="CANCELLED" if cancelled else "RUNNING")
         raise StartInterrupted(cancelled) from None
+    except StartNotRecorded:
+        raise
     except BaseException as error:
         record_failed_start(run, before, error)
         raise
-    return record_start(run, run_plan, ids)
+    finally:
+        run.release()
+
+
+class StartNotRecorded(TargetError):
+    """The target has accepted the run, and only its record could not be written."""
 
 
 def record_start(run: RunDir, run_plan: RunPlan, ids: tuple[str, ...]) -> RunRecord:
     """Record that the target accepted the run, and its identifiers there."""
-    run.event("submitted", backend=run_plan.backend, ids=list(ids))
-    return run.update_record(ids=ids, submitted=time.time(), state="PENDING")
+    try:
+        record = run.update_record(ids=ids, submitted=time.time(), state="PENDING")
+    except OSError as error:
+        raise StartNotRecorded(
+            f"{run.run_id} was started ({' '.join(ids)}), but {run.run_json} cannot be written: {error.strerror}",
+            hint=f"free some space, then: zlaunch status {run.run_id}",
+        ) from error
+    with contextlib.suppress(OSError):
+        run.event("submitted", backend=run_plan.backend, ids=list(ids))
+    return record
 
 
 def write_record(run: RunDir, run_plan: RunPlan, **record: Any) -> RunRecord | None:
@@ -160,10 +178,14 @@ def write_record(run: RunDir, run_plan: RunPlan, **record: Any) -> RunRecord | N
 
 
 def record_failed_start(run: RunDir, before: RunRecord | None, error: BaseException) -> None:
-    """Record a refused start: a new run has failed, and a resumed run goes back to what it was."""
-    run.event("not_started", error=str(error) or type(error).__name__, hint=getattr(error, "hint", None))
-    if before is None:
-        run.update_record(state="FAILED")
-    else:
-        run.put_rendered_back()
-        run.save_record(before)
+    """Record a refused start: a new run has failed, and a resumed run goes back to what it was.
+
+    On a full disk nothing can be recorded; the error itself is what the user must see.
+    """
+    with contextlib.suppress(OSError):
+        run.event("not_started", error=str(error) or type(error).__name__, hint=getattr(error, "hint", None))
+        if before is None:
+            run.update_record(state="FAILED")
+        else:
+            run.put_rendered_back()
+            run.save_record(before)

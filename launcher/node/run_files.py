@@ -16,6 +16,7 @@ RENDERED = (JOB, PLAN, TRAIN, DS_CONFIG, HOSTFILE, NODE_SH, DEEPSPEED_SH, SBATCH
 # Kept by the launcher.
 RECORD = "run.json"
 RECORD_LOCK = ".run.json.lock"
+START_LOCK = ".start.lock"
 BEFORE = "before"
 
 # Written while the run lasts, by agents, ranks and launcher.

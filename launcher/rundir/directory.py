@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from launcher.errors import RunNotFound, TargetError
+from launcher.errors import RunNotFound, TargetError, UsageError
 from launcher.node import files, run_files
 from launcher.rundir.jsonl import read_jsonl
 
@@ -64,6 +64,7 @@ class RunDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.run_id = path.name
+        self._claim: int | None = None
 
     def __repr__(self) -> str:
         return f"RunDir({str(self.path)!r})"
@@ -176,6 +177,26 @@ class RunDir:
                 record = msgspec.structs.replace(record, **changes)
                 self._write_record(record)
         return record
+
+    def claim(self) -> None:
+        """Be the only command that starts this run, until `release` or the end of the process. Raises UsageError."""
+        handle = os.open(self.path / run_files.START_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise UsageError(
+                f"another command is starting {self.run_id} right now", hint=f"zlaunch status {self.run_id}"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        self._claim = handle
+
+    def release(self) -> None:
+        """End `claim`, if there was one."""
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
 
     def _locked(self) -> contextlib.AbstractContextManager[None]:
         return _locked(self.path / run_files.RECORD_LOCK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 from collections.abc import Iterator
@@ -55,10 +56,17 @@ class LocalBackend:
             log = "".join(f"\n  agent.log: {line}" for line in lines)
             raise TargetError(f"the run did not start on this machine: {error}{log}", hint=error.hint) from error
         raise_if_cancelled(run)
-        return (str(node_records(run)[0]["pid"]),)
+        record = node_records(run).get(0)
+        if record is None:  # the disk is full: nobody would ever see how the run goes
+            kill_leftovers(run.run_id)
+            raise TargetError(f"the agent could not write its record into {run.path}", hint="free some space first")
+        return (str(record["pid"]),)
 
     def state(self, run: RunDir) -> RunState:
         return derive_state(run)
+
+    def is_alive(self, run: RunDir) -> bool:
+        return derive_state(run) is RunState.RUNNING or bool(processes.find_run_processes(run.run_id))
 
     def logs(self, run: RunDir, *, rank: int | None = None, follow: bool = False) -> Iterator[LogLine]:
         return follow_logs(run, rank=rank, follow=follow, ended=lambda: self.state(run).is_final)
@@ -67,7 +75,8 @@ class LocalBackend:
         """Stop the run and prove it. Raises TargetError if a process of it survives SIGKILL."""
         record = node_records(run).get(0)
         if run.run_json.exists() and run.record.state == RunState.PENDING and not (record and is_agent_alive(record)):
-            run.update_record(state=RunState.CANCELLED.value)  # a launcher that is still starting the run checks this
+            with contextlib.suppress(OSError):  # a launcher that is still starting the run checks this
+                run.update_record(state=RunState.CANCELLED.value)
             record = node_records(run).get(0)
         if record is not None and is_local(record):
             _stop_agent(run, record, checkpoint)

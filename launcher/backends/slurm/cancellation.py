@@ -5,6 +5,7 @@ The progress of the runs is read from their own files. Slurm gets only the query
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Sequence
@@ -51,7 +52,8 @@ class Cancellation:
 
     def _forbid_requeues(self) -> None:
         for run in self.runs:
-            self.shell.write(run.control_dir / run_files.CANCELLED, json.dumps({"time": time.time()}))
+            with contextlib.suppress(OSError):  # a full disk is no reason not to cancel
+                self.shell.write(run.control_dir / run_files.CANCELLED, json.dumps({"time": time.time()}))
 
     def _stop_orderly(self, checkpoint: bool) -> None:
         """Have the agents of running jobs end them, with a last checkpoint if asked."""
@@ -71,7 +73,8 @@ class Cancellation:
         """Signal through files: a signal that Slurm sends reaches every process of the ranks, too."""
         for numbers in [SAVE_AND_STOP] if checkpoint else [STOP, STOP_AT_ONCE]:
             for run in runs:
-                self.shell.write(run.path / run_files.signals(0), numbers + "\n")
+                with contextlib.suppress(OSError):
+                    self.shell.write(run.path / run_files.signals(0), numbers + "\n")
             time.sleep(0.0 if checkpoint else SECOND_SIGNAL_PAUSE)
 
     def _kill_rest(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from launcher.backends.slurm.allocation import slurm_target
 from launcher.backends.slurm.cancellation import Cancellation
 from launcher.backends.slurm.job_files import begin_submission, job_id, secrets_file, slurm_section
 from launcher.backends.slurm.job_state import failure_record, merge_states, own_state, waiting_reason
-from launcher.backends.slurm.query import JobWatch, Snapshot, explain_sbatch
+from launcher.backends.slurm.query import JobWatch, Snapshot, explain_sbatch, job_of_sbatch, live_jobs
 from launcher.backends.slurm.sbatch_variables import overruled, script_options
 from launcher.backends.slurm.shell import LocalShell, Shell
 from launcher.backends.slurm.states import JobInfo
@@ -54,8 +55,12 @@ class SlurmBackend:
         return slurm_target(job, self._sums)
 
     def submit(self, run: RunDir, plan: RunPlan, secrets: dict[str, str]) -> tuple[str, ...]:
-        """Queue the run; return its job id. Raises TargetError when Slurm refuses or does not answer."""
-        return (self._submit(run.path / run_files.SBATCH, [(run, plan)], secrets),)
+        """Queue the run; return its job id, or nothing if Slurm took the job without telling its id.
+
+        Raises TargetError when Slurm refuses or does not answer.
+        """
+        job = self._submit(run.path / run_files.SBATCH, [(run, plan)], secrets)
+        return (job,) if job else ()
 
     def submit_array(
         self,
@@ -100,10 +105,30 @@ class SlurmBackend:
             for run in runs:
                 shell.remove(secrets_file(run))
             raise
+        if not job:  # a wrapper hid it: Slurm knows the job by its name
+            with contextlib.suppress(TargetError):
+                job = next(iter(live_jobs(shell, script.parent.name, "")), "").partition("_")[0]
         self._watch(shell).expire()
         return job
 
     # State
+
+    def is_alive(self, run: RunDir) -> bool:
+        """Whether Slurm has an unfinished job of the run, by its id or by the run's name."""
+        shell = self._shell_of(slurm_section(run))
+        found = live_jobs(shell, run.run_id, job_id(run))
+        if found and not run.record.ids:
+            run.update_record(ids=(found[-1],))
+        return bool(found)
+
+    def _job_of(self, run: RunDir, shell: Shell) -> str:
+        """The run's job id. If the launcher died before it could record one, Slurm knows the job by the run's name."""
+        if (known := job_id(run)) or "sweep" in run.record.extra:
+            return known
+        with contextlib.suppress(TargetError):  # then it is asked again, and the run's own files say what is known
+            if found := live_jobs(shell, run.run_id, ""):
+                return run.update_record(ids=(found[-1],)).ids[0]
+        return ""
 
     def state(self, run: RunDir) -> RunState:
         """Return the state of the run. Fetches its files from a login host when Slurm's answer is new."""
@@ -111,7 +136,9 @@ class SlurmBackend:
         own, since = own_state(run)
         if own.is_final:
             return self._settle(run, own, None)
-        snapshot = self._watch(shell).snapshot(job_id(run), lambda: unfinished_jobs(run.path.parent, shell.name))
+        snapshot = self._watch(shell).snapshot(
+            self._job_of(run, shell), lambda: unfinished_jobs(run.path.parent, shell.name)
+        )
         if self._fetched.get(run.run_id, 0.0) < snapshot.time:
             self._fetched[run.run_id] = snapshot.time
             shell.fetch(run)
@@ -169,6 +196,8 @@ class SlurmBackend:
         if not runs:
             return {}
         shell = self._shell_of(slurm_section(runs[0]))
+        for run in runs:
+            self._job_of(run, shell)
         return Cancellation(shell, self._watch(shell), runs).execute(checkpoint=checkpoint)
 
     def _shell_of(self, section: dict[str, Any]) -> Shell:
@@ -188,7 +217,7 @@ def _sbatch(shell: Shell, script: Path, options: Sequence[str], *, hide: tuple[s
         result = shell.run([*command, *options, script.name], cwd=shell.path_there(script.parent), hide=hide)
         if result.code != 0:
             raise explain_sbatch(result)
-    return result.stdout.strip().splitlines()[-1].partition(";")[0]
+    return job_of_sbatch(result.stdout)
 
 
 def shell_of(section: dict[str, Any]) -> Shell:

@@ -8,12 +8,13 @@ decide (job_state.py).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,15 @@ import filelock
 import msgspec
 
 from launcher.backends.slurm.shell import Shell
-from launcher.backends.slurm.states import SACCT_FIELDS, SQUEUE_FIELDS, JobInfo, parse_json, parse_sacct, parse_squeue
+from launcher.backends.slurm.states import (
+    SACCT_FIELDS,
+    SQUEUE_FIELDS,
+    JobInfo,
+    parse_json,
+    parse_sacct,
+    parse_squeue,
+    run_state,
+)
 from launcher.errors import TargetError
 from launcher.machine.process import Result
 from launcher.rundir import directory
@@ -32,6 +41,8 @@ SACCT_RETRY = 3600.0
 """Seconds after which accounting that refused is asked again."""
 JSON_SINCE = (23, 11)
 """Older versions of squeue print every job of the cluster with --json, whatever the other options."""
+LOCK_SECONDS = 60.0
+"""Seconds to wait for another watcher that asks Slurm."""
 CHUNK = 500
 """Job ids on one command line."""
 
@@ -66,33 +77,55 @@ class JobWatch:
         self.shell, self.clock = shell, clock
         self.file = folder / f"slurm-{digest}.json"
         self.lock = filelock.FileLock(folder / f"slurm-{digest}.lock")
+        self._own: _Cache | None = None
+        """The cache, where its file cannot be written: other watchers then ask for themselves."""
 
     def snapshot(self, job_id: str, others: Callable[[], Iterable[str]] = tuple) -> Snapshot:
         """Return what Slurm reported of a job at most ten seconds ago; `others`: ids of further unfinished runs."""
         cache = self._read()
         if not self._is_fresh(cache):
-            with self.lock:
+            with self._locked():
                 cache = self._read()  # another watcher may have queried Slurm meanwhile
                 if not self._is_fresh(cache):
                     cache = self._ask(cache, {job_id, *others()})
-                    directory.write_atomic(self.file, msgspec.json.encode(cache).decode())
+                    self._write(cache)
         return Snapshot(cache.time, cache.jobs.get(job_id), job_id in cache.asked, cache.error)
 
     def expire(self) -> None:
         """Have the next snapshot ask Slurm, because a job was just submitted or cancelled."""
-        with self.lock:
+        with self._locked():
             cache = self._read()
             cache.time = 0.0
-            directory.write_atomic(self.file, msgspec.json.encode(cache).decode())
+            self._write(cache)
 
     def _is_fresh(self, cache: _Cache) -> bool:
         return 0 <= self.clock() - cache.time < MAX_AGE
 
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock of the cache, where it can be held: a full or read-only home must not hide Slurm's answers."""
+        try:
+            self.lock.acquire(timeout=LOCK_SECONDS)
+        except (OSError, NotImplementedError, filelock.Timeout):
+            yield
+            return
+        try:
+            yield
+        finally:
+            self.lock.release()
+
     def _read(self) -> _Cache:
         try:
-            return msgspec.json.decode(self.file.read_bytes(), type=_Cache)
+            return msgspec.json.decode(self.file.read_bytes(), type=_Cache) if self._own is None else self._own
         except (OSError, msgspec.MsgspecError):
             return _Cache()
+
+    def _write(self, cache: _Cache) -> None:
+        try:
+            directory.write_atomic(self.file, msgspec.json.encode(cache).decode())
+            self._own = None
+        except OSError:
+            self._own = cache
 
     def _ask(self, old: _Cache, job_ids: set[str]) -> _Cache:
         over = {job_id: info for job_id, info in old.jobs.items() if info.state.is_final}
@@ -163,6 +196,27 @@ def cache_folder() -> Path:
         if other.lstat().st_uid != os.getuid() or other.is_symlink():  # anyone can make a directory of that name
             raise TargetError(f"{other} is not yours", hint="set XDG_CACHE_HOME to a directory of your own") from None
         return other
+
+
+def job_of_sbatch(output: str) -> str:
+    """The job id among the lines that `sbatch --parsable` and a site's wrapper print: `123` or `123;cluster`. Pure.
+
+    Empty: there is none.
+    """
+    found = [match[1] for line in output.splitlines() if (match := re.fullmatch(r"(\d+)(;[\w.-]+)?", line.strip()))]
+    return found[-1] if found else ""
+
+
+def live_jobs(shell: Shell, name: str, job_id: str) -> list[str]:
+    """The ids of this user's unfinished jobs with that name or id, oldest first. Raises TargetError."""
+    argv = ["squeue", "--me", "--array", "--noheader", "--states=all", "--format=%i|%T|%j"]
+    rows = [line.strip().split("|", 2) for line in _checked(shell.run(argv)).stdout.splitlines()]
+    found = [
+        row[0]
+        for row in rows
+        if len(row) == 3 and (row[2] == name or row[0] == job_id) and not run_state(row[1]).is_final
+    ]
+    return sorted(found, key=lambda job: [int(part) for part in re.findall(r"\d+", job)])
 
 
 def explain_sbatch(result: Result) -> TargetError:

@@ -11,7 +11,8 @@ RESULTS = (*MIRRORED, names.RESULT, names.PREDICTIONS, names.ADAPTER)
 CHECKPOINTS = names.CHECKPOINTS
 """Fetches the complete ones."""
 NOT_SENT = frozenset({names.CHECKPOINTS, names.ADAPTER, names.LOGS, names.METRICS, names.RESULT, names.PREDICTIONS,
-                      names.SLURM_LOG, "inputs", names.BEFORE, names.RECORD, names.RECORD_LOCK})  # fmt: skip
+                      names.SLURM_LOG, "inputs", names.BEFORE,
+                      names.RECORD, names.RECORD_LOCK, names.START_LOCK})  # fmt: skip
 """What the run itself writes on the cluster, or only the launcher reads."""
 STORE = ".inputs"
 """Directory beside the run directories on the login host: input files by the hash of their content."""

@@ -86,6 +86,14 @@ class SshBackend:
             copy_results(watch)
         return state
 
+    def is_alive(self, run: RunDir) -> bool:
+        """Whether an agent of the run lives on a host that answers."""
+        if not recorded_places(run):
+            return False
+        watch = self.watch(run)
+        watch.poll()
+        return any(view.alive for view in watch.views)
+
     def logs(self, run: RunDir, *, rank: int | None = None, follow: bool = False) -> Iterator[LogLine]:
         """Yield log lines so far; with `follow`, also those to come until the run ends."""
         watch, follower = self.watch(run), LogFollower(run, rank=rank)

@@ -11,7 +11,7 @@ import pytest
 from launcher.backends import backend_of, current_state
 from launcher.backends.slurm.job_state import merge_states, own_state, waiting_reason
 from launcher.backends.slurm.jobs import SlurmBackend
-from launcher.backends.slurm.query import JobWatch, Snapshot, cache_folder, explain_sbatch
+from launcher.backends.slurm.query import JobWatch, Snapshot, cache_folder, explain_sbatch, job_of_sbatch
 from launcher.backends.slurm.states import JobInfo, parse_time
 from launcher.errors import TargetError
 from launcher.machine.process import Result
@@ -296,7 +296,7 @@ def test_an_interrupted_submission_has_no_job_to_cancel_but_must_not_start(tmp_p
     shell.write = lambda path, text: written.append(path)  # type: ignore[method-assign]
     SlurmBackend(shell).cancel(run, checkpoint=False)
     assert written == [run.control_dir / "cancelled"]
-    assert shell.asked == []
+    assert [words[0] for words in shell.asked] == ["squeue"]  # for a job of the run's name
 
 
 def test_a_squeue_without_json_is_queried_for_text(tmp_path: Path) -> None:
@@ -328,3 +328,19 @@ def test_a_cache_directory_that_someone_else_laid_out_is_not_used(
     place.symlink_to(tmp_path / "theirs")
     with pytest.raises(TargetError, match="is not yours"):
         cache_folder()
+
+
+@pytest.mark.parametrize(
+    ("printed", "job"),
+    [
+        ("123\n", "123"),
+        ("123;north\n", "123"),
+        ("quota ok\n 45 \n--> charged: 4.0 GPU hours\n", "45"),
+        ("2026\n77\n\n", "77"),
+        ("Submitted batch job 9\n", ""),
+        ("12 jobs left\n", ""),
+        ("", ""),
+    ],
+)
+def test_the_job_id_is_a_line_of_its_own(printed: str, job: str) -> None:
+    assert job_of_sbatch(printed) == job
