@@ -19,6 +19,7 @@ import msgspec
 
 from launcher.errors import RunNotFound, TargetError, UsageError
 from launcher.node import files, run_files
+from launcher.node.agent.launch import DEFAULTS
 from launcher.rundir.jsonl import read_jsonl
 
 
@@ -211,6 +212,11 @@ class RunDir:
     def read_plan(self) -> dict[str, Any]:
         """plan.json; empty for a run that was never rendered."""
         return self.read_json(self.plan_json) or {}
+
+    def stop_seconds(self) -> tuple[float, float]:
+        """(stop_deadline, kill_after) of the plan. A damaged plan gives the defaults, so that a cancel works."""
+        launch = {**DEFAULTS, **(files.read_json(self.plan_json) or {}).get("launch", {})}
+        return float(launch["stop_deadline"]), float(launch["kill_after"])
 
     def read_events(self) -> list[dict[str, Any]]:
         return read_jsonl(self.events)

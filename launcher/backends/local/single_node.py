@@ -12,9 +12,7 @@ from launcher.backends.local.devices import local_target
 from launcher.errors import TargetError
 from launcher.machine import process
 from launcher.node import processes, run_files
-from launcher.node.agent.launch import DEFAULTS
 from launcher.node.agent.signals import SAME_SIGNAL
-from launcher.node.files import read_json
 from launcher.rundir.logs import LogLine, follow_logs
 from launcher.rundir.state import (
     Record,
@@ -88,16 +86,14 @@ class LocalBackend:
 
 def _stop_agent(run: RunDir, record: Record, checkpoint: bool) -> None:
     """Ask the agent to stop; kill it if it takes too long, and leave the rest to the warden."""
-    launch = (read_json(run.plan_json) or {}).get("launch", {})  # cancel even if the plan is damaged
-    deadlines = {**DEFAULTS, **launch}
-    orderly = deadlines["stop_deadline"] + deadlines["kill_after"] + 2.0
+    stop_deadline, kill_after = run.stop_seconds()
     process.terminate_tree(
         record["pid"],
         record["start_time"],
         record["boot_id"],
         # The agent takes a second signal as "at once", unless it comes so soon that it may be an echo of the first.
-        interrupt_timeout=orderly if checkpoint else SAME_SIGNAL + 0.1,
-        terminate_timeout=deadlines["kill_after"] + 3.0,
+        interrupt_timeout=stop_deadline + kill_after + 2.0 if checkpoint else SAME_SIGNAL + 0.1,
+        terminate_timeout=kill_after + 3.0,
     )
     warden = record.get("warden")
     if warden and not process.wait_gone(warden["pid"], warden["start_time"], KILL_TIMEOUT):

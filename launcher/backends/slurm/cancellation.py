@@ -65,7 +65,9 @@ class Cancellation:
         if running:
             self._signal_agents(running, checkpoint)
             process.wait_until(
-                lambda: all(self._refresh(run).is_final for run in running), _orderly_seconds(running), POLL
+                lambda: all(self._refresh(run).is_final for run in running),
+                max(sum(run.stop_seconds()) + 10.0 for run in running),
+                POLL,
             )
             time.sleep(CLEAR_SECONDS)
 
@@ -118,9 +120,3 @@ class Cancellation:
         if result.code != 0 and self.watch.snapshot(jobs[0], lambda: jobs).error is not None:
             lines = " ".join(result.last_lines)
             raise TargetError(f"scancel {' '.join(jobs)}: {lines}", hint="is the Slurm controller up?")
-
-
-def _orderly_seconds(runs: Sequence[RunDir]) -> float:
-    """Seconds that the slowest of the runs may take to stop by itself."""
-    plans = [(run.read_json(run.plan_json) or {}).get("launch", {}) for run in runs]
-    return max(float(plan.get("stop_deadline", 25.0)) + float(plan.get("kill_after", 5.0)) + 10.0 for plan in plans)

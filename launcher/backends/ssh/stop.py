@@ -5,13 +5,9 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from launcher.backends.ssh.watch import HostWatch
 from launcher.errors import TargetError
-
-if TYPE_CHECKING:
-    from launcher.rundir.directory import RunDir
 
 SECOND_SIGNAL_PAUSE = 0.7
 """Seconds between two signals. An agent takes one that comes sooner as an echo, and a later one as "at once"."""
@@ -22,7 +18,7 @@ def stop_with_checkpoint(watch: HostWatch, nodes: Sequence[int]) -> list[int]:
     """Ask the run to save a checkpoint and stop; return the nodes whose agents may still live after their own time."""
     hub = [0] if 0 in nodes else nodes
     watch.call("send_signal", hub, number=int(signal.SIGINT))
-    return watch.wait_until_gone(nodes, orderly_seconds(watch.run))
+    return watch.wait_until_gone(nodes, sum(watch.run.stop_seconds()) + 5.0)
 
 
 def stop_now(watch: HostWatch, nodes: Sequence[int]) -> dict[int, str]:
@@ -32,7 +28,7 @@ def stop_now(watch: HostWatch, nodes: Sequence[int]) -> dict[int, str]:
     for pause in (SECOND_SIGNAL_PAUSE, 0.0):
         watch.call("send_signal", nodes, number=int(signal.SIGTERM))
         time.sleep(pause)
-    left = watch.wait_until_gone(nodes, _launch_seconds(watch.run, "kill_after", 5.0) + KILL_SECONDS)
+    left = watch.wait_until_gone(nodes, watch.run.stop_seconds()[1] + KILL_SECONDS)
     # Kill the agent first: its warden then stops the ranks. Then kill the warden if it still lives.
     for _ in range(2 if left else 0):
         watch.call("send_signal", left, number=int(signal.SIGKILL))
@@ -43,12 +39,3 @@ def stop_now(watch: HostWatch, nodes: Sequence[int]) -> dict[int, str]:
 def kill_leftovers(watch: HostWatch, nodes: Sequence[int] | None = None) -> dict[int, TargetError]:
     """Kill processes of the run that have no agent any more; return {node: error} of hosts that did not answer."""
     return watch.call("leftovers", nodes, run_id=watch.run.run_id, kill=True, dead_only=True)[1]
-
-
-def orderly_seconds(run: RunDir) -> float:
-    """Seconds that the agents get for a checkpoint and an orderly end."""
-    return _launch_seconds(run, "stop_deadline", 25.0) + _launch_seconds(run, "kill_after", 5.0) + 5.0
-
-
-def _launch_seconds(run: RunDir, key: str, default: float) -> float:
-    return float((run.read_json(run.plan_json) or {}).get("launch", {}).get(key, default))

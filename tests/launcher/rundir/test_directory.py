@@ -139,6 +139,23 @@ def test_the_compiled_agent_is_used_by_our_python_whatever_the_times_of_its_file
     assert "# wrote" not in stderr
 
 
+@pytest.mark.parametrize(
+    ("plan", "seconds"),
+    [
+        ('{"launch": {"stop_deadline": 90, "kill_after": 1}}', (90.0, 1.0)),
+        ('{"launch": {', (25.0, 5.0)),
+        (None, (25.0, 5.0)),
+    ],
+)
+def test_a_run_can_be_stopped_whatever_became_of_its_plan(tmp_path, plan, seconds):
+    run = make_run(tmp_path, "demo-20260101-000000-aaaa")
+    if plan is not None:
+        run.plan_json.write_text(plan)
+    else:
+        run.plan_json.unlink(missing_ok=True)
+    assert run.stop_seconds() == seconds
+
+
 def test_only_first_keeps_an_existing_record(tmp_path):
     run = make_run(tmp_path, "demo-20260101-000000-aaaa")
     late = RunRecord(run_id=run.run_id, name="late", backend="local", created=2.0)
