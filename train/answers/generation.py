@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from train.data.prompts import end_ids
+from train.data.prompts import end_ids, render
 from train.families import family_of
 from train.model import limits
 
@@ -36,6 +38,25 @@ def stop_ids(tokenizer: Any, config: Any) -> list[int]:
     known = tokenizer.get_vocab()
     own = [known[token] for token in family_of(config.to_dict()).stop_tokens if token in known]
     return list(dict.fromkeys([*end_ids(tokenizer), *own]))
+
+
+def save_stopping(place: Path, tokenizer: Any, stop: list[int]) -> None:
+    """Write generation_config.json, and a tokenizer whose end token is the one that ends an answer.
+
+    Many base models have another end token (`<|endoftext|>`), with which an answer of theirs would never end.
+    """
+    from transformers import GenerationConfig
+
+    pad = tokenizer.pad_token_id
+    GenerationConfig(do_sample=False, **NO_PENALTIES, eos_token_id=stop, pad_token_id=pad).save_pretrained(place)
+    saved = copy.deepcopy(tokenizer)
+    ending = next((token for token in end_ids(tokenizer) if token != tokenizer.eos_token_id), None)
+    if ending is not None:
+        shown = [("user", "a"), ("assistant", "b"), ("user", "c")]
+        saved.eos_token = tokenizer.convert_ids_to_tokens(ending)
+        if render(saved, shown) != render(tokenizer, shown):  # the template writes the old one
+            saved.eos_token = tokenizer.eos_token
+    saved.save_pretrained(place)
 
 
 def answer_batch(

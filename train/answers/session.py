@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from train import dist
-from train.answers.generation import stop_ids, stream
-from train.answers.trained import best_device, find_adapter, load_adapted
+from train.answers.generation import stream
+from train.answers.trained import best_device, find_adapter, load_adapted, trained_stop_ids
 from train.data.recipe import Recipe
 from train.data.tokenizer import Tokenizer
 from train.errors import report
@@ -70,7 +70,7 @@ def run_session(options: argparse.Namespace, use: Callable[[Session], None]) -> 
         adapter = find_adapter(options.run_dir)
         model, tokenizer = load_adapted(adapter, device=device, bare=options.base)
         system = options.system if options.system is not None else adapter.config.data.system
-        use(Session(model, tokenizer, stop_ids(tokenizer, model.config), options, system))
+        use(Session(model, tokenizer, trained_stop_ids(adapter, tokenizer, model.config), options, system))
     except Exception as error:
         return report(error, None, None, 0)
     except KeyboardInterrupt:

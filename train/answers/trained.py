@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from train.answers.generation import stop_ids
 from train.checkpoints import complete, damage
 from train.config import TrainConfig, load
 from train.data.prompts import keep_template
@@ -79,6 +80,16 @@ def adapter_tokenizer(adapter: TrainedAdapter) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(adapter.directory)
     keep_template(tokenizer, adapter.config.model.thinking)
     return tokenizer
+
+
+def trained_stop_ids(adapter: TrainedAdapter, tokenizer: Any, config: Any) -> list[int]:
+    """The tokens that end an answer, as the adapter's generation_config.json has them; an early version wrote none."""
+    try:
+        recorded = json.loads((adapter.directory / "generation_config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return stop_ids(tokenizer, config)
+    found = recorded["eos_token_id"]
+    return list(found) if isinstance(found, list) else [found]
 
 
 def best_device() -> str:

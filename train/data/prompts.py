@@ -41,6 +41,13 @@ def keep_template(tokenizer: Any, thinking: str) -> None:
         set_template(tokenizer, None, thinking)
 
 
+def template_facts(tokenizer: Any) -> dict[str, str | None]:
+    """Whether the template asks for thoughts (`on`, `off`, or None if it knows no difference), and whose it is."""
+    template = own_template(tokenizer)
+    whose = "asks as in training" if thoughts.is_form(template) else "as given"
+    return {"thinking": thoughts.mode_of(template), "chat_template": whose}
+
+
 def _forms(tokenizer: Any) -> Forms:
     return forms(own_template(tokenizer), tokenizer.special_tokens_map)
 

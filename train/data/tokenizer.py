@@ -86,6 +86,16 @@ class Tokenizer:
             return self._encoded(Rendered(self.template.prompt_text(protected), (), 0)).ids
         return self.encode_one(self.template.prompt_text(messages))[0]
 
+    def trained_prompt(self, messages: Turns) -> list[int] | None:
+        """The tokens before the answer to `messages` in a training sequence; None if the template refuses these."""
+        done = self.records([Record((*messages, ("assistant", "ok")), "probe", 1)])
+        if done.problems:
+            return None
+        size = done.lengths[-1]
+        ids, loss = done.tokens[-size:].tolist(), done.labelled[-size:].tolist()
+        first = next(place for place in range(size, 0, -1) if not loss[place - 1])
+        return list(ids[:first])
+
     def compare(self, tokenizer: Any) -> None:
         """Compare rendering, tokens and prompts of two conversations with those of transformers. Raises UserError."""
         for probe in _PROBES:

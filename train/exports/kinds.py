@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from train.answers.generation import NO_PENALTIES, stop_ids
-from train.answers.trained import TrainedAdapter, adapter_tokenizer, find_adapter
-from train.data.prompts import render
+from train.answers.generation import NO_PENALTIES
+from train.answers.trained import TrainedAdapter, adapter_tokenizer, find_adapter, trained_stop_ids
+from train.data.prompts import prompt_text, render
 from train.errors import UserError, is_disk_full
-from train.exports import ollama
+from train.exports import ollama, probes
 from train.exports.merge import Print, merge
 from train.model.base import read_json, register_types
 from train.original.portable import make_portable
@@ -52,8 +53,14 @@ def _temporary_for(out: Path) -> Path:
 
 
 def _export_adapter(adapter: TrainedAdapter, place: Path, tell: Print) -> None:
+    from transformers import AutoTokenizer
+
     shutil.copytree(adapter.directory, place, dirs_exist_ok=True)
     make_portable(place, adapter.base, adapter.revision)
+    tokenizer = adapter_tokenizer(adapter)
+    if AutoTokenizer.from_pretrained(place).chat_template != tokenizer.chat_template:
+        tokenizer.save_pretrained(place)  # an earlier version saved the chat template as it found it
+    probes.record(adapter, "adapter", place, tokenizer)
     tell(f"an adapter for {adapter.base}")
     if (read_json(place / "adapter_config.json") or {}).get("target_parameters"):
         tell("it adapts experts as transformers 5 holds them; for transformers 4, export --to merged")
@@ -61,10 +68,15 @@ def _export_adapter(adapter: TrainedAdapter, place: Path, tell: Print) -> None:
 
 def _export_merged(adapter: TrainedAdapter, place: Path, tell: Print) -> None:
     """Base and adapter in one model: safetensors, tokenizer and generation settings."""
+    probes.record(adapter, "merged", place, _write_merged(adapter, place, tell))
+
+
+def _write_merged(adapter: TrainedAdapter, place: Path, tell: Print) -> Any:
+    """Returns the tokenizer of training."""
     tokenizer = adapter_tokenizer(adapter)
     model = merge(adapter, tell)
     settings = model.generation_config
-    stop = stop_ids(tokenizer, model.config)
+    stop = trained_stop_ids(adapter, tokenizer, model.config)
     settings.eos_token_id = stop if len(stop) > 1 else stop[0]
     settings.pad_token_id = tokenizer.pad_token_id
     settings.do_sample, settings.temperature, settings.top_p, settings.top_k = False, None, None, None
@@ -76,6 +88,7 @@ def _export_merged(adapter: TrainedAdapter, place: Path, tell: Print) -> None:
     make_portable(place, adapter.base, adapter.revision)
     size = sum(file.stat().st_size for file in place.glob("*.safetensors"))
     tell(f"{size / 1e9:.2f} GB of weights in {model.dtype}")
+    return tokenizer
 
 
 def _export_ollama(adapter: TrainedAdapter, place: Path, tell: Print) -> None:
@@ -86,19 +99,43 @@ def _export_ollama(adapter: TrainedAdapter, place: Path, tell: Print) -> None:
     config = AutoConfig.from_pretrained(adapter.base, revision=adapter.revision)
     tokenizer = adapter_tokenizer(adapter)
     # both checks come before the merge, which takes minutes
-    template = ollama.measure(lambda turns, **options: render(tokenizer, turns, **options), _added_bos(tokenizer))
+    bos = _begins_with(tokenizer)
+
+    def shown(turns: Any, **options: Any) -> str:
+        return render(tokenizer, turns, **options)
+
+    template = ollama.measure(shown, bos)
     ollama.check_supported(config.to_dict())
-    _export_merged(adapter, place, tell)
-    stop = [tokenizer.convert_ids_to_tokens(token) for token in stop_ids(tokenizer, config)]
+    _write_merged(adapter, place, tell)
+    _write_bos(place / "tokenizer_config.json", tokenizer, bos)
+    stop = [tokenizer.convert_ids_to_tokens(token) for token in trained_stop_ids(adapter, tokenizer, config)]
     text = ollama.modelfile(template, stop, adapter.config.data.system)
     (place / "Modelfile").write_text(text, encoding="utf-8")
+
+    def asked(exported: Any, turns: Any) -> list[int]:
+        return list(exported(bos + template.render(turns), add_special_tokens=False)["input_ids"])
+
+    limits = ollama.limits(template, shown, bos)
+    probes.record(adapter, "ollama", place, tokenizer, asked, limits)
+    for limit in limits:
+        tell(f"note: {limit}")
     tell(f"ollama create {adapter.config.run_id} -f Modelfile     (in the directory of the export)")
 
 
-def _added_bos(tokenizer: Any) -> str:
-    """The begin-of-sequence token if the tokenizer, and so Ollama, adds one to a text by itself; else ""."""
-    ids = tokenizer("a")["input_ids"]
-    return str(tokenizer.bos_token) if len(ids) > 1 and ids[0] == tokenizer.bos_token_id else ""
+def _begins_with(tokenizer: Any) -> str:
+    """The begin-of-sequence token if prompts begin with it, else ""."""
+    bos = tokenizer.bos_token
+    return str(bos) if bos and prompt_text(tokenizer, [("user", "a")]).startswith(bos) else ""
+
+
+def _write_bos(file: Path, tokenizer: Any, bos: str) -> None:
+    """Let Ollama begin prompts as in training.
+
+    Its converter copies `add_bos_token` if there is a `bos_token`. Without that key its runner adds token 0.
+    """
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content |= {"add_bos_token": bool(bos), "bos_token": tokenizer.bos_token or tokenizer.eos_token}
+    file.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 EXPORTS: dict[str, Callable[[TrainedAdapter, Path, Print], None]] = {

@@ -69,8 +69,18 @@ class Template:
 
 
 def _literal(text: str) -> str:
-    """Text that Go's templates and the Modelfile leave as it is: a quoted string where they would read it otherwise."""
-    return f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}" if "{{" in text or '"' in text else text
+    """Text that Go's templates and the Modelfile leave as it is: a quoted string where they would read it otherwise.
+
+    The Modelfile's parser drops characters that Go does not call printable, such as the ideographic space.
+    """
+    odd = [c for c in text if c not in " \n" and not c.isprintable()]
+    return f"{{{{ {_quoted(text)} }}}}" if "{{" in text or '"' in text or odd else text
+
+
+def _quoted(text: str) -> str:
+    """A string of Go in ASCII characters and those that the Modelfile keeps."""
+    plain = json.dumps(text, ensure_ascii=False)
+    return "".join(c if c.isprintable() else "".join(f"\\U{ord(c):08x}") for c in plain)
 
 
 def check_supported(config: Mapping[str, Any]) -> None:
@@ -139,6 +149,23 @@ def _try_out(template: Template, render: Render, bos: str) -> None:
     for probe in (turns[:1], turns[:3], turns, *([[("system", "s"), *turns]] if template.system else [])):
         if template.render(probe) != render(probe, add_generation_prompt=True).removeprefix(bos):
             raise _refusal()
+
+
+def limits(template: Template, render: Render, bos: str) -> list[str]:
+    """What a conversation may hold that Ollama shows otherwise than the chat template does."""
+    cases = {
+        "blanks around a content: Ollama keeps them, the chat template removes them": [("user", "\n a \n")],
+        "thoughts of earlier answers: Ollama shows what the client sends, the chat template leaves them out": [
+            ("user", "a"),
+            ("assistant", "<think>\nb\n</think>\n\nc"),
+            ("user", "d"),
+        ],
+    }
+    return [
+        said
+        for said, turns in cases.items()
+        if template.render(turns) != render(turns, add_generation_prompt=True).removeprefix(bos)
+    ]
 
 
 def _common_end(one: str, other: str) -> str:

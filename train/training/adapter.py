@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from train.answers.generation import save_stopping, stop_ids
 from train.config import TrainConfig
 from train.dist import World
 from train.model import pissa
@@ -23,8 +24,11 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """By dtype of both models: how much logits may differ, as a share of the largest logit."""
 
 
-def save(place: Path, state: State, model: Any, tokenizer: Any) -> None:
-    """Write adapter_model.safetensors (float32), adapter_config.json and the tokenizer with its chat template."""
+def save(place: Path, state: State, model: Any, tokenizer: Any, card: str) -> None:
+    """Write adapter_model.safetensors (float32), adapter_config.json and README.md, which is `card`.
+
+    Beside them the tokenizer with its chat template, and generation_config.json with the tokens that end an answer.
+    """
     weights = {name.removeprefix("param/"): value for name, value in state.items() if name.startswith("param/")}
     trained = model.peft_config
     weights, plain = pissa.as_plain_lora(model, weights)
@@ -33,15 +37,16 @@ def save(place: Path, state: State, model: Any, tokenizer: Any) -> None:
         model.save_pretrained(place, state_dict=weights, save_embedding_layers=False)
     finally:
         model.peft_config = trained
-    tokenizer.save_pretrained(place)
+    save_stopping(place, tokenizer, stop_ids(tokenizer, model.config))
     make_portable(place)
+    (place / "README.md").write_text(card, encoding="utf-8")
 
 
-def replace(place: Path, state: State, model: Any, tokenizer: Any) -> None:
+def replace(place: Path, state: State, model: Any, tokenizer: Any, card: str) -> None:
     """Save under a temporary name and rename: an older adapter stays whole until the new one is complete."""
     temporary = place.with_name(f".{place.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    save(temporary, state, model, tokenizer)
+    save(temporary, state, model, tokenizer, card)
     older = place.with_name(f".{place.name}.old.tmp")
     _remove(older)
     with suppress(FileNotFoundError):

@@ -13,17 +13,17 @@ from typing import Any
 from train import dist
 from train.config import TrainConfig
 from train.data.dataset import Data, Part
-from train.data.prompts import set_template
+from train.data.prompts import end_ids, set_template, template_facts
 from train.data.tokens import fingerprint
 from train.dist import World
 from train.memory import shares_itself
-from train.model import choose, limits, targets
+from train.model import choose, end_token, limits, targets
 from train.model.adapt import adapt
 from train.model.base import BaseModel, family_at, family_of_job, local_directory
 from train.model.load import Loaded, load_for_training, load_tokenizer
 from train.records.conversations import Record
 from train.rundir import RunDir, write_atomic, write_json
-from train.training import adapter, checkpoint, deepspeed, result, start, strategy
+from train.training import adapter, checkpoint, deepspeed, model_card, result, start, strategy
 from train.training.checkpoint import Progress
 from train.training.evaluator import Evaluation, Evaluator, Interrupted
 from train.training.loop import Loop
@@ -51,6 +51,8 @@ class Run:
     base: BaseModel = field(init=False)
     loaded: Loaded = field(init=False)
     # add_adapter
+    warnings: list[str] = field(default_factory=list)
+    """What the model card has to tell."""
     model: Any = field(init=False)
     """The PEFT model."""
     # read_records
@@ -100,11 +102,16 @@ def choose_engine(run: Run) -> None:
         run.rundir.event("engine", engine=run.choice.engine, reason=run.choice.reason)
         print(f"engine {run.choice.engine}: {run.choice.reason}", flush=True)
         for warning in choose.warnings_about(config, family_of_job(config)):
-            run.rundir.event("warning", text=warning)
-            print(f"warning: {warning}", file=sys.stderr, flush=True)
+            _warn(run, warning)
     if shares_itself(run.choice.engine, stage) and not world.many:
         run.ds_config = None  # a single rank has nobody to share weights with
     choose.import_first(run.choice)
+
+
+def _warn(run: Run, warning: str) -> None:
+    if run.world.first:
+        run.rundir.event("warning", text=warning)
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
 
 
 def load_model(run: Run) -> None:
@@ -127,6 +134,13 @@ def load_model(run: Run) -> None:
 def add_adapter(run: Run) -> None:
     """Put LoRA weights on the model."""
     run.phase("adapter")
+    lora, loaded = run.config.lora, run.loaded
+    unknown = end_token.untrained_end(
+        loaded.model, loaded.tokenizer, end_ids(loaded.tokenizer)[::-1], f"{lora.modules_to_save} {lora.target_modules}"
+    )
+    if unknown is not None:
+        run.warnings.append(unknown)
+        _warn(run, unknown)
     run.model = adapt(run.config, run.loaded, run.base, family_at(run.base.directory))
 
 
@@ -260,12 +274,26 @@ def _evaluate(evaluator: Evaluator) -> Evaluation | None:
 
 def _save_checkpoint(run: Run, progress: Progress) -> None:
     def save_adapter(place: Path, state: State) -> None:
-        adapter.save(place, state, run.model, run.loaded.tokenizer)
+        adapter.save(place, state, run.model, run.loaded.tokenizer, _card(run, progress.step))
 
     started, keep = time.perf_counter(), run.config.train.keep_checkpoints
     checkpoint.save(run.rundir.checkpoints, run.strategy, run.world, progress, run.facts, save_adapter, keep)
     if run.world.first:
         run.rundir.event("checkpoint", step=progress.step, seconds=round(time.perf_counter() - started, 3))
+
+
+def _card(run: Run, step: int) -> str:
+    mode = template_facts(run.loaded.tokenizer)["thinking"]
+    facts: dict[str, Any] = {
+        "Steps": step,
+        "Trained parameters": f"{run.facts['trained_parameters']:,}",
+        "Trained modules": run.facts["trained_modules"],
+        "Engine": run.choice.engine,
+        **({"Thinking": mode} if mode else {}),
+    }
+    measured = {"before": run.before, "after": run.after}
+    scores = {name: found.scores for name, found in measured.items() if found is not None}
+    return model_card.card(run.config, run.base.name, run.base.revision, facts, scores, run.warnings)
 
 
 def save_adapter(run: Run) -> None:
@@ -276,7 +304,7 @@ def save_adapter(run: Run) -> None:
     if run.stopped:
         return
     if run.world.first:
-        adapter.replace(place, state, run.model, loaded.tokenizer)
+        adapter.replace(place, state, run.model, loaded.tokenizer, _card(run, run.progress.step))
     if run.config.verify_adapter:
         run.adapter_reloads = adapter.reloads(
             place, run.config, run.world, run.base, run.strategy, run.model, loaded.dtype

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import jinja2
 import pytest
 
+from tests.beds import asking, gotemplate
 from tests.beds.models import CHATML, GLM4_CHAT, LLAMA3_CHAT, MISTRAL_CHAT
 from train.errors import UserError
 from train.exports import ollama
 from train.families import BAICHUAN_CHAT, CHATGLM2_CHAT
+from train.templating.chat_template import ChatTemplate
 
 QWEN25 = (
     "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are Qwen.<|im_end|>\n' }}{% endif %}" + CHATML
@@ -96,3 +100,59 @@ def test_a_model_that_ollama_converts_passes(config: Any) -> None:
 def test_a_model_that_ollama_does_not_convert_or_converts_wrongly_is_refused(config: Any, why: str) -> None:
     with pytest.raises(UserError, match=why):
         ollama.check_supported(config)
+
+
+ODD = (
+    "{% for m in messages %}{{ '\"' + m.role + ':\\u3000{{ \\n' + m.content + '\\u00ad|' }}{% endfor %}"
+    "{{ '\"assistant:\\u3000{{ \\n' if add_generation_prompt }}"
+)
+"""Quotation marks, Go's own braces, and characters that the parser of Modelfiles drops."""
+
+
+def conversations(template: ollama.Template) -> list[Any]:
+    turns = [("user", "a {{ b }}"), ("assistant", "b"), ("user", "c"), ("assistant", '"d"'), ("user", "e")]
+    plain = [turns[:1], turns[:3], turns]
+    return [*plain, *([[("system", "s"), *said] for said in plain] if template.system else [])]
+
+
+@pytest.mark.parametrize("name", [*asking.SMALL, "odd"])
+def test_ollama_renders_the_modelfile_as_training_asks(name: str) -> None:
+    """In the form that is saved with an adapter, as an export measures it."""
+    from train.templating.generation_prompt import forms
+
+    own = asking.SMALL.get(name, ODD)
+    specials = {"bos_token": "<s>", "eos_token": "</s>"}
+    found = forms(own, specials)
+    assert found.off
+    for form in {found.off, found.on} - {None}:
+        template = ChatTemplate(str(form), specials)
+
+        def shown(turns: Any, add_generation_prompt: bool = False, template: Any = template) -> str:
+            return str(template.render(turns, prompt=add_generation_prompt))
+
+        try:
+            measured = ollama.measure(shown, "<s>")
+        except UserError:
+            assert name == "chatglm2"  # it counts the rounds
+            continue
+        text = gotemplate.template_of(ollama.modelfile(measured, ["</s>"], None))
+        for turns in conversations(measured):
+            assert gotemplate.render(text, turns) == template.prompt_text(turns).removeprefix("<s>")
+
+
+def test_a_modelfile_says_what_ollama_shows_otherwise() -> None:
+    trimmed = renderer(asking.SMALL["llama3"].replace("{% generation %}", ""))
+    assert [limit[:6] for limit in ollama.limits(ollama.measure(trimmed, "<s>"), trimmed, "<s>")] == ["blanks"]
+    thoughtful = renderer(asking.R1)
+    assert [limit[:8] for limit in ollama.limits(ollama.measure(thoughtful, ""), thoughtful, "")] == ["thoughts"]
+    assert ollama.limits(ollama.measure(renderer(CHATML), ""), renderer(CHATML), "") == []
+
+
+@pytest.mark.skipif(shutil.which("go") is None, reason="needs Go (apt: golang-go)")
+def test_go_itself_renders_as_our_reading_of_its_templates(tmp_path: Path) -> None:
+    program = gotemplate.build_go(tmp_path)
+    for own in (ODD, QWEN25, CHATML, MISTRAL_CHAT, BAICHUAN_CHAT):
+        measured = ollama.measure(renderer(own), "<s>")
+        text = gotemplate.template_of(ollama.modelfile(measured, [], None))
+        for turns in conversations(measured):
+            assert gotemplate.by_go(program, text, turns) == gotemplate.render(text, turns) == measured.render(turns)
