@@ -51,7 +51,9 @@ def resume(
     refuse_local_flags(found, gpus or procs)
     if not dry_run:
         found.claim()  # before the question, so that no other resume starts the run after it
-    refuse_if_not_resumable(found, bool(overrides))
+    # A dry run starts nothing, so the record is enough; it also works where the cluster cannot be asked.
+    state = current_state.current(found) if dry_run else current_state.observed(found)
+    refuse_if_not_resumable(found, state, bool(overrides))
     file = submit.job_to_resume(found)
     job = read_job(file, overrides, {"local.gpus": gpus, "local.procs": procs})
     target = current_target(job, found.record.backend)
@@ -98,9 +100,8 @@ def refuse_local_flags(run: RunDir, ranks: int | None) -> None:
         )
 
 
-def refuse_if_not_resumable(run: RunDir, changed: bool) -> None:
+def refuse_if_not_resumable(run: RunDir, state: RunState, changed: bool) -> None:
     """Raise UsageError for a run that is still running, or that has succeeded and whose job is unchanged."""
-    state = current_state.observed(run)
     if not state.is_final:
         raise UsageError(f"{run.run_id} is {state.value}", hint=f"cancel it first: zlaunch cancel {run.run_id}")
     if state is RunState.SUCCEEDED and not changed:
