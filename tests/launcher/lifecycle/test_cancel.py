@@ -66,10 +66,10 @@ def test_a_lost_run_is_cancelled_too(root: Path) -> None:
 def test_a_run_that_was_never_sent_can_be_resumed_once_its_launcher_must_be_gone(root: Path) -> None:
     run = died_early(root, "ssh")
     with pytest.raises(UsageError, match="is PENDING"):
-        refuse_if_not_resumable(run, changed=False)
+        refuse_if_not_resumable(run, current_state.observed(run), changed=False)
     later(run)
     assert current_state.current(run) is RunState.LOST  # which is written down, and stays so
-    refuse_if_not_resumable(run, changed=False)
+    refuse_if_not_resumable(run, current_state.observed(run), changed=False)
 
 
 # ---------------------------------------------------------------------------------------------------------- sweeps
