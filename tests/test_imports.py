@@ -93,8 +93,8 @@ def circle_in(graph: dict[str, set[str]]) -> list[str]:
 FLOORS = {
     "launcher": (
         ("errors", "assets", "node"),
-        ("machine", "job", "remote"),
-        ("plan", "rundir"),
+        ("machine", "job"),
+        ("remote", "plan", "rundir"),
         ("render", "images"),
         ("backends",),
         ("show",),

@@ -73,6 +73,8 @@ class SshSpec(Section, frozen=True):
     accept_new_host_keys: bool = False
     connect_timeout: float = 10.0
     master_addr: str | None = None
+    setup: tuple[str, ...] = ()
+    """Shell lines that run on each host before its Python: module load, conda activate."""
 
 
 class SlurmSpec(Section, frozen=True):

@@ -9,7 +9,9 @@ import contextlib
 import os
 import select
 import signal
+import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -95,6 +97,37 @@ def _kill_session(process: subprocess.Popen[bytes]) -> None:
         if stream is not None:
             stream.close()
     process.wait()
+
+
+class SocketProcess:
+    """A command whose input and output are the other end of a socket."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        """Start it, in its own session. Raises CommandError."""
+        self.socket, theirs = socket.socketpair()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the socket
+        try:
+            self._process = subprocess.Popen(
+                list(argv), stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=self._errors, start_new_session=True
+            )
+        except OSError as error:
+            self.socket.close()
+            raise CommandError(Result(tuple(argv), 127, "", "", 0.0), f"cannot be started: {error.strerror}") from error
+        finally:
+            theirs.close()
+
+    def last_words(self) -> str:
+        """The last line that it wrote to standard error."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(0.2)  # where it ended the socket, its words are on their way
+        self._errors.seek(0)
+        return " ".join(last_lines(self._errors.read().decode(errors="replace"), 1))
+
+    def close(self) -> None:
+        """End it and all that it started."""
+        self.socket.close()
+        _kill_session(self._process)
+        self._errors.close()
 
 
 ENDING_SECONDS = 5.0

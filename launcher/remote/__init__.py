@@ -1,5 +1,5 @@
 """SSH plumbing: addresses, hostfiles, configuration, host keys, connections, conversations with hosts. Knows no run.
 
-Offers: Options, prepare, explain; Session.call; Fleet.for_each_host and Fleet.on_all_hosts.
-May import: errors, node.
+Offers: Options, Connection; Session.call; Fleet.for_each_host and Fleet.on_all_hosts.
+May import: errors, node, machine.
 """

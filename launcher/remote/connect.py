@@ -1,40 +1,40 @@
-"""Prepare one SSH connection as the user's own `ssh` would make it: same configuration, keys and known hosts.
+"""Connect to one host as the user's own `ssh` would: same address, proxies, known hosts and keys.
 
-Fabric connects and reads the configuration. This module adds what Fabric lacks. Fabric accepts unknown host keys
-silently, ignores UserKnownHostsFile and HostKeyAlias, and waits forever unless told otherwise.
+paramiko speaks the protocol. Where to, through whom and with what comes from OpenSSH itself (openssh.py).
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import socket
-import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
-import fabric
 import paramiko
 
-from launcher.remote.address import Address, parse_address
-from launcher.remote.host_keys import (
-    HostKeyPolicy,
-    UnknownHostKey,
-    dialed_name,
-    fingerprint,
-    known_hosts_files,
-    known_hosts_name,
-    known_keys,
-    remove_key_command,
-)
-from launcher.remote.ssh_config import load_config
+from launcher.errors import TargetError
+from launcher.machine import process
+from launcher.remote import identities, known_hosts
+from launcher.remote.address import parse_address
+from launcher.remote.openssh import Settings, settings_of
 
 HANG_UP_SECONDS = 5.0
 KEEPALIVE = 15
 """Seconds between packets that keep a quiet connection open through firewalls."""
+MOST_JUMPS = 8
+EXPECTED = (TargetError, OSError, EOFError, paramiko.SSHException)
+"""What a host or the network can bring about; all else is a bug."""
+FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
+PROHIBITED = 1
+"""Why a jump host opens no channel (RFC 4254)."""
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
-"""Otherwise paramiko's threads print tracebacks beside the errors that `explain` words."""
+"""Otherwise paramiko's threads print tracebacks beside our errors."""
 
 
 @dataclass(frozen=True)
@@ -43,96 +43,184 @@ class Options:
     accept_new_host_keys: bool = False
     connect_timeout: float = 10.0
     """Seconds to reach the host. Handshake and login get the same each, at least 15."""
+    setup: Sequence[str] = ()
+    """Shell lines that run on the host before the far end."""
 
 
-def prepare(name: str, options: Options) -> Any:
-    """Return a fabric.Connection to `[user@]host[:port]` that verifies host keys and is not open yet.
+class ConnectError(TargetError):
+    """A host, or a jump host before it, cannot be reached or refuses; one sentence on why and what to do."""
 
-    Raises HostfileError, TargetError.
-    """
-    with _PREPARING:
-        return _prepare(parse_address(name), options)
-
-
-_PREPARING = threading.Lock()
-"""All connections of a run share Invoke's configuration, which two threads must not read at once."""
+    def __init__(self, message: str, *, overloaded: bool = False) -> None:
+        super().__init__(message)
+        self.overloaded = overloaded
+        """The server hung up at once and without a word, as sshd does when too many clients log in at the same time
+        (MaxStartups; a jump host of many hosts)."""
 
 
-def _prepare(address: Address, options: Options) -> Any:
-    timeout = max(15.0, options.connect_timeout)
-    connection = fabric.Connection(
-        address.host, user=address.user, port=address.port, config=load_config(options.ssh_config),
-        connect_timeout=max(1, round(options.connect_timeout)),
-        connect_kwargs={"banner_timeout": timeout, "auth_timeout": timeout},
-    )  # fmt: skip
-    for hop in _hops(connection):
-        _harden(hop, options)
-    return connection
+class _Transport(paramiko.Transport):  # type: ignore[misc] # paramiko ships no types
+    host_key_algorithms: Sequence[str] = ()
+
+    @property
+    def preferred_keys(self) -> tuple[str, ...]:
+        return tuple(self.host_key_algorithms)
 
 
-def _harden(connection: Any, options: Options) -> None:
-    # Fabric's open() reads this from the shared configuration in a thread of its own, while others may change it.
-    connection._set(authentication=connection.authentication)
-    settings = connection.ssh_config
-    if str(settings.get("identitiesonly", "")).lower() in ("yes", "true"):
-        connection.connect_kwargs.setdefault("look_for_keys", False)
-        connection.connect_kwargs.setdefault("allow_agent", False)
-    # paramiko looks keys up under the address that it dials; ssh looks them up under HostKeyAlias if there is one.
-    for file in known_hosts_files(connection):
-        for kind, key in (known_keys(file, known_hosts_name(connection)) or {}).items():
-            connection.client.get_host_keys().add(dialed_name(connection), kind, key)
-    strict = str(settings.get("stricthostkeychecking", "ask")).lower()
-    accept = options.accept_new_host_keys or strict in ("accept-new", "no", "off")
-    connection.client.set_missing_host_key_policy(HostKeyPolicy(connection, accept))
+@dataclass(frozen=True)
+class Done:
+    """What a command on a host came to."""
+
+    exited: int
+    stdout: str
+    stderr: str
+
+    @property
+    def ok(self) -> bool:
+        return self.exited == 0
 
 
-def _hops(connection: Any) -> Iterator[Any]:
-    """Yield the connection and its jump hosts, the nearest to the target first."""
-    while isinstance(connection, fabric.Connection):
-        yield connection
-        connection = connection.gateway
+class Connection:
+    """A connection to `[user@]host[:port]`, through its jump hosts; not open yet."""
 
+    def __init__(self, name: str, options: Options, jumps: Sequence[str] = (), depth: int = 0) -> None:
+        """`jumps`: jump hosts that a ProxyJump names before this host. Raises HostfileError, TargetError."""
+        self.options = options
+        self.settings = settings_of(parse_address(name), options.ssh_config, jumps)
+        self.transport: Any = None
+        self.gateway: Connection | None = None
+        self._proxy: process.SocketProcess | None = None
+        if depth > MOST_JUMPS:
+            raise TargetError(f"more than {MOST_JUMPS} jump hosts: does {name} lead back to itself?")
+        if self.settings.jumps:
+            *before, last = self.settings.jumps
+            try:
+                self.gateway = Connection(last, options, before, depth + 1)
+            except TargetError as error:
+                raise TargetError(f"jump host {last}: {error}") from error
 
-def is_overloaded(error: BaseException, seconds: float) -> bool:
-    """Whether the server hung up at once and without a word, after `seconds`.
+    @property
+    def is_connected(self) -> bool:
+        return self.transport is not None and bool(self.transport.is_active())
 
-    sshd does so when too many clients log in at the same time (MaxStartups; a jump host of many hosts). A silent server
-    gives the same errors, but later.
-    """
-    silent = isinstance(error, (EOFError, ConnectionResetError)) or "protocol banner" in str(error)
-    return silent and seconds < HANG_UP_SECONDS
+    def open(self) -> None:
+        """Reach the host, check its key, log in. Raises ConnectError, and HostKeyError of an untrusted key."""
+        if self.gateway is not None:
+            try:
+                self.gateway.open()
+            except ConnectError as error:
+                raise ConnectError(
+                    f"jump host {self.gateway.settings.name}: {error}", overloaded=error.overloaded
+                ) from error
+        began = time.monotonic()
+        try:
+            self._open()
+        except BaseException as error:
+            said = self._proxy.last_words() if self._proxy else ""
+            self.close()
+            if isinstance(error, ConnectError) or not isinstance(error, EXPECTED):
+                raise
+            silent = isinstance(error, (EOFError, ConnectionResetError)) or "protocol banner" in str(error)
+            quick = time.monotonic() - began < HANG_UP_SECONDS
+            raise ConnectError(self._explain(error, said), overloaded=silent and quick and not said) from error
 
+    def _open(self) -> None:
+        settings, timeout = self.settings, max(15.0, self.options.connect_timeout)
+        known = known_hosts.known_keys(settings)
+        transport = self.transport = _Transport(self._dial())
+        transport.host_key_algorithms = known_hosts.algorithms(settings, known, _Transport._key_info)
+        transport.banner_timeout = transport.auth_timeout = timeout
+        transport.start_client(timeout=timeout)
+        known_hosts.verify(
+            transport.get_remote_server_key(), settings, known, accept_new=self.options.accept_new_host_keys,
+            direct=self.gateway is None and settings.proxy_command is None,
+        )  # fmt: skip
+        identities.log_in(transport, settings)
 
-def explain(error: BaseException, connection: Any, timeout: float) -> str:
-    """Return one sentence on why a connection failed and what to do."""
-    where = f"{connection.user}@{connection.host}:{connection.port}"
-    if isinstance(error, UnknownHostKey):
-        return str(error)
-    if isinstance(error, paramiko.BadHostKeyException):
-        return _explain_changed_key(error, connection)
-    if isinstance(error, paramiko.PasswordRequiredException):
-        return f"{where}: the key has a passphrase: load it with ssh-add"
-    if isinstance(error, paramiko.AuthenticationException):
-        keys = connection.ssh_config.get("identityfile") or ["those of the agent and ~/.ssh/id_*"]
-        return (
-            f"{where}: permission denied (keys tried: {', '.join(keys)}); is the public key in authorized_keys there?"
+    def _dial(self) -> Any:
+        """Return a socket, or what serves as one, whose other end is the host's sshd."""
+        settings, timeout = self.settings, self.options.connect_timeout
+        if self.gateway is not None:
+            return self.gateway.forward(settings, timeout)
+        if settings.proxy_command is not None:
+            self._proxy = process.SocketProcess(
+                [os.environ.get("SHELL") or "/bin/sh", "-c", f"exec {settings.proxy_command}"]
+            )
+            return self._proxy.socket
+        failed: OSError | None = None
+        family = FAMILIES.get(settings.family, socket.AF_UNSPEC)
+        for kind, _, _, _, address in socket.getaddrinfo(settings.host, settings.port, family, socket.SOCK_STREAM):
+            sock = socket.socket(kind, socket.SOCK_STREAM)
+            sock.settimeout(timeout)
+            try:
+                if settings.bind_address:
+                    sock.bind((settings.bind_address, 0))
+                sock.connect(address)
+                return sock
+            except OSError as error:
+                failed = failed or error
+                sock.close()
+        raise failed or OSError(f"no address of {settings.host}")
+
+    def forward(self, target: Settings, timeout: float) -> Any:
+        """As a jump host, return a channel to another host. Raises ConnectError."""
+        me = f"jump host {self.settings.name} ({self.settings.where})"
+        there = f"{target.name} ({target.where.partition('@')[2]})"
+        try:
+            return self.transport.open_channel("direct-tcpip", (target.host, target.port), ("", 0), timeout=timeout)
+        except paramiko.ChannelException as error:
+            if error.code == PROHIBITED:
+                why = f"does not let connections through to {there}: is AllowTcpForwarding or PermitOpen set there?"
+            else:
+                why = f"cannot connect to {there}: is that host up, and does sshd run there? ({error.text})"
+            raise ConnectError(f"{me} {why}") from error
+        except paramiko.SSHException as error:
+            raise ConnectError(f"{me} got no answer from {there} within {timeout:g} s: {error}") from error
+
+    def _explain(self, error: BaseException, said: str) -> str:
+        """Return one sentence on why the connection failed and what to do. `said`: last words of the ProxyCommand."""
+        settings, where, timeout = self.settings, self.settings.where, self.options.connect_timeout
+        notes = "".join(
+            f"; zlaunch does not follow {keyword} of the ssh configuration" for keyword in settings.not_followed
         )
-    if isinstance(error, socket.gaierror):
-        return f"the name {connection.host} does not resolve"
-    if isinstance(error, (TimeoutError, socket.timeout)):
-        return f"{where}: no answer within {timeout:g} s; are host and network up, and is the port open?"
-    if isinstance(error, paramiko.ssh_exception.NoValidConnectionsError):
-        reasons = {str(reason.strerror or reason) for reason in error.errors.values()}
-        return f"{where}: {', '.join(sorted(reasons)).lower()}; is sshd running there?"
-    if isinstance(error, OSError):
-        return f"{where}: {error.strerror or error}"
-    return f"{where}: {error or type(error).__name__}"
+        if isinstance(error, TargetError):
+            return f"{error}{notes}"
+        if settings.proxy_command is not None:
+            return f"{where}: {said or error or type(error).__name__} (ProxyCommand {settings.proxy_command}){notes}"
+        if isinstance(error, socket.gaierror):
+            return f"the name {settings.host} does not resolve{notes}"
+        if isinstance(error, TimeoutError):
+            return f"{where}: no answer within {timeout:g} s; are host and network up, and is the port open?{notes}"
+        if isinstance(error, ConnectionRefusedError):
+            return f"{where}: connection refused; is sshd running there?{notes}"
+        if isinstance(error, OSError):
+            return f"{where}: {(error.strerror or str(error)).lower()}{notes}"
+        return f"{where}: {error or type(error).__name__}{notes}"
 
+    def run(self, line: str, timeout: float | None = None) -> Done:
+        """Run a line in the host's shell; return its result whatever the exit status. Raises as paramiko does."""
+        with contextlib.closing(self.transport.open_session(timeout=self.options.connect_timeout)) as channel:
+            channel.settimeout(timeout)
+            channel.exec_command(line)
+            channel.shutdown_write()
+            with ThreadPoolExecutor(1) as pool:  # a full pipe of one stream stops the other
+                stderr = pool.submit(channel.makefile_stderr("rb").read)
+                stdout = channel.makefile("rb").read()
+            code, error = channel.recv_exit_status(), stderr.result()
+            return Done(code, stdout.decode(errors="replace"), error.decode(errors="replace"))
 
-def _explain_changed_key(error: Any, connection: Any) -> str:
-    hop = next((hop for hop in _hops(connection) if error.hostname in (hop.host, dialed_name(hop))), connection)
-    return (
-        f"HOST KEY CHANGED: {hop.user}@{hop.host}:{hop.port} shows {fingerprint(error.key)}, known is "
-        f"{fingerprint(error.expected_key)}. Someone may be listening in; if the host was reinstalled: "
-        f"{remove_key_command(hop)}"
-    )
+    def put(self, file: IO[bytes], path: str) -> None:
+        """Write a file on the host over SFTP. Raises paramiko's errors, OSError."""
+        with contextlib.closing(self.transport.open_sftp_client()) as sftp:
+            sftp.putfo(file, path)
+
+    def get(self, path: str, file: IO[bytes]) -> None:
+        with contextlib.closing(self.transport.open_sftp_client()) as sftp:
+            sftp.getfo(path, file)
+
+    def close(self) -> None:
+        transport, self.transport, proxy, self._proxy = self.transport, None, self._proxy, None
+        if transport is not None:
+            transport.close()
+        if proxy is not None:
+            proxy.close()
+        if self.gateway is not None:
+            self.gateway.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import re
 import secrets
 import shlex
 import threading
@@ -13,18 +14,31 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from launcher.errors import TargetError
-from launcher.node.farend.payload import BOOT, build_payload
-from launcher.remote import connect
-from launcher.remote.connect import Options
+import paramiko
+
+from launcher.errors import HostfileError, TargetError
+from launcher.node.farend.payload import HELLO, OLDEST, build_payload
+from launcher.node.files import last_lines
+from launcher.remote.connect import KEEPALIVE, ConnectError, Connection, Options
 
 Json = dict[str, Any]
 
 CALL_TIMEOUT = 60.0
 """Seconds for one answer of a host, unless an operation has its own."""
 SEND_TIMEOUT = 600.0
+HELLO_SECONDS = 30.0
+"""Seconds for a host's login files and the start of its Python; twice as many with setup lines."""
+DOUBT_SECONDS = 6.0
+"""Seconds of silence after which a second shell is asked what the matter is."""
+PROBE_SECONDS = 5.0
 GREETING_LIMIT = 65536
 """Bytes that a host's login files may print before the far end greets."""
+SETUP = (
+    'zl_python=$1 zl_hello=$2 zl_greeting=$3; shift 3; printf -v zl_lines "%s\\n" "$@"; exec 3<&0 </dev/null; '
+    'set -eo pipefail; eval "$zl_lines"; set +eo pipefail; exec <&3 3<&-; '
+    'exec "$zl_python" -S -c "$zl_hello" "$zl_greeting"'
+)
+"""bash: run the lines after the first three arguments, without the launcher's input, then start the far end."""
 BUSY_PAUSES = (0.5, 1.5)
 """Seconds to wait, give or take half, before asking an overloaded server again."""
 BLOCK = 1 << 18
@@ -62,59 +76,114 @@ class Session:
 
     def _connect(self) -> None:
         for pause in (*BUSY_PAUSES, None):
-            self._connection = connect.prepare(self.name, self.options)
-            began = time.monotonic()
             try:
+                self._connection = Connection(self.name, self.options)
                 self._connection.open()
                 return
-            except Exception as error:
-                message = connect.explain(error, self._connection, self.options.connect_timeout)
+            except HostfileError:
+                raise
+            except TargetError as error:
                 self.close()
-                if pause is None or not connect.is_overloaded(error, time.monotonic() - began):
-                    raise HostError(message) from error
+                if pause is None or not (isinstance(error, ConnectError) and error.overloaded):
+                    raise HostError(str(error)) from error
             time.sleep(pause * random.uniform(0.5, 1.5))
 
     def _start_far_end(self) -> None:
         transport = self._connection.transport
-        transport.set_keepalive(connect.KEEPALIVE)
+        transport.set_keepalive(KEEPALIVE)
+        greeting = secrets.token_hex(8)
         try:
-            self._channel = transport.open_session(timeout=CALL_TIMEOUT)
+            self._channel = self._start_python(greeting)
+            version, tag = self._await_hello(greeting)
+            if version < OLDEST:
+                found = ".".join(map(str, version))
+                raise HostError(f"{self.python} is too old ({found}): 3.8 or newer, see --python")
             self._channel.settimeout(CALL_TIMEOUT)
             self._reader = self._channel.makefile("rb", BLOCK)
-            self._channel.exec_command(f"exec {shell_path(self.python)} -S -c {shlex.quote(BOOT)}")
-            greeting = secrets.token_hex(8)
-            self._channel.sendall(build_payload(greeting))
-            self._wait_for(greeting.encode() + b"\n")
+            self._channel.sendall(build_payload(tag))
         except (OSError, EOFError) as error:
-            raise HostError(self._startup_error() or f"the session broke: {error or type(error).__name__}") from error
-        except Exception as error:  # paramiko.SSHException: the server refuses sessions or commands
+            raise HostError(f"the session broke: {error or type(error).__name__}") from error
+        except paramiko.SSHException as error:  # the server refuses sessions or commands
             raise HostError(f"the session was refused: {error}") from error
 
-    def _wait_for(self, greeting: bytes) -> None:
-        """Skip what login files print, up to GREETING_LIMIT bytes."""
-        read = 0
-        while read < GREETING_LIMIT:
-            line = self._reader.readline(GREETING_LIMIT)
-            if line == greeting:
-                return
-            if not line:
-                raise EOFError
-            read += len(line)
+    def _start_python(self, greeting: str) -> Any:
+        """Open a channel on which this host's login shell starts Python, which then says hello."""
+        channel = self._connection.transport.open_session(timeout=CALL_TIMEOUT)
+        channel.settimeout(CALL_TIMEOUT)
+        python, hello = shell_path(self.python), shlex.quote(HELLO)
+        if self.options.setup:
+            lines = " ".join(shlex.quote(line) for text in self.options.setup for line in text.split("\n"))
+            channel.exec_command(f"exec bash -c {shlex.quote(SETUP)} bash {python} {hello} {greeting} {lines}")
+        else:
+            channel.exec_command(f"exec {python} -S -c {hello} {greeting}")
+        return channel
+
+    def _await_hello(self, greeting: str) -> tuple[tuple[int, int], str]:
+        """Return version and tag of the host's Python once it says hello. Nothing is sent to a shell that has not.
+
+        What login files print before is skipped, up to GREETING_LIMIT bytes. Raises HostError that says what the matter
+        is with the login files.
+        """
+        hello = re.compile(rf"^{greeting} (\d+) (\d+) (\S+)\r?\n".encode(), re.MULTILINE)
+        started, printed, verdict = time.monotonic(), b"", ""
+        ends = [started + HELLO_SECONDS * (2 if self.options.setup else 1), started + DOUBT_SECONDS]
+        while len(printed) < GREETING_LIMIT:
+            try:
+                self._channel.settimeout(max(0.01, ends[-1] - time.monotonic()))
+                data = self._channel.recv(GREETING_LIMIT)
+            except TimeoutError:
+                if verdict or len(ends) == 1:
+                    seconds = time.monotonic() - started
+                    why = verdict or "its login files do not end, or Python hangs there: try `ssh HOST true`"
+                    raise HostError(f"no Python within {seconds:.0f} s: {why}") from None
+                ends.pop()
+                verdict = self._probe_shell()
+                if verdict:  # unless the first shell was only slow
+                    ends.append(min(ends[0], time.monotonic() + PROBE_SECONDS))
+                continue
+            printed += data
+            found = hello.search(printed)
+            if found:
+                return (int(found[1]), int(found[2])), found[3].decode()
+            if not data:
+                raise HostError(self._explain_end(printed))
         raise HostError("the login files of this host print too much; a non-interactive login must be silent")
 
-    def _startup_error(self) -> str:
-        """Return what the host printed instead of starting the far end, in one sentence; empty: nothing."""
+    def _probe_shell(self) -> str:
+        """Start another shell without any input; return what that shows about the silence of the first, or nothing."""
+        greeting, printed = secrets.token_hex(8), b""
+        only = "let it do so in interactive shells only: `case $- in *i*) ... ;; esac`"
         try:
-            status = self._channel.recv_exit_status() if self._channel.exit_status_ready() else None
-            lines = self._channel.recv_stderr(4096).decode(errors="replace").strip().splitlines()
-        except Exception:  # the channel itself is gone: there is nothing more to learn
-            return ""
-        last = lines[-1] if lines else ""
-        if "Python 3.8 or newer is needed" in last or last.startswith("SyntaxError"):
-            return f"{self.python} is too old: 3.8 or newer, see --python"
+            channel = self._start_python(greeting)
+            channel.shutdown_write()
+            channel.settimeout(PROBE_SECONDS)
+            with contextlib.closing(channel):
+                while data := channel.recv(GREETING_LIMIT):
+                    printed += data
+                    if f"\n{greeting} ".encode() in printed:
+                        return f"a login file of this host reads standard input (~/.bashrc, ~/.zshenv): {only}"
+        except (OSError, EOFError, paramiko.SSHException):
+            return ""  # slow, or allowed one session only: no verdict
+        return f"a login file of this host replaces the shell (`exec fish` or the like in ~/.bashrc): {only}"
+
+    def _explain_end(self, printed: bytes) -> str:
+        """Say why the shell ended before Python said hello, by its exit status and last words."""
+        self._channel.status_event.wait(2)
+        status = self._channel.exit_status if self._channel.exit_status_ready() else None
+        with contextlib.suppress(Exception):  # the channel itself may be gone
+            errors = self._channel.recv_stderr(GREETING_LIMIT) if self._channel.recv_stderr_ready() else b""
+            printed = errors if errors.strip() else printed
+        last = " ".join(last_lines(printed.decode(errors="replace"), 1))
         if status == 127 or "not found" in last or "No such file" in last:
             return f"no Python there: {last or self.python}; name the environment's interpreter with --python"
-        return f"{self.python} did not start: {last}" if last else ""
+        before = "a line of ssh.setup or the login files" if self.options.setup else "the login files"
+        if last and status:
+            return f"{self.python} did not start: {last} (status {status}; {before} may have said so)"
+        said = f", saying {last!r}," if last else " without a word"
+        return (
+            f"the login shell ended{said} before {self.python} started (status {status}): "
+            f"{before} of this host must not exit or exec something else (~/.bashrc, ForceCommand)"
+        )
 
     def call(self, operation: str, payload: bytes = b"", *, timeout: float = CALL_TIMEOUT, **arguments: Any) -> Json:
         """Call one operation of the far end. Bytes come back under `payload`. Raises HostError."""

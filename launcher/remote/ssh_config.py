@@ -1,99 +1,170 @@
-"""Read the OpenSSH client configuration, with Include directives expanded (paramiko ignores them)."""
+"""Read ssh configuration files where no `ssh` is installed that could be asked (openssh.py).
+
+The answer has the form of `ssh -G`. Nothing is guessed: a criterion of a Match line that cannot be judged here is not
+met, and the answer says so.
+"""
 
 from __future__ import annotations
 
-import functools
+import fnmatch
 import glob
 import os
+import pwd
 import re
-import shlex
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import fabric
-import paramiko
 
 from launcher.errors import TargetError
+from launcher.remote.address import Address
 
 INCLUDE_DEPTH = 16
 """Most files that may include one another, as in ssh (READCONF_MAX_DEPTH)."""
+COMMANDS = ("proxycommand", "knownhostscommand", "localcommand", "remotecommand")
+"""Their value is the rest of the line, quotes included."""
+SEVERAL = ("identityfile", "certificatefile")
+"""Each line adds a value; of other keywords the first line counts."""
+DEFAULTS = {
+    "identityfile": [f"~/.ssh/id_{kind}" for kind in ("rsa", "ecdsa", "ecdsa_sk", "ed25519", "ed25519_sk")],
+    "userknownhostsfile": ["~/.ssh/known_hosts", "~/.ssh/known_hosts2"],
+    "globalknownhostsfile": ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"],
+}
+_LINE = re.compile(r'\s*"?(\w+)"?(?:\s*=\s*|\s+)(.*?)\s*$')
+_WORD = re.compile(r"""\s*((?:\\[\\'" ]|"(?:\\[\\"']|[^"])*"|'(?:\\[\\"']|[^'])*'|[^\s"'])+)""")
+_PART = re.compile(r"""\\([\\'" ])|"((?:\\[\\"']|[^"])*)"|'((?:\\[\\"']|[^'])*)'|(.)""", re.DOTALL)
 
 
-def load_config(ssh_config: str | None) -> Any:
-    """Return Fabric's configuration with the user's ssh_config, one object for all hosts. Raises TargetError."""
-    home = Path("~/.ssh").expanduser()
-    if ssh_config is None:
-        texts = [expand_includes(home / "config", home), expand_includes(Path("/etc/ssh/ssh_config"), Path("/etc/ssh"))]
-        return _parse_config("\nHost *\n".join(texts), "~/.ssh/config")
-    path = Path(ssh_config).expanduser()
-    if not path.is_file():
-        raise TargetError(f"no ssh configuration file {path}")
-    return _parse_config(expand_includes(path, home), str(path))
+@dataclass
+class Reader:
+    """What configuration files say about one host: keyword -> values, and what could not be judged."""
+
+    address: Address
+    found: dict[str, list[str]] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+
+    def read(self, path: Path, base: Path, *, active: bool = True, depth: int = 0) -> None:
+        """Read a file and what it includes; a relative name is below `base`. An absent file is empty.
+
+        `active`: whether the block around the Include applies. No block of the file applies if that one does not.
+        Raises TargetError.
+        """
+        if depth > INCLUDE_DEPTH:
+            raise TargetError(f"{path}: more than {INCLUDE_DEPTH} ssh configuration files include one another")
+        try:
+            text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.is_file() else ""
+        except OSError as error:
+            raise TargetError(f"{path}: {error.strerror}") from error
+        here = active
+        for number, line in enumerate(text.split("\n"), start=1):
+            match = _LINE.match(line)
+            if match is None or line.lstrip().startswith("#"):
+                continue
+            keyword, where = match[1].lower(), f"{path} line {number}"
+            words = [match[2]] if keyword in COMMANDS else split(match[2], where)
+            if keyword == "host":
+                here = active and self._names_host(words)
+            elif keyword == "match":
+                here = self._matches(words, where) and active  # `final` asks for a second pass from anywhere
+            elif keyword == "include":
+                for word in words:
+                    for file in _included(word, base):
+                        self.read(file, base, active=here, depth=depth + 1)
+            elif here and words:
+                self._take(keyword, words, where)
+
+    def _take(self, keyword: str, words: list[str], where: str) -> None:
+        jump = self.found.get("proxyjump", ["none"])[0].lower()
+        if (keyword == "proxycommand" and jump != "none") or (
+            keyword == "proxyjump" and words[0].lower() != "none" and "proxycommand" in self.found
+        ):
+            return  # the first of both counts
+        if keyword == "canonicalizehostname" and words[0].lower() not in ("no", "none", "false"):
+            self.unknown.append(f"{where}: CanonicalizeHostname")
+        if keyword in SEVERAL and words[0] not in self.found.setdefault(keyword, []):
+            self.found[keyword].append(words[0])
+        self.found.setdefault(keyword, words)
+
+    def _names_host(self, patterns: list[str]) -> bool:
+        refused = any(matches(self.address.host, pattern[1:]) for pattern in patterns if pattern.startswith("!"))
+        return not refused and any(matches(self.address.host, pattern) for pattern in patterns)
+
+    def _matches(self, words: list[str], where: str) -> bool:
+        """Whether all criteria of a Match line are met. One that cannot be judged is not met."""
+        if [word.lower() for word in words] == ["all"]:
+            return True
+        local = pwd.getpwuid(os.getuid()).pw_name
+        subjects = {
+            "host": expand_host(self.found.get("hostname", ["%h"])[0], self.address.host).lower(),
+            "originalhost": self.address.host.lower(),
+            "user": self.address.user or self.found.get("user", [local])[0],
+            "localuser": local,
+        }
+        met = True
+        for criterion, patterns in zip(words[::2], [*words[1::2], ""], strict=False):
+            subject = subjects.get(criterion.lower().removeprefix("!"))
+            if subject is None or not patterns or "=" in criterion:
+                self.unknown.append(f"{where}: Match {' '.join(words)}")
+                return False
+            patterns = patterns.lower() if "host" in criterion.lower() else patterns
+            met = met and in_list(subject, patterns) is not criterion.startswith("!")
+        return met and bool(words)
+
+    def answer(self) -> dict[str, list[str]]:
+        """Return the values in the form of `ssh -G`: the address of the user first, then the files, then defaults."""
+        host = expand_host(self.found.get("hostname", ["%h"])[0], self.address.host)
+        user = self.address.user or self.found.get("user", [pwd.getpwuid(os.getuid()).pw_name])[0]
+        port = str(self.address.port or self.found.get("port", ["22"])[0])
+        found = {keyword: values for keyword, values in self.found.items() if values[0].lower() != "none"}
+        kept = {key: self.found[key] for key in ("identityagent", *DEFAULTS) if key in self.found}
+        return {**DEFAULTS, **found, **kept, "hostname": [host], "user": [user], "port": [port]}
 
 
-@functools.lru_cache(maxsize=8)
-def _parse_config(text: str, where: str) -> Any:
-    """The cache key is the whole text, so a changed file is read again, and so is a changed included one."""
-    try:
-        return fabric.Config(ssh_config=paramiko.SSHConfig.from_text(text))
-    except Exception as error:
-        raise TargetError(f"{where}: {error}") from error
+def read_files(address: Address, ssh_config: str | None) -> Reader:
+    """Read the user's and the system's configuration, or the one file that the user names. Raises TargetError."""
+    home, reader = Path("~/.ssh").expanduser(), Reader(address)
+    if ssh_config is not None:
+        reader.read(Path(ssh_config).expanduser(), home)
+    else:
+        reader.read(home / "config", home)
+        reader.read(Path("/etc/ssh/ssh_config"), Path("/etc/ssh"))
+    return reader
 
 
-_BLOCK = re.compile(r"\s*(host|match|include)(?:\s*=\s*|\s+)(.+)", re.IGNORECASE)
-
-
-def expand_includes(path: Path, base: Path, outer: str = "", depth: int = 0) -> str:
-    """Return the text of an ssh configuration with Include directives replaced by the files, as in ssh_config(5).
-
-    A relative name is below `base`: ~/.ssh, or /etc/ssh for the system's file. A pattern's files come in lexical order,
-    and a pattern without files is no error. An absent file is empty. `outer` has the criteria of the blocks around the
-    Include in the syntax of a `Match` line: included blocks apply only if they are met too. Raises TargetError.
-    """
-    if depth > INCLUDE_DEPTH:
-        raise TargetError(f"{path}: more than {INCLUDE_DEPTH} ssh configuration files include one another")
-    try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.is_file() else ""
-    except OSError as error:
-        raise TargetError(f"{path}: {error.strerror}") from error
-    out, criteria = [], outer
-    for line in text.splitlines():
-        match = _BLOCK.match(line)
+def split(text: str, where: str) -> list[str]:
+    """Split a line's words: quotes group, a backslash keeps a quote, `#` starts a comment. Raises TargetError."""
+    words, position = [], 0
+    while text[position:].strip() and not text[position:].lstrip().startswith("#"):
+        match = _WORD.match(text, position)
         if match is None:
-            out.append(line)
-        elif match[1].lower() == "include":
-            for file in _included_files(match[2], base, path):
-                # Lines before the first block of the file belong to the block around the Include.
-                out += [expand_includes(file, base, criteria, depth + 1)]
-                out += [f"Match {criteria}" if criteria else "Host *"]
-        else:
-            criteria = _combine(outer, _criteria(match[1].lower(), match[2], path))
-            out.append(f"Match {criteria}" if outer else line)
-    return "\n".join(out)
+            raise TargetError(f"{where}: a quote is not closed: {text!r}")
+        words.append("".join(map(_unquote, _PART.finditer(match[1]))))
+        position = match.end()
+        if text[position : position + 1] not in ("", " ", "\t"):
+            raise TargetError(f"{where}: a quote is not closed: {text!r}")
+    return words
 
 
-def _included_files(value: str, base: Path, path: Path) -> Iterator[Path]:
-    for word in _split(value, path):
-        name = re.sub(r"\$\{(\w+)\}", lambda name: os.environ.get(name[1], name[0]), word)
-        found = glob.glob(str(base / Path(name).expanduser()))  # noqa: PTH207 - as in ssh, * matches no hidden file
-        yield from filter(Path.is_file, map(Path, sorted(found)))
+def _unquote(part: re.Match[str]) -> str:
+    quoted = part[2] if part[2] is not None else part[3]
+    return re.sub(r"\\([\\\"'])", r"\1", quoted) if quoted is not None else part[1] or part[4]
 
 
-def _split(text: str, path: Path) -> list[str]:
-    try:
-        return shlex.split(text, comments=True)
-    except ValueError as error:
-        raise TargetError(f"{path}: {text!r}: {error}") from error
+def matches(name: str, pattern: str) -> bool:
+    """Whether a pattern of `*` and `?` matches. Brackets are no pattern here."""
+    return fnmatch.fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
-def _criteria(kind: str, value: str, path: Path) -> str:
-    """Return the criteria of a Host or Match line in the syntax of a Match line."""
-    if kind == "match":
-        return value.strip()
-    return f"originalhost {shlex.quote(','.join(_split(value, path)))}"
+def in_list(name: str, patterns: str) -> bool:
+    """Whether a comma-separated list matches: one of its patterns does, and none of those after `!`."""
+    listed = patterns.split(",")
+    refused = any(matches(name, pattern[1:]) for pattern in listed if pattern.startswith("!"))
+    return not refused and any(matches(name, pattern) for pattern in listed)
 
 
-def _combine(outer: str, inner: str) -> str:
-    """Return criteria that are met where both are; `all` must stand alone."""
-    return " ".join(part for part in (outer, inner) if part and part.lower() != "all") or inner or outer
+def expand_host(text: str, host: str) -> str:
+    return re.sub("%([%h])", lambda token: "%" if token[1] == "%" else host, text)
+
+
+def _included(word: str, base: Path) -> Iterator[Path]:
+    found = glob.glob(str(base / Path(word).expanduser()))  # noqa: PTH207 - as in ssh, * matches no hidden file
+    yield from filter(Path.is_file, map(Path, sorted(found)))

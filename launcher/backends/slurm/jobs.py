@@ -234,7 +234,7 @@ def _cached_shell(login: str | None, workdir: str | None, ssh_config: str | None
     if login is None:
         return LocalShell()
     from launcher.backends.slurm.login_shell import LoginShell
-    from launcher.remote import connect  # Fabric takes a third of a second to import, and only this needs it
+    from launcher.remote import connect  # paramiko is slow to import, and only this needs it
 
     return LoginShell(login, workdir, connect.Options(ssh_config, accept_new_host_keys))
 

@@ -62,12 +62,11 @@ class LoginShell:
 
     def _open(self) -> Any:
         if self._connection is None or not self._connection.is_connected:
-            connection = connect.prepare(self.login, self.options)
             try:
+                connection = connect.Connection(self.login, self.options)
                 connection.open()
-            except Exception as error:  # Fabric, paramiko and the operating system each have their own
-                why = connect.explain(error, connection, self.options.connect_timeout)
-                raise TargetError(f"slurm.login: {why}", hint=f"does `ssh {self.login}` work?") from error
+            except TargetError as error:
+                raise TargetError(f"slurm.login: {error}", hint=f"does `ssh {self.login}` work?") from error
             self._connection = connection
             where = _quote_path(self._asked_workdir)
             try:
@@ -93,7 +92,7 @@ class LoginShell:
         connection = self._open()
         try:
             yield connection
-        except Exception as error:  # Fabric, paramiko, its SFTP and the operating system each have their own
+        except Exception as error:  # paramiko, its SFTP and the operating system each have their own
             self._connection = None
             with contextlib.suppress(Exception):  # it is being thrown away
                 connection.close()
@@ -102,7 +101,7 @@ class LoginShell:
     def _try_line(self, line: str, what: str, timeout: float | None = None) -> Any:
         """Run a line in the login host's shell; return its result whatever the exit status."""
         with self._use_connection(what) as connection:
-            return connection.run(line, hide=True, warn=True, in_stream=False, timeout=timeout)
+            return connection.run(line, timeout)
 
     def _run_line(self, line: str, what: str) -> str:
         """Return the output of a line that must succeed. Raises TargetError."""

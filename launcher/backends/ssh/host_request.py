@@ -64,4 +64,4 @@ def _file_in_place_of_hosts(hosts: str | tuple[str, ...] | None) -> str | None:
 
 
 def connect_options(ssh: SshSpec) -> Options:
-    return Options(ssh.ssh_config, ssh.accept_new_host_keys, ssh.connect_timeout)
+    return Options(ssh.ssh_config, ssh.accept_new_host_keys, ssh.connect_timeout, ssh.setup)

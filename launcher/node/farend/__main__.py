@@ -64,12 +64,10 @@ def carry_out(request: Json, source: BinaryIO) -> Optional[Json]:
         return {"ok": False, "error": "%s failed: %r" % (operation.__name__, error)}
 
 
-def main(greeting: str = "ready") -> None:
-    """Greet the launcher, then answer it on standard output, which nothing else may write to."""
+def main() -> None:
+    """Answer the launcher on standard output, which nothing else may write to."""
     with open(os.dup(1), "wb") as sink:
         os.dup2(2, 1)  # an environment's sitecustomize may print
-        sink.write(("\n%s\n" % greeting).encode())
-        sink.flush()
         converse(sys.stdin.buffer, sink)
 
 

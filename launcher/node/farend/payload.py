@@ -10,8 +10,19 @@ from importlib.abc import InspectLoader
 from pathlib import Path
 from typing import Any, cast
 
-BOOT = (Path(__file__).parent / "boot.py").read_text(encoding="utf-8")
-"""For `python -S -c`. -S skips the packages of the host's Python: the far end wants none of them."""
+HELLO = (
+    'import sys;s=[sys.argv[1]]+[str(n) for n in sys.version_info[:2]]+[str(getattr(sys,"implementation",sys).__dict__'
+    '.get("cache_tag"))];sys.stdout.write(chr(10)+chr(32).join(s)+chr(10));sys.stdout.flush();'
+    "exec(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())))"
+)
+"""For `python -S -c HELLO GREETING`: say `GREETING MAJOR MINOR TAG` on a line of its own, then run what comes.
+
+-S skips the packages of the host's Python: the far end wants none of them. Every shell must read this text as one word
+in single quotes, csh and fish too: it has no line end, single quote, backslash or `!`. Every Python must say hello, so
+that one which is too old can be named.
+"""
+OLDEST = (3, 8)
+_BOOT = (Path(__file__).parent / "boot.py").read_text(encoding="utf-8").encode()
 _ROOM = "launcher.node"
 _MODULES = (
     "", ".files", ".processes", ".addresses", ".census", ".run_files",
@@ -20,10 +31,11 @@ _MODULES = (
 """Below `launcher.node`, in the order of their imports. On a host the package is `node`."""
 
 
-def build_payload(greeting: str, tag: str = sys.implementation.cache_tag or "") -> bytes:
-    """What `BOOT` reads. The far end says `greeting` once it has started; `tag` is the kind of our bytecode."""
+def build_payload(tag: str) -> bytes:
+    """Return what to send to a Python that has said hello, by its cache tag."""
     code, text = _modules()
-    return f"{tag} {greeting} {len(code)} {len(text)}\n".encode() + code + text
+    modules = code if tag == sys.implementation.cache_tag else text
+    return b"%d\n%s%d\n%s" % (len(_BOOT), _BOOT, len(modules), modules)
 
 
 @functools.cache

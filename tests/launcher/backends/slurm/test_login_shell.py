@@ -18,7 +18,7 @@ from launcher.rundir.directory import RunDir
 
 
 class Connection:
-    """The methods of Fabric's connection that LoginShell calls."""
+    """The methods of a connection that LoginShell calls."""
 
     is_connected = True
 
@@ -26,7 +26,7 @@ class Connection:
         self.modes: list[int] = []
         self.broken: Exception | None = None
 
-    def run(self, words: str, **_: Any) -> Any:
+    def run(self, words: str, timeout: float | None = None) -> Any:
         done = subprocess.run(["bash", "-c", words], capture_output=True, text=True)
         return SimpleNamespace(ok=done.returncode == 0, exited=done.returncode, stdout=done.stdout, stderr=done.stderr)
 
