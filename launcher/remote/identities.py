@@ -7,7 +7,7 @@ import binascii
 import copy
 import functools
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,29 +132,35 @@ def find_keys(settings: Settings, agent_keys: Sequence[Any]) -> Keys:
     if not settings.keys_allowed:
         return found
     by_blob = {key.asbytes(): key for key in agent_keys}
-    files = {path: public_blob(path) for path in settings.identity_files}
-    private: dict[bytes, Any] = {}
-    listed: list[tuple[str, bytes]] = []
-    for path, blob in files.items():
-        key, problem = None, ""
-        if blob not in by_blob and path.is_file():
-            key, problem = load_private(path)
-            blob = key.asbytes() if key else blob
-        if key is not None and blob is not None:
-            private[blob] = key
-        elif problem and blob not in by_blob:
-            found.problems.append(problem)
-        if blob is not None and (blob in by_blob or blob in private):
-            listed.append((str(path), blob))
+    private, listed = _named_keys(settings.identity_files, by_blob, found.problems)
     for path in (*settings.certificate_files, *(Path(f"{path}-cert.pub") for path in settings.identity_files)):
         found.offered += _certified(path, by_blob, private)
-    named = [(f"{label} (agent)", by_blob[blob]) for label, blob in listed if blob in by_blob]
     chosen = {blob for _, blob in listed}
-    others = [] if settings.identities_only else [key for blob, key in by_blob.items() if blob not in chosen]
-    found.offered += named
-    found.offered += [(f"{key.comment or key.get_name()} (agent)", key) for key in others]
+    others = {} if settings.identities_only else {blob: key for blob, key in by_blob.items() if blob not in chosen}
+    found.offered += [(f"{label} (agent)", by_blob[blob]) for label, blob in listed if blob in by_blob]
+    found.offered += [(f"{key.comment or key.get_name()} (agent)", key) for key in others.values()]
     found.offered += [(label, private[blob]) for label, blob in listed if blob in private]
     return found
+
+
+def _named_keys(
+    paths: Sequence[Path], in_agent: Collection[bytes], problems: list[str]
+) -> tuple[dict[bytes, Any], list[tuple[str, bytes]]]:
+    """Return ({public key: private key of a file}, [(file, public key)]); what hinders a file goes to `problems`."""
+    private: dict[bytes, Any] = {}
+    listed: list[tuple[str, bytes]] = []
+    for path in paths:
+        blob = public_blob(path)
+        if blob is not None and blob in in_agent:
+            listed.append((str(path), blob))
+        elif path.is_file():
+            key, problem = load_private(path)
+            if key is None:
+                problems.append(problem)
+            else:
+                private[key.asbytes()] = key
+                listed.append((str(path), key.asbytes()))
+    return private, listed
 
 
 def _certified(path: Path, by_blob: dict[bytes, Any], private: dict[bytes, Any]) -> Iterator[tuple[str, Any]]:

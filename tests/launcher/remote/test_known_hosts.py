@@ -72,9 +72,7 @@ BROKEN = (
 def test_a_line_that_ssh_would_find_is_found_among_bad_ones(
     tmp_path: Path, name: str, line: str, hash_it: bool
 ) -> None:
-    if hash_it:
-        if "*" in line:
-            pytest.skip("ssh-keygen hashes no patterns")
+    if hash_it and "*" not in line:  # ssh-keygen hashes no patterns
         line = hashed(line + "\n", tmp_path)
     check(settings(tmp_path, known=f"{BROKEN}{line}\n{BROKEN}", name=name))
 
