@@ -133,12 +133,8 @@ def verify(key: Any, settings: Settings, known: Sequence[KnownKey], *, accept_ne
     certificate, blob = certificates.parse(whole), key.asbytes()
     shown = (blob, certificate.authority) if certificate else (blob,)
     _refuse_revoked(shown, key, settings, known)
-    if settings.trust_localhost and settings.host in ("localhost", "127.0.0.1", "::1"):
-        return
-    if certificate and any(line.marker == AUTHORITY and line.blob == certificate.authority for line in known):
-        problem = certificate.problem(settings.host_key_alias or settings.host)
-        if problem:
-            raise HostKeyError(f"{settings.where}: the certificate of the host's key does not hold: {problem}")
+    local = settings.host in ("localhost", "127.0.0.1", "::1")
+    if (settings.trust_localhost and local) or _is_vouched_for(certificate, settings, known):
         return
     plain = [line for line in known if not line.marker]
     if any(line.blob == blob for line in plain) or _known_without_port(blob, settings):
@@ -151,6 +147,20 @@ def verify(key: Any, settings: Settings, known: Sequence[KnownKey], *, accept_ne
     if not (accept_new or settings.strict in ("no", "accept-new")):
         raise HostKeyError(_explain_unknown(key, settings, plain, direct=direct))
     store(key, settings)
+
+
+def _is_vouched_for(
+    certificate: certificates.Certificate | None, settings: Settings, known: Sequence[KnownKey]
+) -> bool:
+    """Whether an authority that is known for the host has signed its key. Raises HostKeyError: but not for this."""
+    if certificate is None:
+        return False
+    if not any(line.marker == AUTHORITY and line.blob == certificate.authority for line in known):
+        return False
+    problem = certificate.problem(settings.host_key_alias or settings.host)
+    if problem:
+        raise HostKeyError(f"{settings.where}: the certificate of the host's key does not hold: {problem}")
+    return True
 
 
 def _refuse_revoked(shown: Sequence[bytes], key: Any, settings: Settings, known: Sequence[KnownKey]) -> None:
