@@ -198,7 +198,7 @@ def test_help_loads_no_heavy_module_and_no_command():
         "import sys\nfrom click.testing import CliRunner\nfrom launcher.cli import cli\n"
         "assert CliRunner().invoke(cli, ['--help']).exit_code == 0\n"
         "print([m for m in sys.modules if m.split('.')[0] in "
-        "('torch', 'rich', 'fabric', 'msgspec', 'yaml', 'jinja2') or m.startswith('launcher.commands')])"
+        "('torch', 'rich', 'paramiko', 'msgspec', 'yaml', 'jinja2') or m.startswith('launcher.commands')])"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
