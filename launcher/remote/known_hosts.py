@@ -254,7 +254,7 @@ def _explain_unknown(key: Any, settings: Settings, plain: Sequence[KnownKey], *,
             f"it is behind a ProxyJump or ProxyCommand: look at the key on the host itself ({show}), then: "
             f"echo {line} >> {shlex.quote(str(file))}"
         )
-    return f"{said}   or say --accept-new-host-keys"
+    return f"{said}   or use --accept-new-host-keys"
 
 
 def keyscan_command(host: str, port: int, alias: str | None, file: Path) -> str:
