@@ -7,11 +7,10 @@ from typing import Any
 
 import click
 
-from launcher.backends.ssh.host_request import connect_options, requested_hosts
+from launcher.backends.ssh.host_request import fleet_of, requested_hosts
 from launcher.commands.ssh import host_flags, some_host_options
 from launcher.errors import HostsError
 from launcher.job.load import convert
-from launcher.remote.fleet import Fleet
 
 
 @click.command()
@@ -29,7 +28,7 @@ def reap(ctx: click.Context, /, dry_run: bool, as_json: bool, **_flags: Any) -> 
     """
     flags = {key.partition(".")[2]: value for key, value in host_flags(ctx).items() if value is not None}
     ssh = convert({"ssh": flags}, where="the command line").ssh
-    fleet = Fleet(requested_hosts(ssh).names, connect_options(ssh), ssh.python)
+    fleet = fleet_of(requested_hosts(ssh).names, ssh)
     failures: dict[str, str] = {}
     try:
         _, closed = fleet.for_each_host(lambda _, session: session.open())

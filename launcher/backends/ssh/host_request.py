@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from launcher.errors import HostfileError
 from launcher.job.spec import SshSpec
 from launcher.remote import address, hostfile
 from launcher.remote.connect import Options
+from launcher.remote.fleet import Fleet
 
 MANY_SLOTS = 4096
 """Placeholder for the slots of a host whose GPUs are not counted yet."""
@@ -65,3 +66,8 @@ def _file_in_place_of_hosts(hosts: str | tuple[str, ...] | None) -> str | None:
 
 def connect_options(ssh: SshSpec) -> Options:
     return Options(ssh.ssh_config, ssh.accept_new_host_keys, ssh.connect_timeout, ssh.setup)
+
+
+def fleet_of(names: Sequence[str], ssh: SshSpec) -> Fleet:
+    """Return sessions to hosts, not open yet, with the job's options."""
+    return Fleet(names, connect_options(ssh), ssh.python)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from launcher.backends.checklist import Row
 from launcher.backends.ssh import survey
-from launcher.backends.ssh.host_request import connect_options, requested_hosts
+from launcher.backends.ssh.host_request import fleet_of, requested_hosts
 from launcher.backends.ssh.image_check import ask_images
 from launcher.backends.ssh.preflight_table import PACKAGES, Inspection, make_table
 from launcher.backends.ssh.rendezvous import REACH_SECONDS, REACH_TIMEOUT, Rendezvous, open_rendezvous
@@ -28,7 +28,7 @@ def examine(job: JobSpec, inputs: Sequence[Input]) -> list[Row]:
     """Ask all hosts of the job, in parallel; return a row per host. Raises UsageError."""
     request = requested_hosts(job.ssh)
     choose.runtime_of(job, "ssh")  # refuse an image that no host could run before any host is asked
-    fleet = Fleet(request.names, connect_options(job.ssh), job.ssh.python)
+    fleet = fleet_of(request.names, job.ssh)
     try:
         return make_table(job, request, inspect(job, fleet, inputs), inputs)
     finally:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from launcher.backends.ssh.host_request import HostRequest, connect_options, requested_hosts
+from launcher.backends.ssh.host_request import HostRequest, fleet_of, requested_hosts
 from launcher.backends.ssh.image_check import ask_images, image_problems
 from launcher.backends.ssh.rendezvous import choose_address, open_rendezvous, probe_peers
 from launcher.backends.ssh.requirements import (
@@ -92,7 +92,7 @@ def survey(job: JobSpec) -> Survey:
     """
     request = requested_hosts(job.ssh)
     choose.runtime_of(job, "ssh")  # refuse an image that no host could run before any host is asked
-    fleet = Fleet(request.names, connect_options(job.ssh), job.ssh.python)
+    fleet = fleet_of(request.names, job.ssh)
     try:
         fleet.open()
         return _survey(job, request, fleet)
