@@ -35,6 +35,8 @@ def read_job(
     places: dict[str, str] = {}
     for place, pairs in (("the command line", values.items()), ("--set", sets)):
         for key, value in pairs:
+            if isinstance(value, str) and (reason := yamlfile.unusable(value)):
+                raise SpecError(f"{place}: {key}: {reason}")
             _put(given, key, value, where=f"{place}: {key}")
             places[key] = place
     tree = _merge(tree, with_absolute_paths(given, Path.cwd()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,13 @@ def with_absolute_paths(tree: Mapping[str, Any], base: Path) -> dict[str, Any]:
 
 
 def _absolute(value: Any, base: Path) -> Any:
-    """A value of another type stays as it is; the schema refuses it later."""
-    return str(base / Path(value).expanduser()) if isinstance(value, str) else value
+    """A value of another type stays as it is; the schema refuses it later. Raises SpecError."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return str(base / Path(value).expanduser())
+    except RuntimeError as error:
+        raise SpecError(f"{value}: this machine has no such user") from error
 
 
 def _text_of_template(value: Any, base: Path) -> Any:
@@ -55,8 +61,11 @@ def _text_of_template(value: Any, base: Path) -> Any:
 
 
 def _absolute_model(value: Any, base: Path) -> Any:
-    if isinstance(value, str) and (value.startswith((".", "~")) or (value and (base / value).exists())):
-        return str((base / Path(value).expanduser()).resolve())
+    if not isinstance(value, str) or not value:
+        return value
+    exists = os.path.exists(base / value)  # noqa: PTH110 - Path.exists raises for names that are too long
+    if exists or value.startswith((".", "~")):
+        return os.path.realpath(_absolute(value, base))
     return value
 
 

@@ -37,7 +37,7 @@ def check_ranges(spec: JobSpec) -> None:
         for part in key.split("."):
             value = getattr(value, part)
         if isinstance(value, (int, float)) and not accepted.holds(value):
-            raise Refusal(key, f"expected {accepted}, got {value!r}")
+            raise Refusal(key, f"expected {accepted}, got {_shown(value)}")
     for key, sources in (("data.train", spec.data.train), ("data.eval", spec.data.eval)):
         for number, source in enumerate(sources if isinstance(sources, tuple) else ()):
             if not isinstance(source, str) and not POSITIVE.holds(source.weight):
@@ -46,8 +46,6 @@ def check_ranges(spec: JobSpec) -> None:
 
 def check_names(spec: JobSpec) -> None:
     """Raise Refusal for a name that the environment, a file system or the table of chat templates cannot have."""
-    if "\0" in spec.name:
-        raise Refusal("name", "a name cannot contain a NUL character")
     for name in spec.env:
         if not _VARIABLE.fullmatch(name):
             raise Refusal("env", f"{name!r} is not a valid name of an environment variable")
@@ -63,6 +61,11 @@ def check_names(spec: JobSpec) -> None:
                 f"entry {number} is not a valid name of an environment variable",
                 hint="list names only, for example [HF_TOKEN]; zlaunch reads the values from the environment",
             )
+
+
+def _shown(number: float) -> str:
+    text = repr(number)
+    return text if len(text) <= 30 else f"a number of {len(text)} digits"
 
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

@@ -1,12 +1,14 @@
 """Read YAML 1.2: refuse duplicate keys, and name file, line and column in errors.
 
 PyYAML reads YAML 1.1, where `04:00:00` is the number 14400, `no` is false and `2e-4` is a string. Job files contain all
-three, so this loader resolves scalars by the core schema of YAML 1.2.
+three, so this loader resolves scalars by the core schema of YAML 1.2. It has limits, since job files come from others:
+a short text whose aliases expand to gigabytes must be an error, and a quick one.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,43 @@ import yaml
 
 from launcher.errors import SpecError
 
+LARGEST_TEXT = 1 << 17
+"""Characters. PyYAML reads about 100,000 a second."""
+LARGEST_TREE = 20_000
+"""Values, those behind aliases counted each time."""
+DEEPEST = 50
+LONGEST_NUMBER = 1000
+"""Characters."""
+
 
 class _CoreLoader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+    yaml_constructors: dict[str | None, Callable[[Any, Any], Any]] = {
+        tag: construct
+        for tag, construct in yaml.SafeLoader.yaml_constructors.items()
+        if tag is None or tag.rpartition(":")[2] in ("null", "bool", "int", "float", "str", "seq", "map")
+    }
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.depth = 0
+        self.sizes: dict[int, int] = {}
+        """Values in each finished node, by id."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise yaml.MarkedYAMLError("", None, f"nested more than {DEEPEST} levels deep", event.start_mark)
+        node: yaml.Node = super().compose_node(parent, index)
+        self.depth -= 1
+        if not isinstance(event, yaml.AliasEvent):
+            self.sizes[id(node)] = 1 + sum(self.sizes[id(child)] for child in _children(node))
+        elif id(node) not in self.sizes:
+            raise yaml.MarkedYAMLError("", None, f"*{event.anchor} stands inside of &{event.anchor}", event.start_mark)
+        if self.sizes[id(node)] > LARGEST_TREE:
+            raise yaml.MarkedYAMLError("", None, f"expands to more than {LARGEST_TREE:,} values", event.start_mark)
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -28,6 +64,19 @@ class _CoreLoader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError("", None, f"duplicate key {key!r}", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+    def construct_scalar(self, node: yaml.Node) -> Any:
+        value = super().construct_scalar(node)
+        if reason := unusable(value):
+            raise yaml.MarkedYAMLError("", None, reason, node.start_mark)
+        return value
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, KeyError, TypeError) as error:  # `!!int abc`, `!!bool maybe`
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.MarkedYAMLError("", None, f"not a value of type {kind}", node.start_mark) from error
 
 
 _CORE = (
@@ -46,10 +95,27 @@ for _tag, _pattern, _first in _CORE:
 
 def _construct_int(loader: _CoreLoader, node: yaml.ScalarNode) -> int:
     text = loader.construct_scalar(node)
+    if len(text) > LONGEST_NUMBER:
+        raise yaml.MarkedYAMLError("", None, f"a number of {len(text):,} characters", node.start_mark)
     return int(text, 0) if text.startswith(("0x", "0o")) else int(text)
 
 
 _CoreLoader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+
+
+def unusable(text: Any) -> str | None:
+    """Why a string can be no value of a job; None if it can be one."""
+    if "\0" in text:
+        return "a text cannot contain a NUL character"
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        return "a text cannot contain half of a surrogate pair, or bytes that are not UTF-8"
+    return None
+
+
+def _children(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [child for pair in node.value for child in pair]
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
 _OF_A_VALUE = "write lists as [a, b], mappings as {a: b}; quote a string that contains YAML characters"
@@ -58,6 +124,8 @@ _OF_A_FILE = "look there and above for an open bracket or quote, a tab, a wrong 
 
 def loads(text: str, *, where: str, hint: str = _OF_A_VALUE) -> Any:
     """Parse `text`. `where` names its origin in errors, and `hint` says how to repair it. Raises SpecError."""
+    if len(text) > LARGEST_TEXT:
+        raise SpecError(f"{where}: more than {LARGEST_TEXT:,} characters", hint="put records and long texts into files")
     try:
         return yaml.load(text, Loader=_CoreLoader)  # a SafeLoader with other scalar rules
     except yaml.MarkedYAMLError as error:
@@ -71,7 +139,8 @@ def loads(text: str, *, where: str, hint: str = _OF_A_VALUE) -> Any:
 def load(path: Path) -> Any:
     """Parse a UTF-8 file. Raises SpecError for a file that cannot be read or is not YAML."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig") as file:
+            text = file.read(LARGEST_TEXT + 1)
     except FileNotFoundError as error:
         raise SpecError(f"no such job file: {path}", hint="`zlaunch init` writes a commented job.yaml") from error
     except UnicodeDecodeError as error:
