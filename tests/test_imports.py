@@ -12,9 +12,24 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "transformers", "unsloth", "deepspeed", "peft", "datasets", "bitsandbytes", "trl", "accelerate"}
-TRAIN_FOR_LAUNCHER = {"train", "train.config", "train.families", "train.memory", "train.compat", "train.checkpoints"}
+TRAIN_FOR_LAUNCHER = {
+    "train",
+    "train.config",
+    "train.families",
+    "train.memory",
+    "train.compat",
+    "train.checkpoints",
+    "train.sandbox",
+}
 STDLIB_ONLY = sorted((ROOT / "launcher/node").rglob("*.py"))
-PURE_TRAIN = ["train/config.py", "train/families.py", "train/memory.py", "train/compat.py", "train/checkpoints.py"]
+PURE_TRAIN = [
+    "train/config.py",
+    "train/families.py",
+    "train/memory.py",
+    "train/compat.py",
+    "train/checkpoints.py",
+    "train/sandbox.py",
+]
 
 
 def imports(path: Path) -> set[str]:
@@ -103,7 +118,7 @@ FLOORS = {
     ),
     "train": (
         ("config", "families", "rundir"),
-        ("errors", "memory", "compat", "checkpoints"),
+        ("errors", "memory", "compat", "checkpoints", "sandbox"),
         ("dist", "hub"),
         ("records", "original", "fused"),
         ("templating", "model", "convert"),

@@ -8,7 +8,6 @@ a short text whose aliases expand to gigabytes must be an error, and a quick one
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ LONGEST_NUMBER = 1000
 
 class _CoreLoader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
-    yaml_constructors: dict[str | None, Callable[[Any, Any], Any]] = {
+    yaml_constructors = {
         tag: construct
         for tag, construct in yaml.SafeLoader.yaml_constructors.items()
         if tag is None or tag.rpartition(":")[2] in ("null", "bool", "int", "float", "str", "seq", "map")
@@ -39,19 +38,20 @@ class _CoreLoader(yaml.SafeLoader):
         self.sizes: dict[int, int] = {}
         """Values in each finished node, by id."""
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        mark = event.start_mark
         self.depth += 1
         if self.depth > DEEPEST:
-            raise yaml.MarkedYAMLError("", None, f"nested more than {DEEPEST} levels deep", event.start_mark)
-        node: yaml.Node = super().compose_node(parent, index)
+            raise yaml.MarkedYAMLError("", None, f"nested more than {DEEPEST} levels deep", mark)
+        node: Any = super().compose_node(parent, index)
         self.depth -= 1
         if not isinstance(event, yaml.AliasEvent):
             self.sizes[id(node)] = 1 + sum(self.sizes[id(child)] for child in _children(node))
         elif id(node) not in self.sizes:
-            raise yaml.MarkedYAMLError("", None, f"*{event.anchor} stands inside of &{event.anchor}", event.start_mark)
+            raise yaml.MarkedYAMLError("", None, f"*{event.anchor} stands inside of &{event.anchor}", mark)
         if self.sizes[id(node)] > LARGEST_TREE:
-            raise yaml.MarkedYAMLError("", None, f"expands to more than {LARGEST_TREE:,} values", event.start_mark)
+            raise yaml.MarkedYAMLError("", None, f"expands to more than {LARGEST_TREE:,} values", mark)
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -65,7 +65,7 @@ class _CoreLoader(yaml.SafeLoader):
             seen.add(key)
         return super().construct_mapping(node, deep)
 
-    def construct_scalar(self, node: yaml.Node) -> Any:
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
         value = super().construct_scalar(node)
         if reason := unusable(value):
             raise yaml.MarkedYAMLError("", None, reason, node.start_mark)

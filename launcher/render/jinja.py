@@ -1,4 +1,4 @@
-"""The only Jinja environment of the project, and its templates.
+"""The launcher's templates, and those of a site, which run in Jinja's sandbox.
 
 Undefined names are errors. Values reach a shell script only through the filter `sh` (shlex.quote).
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from jinja2.sandbox import SandboxedEnvironment
 
 from launcher import assets
 from launcher.errors import SpecError
@@ -20,19 +21,19 @@ from launcher.errors import SpecError
 def template(name: str, file: Path | None = None) -> jinja2.Template:
     """The project's template `name`, or a site's own `file`. Raises SpecError if the file cannot be read."""
     if file is None:
-        return environment().get_template(name)
+        return _environment().get_template(name)
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8"
         hint = "`zlaunch templates eject` writes the stock template for you to change"
         raise SpecError(f"cannot read the template {file}: {why}", hint=hint) from error
-    return environment().from_string(text)
+    return _environment(SandboxedEnvironment).from_string(text)
 
 
 @functools.cache
-def environment() -> jinja2.Environment:
-    env = jinja2.Environment(
+def _environment(kind: type[jinja2.Environment] = jinja2.Environment) -> jinja2.Environment:
+    env = kind(
         loader=jinja2.FileSystemLoader([assets.path("templates"), assets.path("slurm")]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

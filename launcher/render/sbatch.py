@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from launcher.errors import SpecError
 from launcher.render.jinja import template
+from train import sandbox
 
 ARRAY_LOG = "slurm-%a.log"
 
@@ -30,13 +29,17 @@ def script(
         "directories": list(directories),
         "array": array,
     }
+    if own is None:
+        return template("train.sbatch.j2").render(**context)
     try:
-        return template("train.sbatch.j2", Path(own) if own else None).render(**context)
-    except (jinja2.TemplateError, OSError) as error:
-        if own is None:
-            raise
+        with sandbox.bounded():
+            return template("train.sbatch.j2", Path(own)).render(**context)
+    except SpecError:
+        raise
+    except Exception as error:  # whatever a site's template does
         raise SpecError(
-            f"slurm.template: {own}: {error}", hint="`zlaunch templates diff` shows how it differs from the stock one"
+            f"slurm.template: {own}: {sandbox.reason_of(error)}",
+            hint="`zlaunch templates diff` shows how it differs from the stock one",
         ) from error
 
 

@@ -25,10 +25,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import jinja2
-
 from train.errors import UserError
 from train.records.conversation import Details
+from train.sandbox import bounded, reason_of
 from train.templating import thinking
 from train.templating.jinja_environment import CLOSE, OPEN, all_constants, environment, searched_texts
 from train.templating.turn_layout import LayoutFinder, Rendered, TurnLayout, Turns
@@ -65,10 +64,11 @@ class ChatTemplate:
         self.marked = re.search(r"\{%-?\s*generation\s*-?%\}", source) is not None
         self._environment = environment()
         try:
-            self._template = self._environment.from_string(source)
-            tree = self._environment.parse(source)
-        except jinja2.TemplateError as error:
-            raise TemplateRefusal(f"the chat template is not valid Jinja: {error}") from None
+            with bounded():
+                self._template = self._environment.from_string(source)
+                tree = self._environment.parse(source)
+        except Exception as error:  # Jinja's compiler evaluates constants, and recurses
+            raise TemplateRefusal(f"the chat template is not valid Jinja: {reason_of(error)}") from None
         self.searched = tuple(sorted(searched_texts(tree)))
         constants = all_constants(tree)
         self.thinking = thinking.mode_of(source)
@@ -94,11 +94,12 @@ class ChatTemplate:
             if turn["role"] == "tool":
                 turn["role"] = self._tool_role or "tool"
         try:
-            return self._template.render(
-                messages=turns, tools=tools, documents=None, add_generation_prompt=prompt, **self.specials
-            )
-        except (jinja2.TemplateError, TypeError, KeyError, IndexError, ValueError) as error:
-            raise TemplateRefusal(f"the chat template refuses this conversation: {error}") from None
+            with bounded():
+                return self._template.render(
+                    messages=turns, tools=tools, documents=None, add_generation_prompt=prompt, **self.specials
+                )
+        except Exception as error:  # whatever a template of somebody else does
+            raise TemplateRefusal(f"the chat template refuses this conversation: {reason_of(error)}") from None
 
     @property
     def ending(self) -> str:

@@ -236,9 +236,16 @@ def test_a_sites_own_template_is_used_and_its_mistakes_are_reported(tmp_path: Pa
     own = tmp_path / "own.j2"
     own.write_text("#!/bin/bash\n{% for line in sbatch %}\n#SBATCH {{ line }}\n{% endfor %}\necho {{ run_ids | sh }}\n")
     assert texts.render(planned(f"slurm.template={own}"))["train.sbatch"].endswith(f"echo {RUN}\n")
-    own.write_text("{{ sbtach }}")
-    with pytest.raises(SpecError, match="sbtach"):
-        texts.render(planned(f"slurm.template={own}"))
+    for text, reason in (
+        ("{{ sbtach }}", r"sbtach.*line 1 of the template"),
+        ("a\n{% for %}", "line 2 of the template"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "more than 5 s"),
+        ("{{ 'a' * 10 ** 11 }}", "1 GiB"),
+    ):
+        own.write_text(text)
+        with pytest.raises(SpecError, match=reason):
+            texts.render(planned(f"slurm.template={own}"))
 
 
 def test_no_file_of_the_run_contains_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
