@@ -10,7 +10,7 @@ import pytest
 
 from launcher.node import run_files
 from launcher.rundir import directory
-from train import rundir
+from train.rundir import run_files as rundir
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("launcher", "train", "tests", "templates", "docker", "slurm", "docs", ".github")

@@ -18,7 +18,7 @@ TRAIN_FOR_LAUNCHER = {
     "train.families",
     "train.memory",
     "train.compat",
-    "train.checkpoints",
+    "train.rundir.checkpoints",
     "train.sandbox",
 }
 STDLIB_ONLY = sorted((ROOT / "launcher/node").rglob("*.py"))
@@ -27,7 +27,7 @@ PURE_TRAIN = [
     "train/families.py",
     "train/memory.py",
     "train/compat.py",
-    "train/checkpoints.py",
+    "train/rundir/checkpoints.py",
     "train/sandbox.py",
 ]
 
@@ -118,7 +118,7 @@ FLOORS = {
     ),
     "train": (
         ("config", "families", "rundir"),
-        ("errors", "memory", "compat", "checkpoints", "sandbox"),
+        ("errors", "memory", "compat", "sandbox"),
         ("dist", "hub"),
         ("records", "original", "fused"),
         ("templating", "model", "convert"),

@@ -20,7 +20,7 @@ from train import dist  # noqa: E402
 from train.config import EXIT_STOPPED, TrainConfig, load  # noqa: E402
 from train.dist import World  # noqa: E402
 from train.errors import UserError, report  # noqa: E402
-from train.rundir import RunDir  # noqa: E402
+from train.rundir.run_files import RunDir  # noqa: E402
 from train.training import start  # noqa: E402
 
 

@@ -262,7 +262,7 @@ def _place(config: TrainConfig, temporary: Path) -> tuple[str, dict[str, Any]]:
     from train.data.dataset import Data
     from train.model import random
     from train.model.gguf import find_gguf
-    from train.rundir import RunDir
+    from train.rundir.run_files import RunDir
 
     model = config.model
     if model.source == "random":

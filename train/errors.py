@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import msgspec
 
 from train.config import TrainConfig
-from train.rundir import RunDir, write_json
+from train.rundir.run_files import RunDir, write_json
 
 EXIT_FAILED = 1
 EXIT_USER = 2

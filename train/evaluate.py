@@ -24,7 +24,7 @@ from train.errors import UserError, report
 from train.model import limits
 from train.model.base import local_directory
 from train.model.load import load_for_training, load_tokenizer
-from train.rundir import RunDir, write_atomic, write_json
+from train.rundir.run_files import RunDir, write_atomic, write_json
 from train.training.evaluator import Evaluator, InferenceOnly
 from train.training.loss import AnswerLoss
 from train.training.precision import autocast_for

@@ -14,8 +14,8 @@ from launcher.machine import facts, process, trainer
 from launcher.machine.process import CommandError
 from launcher.plan.types import RunPlan
 from launcher.rundir.directory import RunDir
-from train import checkpoints
 from train.config import Data, TrainConfig, remark_on_steps, split_of
+from train.rundir import checkpoints
 
 RECORDED = ("seed", "global_batch_size", "lora.r", "lora.alpha", "lora.rslora", "lora.init")
 """Settings that a checkpoint records, and that later starts cannot change (train.training.checkpoint)."""

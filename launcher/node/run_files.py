@@ -1,5 +1,7 @@
-"""The names of a run directory's files. Launcher and agent take every name from here; train/rundir.py has its own list,
-and a test holds the two together."""
+"""The names of a run directory's files. Launcher and agent take every name from here.
+
+train/rundir/run_files.py has its own list, and a test holds the two together.
+"""
 
 # Rendered by the launcher for a start.
 JOB = "job.yaml"

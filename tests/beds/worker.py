@@ -7,7 +7,7 @@ import sys
 from train import dist
 from train.__main__ import train
 from train.config import load
-from train.rundir import RunDir
+from train.rundir.run_files import RunDir
 from train.training.start import check_config
 
 status = 0

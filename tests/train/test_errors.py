@@ -10,7 +10,7 @@ import pytest
 
 from train.config import Data, Lora, Model, TrainConfig, Training
 from train.errors import DataError, UserError, account, memory_advice, report
-from train.rundir import RunDir
+from train.rundir.run_files import RunDir
 
 
 def config(**train: object) -> TrainConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from train.rundir import write_atomic
+from train.rundir.run_files import write_atomic
 
 
 def test_writers_of_the_same_number_do_not_take_each_others_file_away(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from train.answers.generation import stop_ids
-from train.checkpoints import complete, damage
 from train.config import TrainConfig, load
 from train.data.prompts import keep_template
 from train.errors import UserError, first_line
 from train.model.load import load_plain
+from train.rundir.checkpoints import complete, damage
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from train.records import conversations
 from train.records import files as file_reader
 from train.records.chunk import Chunk
 from train.records.conversations import SHOWN_PROBLEMS, Problem
-from train.rundir import write_atomic
+from train.rundir.run_files import write_atomic
 
 UNUSED_DAYS = 30
 """Making an entry removes those that no run has opened for this long."""

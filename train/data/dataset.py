@@ -26,7 +26,7 @@ from train.errors import DataError
 from train.records import conversations
 from train.records.conversation import PLAIN, RecordOptions
 from train.records.conversations import Record, as_sources
-from train.rundir import RunDir
+from train.rundir.run_files import RunDir
 
 NOTHING_AT_WEIGHT = "data.train: at these weights, no record of the sources is left"
 NOTHING_TO_EVALUATE = "data.eval holds no record that can be evaluated"

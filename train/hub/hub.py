@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from train.rundir import write_json
+from train.rundir.run_files import write_json
 
 FRESH_SECONDS = 3600.0
 """Ask again for older answers: what looks like this start may be a later start from the same shell."""

@@ -27,7 +27,7 @@ from train.hub.cachedir import cache_directory, locked, suppress_if_there
 from train.hub.download import download
 from train.model.gguf import dequantize, find_gguf, gguf_architecture
 from train.model.random import make_random
-from train.rundir import RunDir
+from train.rundir.run_files import RunDir
 
 
 @dataclass(frozen=True)

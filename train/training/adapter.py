@@ -16,7 +16,7 @@ from train.model import pissa
 from train.model.base import BaseModel
 from train.model.load import load_plain
 from train.original.portable import make_portable
-from train.rundir import sync_directory
+from train.rundir.run_files import sync_directory
 from train.training.optimizer import State
 from train.training.strategy import Strategy
 

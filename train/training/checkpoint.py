@@ -22,10 +22,10 @@ from typing import Any
 import torch
 
 from train import dist
-from train.checkpoints import MARKER, SCHEMA, STATE, STEP_NAME, complete, damage, manifest, set_aside
 from train.dist import World
 from train.errors import UserError
-from train.rundir import sync_directory, write_atomic, write_json
+from train.rundir.checkpoints import MARKER, SCHEMA, STATE, STEP_NAME, complete, damage, manifest, set_aside
+from train.rundir.run_files import sync_directory, write_atomic, write_json
 from train.training.optimizer import State
 from train.training.strategy import Strategy
 

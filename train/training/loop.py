@@ -25,7 +25,7 @@ from train.data.schedule import Sampler, deal, learning_rate
 from train.dist import World
 from train.errors import UserError
 from train.fused import inputs
-from train.rundir import REQUESTS, RunDir
+from train.rundir.run_files import REQUESTS, RunDir
 from train.training.checkpoint import Progress
 from train.training.evaluator import Interrupted
 from train.training.metrics_log import MetricsLog

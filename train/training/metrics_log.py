@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from train import rundir
 from train.config import TrainConfig
 from train.dist import World
-from train.rundir import RunDir
+from train.rundir import run_files
+from train.rundir.run_files import RunDir
 from train.training.checkpoint import Progress
 
 
@@ -44,7 +44,7 @@ class MetricsLog:
             "peak_memory_bytes": peak_memory(self.world),
             "time": round(time.time(), 3),
         }
-        rundir.append_line(self.rundir.metrics, line)
+        run_files.append_line(self.rundir.metrics, line)
         print(
             f"step {progress.step}/{self.total}  loss {loss:.4f}  grad_norm {norm:.3f}  lr {rate:.2e}  "
             f"{tokens_per_second:.0f} tokens/s",
@@ -56,7 +56,7 @@ class MetricsLog:
         if self.world.first:
             known = loss if math.isfinite(loss) else None
             line = {"step": step, "eval_loss": known, "time": round(time.time(), 3)}
-            rundir.append_line(self.rundir.metrics, line)
+            run_files.append_line(self.rundir.metrics, line)
             print(f"step {step}/{self.total}  eval_loss {loss:.4f}", flush=True)
             self._plot(step, line)
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from train import dist
-from train.checkpoints import MARKER, complete, damage
 from train.config import TrainConfig
 from train.dist import World
 from train.errors import UserError
 from train.model import choose
 from train.model.base import family_of_job, with_adapter
-from train.rundir import RunDir, write_atomic
+from train.rundir.checkpoints import MARKER, complete, damage
+from train.rundir.run_files import RunDir, write_atomic
 from train.training import checkpoint
 
 

@@ -22,7 +22,7 @@ from train.model.adapt import adapt
 from train.model.base import BaseModel, family_at, family_of_job, local_directory
 from train.model.load import Loaded, load_for_training, load_tokenizer
 from train.records.conversations import Record
-from train.rundir import RunDir, write_atomic, write_json
+from train.rundir.run_files import RunDir, write_atomic, write_json
 from train.training import adapter, checkpoint, deepspeed, model_card, result, start, strategy
 from train.training.checkpoint import Progress
 from train.training.evaluator import Evaluation, Evaluator, Interrupted

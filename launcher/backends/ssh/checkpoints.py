@@ -18,7 +18,7 @@ from launcher.node import run_files
 from launcher.remote.fleet import Fleet
 from launcher.remote.session import Session
 from launcher.rundir.directory import RunDir
-from train.checkpoints import damage, set_aside
+from train.rundir.checkpoints import damage, set_aside
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def run_case(case: Case, held: Held, out: Path) -> dict[str, Any]:
     import torch
 
     from train import dist
-    from train.rundir import RunDir
+    from train.rundir.run_files import RunDir
     from train.training import strategy
     from train.training.checkpoint import Progress
     from train.training.loop import Loop

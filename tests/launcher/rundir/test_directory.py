@@ -16,8 +16,8 @@ from launcher.plan import batch_job
 from launcher.render import snapshot
 from launcher.rundir import directory, find
 from launcher.rundir.directory import RunDir, RunRecord
-from train import rundir as training
-from train.checkpoints import MARKER
+from train.rundir import run_files as training
+from train.rundir.checkpoints import MARKER
 
 
 def make_run(root, run_id):

@@ -45,7 +45,7 @@ while True:
 def test_a_kill_at_any_of_twenty_random_moments_leaves_a_complete_checkpoint(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    from train.checkpoints import complete
+    from train.rundir.checkpoints import complete
 
     place, rng, reached, usual = tmp_path / "checkpoints", random.Random(7), 0, 0.0
     pythonpath = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -99,7 +99,7 @@ for line in sys.stdin:
 
 
 def test_leftovers_of_a_cut_off_save_are_removed(tmp_path: Path) -> None:
-    from train import checkpoints
+    from train.rundir import checkpoints
     from train.training import checkpoint
 
     for name in (".step-4.123.tmp", "step-4", "step-3", "step-3-a-copy-of-mine"):
@@ -197,7 +197,7 @@ DAMAGES = [flip, truncate, empty, grow, zero_out, swap_with_earlier, lose, becom
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_is_used(
     damage: Callable[[Path, random.Random], None], checkpoints: Path
 ) -> None:
-    from train.checkpoints import complete
+    from train.rundir.checkpoints import complete
 
     rng = random.Random(5)
     whole = checkpoints.with_name("whole")
@@ -218,7 +218,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_is_used(
 
 
 def test_a_checkpoint_under_another_step_is_damaged(checkpoints: Path) -> None:
-    from train.checkpoints import damage
+    from train.rundir.checkpoints import damage
 
     shutil.copytree(checkpoints / "step-2", checkpoints / "step-8")
     assert damage(checkpoints / "step-8") == "state.json: is of step 2"
@@ -227,7 +227,7 @@ def test_a_checkpoint_under_another_step_is_damaged(checkpoints: Path) -> None:
 
 def test_a_checkpoint_without_a_manifest_is_checked_for_its_structure(checkpoints: Path) -> None:
     """As version 0.1 wrote them."""
-    from train.checkpoints import damage
+    from train.rundir.checkpoints import damage
 
     place = checkpoints / "step-4"
     state = json.loads((place / "state.json").read_text())
@@ -242,7 +242,7 @@ def test_a_checkpoint_without_a_manifest_is_checked_for_its_structure(checkpoint
 
 
 def test_a_program_has_checkpoints_of_its_own_form(tmp_path: Path) -> None:
-    from train.checkpoints import damage
+    from train.rundir.checkpoints import damage
 
     (tmp_path / "step-3").mkdir()
     (tmp_path / "step-3" / "weights").write_text("mine")

@@ -69,7 +69,7 @@ def newest(run: Path) -> tuple[int, dict[str, Any]]:
     """(step, state) of the newest complete checkpoint; asserts that all its files are of one step."""
     from safetensors.torch import load_file
 
-    from train.checkpoints import complete
+    from train.rundir.checkpoints import complete
 
     place = complete(run / "checkpoints")[-1]
     step = int(place.name.removeprefix("step-"))

@@ -39,7 +39,7 @@ def loop_over(place: Path, strategy: Any, saved: list[Any], evaluate: Any) -> An
     from train.data.dataset import Part
     from train.data.tokens import Tokens
     from train.dist import from_environment
-    from train.rundir import RunDir
+    from train.rundir.run_files import RunDir
     from train.training.loop import Loop
 
     count, length = 8, 4
@@ -61,7 +61,7 @@ def loop_over(place: Path, strategy: Any, saved: list[Any], evaluate: Any) -> An
 
 
 def test_a_stop_during_an_evaluation_saves_the_current_step(tmp_path: Path) -> None:
-    from train.rundir import RunDir
+    from train.rundir.run_files import RunDir
     from train.training.checkpoint import Progress
     from train.training.evaluator import Interrupted
 

@@ -313,7 +313,7 @@ def test_a_users_mistake_exits_with_2_and_no_traceback(configure: Any, over: dic
 def test_a_killed_run_never_loses_its_last_complete_checkpoint(configure: Any) -> None:
     """SIGKILL during a run that saves after every step; each start resumes from what the last one left."""
     run = configure("killed", **{"train.max_steps": 4000, "train.checkpoint_every": 1, "train.keep_checkpoints": 1})
-    from train.checkpoints import complete
+    from train.rundir.checkpoints import complete
 
     reached = 0
     for attempt in range(3):
