@@ -23,4 +23,4 @@ def _record(record: dict[str, Any]) -> str:
 
 
 def _keys(record: dict[str, Any]) -> dict[str, list[str]]:
-    return {"read": record["read"], "ignored": record["ignored"]}
+    return {"read": record["honoured"], "ignored": record["ignored"]}

@@ -45,7 +45,7 @@ def _objects(paths: Sequence[str], recipe: Recipe) -> Iterator[tuple[str, int, A
 
 
 def _entries(tokenizer: Tokenizer, shown: str, line: int, value: Any) -> list[dict[str, Any]]:
-    problem = {"file": shown, "line": line, "text": "", "tokens": [], "read": [], "ignored": []}
+    problem = {"file": shown, "line": line, "text": "", "tokens": [], "honoured": [], "ignored": []}
     if isinstance(value, Broken):
         return [{**problem, "problem": value.text}]
     try:
@@ -64,10 +64,10 @@ def _entries(tokenizer: Tokenizer, shown: str, line: int, value: Any) -> list[di
         ]
         start += size
         text = "".join(pieces)
-        entries.append({**problem, "text": text, "tokens": tokens, "read": read, "ignored": list(found.ignored)})
+        entries.append({**problem, "text": text, "tokens": tokens, "honoured": read, "ignored": list(found.ignored)})
     problems: list[Problem] = done.problems
     reason = str(problems[0].text) if problems else "no token of this record carries loss, or it is too long"
-    return entries or [{**problem, "read": read, "ignored": list(found.ignored), "problem": reason}]
+    return entries or [{**problem, "honoured": read, "ignored": list(found.ignored), "problem": reason}]
 
 
 def _pieces(backend: Any, ids: list[int]) -> list[str]:

@@ -123,7 +123,7 @@ def test_a_record_is_shown_with_the_tokens_that_carry_loss_and_its_keys(tmp_path
     turns = [{"role": "user", "content": "你好 😀"}, {"role": "assistant", "content": "很好 😀<|im_end|>", "ts": 1}]
     path = records(tmp_path / "a.jsonl", {**GOOD[0], "id": 4}, {"messages": turns}, {"instruction": "q"})
     first, second, third = preview(bpe.recipe(SMOLLM2), [path])["records"]
-    assert (first["line"], first["read"], first["ignored"]) == (1, ["instruction", "output"], ["id"])
+    assert (first["line"], first["honoured"], first["ignored"]) == (1, ["instruction", "output"], ["id"])
     assert second["ignored"] == ["messages[].ts"]
     assert "".join(token["text"] for token in second["tokens"]) == second["text"]
     assert "".join(token["text"] for token in second["tokens"] if token["loss"]) == "很好 😀<|im_end|><|im_end|>"
