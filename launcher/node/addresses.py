@@ -25,8 +25,9 @@ def interface_of(address: str) -> str:
     if not plain or plain.startswith("127.") or plain == "::1":
         return ""
     if ":" in plain:
-        return _interface_of_ipv6(socket.inet_pton(socket.AF_INET6, plain).hex())
-    return next((name for name, own in ipv4_interfaces() if own == plain), "")
+        plain = socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, plain))
+    found = ipv6_interfaces() if ":" in plain else ipv4_interfaces()
+    return next((name for name, own in found if own.partition("%")[0] == plain), "")
 
 
 def ipv4_interfaces() -> List[Tuple[str, str]]:
@@ -43,9 +44,14 @@ def ipv4_interfaces() -> List[Tuple[str, str]]:
     return pairs
 
 
-def _interface_of_ipv6(digits: str) -> str:
-    for line in read_text("/proc/net/if_inet6").splitlines():
-        fields = line.split()
-        if fields and fields[0] == digits:
-            return fields[-1]
-    return ""
+def ipv6_interfaces() -> List[Tuple[str, str]]:
+    """(interface, IPv6 address) pairs; a link-local address has its interface behind `%`, without which it is none."""
+    pairs = []
+    for fields in map(str.split, read_text("/proc/net/if_inet6").splitlines()):
+        address = socket.inet_ntop(socket.AF_INET6, bytes.fromhex(fields[0]))
+        pairs.append((fields[-1], "%s%%%s" % (address, fields[-1]) if is_link_local(address) else address))
+    return pairs
+
+
+def is_link_local(address: str) -> bool:
+    return address.lower().startswith(("fe8", "fe9", "fea", "feb"))

@@ -8,7 +8,7 @@ import socket
 import time
 from contextlib import suppress
 
-from ..addresses import ipv4_interfaces, stream_addresses
+from ..addresses import ipv4_interfaces, ipv6_interfaces, is_link_local, stream_addresses
 from .common import Refused
 from .host import shared_dir_marks, ssh_address
 
@@ -27,13 +27,9 @@ def listen(nonce: str, peers: Sequence[str], ports: Optional[Sequence[int]] = No
     """Open the run's two ports for a moment and answer every caller with the nonce. Returns ports and addresses."""
     opened = []
     for port in ports or candidate_ports():
-        server = socket.socket()
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            server.bind(("", port))
-            server.listen(512)
+            server = open_server(port)
         except OSError as error:
-            server.close()
             if ports:
                 raise Refused("port %d: %s" % (port, error.strerror)) from error
             continue
@@ -42,6 +38,13 @@ def listen(nonce: str, peers: Sequence[str], ports: Optional[Sequence[int]] = No
         if len(opened) == 2:
             return {"ports": opened, "addresses": own_addresses(peers)}
     raise Refused("no two free ports between 10000 and 29999")
+
+
+def open_server(port: int) -> socket.socket:
+    """Listen at all addresses, of IPv4 and of IPv6. Raises OSError."""
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    return socket.create_server(("", port), family=family, backlog=512, dualstack_ipv6=both)
 
 
 def candidate_ports() -> Iterator[int]:
@@ -82,9 +85,11 @@ def own_addresses(peers: Sequence[str]) -> List[str]:
     """This host's addresses, the likely ones first: towards the peers, where SSH came in, then of real interfaces."""
     found = [*(address_towards(peer) for peer in peers), ssh_address()]
     virtual: Set[str] = set()
-    for name, address in ipv4_interfaces():
+    for name, address in ipv4_interfaces() + ipv6_interfaces():
         (virtual.add if name.startswith(VIRTUAL) else found.append)(address)
     real = [a for a in found if a and a not in virtual and not a.startswith("127.") and a != "::1"]
+    # A link-local address leads somewhere only where the interface has the same name: it is for want of another.
+    real = [a for a in real if not is_link_local(a)] or real
     # Loopback comes last: only runs whose hosts are all this machine can use it.
     return list(dict.fromkeys([*real, "127.0.0.1"]))
 
