@@ -1,20 +1,20 @@
 """Connect to one host as the user's own `ssh` would: same address, proxies, known hosts and keys.
 
-paramiko speaks the protocol. Where to, through whom and with what comes from OpenSSH itself (openssh.py).
+Where to, through whom and with what comes from OpenSSH itself (openssh.py). paramiko speaks the protocol, since Fabric
+cannot log in by these settings. Commands and files on the open connection are Fabric's.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import socket
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, Any
 
+import fabric
 import paramiko
 
 from launcher.errors import TargetError
@@ -57,25 +57,17 @@ class ConnectError(TargetError):
         (MaxStartups; a jump host of many hosts)."""
 
 
+def _config() -> Any:
+    """Fabric's configuration without any file of the user: where to connect is settled."""
+    return fabric.Config(ssh_config=paramiko.SSHConfig(), lazy=True)
+
+
 class _Transport(paramiko.Transport):  # type: ignore[misc] # paramiko ships no types
     host_key_algorithms: Sequence[str] = ()
 
     @property
     def preferred_keys(self) -> tuple[str, ...]:
         return tuple(self.host_key_algorithms)
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command on a host came to."""
-
-    exited: int
-    stdout: str
-    stderr: str
-
-    @property
-    def ok(self) -> bool:
-        return self.exited == 0
 
 
 class Connection:
@@ -88,6 +80,7 @@ class Connection:
         self.transport: Any = None
         self.gateway: Connection | None = None
         self._proxy: process.SocketProcess | None = None
+        self._session: Any = None
         if depth > MOST_JUMPS:
             raise TargetError(f"more than {MOST_JUMPS} jump hosts: does {name} lead back to itself?")
         if self.settings.jumps:
@@ -195,29 +188,29 @@ class Connection:
             return f"{where}: {(error.strerror or str(error)).lower()}{notes}"
         return f"{where}: {error or type(error).__name__}{notes}"
 
-    def run(self, line: str, timeout: float | None = None) -> Done:
-        """Run a line in the host's shell; return its result whatever the exit status. Raises as paramiko does."""
-        with contextlib.closing(self.transport.open_session(timeout=self.options.connect_timeout)) as channel:
-            channel.settimeout(timeout)
-            channel.exec_command(line)
-            channel.shutdown_write()
-            with ThreadPoolExecutor(1) as pool:  # a full pipe of one stream stops the other
-                stderr = pool.submit(channel.makefile_stderr("rb").read)
-                stdout = channel.makefile("rb").read()
-            code, error = channel.recv_exit_status(), stderr.result()
-            return Done(code, stdout.decode(errors="replace"), error.decode(errors="replace"))
+    @property
+    def session(self) -> Any:
+        """The open connection as Fabric's, for commands and files."""
+        if self._session is None:
+            where = self.settings
+            self._session = fabric.Connection(where.host, where.user, where.port, config=_config())
+            self._session.client._transport = self._session.transport = self.transport
+        return self._session
+
+    def run(self, line: str, timeout: float | None = None) -> Any:
+        """Run a line in the host's shell; return Fabric's result whatever the exit status. Raises as Fabric does."""
+        return self.session.run(line, hide=True, warn=True, in_stream=False, encoding="utf-8", timeout=timeout)
 
     def put(self, file: IO[bytes], path: str) -> None:
         """Write a file on the host over SFTP. Raises paramiko's errors, OSError."""
-        with contextlib.closing(self.transport.open_sftp_client()) as sftp:
-            sftp.putfo(file, path)
+        self.session.put(file, path)
 
     def get(self, path: str, file: IO[bytes]) -> None:
-        with contextlib.closing(self.transport.open_sftp_client()) as sftp:
-            sftp.getfo(path, file)
+        self.session.get(path, file)
 
     def close(self) -> None:
         transport, self.transport, proxy, self._proxy = self.transport, None, self._proxy, None
+        self._session = None
         if transport is not None:
             transport.close()
         if proxy is not None:
