@@ -23,34 +23,36 @@ MARKER = "zlaunch_family"
 LLAMA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 GLM_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj")
 
-# These formats are those of the original programs. They end with the answer's text: the end token follows only the last
-# answer, as in the originals' own fine-tuning. Every conversation's text is a prefix of its continuation's text.
+# These formats are those of the original programs, as their own fine-tuning writes them (docs/original-formats.md).
+# Behind an answer, the next turn begins at once: the token that begins it is what ends the answer.
 CHATGLM2_CHAT = (
     "[gMASK]<sop>{% set ns = namespace(round=0) %}{% for message in messages %}"
     "{% if message['role'] == 'system' %}{{ message['content'] + '\\n\\n' }}"
     "{% elif message['role'] == 'user' %}{% if ns.round %}{{ '\\n\\n' }}{% endif %}{% set ns.round = ns.round + 1 %}"
     "{{ '[Round ' ~ ns.round ~ ']\\n\\n问：' ~ message['content'] }}"
-    "{% else %}{{ '\\n\\n答：' + message['content'] }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '\\n\\n答：' }}{% endif %}"
+    # The original tokenizes the present answer by itself, and sentencepiece begins it with a blank.
+    "{% else %}{{ '\\n\\n答：' }}{% if loop.last and not add_generation_prompt %}{{ ' ' }}{% endif %}"
+    "{{ message['content'] }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '\\n\\n答：' }}{% endif %}"
 )
 CHATGLM3_CHAT = (
     "[gMASK]<sop>{% if tools %}{{ '<|system|>\\n Answer the following questions as best as you can. '"
     " + 'You have access to the following tools:\\n'"
     " + (tools | map(attribute='function') | list | tojson(ensure_ascii=False, indent=4)) }}{% endif %}"
     "{% for message in messages %}{% if message['role'] == 'assistant' %}"
-    # The model generates the blank before an answer: with an English word it is one token. With tools, it generates the
-    # line behind the role too, which names a tool that it calls.
-    "{{ '<|assistant|>' if tools else '<|assistant|>\\n' }}{% set calls = message['tool_calls'] or [] %}"
+    # The model generates the rest of the role's line, which names a tool that it calls, and a blank: with an English
+    # word it is one token.
+    "{{ '<|assistant|>' }}{% set calls = message['tool_calls'] or [] %}"
     "{% if calls and not tools %}{{ raise_exception('the record calls a tool, but declares no tools') }}{% endif %}"
-    "{% generation %}{% if message['content'] or not calls %}{{ ('\\n ' if tools else ' ') + message['content'] }}"
+    "{% generation %}{% if message['content'] or not calls %}{{ '\\n ' + message['content'] }}"
     "{% if calls %}{{ '<|assistant|>' }}{% endif %}{% endif %}"
     "{% for call in calls %}{{ call['function']['name'] + '\\n ```python\\ntool_call(' }}"
     "{% for name, value in call['function']['arguments'].items() %}{{ '%s=%r' | format(name, value) }}"
     "{% if not loop.last %}{{ ', ' }}{% endif %}{% endfor %}{{ ')\\n```' }}"
-    "{% if not loop.last %}{{ '<|assistant|>' }}{% endif %}{% endfor %}{% endgeneration %}{% else %}"
+    "{% if not loop.last %}{{ '<|assistant|>' }}{% endif %}{% endfor %}{% endgeneration %}"
+    "{% if loop.last %}{{ eos_token }}{% endif %}{% else %}"
     "{{ '<|' + ('observation' if message['role'] == 'tool' else message['role']) + '|>\\n ' + message['content'] }}"
     "{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>' if tools else '<|assistant|>\\n' }}{% endif %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 BAICHUAN_CHAT = (
     "{% for message in messages %}{% if message['role'] == 'user' %}{{ '<USER>' + message['content'] }}"
@@ -279,6 +281,10 @@ FAMILIES: tuple[Family, ...] = (
 _BY_NAME = {family.name: family for family in FAMILIES}
 _BY_TYPE = {model_type: family for family in FAMILIES for model_type in family.model_types}
 _BY_ARCHITECTURE = {architecture: family for family in FAMILIES for architecture in family.architectures}
+
+
+STOP_TOKENS = frozenset(token for family in FAMILIES for token in family.stop_tokens)
+"""Tokens at which some family stops."""
 
 
 def family_of(config: Mapping[str, Any]) -> Family:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,15 @@ def _decode(tokenizer: Any, ids: list[int], stop: list[int]) -> str:
     return str(tokenizer.decode(ids[:end], skip_special_tokens=True)).strip()
 
 
+def _without_leading_blanks(pieces: Iterable[str]) -> Iterator[str]:
+    """Some formats have a blank or a line break between prompt and answer, which the model writes."""
+    begun = False
+    for piece in pieces:
+        piece = piece if begun else piece.lstrip()
+        begun = begun or bool(piece)
+        yield piece  # also an empty one: between two pieces a reader may stop
+
+
 def stream(
     model: Any, tokenizer: Any, prompt: Sequence[int], *, max_new_tokens: int, stop: list[int], temperature: float = 0.0
 ) -> Iterator[str]:
@@ -124,7 +133,7 @@ def stream(
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     try:
-        yield from streamer
+        yield from _without_leading_blanks(streamer)
     finally:  # the C++ library aborts a process that ends while the model is at work
         closed.set()
         thread.join()

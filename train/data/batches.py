@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from train.data import packing
-from train.data.packing import targets
 from train.data.tokens import IGNORED, Tokens
 
 Batch = dict[str, torch.Tensor]
@@ -20,13 +19,13 @@ Batch = dict[str, torch.Tensor]
 
 def collate(data: Tokens, indices: Sequence[int], *, pad: int, multiple: int, device: str) -> Batch:
     """input_ids and labels [rows, length], length the longest record's rounded up to `multiple`."""
-    rows = [data.sequence(int(index)) for index in indices]
-    length = -(-max(len(tokens) for tokens, _ in rows) // multiple) * multiple
+    rows = [data.sequence(int(index))[0] for index in indices]
+    length = -(-max(map(len, rows)) // multiple) * multiple
     ids = np.full((len(rows), length), pad, dtype=np.int64)
     labels = np.full((len(rows), length), IGNORED, dtype=np.int64)
-    for row, (tokens, labelled) in enumerate(rows):
+    for row, (index, tokens) in enumerate(zip(indices, rows, strict=True)):
         ids[row, : len(tokens)] = tokens
-        labels[row, : len(tokens) - 1] = targets(tokens, labelled)
+        labels[row, : len(tokens) - 1] = data.targets(int(index))
     return _tensors(device, input_ids=ids, labels=labels)
 
 

@@ -149,7 +149,7 @@ def entry(
 
             _make(place, paths, shown, recipe, share, processes, changed)
     os.utime(place)
-    return _open(place, made, shown)
+    return _open(place, made, shown, recipe)
 
 
 def _key(sizes: Sequence[int], files: Sequence[str], recipe: Recipe, where: Path) -> str:
@@ -382,13 +382,14 @@ def _describe_duplicates(
             yield Problem(file, line, text.format(where))
 
 
-def _open(place: Path, made: bool, shown: tuple[str, ...]) -> Entry:
+def _open(place: Path, made: bool, shown: tuple[str, ...], recipe: Recipe) -> Entry:
     meta = _renamed(msgspec.json.decode((place / "meta.json").read_bytes(), type=Meta), shown)
     arrays = {name: _mapped(place / f"{name}.npy") for name in ("offsets", "kept", "counted", "answers")}
     tokens = Tokens(
         tokens=_raw(place / "tokens.bin", np.int32),
         labelled=_raw(place / "labelled.bin", np.bool_),
         dropped=Dropped(meta.too_long, meta.cut),
+        next_turn=recipe.next_turn,
         **arrays,
     )
     return Entry(place, meta, tokens, made)

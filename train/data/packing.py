@@ -71,28 +71,23 @@ def lay_out(
 
     Padding to `multiple` is one more record. Positions restart at every record.
     """
-    rows = [data.sequence(int(index)) for index in indices]
-    lengths = [len(tokens) for tokens, _ in rows]
+    rows = [data.sequence(int(index))[0] for index in indices]
+    lengths = list(map(len, rows))
     padding = -sum(lengths) % multiple
     total = sum(lengths) + padding
     ids = np.full((1, total), pad, dtype=np.int64)
     labels = np.full((1, total), IGNORED, dtype=np.int64)
     positions = np.zeros((1, total), dtype=np.int64)
     start = 0
-    for tokens, labelled in rows:
+    for index, tokens in zip(indices, rows, strict=True):
         end = start + len(tokens)
         ids[0, start:end] = tokens
-        labels[0, start : end - 1] = targets(tokens, labelled)
+        labels[0, start : end - 1] = data.targets(int(index))
         positions[0, start:end] = np.arange(len(tokens))
         start = end
     positions[0, start:] = np.arange(padding)
     arrays = {"input_ids": ids, "labels": labels, "position_ids": positions}
     return arrays, (*lengths, *([padding] if padding else []))
-
-
-def targets(tokens: npt.NDArray[np.int32], labelled: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
-    """Return the target of each token but the last: the next token if it carries loss, else IGNORED."""
-    return np.where(labelled[1:], tokens[1:], IGNORED)
 
 
 def _tensors(pin: bool, **arrays: npt.NDArray[np.int64]) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from train.errors import UserError
+from train.families import STOP_TOKENS
 from train.templating import thinking as thoughts
 from train.templating.chat_template import PLAIN_TEMPLATE, ChatTemplate
 from train.templating.generation_prompt import Forms, forms
@@ -99,10 +101,54 @@ def prompt_text(tokenizer: Any, messages: Turns) -> str:
 
 
 def end_ids(tokenizer: Any) -> list[int]:
-    """Tokens that end an answer: the end of sequence, and the special token that the template writes after answers."""
-    first = tokenizer(_template_of(tokenizer).ending, add_special_tokens=False)["input_ids"][:1]
-    special = [token for token in first if token in tokenizer.added_tokens_decoder]
-    return list(dict.fromkeys([tokenizer.eos_token_id, *special]))
+    """Tokens that end an answer, the end of sequence first."""
+    return list(answer_ends(tokenizer).ends)
+
+
+@dataclass(frozen=True)
+class AnswerEnds:
+    """What a model writes behind an answer. `ends`: any of these tokens; also where a model stops."""
+
+    ends: tuple[int, ...]
+    last: int
+    """Put behind the last answer of a conversation if the template writes none of `ends` there."""
+    next_turn: tuple[int, int] | None = None
+    """(token, prediction): the token that begins the next turn, where the template writes it right behind an answer.
+
+    The model sees the token behind it, and predicts the end of sequence there, unless models stop at the token itself.
+    """
+
+
+def answer_ends(tokenizer: Any) -> AnswerEnds:
+    """By the special token that the template writes after the last answer, and after one that is followed by a turn.
+
+    GLM-4 and ChatGLM3 stop at `<|user|>`, with which the next turn begins. Baichuan's own fine-tuning predicts the end
+    of sequence where the next turn's token stands.
+    """
+    template, eos = _template_of(tokenizer), int(tokenizer.eos_token_id)
+    own = _special(tokenizer, template.ending)
+    ends = [eos] if own is None else [eos, own]
+    following = _special(tokenizer, template.following)
+    if following is None or following in ends:
+        return AnswerEnds(tuple(dict.fromkeys(ends)), eos)
+    if tokenizer.convert_ids_to_tokens(following) not in STOP_TOKENS:
+        return AnswerEnds(tuple(dict.fromkeys(ends)), eos, (following, eos))
+    return AnswerEnds(
+        tuple(dict.fromkeys([*ends, following, *_stops(tokenizer)])),
+        following if own is None else eos,
+        (following, following),
+    )
+
+
+def _stops(tokenizer: Any) -> list[int]:
+    """The special tokens of this tokenizer at which some family stops, such as `<|observation|>` behind a call."""
+    return [token for token, added in tokenizer.added_tokens_decoder.items() if added.content in STOP_TOKENS]
+
+
+def _special(tokenizer: Any, text: str) -> int | None:
+    """The token that a text begins with, if it is a special one."""
+    first = tokenizer(text, add_special_tokens=False)["input_ids"][:1]
+    return first[0] if first and first[0] in tokenizer.added_tokens_decoder else None
 
 
 def _template_of(tokenizer: Any) -> ChatTemplate:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from train.config import Data
-from train.data.prompts import end_ids, own_template
+from train.data.prompts import answer_ends, own_template
 from train.records.conversation import PLAIN, RecordOptions
 from train.records.formats import check_columns
 
@@ -21,12 +21,15 @@ class Recipe:
     template: str
     specials: tuple[tuple[str, str], ...]
     eos: int
+    """Put behind the last answer of a conversation if the template writes no end there."""
     ends: tuple[int, ...]
     """Tokens that end an answer."""
     max_length: int
     overlong: str = "cut"
     turns: str = "auto"
     options: RecordOptions = PLAIN
+    next_turn: tuple[int, int] | None = None
+    """prompts.AnswerEnds.next_turn"""
 
     @staticmethod
     def of(
@@ -34,16 +37,18 @@ class Recipe:
     ) -> Recipe:
         """What a fast tokenizer of transformers does to records. `Tokenizer.compare` checks it."""
         named = tokenizer.special_tokens_map.items()
+        found = answer_ends(tokenizer)
         return Recipe(
             _unpadded(tokenizer.backend_tokenizer.to_str()),
             own_template(tokenizer),
             tuple(sorted((name, str(value)) for name, value in named if isinstance(value, (str, bytes)) or value)),
-            int(tokenizer.eos_token_id),
-            tuple(end_ids(tokenizer)),
+            found.last,
+            found.ends,
             max_length,
             overlong,
             turns,
             options,
+            found.next_turn,
         )
 
     @staticmethod

@@ -63,6 +63,7 @@ class Tokenizer:
         self.backend = Backend.from_str(recipe.tokenizer)
         self.backend.post_processor = None  # it would cut blanks off the offsets, and adds no token of ours
         self.ends = frozenset(recipe.ends)
+        self.next_turn = recipe.next_turn[0] if recipe.next_turn else None
         self.limit = int(share * 2**64)
         around, searched = _around_contents(self.template), self.template.searched
         self.guard = Guard(recipe.tokenizer, recipe.ends, around, searched, self.template.tags)
@@ -290,7 +291,7 @@ class Tokenizer:
                 mask[first:stop] = True
                 continue
             mask[first:stop] = True
-            if stop < len(ids) and ids[stop] in self.ends:
+            if stop < len(ids) and (ids[stop] in self.ends or ids[stop] == self.next_turn):
                 mask[stop] = True
                 stop += 1
             elif (start, end) == rendered.spans[-1]:  # the template writes no end token: ours
@@ -394,4 +395,5 @@ def tokenize(tokenizer: Any, records: Sequence[Record], *, max_length: int, over
         Dropped(done.too_long, done.cut),
         np.array(done.counted, dtype=np.int32),
         np.array(done.answers, dtype=np.int32),
+        own.recipe.next_turn,
     )

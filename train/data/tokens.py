@@ -38,6 +38,8 @@ class Tokens:
     """Tokens with loss per sequence, if tokenization counted them."""
     answers: Int32 | None = None
     """Answers that each sequence holds of its conversation; the last may be cut. None: all."""
+    next_turn: tuple[int, int] | None = None
+    """(token, prediction): where this token carries loss, the model predicts another one: prompts.AnswerEnds."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -59,6 +61,15 @@ class Tokens:
         """(tokens, labelled) of one sequence."""
         part = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
         return self.tokens[part], self.labelled[part]
+
+    def targets(self, index: int) -> Int32:
+        """The target of each token but the last: the next token if it carries loss, else IGNORED."""
+        tokens, labelled = self.sequence(index)
+        wanted = tokens[1:]
+        if self.next_turn is not None:
+            token, prediction = self.next_turn
+            wanted = np.where(wanted == token, np.int32(prediction), wanted)
+        return np.where(labelled[1:], wanted, np.int32(IGNORED))
 
     def prompt(self, index: int) -> list[int]:
         """Return the tokens before the last answer: the prompt for generation."""

@@ -106,6 +106,15 @@ class ChatTemplate:
         """What the template writes after the last answer: the end of the turn, usually with a line break."""
         return self.render([("user", "?"), ("assistant", SENTINEL)]).rpartition(SENTINEL)[2]
 
+    @property
+    def following(self) -> str:
+        """What the template writes between an answer and a next question; "" if it takes one question only."""
+        try:
+            text = self.render([("user", "?"), ("assistant", SENTINEL), ("user", SENTINEL)])
+        except TemplateRefusal:
+            return ""
+        return text.split(SENTINEL)[1] if text.count(SENTINEL) == 2 else ""
+
     def prompt_text(self, messages: Turns) -> str:
         """The text before the next answer to `messages`, exactly as in training."""
         asked = self.render(messages, prompt=True)

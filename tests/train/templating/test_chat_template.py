@@ -36,7 +36,7 @@ FAMILIES: dict[str, Family] = {  # template, how its tokens end, text that ends 
     "llama3": (LLAMA3, {"eos": "<|endoftext|>", "end": "<|eot_id|>"}, "<|eot_id|>", "<|eot_id|>"),
     "mistral": (MISTRAL, {"eos": "<|endoftext|>"}, "<|endoftext|>", "<|endoftext|>"),
     "glm4": (GLM4, {"eos": "<|endoftext|>"}, "", "<|endoftext|>"),
-    "chatglm2": (CHATGLM2_CHAT, {"eos": "<|endoftext|>"}, "", "<|endoftext|>"),
+    "chatglm2": (CHATGLM2_CHAT, {"eos": "<|endoftext|>"}, "<|endoftext|>", "<|endoftext|>"),  # a sequence each
     "chatglm3": (CHATGLM3_CHAT, {"eos": "<|endoftext|>"}, "", "<|endoftext|>"),
     "baichuan": (BAICHUAN_CHAT, {"eos": "<|endoftext|>"}, "", "<|endoftext|>"),
     "plain": (PLAIN_TEMPLATE, {}, "<|im_end|>", "<|im_end|>"),
@@ -64,17 +64,19 @@ def rows(template: str, options: dict[str, Any], *conversations: Any) -> list[tu
 @pytest.mark.parametrize("family", FAMILIES)
 def test_loss_stands_on_every_answer_and_what_ends_it(family: str) -> None:
     template, options, past_end, last_end = FAMILIES[family]
-    single, multi = rows(template, options, SINGLE, MULTI)
+    single, *multi = rows(template, options, SINGLE, MULTI)
     assert single[1].lstrip() == f"很好 answer{last_end}"
     # Some write a blank between their prompt and an answer: it is the answer's, as the model will have to write it.
-    assert "".join(multi[1].split()) == f"again1{past_end}很好2{last_end}"
+    labelled = "".join(text for _, text in multi)
+    assert "".join(labelled.split()) == f"again1{past_end}很好2{last_end}"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_sequence_is_the_templates_own_rendering_up_to_the_last_end(family: str) -> None:
     template, options, _, last_end = FAMILIES[family]
     own = ChatTemplate(template, dict(bpe.recipe(template, **options).specials))
-    for messages, (whole, _) in zip((SINGLE, MULTI), rows(template, options, SINGLE, MULTI), strict=True):
+    single, *_, multi = rows(template, options, SINGLE, MULTI)
+    for messages, (whole, _) in ((SINGLE, single), (MULTI, multi)):
         assert own.render(messages).startswith(whole.removesuffix(last_end))
 
 
@@ -106,9 +108,10 @@ NAMED = {  # the text of MULTI; <s> and </s> are the tokenizer's own
 def test_a_named_template_loses_nothing_and_asks_as_it_shows(name: str) -> None:
     own = ChatTemplate(CHAT_TEMPLATES[name], {"bos_token": "<s>", "eos_token": "</s>"})
     assert own.agrees(MULTI)
-    (found,) = own.sequences(MULTI)
-    assert [found.text[start:end].strip() for start, end in found.spans] == ["again 1", "很好 2"]
-    assert found.lost == ()
+    *_, found = sequences = own.sequences(MULTI)  # ChatGLM2 has one per answer
+    shown = [one.text[start:end].strip() for one in sequences for start, end in one.spans]
+    assert shown == ["again 1", "很好 2"]
+    assert all(one.lost == () for one in sequences)
     prompt = own.render(MULTI[:-1], prompt=True).rstrip()
     assert found.text[: found.spans[-1][0]].rstrip() == prompt
     if name in NAMED:
@@ -126,9 +129,9 @@ def test_every_family_with_a_template_of_its_own_text_can_be_named() -> None:
 def test_an_answer_stands_behind_what_the_template_invites_it_with(family: str) -> None:
     template, options, _, _ = FAMILIES[family]
     own = ChatTemplate(template, dict(bpe.recipe(template, **options).specials))
-    (found,) = own.sequences(MULTI)
-    for place, (start, _) in zip((2, 4), found.spans, strict=True):
-        assert found.text[:start].startswith(own.render(MULTI[:place], prompt=True))
+    shown = [(one.text, start) for one in own.sequences(MULTI) for start, _ in one.spans]
+    for place, (text, start) in zip((2, 4), shown, strict=True):
+        assert text[:start].startswith(own.render(MULTI[:place], prompt=True))
 
 
 def test_qwen3_shows_its_thoughts_for_the_present_answer_alone_so_each_answer_is_a_sequence() -> None:
