@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from train.answers.generation import NO_PENALTIES
+from train.answers.generation import NO_PENALTIES, saved_pad_id
 from train.answers.trained import TrainedAdapter, adapter_tokenizer, find_adapter, trained_stop_ids
 from train.data.prompts import prompt_text, render
 from train.errors import UserError, is_disk_full
@@ -78,7 +78,7 @@ def _write_merged(adapter: TrainedAdapter, place: Path, tell: Print) -> Any:
     settings = model.generation_config
     stop = trained_stop_ids(adapter, tokenizer, model.config)
     settings.eos_token_id = stop if len(stop) > 1 else stop[0]
-    settings.pad_token_id = tokenizer.pad_token_id
+    settings.pad_token_id = saved_pad_id(tokenizer)
     settings.do_sample, settings.temperature, settings.top_p, settings.top_k = False, None, None, None
     settings.update(**NO_PENALTIES)
     longest = getattr(model.config, "max_position_embeddings", None)
