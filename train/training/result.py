@@ -6,11 +6,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from train.records.conversations import Record
+from train.data.dataset import Example
 from train.training.evaluator import Evaluation
 
 
-def prediction_lines(records: Sequence[Record], answers: Sequence[str]) -> str:
+def prediction_lines(records: Sequence[Example], answers: Sequence[str]) -> str:
     """predictions.jsonl: one object per record."""
     lines = [
         {"prompt": question(record), "expected": record.answer, "given": given, "task": record.task}
@@ -20,7 +20,7 @@ def prediction_lines(records: Sequence[Record], answers: Sequence[str]) -> str:
 
 
 def sample_answers(
-    records: Sequence[Record], before: Evaluation | None, after: Evaluation | None, count: int
+    records: Sequence[Example], before: Evaluation | None, after: Evaluation | None, count: int
 ) -> list[dict[str, Any]]:
     """`count` answers for people to read, spread over the whole of data.eval."""
     if not records or not (before or after):
@@ -37,6 +37,6 @@ def sample_answers(
     ][:count]
 
 
-def question(record: Record) -> str:
+def question(record: Example) -> str:
     """The last message of the user."""
     return next((text for role, text in reversed(record.messages) if role == "user"), "")

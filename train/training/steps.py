@@ -12,7 +12,7 @@ from typing import Any
 
 from train import dist
 from train.config import TrainConfig
-from train.data.dataset import Data, Part
+from train.data.dataset import Data, Example, Part
 from train.data.prompts import end_ids, set_template, template_facts
 from train.data.tokens import fingerprint
 from train.dist import World
@@ -21,7 +21,6 @@ from train.model import choose, end_token, limits, targets
 from train.model.adapt import adapt
 from train.model.base import BaseModel, family_at, family_of_job, local_directory
 from train.model.load import Loaded, load_for_training, load_tokenizer
-from train.records.conversations import Record
 from train.rundir.run_files import RunDir, write_atomic, write_json
 from train.training import adapter, checkpoint, deepspeed, model_card, result, start, strategy
 from train.training.checkpoint import Progress
@@ -58,7 +57,7 @@ class Run:
     # read_records
     train_part: Part = field(init=False)
     eval_part: Part | None = field(init=False)
-    eval_records: Sequence[Record] = field(init=False)
+    eval_records: Sequence[Example] = field(init=False)
     """Rank 0 only."""
     eval_fingerprint: str | None = field(init=False)
     total: int = field(init=False)
