@@ -99,7 +99,7 @@ def test_a_second_launcher_does_not_replace_the_files_of_a_running_run(zl: Zl) -
     run = zl.detached(WORK, hosts=["node1"])
     zl.all_running(run, ["node1"])
     RunDir(zl.runs / run).update_record(state="FAILED")  # as it was before the first of two resumes
-    assert "node1: an agent of this run is running here already, pid " in zl("resume", run, code=1)
+    assert f"{run} is RUNNING" in zl("resume", run, code=2)  # its agent is asked, not the record
     RunDir(zl.runs / run).update_record(state="RUNNING")
     assert zl.status(run)["state"] == "RUNNING"
     zl("cancel", run, "--now")

@@ -17,7 +17,7 @@ from tests.beds.plans import make
 def test_every_setting_that_a_job_may_leave_open_has_its_rule():
     spec = JobSpec()
     open_ = {key for key in known_keys() if key.startswith(("model.", "train.")) and is_auto(spec, key)}
-    assert {rule.setting for rule in RULES} == open_
+    assert {rule.setting for rule in RULES} == open_ - {"model.thinking"}  # the records decide, when they are read
 
 
 def is_auto(spec: JobSpec, key: str) -> bool:

@@ -83,7 +83,10 @@ def test_evaluation_gives_every_rank_equally_many_batches_and_every_record_once(
 @pytest.mark.parametrize(
     ("total", "ratio"), [(100, 0.1), (100, 0.07), (37, 0.03), (2, 0.03), (5, 0.999), (9, 0.0), (1, 0.0)]
 )
-def test_the_learning_rate_is_that_of_transformers_step_by_step(shape: str, total: int, ratio: float) -> None:
+def test_the_learning_rate_is_that_of_transformers_step_by_step(
+    shape: str, total: int, ratio: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)  # tests before leave theirs, and transformers would be a rank
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     theirs = transformers.TrainingArguments(output_dir="unused", warmup_steps=ratio, use_cpu=True)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2e-4)
