@@ -107,12 +107,11 @@ def circle_in(graph: dict[str, set[str]]) -> list[str]:
 
 FLOORS = {
     "launcher": (
-        ("errors", "assets", "node"),
+        ("errors", "node"),
         ("machine", "job"),
         ("remote", "plan", "rundir"),
         ("render", "images"),
-        ("backends",),
-        ("show",),
+        ("backends", "show"),
         ("lifecycle",),
         ("commands", "cli"),
     ),

@@ -55,15 +55,18 @@ def test_the_wheel_holds_nothing_but_the_two_packages(wheel):
 
 
 def test_the_assets_of_an_installed_wheel_are_its_own(installed, tmp_path):
-    code = "from launcher import assets; print(*[assets.path(k) for k in ('templates', 'docker', 'slurm')], sep='\\n')"
+    code = (
+        "from launcher.machine import installation\n"
+        "print(*[installation.path(kind) for kind in ('templates', 'docker', 'slurm')], sep='\\n')"
+    )
     found = run(installed, "-c", code, cwd=tmp_path).stdout.split()
     assert found == [str(installed / "launcher" / kind) for kind in ("templates", "docker", "slurm")]
 
 
 def test_the_checkouts_assets_stand_beside_the_package():
-    from launcher import assets
+    from launcher.machine import installation
 
-    assert [assets.path("templates"), assets.path("docker")] == [ROOT / "templates", ROOT / "docker"]
+    assert [installation.path("templates"), installation.path("docker")] == [ROOT / "templates", ROOT / "docker"]
 
 
 def test_a_dry_run_from_the_wheel_writes_the_run_directory(installed, tmp_path):

@@ -1,6 +1,7 @@
 """Where runs go: a plain table from the name in run.json to the class, imported only when used.
 
-Offers: backend_of(name) -> Backend, target_of(name, job) -> Target; the protocols and their fakes in base.py.
+Offers: backend_of(name) -> Backend, target_of(name, job) -> Target; the protocols and their fakes in base.py;
+container_choice.choose_container(), the engine and image of a run.
 May import: errors, node, machine, job, remote, plan, rundir, images.
 """
 

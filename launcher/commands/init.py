@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from launcher.errors import UsageError
-from launcher.render import jinja
+from launcher.lifecycle import job_file
 
 
 @click.command()
@@ -19,7 +19,7 @@ def init(file: Path, model: str, force: bool) -> None:
     if file.exists() and not force:
         raise UsageError(f"{file} exists already", hint="overwrite it with --force")
     try:
-        file.write_text(jinja.template("job.yaml.j2").render(model=model), encoding="utf-8")
+        file.write_text(job_file.commented_job(model), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot write {file}: {error.strerror}") from error
     click.echo(f"wrote {file}; next: set model and data in it, then zlaunch local {file} --dry-run")

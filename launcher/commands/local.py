@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from launcher.backends import backend_of, target_of
+from launcher.backends import backend_of, container_choice, target_of
 from launcher.backends.local.devices import refuse_procs_on_gpus
 from launcher.commands.help_groups import LaunchCommand
 from launcher.commands.options import (
@@ -21,7 +21,6 @@ from launcher.commands.options import (
     sweep_option,
     take_flags,
 )
-from launcher.images import choose
 from launcher.job.spec import Job, JobSpec
 from launcher.lifecycle.attach import launch
 from launcher.lifecycle.sweep import IsCancelled
@@ -71,5 +70,5 @@ def check_python(job: JobSpec) -> None:
     if python is not None and python != facts.this_python():
         from launcher.backends.ssh import requirements
 
-        brings_its_own = job.program or choose.in_container(job, "local")
+        brings_its_own = job.program or container_choice.in_container(job, "local")
         facts.check_python(python, () if brings_its_own else requirements.NEEDED)

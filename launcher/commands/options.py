@@ -9,12 +9,12 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
+from launcher.backends import container_choice
 from launcher.commands.help_groups import Option
 from launcher.commands.ignored import IGNORED, refuse_ignored
 from launcher.errors import UsageError
-from launcher.images import choose
 from launcher.job.spec import Job, JobSpec
-from launcher.lifecycle import submit, sweep_in_turn
+from launcher.lifecycle import job_file, sweep_in_turn
 from launcher.lifecycle.sweep import Load
 
 DEMO = (
@@ -133,9 +133,9 @@ def load_job(ctx: click.Context, flags: dict[str, Any] | None = None) -> Job:
     if smoke and program:
         raise UsageError("--smoke trains a tiny model, but a program is given after `--`", hint="leave out one of them")
     flags = {**values, "program": program}
-    loaded = submit.load_job(ctx.params["job"], overrides=overrides, flags=flags, smoke=smoke)
+    loaded = job_file.load_job(ctx.params["job"], overrides=overrides, flags=flags, smoke=smoke)
     refuse_ignored(loaded.spec, IGNORED, values, overrides)
-    if loaded.origin == str(submit.demo_job()) and ctx.params["job"] is None:
+    if loaded.origin == str(job_file.demo_job()) and ctx.params["job"] is None:
         if not ctx.meta.get("zlaunch.demo_told"):  # once for all points of a sweep
             click.echo(DEMO, err=True)
         ctx.meta["zlaunch.demo_told"] = True
@@ -158,5 +158,5 @@ def start_run_or_sweep(ctx: click.Context, load: Load, start: Callable[..., int]
 def check_script(job: JobSpec, backend: str) -> None:
     """Raise UsageError if the program is a Python file that is missing, unless the ranks see other files than we do."""
     script = job.program[0] if job.program else ""
-    if script.endswith(".py") and not Path(script).is_file() and not choose.in_container(job, backend):
+    if script.endswith(".py") and not Path(script).is_file() and not container_choice.in_container(job, backend):
         raise UsageError(f"no such program: {script}", hint=f"paths after `--` are relative to {Path.cwd()}")

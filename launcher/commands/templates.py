@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from launcher import assets
 from launcher.errors import UsageError
+from launcher.machine import installation
 
 TEMPLATES = ("train.sbatch.j2",)
 """Templates that can be replaced (slurm.template)."""
@@ -65,4 +65,4 @@ def source(name: str) -> Path:
     """The stock file. Raises UsageError that lists the known names."""
     if name not in TEMPLATES:
         raise UsageError(f"no template {name!r}", hint=f"known: {', '.join(TEMPLATES)}")
-    return assets.path("slurm") / name
+    return installation.path("slurm") / name

@@ -1,5 +1,5 @@
-"""Container images: choose, build, pin, transfer, and compare them on hosts.
+"""Container images: build, pin and transfer them, and explain what an engine refuses.
 
-Offers: choose.choose_container(); builder.build_argv(); lock.read_lock(); transfer.save_archive(); on_hosts.question().
-May import: errors, assets, machine, job, plan.
+Offers: builder.build_argv(); lock.read_lock(); transfer.save_archive(); engine.image_id(); refusals.diagnosis().
+May import: errors, machine, plan.
 """

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from launcher import __version__, assets
+from launcher import __version__
 from launcher.images.engine import image_id, repository_digest
 from launcher.images.lock import LockedImage
-from launcher.machine import process
+from launcher.machine import installation, process
 
 Variant = Literal["cuda", "cpu"]
 
@@ -75,14 +75,14 @@ def build_context(wheels: Path | None = None) -> Iterator[Path]:
     `wheels`, a directory from docker/fetch_wheels.sh, becomes docker/requirements/wheels in it.
     """
     skip = shutil.ignore_patterns("__pycache__", "*.pyc", "wheels")
-    package = assets.PACKAGE
+    package = installation.PACKAGE
     with tempfile.TemporaryDirectory(prefix="zlaunch-build-") as name:
         context = Path(name)
         inner = shutil.ignore_patterns("__pycache__", "*.pyc", "templates", "docker", "slurm")
         shutil.copytree(package, context / "launcher", ignore=inner)
-        shutil.copytree(assets.train_package(), context / "train", ignore=skip)
+        shutil.copytree(installation.train_package(), context / "train", ignore=skip)
         for kind in ("templates", "docker", "slurm"):
-            shutil.copytree(assets.path(kind), context / kind, ignore=skip)
+            shutil.copytree(installation.path(kind), context / kind, ignore=skip)
         if wheels is not None:
             shutil.copytree(wheels, context / "docker/requirements/wheels", copy_function=_link_or_copy)
         yield context
@@ -97,14 +97,14 @@ def _link_or_copy(source: str, target: str) -> None:
 
 def lock_hash(variant: str) -> str:
     """sha256 of the files that decide which packages the image gets."""
-    requirements = assets.path("docker") / "requirements"
+    requirements = installation.path("docker") / "requirements"
     content = b"".join((requirements / name).read_bytes() for name in ("build.txt", f"{variant}.txt", "train.in"))
     return hashlib.sha256(content).hexdigest()
 
 
 def source_revision() -> str:
     """The commit of the checkout, with `-dirty` if it has changes; without a checkout the version. Runs git."""
-    root = assets.PACKAGE.parent
+    root = installation.PACKAGE.parent
     if not (root / ".git").exists():
         return f"v{__version__}"
     try:
@@ -130,5 +130,5 @@ def locked_image(build: Build, *, revision: str, lock: str) -> LockedImage:
 
 
 def _dockerfile_base() -> str:
-    lines = (assets.path("docker") / "Dockerfile").read_text().splitlines()
+    lines = (installation.path("docker") / "Dockerfile").read_text().splitlines()
     return next(line.partition("=")[2] for line in lines if line.startswith("ARG BASE_IMAGE="))

@@ -153,7 +153,7 @@ def follow(run: RunDir, backend: Backend, *, output: IO[str]) -> RunState:
     console = Console(file=output)
     console.print(f"[bold]{escape(run.run_id)}[/bold]  {escape(str(run.path))}", highlight=False, soft_wrap=True)
     try:
-        return watch(run, backend, console)
+        return watch(run, lambda: backend.state(run), console)
     except KeyboardInterrupt:
         console.print("stopping after a checkpoint (Ctrl-C again: stop now) ...")
         return stop(run, backend)

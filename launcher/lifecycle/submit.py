@@ -1,6 +1,6 @@
 """From a job to a running run, in the same steps for every backend:
 
-    load_job -> plan -> render -> prepare (run directory) -> submit
+    job_file.load_job -> prepare (plan, render, write the run directory) -> submit
 
 A dry run stops before the last step. A real submit uses exactly the files that a dry run writes.
 """
@@ -10,55 +10,26 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from launcher import __version__, assets
+from launcher import __version__
+from launcher.backends import container_choice
 from launcher.backends.base import Backend
 from launcher.errors import TargetError
-from launcher.images import choose
-from launcher.job.load import dump_job, parse_set, read_job
+from launcher.job.load import dump_job
 from launcher.job.spec import Job
 from launcher.lifecycle.checks import check_checkpoint_settings, check_inputs, check_records, remark_on_records
 from launcher.lifecycle.interrupted import StartInterrupted, cancel_start
-from launcher.machine import facts
+from launcher.machine import facts, installation
 from launcher.plan.resolve import plan
 from launcher.plan.types import RunPlan, Target
 from launcher.render import snapshot, texts
 from launcher.rundir import find, summary
 from launcher.rundir.directory import RunDir, RunRecord
-
-
-def load_job(
-    file: Path | None, *, overrides: Iterable[str] = (), flags: Mapping[str, Any] | None = None, smoke: bool = False
-) -> Job:
-    """The job to run: `file`, or job.yaml of the working directory, or the demo job; then flags and overrides.
-
-    Flags about what is trained never change the demo: with them and no file, the job is what they say. A smoke run
-    keeps the target settings of a named job and replaces what is trained. Raises SpecError.
-    """
-    overlay = assets.path("templates") / "smoke.yaml" if smoke else None
-    overrides = tuple(overrides)
-    if file is None and not smoke and not (flags or {}).get("program"):
-        given = [key for key, value in (flags or {}).items() if value is not None]
-        given += [parse_set(text)[0] for text in overrides]
-        if Path("job.yaml").exists():
-            file = Path("job.yaml")
-        elif not any(key.partition(".")[0] in TRAINED for key in given):
-            file = demo_job()
-    return read_job(file, overrides, flags, overlay=overlay)
-
-
-TRAINED = ("model", "data", "lora", "train", "eval")
-"""Sections of a job about what is trained. The others say where and how."""
-
-
-def demo_job() -> Path:
-    """The job file of the demo that ships with zlaunch."""
-    return assets.path("templates") / "demo" / "job.yaml"
 
 
 def with_batch_of_last_start(job: Job, run: RunDir) -> Job:
@@ -87,7 +58,7 @@ def prepare(
     check_inputs(job.spec, target.backend)
     counts = {} if records_checked else check_records(job.spec)
     run = run or RunDir(find.runs_root() / find.new_run_id(job.spec.name))
-    container = choose.choose_container(job.spec, target.backend, target.device)
+    container = container_choice.choose_container(job.spec, target.backend, target.device)
     config = facts.model_config(job.spec.model.path, job.spec.env)
     adapter = facts.adapter_config(job.spec.lora.adapter)
     run_plan = plan(
@@ -111,10 +82,10 @@ def write_files(run: RunDir, run_plan: RunPlan, job: Job) -> None:
     if run.job_yaml.exists() and not summary.refused_settings(run):
         run.keep_rendered()
     run.write({run.job_yaml.name: dump_job(job), **texts.render(run_plan)})
-    sources = assets.agent_sources()
+    sources = installation.agent_sources()
     if run_plan.train is not None:
-        sources["train"] = assets.train_package()
-    snapshot.snapshot_code(run, sources)
+        sources["train"] = installation.train_package()
+    snapshot.snapshot_code(run.code, sources)
     snapshot.compile_code(run.code / "node")
 
 

@@ -173,14 +173,9 @@ def _wait_or_end(child: subprocess.Popen[bytes], asked: Sequence[int]) -> int:
     return child.wait()
 
 
-def is_same_process(pid: int, start_time: int | None, boot_id: str) -> bool:
-    """Whether the recorded process is still alive on this machine. After a reboot pids and start times repeat."""
-    return boot_id == processes.boot_id() and processes.is_alive(pid, start_time)
-
-
 def signal_process(pid: int, start_time: int | None, boot_id: str, signum: int) -> bool:
     """Signal the recorded process and no other; False if it is gone."""
-    if not is_same_process(pid, start_time, boot_id):
+    if not processes.is_same_process(pid, start_time, boot_id):
         return False
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signum)

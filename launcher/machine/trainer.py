@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from launcher import assets
+from launcher.machine import installation
 
 ARROW = "  -> "
 """What train/errors.py puts before each hint."""
 
 
-NEUTRAL = assets.train_package().parent
+NEUTRAL = installation.train_package().parent
 """Working directory of our own modules that have no run directory.
 
 `python -m` imports from the working directory first. In the user's, a `train.py` or `json.py` would run instead of what

@@ -67,6 +67,11 @@ def is_alive(pid: int, start_time: Optional[int]) -> bool:
     return process is not None and process.start_time == start_time and process.state not in "ZX"
 
 
+def is_same_process(pid: int, start_time: Optional[int], booted: str) -> bool:
+    """Whether the process, recorded at the boot `booted`, is still alive here. Other boots repeat pids and times."""
+    return booted == boot_id() and is_alive(pid, start_time)
+
+
 def descendants(root: int, table: Optional[Dict[int, Process]] = None) -> List[int]:
     """Return all living pids below `root`, without zombies. For a subreaper these are all that it ever started."""
     table = process_table() if table is None else table

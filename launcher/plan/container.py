@@ -25,7 +25,7 @@ RUN_DIR = "{run_dir}"
 
 @dataclass(frozen=True)
 class ContainerChoice:
-    """The engine and the image of a run, and the hub caches that it mounts. images/choose.py decides them."""
+    """The engine and the image of a run, and the hub caches that it mounts. Decided in backends/container_choice.py."""
 
     runtime: Runtime = "none"
     image: str = ""

@@ -14,8 +14,8 @@ from typing import Any
 import jinja2
 from jinja2.sandbox import SandboxedEnvironment
 
-from launcher import assets
 from launcher.errors import SpecError
+from launcher.machine import installation
 
 
 def template(name: str, file: Path | None = None) -> jinja2.Template:
@@ -34,7 +34,7 @@ def template(name: str, file: Path | None = None) -> jinja2.Template:
 @functools.cache
 def _environment(kind: type[jinja2.Environment] = jinja2.Environment) -> jinja2.Environment:
     env = kind(
-        loader=jinja2.FileSystemLoader([assets.path("templates"), assets.path("slurm")]),
+        loader=jinja2.FileSystemLoader([installation.path("templates"), installation.path("slurm")]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

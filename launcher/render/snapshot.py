@@ -6,22 +6,20 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from launcher.rundir.directory import RunDir
 
-
-def snapshot_code(run: RunDir, sources: Mapping[str, Path]) -> None:
-    """Copy `sources` (name in code/ -> file or package directory) into code/.
+def snapshot_code(code: Path, sources: Mapping[str, Path]) -> None:
+    """Replace the directory `code` with `sources` (name in it -> file or package directory).
 
     The files are copied as they are now, with uncommitted changes.
     """
-    shutil.rmtree(run.code, ignore_errors=True)  # a resumed run must not keep deleted modules
+    shutil.rmtree(code, ignore_errors=True)  # a resumed run must not keep deleted modules
     for name, source in sorted(sources.items()):
         files = (
             [source] if source.is_file() else sorted(p for p in source.rglob("*.py") if "__pycache__" not in p.parts)
         )
         for file in files:
             relative = Path(name) if source.is_file() else Path(name) / file.relative_to(source)
-            target = run.code / relative
+            target = code / relative
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
 

@@ -7,7 +7,6 @@ import socket
 import time
 from typing import Any
 
-from launcher.machine.process import is_same_process
 from launcher.node import processes, run_files
 from launcher.node.agent.causes import first_cause
 from launcher.node.files import read_json
@@ -64,7 +63,7 @@ def is_agent_alive(record: Record, *, now: float | None = None) -> bool:
     """Whether the agent of a RUNNING record, or the warden that cleans up after it, is alive as far as known here."""
     if is_local(record):
         warden = record.get("warden") or record
-        return any(is_same_process(p["pid"], p["start_time"], record["boot_id"]) for p in (record, warden))
+        return any(processes.is_same_process(p["pid"], p["start_time"], record["boot_id"]) for p in (record, warden))
     if record["host"] == socket.gethostname() and record["boot_id"] != processes.boot_id():
         return False
     return (time.time() if now is None else now) - float(record["heartbeat"]) < SILENT_AFTER

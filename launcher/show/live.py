@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -11,7 +12,6 @@ from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from launcher.backends.base import Backend
 from launcher.rundir import summary
 from launcher.rundir.directory import RunDir
 from launcher.rundir.jsonl import JsonlTail
@@ -33,15 +33,15 @@ PHASES = {
 }
 
 
-def watch(run: RunDir, backend: Backend, console: Console) -> RunState:
-    """Show the run until it ends. Returns its final state."""
+def watch(run: RunDir, state_now: Callable[[], RunState], console: Console) -> RunState:
+    """Show the run until `state_now` gives a final state, and return that."""
     if summary.is_program(run):  # it may draw progress bars of its own
         view: _PlainView = _ProgramView(run, console)
     else:
         view = _LiveView(run, console) if console.is_terminal else _PlainView(run, console)
     with view:
         while True:
-            state = backend.state(run)  # before the update, so that nothing written before the end is missed
+            state = state_now()  # before the update, so that nothing written before the end is missed
             view.update()
             if state.is_final:
                 return state

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from launcher import assets
+from launcher.machine import installation
 from launcher.node import processes
 from launcher.node.agent.launch import table_without
 
@@ -47,7 +47,7 @@ def wait_for(condition: Callable[[], Any], timeout: float = PATIENCE) -> Any:
 
 def copy_agent(code: Path) -> None:
     """Copy the agent into the `code/` of a run directory, as the launcher does."""
-    for name, source in assets.agent_sources().items():
+    for name, source in installation.agent_sources().items():
         for file in [source] if source.is_file() else source.glob("*.py"):
             target = code / name if source.is_file() else code / name / file.name
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from launcher import assets
+from launcher.machine import installation
 from tests.slurm.conftest import Zl, wait
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
@@ -43,7 +43,7 @@ def test_agents_meet_whatever_environment_the_job_begins_with(zl: Zl, words: lis
 def test_an_agent_whose_first_node_did_not_come_through_refuses_the_placeholder(zl: Zl) -> None:
     """A site's own template may pass nothing on."""
     own = zl.home / "own.sbatch.j2"
-    text = (assets.path("slurm") / "train.sbatch.j2").read_text(encoding="utf-8")
+    text = (installation.path("slurm") / "train.sbatch.j2").read_text(encoding="utf-8")
     own.write_text(text.replace("srun {{ slurm.srun | sh }}", "srun {{ slurm.srun | sh }} --export=PATH,HOME"))
     run = zl.submit("true", "--nodes", "2", "--template", str(own))
     wait(lambda: zl.state(run) == "FAILED")

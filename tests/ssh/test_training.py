@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from launcher import assets
+from launcher.machine import installation
 from tests.ssh.conftest import Zl
 from tests.testbed.bed import Lab
 
@@ -49,7 +49,7 @@ def test_four_hosts_train_with_zero_2_and_zero_3_as_one_rank_does_and_data_is_se
 ) -> None:
     # The hosts see this machine's /usr and the checkout, but not its /tmp: copies there have to be sent.
     for name in ("train", "eval"):
-        shutil.copyfile(assets.path("templates") / "smoke.jsonl", zl.home / f"{name}.jsonl")
+        shutil.copyfile(installation.path("templates") / "smoke.jsonl", zl.home / f"{name}.jsonl")
     data = ("--train-data", "train.jsonl", "--eval-data", "eval.jsonl")
     listing = ["find", "/root/zlaunch/data", "-type", "f", "-printf", "%p %i %T@\\n"]
 
@@ -130,7 +130,7 @@ def test_the_run_directory_can_be_started_by_hand_with_deepspeeds_launcher(zl: Z
     shutil.copytree(run, by_hand)
     for link in origin.values():  # what `zlaunch ssh` would have linked on the host
         (by_hand / link).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(assets.path("templates") / "smoke.jsonl", by_hand / link)
+        shutil.copyfile(installation.path("templates") / "smoke.jsonl", by_hand / link)
     for rank, host in reversed(list(enumerate(hosts))):
         command = f"OMP_NUM_THREADS=1 bash {by_hand}/deepspeed.sh {rank} >{by_hand}/ds-{rank}.log 2>&1"
         zl.lab.run(host, ["sh", "-c", f"( {command}; echo $? > {by_hand}/exit-{rank} ) >/dev/null 2>&1 &"])

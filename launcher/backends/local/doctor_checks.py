@@ -6,10 +6,9 @@ import os
 import shutil
 from pathlib import Path
 
-from launcher.backends import machine_report
+from launcher.backends import container_choice, machine_report
 from launcher.backends.checklist import Cell, Row, machine_cells, size
 from launcher.backends.ssh.preflight_table import PACKAGES
-from launcher.images import choose
 from launcher.job.spec import JobSpec
 from launcher.machine import facts, process
 from launcher.rundir import find
@@ -19,7 +18,7 @@ MIN_FREE_BYTES = 256 << 20
 
 def examine(job: JobSpec) -> Row:
     """Return what a run of the job would find here. Raises UsageError, TargetError for an impossible container."""
-    in_image = choose.in_container(job, "local")
+    in_image = container_choice.in_container(job, "local")
     python = job.local.python or facts.this_python()
     paths = [job.model.path] if job.model.path.startswith(("/", "~", ".")) and not job.program else []
     argv = machine_report.command(python, PACKAGES, gpus=job.device != "cpu", paths=paths, env=job.env)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from launcher.backends import machine_report
+from launcher.backends import container_choice, machine_report
 from launcher.backends.checklist import Cell, Row, machine_cells
 from launcher.backends.slurm.allocation import slurm_target
 from launcher.backends.slurm.query import explain_sbatch
@@ -14,7 +14,6 @@ from launcher.backends.slurm.shell import Shell
 from launcher.backends.slurm.submit_checks import check_limits_of
 from launcher.backends.ssh.preflight_table import PACKAGES
 from launcher.errors import TargetError
-from launcher.images import choose
 from launcher.job.spec import JobSpec
 from launcher.plan import batch_job
 from train.config import Device
@@ -73,7 +72,7 @@ def _nodes(
     """Have the nodes report by srun, with the options of the job."""
     if not wait:
         return Cell("not asked"), []
-    in_image = choose.in_container(job, "slurm")
+    in_image = container_choice.in_container(job, "slurm")
     words = [
         f"--{name}={value}" if value is not None else f"--{name}" for name, value in options if name not in OF_THE_RUN
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 
+from launcher.backends import container_choice
 from launcher.backends.checklist import Row
 from launcher.backends.ssh import survey
 from launcher.backends.ssh.host_request import fleet_of, requested_hosts
@@ -12,7 +13,6 @@ from launcher.backends.ssh.image_check import ask_images
 from launcher.backends.ssh.preflight_table import PACKAGES, Inspection, make_table
 from launcher.backends.ssh.rendezvous import REACH_SECONDS, REACH_TIMEOUT, Rendezvous, open_rendezvous
 from launcher.backends.ssh.requirements import gpus_of, most_common
-from launcher.images import choose
 from launcher.job.inputs import Input
 from launcher.job.spec import JobSpec
 from launcher.remote.fleet import Fleet
@@ -27,7 +27,7 @@ HASH_TIMEOUT = 600
 def examine(job: JobSpec, inputs: Sequence[Input]) -> list[Row]:
     """Ask all hosts of the job, in parallel; return a row per host. Raises UsageError."""
     request = requested_hosts(job.ssh)
-    choose.runtime_of(job, "ssh")  # refuse an image that no host could run before any host is asked
+    container_choice.runtime_of(job, "ssh")  # refuse an image that no host could run before any host is asked
     fleet = fleet_of(request.names, job.ssh)
     try:
         return make_table(job, request, inspect(job, fleet, inputs), inputs)

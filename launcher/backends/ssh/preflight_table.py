@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from launcher.backends import container_choice
 from launcher.backends.checklist import Cell, Level, Row, driver_cell, memory_cell, size
 from launcher.backends.ssh.host_request import HostRequest
-from launcher.backends.ssh.image_check import image_problems
+from launcher.backends.ssh.image_check import HostImage, image_problems
 from launcher.backends.ssh.requirements import (
     REPORTED,
     differences,
@@ -19,8 +20,6 @@ from launcher.backends.ssh.requirements import (
     most_common,
     shared_gpus,
 )
-from launcher.images import choose
-from launcher.images.on_hosts import HostImage
 from launcher.job.inputs import Input
 from launcher.job.spec import JobSpec
 from launcher.machine.cuda_wheel import CUDA, cpu_build, cuda_of
@@ -104,7 +103,7 @@ def _login(seconds: float) -> Cell:
 
 
 def _environment(job: JobSpec, facts: Json, on_gpus: bool) -> Cell:
-    if choose.in_container(job, "ssh"):
+    if container_choice.in_container(job, "ssh"):
         return Cell("in the image")
     text = f"torch {facts['packages']['torch']}" if "torch" in facts["packages"] else "no torch"
     gpus = found_on(facts)
@@ -128,7 +127,7 @@ def _gpus(device: Device, found: Gpus, slots: Sequence[int]) -> Cell:
 
 def cuda_versions(job: JobSpec, facts: Json) -> dict[str, str]:
     """Return what must be equal for GPUs to talk to each other: the driver, and CUDA and NCCL of the environment."""
-    packages: dict[str, str] = facts["packages"] if not choose.in_container(job, "ssh") else {}
+    packages: dict[str, str] = facts["packages"] if not container_choice.in_container(job, "ssh") else {}
     found = {
         "driver": found_on(facts).driver,
         "CUDA": cuda_of(packages),
@@ -149,7 +148,7 @@ def _driver(job: JobSpec, facts: Json, versions: Mapping[str, str], usual: Mappi
     if not usual:
         return Cell(text)
     differing = differences(versions, usual)
-    alone = driver_cell(found_on(facts), facts["packages"], choose.in_container(job, "ssh"))
+    alone = driver_cell(found_on(facts), facts["packages"], container_choice.in_container(job, "ssh"))
     advice = [f"{'; '.join(differing)}: make driver, CUDA and NCCL equal"] if differing else []
     return Cell(text, "bad" if differing else alone.level, "; ".join(filter(None, [*advice, alone.advice])))
 

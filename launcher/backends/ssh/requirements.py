@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from launcher.backends import container_choice
 from launcher.errors import UsageError
-from launcher.images import choose
 from launcher.job.spec import JobSpec
 from launcher.machine.facts import Gpu, Gpus
 from launcher.remote.session import Json
@@ -98,7 +98,7 @@ def device_of(job: JobSpec, gpus: Mapping[str, int]) -> Device:
 
 def uses_environment(job: JobSpec) -> bool:
     """Whether the run needs a training environment on the hosts. A program or an image brings its own."""
-    return not job.program and not choose.in_container(job, "ssh")
+    return not job.program and not container_choice.in_container(job, "ssh")
 
 
 def needed_packages(job: JobSpec) -> tuple[str, ...]:

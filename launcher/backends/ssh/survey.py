@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from launcher.backends import container_choice
 from launcher.backends.ssh.host_request import HostRequest, fleet_of, requested_hosts
 from launcher.backends.ssh.image_check import ask_images, image_problems
 from launcher.backends.ssh.rendezvous import choose_address, open_rendezvous, probe_peers
@@ -27,7 +28,6 @@ from launcher.backends.ssh.requirements import (
     uses_environment,
 )
 from launcher.errors import HostsError, TargetError
-from launcher.images import choose
 from launcher.job.spec import JobSpec
 from launcher.machine import facts as machine_facts
 from launcher.machine.forwarded import forwarded
@@ -91,7 +91,7 @@ def survey(job: JobSpec) -> Survey:
     Raises UsageError, and HostsError with a line per host.
     """
     request = requested_hosts(job.ssh)
-    choose.runtime_of(job, "ssh")  # refuse an image that no host could run before any host is asked
+    container_choice.runtime_of(job, "ssh")  # refuse an image that no host could run before any host is asked
     fleet = fleet_of(request.names, job.ssh)
     try:
         fleet.open()

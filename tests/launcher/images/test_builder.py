@@ -6,11 +6,12 @@ import re
 import shutil
 from pathlib import Path
 
-from launcher import __version__, assets
+from launcher import __version__
 from launcher.images import builder
 from launcher.images.builder import Build
+from launcher.machine import installation
 
-DOCKER = assets.path("docker")
+DOCKER = installation.path("docker")
 
 
 def test_the_build_command_names_variant_lock_and_revision():
@@ -49,7 +50,7 @@ def test_the_build_context_holds_what_the_dockerfile_copies_and_nothing_else(tmp
 
 def test_a_changed_lock_changes_the_hash_that_labels_the_image(tmp_path, monkeypatch):
     shutil.copytree(DOCKER, tmp_path / "docker", ignore=shutil.ignore_patterns("wheels"))
-    monkeypatch.setattr(assets, "path", lambda kind: tmp_path / kind)
+    monkeypatch.setattr(installation, "path", lambda kind: tmp_path / kind)
     before = builder.lock_hash("cpu")
     with (tmp_path / "docker/requirements/cpu.txt").open("a") as file:
         file.write("# x\n")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from launcher import assets
+from launcher.machine import installation
 from tests.beds.image_bed import fake_engine
 
-DOCKER = assets.path("docker")
+DOCKER = installation.path("docker")
 
 
 @pytest.mark.parametrize("pid_1", [True, False])

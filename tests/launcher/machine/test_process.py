@@ -82,9 +82,9 @@ def test_passthrough_leaves_ctrl_c_to_the_command_and_passes_a_termination_on() 
 
 def test_a_process_is_known_by_pid_start_time_and_boot(sleeper: subprocess.Popen[bytes]) -> None:
     start = processes.start_time_of(sleeper.pid)
-    assert process.is_same_process(sleeper.pid, start, processes.boot_id())
-    assert not process.is_same_process(sleeper.pid, (start or 0) + 1, processes.boot_id())
-    assert not process.is_same_process(sleeper.pid, start, "another boot")
+    assert processes.is_same_process(sleeper.pid, start, processes.boot_id())
+    assert not processes.is_same_process(sleeper.pid, (start or 0) + 1, processes.boot_id())
+    assert not processes.is_same_process(sleeper.pid, start, "another boot")
     assert not process.signal_process(sleeper.pid, (start or 0) + 1, processes.boot_id(), signal.SIGKILL)
     assert sleeper.poll() is None
 

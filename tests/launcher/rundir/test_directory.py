@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from launcher import assets
 from launcher.errors import RunNotFound
+from launcher.machine import installation
 from launcher.node import run_files
 from launcher.node.agent.launch import Names
 from launcher.plan import batch_job
@@ -119,18 +119,18 @@ def test_the_code_snapshot_has_the_files_as_they_are_now(tmp_path):
     (source / "a.py").write_text("a = 1\n")
     (source / "sub" / "b.py").write_text("b = 1\n")
     run, sources = RunDir(tmp_path / "one"), {"train": source, "agent.py": source / "a.py"}
-    snapshot.snapshot_code(run, sources)
+    snapshot.snapshot_code(run.code, sources)
     assert (run.code / "train" / "sub" / "b.py").read_text() == "b = 1\n"
     (source / "a.py").write_text("a = 2\n")
     (source / "sub" / "b.py").unlink()
-    snapshot.snapshot_code(run, sources)
+    snapshot.snapshot_code(run.code, sources)
     assert (run.code / "agent.py").read_text() == "a = 2\n"
     assert not (run.code / "train" / "sub" / "b.py").exists()
 
 
 def test_the_compiled_agent_is_used_by_our_python_whatever_the_times_of_its_files(tmp_path):
     run = RunDir(tmp_path / "one")
-    snapshot.snapshot_code(run, assets.agent_sources())
+    snapshot.snapshot_code(run.code, installation.agent_sources())
     snapshot.compile_code(run.code / "node")
     os.utime(run.code / "node" / "agent" / "startup.py", (1, 1))
     argv = [sys.executable, "-S", "-v", "code/node/agent/__main__.py"]

@@ -7,9 +7,8 @@ from typing import Any
 from launcher.backends.checklist import Row
 from launcher.backends.ssh import preflight
 from launcher.backends.ssh.host_request import requested_hosts
-from launcher.backends.ssh.image_check import image_problems
+from launcher.backends.ssh.image_check import HostImage, image_problems
 from launcher.backends.ssh.preflight_table import Inspection, make_table
-from launcher.images.on_hosts import HostImage
 from launcher.job.load import convert
 from launcher.machine.cuda_wheel import cuda_of
 from launcher.remote.connect import Options

@@ -10,7 +10,7 @@ from typing import Literal
 
 Kind = Literal["templates", "docker", "slurm"]
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parents[1]
 """The installed package `launcher`."""
 
 

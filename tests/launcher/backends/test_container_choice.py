@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from launcher.backends.container_choice import choose_container, in_container
 from launcher.errors import TargetError, UsageError
-from launcher.images.choose import choose_container, in_container
 from launcher.images.lock import ImageLock, write_lock
 from launcher.plan.container import NO_CONTAINER
 from tests.beds.image_bed import LOCKED, container, fake_engine

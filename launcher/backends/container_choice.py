@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from launcher.backends.hub_caches import with_caches
 from launcher.errors import TargetError, UsageError
-from launcher.images.caches import with_caches
 from launcher.images.engine import first_engine, image_id
 from launcher.images.lock import read_lock
 from launcher.job.spec import ContainerSpec, JobSpec

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from launcher.images.choose import choose_container
+from launcher.backends.container_choice import choose_container
 from launcher.job.spec import ContainerSpec, JobSpec, Model, SlurmSpec
 from launcher.machine import facts, hub_places
 from launcher.node.agent.in_container import place_container

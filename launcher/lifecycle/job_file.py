@@ -1,0 +1,46 @@
+"""Which job file a command reads, and a new one for the user to change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from launcher.job.load import parse_set, read_job
+from launcher.job.spec import Job
+from launcher.machine import installation
+from launcher.render import jinja
+
+
+def load_job(
+    file: Path | None, *, overrides: Iterable[str] = (), flags: Mapping[str, Any] | None = None, smoke: bool = False
+) -> Job:
+    """The job to run: `file`, or job.yaml of the working directory, or the demo job; then flags and overrides.
+
+    Flags about what is trained never change the demo: with them and no file, the job is what they say. A smoke run
+    keeps the target settings of a named job and replaces what is trained. Raises SpecError.
+    """
+    overlay = installation.path("templates") / "smoke.yaml" if smoke else None
+    overrides = tuple(overrides)
+    if file is None and not smoke and not (flags or {}).get("program"):
+        given = [key for key, value in (flags or {}).items() if value is not None]
+        given += [parse_set(text)[0] for text in overrides]
+        if Path("job.yaml").exists():
+            file = Path("job.yaml")
+        elif not any(key.partition(".")[0] in TRAINED for key in given):
+            file = demo_job()
+    return read_job(file, overrides, flags, overlay=overlay)
+
+
+TRAINED = ("model", "data", "lora", "train", "eval")
+"""Sections of a job about what is trained. The others say where and how."""
+
+
+def demo_job() -> Path:
+    """The job file of the demo that ships with zlaunch."""
+    return installation.path("templates") / "demo" / "job.yaml"
+
+
+def commented_job(model: str) -> str:
+    """A job file that explains its keys, for the model of that hub id or directory."""
+    return jinja.template("job.yaml.j2").render(model=model)
