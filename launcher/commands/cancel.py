@@ -9,7 +9,7 @@ import click
 from launcher.lifecycle import sweep
 from launcher.lifecycle.cancel import CancelResult, cancel_run, cancel_sweep, raise_failures
 from launcher.lifecycle.sweep import Sweep
-from launcher.rundir import summary
+from launcher.rundir import reading
 from launcher.rundir.state import RunState
 
 
@@ -27,7 +27,7 @@ def cancel(run: str, now: bool, as_json: bool) -> None:
         print_results(found, cancel_sweep(found, checkpoint=not now), as_json)
         return
     result = cancel_run(found, checkpoint=not now)
-    click.echo(json.dumps(summary.summarize(found, RunState(result.state))) if as_json else str(result))
+    click.echo(json.dumps(reading.summarize(found, RunState(result.state))) if as_json else str(result))
 
 
 def print_results(points: Sweep, results: list[CancelResult], as_json: bool) -> None:

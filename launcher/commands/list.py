@@ -10,7 +10,7 @@ import click
 
 from launcher.backends import current_state
 from launcher.errors import ZlaunchError
-from launcher.rundir import find, summary
+from launcher.rundir import curve, find
 from launcher.rundir.directory import RunDir
 
 
@@ -41,7 +41,7 @@ def list_(as_json: bool) -> None:
 def overview(run: RunDir) -> dict[str, Any]:
     """The row of a run; with `error` if its state is only the last known one."""
     record = run.record
-    last = summary.last_metric(run) or {}
+    last = curve.last_metric(run.metrics)
     state, error = current_state.last_seen(run)
     return {
         "run": run.run_id,
@@ -50,8 +50,8 @@ def overview(run: RunDir) -> dict[str, Any]:
         "backend": record.backend,
         "created": record.created,
         "directory": str(run.path),
-        "step": last.get("step"),
-        "loss": last.get("loss"),
+        "step": last.step if last else None,
+        "loss": last.loss if last else None,
     }
 
 

@@ -10,7 +10,7 @@ import click
 from launcher.backends import current_state
 from launcher.errors import ZlaunchError
 from launcher.lifecycle import sweep
-from launcher.rundir import summary
+from launcher.rundir import curve, summary
 from launcher.rundir.directory import RunDir
 from launcher.rundir.state import first_failure
 
@@ -61,13 +61,12 @@ def row(run: RunDir, values: dict[str, Any]) -> dict[str, Any]:
 
 def measures(run: RunDir) -> dict[str, Any]:
     result = run.read_json(run.result_json) or {}
-    found = {**evaluation(result), **result}
-    losses = [metric["loss"] for metric in run.read_metrics() if "loss" in metric]
+    losses = curve.Curves(run.metrics).read().loss.blocks
     started, ended = summary.span(run)
     found = {
-        **({"loss_first": losses[0], "loss_last": losses[-1]} if losses else {}),
+        **({"loss_first": losses[0].points[0].loss, "loss_last": losses[-1].points[-1].loss} if losses else {}),
         "seconds": round(ended - started, 1) if started and ended else None,
-        **{key: value for key, value in found.items() if value is not None},
+        **{key: value for key, value in {**evaluation(result), **result}.items() if value is not None},
     }
     chosen = {key: found[key] for key in MEASURES if isinstance(found.get(key), (int, float))}
     failure = first_failure(run)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-from typing import Any
 
 import click
+import msgspec
 
 from launcher.backends import current_state
 from launcher.commands.run_argument import find_run
 from launcher.errors import TargetError
-from launcher.rundir import summary
+from launcher.rundir import reading
 from launcher.rundir.directory import RunDir
-from launcher.rundir.state import RunState, node_records
+from launcher.rundir.picture import Picture, Rank
+from launcher.rundir.state import RunState
 
 
 @click.command()
@@ -27,28 +28,25 @@ def status(run: str, as_json: bool) -> None:
         with contextlib.suppress(TargetError):  # Slurm is silent: the record is all that is known
             state = current_state.observed(found)
     if as_json:
-        nodes = list(node_records(found).values())
-        click.echo(json.dumps({**summary.summarize(found, state), "nodes": nodes, "last": summary.last_metric(found)}))
+        click.echo(json.dumps(msgspec.to_builtins(reading.read(found, state))))
     else:
-        print_status(found, state)
+        print_status(found, reading.read(found, state))
 
 
-def print_status(run: RunDir, state: RunState) -> None:
+def print_status(run: RunDir, picture: Picture) -> None:
     """Print the run, its nodes and ranks, its progress, its checkpoints, and its failure if it has one."""
-    record, nodes = run.record, node_records(run).values()
-    click.echo(f"{run.run_id}: {state.value} ({' '.join((record.backend, *record.ids))})")
-    click.echo(f"  directory   {run.path}")
-    for node in nodes:
-        ranks = ", ".join(_rank(rank) for rank in node.get("ranks", []))
-        click.echo(f"  node {node['node_rank']}      {node.get('host')} {node.get('state')}: {ranks}")
-    if restarts := max((node.get("restarts") or 0 for node in nodes), default=0):
-        click.echo(f"  restarts    {restarts}")
-    if metric := summary.last_metric(run):
-        rate = f", {metric['tokens_per_second']:,.0f} tokens/s" if metric.get("tokens_per_second") else ""
-        click.echo(f"  progress    step {metric['step']}, loss {metric['loss']:.4f}{rate}")
-    if steps := run.checkpoint_steps():
-        click.echo(f"  checkpoints {', '.join(f'step {step}' for step in steps)}")
-    if state in (RunState.FAILED, RunState.LOST):
+    click.echo(f"{picture.run}: {picture.state} ({' '.join((str(picture.backend), *picture.ids))})")
+    click.echo(f"  directory   {picture.directory}")
+    for node in picture.nodes:
+        click.echo(f"  node {node.node_rank}      {node.host} {node.state}: {', '.join(map(_rank, node.ranks))}")
+    if picture.restarts:
+        click.echo(f"  restarts    {picture.restarts}")
+    if picture.loss is not None:
+        rate = f", {picture.tokens_per_second:,.0f} tokens/s" if picture.tokens_per_second else ""
+        click.echo(f"  progress    step {picture.step}, loss {picture.loss:.4f}{rate}")
+    if picture.checkpoints:
+        click.echo(f"  checkpoints {', '.join(f'step {step}' for step in picture.checkpoints)}")
+    if picture.failure is not None:
         from rich.console import Console
 
         from launcher.show import final
@@ -56,9 +54,7 @@ def print_status(run: RunDir, state: RunState) -> None:
         final.print_failure(run, Console())
 
 
-def _rank(rank: dict[str, Any]) -> str:
-    if rank.get("signal"):
-        return f"rank {rank['rank']} ended by signal {rank['signal']}"
-    if rank.get("exit_code") is not None:
-        return f"rank {rank['rank']} exit {rank['exit_code']}"
-    return f"rank {rank['rank']} pid {rank['pid']}"
+def _rank(rank: Rank) -> str:
+    if rank.signal:
+        return f"rank {rank.rank} ended by signal {rank.signal}"
+    return f"rank {rank.rank} pid {rank.pid}" if rank.exit_code is None else f"rank {rank.rank} exit {rank.exit_code}"

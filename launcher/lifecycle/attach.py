@@ -18,7 +18,7 @@ from launcher.lifecycle.interrupted import StartInterrupted, cancel_start, state
 from launcher.machine import output
 from launcher.machine.interrupts import like_ctrl_c
 from launcher.plan.types import RunPlan, Target
-from launcher.rundir import summary
+from launcher.rundir import reading, summary
 from launcher.rundir.directory import RunDir
 from launcher.rundir.state import RunState
 from launcher.show.live import watch
@@ -107,7 +107,7 @@ def conclude(run: RunDir, state: RunState, *, smoke: bool = False, as_json: bool
     """
     if not state.is_final:
         if as_json:
-            click.echo(json.dumps(summary.summarize(run, state)))
+            click.echo(json.dumps(reading.summarize(run, state)))
         return EXIT[RunState.CANCELLED]
     from launcher.show import final
 
@@ -116,7 +116,7 @@ def conclude(run: RunDir, state: RunState, *, smoke: bool = False, as_json: bool
     for problem in problems:
         click.echo(f"smoke: {problem}", err=True)
     if as_json:
-        click.echo(json.dumps({**summary.summarize(run, state), **({"smoke_problems": problems} if smoke else {})}))
+        click.echo(json.dumps({**reading.summarize(run, state), **({"smoke_problems": problems} if smoke else {})}))
     return 1 if problems else EXIT.get(state, 1)
 
 

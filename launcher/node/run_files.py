@@ -33,6 +33,8 @@ CHECKPOINT = "checkpoint"
 
 # Written by the training program.
 METRICS = "metrics.jsonl"
+CURVES = ".curves.json"
+"""Kept by the launcher: what it has read of long metrics."""
 CHECKPOINTS = "checkpoints"
 COMPLETE = "COMPLETE"
 """Marks a checkpoint that is whole; a directory without it may be half written."""

@@ -1,11 +1,12 @@
-"""The result of a run, as plain data read from its directory."""
+"""How a run ended: its failure, its span, its smoke test. What it came to is in reading.py."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from launcher.rundir.directory import RunDir
-from launcher.rundir.state import RunState, first_failure
+from launcher.rundir.directory import RunDir, RunRecord
+from launcher.rundir.state import first_failure
 
 STARTS = ("submitted", "slurm_start", "agent_started")
 ENDS = ("end", "slurm_end")
@@ -16,32 +17,18 @@ EXIT_USER = 2
 """Exit status of a rank for a user's mistake (train/errors.py)."""
 
 
-def summarize(run: RunDir, state: RunState) -> dict[str, Any]:
-    """The JSON object that `--json` prints for a run."""
-    result = run.read_json(run.result_json) or {}
-    launch = run.read_plan().get("launch", {})
-    adapter = run.adapter if (run.adapter / "adapter_config.json").exists() else None
-    started, ended = span(run)
-    return {
-        "run": run.run_id,
-        "state": state.value,
-        "loss_first": result.get("loss_first"),
-        "loss_last": result.get("loss_last"),
-        "world_size": launch.get("world_size"),
-        "adapter": str(adapter) if adapter else None,
-        "seconds": round(ended - started, 3) if started and ended else None,
-        "directory": str(run.path),
-        "failure": failure(run) if state is RunState.FAILED else None,
-    }
-
-
 def failure(run: RunDir) -> dict[str, Any] | None:
     """Why a run failed: the first failure of a rank, or else why it could not be started."""
-    return first_failure(run) or _not_started(run)
+    return failure_of(run, run.read_events())
 
 
-def _not_started(run: RunDir) -> dict[str, Any] | None:
-    starts = [event for event in run.read_events() if event.get("event") in (*STARTS, "not_started")]
+def failure_of(run: RunDir, events: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The same, of a run whose events are read already."""
+    return first_failure(run) or _not_started(run, events)
+
+
+def _not_started(run: RunDir, events: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    starts = [event for event in events if event.get("event") in (*STARTS, "not_started")]
     last = starts[-1] if starts else {}
     if last.get("event") != "not_started":
         return None
@@ -78,9 +65,14 @@ def is_program(run: RunDir) -> bool:
 
 def span(run: RunDir) -> tuple[float | None, float | None]:
     """(time of submission, time of the end or else of the last event), in unix seconds."""
-    events = [event for event in run.read_events() if "time" in event]
+    return span_of(run.read_events(), run.record)
+
+
+def span_of(lines: Sequence[dict[str, Any]], record: RunRecord | None) -> tuple[float | None, float | None]:
+    """The same, of a run whose events are read already."""
+    events = [event for event in lines if "time" in event]
     times = [event["time"] for event in events]
-    started = run.record.submitted or min(times, default=None)
+    started = (record.submitted if record else None) or min(times, default=None)
     ends: list[float] = []
     for event in events:  # `zlaunch eval` adds events after the end of a run
         if event.get("event") in STARTS:
@@ -88,12 +80,6 @@ def span(run: RunDir) -> tuple[float | None, float | None]:
         elif event.get("event") in ENDS:
             ends.append(event["time"])
     return started, max(ends or times, default=None)
-
-
-def last_metric(run: RunDir) -> dict[str, Any] | None:
-    """The last line of metrics.jsonl that has a loss."""
-    metrics = [metric for metric in run.read_metrics() if "loss" in metric]
-    return metrics[-1] if metrics else None
 
 
 def smoke_problems(run: RunDir) -> list[str]:

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from launcher.rundir import summary
+from launcher.rundir import reading, summary
+from launcher.rundir.curve import Curves
 from launcher.rundir.directory import RunDir
 from launcher.rundir.state import RunState
 
@@ -67,7 +68,7 @@ _HOW = (("signal", "signal"), ("exit_code", "exit code"))
 
 
 def _print_curve(run: RunDir, console: Console) -> None:
-    points = [(metric["step"], metric["loss"]) for metric in run.read_metrics() if metric.get("loss") is not None]
+    points = [(point.step, point.loss) for block in Curves(run.metrics).read().loss.blocks for point in block.points]
     if len(points) < 2:
         return
     import plotext
@@ -82,14 +83,17 @@ def _print_curve(run: RunDir, console: Console) -> None:
 
 
 def _print_evaluation(result: dict[str, Any], console: Console) -> None:
-    rows = evaluation_rows(result.get("eval") or {})
-    if not rows:
+    scores = reading.scores_of(result.get("eval") or {})
+    if not scores:
         return
     table = Table(title="held-out records", title_justify="left")
     for column in ("task", "records", "metric", "before", "after"):
         table.add_column(column, justify="left" if column in ("task", "metric") else "right")
-    for row in rows:
-        table.add_row(*row)
+    for score in scores:
+        digits = 4 if score.metric == "loss" else 3
+        before = "-" if score.before is None else f"{score.before:.{digits}f}"
+        task, records = score.task or "all", str(score.records or "")
+        table.add_row(task, records, score.metric, before, f"{score.after:.{digits}f}")
     console.print(table)
 
 
@@ -104,28 +108,6 @@ def print_scores(scores: dict[str, Any]) -> None:
             if isinstance(value, float):
                 table.add_row(task, str(numbers.get("records", "")), metric, f"{value:.4f}")
     Console().print(table)
-
-
-def evaluation_rows(evaluation: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
-    """(task, records, metric, before, after) of `eval` in result.json; `-` for a missing value."""
-    before, after = evaluation.get("before") or {}, evaluation.get("after") or {}
-
-    def row(task: str, records: Any, metric: str, old: Any, new: float) -> tuple[str, str, str, str, str]:
-        digits = 4 if metric == "loss" else 3
-        shown = f"{old:.{digits}f}" if isinstance(old, (int, float)) else "-"
-        return task, str(records or ""), metric, shown, f"{new:.{digits}f}"
-
-    rows = []
-    tasks_before = before.get("tasks") or {}
-    for task, scores in (after.get("tasks") or {}).items():
-        for metric, value in scores.items():
-            if metric != "records" and isinstance(value, (int, float)):
-                old = (tasks_before.get(task) or {}).get(metric)
-                rows.append(row(task, scores.get("records"), metric, old, value))
-    for metric in [*(key for key in after if key not in ("loss", "records", "tasks")), "loss"]:
-        if isinstance(after.get(metric), (int, float)):
-            rows.append(row("all", after.get("records"), metric, before.get(metric), after[metric]))
-    return rows
 
 
 def _print_samples(result: dict[str, Any], console: Console) -> None:

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from launcher.rundir import summary
+from launcher.rundir import summary, timeline
 from launcher.rundir.directory import RunDir
 from launcher.rundir.jsonl import JsonlTail
 from launcher.rundir.logs import visible
@@ -21,16 +21,6 @@ from launcher.rundir.state import RunState
 POLL_SECONDS = 0.1
 PLAIN_SECONDS = 10.0
 """Seconds between progress lines if the output is not a terminal."""
-
-PHASES = {
-    "model": "loading the model",
-    "adapter": "adding the LoRA adapter",
-    "data": "tokenizing the records",
-    "evaluate_before": "evaluating on the held-out records, before training",
-    "train": "training",
-    "evaluate_after": "evaluating on the held-out records, after training",
-    "save": "saving the adapter",
-}
 
 
 def watch(run: RunDir, state_now: Callable[[], RunState], console: Console) -> RunState:
@@ -144,7 +134,7 @@ def describe(event: dict[str, Any]) -> str | None:
     """The line for an event that is shown, or None."""
     name = event.get("event")
     if name == "phase":
-        return f"  {PHASES.get(event.get('name', ''), event.get('name'))}"
+        return f"  {timeline.PHASES.get(event.get('name', ''), event.get('name'))}"
     if name == "resumed":
         return f"  resumed from the checkpoint of step {event.get('step')}"
     if name == "length_changed":

@@ -1,0 +1,231 @@
+"""The curves of metrics.jsonl, read once and kept short: every line of a small run, the extremes of a long one.
+
+A million lines take most of a second to decode. So what was read is kept beside the file, as an index that the next
+reader continues: `list`, `status`, `report` and `watch` read only what is new.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from launcher.node import files, run_files
+
+MOST_BLOCKS = 1000
+"""Blocks of a curve, of four points each at most."""
+CHUNK = 1 << 18
+"""Bytes read at a time."""
+WORTH_KEEPING = 1 << 20
+"""Bytes of new lines after which the index is written again. Smaller files are read whole each time."""
+SEAL = 200
+"""Bytes before the end of what was read, to notice that a resume has cut the file and others were appended."""
+
+
+class Metric(msgspec.Struct, gc=False, omit_defaults=True):
+    """A line of metrics.jsonl. A line has a loss, or the loss on the held-out records."""
+
+    step: int = 0
+    loss: float | None = None
+    eval_loss: float | None = None
+    epoch: float | None = None
+    grad_norm: float | None = None
+    learning_rate: float | None = None
+    tokens: float | None = None
+    tokens_per_second: float | None = None
+    peak_memory_bytes: float | None = None
+    time: float | None = None
+
+
+class Block(msgspec.Struct, array_like=True, gc=False):
+    """Neighboring lines as one."""
+
+    lines: int
+    mean: float
+    points: list[Metric]
+    """The first line, the last, and those with the smallest and the largest value; in the order of the file."""
+
+
+class Series(msgspec.Struct, array_like=True):
+    """A growing curve in at most MOST_BLOCKS blocks of the same number of lines; only the last may have fewer."""
+
+    name: str
+    """Which value of a line: loss or eval_loss."""
+    width: int = 1
+    blocks: list[Block] = []
+
+    @property
+    def lines(self) -> int:
+        return sum(block.lines for block in self.blocks[-1:]) + self.width * max(0, len(self.blocks) - 1)
+
+    def add(self, values: Sequence[float], texts: Sequence[bytes]) -> None:
+        """Append lines: their values, and the lines themselves."""
+        start = 0
+        while start < len(values):
+            room = self.width - self.blocks[-1].lines if self.blocks else 0
+            end = start + (room or self.width)
+            block = self._block(values[start:end], texts[start:end])
+            if room:
+                self.blocks[-1] = self._merged(self.blocks[-1], block)
+            else:
+                self.blocks.append(block)
+            start = end
+            if len(self.blocks) > MOST_BLOCKS:
+                pairs = zip(self.blocks[::2], self.blocks[1::2], strict=False)
+                rest = self.blocks[len(self.blocks) // 2 * 2 :]
+                self.blocks = [self._merged(*pair) for pair in pairs] + rest
+                self.width *= 2
+
+    def _block(self, values: Sequence[float], texts: Sequence[bytes]) -> Block:
+        places = {0, len(values) - 1, values.index(min(values)), values.index(max(values))}
+        points = [_decode(texts[place]) for place in sorted(places)]
+        return Block(len(values), sum(values) / len(values), points)
+
+    def _merged(self, first: Block, second: Block) -> Block:
+        lines, points = first.lines + second.lines, first.points + second.points
+        values = [getattr(point, self.name) for point in points]
+        places = {0, len(points) - 1, values.index(min(values)), values.index(max(values))}
+        mean = (first.mean * first.lines + second.mean * second.lines) / lines
+        return Block(lines, mean, [points[place] for place in sorted(places)])
+
+    def smoothed(self) -> Iterator[tuple[Metric, float]]:
+        """(line, exponential moving average at its block), over about a thirtieth of the curve."""
+        half_life = max(2.0, self.lines / 30)
+        average = weight = 0.0
+        for block in self.blocks:
+            kept = 0.5 ** (block.lines / half_life)
+            average = average * kept + block.mean * (1 - kept)
+            weight = weight * kept + (1 - kept)
+            for point in block.points:
+                yield point, average / weight
+
+
+class _Loss(msgspec.Struct, gc=False):
+    """All that must be read of every line: a third of the time of decoding all of it."""
+
+    loss: float | None = None
+
+
+class Index(msgspec.Struct):
+    """What was read of a metrics.jsonl; kept as the file INDEX of the run directory."""
+
+    schema: int = 1
+    offset: int = 0
+    """Bytes read, to the end of a line."""
+    seal: str = ""
+    loss: Series = msgspec.field(default_factory=lambda: Series("loss"))
+    held_out: Series = msgspec.field(default_factory=lambda: Series("eval_loss"))
+
+
+_METRIC, _LOSS = msgspec.json.Decoder(Metric), msgspec.json.Decoder(_Loss)
+
+
+class Curves:
+    """The curves of one run. `read` brings them up to date."""
+
+    def __init__(self, metrics: Path) -> None:
+        self.metrics = metrics
+        self.file = metrics.with_name(run_files.CURVES)
+        self.index = self._kept()
+        self._saved = self.index.offset
+
+    def _kept(self) -> Index:
+        try:
+            index = msgspec.json.decode(self.file.read_bytes(), type=Index)
+        except (OSError, msgspec.MsgspecError):
+            return Index()
+        return index if index.schema == 1 else Index()
+
+    def read(self) -> Index:
+        """Read what is new. A file that was cut (a resume does that) is read from its start."""
+        try:
+            with self.metrics.open("rb") as file:
+                if not self._still_holds(file):
+                    self.index, self._saved = Index(), 0
+                file.seek(self.index.offset)
+                for chunk in _whole_lines(file):
+                    self._add(chunk)
+                    self.index.offset += len(chunk)
+                self.index.seal = _seal(file, self.index.offset)
+        except OSError:
+            return self.index
+        if self.index.offset - self._saved >= WORTH_KEEPING:
+            with contextlib.suppress(OSError):  # a full or read-only disk
+                files.write_atomic(self.file, msgspec.json.encode(self.index))
+            self._saved = self.index.offset
+        return self.index
+
+    def _still_holds(self, file: BinaryIO) -> bool:
+        return self.index.offset == 0 or _seal(file, self.index.offset) == self.index.seal
+
+    def _add(self, chunk: bytes) -> None:
+        lines = chunk.split(b"\n")[:-1]
+        try:
+            losses = [line.loss for line in _LOSS.decode_lines(chunk)]
+        except msgspec.MsgspecError:
+            losses = []
+        if len(losses) != len(lines):  # empty or torn lines
+            lines, losses = _readable(lines)
+        if None not in losses:
+            self.index.loss.add(losses, lines)  # type: ignore[arg-type]
+            return
+        places = [place for place, loss in enumerate(losses) if loss is not None]
+        self.index.loss.add([losses[place] for place in places], [lines[place] for place in places])  # type: ignore[misc]
+        others = [(line, _decode(line).eval_loss) for line, loss in zip(lines, losses, strict=True) if loss is None]
+        known = [(line, value) for line, value in others if value is not None]
+        self.index.held_out.add([value for _, value in known], [line for line, _ in known])
+
+
+def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
+    """The file from here on in pieces that end with a line; an incomplete last line is left out."""
+    rest = b""
+    while data := file.read(CHUNK):
+        end = data.rfind(b"\n") + 1
+        if end:
+            yield rest + data[:end]
+            rest = b""
+        rest += data[end:]
+
+
+def _seal(file: BinaryIO, offset: int) -> str:
+    """The bytes before an offset, as text; shorter if the file is."""
+    start = max(0, offset - SEAL)
+    file.seek(start)
+    return file.read(offset - start).decode("utf-8", "replace")
+
+
+def _readable(lines: Sequence[bytes]) -> tuple[list[bytes], list[float | None]]:
+    """The lines that are JSON objects, as a crash may have torn one, and their losses."""
+    kept, losses = [], []
+    for line in lines:
+        with contextlib.suppress(msgspec.MsgspecError):
+            losses.append(_LOSS.decode(line).loss)
+            kept.append(line)
+    return kept, losses
+
+
+def _decode(line: bytes) -> Metric:
+    try:
+        return _METRIC.decode(line)
+    except msgspec.MsgspecError:  # a value of another type
+        values = msgspec.json.decode(line)
+        return Metric(**{name: values[name] for name in Metric.__struct_fields__ if _is_number(values.get(name))})
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def last_metric(path: Path) -> Metric | None:
+    """The last line with a loss, from the end of the file; None if the last lines have none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - files.LOG_TAIL_BYTES))
+            tail = file.read()
+    except OSError:
+        return None
+    lines, losses = _readable(tail.split(b"\n")[:-1])
+    return next((_decode(line) for line, loss in zip(lines[::-1], losses[::-1], strict=True) if loss is not None), None)
