@@ -21,7 +21,7 @@ from train.data.cache import Entry
 from train.data.prompts import expect_thoughts, set_template
 from train.data.recipe import Recipe
 from train.data.schedule import Sampler
-from train.data.tokens import Tokens, first
+from train.data.tokens import Tokens, first, lengths
 from train.errors import DataError
 from train.records import conversations
 from train.records.conversation import PLAIN, RecordOptions
@@ -213,6 +213,7 @@ class Data:
             "ignored_keys": {one.kind: one.records for one in meta.ignored},
             "left_out": {one.kind: one.records for one in meta.lost},
             "special_tokens": {one.kind: one.records for one in meta.special},
+            "lengths": lengths(found.tokens),
         }
         self.summary[name] = facts
         self.rundir.event("data", part=name, **facts, reused=not found.made)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -98,6 +99,25 @@ def first(tokens: Tokens, records: int) -> Tokens:
         counted=None if tokens.counted is None else tokens.counted[:count],
         answers=None if tokens.answers is None else tokens.answers[:count],
     )
+
+
+MOST_BARS = 24
+"""Bars of the histogram of lengths."""
+
+
+def lengths(tokens: Tokens) -> dict[str, Any]:
+    """How long the sequences are, in tokens: `median`, `p95`, `most`, and a histogram.
+
+    Bar i counts the sequences of `from + i * width` tokens up to the next bar.
+    """
+    found = tokens.lengths
+    if not len(found):
+        return {}
+    least, most = int(found.min()), int(found.max())
+    width = -(-(most - least + 1) // MOST_BARS)
+    counts = np.bincount((found - least) // width)
+    median, p95 = (int(value) for value in np.quantile(found, (0.5, 0.95), method="higher"))
+    return {"median": median, "p95": p95, "most": most, "from": least, "width": width, "counts": counts.tolist()}
 
 
 IGNORED = -100

@@ -6,16 +6,28 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from train.answers.comparison import normalize
 from train.data.dataset import Example
 from train.training.evaluator import Evaluation
 
 
-def prediction_lines(records: Sequence[Example], answers: Sequence[str]) -> str:
-    """predictions.jsonl: one object per record."""
+def prediction_lines(records: Sequence[Example], answers: Sequence[str], before: Sequence[str] | None = None) -> str:
+    """predictions.jsonl: one object per record. `before`: the answers of the base model.
+
+    `right` is what `accuracy` counts, so that a reader need not compare answers in a way of its own.
+    """
     lines = [
-        {"prompt": question(record), "expected": record.answer, "given": given, "task": record.task}
+        {
+            "prompt": question(record),
+            "expected": record.answer,
+            "given": given,
+            "task": record.task,
+            "right": normalize(record.answer) == normalize(given),
+        }
         for record, given in zip(records, answers, strict=True)
     ]
+    if before is not None:
+        lines = [{**line, "before": answer} for line, answer in zip(lines, before, strict=True)]
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer as Backend
 
 from train.data.prompts import end_ids, prompt_text, render, set_template
 from train.data.tokenizer import tokenize
-from train.data.tokens import Tokens
+from train.data.tokens import Tokens, lengths
 from train.exports import ollama
 from train.records.conversations import Record
 from train.templating import thinking
@@ -191,3 +192,20 @@ def test_a_template_of_the_model_or_the_job_is_taken_as_it_is(tokenizer: Any) ->
         tokenizer.chat_template = own
         set_template(tokenizer, of_job)
         assert thinking.own_part(tokenizer.chat_template) == (of_job or own).removesuffix("\n")
+
+
+def of_lengths(*found: int) -> Tokens:
+    offsets = np.concatenate([[0], np.cumsum(found)]).astype(np.int64)
+    total = int(offsets[-1])
+    return Tokens(np.zeros(total, np.int32), np.zeros(total, bool), offsets, np.arange(len(found)))
+
+
+def test_lengths_are_counted_in_few_bars_that_hold_every_sequence() -> None:
+    assert lengths(of_lengths()) == {}
+    one = lengths(of_lengths(7))
+    assert one == {"median": 7, "p95": 7, "most": 7, "from": 7, "width": 1, "counts": [1]}
+    many = lengths(of_lengths(*range(10, 1010)))
+    assert (many["median"], many["p95"], many["most"], many["from"]) == (510, 960, 1009, 10)
+    assert len(many["counts"]) <= 24
+    assert sum(many["counts"]) == 1000
+    assert many["from"] + many["width"] * len(many["counts"]) > 1009
