@@ -17,7 +17,7 @@ test: env ## run the whole test suite in two processes
 	$(PY) -m pytest -n 2 --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-fast: env ## run the tests that need neither torch nor a test bed
-	$(PY) -m pytest -n 2 --no-loadscope-reorder -m "not slurm and not ssh and not container and not train" $(PYTEST_ARGS)
+	$(PY) -m pytest -n 2 --no-loadscope-reorder -m "not slurm and not ssh and not container and not browser and not train" $(PYTEST_ARGS)
 
 lint: env ## check rules and format with ruff, and the Dockerfile with hadolint
 	$(PY) -m ruff check $(CODE)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
 from launcher.backends import current_state
-from launcher.errors import ZlaunchError
+from launcher.errors import RunNotFound, ZlaunchError
 from launcher.lifecycle import sweep
 from launcher.rundir import curve, summary
 from launcher.rundir.directory import RunDir
@@ -20,34 +22,53 @@ MEASURES = ("loss_first", "loss_last", "eval_loss", "accuracy_before", "accuracy
 
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="SWEEP|RUN...")
+@click.option("--html", "file", metavar="FILE", type=click.Path(path_type=Path), help="Write a page instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
-def report(names: tuple[str, ...], as_json: bool) -> None:
-    """Compare the points of a sweep, or any runs, in a table.
+def report(names: tuple[str, ...], file: Path | None, as_json: bool) -> None:
+    """Compare the points of a sweep, or any runs, in a table or on a page.
+
+    The page of one run is that of its directory (report.html): curves, scores, every answer, data, settings, history.
 
     If the target of a run does not answer, the table shows the last known state, and standard error the reason.
     """
+    if file is not None:
+        write_page([pair for name in names for pair in runs_of(name)], file, title=names[0])
+        click.echo(str(file))
+        return
     rows = [row(run, values) for name in names for run, values in runs_of(name)]
     if as_json:
         for item in rows:
             click.echo(json.dumps(item, ensure_ascii=False))
         return
     click.echo(table(rows))
-    print_hangs(rows)
     for item in rows:
         if "error" in item:
             click.echo(f"{item['run']}: {item['error']}", err=True)
 
 
-def print_hangs(rows: list[dict[str, Any]]) -> None:
-    """Print the stacks of each run that hung."""
-    for item in rows:
-        if "hang" in item:
-            from rich.console import Console
+def write_page(found: Sequence[tuple[RunDir, dict[str, Any]]], file: Path, *, title: str) -> None:
+    """Write the page of one run, or that of several. Raises RunNotFound, TargetError."""
+    from launcher.show.page import gather, write  # Jinja is slow to import
 
-            from launcher.show.stack_table import print_stacks
-
-            click.echo(f"\n{item['run']}: {item['hang'].get('message')}")
-            print_stacks(item["hang"].get("stacks") or (), Console())
+    pages, swept, missing = [], [], []
+    for run, values in found:
+        try:
+            if not run.run_json.exists():
+                missing.append(f"{run.run_id}: not started")
+                continue
+            state, error = current_state.last_seen(run)
+            if error:
+                click.echo(f"{run.run_id}: {error}", err=True)
+            pages.append(gather.run_page(run, state))
+            swept.append(values)
+        except ZlaunchError as damaged:  # one damaged run must not hide the others
+            missing.append(f"{run.run_id}: {damaged}")
+    if not pages:
+        raise RunNotFound(f"nothing to show: {'; '.join(missing)}")
+    if len(found) == 1:
+        write.write(file, write.run_text(pages[0]))
+    else:
+        write.write_comparison(title, pages, swept, missing, file)
 
 
 def runs_of(name: str) -> list[tuple[RunDir, dict[str, Any]]]:
@@ -83,12 +104,7 @@ def measures(run: RunDir) -> dict[str, Any]:
     }
     chosen = {key: found[key] for key in MEASURES if isinstance(found.get(key), (int, float))}
     failure = first_failure(run)
-    hang = summary.last_hang(run.read_events())
-    return {
-        **chosen,
-        **({"failure": failure.get("message") or failure.get("cause")} if failure else {}),
-        **({"hang": hang} if hang else {}),
-    }
+    return {**chosen, **({"failure": failure.get("message") or failure.get("cause")} if failure else {})}
 
 
 def evaluation(result: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +120,7 @@ def evaluation(result: dict[str, Any]) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Columns of plain text, with a dash for a missing value."""
-    columns = list(dict.fromkeys(key for item in rows for key in item if key not in ("failure", "error", "hang")))
+    columns = list(dict.fromkeys(key for item in rows for key in item if key not in ("failure", "error")))
     if any("failure" in item for item in rows):
         columns.append("failure")
     cells = [columns, *([_cell(item.get(column)) for column in columns] for item in rows)]

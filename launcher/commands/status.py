@@ -11,7 +11,7 @@ import msgspec
 from launcher.backends import current_state
 from launcher.commands.run_argument import find_run
 from launcher.errors import TargetError
-from launcher.rundir import reading, summary
+from launcher.rundir import reading
 from launcher.rundir.directory import RunDir
 from launcher.rundir.picture import Picture, Rank
 from launcher.rundir.state import RunState
@@ -27,6 +27,9 @@ def status(run: str, as_json: bool) -> None:
     if state.is_final and state is not RunState.SUCCEEDED and found.record.backend != "ssh":
         with contextlib.suppress(TargetError):  # Slurm is silent: the record is all that is known
             state = current_state.observed(found)
+    from launcher.show.page import write
+
+    write.write_if_new(found, state)  # a run that nobody followed to its end
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(reading.read(found, state))))
     else:
@@ -46,17 +49,12 @@ def print_status(run: RunDir, picture: Picture) -> None:
         click.echo(f"  progress    step {picture.step}, loss {picture.loss:.4f}{rate}")
     if picture.checkpoints:
         click.echo(f"  checkpoints {', '.join(f'step {step}' for step in picture.checkpoints)}")
-    hang = summary.last_hang([event.fields for event in picture.events])
-    if picture.failure is not None or hang:
+    if picture.failure is not None:
         from rich.console import Console
 
-        from launcher.show import final, stack_table
+        from launcher.show import final
 
-        if hang and (picture.failure or {}).get("cause") != "hang":
-            click.echo(f"  hang        {hang.get('message')}")
-            stack_table.print_stacks(hang.get("stacks") or (), Console())
-        if picture.failure is not None:
-            final.print_failure(run, Console())
+        final.print_failure(run, Console())
 
 
 def _rank(rank: Rank) -> str:

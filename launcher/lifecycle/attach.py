@@ -110,9 +110,12 @@ def conclude(run: RunDir, state: RunState, *, smoke: bool = False, as_json: bool
             click.echo(json.dumps(reading.summarize(run, state)))
         return EXIT[RunState.CANCELLED]
     from launcher.show import final
+    from launcher.show.page import write
 
     problems = summary.smoke_problems(run) if smoke and state is RunState.SUCCEEDED else []
     final.print_outcome(run, state, output=sys.stderr if as_json else sys.stdout)
+    if page := write.write_if_new(run, state):
+        click.echo(f"report: {page}", err=as_json)
     for problem in problems:
         click.echo(f"smoke: {problem}", err=True)
     if as_json:

@@ -20,6 +20,7 @@ RECORD = "run.json"
 RECORD_LOCK = ".run.json.lock"
 START_LOCK = ".start.lock"
 BEFORE = "before"
+REPORT = "report.html"
 
 # Written while the run lasts, by agents, ranks and launcher.
 EVENTS = "events.jsonl"
@@ -60,10 +61,6 @@ def node_logs(node_rank: int) -> str:
 
 def rank_log(node_rank: int, rank: int) -> str:
     return "%s/rank-%d.log" % (node_logs(node_rank), rank)
-
-
-def rank_stack(node_rank: int, rank: int) -> str:
-    return "%s/stack-%d.txt" % (node_logs(node_rank), rank)
 
 
 def rank_error(rank: int) -> str:

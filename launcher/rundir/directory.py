@@ -89,7 +89,9 @@ class RunDir:
     checkpoints = RunFile(run_files.CHECKPOINTS)
     adapter = RunFile(run_files.ADAPTER)
     result_json = RunFile(run_files.RESULT)
+    predictions = RunFile(run_files.PREDICTIONS)
     evaluations = RunFile(run_files.EVALUATIONS)
+    report = RunFile(run_files.REPORT)
 
     def node_record(self, node: int) -> Path:
         return self.path / run_files.node_record(node)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install what the test bed needs: a real sshd, a real Slurm with accounting, a container engine, iproute2.
+# Install what the test bed needs: a real sshd, a real Slurm with accounting, a container engine, iproute2, a browser.
 # Root on Debian or Ubuntu only. Idempotent: if nothing is missing, it only asks dpkg and returns at once.
 # usage: install.sh            install what is missing
 #        install.sh --check    print what is missing; exit 1 if anything is
@@ -10,6 +10,7 @@ PACKAGES=(
   faketime                                            # a host with a wrong clock
   pdsh                                                # the alternative in the fan-out benchmark
   slurm-wlm munge slurmdbd mariadb-server             # Slurm, and its accounting
+  chromium fonts-noto-cjk                             # the report page in a real browser, with Chinese
   docker.io busybox-static charliecloud-runtime       # containers: a private dockerd, a base image from busybox, ch-run
 )
 

@@ -1,4 +1,4 @@
-"""pytest fixtures: `lab`, `sshd_farm`, `slurm`, `slurm_accounting`, `slurm_lab`, `docker`.
+"""pytest fixtures: `lab`, `sshd_farm`, `slurm`, `slurm_accounting`, `slurm_lab`, `docker`, `chromium`.
 
 All but `sshd_farm` live as long as the test session. If the machine cannot carry the test bed, the tests are skipped
 with the reason. With CI=true in the environment that is a failure, because a suite that skips itself proves nothing.
@@ -12,26 +12,32 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.testbed.bed import HERE, Docker, Farm, Lab, Slurm
 from tests.testbed.slots import Slot, acquire
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
 TOOLS = {
     "lab": ("ip", "unshare", "nsenter", "ssh-keygen", "/usr/sbin/sshd"),
     "farm": ("ssh-keygen", "/usr/sbin/sshd"),
     "slurm": ("sbatch", "slurmctld", "slurmd", "munged", "mariadbd", "slurmdbd"),
     "docker": ("/usr/sbin/dockerd", "docker", "busybox"),
+    "browser": ("chromium",),
 }
 
 
 def missing(part: str) -> str | None:
     """Why this machine cannot carry a part of the test bed; None if it can."""
-    if os.geteuid() != 0:
-        return "the test bed needs root"
-    if not Path("/etc/debian_version").exists():
-        return "the test bed knows only Debian and Ubuntu"
+    if part != "browser":  # it runs on any Linux, as any user
+        if os.geteuid() != 0:
+            return "the test bed needs root"
+        if not Path("/etc/debian_version").exists():
+            return "the test bed knows only Debian and Ubuntu"
     absent = [tool for tool in TOOLS[part] if shutil.which(tool) is None]
     if not absent:
         return None
@@ -103,6 +109,19 @@ def sshd_farm(testbed_slot_checked: Callable[[str], Slot]) -> Iterator[Callable[
     yield make
     for farm in farms:
         farm.stop()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """A headless browser of Debian's package."""
+    require("browser")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # The sandbox of Chromium refuses to run as root.
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

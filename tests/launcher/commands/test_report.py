@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from click.testing import CliRunner, Result
 from launcher.cli import cli
 from launcher.lifecycle import sweep
 from launcher.rundir.directory import RunDir, RunRecord
+from launcher.rundir.state import RunState
+from launcher.show.page import write
 from tests.beds.run_bed import out_of_reach
 
 
@@ -57,27 +60,6 @@ def test_runs_that_do_not_answer_or_are_damaged_do_not_hide_the_others(root: Pat
     assert f"{torn.run_id}: cannot read {torn.run_json}" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["report", "status"])
-def test_the_stacks_of_a_run_that_hung_stand_side_by_side_with_the_odd_rank_marked(root: Path, command: str) -> None:
-    run = a_run(root, "hung", "local", "SUCCEEDED")
-    groups = [
-        {"ranks": [0, 2, 3, 4], "hosts": ["a"], "doing": "step 3", "frames": ["wait (d.py:1)"], "odd": False},
-        {"ranks": [1], "hosts": ["b"], "doing": "step 3", "frames": ["loop [x] (e.py:1)"], "odd": True},
-    ]
-    run.event("submitted")
-    run.event("hang", message="the run hangs", stacks=groups)
-    shown = CliRunner().invoke(cli, [command, run.run_id], catch_exceptions=False, env={"COLUMNS": "100"}).output
-    assert "the run hangs" in shown
-    heads, doing = (next(line for line in shown.splitlines() if text in line) for text in ("differs", "step 3"))
-    assert [cell.strip() for cell in heads.strip("┃").split("┃")] == ["rank 1 <- differs", "ranks 0, 2-4"]
-    assert doing.count("step 3") == 2
-    assert "loop [x] (e.py:1)" in shown
-    as_json = CliRunner().invoke(cli, [command, run.run_id, "--json"], catch_exceptions=False).output
-    assert "loop [x] (e.py:1)" in as_json
-    run.event("submitted")  # a resume
-    assert "hangs" not in CliRunner().invoke(cli, [command, run.run_id], catch_exceptions=False).output
-
-
 def test_a_damaged_sweep_file_is_reported(root: Path) -> None:
     points = sweep.new_sweep("s", "local", [])
     (sweep.save(points) / "sweep.json").write_text("{torn")
@@ -98,3 +80,51 @@ def test_a_run_directory_may_be_given_by_path(root: Path, tmp_path: Path) -> Non
     run = a_run(tmp_path / "copied", "good", "local", "SUCCEEDED", {"loss_last": 1.5})
     (row,) = (json.loads(line) for line in report(str(run.path), "--json").stdout.splitlines())
     assert (row["state"], row["loss_last"]) == ("SUCCEEDED", 1.5)
+
+
+def test_the_page_of_one_run_and_of_several_is_written(root: Path) -> None:
+    runs = [a_run(root, name, "local", "SUCCEEDED", {"loss_first": 2.0, "loss_last": 1.5}) for name in ("one", "two")]
+    page = root.parent / "new/page.html"
+    assert report("one", "--html", str(page)).stdout.strip() == str(page)
+    assert "The training has finished" in page.read_text(encoding="utf-8")
+    torn = a_run(root, "torn", "local", "SUCCEEDED")
+    torn.result_json.write_text("{torn")
+    done = report(*(run.run_id for run in (*runs, torn)), "--html", str(page))
+    text = page.read_text(encoding="utf-8")
+    assert done.exit_code == 0
+    assert "Best: one" in text
+    assert f"cannot read {torn.result_json}" in text
+
+
+def test_a_page_of_nothing_or_in_no_place_is_refused(root: Path) -> None:
+    a_run(root, "torn", "local", "SUCCEEDED").result_json.write_text("{torn")
+    a_run(root, "good", "local", "SUCCEEDED", {"loss_last": 1.5})
+    done = report_error("torn", "--html", str(root.parent / "page.html"))
+    assert "nothing to show" in str(done)
+    assert "cannot write" in str(report_error("good", "--html", "/proc/page.html"))
+
+
+def report_error(*words: str) -> BaseException | None:
+    result = CliRunner().invoke(cli, ["report", *words])
+    assert result.exit_code != 0
+    return result.exception
+
+
+def test_a_run_that_ended_gets_its_page_once_and_a_problem_is_only_a_warning(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = a_run(root, "one", "local", "SUCCEEDED", {"loss_last": 1.5})
+    assert write.write_if_new(run, RunState.RUNNING) is None
+    assert write.write_if_new(run, RunState.SUCCEEDED) == run.report
+    first = run.report.stat().st_mtime_ns
+    assert write.write_if_new(run, RunState.SUCCEEDED) == run.report
+    assert run.report.stat().st_mtime_ns == first
+    os.utime(run.report, (1, 1))  # the run was resumed meanwhile
+    write.write_if_new(run, RunState.SUCCEEDED)
+    assert run.report.stat().st_mtime > 1
+    run.report.unlink()
+    run.report.mkdir()
+    (run.report / "kept").touch()
+    os.utime(run.report, (1, 1))
+    assert write.write_if_new(run, RunState.SUCCEEDED) is None
+    assert "warning: the report page was not written: cannot write" in capsys.readouterr().err

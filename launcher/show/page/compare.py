@@ -1,0 +1,113 @@
+"""Several runs as one page: the best one and how sure that is, what differs between them, their curves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from launcher.show.page.gather import SHARES
+from launcher.show.page.uncertainty import differ
+
+SURE = 0.05
+"""Two runs differ if equally good ones would differ as much in at most this share of cases."""
+MOST_COLUMNS = 6
+"""Differing settings beside the results; the others have a table of their own."""
+_LOSSES = ("loss", "training_loss")
+
+
+def comparison(pages: Sequence[Mapping[str, Any]], swept: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The page of several runs, from the page of each and its values in the sweep (empty: none)."""
+    rows = [_row(page, values) for page, values in zip(pages, swept, strict=True)]
+    different = differing([{**page["settings"]["used"], **_circumstances(page)} for page in pages])
+    first = [key for key in dict.fromkeys(key for values in swept for key in values) if key in different]
+    keys = [*first, *(key for key in different if key not in first)]
+    metrics = list(dict.fromkeys(name for row in rows for name in row["scores"]))
+    chosen = primary(rows, metrics)
+    return {
+        "rows": rows,
+        "keys": keys[:MOST_COLUMNS],
+        "different": {key: different[key] for key in keys},
+        "metrics": metrics,
+        "axes": [key for key in keys if all(_is_plain(value) for value in different[key])],
+        "metric": chosen,
+        "best": best(rows, chosen, pages) if chosen else None,
+    }
+
+
+def _row(page: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    overall = {row["metric"]: row for row in page["scores"] if row["task"] is None}
+    scores = {name: row["after"] for name, row in overall.items()}
+    if page["loss_last"] is not None:
+        scores["training_loss"] = page["loss_last"]
+    return {
+        "id": page["id"],
+        "name": page["name"],
+        "state": page["state"],
+        "seconds": page["seconds"],
+        "values": dict(values),
+        "scores": scores,
+        "intervals": {name: row["interval"] for name, row in overall.items() if row["interval"]},
+        "records": max((row["records"] for row in overall.values()), default=0),
+    }
+
+
+def _circumstances(page: Mapping[str, Any]) -> dict[str, Any]:
+    return {"ranks": page["world_size"], "nodes": page["nodes"], "device": page["device"]}
+
+
+def differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """{key: its value in each run} of the keys that do not have one value in all runs; None where a run lacks it."""
+    keys = dict.fromkeys(key for one in settings for key in one)
+    table = {key: [one.get(key) for one in settings] for key in keys}
+    return {key: values for key, values in table.items() if len({json.dumps(value) for value in values}) > 1}
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, (str, int, float, bool))
+
+
+def primary(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> str | None:
+    """The metric that ranks the runs: shares of right answers where some are right, else losses."""
+    for name in (*SHARES, "loss", "training_loss"):
+        values = [row["scores"][name] for row in rows if name in row["scores"]]
+        if name in metrics and values and (name in _LOSSES or max(values) > 0):
+            return name
+    return None
+
+
+def best(rows: Sequence[Mapping[str, Any]], metric: str, pages: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """{"row", "value", "interval", "ties", "apart", "others"} of the best run by a metric.
+
+    `ties`: runs that the records do not tell apart from it. `others`: runs scored on other records. Both hold names.
+    """
+    scored = [place for place, row in enumerate(rows) if isinstance(row["scores"].get(metric), (int, float))]
+    if not scored:
+        return None
+    sign = -1 if metric in _LOSSES else 1
+    top = max(scored, key=lambda place: sign * rows[place]["scores"][metric])
+    found: dict[str, Any] = {
+        "row": top,
+        "value": rows[top]["scores"][metric],
+        "interval": rows[top]["intervals"].get(metric),
+        "ties": [],
+        "others": [],
+        "of": len(scored),
+    }
+    for place in scored:
+        if place == top or metric == "training_loss":
+            continue
+        mine, theirs = _records(pages[top]), _records(pages[place])
+        if [key for key, _ in mine] != [key for key, _ in theirs]:
+            found["others"].append(rows[place]["name"])
+        elif metric in SHARES and mine and differ([r for _, r in mine], [r for _, r in theirs]) > SURE:
+            found["ties"].append(rows[place]["name"])
+    return found
+
+
+def _records(page: Mapping[str, Any]) -> list[tuple[tuple[str, str], bool]]:
+    """((question, expected answer), whether the run answered right) of its own evaluation."""
+    for one in page["answers"]:
+        if one["name"] is None:
+            return [((row["prompt"], row["expected"]), row["right"]) for row in one["rows"]]
+    return []
