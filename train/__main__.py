@@ -13,6 +13,10 @@ import time
 
 STARTED = time.time()  # before the imports: result.json counts them too
 
+from train.rundir import heartbeat  # noqa: E402
+
+heartbeat.show_stacks_on_request()
+
 import argparse  # noqa: E402
 import os  # noqa: E402
 
@@ -20,6 +24,7 @@ from train import dist  # noqa: E402
 from train.config import EXIT_STOPPED, TrainConfig, load  # noqa: E402
 from train.dist import World  # noqa: E402
 from train.errors import UserError, report  # noqa: E402
+from train.rundir.heartbeat import Heartbeat  # noqa: E402
 from train.rundir.run_files import RunDir  # noqa: E402
 from train.training import start  # noqa: E402
 
@@ -53,10 +58,12 @@ def _read(path: str) -> TrainConfig:
 
 def train(config: TrainConfig, world: World, rundir: RunDir) -> int:
     """Take every step of a run, in order; returns the exit status."""
+    signs = Heartbeat(config.train.hang_timeout)
+    signs.working("start")
     from train.training import steps  # imports torch: a mistake in train.json is reported without that wait
 
     config = start.continue_adapter(config, world, rundir)
-    run = steps.Run(config, world, rundir, STARTED)
+    run = steps.Run(config, world, rundir, STARTED, signs)
     steps.remove_leftovers(run)
     steps.choose_engine(run)
     steps.load_model(run)

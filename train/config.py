@@ -133,6 +133,8 @@ class Training(Section, frozen=True, kw_only=True):
     """Optimizer steps between checkpoints; 0: only the last one and those on request."""
     keep_checkpoints: int = 2
     log_every: int = 1
+    hang_timeout: float | Literal["auto"] = "auto"
+    """Seconds without a step after which the ranks hang; see train/rundir/heartbeat.py."""
     tensorboard: bool = False
 
 
@@ -214,6 +216,7 @@ RANGES: dict[str, Range] = {
     "train.checkpoint_every": Range(0),
     "train.keep_checkpoints": Range(1),
     "train.log_every": Range(1),
+    "train.hang_timeout": Range(1),
     "eval.every": Range(0),
     "eval.max_records": Range(1),
     "eval.max_new_tokens": Range(1),
@@ -229,7 +232,7 @@ def load(path: str | os.PathLike[str]) -> TrainConfig:
     config = msgspec.json.decode(Path(path).read_bytes(), type=TrainConfig)
     for key, accepted in (RANGES | _OWN_RANGES).items():
         value = attrgetter(key)(config)
-        if value is not None and not accepted.holds(value):
+        if isinstance(value, (int, float)) and not accepted.holds(value):
             raise msgspec.ValidationError(f"{key}: expected {accepted}, got {value!r}")
     return config
 

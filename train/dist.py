@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 JOIN_TIMEOUT = timedelta(minutes=10)
 """How long ranks wait for each other at the start and in any collective. Rank 0 may be saving or downloading."""
+WATCHED_TIMEOUT = timedelta(days=30)
+"""The same where an agent looks for hangs: it knows what each rank is doing, and takes stacks before it ends them."""
 
 FINISHED = (0, EXIT_STOPPED)
 """Exit statuses of a rank that finished its work."""
@@ -114,14 +116,14 @@ def starts_early(world: World, *, engine: str, zero_stage: int) -> bool:
     return world.backend == "gloo" or (zero_stage == 3 and engine != "unsloth")
 
 
-def start(world: World, *, deepspeed: bool) -> None:
-    """Form the process group, unless it exists already."""
+def start(world: World, *, deepspeed: bool, watched: bool = False) -> None:
+    """Form the process group, unless it exists already. `watched`: an agent looks for hangs."""
     import torch.distributed as group
 
     if group.is_initialized():
         pass
     elif world.many:
-        group.init_process_group(world.backend, timeout=JOIN_TIMEOUT)
+        group.init_process_group(world.backend, timeout=WATCHED_TIMEOUT if watched else JOIN_TIMEOUT)
     elif deepspeed:  # DeepSpeed needs a group even for one rank; a store in memory needs no port
         group.init_process_group(world.backend, store=group.HashStore(), rank=0, world_size=1)
         os.environ.setdefault("RANK", "0")

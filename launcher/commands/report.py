@@ -41,9 +41,22 @@ def report(names: tuple[str, ...], file: Path | None, as_json: bool) -> None:
             click.echo(json.dumps(item, ensure_ascii=False))
         return
     click.echo(table(rows))
+    print_hangs(rows)
     for item in rows:
         if "error" in item:
             click.echo(f"{item['run']}: {item['error']}", err=True)
+
+
+def print_hangs(rows: list[dict[str, Any]]) -> None:
+    """Print the stacks of each run that hung."""
+    for item in rows:
+        if "hang" in item:
+            from rich.console import Console
+
+            from launcher.show.stack_table import print_stacks
+
+            click.echo(f"\n{item['run']}: {item['hang'].get('message')}")
+            print_stacks(item["hang"].get("stacks") or (), Console())
 
 
 def write_page(found: Sequence[tuple[RunDir, dict[str, Any]]], file: Path, *, title: str) -> None:
@@ -104,7 +117,12 @@ def measures(run: RunDir) -> dict[str, Any]:
     }
     chosen = {key: found[key] for key in MEASURES if isinstance(found.get(key), (int, float))}
     failure = first_failure(run)
-    return {**chosen, **({"failure": failure.get("message") or failure.get("cause")} if failure else {})}
+    hang = summary.last_hang(run.read_events())
+    return {
+        **chosen,
+        **({"failure": failure.get("message") or failure.get("cause")} if failure else {}),
+        **({"hang": hang} if hang else {}),
+    }
 
 
 def evaluation(result: dict[str, Any]) -> dict[str, Any]:
@@ -120,7 +138,7 @@ def evaluation(result: dict[str, Any]) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Columns of plain text, with a dash for a missing value."""
-    columns = list(dict.fromkeys(key for item in rows for key in item if key not in ("failure", "error")))
+    columns = list(dict.fromkeys(key for item in rows for key in item if key not in ("failure", "error", "hang")))
     if any("failure" in item for item in rows):
         columns.append("failure")
     cells = [columns, *([_cell(item.get(column)) for column in columns] for item in rows)]

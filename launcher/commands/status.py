@@ -11,7 +11,7 @@ import msgspec
 from launcher.backends import current_state
 from launcher.commands.run_argument import find_run
 from launcher.errors import TargetError
-from launcher.rundir import reading
+from launcher.rundir import reading, summary
 from launcher.rundir.directory import RunDir
 from launcher.rundir.picture import Picture, Rank
 from launcher.rundir.state import RunState
@@ -49,12 +49,17 @@ def print_status(run: RunDir, picture: Picture) -> None:
         click.echo(f"  progress    step {picture.step}, loss {picture.loss:.4f}{rate}")
     if picture.checkpoints:
         click.echo(f"  checkpoints {', '.join(f'step {step}' for step in picture.checkpoints)}")
-    if picture.failure is not None:
+    hang = summary.last_hang([event.fields for event in picture.events])
+    if picture.failure is not None or hang:
         from rich.console import Console
 
-        from launcher.show import final
+        from launcher.show import final, stack_table
 
-        final.print_failure(run, Console())
+        if hang and (picture.failure or {}).get("cause") != "hang":
+            click.echo(f"  hang        {hang.get('message')}")
+            stack_table.print_stacks(hang.get("stacks") or (), Console())
+        if picture.failure is not None:
+            final.print_failure(run, Console())
 
 
 def _rank(rank: Rank) -> str:

@@ -37,6 +37,11 @@ class TrainSpec(Section, frozen=True):
     checkpoint_every: int = 200
     keep_checkpoints: int = 2
     log_every: int = 1
+    hang_timeout: float | Auto = "auto"
+    """Seconds without a step after which the stacks of all ranks are taken and the run fails or restarts.
+
+    auto: 20 times the median step, at least 600. Loading, a batch of an evaluation and a save may take six times as
+    long."""
     tensorboard: bool = False
 
 

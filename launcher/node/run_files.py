@@ -63,6 +63,10 @@ def rank_log(node_rank: int, rank: int) -> str:
     return "%s/rank-%d.log" % (node_logs(node_rank), rank)
 
 
+def rank_stack(node_rank: int, rank: int) -> str:
+    return "%s/stack-%d.txt" % (node_logs(node_rank), rank)
+
+
 def rank_error(rank: int) -> str:
     return "%s/rank-%d.json" % (ERRORS, rank)
 

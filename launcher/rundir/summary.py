@@ -44,6 +44,12 @@ def _not_started(run: RunDir, events: Sequence[dict[str, Any]]) -> dict[str, Any
     }
 
 
+def last_hang(events: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The event of the newest hang in the last start of a run: `message`, and `stacks` by place."""
+    since = [event for event in events if event.get("event") in (*STARTS, "hang")]
+    return since[-1] if since and since[-1]["event"] == "hang" else None
+
+
 def refused_settings(run: RunDir) -> dict[str, Any] | None:
     """The failure of the last start, if the training program refused its settings before the first step."""
     found = first_failure(run) or {}

@@ -12,6 +12,7 @@ from launcher.rundir import reading, summary
 from launcher.rundir.curve import Curves
 from launcher.rundir.directory import RunDir
 from launcher.rundir.state import RunState
+from launcher.show.stack_table import print_stacks
 
 
 def print_outcome(run: RunDir, state: RunState, *, output: IO[str]) -> None:
@@ -46,6 +47,7 @@ def print_failure(run: RunDir, console: Console) -> None:
         console.print(escape(_who_and_how(failure)), highlight=False)
     if failure.get("message"):
         console.print(f"  {escape(str(failure['message']))}", highlight=False, soft_wrap=True)
+    print_stacks(failure.get("stacks") or (), console)
     for advice in failure.get("advice") or ():
         console.print(f"  -> {escape(str(advice))}", highlight=False, soft_wrap=True)
     if failure.get("cause") not in ("bad_configuration", "data"):  # their message is complete

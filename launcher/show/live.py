@@ -141,6 +141,8 @@ def describe(event: dict[str, Any]) -> str | None:
         return f"  {event.get('steps')} steps in total instead of {event.get('planned')}; the learning rate follows"
     if name == "restart":
         return f"  [yellow]restart {event.get('count')}[/yellow]: {escape(str(event.get('reason')))}"
+    if name == "hang":
+        return f"  [yellow]hang[/yellow]: {escape(str(event.get('message')))}; the stacks: zlaunch status"
     if name == "request":
         by = f" by {escape(str(event['by']))}" if event.get("by") else ""
         return f"  {escape(str(event.get('request')))} requested{by}"

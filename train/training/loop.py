@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from train.data.schedule import Sampler, deal, learning_rate
 from train.dist import World
 from train.errors import UserError
 from train.fused import inputs
+from train.rundir.heartbeat import Heartbeat
 from train.rundir.run_files import REQUESTS, RunDir
 from train.training.checkpoint import Progress
 from train.training.evaluator import Interrupted
@@ -73,6 +74,7 @@ class Loop:
     evaluate: Callable[[], float] | None
     """Loss on data.eval, if there is one."""
     first_step_done: Callable[[], None]
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
 
     def run(self, progress: Progress) -> tuple[Progress, bool]:
         """Train from `progress` to the end, or to a request to stop: (where it stands, whether it was stopped)."""
@@ -81,10 +83,12 @@ class Loop:
         begin = last_saved = progress.step
         work = self.work(sampler, begin)
         for step in range(begin, self.total):
+            self.heartbeat.step(step + 1)
             done, work = self._step(step, work, sampler)
             if step == begin:
                 self.first_step_done()
             progress = _advance(progress, done)
+            self.heartbeat.stepped(done.seconds)
             log.step(progress, done.loss, done.grad_norm, done.rate, done.tokens / done.seconds)
             if done.requests or self._save_due(progress.step):
                 self.save(progress)

@@ -21,6 +21,7 @@ from train.model import choose, end_token, limits, targets
 from train.model.adapt import adapt
 from train.model.base import BaseModel, family_at, family_of_job, local_directory
 from train.model.load import Loaded, load_for_training, load_tokenizer
+from train.rundir.heartbeat import Heartbeat
 from train.rundir.run_files import RunDir, write_atomic, write_json
 from train.training import adapter, checkpoint, deepspeed, model_card, result, start, strategy
 from train.training.checkpoint import Progress
@@ -40,6 +41,7 @@ class Run:
     rundir: RunDir
     started: float
     """Unix time at which this process began."""
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
 
     # choose_engine
     choice: choose.EngineChoice = field(init=False)
@@ -78,7 +80,8 @@ class Run:
     adapter_reloads: bool | None = None
 
     def phase(self, name: str, **facts: Any) -> None:
-        """Record in events.jsonl that a phase begins."""
+        """Record that a phase begins: in events.jsonl, and for the agent."""
+        self.heartbeat.working(name)
         if self.world.first:
             self.rundir.event("phase", name=name, **facts)
 
@@ -124,9 +127,9 @@ def load_model(run: Run) -> None:
         run.data.prefetch(lambda: load_tokenizer(config, run.base))
     deepspeed = run.ds_config is not None
     if dist.starts_early(world, engine=run.choice.engine, zero_stage=config.train.zero_stage):
-        dist.start(world, deepspeed=deepspeed)
+        dist.start(world, deepspeed=deepspeed, watched=run.heartbeat.watched)
     run.loaded = load_for_training(config, world, run.base, run.choice.engine, run.ds_config, tokenizer)
-    dist.start(world, deepspeed=deepspeed)
+    dist.start(world, deepspeed=deepspeed, watched=run.heartbeat.watched)
     set_template(run.loaded.tokenizer, config.data.chat_template, config.model.thinking)
 
 
@@ -168,7 +171,11 @@ def build_strategy(run: Run) -> None:
     run.strategy = strategy.build(config, run.world, run.model, loaded.dtype, run.ds_config, run.choice.engine)
     run.evaluator = None
     if run.eval_part is not None:
-        stop_requested = run.rundir.control("stop").exists
+
+        def stop_requested() -> bool:  # called before each batch
+            run.heartbeat.working("evaluation")
+            return run.rundir.control("stop").exists()
+
         run.evaluator = Evaluator(
             config, run.world, run.eval_part, run.strategy, run.model, loaded.tokenizer, stop_requested
         )
@@ -251,6 +258,7 @@ def _train(run: Run) -> None:
         save=partial(_save_checkpoint, run),
         evaluate=run.evaluator.loss if run.evaluator else None,
         first_step_done=first_step_done,
+        heartbeat=run.heartbeat,
     )
     run.progress, stopped = loop.run(run.progress)
     evaluation_left = run.config.eval.after and run.evaluator is not None
@@ -275,6 +283,7 @@ def _save_checkpoint(run: Run, progress: Progress) -> None:
     def save_adapter(place: Path, state: State) -> None:
         adapter.save(place, state, run.model, run.loaded.tokenizer, _card(run, progress.step))
 
+    run.heartbeat.working("checkpoint")
     started, keep = time.perf_counter(), run.config.train.keep_checkpoints
     checkpoint.save(run.rundir.checkpoints, run.strategy, run.world, progress, run.facts, save_adapter, keep)
     if run.world.first:

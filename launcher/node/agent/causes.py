@@ -68,6 +68,12 @@ CAUSES = (
         "signal 9 without a request: the kernel's out-of-memory killer is likely (dmesg | grep -i oom); "
         "lower the memory the job needs or ask for more",
     ),
+    Cause(
+        "hang",
+        "",
+        "logs/node-*/stack-*.txt have the stacks of all threads; look at the rank that differs from the others. "
+        "If its work only takes long, raise train.hang_timeout",
+    ),
     Cause("lost_host", "", "check the host; with max_restarts and elastic: true the run continues without it"),
     Cause("bug", "", "the last lines of the rank's log show where it failed"),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..hangs import COLLECT_SECONDS, describe, group_stacks, row_of
 from .causes import CAUSE, ended_politely, failure_of, first_cause
 from .launch import REQUEST_GRACE, eof_grace, table_without, world_size_of
 from .resize import BatchError, resize_run
@@ -24,13 +25,17 @@ class Member:
         self.due: Optional[float] = None
         """When the node counts as lost, unless it reports before."""
         self.why = ""
+        self.quiet = False
+        """Whether none of its ranks has made progress in time."""
+        self.rows: Optional[List[Json]] = None
+        """What the stacks of its ranks show, once it was asked for them."""
 
 
 class Coordinator:
     """Decides for the whole run, without a clock or sockets of its own. `send(node_rank, command)` sends commands.
 
     Commands: {"do": "start", "attempt", "table"} · {"do": "stop"} · {"do": "force"} · {"do": "end"} (terminate the
-    ranks) · {"do": "finish", "state", "failure"}.
+    ranks) · {"do": "stacks", "attempt"} (take those of all ranks) · {"do": "finish", "state", "failure"}.
     Reports come in through the methods below. Phases: waiting, running, ending (someone failed), finished.
     """
 
@@ -44,6 +49,8 @@ class Coordinator:
         self.start_by: Optional[float] = None
         self.decide_by: Optional[float] = None
         """The verdict waits until then: ranks died of a stop signal, and the request for it may still come."""
+        self.stacks_by: Optional[float] = None
+        """The run hangs, and the stacks of all nodes are expected until then."""
         self.verdict: Optional[Json] = None
 
     def begin(self, now: float) -> None:
@@ -103,6 +110,16 @@ class Coordinator:
         self.members[node_rank].outcome = outcome
         self._decide()
 
+    def quiet(self, node_rank: int, attempt: int, quiet: bool) -> None:
+        """A node's ranks have made no progress in time, or make progress again."""
+        if attempt == self.attempt:
+            self.members[node_rank].quiet = quiet
+
+    def stacks(self, node_rank: int, attempt: int, rows: List[Json]) -> None:
+        """The stacks of a node's ranks (hangs.row_of)."""
+        if attempt == self.attempt:
+            self.members[node_rank].rows = [row for row in map(row_of, rows) if row is not None]
+
     def request(self, what: str) -> None:
         """Handle a request of any node: stop, force (a second stop) or checkpoint."""
         if what == "checkpoint":
@@ -123,17 +140,53 @@ class Coordinator:
         for rank, member in self.active.items():
             if member.due is not None and now >= member.due and self.phase != "finished":
                 self._lose(rank, member)
+        if self.phase == "running":
+            self._look_for_hang(now)
         if self.in_doubt:
             self.decide_by = now + REQUEST_GRACE if self.decide_by is None else self.decide_by
             self._decide(late=now >= self.decide_by)
+
+    def _look_for_hang(self, now: float) -> None:
+        """End the attempt when every node that still trains is quiet, with the stacks of all ranks."""
+        training = [member for member in self.active.values() if member.outcome is None]
+        if self.stopping or not training or not all(member.quiet for member in training):
+            self.stacks_by = None  # some rank makes progress again
+        elif self.stacks_by is None:
+            self.stacks_by = now + COLLECT_SECONDS
+            for member in training:
+                member.rows = None
+                self.send(int(member.node["node_rank"]), {"do": "stacks", "attempt": self.attempt})
+        elif now >= self.stacks_by or all(member.rows is not None for member in training):
+            self._hangs(training)
+
+    def _hangs(self, training: List[Member]) -> None:
+        rows = [row for member in training for row in (self._unknown(member) if member.rows is None else member.rows)]
+        groups = group_stacks(rows)
+        odd = next((group for group in groups if group["odd"]), None)
+        message, rank = describe(groups), odd["ranks"][0] if odd else None
+        node = next(
+            (row["node_rank"] for row in reversed(self._table()) if rank is not None and rank >= row["first_rank"]),
+            None,
+        )
+        failure = failure_of("hang", message, rank=rank, node_rank=node, host=odd["hosts"][0] if odd else None)
+        self.emit("hang", attempt=self.attempt, message=message, stacks=groups)
+        self.failures.append({**failure, "stacks": groups})
+        self._end_attempt()
+
+    def _unknown(self, member: Member) -> List[Json]:
+        """Rows for the ranks of a node that sent no stacks."""
+        node = next(row for row in self._table() if row["node_rank"] == member.node["node_rank"])
+        ranks = range(node["first_rank"], node["first_rank"] + int(node["procs"]))
+        row = {"host": str(node["host"]), "state": "its agent sent no stacks", "doing": "", "quiet": 0.0, "frames": []}
+        return [{"rank": rank, **row} for rank in ranks]
 
     # decisions
 
     def _start(self) -> None:
         self.phase = "running"
-        self.failures, self.decide_by = [], None
+        self.failures, self.decide_by, self.stacks_by = [], None, None
         for member in self.members.values():
-            member.outcome = None
+            member.outcome, member.quiet = None, False
         self._broadcast({"do": "start", "attempt": self.attempt, "table": self._table()})
 
     def _table(self) -> List[Json]:

@@ -90,6 +90,10 @@ class Hub:
             self.coordinator.failing(node_rank, message["attempt"], message["failure"])
         elif kind == "ended":
             self.coordinator.reported(node_rank, message["attempt"], message["outcome"])
+        elif kind == "quiet":
+            self.coordinator.quiet(node_rank, message["attempt"], message["quiet"])
+        elif kind == "stacks":
+            self.coordinator.stacks(node_rank, message["attempt"], message["rows"])
         elif kind == "request":
             self.coordinator.request(message["request"])
         elif kind == "bye":

@@ -50,6 +50,9 @@ class Names:
     def rank_log(self, rank: int) -> str:
         return self._below(run_files.rank_log(self._node_rank, rank))
 
+    def rank_stack(self, rank: int) -> str:
+        return self._below(run_files.rank_stack(self._node_rank, rank))
+
     def rank_error(self, rank: int) -> str:
         return self._below(run_files.rank_error(rank))
 

@@ -8,6 +8,7 @@ import time
 
 from ..addresses import interface_of
 from ..files import last_lines, read_json, remove, tail
+from ..hangs import WATCH_FD, Pulse, Pulses
 from ..processes import (
     descendants,
     die_with_parent,
@@ -42,6 +43,8 @@ class Ranks:
         self.rows: List[Json] = []
         self.failures: List[Json] = []
         self.offsets: Dict[int, int] = {}
+        self.pulses = Pulses()
+        """Signs of progress of the ranks; none for a program of the user's."""
         self.stop_asked = False
         self.terminated = False
         self.cut_short = False
@@ -59,6 +62,7 @@ class Ranks:
     def begin(self, attempt: int) -> None:
         """Reset for an attempt. Reports are about this attempt from here on, even if none of its ranks starts."""
         self.attempt, self.rows, self.failures, self.offsets = attempt, [], [], {}
+        self.pulses.clear()
         self.stop_asked = self.terminated = self.cut_short = False
         self.deadline = None
 
@@ -95,9 +99,14 @@ class Ranks:
                 signal.signal(number, signal.SIG_IGN)
 
         cwd = self.launch["cwd"] or self.names.root
+        watch = os.memfd_create("zlaunch-signs") if self.launch["cooperative"] else None
+        if watch is not None:
+            environ[WATCH_FD] = str(watch)
         with open(os.devnull, "rb") as nothing, open(log, "ab") as output:
             self.offsets[rank] = output.tell()
-            pid = spawn(self.launch["argv"], cwd, environ, nothing.fileno(), output.fileno(), in_child)
+            pid = spawn(self.launch["argv"], cwd, environ, nothing.fileno(), output.fileno(), in_child, watch)
+        if watch is not None:
+            self.pulses.of_rank[rank] = Pulse(pid, watch, time.monotonic())
         row = {"rank": rank, "local_rank": local_rank, "pid": pid, "start_time": start_time_of(pid)}
         return {**row, "exit_code": None, "signal": None}
 
@@ -171,6 +180,12 @@ class Ranks:
             else:
                 self._signal_groups(signal.SIGKILL)
                 self.deadline = now + 0.2
+
+    def is_quiet(self, now: float) -> bool:
+        """Whether no rank that runs has given the sign of progress that it announced."""
+        return (
+            not self.stop_asked and not self.terminated and self.pulses.all_quiet([r["rank"] for r in self.living], now)
+        )
 
     def gone(self) -> bool:
         """Whether every rank was collected and /proc shows no descendant."""

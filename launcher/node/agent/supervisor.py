@@ -10,12 +10,12 @@ import time
 from contextlib import suppress
 
 from ..files import remove, write_atomic
-from ..processes import reap_children
+from ..processes import die_with_parent, reap_children
 from .causes import cause_of_text, failure_of
 from .launch import StartError, beat_of, world_size_of
 from .ranks import GpuError, Ranks
 from .resize import BatchError, resize_run
-from .signals import REQUEST_OF_SIGNAL, SAME_SIGNAL, Signals
+from .signals import REQUEST_OF_SIGNAL, SAME_SIGNAL, SIGNALS, Signals
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ class Agent:
         self.hub: Optional[Hub] = None
         self.link: Optional[Link] = None
         self.running = False
+        self.was_quiet = False
+        self.stack_taker: Optional[Tuple[int, int]] = None
+        """Pid of the process that takes stacks, and the file with its result."""
         self.told_failures = 0
         self.stop_seen_at: Optional[float] = None
         self.forwarded = 0
@@ -114,6 +117,8 @@ class Agent:
             self._obey_all()
             for pid, status in ended:
                 self.ranks.ended(pid, status)
+                if self.stack_taker is not None and pid == self.stack_taker[0]:
+                    self._report_stacks()
 
     def _tick(self, now: float) -> None:
         for part in (self.coordinator, self.hub, self.link, self.recorder):
@@ -131,6 +136,8 @@ class Agent:
         dues = [self.recorder.beat_at]
         if self.ranks.deadline is not None and self.running:
             dues.append(self.ranks.deadline)
+        if self.running and self.ranks.pulses.of_rank:
+            dues.append(now + self.ranks.pulses.interval)
         if self.hub is not None or self.link is not None:
             dues.append(now + min(1.0, beat_of(self.launch) / 2))
         if self.link is not None and self.link.connection is None:
@@ -150,6 +157,10 @@ class Agent:
             self._report({"say": "failing", "attempt": self.ranks.attempt, "failure": failure})
             self.ranks.terminate()
         self.ranks.tick(now)
+        is_quiet = self.ranks.is_quiet(now)
+        if is_quiet != self.was_quiet:
+            self.was_quiet = is_quiet
+            self._report({"say": "quiet", "attempt": self.ranks.attempt, "quiet": is_quiet})
         if self.ranks.living or not self.ranks.gone():
             return
         self.running = False
@@ -161,8 +172,47 @@ class Agent:
             self.link.report(message)
         elif self.coordinator is not None and message["say"] == "failing":
             self.coordinator.failing(0, message["attempt"], message["failure"])
+        elif self.coordinator is not None and message["say"] == "quiet":
+            self.coordinator.quiet(0, message["attempt"], message["quiet"])
+        elif self.coordinator is not None and message["say"] == "stacks":
+            self.coordinator.stacks(0, message["attempt"], message["rows"])
         elif self.coordinator is not None:
             self.coordinator.reported(0, message["attempt"], message["outcome"])
+
+    def _take_stacks(self) -> None:
+        """Start the process that takes the stacks of the ranks that run."""
+        from .. import stacks
+
+        running = {row["rank"] for row in self.ranks.living}
+        pulses = {rank: pulse for rank, pulse in self.ranks.pulses.of_rank.items() if rank in running}
+        files = {rank: self.names.rank_stack(rank) for rank in pulses}
+        result, parent = os.memfd_create("zlaunch-stacks"), os.getpid()
+        pid = os.fork()
+        if pid:
+            self.stack_taker = pid, result
+            return
+        try:
+            signal.set_wakeup_fd(-1)  # the pipe is the agent's
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+            die_with_parent(signal.SIGKILL, parent)
+            stacks.main(pulses, files, str(self.launch["argv"][0]), time.monotonic(), result)
+        except Exception as error:
+            self.recorder.log("cannot take stacks: %r" % error)
+        finally:
+            os._exit(0)
+
+    def _report_stacks(self) -> None:
+        from .. import stacks
+
+        assert self.stack_taker is not None
+        result, self.stack_taker = self.stack_taker[1], None
+        rows = stacks.read_rows(result) or []
+        os.close(result)
+        for row in self.ranks.rows:
+            if row not in self.ranks.living:
+                rows.append(stacks.row_of_ended(row["rank"], row["exit_code"], row["signal"]))
+        self._report({"say": "stacks", "attempt": self.ranks.attempt, "rows": rows})
 
     # commands
 
@@ -178,6 +228,8 @@ class Agent:
             self._stop(force=kind == "force")
         elif kind == "checkpoint":
             self._write_request(self.names.checkpoint)
+        elif kind == "stacks" and command["attempt"] == self.ranks.attempt and self.running and not self.stack_taker:
+            self._take_stacks()
         elif kind == "end" and command["attempt"] == self.ranks.attempt and self.running:
             self.ranks.terminate()
         elif kind == "finish" and self.verdict is None:
@@ -191,6 +243,7 @@ class Agent:
         if self.link is not None:
             self.link.new_attempt()
         self.told_failures = 0
+        self.was_quiet = False
         self.running = True
         self.ranks.begin(attempt)
         try:

@@ -60,6 +60,27 @@ def test_runs_that_do_not_answer_or_are_damaged_do_not_hide_the_others(root: Pat
     assert f"{torn.run_id}: cannot read {torn.run_json}" in done.stderr
 
 
+@pytest.mark.parametrize("command", ["report", "status"])
+def test_the_stacks_of_a_run_that_hung_stand_side_by_side_with_the_odd_rank_marked(root: Path, command: str) -> None:
+    run = a_run(root, "hung", "local", "SUCCEEDED")
+    groups = [
+        {"ranks": [0, 2, 3, 4], "hosts": ["a"], "doing": "step 3", "frames": ["wait (d.py:1)"], "odd": False},
+        {"ranks": [1], "hosts": ["b"], "doing": "step 3", "frames": ["loop [x] (e.py:1)"], "odd": True},
+    ]
+    run.event("submitted")
+    run.event("hang", message="the run hangs", stacks=groups)
+    shown = CliRunner().invoke(cli, [command, run.run_id], catch_exceptions=False, env={"COLUMNS": "100"}).output
+    assert "the run hangs" in shown
+    heads, doing = (next(line for line in shown.splitlines() if text in line) for text in ("differs", "step 3"))
+    assert [cell.strip() for cell in heads.strip("┃").split("┃")] == ["rank 1 <- differs", "ranks 0, 2-4"]
+    assert doing.count("step 3") == 2
+    assert "loop [x] (e.py:1)" in shown
+    as_json = CliRunner().invoke(cli, [command, run.run_id, "--json"], catch_exceptions=False).output
+    assert "loop [x] (e.py:1)" in as_json
+    run.event("submitted")  # a resume
+    assert "hangs" not in CliRunner().invoke(cli, [command, run.run_id], catch_exceptions=False).output
+
+
 def test_a_damaged_sweep_file_is_reported(root: Path) -> None:
     points = sweep.new_sweep("s", "local", [])
     (sweep.save(points) / "sweep.json").write_text("{torn")
