@@ -22,14 +22,15 @@ def print_stacks(groups: Sequence[dict[str, Any]], console: Console) -> None:
     for group in shown:
         odd = bool(group.get("odd"))
         mark = " <- differs" if odd else ""
-        table.add_column(f"{_ranks(group)}{mark}", style="bold yellow" if odd else "", overflow="fold")
+        table.add_column(f"{ranks_of(group)}{mark}", style="bold yellow" if odd else "", overflow="fold")
     table.add_row(*(_text(group) for group in shown))
     console.print(table)
     if len(groups) > len(shown):
         console.print(f"and {len(groups) - len(shown)} more places; see logs/node-*/stack-*.txt", highlight=False)
 
 
-def _ranks(group: dict[str, Any]) -> str:
+def ranks_of(group: dict[str, Any]) -> str:
+    """`rank 1`, or `ranks 0, 2-7`."""
     numbers = [int(rank) for rank in group.get("ranks") or ()]
     if len(numbers) == 1:
         return f"rank {numbers[0]}"

@@ -17,7 +17,7 @@ from launcher.rundir import reading
 from launcher.rundir.directory import RunDir
 from launcher.rundir.picture import Picture, Score
 from launcher.rundir.state import RunState
-from launcher.show.page import answers, history, words
+from launcher.show.page import answers, history, verdict_words, words
 from launcher.show.page.uncertainty import wilson
 
 SERIES = ("loss", "grad_norm", "learning_rate", "tokens_per_second", "peak_memory_bytes")
@@ -66,12 +66,18 @@ def run_page(run: RunDir, state: RunState) -> dict[str, Any]:
 
 
 def verdict(seen: Picture) -> dict[str, Any]:
-    """{"en", "zh", "why", "next"}: the headline in both languages, its reason, and commands that lead on."""
+    """{"en", "zh", "why_en", "why_zh", "next"}: headline, its reason, and commands that lead on."""
     if seen.verdict is None:
         en, zh = words.HEADLINES.get(seen.state, (seen.state, seen.state))
-        return {"en": en, "zh": zh, "why": "", "next": list(seen.next_steps)}
-    zh = words.VERDICTS.get(seen.verdict.rule, seen.verdict.line)
-    return {"en": seen.verdict.line, "zh": zh, "why": seen.verdict.reason, "next": list(seen.next_steps)}
+        return {"en": en, "zh": zh, "why_en": "", "why_zh": "", "next": list(seen.next_steps)}
+    line, reason = seen.verdict.line, seen.verdict.reason
+    return {
+        "en": line[:1].upper() + line[1:],
+        "zh": verdict_words.in_chinese(line),
+        "why_en": reason[:1].upper() + reason[1:],
+        "why_zh": verdict_words.in_chinese(reason),
+        "next": list(seen.next_steps),
+    }
 
 
 def curves(seen: Picture) -> dict[str, Any]:
@@ -199,8 +205,13 @@ def memory(seen: Picture, result: dict[str, Any]) -> dict[str, Any]:
     """Bytes of the fullest rank as planned and as measured, and what its GPU has; null where unknown."""
     peak = result.get("peak_memory_bytes")
     measured = peak.get("measured") if isinstance(peak, dict) else None
-    capacities = [rank.capacity_bytes for node in seen.nodes for rank in node.ranks if rank.capacity_bytes]
+    ranks = [(node, rank) for node in seen.nodes for rank in node.ranks if rank.peak_bytes]
+    capacities = [rank.capacity_bytes for _, rank in ranks if rank.capacity_bytes]
     return {
+        "ranks": [
+            {"rank": rank.rank, "host": node.host or "", "peak": rank.peak_bytes, "capacity": rank.capacity_bytes}
+            for node, rank in ranks
+        ],
         "planned": seen.planned_bytes,
         "measured": seen.peak_bytes or measured,
         "capacity": min(capacities, default=None),

@@ -10,6 +10,7 @@ from typing import Any
 
 from launcher.rundir.picture import Event, Node, Picture, Rank
 from launcher.show.page import words
+from launcher.show.stack_table import ranks_of
 
 Line = dict[str, Any]
 
@@ -92,7 +93,7 @@ def row(event: Event, zero: float) -> dict[str, Any]:
     """
     texts, long = [], []
     for key, value in event.fields.items():
-        if key in _PLUMBING or value in (None, "", [], {}):
+        if key in _PLUMBING or value in (None, "", [], {}) or is_groups(value):
             continue
         text = _text(value)
         if "\n" in text:
@@ -106,6 +107,7 @@ def row(event: Event, zero: float) -> dict[str, Any]:
         "text": written or ", ".join(texts),
         "text_zh": _chinese(event) or written or ", ".join(texts),
         "long": long,
+        "stacks": stacks(event.fields.get("stacks")),
         "count": 1,
     }
 
@@ -163,7 +165,8 @@ def failure(found: dict[str, Any] | None) -> dict[str, Any] | None:
     """{"cause", "message", "advice", "host", "rank", "long"}; None if nothing failed."""
     if found is None:
         return None
-    texts = {key: _text(value) for key, value in found.items() if value and key not in ("message", "advice")}
+    texts = {key: _text(value) for key, value in found.items() if key not in ("message", "advice") and value}
+    texts = {key: text for key, text in texts.items() if not is_groups(found[key])}
     return {
         "cause": str(found.get("cause") or ""),
         "message": str(found.get("message") or ""),
@@ -171,4 +174,28 @@ def failure(found: dict[str, Any] | None) -> dict[str, Any] | None:
         "host": found.get("host"),
         "rank": found.get("rank"),
         "long": [{"name": key, "text": text} for key, text in texts.items() if "\n" in text],
+        "stacks": stacks(found.get("stacks")),
     }
+
+
+def is_groups(value: Any) -> bool:
+    """Whether these are the stacks of a hang: groups of ranks at one place (launcher/node/hangs.py: group_stacks)."""
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) and "frames" in one for one in value)
+
+
+def stacks(value: Any) -> list[dict[str, Any]]:
+    """{"ranks", "odd", "where", "frames"} of each group of ranks that hung at one place; the odd ones first."""
+    if not is_groups(value):
+        return []
+    return [
+        {
+            "ranks": ranks_of(group),
+            "odd": bool(group.get("odd")),
+            "where": [
+                f"on {', '.join(map(str, group.get('hosts') or ()))}",
+                *(str(group[key]) for key in ("doing", "state") if group.get(key)),
+            ],
+            "frames": _text(list(group.get("frames") or ())),
+        }
+        for group in sorted(value, key=lambda group: not group.get("odd"))
+    ]

@@ -78,8 +78,6 @@ HEADLINES: dict[str, tuple[str, str]] = {
     "LOST": ("Lost: no process of the run answers", "失联：没有进程响应"),
 }
 """What a page says of a run that has no verdict."""
-VERDICTS: dict[str, str] = {}
-"""{rule of a verdict: its headline in Chinese}"""
 
 
 def both(name: str, kind: str = "") -> tuple[str, str]:

@@ -56,7 +56,9 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run.predictions.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     run.job_yaml.write_text(f"name: {HOSTILE}\n", encoding="utf-8")
     run.event("warning", text=HOSTILE)
-    run.event(HOSTILE, stacks=[HOSTILE, HOSTILE])
+    run.event(HOSTILE, lines=[HOSTILE, HOSTILE])
+    group = {"ranks": [0], "hosts": [HOSTILE], "doing": HOSTILE, "state": HOSTILE, "frames": [HOSTILE] * 3, "odd": True}
+    run.event("hang", message=HOSTILE, stacks=[group, {**group, "ranks": [1], "odd": False}])
     failure = {**dict.fromkeys(("cause", "message", "host"), HOSTILE), "rank": 0, "advice": [HOSTILE]}
     failure["log_tail"] = [HOSTILE] * 20
     reasons = [dict.fromkeys(("setting", "value", "reason"), HOSTILE)]

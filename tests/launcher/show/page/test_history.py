@@ -55,3 +55,21 @@ def test_an_unknown_event_is_shown_with_its_fields_and_stacks_are_folded() -> No
     row = history.row(seen(line), 1.0)
     assert (row["after"], row["text"]) == (2.0, "seconds 600")
     assert row["long"] == [{"name": "stacks", "text": "File a.py\nFile b.py"}]
+
+
+def test_the_stacks_of_a_hang_are_groups_with_the_odd_one_first() -> None:
+    groups = [
+        {"ranks": [0, 2, 3], "hosts": ["a"], "doing": "step 9", "state": "", "frames": ["all_reduce"], "odd": False},
+        {"ranks": [1], "hosts": ["b"], "doing": "step 9", "state": "stopped", "frames": ["f", "g"], "odd": True},
+    ]
+    row = history.row(seen({"time": 1.0, "event": "hang", "message": "the run hangs", "stacks": groups}), 0.0)
+    assert (row["text"], row["long"]) == ("the run hangs", [])
+    assert [(one["ranks"], one["odd"], one["where"], one["frames"]) for one in row["stacks"]] == [
+        ("rank 1", True, ["on b", "step 9", "stopped"], "f\ng"),
+        ("ranks 0, 2-3", False, ["on a", "step 9"], "all_reduce"),
+    ]  # fmt: skip
+    found = history.failure({"cause": "hang", "message": "m", "stacks": groups, "log_tail": ["x", "y"]})
+    assert found is not None
+    assert ([one["ranks"] for one in found["stacks"]], [one["name"] for one in found["long"]]) == (
+        ["rank 1", "ranks 0, 2-3"], ["log_tail"],
+    )  # fmt: skip
