@@ -99,6 +99,10 @@ class RunDir:
     def rank_log(self, node: int, rank: int) -> Path:
         return self.path / run_files.rank_log(node, rank)
 
+    def rank_log_end(self, node: int, rank: int, lines: int) -> list[str]:
+        """The last lines of a rank's log, without empty ones."""
+        return files.last_lines(files.tail(self.rank_log(node, rank)), lines)
+
     def checkpoint_steps(self) -> list[int]:
         """Steps of the complete checkpoints, oldest first."""
         complete = (path.parent.name for path in self.checkpoints.glob(f"step-*/{run_files.COMPLETE}"))

@@ -20,6 +20,8 @@ from launcher.rundir.state import RunState
 from launcher.show.page import answers, history, verdict_words, words
 from launcher.show.page.uncertainty import wilson
 
+OUTPUT_LINES = 200
+"""Lines of rank 0's log on the page of a program of the user, which reports nothing else."""
 SERIES = ("loss", "grad_norm", "learning_rate", "tokens_per_second", "peak_memory_bytes")
 SHARES = ("accuracy", "exact_match")
 """Metrics that are a share of right answers, for which there is an interval."""
@@ -60,6 +62,7 @@ def run_page(run: RunDir, state: RunState) -> dict[str, Any]:
         "settings": settings(run, plan, train),
         "memory": memory(seen, result),
         "history": history.history(seen),
+        "output": run.rank_log_end(0, 0, OUTPUT_LINES) if seen.is_program else [],
         "use": use(run, seen, train),
     }
     return {**page, "verdict": verdict(seen), "figures": figures(page)}
@@ -68,7 +71,8 @@ def run_page(run: RunDir, state: RunState) -> dict[str, Any]:
 def verdict(seen: Picture) -> dict[str, Any]:
     """{"en", "zh", "why_en", "why_zh", "next"}: headline, its reason, and commands that lead on."""
     if seen.verdict is None:
-        en, zh = words.HEADLINES.get(seen.state, (seen.state, seen.state))
+        ended = "PROGRAM" if seen.is_program and seen.state == "SUCCEEDED" else seen.state
+        en, zh = words.HEADLINES.get(ended, (ended, ended))
         return {"en": en, "zh": zh, "why_en": "", "why_zh": "", "next": list(seen.next_steps)}
     line, reason = seen.verdict.line, seen.verdict.reason
     return {

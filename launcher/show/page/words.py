@@ -73,7 +73,8 @@ HEADLINES: dict[str, tuple[str, str]] = {
     "PENDING": ("Waiting to start", "等待启动"),
     "RUNNING": ("Still running", "仍在训练"),
     "SUCCEEDED": ("The training has finished", "训练已完成"),
-    "FAILED": ("The run failed", "训练失败"),
+    "PROGRAM": ("The program has ended", "程序已结束"),
+    "FAILED": ("The run failed", "运行失败"),
     "CANCELLED": ("Stopped before its end; it can be resumed", "提前停止，可以续训"),
     "LOST": ("Lost: no process of the run answers", "失联：没有进程响应"),
 }

@@ -149,3 +149,13 @@ def test_a_run_that_ended_gets_its_page_once_and_a_problem_is_only_a_warning(
     os.utime(run.report, (1, 1))
     assert write.write_if_new(run, RunState.SUCCEEDED) is None
     assert "warning: the report page was not written: cannot write" in capsys.readouterr().err
+
+
+def test_the_page_of_a_users_program_shows_its_output(root: Path) -> None:
+    run = a_run(root, "mine", "local", "SUCCEEDED")
+    run.write({"plan.json": '{"train": null}', "logs/node-0/rank-0.log": "first\n<b>last</b>\n"})
+    page = root.parent / "page.html"
+    report("mine", "--html", str(page))
+    text = page.read_text(encoding="utf-8")
+    assert "The program has ended" in text
+    assert "first\n&lt;b&gt;last&lt;/b&gt;" in text
