@@ -18,6 +18,8 @@ from train.families import Engine, Family
 
 AMPERE = (8, 0)
 """CUDA compute capability from which bfloat16 is native."""
+ADA = (8, 9)
+"""CUDA compute capability from which matrix instructions take fp8."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,36 @@ RULES: tuple[Rule, ...] = (
         "the fused layers read nf4 weights in place, and ZeRO-3 partitions them",
         "train.engine",
         "auto",
+    ),
+    Rule(
+        lambda s: s.quantization == "fp8" and s.engine not in ("auto", "fused"),
+        "only the fused layers multiply in fp8",
+        "train.engine",
+        "auto",
+    ),
+    Rule(
+        lambda s: s.quantization == "fp8" and s.device == "cpu",
+        "fp8 products need a GPU",
+        "model.quantization",
+        "none",
+    ),
+    Rule(
+        lambda s: s.quantization == "fp8" and s.capability is not None and s.capability < ADA,
+        "fp8 products need compute capability 8.9 (Ada) or newer",
+        "model.quantization",
+        "none",
+    ),
+    Rule(
+        lambda s: s.quantization == "fp8" and s.dtype not in ("auto", "bfloat16"),
+        "the fp8 kernels add LoRA's part in bfloat16",
+        "model.dtype",
+        "bfloat16",
+    ),
+    Rule(
+        lambda s: s.quantization == "fp8" and s.zero_stage == 3,
+        "the ranks share 16-bit weights under ZeRO-3, not fp8",
+        "train.zero_stage",
+        2,
     ),
     Rule(
         lambda s: s.engine == "fused" and (s.dora or s.dropout),

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from train.families import family_of
 
-Quantization = Literal["none", "nf4", "int8"]
+Quantization = Literal["none", "nf4", "int8", "fp8"]
 EngineName = Literal["fused", "unsloth", "peft"]
 
 GIB = 2**30
@@ -26,6 +26,8 @@ CHUNK_BYTES = 512 * 2**20
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Bytes per weight in nf4 with double quantization: 4 bits, 1 byte of scale per 64 weights, 4 bytes per 16,384."""
+FP8_BYTES = 2.0
+"""Bytes per weight in fp8: one in each of two layouts (train/fused/fp8.py); the scales are too few to count."""
 
 
 class UnknownShape(ValueError):
@@ -295,7 +297,9 @@ def predict(shape: Shape, setting: MemoryCase) -> Memory:
     setting = replace(setting, zero_stage=0) if own else setting
     stage = setting.zero_stage
     adapter = trainable(shape, setting.lora_r, setting.lora_targets, setting.whole)
-    linear_bytes = {"none": float(setting.weight_bytes), "nf4": NF4_BYTES, "int8": 1.0}[setting.quantization]
+    linear_bytes = {"none": float(setting.weight_bytes), "nf4": NF4_BYTES, "int8": 1.0, "fp8": FP8_BYTES}[
+        setting.quantization
+    ]
     layer_bytes = round(shape.layer_weights * linear_bytes)
     weights = shape.layers * layer_bytes + shape.other_weights * setting.weight_bytes
     if own and world > 1:  # a rank's share, and the two layers that are gathered
@@ -416,7 +420,7 @@ def _logits(shape: Shape, setting: MemoryCase) -> int:
 
 def _dense_weights(shape: Shape, setting: MemoryCase) -> int:
     """Weights dequantized for one product. The fused layers also hold those of the next one (measured)."""
-    if setting.quantization == "none":
+    if setting.quantization in ("none", "fp8"):
         return 0
     widest = max(rows * columns for rows, columns in shape.linears.values())
     return (2 if setting.engine == "fused" else 1) * widest * 2
@@ -457,6 +461,7 @@ EFFICIENCY: dict[tuple[EngineName, Quantization], float] = {
     ("fused", "none"): 0.715,
     ("fused", "nf4"): 0.665,
     ("fused", "int8"): 0.5,
+    ("fused", "fp8"): 1.08,
     ("unsloth", "none"): 0.62,
     ("unsloth", "nf4"): 0.57,
     ("unsloth", "int8"): 0.4,

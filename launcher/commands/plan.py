@@ -17,7 +17,7 @@ from launcher.machine import facts
 from launcher.plan import gpus, situation
 from launcher.plan.candidates import Candidate
 from launcher.plan.changes import DoesNotFit
-from launcher.plan.fastest import choose
+from launcher.plan.fastest import choose, in_fp8
 from launcher.plan.situation import Model, Situation
 from launcher.plan.training import with_adapter
 from launcher.plan.types import Reason
@@ -41,6 +41,8 @@ class Planned:
     reasons: tuple[Reason, ...]
     work: dict[str, Any] | None
     """Steps and hours, if the records can be counted here."""
+    fp8_gain: float | None
+    """How many times as fast the job would be with model.quantization: fp8; None: it would not."""
 
 
 @click.command("plan")
@@ -92,7 +94,16 @@ def plan(
             raise
         click.echo(json.dumps(_refusal(wanted, shape, there, assumed, error), indent=2, ensure_ascii=False))
         return error.exit_code
-    planned = Planned(wanted, shape, there, assumed, best, (*taken, *reasons), work_of(wanted, best))
+    planned = Planned(
+        wanted,
+        shape,
+        there,
+        assumed,
+        best,
+        (*taken, *reasons),
+        work_of(wanted, best),
+        in_fp8(wanted, known, there, best),
+    )
     click.echo(json.dumps(report(planned), indent=2, ensure_ascii=False) if as_json else table(planned))
     return 0
 
@@ -188,6 +199,7 @@ def report(planned: Planned) -> dict[str, Any]:
         },
         "tokens_per_second": round(best.cost.tokens_per_second),
         "work": planned.work,
+        "fp8_gain": planned.fp8_gain and round(planned.fp8_gain, 2),
     }
 
 
@@ -242,6 +254,11 @@ def table(planned: Planned) -> str:
     for key, item in row["settings"].items():
         lines.append(f"  {key:<34} {item['value']!s:<8} {item['reason']}")
     lines += ["", f"about {cost.tokens_per_second:,.0f} tokens/s on all GPUs"]
+    if planned.fp8_gain:
+        lines.append(
+            f"model.quantization: fp8 would be about {planned.fp8_gain:.2f} times as fast, in the same memory "
+            "(docs/fp8.md says what it costs)"
+        )
     if work:
         estimate = f", about {work['tokens_per_record']} tokens per record" if work["records"] else ""
         lines.append(f"{work['steps']} steps{estimate}: {_duration(work['hours'])}")

@@ -100,5 +100,7 @@ def smoke_problems(run: RunDir) -> list[str]:
     if not smallest or not smallest > 0:
         problems.append(f"the gradient norm of a step was {smallest}")
     if not result.get("adapter_reloads"):
-        problems.append("the saved adapter does not reload with the same logits")
+        difference = result.get("adapter_difference")
+        share = "" if difference is None else f": they differ by {difference:.2%}"
+        problems.append(f"the saved adapter does not reload with the same logits{share}")
     return problems

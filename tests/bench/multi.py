@@ -342,13 +342,13 @@ def write_workload(place: Path, records: int, tokens: int | None) -> Path:
     return file
 
 
-def speed(bench: Bench, shape: str) -> None:
+def speed(bench: Bench, shape: str, quantization: str) -> None:
     model = bench.checkpoint(shape, "none")
     print("| workload | setting | GPUs | tokens/s | efficiency | peak GiB | predicted |\n|---|---|---|---|---|---|---|")
     alone: dict[str, float] = {}
     for ranks in sizes(bench.gpus):
-        stages = (0, 2, 3) if ranks > 1 else (0,)
-        asked = [(name, Setting(ranks, zero, "auto")) for name in WORKLOADS for zero in stages]
+        stages = ((0, 2, 3) if quantization == "none" else (0, 2)) if ranks > 1 else (0,)
+        asked = [(name, Setting(ranks, zero, "auto", quantization)) for name in WORKLOADS for zero in stages]
 
         def train(one: tuple[str, Setting]) -> Path | str:
             records, tokens = WORKLOADS[one[0]]
@@ -418,6 +418,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--engines", default="fused,unsloth,peft", help="of `correctness` (default %(default)s)")
     parser.add_argument("--shape", default="llama3-8b", help="of `speed` (default %(default)s)")
+    parser.add_argument("--quantization", choices=("none", "fp8"), default="none", help="of `speed`")
     parser.add_argument("--out", type=Path, default=Path("bench-multi.jsonl"))
     options = parser.parse_args(arguments)
     if unknown := set(options.parts) - set(parts):
@@ -439,7 +440,7 @@ def main(arguments: list[str] | None = None) -> int:
             if part in ("speed", "large") and options.device == "cpu":
                 continue
             print(f"== {part}, {gpus} ranks at most, {time.monotonic() - started:.0f} s", flush=True)
-            parts[part](bench, *([options.shape] if part == "speed" else []))
+            parts[part](bench, *([options.shape, options.quantization] if part == "speed" else []))
     print(f"{time.monotonic() - started:.0f} s")
     print("all as expected" if not bench.failed else f"{len(bench.failed)} not as expected")
     return 1 if bench.failed else 0

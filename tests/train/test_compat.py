@@ -31,6 +31,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"family": FAMILY["baichuan-alibi"], "engine": "fused"}, "no fused layers", "train.engine: auto"),
     ({"engine": "fused", "quantization": "int8"}, "int8", "train.engine: auto"),
     ({"engine": "fused", "quantization": "nf4", "zero_stage": 3}, "ZeRO-3", "train.engine: auto"),
+    ({"engine": "peft", "quantization": "fp8"}, "only the fused layers", "train.engine: auto"),
+    ({"quantization": "fp8", "device": "cpu"}, "need a GPU", "model.quantization: none"),
+    ({"quantization": "fp8", "capability": (8, 6)}, "8.9", "model.quantization: none"),
+    ({"quantization": "fp8", "dtype": "float16"}, "bfloat16", "model.dtype: bfloat16"),
+    ({"quantization": "fp8", "zero_stage": 3}, "ZeRO-3", "train.zero_stage: 2"),
     ({"engine": "fused", "dora": True}, "DoRA", "train.engine: auto"),
     ({"engine": "fused", "dropout": True}, "dropout", "train.engine: auto"),
     ({"engine": "fused", "wide": True}, "nothing else", "train.engine: auto"),
@@ -112,7 +117,7 @@ def test_every_rule_has_a_refusal_in_this_file_unless_no_family_needs_it_today()
     hit = {rule for rule in compat.RULES for settings, _, _ in REFUSED if rule.applies(Combination(**settings))}
     silent = [rule.key for rule in compat.RULES if rule not in hit]
     assert silent == ["model.quantization", "train.zero_stage"]  # a family's own limits: all take everything
-    assert all(len(f.quantizations) == 3 and len(f.zero_stages) == 4 for f in families.FAMILIES)
+    assert all(len(f.quantizations) == 4 and len(f.zero_stages) == 4 for f in families.FAMILIES)
 
 
 def test_a_familys_own_limits_are_refused_too() -> None:
@@ -125,7 +130,7 @@ def test_the_advice_leads_to_working_settings_from_every_combination() -> None:
     values: dict[str, tuple[Any, ...]] = {
         "family": families.FAMILIES,
         "engine": ("auto", "fused", "unsloth", "peft"),
-        "quantization": ("none", "nf4", "int8"),
+        "quantization": ("none", "nf4", "int8", "fp8"),
         "dtype": ("auto", "float16", "bfloat16"),
         "device": ("cuda", "cpu"),
         "capability": (None, (7, 5), (9, 0)),
@@ -154,7 +159,7 @@ def test_the_advice_leads_to_working_settings_from_every_combination() -> None:
 
 def test_the_engine_chosen_for_auto_is_never_one_that_the_gate_refuses() -> None:
     for family, quantization, device, zero, dora, dropout, wide in itertools.product(
-        families.FAMILIES, ("none", "nf4", "int8"), ("cuda", "cpu"), range(4), *[(False, True)] * 3
+        families.FAMILIES, ("none", "nf4", "int8", "fp8"), ("cuda", "cpu"), range(4), *[(False, True)] * 3
     ):
         settings = Combination(family=family, quantization=quantization, device=device, zero_stage=zero, dora=dora)
         settings = replace(settings, dropout=dropout, wide=wide)

@@ -65,7 +65,7 @@ def load_adapted(adapter: TrainedAdapter, *, device: str, bare: bool = False) ->
     import torch
     from peft import PeftModel
 
-    quantized = adapter.config.model.quantization != "none"
+    quantized = adapter.config.model.loads_quantized
     half: Any = torch.bfloat16 if quantized else "auto"
     model = adapter.load_base(torch.float32 if device == "cpu" else half, device)
     if not bare:

@@ -35,7 +35,7 @@ def merge(adapter: TrainedAdapter, tell: Print) -> Any:
     from peft import PeftModel
 
     quantization = adapter.config.model.quantization
-    quantized = quantization != "none"
+    quantized = adapter.config.model.loads_quantized
     dtype = torch.bfloat16 if quantized else "auto"
     base = adapter.load_base(dtype)
     adapted = PeftModel.from_pretrained(base, adapter.directory)

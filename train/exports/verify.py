@@ -165,7 +165,7 @@ class _Own:
         self._rendering = Tokenizer(Recipe.of(self.tokenizer, max_length=max_new_tokens))
         system = adapter.config.data.system
         self.system: Turns = [("system", system)] if system else []
-        quantized = adapter.config.model.quantization != "none"
+        quantized = adapter.config.model.loads_quantized
         self.dtype = "bfloat16" if quantized else str(self.model.config.dtype or "float32").removeprefix("torch.")
 
     def prompt_ids(self, turns: Turns) -> list[int]:

@@ -13,7 +13,70 @@ ALIGNED = 8
 """Alignment of rows in elements. Matrix products of other rows run on slower kernels."""
 
 
-class Linear:
+class LoraMaps:
+    """Linear layers with the same input and their LoRA branches. Subclasses hold the frozen weights.
+
+    LoRA's width e is the sum of the ranks, rounded up to a multiple of `aligned`. `a` [e, K] and `b` [N, e] are its
+    low-precision versions: the A's below each other, the scaled B's as a block diagonal.
+    """
+
+    a: Tensor
+    b: Tensor
+
+    def __init__(self, modules: Sequence[nn.Module], *, aligned: int) -> None:
+        self.bases = [getattr(module, "base_layer", module) for module in modules]
+        self.adapters = [_adapter(module) for module in modules]
+        self.out_features = [base.out_features for base in self.bases]
+        self.inputs: int = self.bases[0].in_features
+        self.outputs = sum(self.out_features)
+        self.lora_width = -(-sum(adapter.rank for adapter in self.adapters if adapter) // aligned) * aligned
+        self.bias = self._concatenated_bias()
+
+    def _concatenated_bias(self) -> Tensor | None:
+        if all(base.bias is None for base in self.bases):
+            return None
+        given = next(base.bias.data for base in self.bases if base.bias is not None)
+        parts = [
+            given.new_zeros(out_features) if base.bias is None else base.bias.data
+            for base, out_features in zip(self.bases, self.out_features, strict=True)
+        ]
+        return torch.cat(parts)
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [part for adapter in self.adapters if adapter for part in (adapter.a, adapter.b)]
+
+    def _copy_lora(self) -> None:
+        """Copy the trained A and the scaled B to `a` and `b`."""
+        column = 0
+        for adapter, block in zip(self.adapters, self.b.split(self.out_features), strict=True):
+            if adapter:
+                columns = slice(column, column + adapter.rank)
+                self.a[columns].copy_(adapter.a.detach())
+                torch.mul(adapter.b.detach(), adapter.scale, out=block[:, columns])
+                column += adapter.rank
+
+    def gradients(self, x: Tensor, lora_inner: Tensor, grad: Tensor, grad_lora_inner: Tensor) -> list[Tensor]:
+        """Return the gradients of `parameters`.
+
+        x [tokens, K]: the input; lora_inner, grad_lora_inner [tokens, e]: x A' and its gradient; grad [tokens, N].
+        """
+        if not self.lora_width:
+            return []
+        da, db = grad_lora_inner.t() @ x, grad.t() @ lora_inner
+        gradients: list[Tensor] = []
+        column = 0
+        for adapter, block in zip(self.adapters, db.split(self.out_features), strict=True):
+            if adapter:
+                rank = adapter.rank
+                part = slice(column, column + rank)
+                gradients.append(da[part].to(adapter.a.dtype))
+                gradients.append((block[:, part].to(adapter.b.dtype)) * adapter.scale)
+                column += rank
+        return gradients
+
+
+class Linear(LoraMaps):
     """One or several linear layers with the same input, computed as one matrix product with their LoRA branches.
 
     The weights are [N, K] (N: sum of all outputs). LoRA's width e is the sum of the ranks, rounded up to ALIGNED. A
@@ -35,14 +98,8 @@ class Linear:
     """
 
     def __init__(self, modules: Sequence[nn.Module], *, sharded: bool = False) -> None:
-        self.bases = [getattr(module, "base_layer", module) for module in modules]
-        self.adapters = [_adapter(module) for module in modules]
+        super().__init__(modules, aligned=ALIGNED)
         self.quantized = any(hasattr(base.weight, "quant_state") for base in self.bases)
-        self.out_features = [base.out_features for base in self.bases]
-        self.inputs: int = self.bases[0].in_features
-        self.outputs = sum(self.out_features)
-        self.lora_width = -(-sum(adapter.rank for adapter in self.adapters if adapter) // ALIGNED) * ALIGNED
-        self.bias = self._concatenated_bias()
         self.buffer: Tensor | None = None
         """[N + e, K + e], or None if the weights are quantized or not gathered at the moment."""
         self.a = self._zeros(self.lora_width, self.inputs)
@@ -64,33 +121,14 @@ class Linear:
         device, dtype = self._device_and_dtype
         return torch.zeros(*shape, device=device, dtype=dtype)
 
-    def _concatenated_bias(self) -> Tensor | None:
-        if all(base.bias is None for base in self.bases):
-            return None
-        parts = [
-            self._zeros(out_features) if base.bias is None else base.bias.data
-            for base, out_features in zip(self.bases, self.out_features, strict=True)
-        ]
-        return torch.cat(parts)
-
     def _base_weights(self, buffer: Tensor) -> Sequence[Tensor]:
         """Return views of the buffer: the weights [n, K] of each base layer."""
         parts: Sequence[Tensor] = buffer[: self.outputs, : self.inputs].split(self.out_features)
         return parts
 
-    @property
-    def parameters(self) -> list[Tensor]:
-        return [part for adapter in self.adapters if adapter for part in (adapter.a, adapter.b)]
-
     def refresh(self) -> None:
         """Copy the trained A and the scaled B to their low-precision versions in the buffer."""
-        column = 0
-        for adapter, block in zip(self.adapters, self.b.split(self.out_features), strict=True):
-            if adapter:
-                columns = slice(column, column + adapter.rank)
-                self.a[columns].copy_(adapter.a.detach())
-                torch.mul(adapter.b.detach(), adapter.scale, out=block[:, columns])
-                column += adapter.rank
+        self._copy_lora()
 
     def set_buffer(self, buffer: Tensor) -> None:
         """Use this buffer, which holds the weights, until another is set. Copies LoRA into it."""
@@ -152,25 +190,6 @@ class Linear:
         grad_lora_inner = padded_grad[:, self.outputs :]
         torch.mm(grad, self.b, out=grad_lora_inner)
         return (padded_grad @ self._backward_weight() if needs_input_grad else None), grad_lora_inner
-
-    def gradients(self, x: Tensor, lora_inner: Tensor, grad: Tensor, grad_lora_inner: Tensor) -> list[Tensor]:
-        """Return the gradients of `parameters`.
-
-        x [tokens, K]: the input; lora_inner, grad_lora_inner [tokens, e]: x A' and its gradient; grad [tokens, N].
-        """
-        if not self.lora_width:
-            return []
-        da, db = grad_lora_inner.t() @ x, grad.t() @ lora_inner
-        gradients: list[Tensor] = []
-        column = 0
-        for adapter, block in zip(self.adapters, db.split(self.out_features), strict=True):
-            if adapter:
-                rank = adapter.rank
-                part = slice(column, column + rank)
-                gradients.append(da[part].to(adapter.a.dtype))
-                gradients.append((block[:, part].to(adapter.b.dtype)) * adapter.scale)
-                column += rank
-        return gradients
 
 
 @dataclass(frozen=True)

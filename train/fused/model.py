@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from train.dist import World
 from train.families import FUSED_TYPES, unfused_reason
 from train.fused import attention, kernels
 from train.fused.attention import PackedLayout
+from train.fused.fp8 import Fp8Linear
 from train.fused.linears import Linear
 from train.fused.sharded import Shards, unshard
 from train.memory import CHUNK_BYTES
@@ -65,19 +67,20 @@ class _Saved:
 class _Layer:
     """A decoder layer: its weights, forward and backward pass."""
 
-    def __init__(self, layer: Any, config: Any, *, sharded: bool) -> None:
+    def __init__(self, layer: Any, config: Any, *, sharded: bool, fp8: bool) -> None:
         attention_module = layer.self_attn
         self.dim: int = attention_module.head_dim
         self.queries = config.num_attention_heads
         self.keys = config.num_key_value_heads
-        self.qkv = Linear([attention_module.q_proj, attention_module.k_proj, attention_module.v_proj], sharded=sharded)
-        self.o = Linear([attention_module.o_proj], sharded=sharded)
+        linear = Fp8Linear if fp8 else partial(Linear, sharded=sharded)
+        self.qkv = linear([attention_module.q_proj, attention_module.k_proj, attention_module.v_proj])
+        self.o = linear([attention_module.o_proj])
         merged = hasattr(layer.mlp, "gate_up_proj")  # GLM's layers have one linear layer for both
         gate_up_modules = [layer.mlp.gate_up_proj] if merged else [layer.mlp.gate_proj, layer.mlp.up_proj]
-        self.gate_up = Linear(gate_up_modules, sharded=sharded)
+        self.gate_up = linear(gate_up_modules)
         self.interleaved_rope = config.model_type == "glm"
         """Whether adjacent elements of a head are rotated as pairs, instead of one element of each half."""
-        self.down = Linear([layer.mlp.down_proj], sharded=sharded)
+        self.down = linear([layer.mlp.down_proj])
         self.shards: Shards | None = None
         self.index = 0
         self.norm1, self.norm2 = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
@@ -290,7 +293,7 @@ class FusedModel(nn.Module):
     takes_layout = True
     """Batches may come from train.fused.inputs.to_device."""
 
-    def __init__(self, model: Any, *, checkpointing: bool, world: World | None) -> None:
+    def __init__(self, model: Any, *, checkpointing: bool, world: World | None, fp8: bool) -> None:
         super().__init__()
         self.model = model
         self.checkpointing = checkpointing
@@ -299,7 +302,7 @@ class FusedModel(nn.Module):
         self._base = [base]  # in a list, so that it is not registered twice: self.model contains it
         if world is not None:
             unshard(p for name, p in base.named_parameters() if not name.endswith(_SHARDED))
-        self.layers = [_Layer(layer, base.config, sharded=world is not None) for layer in base.model.layers]
+        self.layers = [_Layer(layer, base.config, sharded=world is not None, fp8=fp8) for layer in base.model.layers]
         if world is not None:
             self._shard(base, world)
         self._tables: tuple[Tensor, Tensor] | None = None
@@ -376,6 +379,14 @@ def unsupported_reason(model: Any) -> str | None:
     return unfused_reason(config.to_dict()) or _unsupported_adapter(model)
 
 
+def unaligned_reason(model: Any) -> str | None:
+    """Return why a model has no fp8 layers, or None: rows of fp8 start at multiples of 16 bytes."""
+    for name, module in model.named_modules():
+        if name.endswith(_MAPS) and (module.in_features % 16 or module.out_features % 16):
+            return f"fp8 products take multiples of 16, and {name} is {module.in_features} x {module.out_features}"
+    return None
+
+
 def _unsupported_adapter(model: Any) -> str | None:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and not any(f".{target}.lora_" in name for target in _MAPS):
@@ -391,13 +402,14 @@ def _unsupported_adapter(model: Any) -> str | None:
     return None
 
 
-def fuse(model: Any, *, checkpointing: bool = False, world: World | None = None) -> FusedModel:
+def fuse(model: Any, *, checkpointing: bool = False, world: World | None = None, fp8: bool = False) -> FusedModel:
     """Return the model with fused layers. Raise ValueError with the reason if it is not supported (see
     `unsupported_reason`).
 
-    `world`: the ranks that shard the layers' frozen weights (ZeRO-3); None: every rank has all of them.
+    `world`: the ranks that shard the layers' frozen weights (ZeRO-3); None: every rank has all of them. `fp8`: multiply
+    in fp8 (train/fused/fp8.py).
     """
-    reason = unsupported_reason(model)
+    reason = unsupported_reason(model) or (unaligned_reason(model) if fp8 else None)
     if reason is not None:
         raise ValueError(reason)
-    return FusedModel(model, checkpointing=checkpointing, world=world)
+    return FusedModel(model, checkpointing=checkpointing, world=world, fp8=fp8)

@@ -87,7 +87,7 @@ def _add_peft(config: TrainConfig, loaded: Loaded, options: dict[str, Any]) -> A
 
 def _ready_for_training(config: TrainConfig, loaded: Loaded) -> Any:
     # PEFT casts what is not quantized (embeddings, head, norms) to float32. The fused layers do not need that.
-    if config.model.quantization == "none" or loaded.engine == "fused":
+    if not config.model.loads_quantized or loaded.engine == "fused":
         return loaded.model
     from peft import prepare_model_for_kbit_training
 

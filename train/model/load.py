@@ -132,7 +132,7 @@ def _load_unsloth(config: TrainConfig, base: BaseModel, dtype: Any) -> tuple[Any
             max_seq_length=config.data.max_length,
             dtype=dtype,
             load_in_4bit=quantization == "nf4",
-            load_in_16bit=quantization == "none",
+            load_in_16bit=quantization != "nf4",
             trust_remote_code=config.model.trust_remote_code,
             use_gradient_checkpointing="unsloth" if config.train.gradient_checkpointing else False,
         )
@@ -141,7 +141,7 @@ def _load_unsloth(config: TrainConfig, base: BaseModel, dtype: Any) -> tuple[Any
 
 def quantization_options(config: TrainConfig, dtype: Any) -> dict[str, Any]:
     """Arguments for from_pretrained that quantize the weights as this run does."""
-    if config.model.quantization == "none":
+    if not config.model.loads_quantized:
         return {}
     from transformers import BitsAndBytesConfig
 

@@ -77,7 +77,8 @@ class Run:
     stopped: bool = False
     seconds_to_first_step: float | None = None
     # save_adapter
-    adapter_reloads: bool | None = None
+    adapter_difference: float | None = None
+    """Between the logits of the trained model and of the saved adapter, norm over norm."""
 
     def phase(self, name: str, **facts: Any) -> None:
         """Record that a phase begins: in events.jsonl, and for the agent."""
@@ -314,7 +315,7 @@ def save_adapter(run: Run) -> None:
     if run.world.first:
         adapter.replace(place, state, run.model, loaded.tokenizer, _card(run, run.progress.step))
     if run.config.verify_adapter:
-        run.adapter_reloads = adapter.reloads(
+        run.adapter_difference = adapter.reload_difference(
             place, run.config, run.world, run.base, run.strategy, run.model, loaded.dtype
         )
 
@@ -329,6 +330,11 @@ def write_result(run: Run) -> None:
     write_json(run.rundir.result, _result(run))
 
 
+def _reloads(run: Run) -> bool | None:
+    difference = run.adapter_difference
+    return None if difference is None else difference <= adapter.TOLERANCE[run.loaded.dtype]
+
+
 def _result(run: Run) -> dict[str, Any]:
     progress, before, after = run.progress, run.before, run.after
     return {
@@ -340,7 +346,8 @@ def _result(run: Run) -> dict[str, Any]:
         "grad_norm_min": progress.grad_norm_min,
         "world_size": run.world.world_size,
         "adapter": None if run.stopped else str(run.rundir.adapter),
-        "adapter_reloads": run.adapter_reloads,
+        "adapter_reloads": _reloads(run),
+        "adapter_difference": run.adapter_difference,
         "seconds": round(time.time() - run.started, 3),
         "seconds_to_first_step": run.seconds_to_first_step,
         "training_seconds": round(progress.seconds, 3),

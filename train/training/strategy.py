@@ -101,7 +101,7 @@ def _loss(config: TrainConfig, world: World, model: nn.Module, name: str) -> nn.
     stage, checkpointing = config.train.zero_stage, config.train.gradient_checkpointing
     try:
         sharing = world if shares_itself(name, stage) and world.many else None
-        return fuse(model, checkpointing=checkpointing, world=sharing)
+        return fuse(model, checkpointing=checkpointing, world=sharing, fp8=config.model.quantization == "fp8")
     except ValueError as error:
         advice = "set train.engine: unsloth or peft"
         raise UserError(f"the fused layers do not support this model: {error}", advice) from error

@@ -142,6 +142,8 @@ def speed_cases() -> list[Case]:
         Case(engine="peft", checkpointing=True, steps=3),
         Case(engine="peft", workload=dense, checkpointing=True, steps=3),
         Case(capacity=ONE_ROW, quantization="nf4", profile=True),
+        Case(capacity=ONE_ROW, quantization="fp8", profile=True),
+        Case(workload=dense, quantization="fp8"),
         Case(engine="unsloth", checkpointing=True, steps=3),
         Case(engine="unsloth", workload=dense, checkpointing=True, steps=4),
         Case(engine="unsloth", workload=dense, steps=4),
@@ -166,6 +168,7 @@ def memory_cases() -> list[Case]:
         quantised = replace(of_shape, quantization="nf4")
         found.append(replace(quantised, workload="dense:8x512"))
         found.append(replace(quantised, workload="dense:2x2048", checkpointing=True))
+        found.append(replace(of_shape, quantization="fp8", workload="dense:4x1024"))
     found += [replace(short, shape=shape, zero=2, workload="dense:2x2048") for shape in shapes[:3]]
     found += [
         replace(short, shape=shape, zero=3, engine="peft", workload="dense:2x1024", checkpointing=False)

@@ -176,7 +176,7 @@ def distance_of_curves(wanted: list[float], found: list[float]) -> float:
 class Small:
     """A small model, its optimizer and its records."""
 
-    def __init__(self, kind: str, seed: int, fused: bool, exact: bool) -> None:
+    def __init__(self, kind: str, seed: int, fused: bool, exact: bool, *, fp8: bool = False) -> None:
         from peft import LoraConfig, get_peft_model
         from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -197,7 +197,7 @@ class Small:
         for parameter in self.model.parameters() if exact else self.trained.values():
             parameter.data = parameter.data.float()
         self.fused, self.exact = fused, exact
-        self.loss_of = fuse(self.model) if fused else AnswerLoss(self.model, fused=False)
+        self.loss_of = fuse(self.model, fp8=fp8) if fused else AnswerLoss(self.model, fused=False)
         self.optimizer = torch.optim.AdamW(self.trained.values(), lr=2e-3)
         self.generator = torch.Generator().manual_seed(5)
         self.texts = torch.randint(0, 512, (4, 64), generator=self.generator)
@@ -250,3 +250,44 @@ class Small:
         mean_loss = total / (sum(lengths) - 4)
         mean_loss.backward()
         return float(mean_loss)
+
+
+hopper = pytest.mark.skipif(torch.cuda.get_device_capability() < (8, 9), reason="needs fp8 matrix instructions")
+
+
+@hopper
+@pytest.mark.parametrize("shape", [(37, 4096, 160), (300, 14336, 4096), (129, 416, 1040), (2, 64, 16)])
+def test_fp8_products_agree(shape: tuple[int, int, int]) -> None:
+    """With LoRA, a bias and a residual, each alone and together; the width of LoRA is no power of two."""
+    from train.fused import fp8
+
+    rows, terms, columns = shape
+    x, w = normal(rows, terms) * torch.rand(rows, 1) * 9, normal(columns, terms) / 50
+    x[rows // 2] = 0
+    u, v, bias, residual = normal(rows, 48), normal(columns, 48), normal(columns), normal(rows, columns)
+    on_cpu, on_gpu = fp8.quantize_rows(x), fp8.quantize_rows(x.cuda())
+    assert distance(on_gpu[1], on_cpu[1]) < 1e-6
+    apart = (on_gpu[0].float().cpu() - on_cpu[0].float()).abs() > 0
+    assert apart.float().mean() < 0.01  # values that lie on the border between two numbers
+    weight = fp8.quantize_rows(w)
+    gpu_weight = tuple(part.cuda() for part in weight)
+    for lora in (None, (u, v)):
+        for addends in ((None, None), (bias, None), (None, residual), (bias, residual)):
+            gpu_lora = None if lora is None else (u.cuda(), v.cuda())
+            gpu_addends = [None if addend is None else addend.cuda() for addend in addends]
+            out, gpu_out = torch.empty(rows, columns, dtype=torch.bfloat16), torch.empty_like(residual).cuda()
+            fp8.matmul(on_cpu, weight, lora, *addends, out)
+            fp8.matmul(tuple(part.cuda() for part in on_cpu), gpu_weight, gpu_lora, *gpu_addends, gpu_out)  # type: ignore[arg-type]
+            assert distance(gpu_out, out) < 4e-3
+
+
+@hopper
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_model_learns_in_fp8(kind: str) -> None:
+    """Bounds of the emulation on a CPU: the curves lie within 2% of float32's."""
+    apart = []
+    for seed in range(3):
+        quantized, exact = Small(kind, seed, True, False, fp8=True).curve(25), Small(kind, seed, False, True).curve(25)
+        assert quantized[-1] < 0.5 * quantized[0]
+        apart.append(distance_of_curves(exact, quantized))
+    assert mean(apart) < 0.03, apart

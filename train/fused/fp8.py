@@ -1,0 +1,151 @@
+"""Frozen linear layers in fp8 with LoRA in bfloat16 (used by train/fused/model.py on GPUs that multiply fp8).
+
+Weights and inputs are float8_e4m3fn with one float32 scale per row of what a product sums over:
+
+    forward    x [tokens, K] scaled per token,    W [N, K] scaled per output
+    backward   g [tokens, N] scaled per token,    W' [K, N] scaled per input
+
+fp8 matrix instructions read both operands along the dimension that they sum over, so the transposed weights are a copy
+of their own: two bytes per weight in all, as many as in bfloat16. One kernel computes a product, LoRA's part and the
+residual connection, and rounds their sum once (train/fused/fp8_triton.py).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from train.fused.linears import LoraMaps
+
+FP8 = torch.float8_e4m3fn
+LARGEST = 448.0
+"""The largest number of float8_e4m3fn."""
+ALIGNED = 16
+"""LoRA's width is a multiple of this: the least number of terms of a matrix instruction in bfloat16."""
+QUANTIZED_ROWS = 1024
+"""Rows of the weights that are quantized at a time."""
+
+
+@functools.cache
+def _triton() -> Any:
+    from train.fused import fp8_triton
+
+    return fp8_triton
+
+
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x [rows, width] -> (float8_e4m3fn [rows, width], scales float32 [rows]); x is about the first times the second.
+
+    The scale maps the largest magnitude of a row to the largest number of the format. A row of zeros has scale 1.
+    """
+    if x.is_cuda:
+        return _triton().quantize_rows(x)  # type: ignore[no-any-return]
+    largest = x.abs().amax(1).float()
+    scales = torch.where(largest > 0, largest / LARGEST, torch.ones_like(largest))
+    return (x.float() / scales[:, None]).clamp(-LARGEST, LARGEST).to(FP8), scales
+
+
+def matmul(
+    x: tuple[Tensor, Tensor],
+    weight: tuple[Tensor, Tensor],
+    lora: tuple[Tensor, Tensor] | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    out: Tensor,
+) -> Tensor:
+    """out [tokens, N] = x weight' + u v' + bias + residual, summed in float32 and rounded once.
+
+    x: [tokens, K] and scales [tokens]; weight: [N, K] and scales [N], both from `quantize_rows`. lora: u [tokens, e],
+    v [N, e]. bias [N], residual [tokens, N].
+    """
+    if out.is_cuda:
+        return _triton().matmul(x, weight, lora, bias, residual, out)  # type: ignore[no-any-return]
+    total = (x[0].float() * x[1][:, None]) @ (weight[0].float() * weight[1][:, None]).t()
+    if lora is not None:
+        total += lora[0].float() @ lora[1].float().t()
+    for addend in (bias, residual):
+        if addend is not None:
+            total += addend.float()
+    return out.copy_(total)
+
+
+class Fp8Linear(LoraMaps):
+    """One or several linear layers with the same input in one fp8 product, each with its LoRA branch.
+
+    Has the interface of train.fused.linears.Linear. The base layers give up their weights: their own forward pass,
+    which generation uses, reads the quantized ones.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        super().__init__(modules, aligned=ALIGNED)
+        weight = self.bases[0].weight
+        self.device, self.dtype = weight.device, weight.dtype
+        self.a = self._zeros(self.lora_width, self.inputs)
+        self.b = self._zeros(self.outputs, self.lora_width)
+        self.a_transposed = self._zeros(self.inputs, self.lora_width)
+        self.weight = self._empty_fp8(self.outputs, self.inputs)
+        self.transposed = self._empty_fp8(self.inputs, self.outputs)
+        self._take_weights()
+
+    def _zeros(self, *shape: int) -> Tensor:
+        return torch.zeros(*shape, device=self.device, dtype=self.dtype)
+
+    def _empty_fp8(self, rows: int, width: int) -> tuple[Tensor, Tensor]:
+        scales = torch.empty(rows, device=self.device, dtype=torch.float32)
+        return torch.empty(rows, width, device=self.device, dtype=FP8), scales
+
+    def _take_weights(self) -> None:
+        """Quantize the weights in both layouts, and let the base layers read the forward one."""
+        both = torch.cat([base.weight.data for base in self.bases])
+        for source, (quantized, scales) in ((both, self.weight), (both.t(), self.transposed)):
+            for part, out, scale in zip(
+                source.split(QUANTIZED_ROWS), quantized.split(QUANTIZED_ROWS), scales.split(QUANTIZED_ROWS), strict=True
+            ):
+                values, found = quantize_rows(part.contiguous())
+                out.copy_(values)
+                scale.copy_(found)
+        parts = zip(
+            self.bases, self.weight[0].split(self.out_features), self.weight[1].split(self.out_features), strict=True
+        )
+        for base, quantized, scales in parts:
+            base.weight.data = base.weight.data.new_empty(0)
+            base.forward = functools.partial(_dequantized, quantized, scales, base.bias)
+
+    def refresh(self) -> None:
+        """Copy the trained A and the scaled B to their bfloat16 versions."""
+        self._copy_lora()
+        self.a_transposed.copy_(self.a.t())
+
+    def workspace(self, tokens: int) -> Tensor:
+        """Return an uninitialized input [tokens, K]."""
+        return torch.empty(tokens, self.inputs, device=self.device, dtype=self.dtype)
+
+    def gradient_workspace(self, tokens: int) -> Tensor:
+        """Return uninitialized outputs [tokens, N]."""
+        return torch.empty(tokens, self.outputs, device=self.device, dtype=self.dtype)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x [tokens, K] -> (outputs [tokens, N] + residual, x A' [tokens, e] for `gradients`)."""
+        lora_inner = x @ self.a.t()
+        lora = (lora_inner, self.b) if self.lora_width else None
+        out = self.gradient_workspace(len(x)) if out is None else out
+        return matmul(quantize_rows(x), self.weight, lora, self.bias, residual, out), lora_inner
+
+    def backward(self, grad: Tensor, *, needs_input_grad: bool = True) -> tuple[Tensor | None, Tensor]:
+        """grad [tokens, N] -> (gradient of the input [tokens, K] or None, gradient of x A' [tokens, e])."""
+        grad_lora_inner = grad @ self.b
+        if not needs_input_grad:
+            return None, grad_lora_inner
+        lora = (grad_lora_inner, self.a_transposed) if self.lora_width else None
+        out = self.workspace(len(grad))
+        return matmul(quantize_rows(grad), self.transposed, lora, None, None, out), grad_lora_inner
+
+
+def _dequantized(weight: Tensor, scales: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+    """The forward pass of a base layer: its quantized weights in the dtype of x, for a few tokens at a time."""
+    return functional.linear(x, (weight.to(torch.float32) * scales[:, None]).to(x.dtype), bias)
