@@ -130,7 +130,7 @@ def rows_of(tool: str, seconds: float) -> Tuple[List[Dict[str, str]], List[str]]
     for line in filter(str.strip, output.splitlines()):
         fields = [field.strip() for field in line.split(",")]
         if len(fields) >= min(5, len(columns)) and fields[0].isdigit():
-            rows.append(dict(zip(columns, fields, strict=False)))
+            rows.append(dict(zip(columns, fields)))
         else:
             others.append(line.strip())
     words = "; ".join((others or [line.strip() for line in complaint.splitlines() if line.strip()])[-3:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from launcher.node import census
+from tests.beds.places import ROOT, python_of
 
 A100 = "{i}, GPU-{u}, NVIDIA A100-SXM4-80GB, 81920, 8.0, 580.65, {mig}"
 FOUR = [A100.format(i=i, u=u, mig="Disabled") for i, u in enumerate(("aa00", "ab11", "cc22", "dd33"))]
@@ -85,6 +87,16 @@ def test_a_list_that_hides_all_gpus_does_so_even_before_a_broken_driver(tmp_path
     found = census.census(tool(tmp_path, ["Failed to initialize NVML"], code=18, CUDA_VISIBLE_DEVICES=visible))
     assert (found["gpus"], found["error"]) == ([], "")
     assert "hides all GPUs" in found["notes"][0]
+
+
+@pytest.mark.parametrize("version", ["3.8", "3.9", "3.13"])
+def test_every_python_that_hosts_may_have_counts_them(tmp_path: Path, version: str) -> None:
+    code = "from node import census; import json; print(json.dumps(census.census(dict(PATH=%r))))"
+    rows = [A100.format(i=0, u="aa00", mig="Enabled"), FOUR[1]]
+    argv = [python_of(version), "-c", code % tool(tmp_path, rows, SLICES)["PATH"]]
+    done = subprocess.run(argv, cwd=ROOT / "launcher", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert entries(json.loads(done.stdout)) == ["MIG-11aa"]
 
 
 def test_a_cut_list_is_told(tmp_path: Path) -> None:

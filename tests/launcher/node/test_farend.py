@@ -18,6 +18,7 @@ from launcher.node.farend.common import Refused
 from launcher.node.farend.payload import HELLO, build_payload
 from launcher.node.processes import boot_id, start_time_of
 from launcher.rundir.directory import RunDir
+from tests.beds.places import python_of
 
 MARKS = {"op": "shared_dir_marks", "workdir": "/nowhere", "token": "t"}
 
@@ -40,24 +41,15 @@ def test_every_shell_reads_the_first_code_as_one_quoted_word() -> None:
     assert not set("'\\\n!") & set(HELLO)
 
 
-PYENV = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
-
-
 @pytest.mark.parametrize("version", ["3.8", "3.9", "3.13"])
 def test_the_far_end_starts_under_other_pythons(version: str) -> None:
-    python = next(PYENV.glob(f"{version}.*/bin/python"), None)
-    if python is None:
-        pytest.skip(f"no Python {version} here")
-    done = start_far_end(build_payload("another") + json.dumps(MARKS).encode() + b"\n", str(python))
+    done = start_far_end(build_payload("another") + json.dumps(MARKS).encode() + b"\n", python_of(version))
     assert json.loads(done.stdout.splitlines()[2])["ok"], done.stderr
 
 
 @pytest.mark.parametrize("version", ["2.7", "3.6", "3.7"])
 def test_a_python_that_is_too_old_says_which_it_is(version: str) -> None:
-    python = next(PYENV.glob(f"{version}.*/bin/python"), None)
-    if python is None:
-        pytest.skip(f"no Python {version} here")
-    done = start_far_end(b"", str(python))
+    done = start_far_end(b"", python_of(version))
     assert done.stdout.splitlines()[1].startswith(f"greeting {version.replace('.', ' ')} ".encode())
 
 
