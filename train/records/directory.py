@@ -43,7 +43,9 @@ def files_of_directory(place: Path, split: str | None = None) -> list[str]:
     if split is None and len(splits) > 1:
         likely = "train" if "train" in splits else next(iter(splits))
         raise DataError(f"{place} holds several splits: {names}", f"name one of them: {place}:{likely}")
-    name = next(iter(splits)) if split is None else _ALIASES.get(split, split)
+    if split is None:
+        split = next(iter(splits))
+    name = split if split in splits else _ALIASES.get(split, split)  # a folder may have the name of an alias
     if name not in splits:
         raise DataError(f"{place} has no split {split!r}", f"it holds {names}")
     return [file for found in splits[name] for file in (files_of_directory(found) if found.is_dir() else [str(found)])]

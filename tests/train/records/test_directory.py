@@ -122,6 +122,8 @@ def test_a_snapshot_is_its_data_folder_and_mixed_splits_are_refused(tmp_path: Pa
         (["en/train.jsonl", "de/train.jsonl"], None, "several splits: de, en"),
         (["en/train.jsonl", "de/train.jsonl"], "en", ["en/train"]),
         (["en/train.jsonl", "en/test.jsonl", "de/train.jsonl"], "en", "en holds several splits: test, train"),
+        (["train/a.jsonl", "dev/a.jsonl", "val/a.jsonl"], "dev", ["dev/a"]),
+        (["training/a.jsonl", "train/a.jsonl"], "training", ["training/a"]),
         (["a.jsonl", "data/train.jsonl"], None, "holds records of its own, such as a.jsonl, and in data"),
         (["a.jsonl", ".cache/train.jsonl"], None, ["a"]),
         (["a.jsonl", "b.jsonl"], None, ["a", "b"]),
