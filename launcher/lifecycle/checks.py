@@ -30,14 +30,14 @@ def check_checkpoint_settings(run: RunDir, run_plan: RunPlan) -> None:
     if not steps or run_plan.train is None:
         return
     checkpoint = run.checkpoints / f"step-{steps[-1]}"
-    if checkpoints.damage(checkpoint):
-        return  # the training program tells it, and uses an earlier one
-    recorded = run.read_json(checkpoint / checkpoints.STATE) or {}
+    recorded = checkpoints.recorded(checkpoint)
+    if recorded is None:
+        return  # the training program reports it, and uses an earlier one
     now = {"seed": run_plan.train.train.seed, "global_batch_size": run_plan.train.train.global_batch_size}
     if run_plan.train.lora.adapter is None:  # else they are the adapter's, and version 0.1 recorded the job's
         now.update({f"lora.{key}": value for key, value in msgspec.structs.asdict(run_plan.train.lora).items()})
-    for name in now.keys() & set(RECORDED):
-        if recorded.get(name, now[name]) != now[name]:
+    for name in RECORDED:
+        if name in now and recorded.get(name, now[name]) != now[name]:
             raise UsageError(
                 f"{name} is {now[name]}, but the checkpoint of step {steps[-1]} was made with {name} {recorded[name]}",
                 hint="resume with the settings of the run, or start a new run with these",
@@ -90,15 +90,12 @@ def check_records(job: JobSpec) -> dict[str, int | None]:
     A missing key is better found here than after hours in a queue, or after minutes of loading a model. Returns how
     many records each file has; None: more than were read.
     """
-    files = [path for _, path in job.data.sources if Path(split_of(path)[0]).exists()]
+    files = _files_here(job.data)
     is_place = job.model.source in ("huggingface", "modelscope")
     model = facts.model_directory(job.model.path, job.env) if is_place else None
     if job.program or not (files or model):
         return {}
-    args = ["--data", msgspec.json.encode(job.data).decode(), "--lora", msgspec.json.encode(job.lora).decode()]
-    args += ["--model", str(model.absolute())] if model else []
-    argv = [facts.this_python(), "-m", "train.quickcheck", *args, "--", *files]
-    result = process.run(argv, env=trainer.environment(), cwd=trainer.NEUTRAL, check=False)
+    result = _quickcheck(job.data, model, files, "--lora", msgspec.json.encode(job.lora).decode())
     if result.code == 2:
         message, advice = trainer.refusal(result.stderr)
         raise DataError("\n".join(message), hint=advice)
@@ -113,16 +110,25 @@ def turn_cost(job: JobSpec) -> dict[str, float] | None:
 
     None where the template or the records are not on this machine, or records cannot be read.
     """
-    files = [path for _, path in job.data.sources if Path(split_of(path)[0]).exists()]
+    files = _files_here(job.data)
     model = facts.model_directory(job.model.path, job.env)
     if not files or model is None:
         return None
-    data = msgspec.structs.replace(job.data, eval=None)
-    argv = [facts.this_python(), "-m", "train.quickcheck", "--turns", "--model", str(model)]
-    argv += ["--data", msgspec.json.encode(data).decode(), "--", *files]
-    result = process.run(argv, env=trainer.environment(), check=False)
+    result = _quickcheck(msgspec.structs.replace(job.data, eval=None), model, files, "--turns")
     found: dict[str, float] | None = msgspec.json.decode(result.stdout) if result.code == 0 else None
     return found if found and found["sequences"] > found["records"] else None
+
+
+def _files_here(data: Data) -> list[str]:
+    """The data files that are on this machine."""
+    return [path for _, path in data.sources if Path(split_of(path)[0]).exists()]
+
+
+def _quickcheck(data: Data, model: Path | None, files: Iterable[str], *options: str) -> process.Result:
+    """What `python -m train.quickcheck` prints, and its exit status."""
+    argv = [facts.this_python(), "-m", "train.quickcheck", "--data", msgspec.json.encode(data).decode(), *options]
+    argv += ["--model", str(model.absolute())] if model else []
+    return process.run([*argv, "--", *files], env=trainer.environment(), cwd=trainer.NEUTRAL, check=False)
 
 
 def count_records(job: JobSpec) -> tuple[int, float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from train.config import TrainConfig, load
 from train.data.prompts import keep_template
 from train.errors import UserError, first_line
 from train.model.load import load_plain
-from train.rundir.checkpoints import complete, damage
+from train.rundir.checkpoints import undamaged
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class TrainedAdapter:
 
 def find_adapter(run: Path) -> TrainedAdapter:
     """The adapter of a finished run, else of its newest undamaged checkpoint. Raises UserError if there is none."""
-    places = itertools.chain([run], _undamaged(run / "checkpoints"))
+    places = itertools.chain([run], undamaged(run / "checkpoints", _warn_of_damage))
     directory = next((place / "adapter" for place in places if (place / "adapter" / _CONFIG).is_file()), None)
     if directory is None:
         raise UserError(f"{run} has no adapter yet", "a run has one after its first checkpoint or at its end")
@@ -48,13 +47,8 @@ def find_adapter(run: Path) -> TrainedAdapter:
     return TrainedAdapter(load(run / "train.json"), directory, base, revision)
 
 
-def _undamaged(checkpoints: Path) -> Iterator[Path]:
-    """Newest first; what is skipped is told."""
-    for place in reversed(complete(checkpoints)):
-        if reason := damage(place):
-            print(f"warning: the checkpoint {place} is damaged and not used: {reason}", file=sys.stderr, flush=True)
-        else:
-            yield place
+def _warn_of_damage(place: Path, reason: str) -> None:
+    print(f"warning: the checkpoint {place} is damaged and not used: {reason}", file=sys.stderr, flush=True)
 
 
 _CONFIG = "adapter_config.json"

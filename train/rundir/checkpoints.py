@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,34 @@ def damage(checkpoint: Path) -> str | None:
         return f"{_name(error, checkpoint)}: {error.strerror}"
 
 
+def recorded(checkpoint: Path) -> dict[str, Any] | None:
+    """state.json of a complete checkpoint; None if it cannot be read or is not what was written.
+
+    Reads no other file: for the settings of a checkpoint, the hashes of its weights need not be computed.
+    """
+    try:
+        content = _json_object(checkpoint / STATE)
+        if (checkpoint / MARKER).stat().st_size == 0:  # version 0.1
+            return content if content is not None and content.get("schema") == 1 else None
+        written = (_manifest(checkpoint) or {}).get(STATE)
+        return content if written and _difference(checkpoint / STATE, *written) is None else None
+    except OSError:
+        return None
+
+
+def undamaged(checkpoints: Path, on_damage: Callable[[Path, str], None]) -> Iterator[Path]:
+    """The complete checkpoints that hold what was written, newest first; `on_damage` gets the others, with the reason.
+
+    Raises OSError as `damage` does.
+    """
+    for place in reversed(complete(checkpoints)):
+        reason = damage(place)
+        if reason is None:
+            yield place
+        else:
+            on_damage(place, reason)
+
+
 def set_aside(place: Path) -> Path:
     """Rename a damaged checkpoint to `damaged-step-<n>`, which no start uses; return its new path."""
     names = [f"damaged-{place.name}", *(f"damaged-{place.name}-{n}" for n in range(2, 1000))]
@@ -71,35 +100,46 @@ def _damage(checkpoint: Path) -> str | None:
     empty = (checkpoint / MARKER).stat().st_size == 0
     if empty and not (checkpoint / STATE).exists() and not (checkpoint / "state.safetensors").exists():
         return None  # a user's program made it in a way of its own
-    recorded = _json_object(checkpoint / STATE)
+    content = _json_object(checkpoint / STATE)
     if empty:
-        return _damage_without_manifest(checkpoint, recorded)
-    marker = _json_object(checkpoint / MARKER)
-    files = marker.get("files") if marker else None
-    if not isinstance(files, dict) or _sha256_of_files(files) != (marker or {}).get("sha256"):
+        return _damage_without_manifest(checkpoint, content)
+    files = _manifest(checkpoint)
+    if files is None:
         return f"{MARKER}: is not the one that was written"
-    for name, (size, digest) in files.items():
-        path = checkpoint / name
-        if path.stat().st_size != size:
-            return f"{name}: has {path.stat().st_size:,} bytes instead of {size:,}"
-        if _sha256(path) != digest:
-            return f"{name}: has other content than was written"
-    if (named := STEP_NAME.fullmatch(checkpoint.name)) and _step(recorded) != int(named[1]):
-        return f"{STATE}: is of step {_step(recorded)}"
-    return None
+    for name, written in files.items():
+        if difference := _difference(checkpoint / name, *written):
+            return f"{name}: {difference}"
+    return _other_step(checkpoint, content)
 
 
-def _damage_without_manifest(checkpoint: Path, recorded: dict[str, Any] | None) -> str | None:
-    if recorded is None or not isinstance(_step(recorded), int):
+def _manifest(checkpoint: Path) -> dict[str, Any] | None:
+    """{file: (size, hash)} as the marker has it; None if the marker is damaged."""
+    marker = _json_object(checkpoint / MARKER) or {}
+    files = marker.get("files")
+    return files if isinstance(files, dict) and _sha256_of_files(files) == marker.get("sha256") else None
+
+
+def _difference(path: Path, size: int, digest: str) -> str | None:
+    """How a file differs from what was written."""
+    if (now := path.stat().st_size) != size:
+        return f"has {now:,} bytes instead of {size:,}"
+    return None if _sha256(path) == digest else "has other content than was written"
+
+
+def _damage_without_manifest(checkpoint: Path, content: dict[str, Any] | None) -> str | None:
+    if content is None or not isinstance(_step(content), int):
         return f"{STATE}: holds no progress"
-    if recorded.get("schema") != 1:
+    if content.get("schema") != 1:
         return f"{MARKER}: is empty"
-    if (named := STEP_NAME.fullmatch(checkpoint.name)) and _step(recorded) != int(named[1]):
-        return f"{STATE}: is of step {_step(recorded)}"
     for path in sorted(checkpoint.rglob("*.safetensors")):
         if not _is_safetensors(path):
             return f"{path.relative_to(checkpoint).as_posix()}: header and size do not belong together"
-    return None
+    return _other_step(checkpoint, content)
+
+
+def _other_step(checkpoint: Path, content: dict[str, Any] | None) -> str | None:
+    named = STEP_NAME.fullmatch(checkpoint.name)
+    return f"{STATE}: is of step {_step(content)}" if named and _step(content) != int(named[1]) else None
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -116,8 +156,8 @@ def _is_safetensors(path: Path) -> bool:
     return bool(8 + length + max(ends, default=0) == path.stat().st_size)
 
 
-def _step(recorded: dict[str, Any] | None) -> Any:
-    progress = (recorded or {}).get("progress")
+def _step(content: dict[str, Any] | None) -> Any:
+    progress = (content or {}).get("progress")
     return progress.get("step") if isinstance(progress, dict) else None
 
 

@@ -58,6 +58,12 @@ def test_commands_before_a_run_import_nothing_of_the_working_directory(project: 
     assert json.loads(rows.splitlines()[-1])["world_size"] == 1
     project("list", "--json")
     project("plan", "--model", "llama3-8b", "--gpu", "h100")
+    model = project.home / "llama"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 128, "vocab_size": 1000}))  # fmt: skip
+    (model / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    project("plan", "--model", "llama", "--set", "data.train=mine.jsonl", "--gpu", "h100")
     project("init")
     project("status", "nothing", code=2)
 
