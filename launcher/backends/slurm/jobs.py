@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from launcher.backends.slurm.allocation import slurm_target
 from launcher.backends.slurm.cancellation import Cancellation
 from launcher.backends.slurm.job_files import begin_submission, job_id, secrets_file, slurm_section
 from launcher.backends.slurm.job_state import failure_record, merge_states, own_state, waiting_reason
-from launcher.backends.slurm.query import JobWatch, Snapshot, explain_sbatch, job_of_sbatch, live_jobs
+from launcher.backends.slurm.query import MAX_AGE, JobWatch, Snapshot, explain_sbatch, job_of_sbatch, live_jobs
 from launcher.backends.slurm.sbatch_variables import overruled, script_options
 from launcher.backends.slurm.shell import LocalShell, Shell
 from launcher.backends.slurm.states import JobInfo
@@ -43,6 +44,8 @@ class SlurmBackend:
         """Hashes of input files: the points of a sweep mostly read the same ones."""
         self._fetched: dict[str, float] = {}
         """{run id: time of Slurm's answer when its files were last fetched}."""
+        self._look_again: dict[str, float] = {}
+        """{run id: monotonic time before which the job of a run without a known id is not looked for again}."""
         self._settled: set[str] = set()
         """Runs whose results have been copied here."""
         self.announce = announce
@@ -125,6 +128,9 @@ class SlurmBackend:
         """The run's job id. If the launcher died before it could record one, Slurm knows the job by the run's name."""
         if (known := job_id(run)) or "sweep" in run.record.extra:
             return known
+        if time.monotonic() < self._look_again.get(run.run_id, 0.0):
+            return ""
+        self._look_again[run.run_id] = time.monotonic() + MAX_AGE
         with contextlib.suppress(TargetError):  # then it is asked again, and the run's own files say what is known
             if found := live_jobs(shell, run.run_id, ""):
                 return run.update_record(ids=(found[-1],)).ids[0]
@@ -196,6 +202,7 @@ class SlurmBackend:
         if not runs:
             return {}
         shell = self._shell_of(slurm_section(runs[0]))
+        self._look_again.clear()
         for run in runs:
             self._job_of(run, shell)
         return Cancellation(shell, self._watch(shell), runs).execute(checkpoint=checkpoint)

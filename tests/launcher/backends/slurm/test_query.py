@@ -288,6 +288,22 @@ def test_one_command_fetches_a_runs_files_no_more_often_than_it_asks_slurm(
     assert (shell.questions(), shell.fetched) == (["squeue"], 1)
 
 
+def test_a_job_without_a_known_id_is_looked_for_once_in_ten_seconds_and_again_for_a_cancel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run = a_run(tmp_path)
+    run.update_record(ids=())
+    shell = RecordingShell({"squeue": ""})
+    backend = SlurmBackend(shell)
+    for _ in range(5):
+        backend.state(run)
+    by_name = ["squeue", "--me", "--array", "--noheader", "--states=all", "--format=%i|%T|%j"]
+    assert shell.asked.count(by_name) == 1
+    backend.cancel(run, checkpoint=False)
+    assert shell.asked.count(by_name) == 2
+
+
 def test_an_interrupted_submission_has_no_job_to_cancel_but_must_not_start(tmp_path: Path) -> None:
     run = a_run(tmp_path)
     run.update_record(ids=())
