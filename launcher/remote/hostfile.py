@@ -75,7 +75,7 @@ def parse_hosts(hosts: str | Sequence[str], *, where: str = "--hosts") -> tuple[
     texts = [
         part for text in ([hosts] if isinstance(hosts, str) else hosts) for part in re.split(r",(?![^\[]*\])", text)
     ]
-    names: list[str] = []
+    names: dict[str, None] = {}
     for position, text in enumerate(texts, start=1):
         if not text.strip():
             raise HostfileError(f"{where}: entry {position} is empty", hint="for example --hosts node1,user@node2:2222")
@@ -85,7 +85,7 @@ def parse_hosts(hosts: str | Sequence[str], *, where: str = "--hosts") -> tuple[
                 raise HostfileError(
                     f"{where}: {name} is there twice", hint="name each host once; slots set how many ranks it gets"
                 )
-            names.append(name)
+            names[name] = None
     return tuple(names)
 
 

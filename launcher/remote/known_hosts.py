@@ -11,7 +11,7 @@ import os
 import re
 import shlex
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class KnownKey:
     def names(self, name: str) -> bool:
         """Whether the line is about this host; its names may be patterns, or hashed."""
         if not self.hosts.startswith("|1|"):
-            return in_list(name, self.hosts.lower())
+            return in_list(name, self.hosts.lower().split(","))
         salt, _, digest = self.hosts[3:].partition("|")
         return _hash(name, salt) == digest
 
@@ -54,10 +54,13 @@ def _hash(name: str, salt: str) -> str:
         return ""
 
 
-def known_keys(settings: Settings) -> list[KnownKey]:
-    """Return the lines of all known_hosts files about a host, the user's files first."""
+def known_keys(settings: Settings, name: str | None = None) -> list[KnownKey]:
+    """Return the lines of all known_hosts files about a host, the user's files first.
+
+    `name`: another name of the host than the one that ssh looks for.
+    """
     files = [*settings.known_hosts, *settings.global_known_hosts]
-    return [known for file in files for known in read(file) if known.names(settings.known_name)]
+    return [known for file in files for known in read(file) if known.names(name or settings.known_name)]
 
 
 def read(file: Path) -> tuple[KnownKey, ...]:
@@ -110,12 +113,12 @@ class HostKeyError(TargetError):
     """The key that a host shows is not trusted."""
 
 
-def algorithms(settings: Settings, known: Sequence[KnownKey], supported: Iterable[str]) -> list[str]:
+def algorithms(settings: Settings, known: Sequence[KnownKey], supported: Collection[str]) -> list[str]:
     """Return the host key algorithms to offer, those of known keys first, so that the host shows a key we know.
 
     Certificates come first where an authority is known for the host, and not at all elsewhere.
     """
-    wanted = [name for name in settings.host_key_algorithms if name in set(supported)] or list(supported)
+    wanted = [name for name in settings.host_key_algorithms if name in supported] or list(supported)
     kinds = {key.kind for key in known if not key.marker}
     authority = any(key.marker == AUTHORITY for key in known)
     certified = [name for name in wanted if name.endswith(certificates.SUFFIX)]
@@ -190,10 +193,7 @@ def _known_without_port(blob: bytes, settings: Settings) -> bool:
     """Like ssh, let a line without a port count for a host on another port."""
     if settings.port == 22 or settings.host_key_alias:
         return False
-    files = (*settings.known_hosts, *settings.global_known_hosts)
-    return any(
-        line.blob == blob and not line.marker and line.names(settings.host) for file in files for line in read(file)
-    )
+    return any(line.blob == blob and not line.marker for line in known_keys(settings, settings.host))
 
 
 def store(key: Any, settings: Settings) -> None:

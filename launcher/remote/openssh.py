@@ -174,7 +174,9 @@ def interpret(address: Address, answers: Answers) -> Settings:
         strict={"true": "yes", "false": "no", "off": "no"}.get(strict, strict),
         hash_known_hosts=flag("hashknownhosts"),
         trust_localhost=flag("nohostauthenticationforlocalhost"),
-        not_followed=_not_followed(answers),
+        not_followed=tuple(
+            keyword for keyword in NOT_FOLLOWED if (value(keyword) or "no").lower() not in ("no", "false")
+        ),
     )
 
 
@@ -185,11 +187,6 @@ def _agent_socket(text: str, known: Mapping[str, str]) -> Path | None:
     if text == "SSH_AUTH_SOCK" or (text.startswith("$") and not text.startswith("${")):
         text = os.environ.get(text.removeprefix("$"), "")
     return Path(expand(text, known)) if text else None
-
-
-def _not_followed(answers: Answers) -> tuple[str, ...]:
-    idle = ("", "no", "none", "false")
-    return tuple(keyword for keyword in NOT_FOLLOWED if answers.get(keyword, [""])[0].lower() not in idle)
 
 
 @functools.cache

@@ -75,13 +75,18 @@ class Session:
         self.login_seconds = time.monotonic() - started
 
     def _connect(self) -> None:
+        """Raises HostError, HostfileError."""
+        try:
+            connection = Connection(self.name, self.options)  # before the tries: it asks `ssh -G`
+        except HostfileError:
+            raise
+        except TargetError as error:
+            raise HostError(str(error)) from error
         for pause in (*BUSY_PAUSES, None):
+            self._connection = connection
             try:
-                self._connection = Connection(self.name, self.options)
-                self._connection.open()
+                connection.open()
                 return
-            except HostfileError:
-                raise
             except TargetError as error:
                 self.close()
                 if pause is None or not (isinstance(error, ConnectError) and error.overloaded):

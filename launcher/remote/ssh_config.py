@@ -11,7 +11,7 @@ import glob
 import os
 import pwd
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,7 +62,7 @@ class Reader:
             keyword, where = match[1].lower(), f"{path} line {number}"
             words = [match[2]] if keyword in COMMANDS else split(match[2], where)
             if keyword == "host":
-                here = active and self._names_host(words)
+                here = active and in_list(self.address.host, words)
             elif keyword == "match":
                 here = self._matches(words, where) and active  # `final` asks for a second pass from anywhere
             elif keyword == "include":
@@ -84,10 +84,6 @@ class Reader:
             self.found[keyword].append(words[0])
         self.found.setdefault(keyword, words)
 
-    def _names_host(self, patterns: list[str]) -> bool:
-        refused = any(matches(self.address.host, pattern[1:]) for pattern in patterns if pattern.startswith("!"))
-        return not refused and any(matches(self.address.host, pattern) for pattern in patterns)
-
     def _matches(self, words: list[str], where: str) -> bool:
         """Whether all criteria of a Match line are met. One that cannot be judged is not met."""
         if [word.lower() for word in words] == ["all"]:
@@ -106,7 +102,7 @@ class Reader:
                 self.unknown.append(f"{where}: Match {' '.join(words)}")
                 return False
             patterns = patterns.lower() if "host" in criterion.lower() else patterns
-            met = met and in_list(subject, patterns) is not criterion.startswith("!")
+            met = met and in_list(subject, patterns.split(",")) is not criterion.startswith("!")
         return met and bool(words)
 
     def answer(self) -> dict[str, list[str]]:
@@ -154,11 +150,10 @@ def matches(name: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
-def in_list(name: str, patterns: str) -> bool:
-    """Whether a comma-separated list matches: one of its patterns does, and none of those after `!`."""
-    listed = patterns.split(",")
-    refused = any(matches(name, pattern[1:]) for pattern in listed if pattern.startswith("!"))
-    return not refused and any(matches(name, pattern) for pattern in listed)
+def in_list(name: str, patterns: Sequence[str]) -> bool:
+    """Whether one of the patterns matches, and none of those after `!`."""
+    refused = any(matches(name, pattern[1:]) for pattern in patterns if pattern.startswith("!"))
+    return not refused and any(matches(name, pattern) for pattern in patterns)
 
 
 def expand_host(text: str, host: str) -> str:
