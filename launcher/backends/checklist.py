@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from launcher.backends.ssh.requirements import needed_packages
+from launcher.backends.ssh.requirements import found_on, needed_packages
 from launcher.job.spec import JobSpec
 from launcher.machine import cuda_wheel
 from launcher.machine.facts import Gpus
@@ -34,7 +34,7 @@ class Row:
 
 def machine_cells(job: JobSpec, found: Mapping[str, Any], ranks: int | None, in_image: bool) -> dict[str, Cell]:
     """Return the checks of one machine's facts. `ranks`: GPUs that the run needs there, if it says so."""
-    gpus = Gpus.of(found["gpus"]) if "gpus" in found else Gpus(())
+    gpus = found_on(found)
     needed = job.device == "cuda" or bool(ranks)
     return {
         "python": Cell(f"{'.'.join(map(str, found['version']))} ({found['python']})"),

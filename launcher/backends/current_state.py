@@ -26,13 +26,13 @@ def current(run: RunDir) -> RunState:
             return state
 
 
-def observed(run: RunDir) -> RunState:
+def observed(run: RunDir, state: RunState | None = None) -> RunState:
     """Return the state of the run now, by living evidence: for commands that end a run or start it again.
 
     A record may say that a run is over while a job of it waits in a queue or a process of it lives, for example after a
-    disk was full. Raises TargetError if its target is silent.
+    disk was full. `state`: what `current` has just returned. Raises TargetError if its target is silent.
     """
-    state = current(run)
+    state = state or current(run)
     if not state.is_final or not backend_of(run.record.backend).is_alive(run):
         return state
     with contextlib.suppress(OSError):

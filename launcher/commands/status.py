@@ -26,7 +26,7 @@ def status(run: str, as_json: bool) -> None:
     state = current_state.current(found)
     if state.is_final and state is not RunState.SUCCEEDED and found.record.backend != "ssh":
         with contextlib.suppress(TargetError):  # Slurm is silent: the record is all that is known
-            state = current_state.observed(found)
+            state = current_state.observed(found, state)
     from launcher.show.page import write
 
     write.write_if_new(found, state)  # a run that nobody followed to its end

@@ -16,7 +16,6 @@ from launcher.job.spec import Job
 from launcher.lifecycle import checks, submit
 from launcher.lifecycle.interrupted import StartInterrupted, cancel_start, state_after_cancel, stop
 from launcher.machine import output
-from launcher.machine.interrupts import like_ctrl_c
 from launcher.plan.types import RunPlan, Target
 from launcher.rundir import reading, summary
 from launcher.rundir.directory import RunDir
@@ -71,19 +70,18 @@ def start_and_follow(
     from launcher.show import final  # noqa: F401 - imports Rich before the start, so that a Ctrl-C finds it loaded
 
     output.make_optional()
-    with like_ctrl_c():
-        try:
-            submit.submit(run, plan, backend, secrets, **record)
-            if is_cancelled is not None and is_cancelled():
-                raise KeyboardInterrupt  # `zlaunch cancel` in another terminal
-            return attach(run, backend, smoke=smoke, as_json=as_json)
-        except StartInterrupted as start:
-            return _finish_interrupted(run, RunState.CANCELLED if start.cancelled else RunState.RUNNING, as_json)
-        except KeyboardInterrupt:  # after the start and before the first look
-            if not run.run_json.exists():
-                raise  # before the start
-            cancelled = cancel_start(run, backend)
-            return _finish_interrupted(run, state_after_cancel(run, backend, cancelled), as_json)
+    try:
+        submit.submit(run, plan, backend, secrets, **record)
+        if is_cancelled is not None and is_cancelled():
+            raise KeyboardInterrupt  # `zlaunch cancel` in another terminal
+        return attach(run, backend, smoke=smoke, as_json=as_json)
+    except StartInterrupted as start:
+        return _finish_interrupted(run, RunState.CANCELLED if start.cancelled else RunState.RUNNING, as_json)
+    except KeyboardInterrupt:  # after the start and before the first look
+        if not run.run_json.exists():
+            raise  # before the start
+        cancelled = cancel_start(run, backend)
+        return _finish_interrupted(run, state_after_cancel(run, backend, cancelled), as_json)
 
 
 def attach(run: RunDir, backend: Backend, *, smoke: bool = False, as_json: bool = False) -> int:

@@ -9,11 +9,10 @@ from pathlib import Path
 from launcher.backends import container_choice, machine_report
 from launcher.backends.checklist import Cell, Row, machine_cells, size
 from launcher.backends.ssh.preflight_table import PACKAGES
+from launcher.backends.ssh.requirements import MIN_FREE_BYTES
 from launcher.job.spec import JobSpec
 from launcher.machine import facts, process
 from launcher.rundir import find
-
-MIN_FREE_BYTES = 256 << 20
 
 
 def examine(job: JobSpec) -> Row:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from launcher.backends import container_choice
 from launcher.errors import UsageError
@@ -28,7 +29,7 @@ MIN_FREE_BYTES = 256 << 20
 """Free space that the working directory needs."""
 
 
-def found_on(facts: Json) -> Gpus:
+def found_on(facts: Mapping[str, Any]) -> Gpus:
     """Return what the census of a host found; nothing where nobody asked."""
     return Gpus.of(facts["gpus"]) if facts.get("gpus") else Gpus(())
 
