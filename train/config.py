@@ -78,18 +78,29 @@ class Data(Section, frozen=True):
     """A Jinja chat template instead of the tokenizer's own. A job may name one (`chatml`, ...) or its file."""
 
     @property
+    def train_sources(self) -> tuple[Source, ...]:
+        """`train` as sources with weights."""
+        return _as_sources(self.train)
+
+    @property
+    def eval_sources(self) -> tuple[Source, ...]:
+        return _as_sources(self.eval)
+
+    @property
     def sources(self) -> list[tuple[str, str]]:
         """(key, source) of each file, directory, split of a directory or hub data set, as the job writes it."""
-        found = []
-        for key, sources in (("data.train", self.train), ("data.eval", self.eval)):
-            for source in (sources,) if isinstance(sources, str) else sources or ():
-                found.append((key, source if isinstance(source, str) else source.path))
-        return [(key, path) for key, path in found if path]
+        parts = (("data.train", self.train_sources), ("data.eval", self.eval_sources))
+        return [(key, source.path) for key, sources in parts for source in sources]
 
     @property
     def paths(self) -> list[tuple[str, str]]:
         """The same, where a split of a directory (DIR:train) is named by the directory."""
         return [(key, split_of(path)[0]) for key, path in self.sources]
+
+
+def _as_sources(value: str | tuple[str | Source, ...] | None) -> tuple[Source, ...]:
+    listed = (value,) if isinstance(value, str) else value or ()
+    return tuple(Source(path=item) if isinstance(item, str) else item for item in listed if item)
 
 
 def split_of(path: str) -> tuple[str, str | None]:

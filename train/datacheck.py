@@ -29,7 +29,6 @@ from train.data.recipe import Recipe
 from train.data.schedule import Sampler
 from train.errors import EXIT_USER, DataError, TrainError, UserError, advise
 from train.hub.cachedir import cache_directory
-from train.records.conversations import as_sources
 
 SAMPLE = 20_000
 """Records tokenized of a larger number: the mean length is then known to about half a percent."""
@@ -60,7 +59,7 @@ def show(config: TrainConfig, chosen: str, tokenizer: Any = None) -> dict[str, A
     """The first records (`chosen` is a number) or one record (FILE:LINE) as training sees them."""
     tokenizer = tokenizer or load_tokenizer(config)
     set_template(tokenizer, config.data.chat_template, config.model.thinking)
-    paths = [source.path for source in as_sources(config.data.train)]
+    paths = [source.path for source in config.data.train_sources]
     with_thoughts(
         config, tokenizer, lambda: cache.entry(paths, Recipe.of_job(tokenizer, config.data), share=_share(paths))
     )
@@ -71,7 +70,7 @@ def show(config: TrainConfig, chosen: str, tokenizer: Any = None) -> dict[str, A
 def check(config: TrainConfig, *, everything: bool = False, tokenizer: Any = None) -> dict[str, Any]:
     """Make the report. Raises UserError for sources that cannot be opened and tokenizers that cannot be loaded."""
     started = time.perf_counter()
-    parts = [(name, as_sources(value)) for name, value in (("train", config.data.train), ("eval", config.data.eval))]
+    parts = [("train", config.data.train_sources), ("eval", config.data.eval_sources)]
     tokenizer = tokenizer or load_tokenizer(config)
     set_template(tokenizer, config.data.chat_template, config.model.thinking)
     data = config.data
@@ -187,7 +186,7 @@ def _distribution(lengths: npt.NDArray[np.int64]) -> dict[str, Any]:
 
 
 def _sampler(config: TrainConfig, entry: Entry) -> Sampler:
-    weights = tuple(source.weight for source in as_sources(config.data.train))
+    weights = tuple(source.weight for source in config.data.train_sources)
     return Sampler(entry.counts(entry.tokens.kept), weights, config.train.seed)
 
 

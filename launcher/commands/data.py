@@ -70,7 +70,8 @@ def inspect(ctx: click.Context, *arguments: str) -> tuple[int, dict[str, Any]]:
     wanted = options.load_job(ctx).spec
     target = assumed_target(wanted)
     checks.check_inputs(wanted, "local")
-    planned = plan(wanted, target, run_id="check", model_config=facts.model_config(wanted.model.path, wanted.env)).train
+    model = facts.model_files(wanted.model.path, wanted.env)
+    planned = plan(wanted, target, run_id="check", model_config=model.config).train
     if planned is None:
         raise UsageError("the job runs a program, which reads its own data: there are no records to check")
     return run(target.python, dump(planned), *arguments)

@@ -18,8 +18,8 @@ from launcher.plan import gpus, situation
 from launcher.plan.candidates import Candidate
 from launcher.plan.changes import DoesNotFit
 from launcher.plan.fastest import choose, in_fp8
+from launcher.plan.resolve import with_adapter
 from launcher.plan.situation import Model, Situation
-from launcher.plan.training import with_adapter
 from launcher.plan.types import Reason
 from train import memory
 from train.config import remark_on_steps, steps_of
@@ -113,7 +113,7 @@ def model_of(wanted: JobSpec) -> tuple[Model, Shape]:
     path = wanted.model.path
     if not path:
         raise SpecError("no model to plan for", hint="name a job file, or use --model")
-    found = situation.model_of(path, facts.model_config(path, wanted.env))
+    found = situation.model_of(path, facts.model_files(path, wanted.env).config)
     if found.shape is not None:
         return found, found.shape
     if found.unknown:

@@ -14,7 +14,7 @@ from launcher.machine import facts, process, trainer
 from launcher.machine.process import CommandError
 from launcher.plan.types import RunPlan
 from launcher.rundir.directory import RunDir
-from train.config import Data, TrainConfig, remark_on_steps, split_of
+from train.config import Data
 from train.rundir import checkpoints
 
 RECORDED = ("seed", "global_batch_size", "lora.r", "lora.alpha", "lora.rslora", "lora.init")
@@ -84,17 +84,17 @@ def check_inputs(job: JobSpec, backend: str) -> None:
             raise DataError(f"{key}: no such directory: {path}", hint=f"a local path must contain {holds}")
 
 
-def check_records(job: JobSpec) -> dict[str, int | None]:
+def check_records(job: JobSpec, model: Path | None = None) -> int | None:
     """Read the first records of the job's files on this machine, and the names in the model's files. Raises DataError.
 
-    A missing key is better found here than after hours in a queue, or after minutes of loading a model. Returns how
-    many records each file has; None: more than were read.
+    A missing key is better found here than after hours in a queue, or after minutes of loading a model. `model`: the
+    directory with its files, if it is here. Returns the records of an epoch; None: they are too many to count here.
     """
     files = _files_here(job.data)
-    is_place = job.model.source in ("huggingface", "modelscope")
-    model = facts.model_directory(job.model.path, job.env) if is_place else None
+    if job.model.source not in ("huggingface", "modelscope"):
+        model = None
     if job.program or not (files or model):
-        return {}
+        return None
     result = _quickcheck(job.data, model, files, "--lora", msgspec.json.encode(job.lora).decode())
     if result.code == 2:
         message, advice = trainer.refusal(result.stderr)
@@ -102,7 +102,10 @@ def check_records(job: JobSpec) -> dict[str, int | None]:
     if result.code:
         raise CommandError(result, "cannot check the records and the model")
     counts: dict[str, int | None] = msgspec.json.decode(result.stdout)
-    return counts
+    known = [(counts.get(source.path), source.weight) for source in job.data.train_sources]
+    if any(count is None for count, _ in known):
+        return None
+    return sum(round(weight * (count or 0)) for count, weight in known)
 
 
 def turn_cost(job: JobSpec) -> dict[str, float] | None:
@@ -121,7 +124,7 @@ def turn_cost(job: JobSpec) -> dict[str, float] | None:
 
 def _files_here(data: Data) -> list[str]:
     """The data files that are on this machine."""
-    return [path for _, path in data.sources if Path(split_of(path)[0]).exists()]
+    return [source for (_, source), (_, path) in zip(data.sources, data.paths, strict=True) if Path(path).exists()]
 
 
 def _quickcheck(data: Data, model: Path | None, files: Iterable[str], *options: str) -> process.Result:
@@ -134,31 +137,17 @@ def _quickcheck(data: Data, model: Path | None, files: Iterable[str], *options: 
 def count_records(job: JobSpec) -> tuple[int, float]:
     """(records per epoch, their bytes); zeros if one of the files cannot be counted here."""
     records, size = 0, 0.0
-    given = job.data.train
-    for source in given if isinstance(given, tuple) else (given,):
-        path, weight = (source, 1.0) if isinstance(source, str) else (source.path, source.weight)
-        file = Path(path).expanduser()
+    for source in job.data.train_sources:
+        file = Path(source.path).expanduser()
         if file.suffix != ".jsonl":
             return 0, 0
         try:
             with file.open("rb") as lines:
-                records += round(weight * sum(1 for line in lines if line.strip()))
-            size += weight * file.stat().st_size
+                records += round(source.weight * sum(1 for line in lines if line.strip()))
+            size += source.weight * file.stat().st_size
         except OSError:
             return 0, 0
     return records, size
-
-
-def remark_on_records(train: TrainConfig | None, data: Data, counts: Mapping[str, int | None]) -> tuple[str, ...]:
-    """What to tell about few records or steps, if all the records of `data` were counted."""
-    given = (data.train,) if isinstance(data.train, str) else data.train
-    sources = [(one, 1.0) if isinstance(one, str) else (one.path, one.weight) for one in given]
-    known = [(counts.get(path), weight) for path, weight in sources]
-    if train is None or any(count is None for count, _ in known):
-        return ()
-    records = sum(round(weight * (count or 0)) for count, weight in known)
-    said = remark_on_steps(records, train.train.epochs, train.train.max_steps, train.train.global_batch_size)
-    return (f"data.train: {said}",) if said else ()
 
 
 def _check_file(key: str, path: Path) -> None:

@@ -14,15 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from launcher import __version__
 from launcher.backends import container_choice
 from launcher.backends.base import Backend
 from launcher.errors import TargetError
 from launcher.job.load import dump_job
 from launcher.job.spec import Job
-from launcher.lifecycle.checks import check_checkpoint_settings, check_inputs, check_records, remark_on_records
+from launcher.lifecycle.checks import check_checkpoint_settings, check_inputs, check_records
 from launcher.lifecycle.interrupted import StartInterrupted, cancel_start
 from launcher.machine import facts, installation
 from launcher.plan.resolve import plan
@@ -55,17 +53,21 @@ def prepare(
     """
     if run is not None:
         job = with_batch_of_last_start(job, run)
-    check_inputs(job.spec, target.backend)
-    counts = {} if records_checked else check_records(job.spec)
-    run = run or RunDir(find.runs_root() / find.new_run_id(job.spec.name))
-    container = container_choice.choose_container(job.spec, target.backend, target.device)
-    config = facts.model_config(job.spec.model.path, job.spec.env)
     adapter = facts.adapter_config(job.spec.lora.adapter)
+    model = facts.model_files(job.spec.model.path, job.spec.env)
+    check_inputs(job.spec, target.backend)
+    records = None if records_checked else check_records(job.spec, model.directory)
+    container = container_choice.choose_container(job.spec, target.backend, target.device)
     run_plan = plan(
-        job.spec, target, run_id=run.run_id, model_config=config, adapter_config=adapter, container=container
+        job.spec,
+        target,
+        run_id=run.run_id if run else find.new_run_id(job.spec.name),
+        model_config=model.config,
+        adapter_config=adapter,
+        container=container,
+        records=records,
     )
-    notes = (*run_plan.notes, *remark_on_records(run_plan.train, job.spec.data, counts))
-    run_plan = msgspec.structs.replace(run_plan, notes=notes)
+    run = run or RunDir(find.runs_root() / run_plan.run_id)
     check_checkpoint_settings(run, run_plan)
     write_files(into or run, run_plan, job)
     return into or run, run_plan

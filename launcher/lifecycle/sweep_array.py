@@ -27,6 +27,7 @@ from launcher.lifecycle.sweep import (
     sweeps_root,
     unfinished,
 )
+from launcher.machine import facts
 from launcher.plan.types import RunPlan
 from launcher.render import sbatch
 from launcher.rundir.directory import RunDir, write_atomic
@@ -52,7 +53,7 @@ def submit_sweep(
     jobs = make_points(texts, load, overrides, fixed=("slurm", "secrets", "device"))
     secrets = {} if dry_run else checks.read_secrets(jobs[0][0].spec.secrets)
     for spec in distinct_data(job.spec for job, _ in jobs):
-        checks.check_records(spec)
+        checks.check_records(spec, facts.model_directory(spec.model.path, spec.env))
     backend = backend_of("slurm")
     made = [(submit.prepare(job, backend.target(job.spec), records_checked=True), values) for job, values in jobs]
     sweep = new_sweep(name_of(jobs), "slurm", [(run, values) for (run, _), values in made])

@@ -115,19 +115,24 @@ def new_token() -> str:
     return secrets.token_hex(16)
 
 
-def model_config(path: str, env: Mapping[str, str]) -> dict[str, Any] | None:
-    """The config.json of a local model; None for a hub id that the local cache does not have.
+@dataclass(frozen=True)
+class ModelFiles:
+    """What this machine has of a model."""
 
-    `env` is the job's own environment, which can name another cache.
-    """
+    directory: Path | None
+    """None: a hub id that the local cache does not have."""
+    config: dict[str, Any] | None
+    """config.json; None: there is none to read."""
+
+
+def model_files(path: str, env: Mapping[str, str]) -> ModelFiles:
+    """The files of a local or cached model. `env` is the job's own environment, which can name another cache."""
     folder = model_directory(path, env)
-    if folder is None:
-        return None
     try:
-        loaded = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        loaded = json.loads((folder / "config.json").read_text(encoding="utf-8")) if folder else None
     except (OSError, ValueError):
-        return None
-    return loaded if isinstance(loaded, dict) else None
+        loaded = None
+    return ModelFiles(folder, loaded if isinstance(loaded, dict) else None)
 
 
 def model_directory(path: str, env: Mapping[str, str]) -> Path | None:

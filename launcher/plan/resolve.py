@@ -11,13 +11,15 @@ from typing import Any
 
 import msgspec
 
+from launcher.errors import CompatibilityError
 from launcher.job.spec import JobSpec
 from launcher.plan import batch_job
 from launcher.plan.agent_plan import launch_of
 from launcher.plan.container import NO_CONTAINER, ContainerChoice, contain
-from launcher.plan.training import configure, with_adapter
+from launcher.plan.training import configure
 from launcher.plan.types import Reason, RunPlan, Target
-from train.config import Source, split_of
+from train.compat import ADVICE, continued
+from train.config import Source, remark_on_steps, split_of
 
 KILL_AFTER = 5.0
 """Seconds between SIGTERM and SIGKILL, for processes that a requested stop did not end."""
@@ -31,13 +33,16 @@ def plan(
     model_config: dict[str, Any] | None = None,
     adapter_config: dict[str, Any] | None = None,
     container: ContainerChoice = NO_CONTAINER,
+    records: int | None = None,
 ) -> RunPlan:
     """Resolve a job for a target.
 
     `model_config` is the model's config.json where it can be read; None: unknown until the model is loaded.
-    `adapter_config` is the adapter_config.json of lora.adapter, likewise. Raises UsageError.
+    `adapter_config` is the adapter_config.json of lora.adapter, likewise. `records`: in an epoch; None: not counted.
+    Raises UsageError.
     """
-    spec, taken = with_adapter(on_target(spec, target.paths), adapter_config)
+    spec = on_target(spec, target.paths)
+    spec, taken = with_adapter(spec, adapter_config)
     config, reasons = (None, ()) if spec.program else configure(spec, target, run_id, model_config)
     reasons = (*taken, *reasons)
     on_slurm = target.backend == "slurm"
@@ -49,7 +54,16 @@ def plan(
         slurm |= {"inputs": dict(target.paths), "pyxis": pyxis}
     if container.reason:
         reasons = (*reasons, Reason(setting="container.runtime", value=container.runtime, reason=container.reason))
-    reasons = (*reasons, *_forwarded(spec, target))
+    reasons += tuple(
+        Reason(setting=f"env.{name}", value=value, reason=f"from {source}")
+        for name, (value, source) in target.forwarded.items()
+        if name not in spec.env
+    )
+    notes = [*target.notes, *(f"{one.setting} = {one.value}: {one.reason}" for one in taken)]
+    if config is not None and records is not None:
+        train = config.train
+        remark = remark_on_steps(records, train.epochs, train.max_steps, train.global_batch_size)
+        notes += [f"data.train: {remark}"] if remark else []
     return RunPlan(
         run_id=run_id,
         name=spec.name,
@@ -60,18 +74,10 @@ def plan(
         ),
         train=config,
         reasons=reasons,
-        notes=(*target.notes, *(f"{one.setting} = {one.value}: {one.reason}" for one in taken)),
+        notes=tuple(notes),
         setup=spec.slurm.setup if on_slurm else (),
         slurm=slurm,
     )  # fmt: skip
-
-
-def _forwarded(spec: JobSpec, target: Target) -> list[Reason]:
-    return [
-        Reason(setting=f"env.{name}", value=value, reason=f"from {source}")
-        for name, (value, source) in target.forwarded.items()
-        if name not in spec.env
-    ]
 
 
 def on_target(spec: JobSpec, names: Mapping[str, str]) -> JobSpec:
@@ -92,3 +98,27 @@ def on_target(spec: JobSpec, names: Mapping[str, str]) -> JobSpec:
         lora=msgspec.structs.replace(spec.lora, adapter=names.get(adapter, adapter) if adapter else adapter),
         program=sources(spec.program),
     )
+
+
+def with_adapter(spec: JobSpec, recorded: Mapping[str, Any] | None) -> tuple[JobSpec, tuple[Reason, ...]]:
+    """The job with the settings of lora.adapter, and why each is what it is.
+
+    `recorded` is its adapter_config.json; None: not readable here, or none. Raises CompatibilityError for settings of
+    the job that are not the adapter's.
+    """
+    if spec.lora.adapter is None or recorded is None:
+        return spec, ()
+    found = continued(spec.lora, recorded)
+    if found.refused:
+        raise CompatibilityError(f"lora.adapter: {'; '.join(found.refused)}", hint=ADVICE)
+    values = {f"lora.{key}": getattr(found.lora, key) for key in found.taken}
+    why = dict.fromkeys(values, "the setting of the adapter that lora.adapter names")
+    if found.only_peft and spec.train.engine == "auto":
+        values["train.engine"] = "peft"
+        why["train.engine"] = f"only PEFT continues an adapter with {found.only_peft}"
+    elif found.only_peft and spec.train.engine != "peft":
+        raise CompatibilityError(
+            f"lora.adapter: only PEFT continues an adapter with {found.only_peft}", hint="set train.engine: peft"
+        )
+    shown = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+    return spec.with_values(values), tuple(Reason(setting=key, value=shown[key], reason=why[key]) for key in values)

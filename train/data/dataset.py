@@ -25,7 +25,7 @@ from train.data.tokens import Tokens, first, lengths
 from train.errors import DataError
 from train.records import conversations
 from train.records.conversation import PLAIN, RecordOptions
-from train.records.conversations import Record, as_sources
+from train.records.conversations import Record
 from train.rundir.run_files import RunDir
 
 NOTHING_AT_WEIGHT = "data.train: at these weights, no record of the sources is left"
@@ -102,7 +102,7 @@ class Data:
 
     def texts(self) -> Iterator[str]:
         """Every text of the training records, for a tokenizer that is generated from them."""
-        for source in as_sources(self.config.data.train):
+        for source in self.config.data.train_sources:
             for record in conversations.each(source.path, RecordOptions.of(self.config.data)):
                 if isinstance(record, Record):
                     yield from (text for _, text in record.messages)
@@ -112,7 +112,7 @@ class Data:
 
         `tokenizer` loads one. An error here occurs again, and is reported, where the tokens are needed.
         """
-        paths = [source.path for part in (self.config.data.train, self.config.data.eval) for source in as_sources(part)]
+        paths = [path for _, path in self.config.data.sources]
         if sum(Path(path).stat().st_size for path in paths if Path(path).is_file()) < workers.SMALL_BYTES:
             return
 
@@ -122,7 +122,7 @@ class Data:
                 set_template(loaded, self.config.data.chat_template, self.config.model.thinking)
                 self._train_entry(loaded)
                 if self.config.data.eval:
-                    self._entry(loaded, as_sources(self.config.data.eval))
+                    self._entry(loaded, self.config.data.eval_sources)
 
         threading.Thread(target=make, name="tokens", daemon=True).start()
 
@@ -131,7 +131,7 @@ class Data:
 
         Gives the tokenizer's chat template the form for answers with thoughts, if records have them.
         """
-        part = self._part(tokenizer, "train", self.config.data.train, self._train_entry(tokenizer))
+        part = self._part("train", self.config.data.train_sources, self._train_entry(tokenizer))
         if not len(part.tokens):
             raise DataError("data.train holds no record that can be trained on")
         if not part.sampler(self.config.train.seed).epoch_size:
@@ -142,8 +142,8 @@ class Data:
         """None without a data.eval. Raises DataError if nothing of it is left to evaluate on."""
         if not self.config.data.eval:
             return None
-        entry = self._entry(tokenizer, as_sources(self.config.data.eval))
-        part = self._part(tokenizer, "eval", self.config.data.eval, entry, self.config.eval.max_records)
+        entry = self._entry(tokenizer, self.config.data.eval_sources)
+        part = self._part("eval", self.config.data.eval_sources, entry, self.config.eval.max_records)
         if not len(part.tokens):
             raise DataError(NOTHING_TO_EVALUATE, "`zlaunch data check` shows what becomes of its records")
         return part
@@ -154,8 +154,8 @@ class Data:
         Also as text: training reads special tokens of contents as plain text, but a server would read the token.
         """
         set_template(tokenizer, self.config.data.chat_template, self.config.model.thinking)
-        train = as_sources(self.config.data.train)
-        for sources in (train, as_sources(self.config.data.eval)):
+        train = self.config.data.train_sources
+        for sources in (train, self.config.data.eval_sources):
             if not sources:
                 continue
             found = self._train_entry(tokenizer) if sources == train else self._entry(tokenizer, sources)
@@ -171,9 +171,8 @@ class Data:
                 return record.file, record.line, int(tokens.tokens[places[0]])
         return None
 
-    def _part(self, tokenizer: Any, name: str, value: Any, found: Entry, limit: int | None = None) -> Part:
+    def _part(self, name: str, sources: tuple[Source, ...], found: Entry, limit: int | None = None) -> Part:
         data = self.config.data
-        sources = as_sources(value)
         if self.rundir.rank == 0:
             self._tell(name, found)
         shown = sources[0].path if len(sources) == 1 else f"data.{name}"
@@ -183,7 +182,7 @@ class Data:
         return Part(sources, tokens, found.counts(tokens.kept), weights, RecordOptions.of(data))
 
     def _train_entry(self, tokenizer: Any) -> Entry:
-        sources = as_sources(self.config.data.train)
+        sources = self.config.data.train_sources
         return with_thoughts(self.config, tokenizer, lambda: self._entry(tokenizer, sources))
 
     def _entry(self, tokenizer: Any, sources: tuple[Source, ...]) -> Entry:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from train.errors import UserError
-from train.families import STOP_TOKENS
+from train.families import STOP_TOKENS, template_of
 from train.templating import thinking as thoughts
 from train.templating.chat_template import PLAIN_TEMPLATE, ChatTemplate
 from train.templating.generation_prompt import Forms, forms
@@ -17,10 +17,11 @@ from train.templating.turn_layout import Turns
 def set_template(tokenizer: Any, template: str | None, thinking: str = "auto") -> None:
     """The job's chat template, else the model's own, else the plain one, in the form that asks as training does.
 
-    `thinking` is model.thinking; auto takes the form for answers without thoughts until `expect_thoughts`. Raises
-    UserError for a template without such a form.
+    `template`: its text, or its name in the table. `thinking` is model.thinking; auto takes the form for answers
+    without thoughts until `expect_thoughts`. Raises UserError for a template without such a form.
     """
-    tokenizer.chat_template = template or tokenizer.chat_template or _plain_template(tokenizer)
+    own = template_of(template) if template else tokenizer.chat_template
+    tokenizer.chat_template = own or _plain_template(tokenizer)
     found = _forms(tokenizer)
     chosen = {"auto": found.off or found.on, "on": found.on, "off": found.stripped}[thinking]
     if chosen is None:
@@ -90,9 +91,13 @@ def _plain_template(tokenizer: Any) -> str:
     return f"{{{{ {'bos_token' if opening == tokenizer.bos_token else json.dumps(opening)} }}}}{PLAIN_TEMPLATE}"
 
 
-def render(tokenizer: Any, messages: Turns, **options: Any) -> str:
-    turns = [{"role": role, "content": text} for role, text in messages]
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, **options))
+def as_messages(turns: Turns) -> list[dict[str, str]]:
+    """The conversation as chat templates and OpenAI's interface take it."""
+    return [{"role": role, "content": text} for role, text in turns]
+
+
+def render(tokenizer: Any, turns: Turns, **options: Any) -> str:
+    return str(tokenizer.apply_chat_template(as_messages(turns), tokenize=False, **options))
 
 
 def prompt_text(tokenizer: Any, messages: Turns) -> str:

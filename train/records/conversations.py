@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 
-from train.config import Source
 from train.errors import DataError
 from train.records import files, formats
 from train.records.chunk import Broken
@@ -47,15 +46,6 @@ class Problem(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.text}"
-
-
-def as_sources(value: str | tuple[str | Source, ...] | None) -> tuple[Source, ...]:
-    """`data.train` or `data.eval` as sources with weights."""
-    if not value:
-        return ()
-    if isinstance(value, str):
-        return (Source(path=value),)
-    return tuple(Source(path=item) if isinstance(item, str) else item for item in value)
 
 
 def each(path: str, options: RecordOptions = PLAIN) -> Iterator[Record | Problem]:

@@ -66,10 +66,10 @@ def test_a_models_config_is_read_from_the_hub_that_the_user_or_the_job_names(tmp
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps({"hidden_size": size}))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "other"))
-    assert facts.model_config("Qwen/Qwen3-8B", {}) is None
+    assert facts.model_files("Qwen/Qwen3-8B", {}).config is None
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "here"))
-    assert facts.model_config("Qwen/Qwen3-8B", {}) == {"hidden_size": 1}
-    assert facts.model_config("Qwen/Qwen3-8B", {"HF_HUB_CACHE": str(tmp_path / "job")}) == {"hidden_size": 2}
+    assert facts.model_files("Qwen/Qwen3-8B", {}).config == {"hidden_size": 1}
+    assert facts.model_files("Qwen/Qwen3-8B", {"HF_HUB_CACHE": str(tmp_path / "job")}).config == {"hidden_size": 2}
 
 
 def test_a_cache_that_holds_the_model_is_mounted_read_only(tmp_path, monkeypatch):

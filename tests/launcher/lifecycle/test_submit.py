@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from launcher.job import spec
 from launcher.job.load import read_job
 from launcher.lifecycle import checks, submit
 from launcher.lifecycle.interrupted import StartInterrupted
+from launcher.machine import facts
 from launcher.plan.types import RunPlan
 from launcher.rundir.directory import RunDir
 from tests.beds.plans import RUN_ID, make, target
@@ -25,30 +27,46 @@ def job(train: Path, on_error: str = "stop", **data: str) -> spec.JobSpec:
     return read_job(None, (), {**flags, **{f"data.{key}": value for key, value in data.items()}}).spec
 
 
+def check(asked: spec.JobSpec) -> int | None:
+    return checks.check_records(asked, facts.model_directory(asked.model.path, asked.env))
+
+
 def test_bad_records_are_reported_with_file_and_line_before_a_run_is_queued(tmp_path: Path) -> None:
     bad = tmp_path / "bad 数据.jsonl"
     bad.write_text(GOOD + "not json\n" + '{"instruction": "no answer"}\n', encoding="utf-8")
     with pytest.raises(DataError) as caught:
-        checks.check_records(job(bad))
+        check(job(bad))
     assert "2 records of" in str(caught.value)
     assert f"{bad.name}:2" in str(caught.value)
     assert f"{bad.name}:3" in str(caught.value)
     assert "data.on_error=skip" in str(caught.value.hint)
-    checks.check_records(job(bad, "skip"))
+    check(job(bad, "skip"))
 
 
 def test_good_records_and_files_of_other_machines_pass(tmp_path: Path) -> None:
     good = tmp_path / "good.jsonl"
     good.write_text(GOOD, encoding="utf-8")
-    checks.check_records(job(good))
-    checks.check_records(job(tmp_path / "on the cluster only.jsonl"))
+    assert check(job(good)) == 1
+    assert check(job(tmp_path / "on the cluster only.jsonl")) is None
+
+
+def test_a_job_whose_records_were_counted_says_what_they_come_to(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("two.jsonl").write_text(GOOD * 2, encoding="utf-8")
+    sources = [{"path": str(tmp_path / "two.jsonl"), "weight": 1.5}]
+    asked = read_job(None, (), {"model.path": "m", "data.train": sources, "train.global_batch_size": 8})
+    _, plan = submit.prepare(asked, target())
+    (note,) = [note for note in plan.notes if note.startswith("data.train: ")]
+    assert note.endswith("set train.global_batch_size below 3")
+    _, unknown = submit.prepare(asked, target(), records_checked=True)
+    assert not [note for note in unknown.notes if note.startswith("data.train: ")]
 
 
 def test_a_file_of_only_broken_records_is_refused_even_with_on_error_skip(tmp_path: Path) -> None:
     bad = tmp_path / "bad.jsonl"
     bad.write_text("not json\n", encoding="utf-8")
     with pytest.raises(DataError):
-        checks.check_records(job(bad, "skip"))
+        check(job(bad, "skip"))
 
 
 def model_files(place: Path, **config: str) -> Path:
@@ -78,16 +96,16 @@ def test_target_modules_are_compared_with_the_names_in_the_models_files(
     flags = {"model.path": str(model_files(tmp_path / "m")), "lora.target_modules": targets}
     asked = read_job(None, (), flags).spec
     if not message:
-        checks.check_records(asked)
+        check(asked)
         return
     with pytest.raises(DataError, match=message) as caught:
-        checks.check_records(asked)
+        check(asked)
     assert caught.value.hint
 
 
 def test_a_model_of_other_names_is_left_to_the_training_program(tmp_path: Path) -> None:
     place = model_files(tmp_path / "m", model_type="chatglm")
-    checks.check_records(read_job(None, (), {"model.path": str(place), "lora.target_modules": ["query"]}).spec)
+    check(read_job(None, (), {"model.path": str(place), "lora.target_modules": ["query"]}).spec)
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]"])
@@ -97,7 +115,7 @@ def test_a_model_without_a_readable_config_is_refused(tmp_path: Path, text: str 
     if text is not None:
         (place / "config.json").write_text(text)
     with pytest.raises(DataError, match=r"model\.path: .*config\.json"):
-        checks.check_records(read_job(None, (), {"model.path": str(place)}).spec)
+        check(read_job(None, (), {"model.path": str(place)}).spec)
 
 
 @pytest.mark.parametrize("backend", ["local", "slurm"])
@@ -112,16 +130,16 @@ def test_records_are_read_before_a_plan_is_made_on_every_backend(tmp_path: Path,
 def test_a_split_of_a_directory_is_read(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text(GOOD)
     (tmp_path / "test.jsonl").write_text("not json")
-    checks.check_records(job(Path(f"{tmp_path}:train")))
+    check(job(Path(f"{tmp_path}:train")))
     for path, message in ((Path(f"{tmp_path}:test"), "bad JSON"), (tmp_path, "several splits: test, train")):
         with pytest.raises(DataError, match=message):
-            checks.check_records(job(path))
+            check(job(path))
 
 
 def test_a_system_message_that_begins_with_a_dash_is_no_option(tmp_path: Path) -> None:
     good = tmp_path / "good.jsonl"
     good.write_text(GOOD, encoding="utf-8")
-    checks.check_records(job(good, system="-brief"))
+    check(job(good, system="-brief"))
 
 
 def test_an_interrupted_start_is_cancelled(tmp_path: Path) -> None:

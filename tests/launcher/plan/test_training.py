@@ -27,15 +27,6 @@ from train import compat, families
 from train.memory import GIB, SHAPES
 
 
-def test_a_chat_template_that_has_a_name_stands_in_train_json() -> None:
-    named = make("data.chat_template=chatml").train
-    own = make(tree={"data.chat_template": "{{ messages }}"}).train
-    assert named is not None
-    assert own is not None
-    assert named.data.chat_template == families.CHAT_TEMPLATES["chatml"]
-    assert own.data.chat_template == "{{ messages }}"
-
-
 @pytest.mark.parametrize(
     ("config", "settings", "engine"),
     [

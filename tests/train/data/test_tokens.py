@@ -13,6 +13,7 @@ from train.data.prompts import end_ids, prompt_text, render, set_template
 from train.data.tokenizer import tokenize
 from train.data.tokens import Tokens, lengths
 from train.exports import ollama
+from train.families import CHAT_TEMPLATES
 from train.records.conversations import Record
 from train.templating import thinking
 from train.templating.chat_template import PLAIN_TEMPLATE
@@ -188,10 +189,16 @@ def test_a_model_without_a_template_begins_as_its_tokenizer_begins_every_text(
 
 
 def test_a_template_of_the_model_or_the_job_is_taken_as_it_is(tokenizer: Any) -> None:
-    for own, of_job in ((LLAMA3, None), (None, NO_END), (LLAMA3, NO_END)):
+    chatml = CHAT_TEMPLATES["chatml"]
+    for own, of_job, text in (
+        (LLAMA3, None, LLAMA3),
+        (None, NO_END, NO_END),
+        (LLAMA3, NO_END, NO_END),
+        (LLAMA3, "ChatML", chatml),
+    ):
         tokenizer.chat_template = own
         set_template(tokenizer, of_job)
-        assert thinking.own_part(tokenizer.chat_template) == (of_job or own).removesuffix("\n")
+        assert thinking.own_part(tokenizer.chat_template) == text.removesuffix("\n")
 
 
 def of_lengths(*found: int) -> Tokens:
