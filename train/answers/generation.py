@@ -40,13 +40,14 @@ def stop_ids(tokenizer: Any, config: Any) -> list[int]:
     return list(dict.fromkeys([*end_ids(tokenizer), *own]))
 
 
-def saved_pad_id(tokenizer: Any) -> int:
-    """The padding of generation settings: never a token of prompts.
+def saved_settings(tokenizer: Any, stop: list[int]) -> dict[str, Any]:
+    """Generation settings for the files of a model: greedy answers that end at `stop`.
 
-    Without an attention mask, generate() of transformers masks padding in a prompt: BOS too, where that is the padding.
+    The padding is never a token of prompts. Without an attention mask, generate() of transformers masks padding in a
+    prompt: BOS too, where that is the padding.
     """
-    pad: int = tokenizer.pad_token_id
-    return int(tokenizer.eos_token_id) if pad == tokenizer.bos_token_id else pad
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id == tokenizer.bos_token_id else tokenizer.pad_token_id
+    return {"do_sample": False, **NO_PENALTIES, "eos_token_id": stop, "pad_token_id": pad}
 
 
 def save_stopping(place: Path, tokenizer: Any, stop: list[int]) -> None:
@@ -56,8 +57,7 @@ def save_stopping(place: Path, tokenizer: Any, stop: list[int]) -> None:
     """
     from transformers import GenerationConfig
 
-    pad = saved_pad_id(tokenizer)
-    GenerationConfig(do_sample=False, **NO_PENALTIES, eos_token_id=stop, pad_token_id=pad).save_pretrained(place)
+    GenerationConfig(**saved_settings(tokenizer, stop)).save_pretrained(place)
     saved = copy.deepcopy(tokenizer)
     ending = next((token for token in end_ids(tokenizer) if token != tokenizer.eos_token_id), None)
     if ending is not None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from train.answers.generation import NO_PENALTIES, saved_pad_id
+from train.answers.generation import saved_settings
 from train.answers.trained import TrainedAdapter, adapter_tokenizer, find_adapter, trained_stop_ids
 from train.data.prompts import prompt_text, render
 from train.errors import UserError, is_disk_full
@@ -24,7 +24,7 @@ def export(run: Path, kind: str, out: Path, tell: Print = print) -> None:
     adapter = find_adapter(run.resolve())
     temporary = _temporary_for(out)
     try:
-        EXPORTS[kind](adapter, temporary, tell)
+        EXPORTS[kind](adapter, adapter_tokenizer(adapter), temporary, tell)
         if out.exists():
             out.rmdir()
         temporary.rename(out)
@@ -52,12 +52,11 @@ def _temporary_for(out: Path) -> Path:
     return temporary
 
 
-def _export_adapter(adapter: TrainedAdapter, place: Path, tell: Print) -> None:
+def _export_adapter(adapter: TrainedAdapter, tokenizer: Any, place: Path, tell: Print) -> None:
     from transformers import AutoTokenizer
 
     shutil.copytree(adapter.directory, place, dirs_exist_ok=True)
     make_portable(place, adapter.base, adapter.revision)
-    tokenizer = adapter_tokenizer(adapter)
     if AutoTokenizer.from_pretrained(place).chat_template != tokenizer.chat_template:
         tokenizer.save_pretrained(place)  # an earlier version saved the chat template as it found it
     probes.record(adapter, "adapter", place, tokenizer)
@@ -66,21 +65,17 @@ def _export_adapter(adapter: TrainedAdapter, place: Path, tell: Print) -> None:
         tell("it adapts experts as transformers 5 holds them; for transformers 4, export --to merged")
 
 
-def _export_merged(adapter: TrainedAdapter, place: Path, tell: Print) -> None:
+def _export_merged(adapter: TrainedAdapter, tokenizer: Any, place: Path, tell: Print) -> None:
     """Base and adapter in one model: safetensors, tokenizer and generation settings."""
-    probes.record(adapter, "merged", place, _write_merged(adapter, place, tell))
+    _write_merged(adapter, tokenizer, place, tell)
+    probes.record(adapter, "merged", place, tokenizer)
 
 
-def _write_merged(adapter: TrainedAdapter, place: Path, tell: Print) -> Any:
-    """Returns the tokenizer of training."""
-    tokenizer = adapter_tokenizer(adapter)
+def _write_merged(adapter: TrainedAdapter, tokenizer: Any, place: Path, tell: Print) -> None:
     model = merge(adapter, tell)
-    settings = model.generation_config
     stop = trained_stop_ids(adapter, tokenizer, model.config)
-    settings.eos_token_id = stop if len(stop) > 1 else stop[0]
-    settings.pad_token_id = saved_pad_id(tokenizer)
-    settings.do_sample, settings.temperature, settings.top_p, settings.top_k = False, None, None, None
-    settings.update(**NO_PENALTIES)
+    sampling = {"temperature": None, "top_p": None, "top_k": None}  # the base model's
+    model.generation_config.update(**saved_settings(tokenizer, stop), **sampling)
     longest = getattr(model.config, "max_position_embeddings", None)
     tokenizer.model_max_length = longest or tokenizer.model_max_length  # Unsloth sets it to the length of training
     model.save_pretrained(place)
@@ -88,16 +83,14 @@ def _write_merged(adapter: TrainedAdapter, place: Path, tell: Print) -> Any:
     make_portable(place, adapter.base, adapter.revision)
     size = sum(file.stat().st_size for file in place.glob("*.safetensors"))
     tell(f"{size / 1e9:.2f} GB of weights in {model.dtype}")
-    return tokenizer
 
 
-def _export_ollama(adapter: TrainedAdapter, place: Path, tell: Print) -> None:
+def _export_ollama(adapter: TrainedAdapter, tokenizer: Any, place: Path, tell: Print) -> None:
     """The merged model with a Modelfile beside it."""
     from transformers import AutoConfig
 
     register_types(Path(adapter.base))
     config = AutoConfig.from_pretrained(adapter.base, revision=adapter.revision)
-    tokenizer = adapter_tokenizer(adapter)
     # both checks come before the merge, which takes minutes
     bos = _begins_with(tokenizer)
 
@@ -106,7 +99,7 @@ def _export_ollama(adapter: TrainedAdapter, place: Path, tell: Print) -> None:
 
     template = ollama.measure(shown, bos)
     ollama.check_supported(config.to_dict())
-    _write_merged(adapter, place, tell)
+    _write_merged(adapter, tokenizer, place, tell)
     _write_bos(place / "tokenizer_config.json", tokenizer, bos)
     stop = [tokenizer.convert_ids_to_tokens(token) for token in trained_stop_ids(adapter, tokenizer, config)]
     text = ollama.modelfile(template, stop, adapter.config.data.system)
@@ -138,7 +131,7 @@ def _write_bos(file: Path, tokenizer: Any, bos: str) -> None:
     file.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-EXPORTS: dict[str, Callable[[TrainedAdapter, Path, Print], None]] = {
+EXPORTS: dict[str, Callable[[TrainedAdapter, Any, Path, Print], None]] = {
     "adapter": _export_adapter,
     "merged": _export_merged,
     "ollama": _export_ollama,

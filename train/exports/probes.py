@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from train.answers.trained import TrainedAdapter
-from train.data.prompts import template_facts
+from train.data.prompts import as_messages, render, template_facts
 from train.data.recipe import Recipe
 from train.data.tokenizer import Tokenizer
 from train.errors import UserError
@@ -31,8 +31,7 @@ def probes(system: str | None) -> list[Turns]:
 
 def prompt_ids(tokenizer: Any, turns: Turns) -> list[int]:
     """What the chat template of transformers' `tokenizer` asks with, as servers use it."""
-    messages = [{"role": role, "content": text} for role, text in turns]
-    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    text = render(tokenizer, turns, add_generation_prompt=True)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
@@ -64,8 +63,7 @@ def record(
                 f"{exported.decode(trained)!r}",
                 "export --to adapter, and use zlaunch generate or chat",
             )
-        messages = [{"role": role, "content": text} for role, text in turns]
-        prompts.append({"messages": messages, "trained_ids": trained, "prompt_ids": given, "agree": True})
+        prompts.append({"messages": as_messages(turns), "trained_ids": trained, "prompt_ids": given, "agree": True})
     facts = {
         "schema": 1,
         "kind": kind,

@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from train.answers.generation import generation_config, stop_ids
-from train.answers.trained import TrainedAdapter, find_adapter, load_adapted
+from train.answers.generation import generation_config
+from train.answers.trained import TrainedAdapter, find_adapter, load_adapted, trained_stop_ids
+from train.data.prompts import as_messages
 from train.data.recipe import Recipe
 from train.data.tokenizer import Tokenizer
 from train.errors import TrainError, UserError
@@ -92,7 +93,7 @@ def verify_directory(run: Path, directory: Path, count: int, max_new_tokens: int
     is_adapter = (directory / "adapter_config.json").is_file()
     request = {
         "directory": str(directory),
-        "conversations": [_messages(turns) for turns in conversations],
+        "conversations": [as_messages(turns) for turns in conversations],
         "max_new_tokens": max_new_tokens,
         "trust_remote_code": trusted or (is_adapter and (Path(adapter.base) / "alibi.py").is_file()),
         "quantization": _quantization(adapter) if is_adapter else None,
@@ -107,7 +108,7 @@ def verify_server(run: Path, server: Server, count: int, max_new_tokens: int) ->
     """Compare what a server answers. Raises UserError and ServerError."""
     own = _Own(find_adapter(run.resolve()), max_new_tokens)
     rows = [
-        own.compare(turns, server.ask(_messages(turns), max_new_tokens)) for turns in _conversations(run, own, count)
+        own.compare(turns, server.ask(as_messages(turns), max_new_tokens)) for turns in _conversations(run, own, count)
     ]
     return Verification(f"{server.url} ({server.model})", rows)
 
@@ -129,10 +130,6 @@ def _fresh(request: dict[str, Any]) -> list[dict[str, Any]]:
         raise TrainError(f"{request['directory']} cannot be loaded and asked by itself: {last[0]}")
     found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     return found
-
-
-def _messages(turns: Turns) -> list[dict[str, str]]:
-    return [{"role": role, "content": text} for role, text in turns]
 
 
 def _conversations(run: Path, own: _Own, count: int) -> list[Turns]:
@@ -160,7 +157,7 @@ class _Own:
 
     def __init__(self, adapter: TrainedAdapter, max_new_tokens: int) -> None:
         self.model, self.tokenizer = load_adapted(adapter, device="cpu")
-        self.stop = stop_ids(self.tokenizer, self.model.config)
+        self.stop = trained_stop_ids(adapter, self.tokenizer, self.model.config)
         self.max_new_tokens = max_new_tokens
         self._rendering = Tokenizer(Recipe.of(self.tokenizer, max_length=max_new_tokens))
         system = adapter.config.data.system
@@ -187,7 +184,7 @@ class _Own:
             if their_ids is None:
                 their_ids = self.tokenizer(found["answer"], add_special_tokens=False)["input_ids"]
             answers = "rounding" if self._is_tie(ids, answer_ids, their_ids) else "different"
-        return Row(_messages(turns), ids, theirs, same, answer, found["answer"], answers)
+        return Row(as_messages(turns), ids, theirs, same, answer, found["answer"], answers)
 
     def _answer(self, ids: list[int]) -> list[int]:
         import torch

@@ -20,12 +20,14 @@ def untrained_end(model: Any, tokenizer: Any, ends: Sequence[int], trained: str)
 
     A collective under ZeRO-3.
     """
+    if any(word in trained for word in ("embed", "lm_head", "word_embeddings", "output_layer")):
+        return None
     found = [
         name
         for name, layer in (("embedding", model.get_input_embeddings()), ("output head", model.get_output_embeddings()))
         if layer is not None and _looks_untrained(layer.weight, ends[0], sorted(tokenizer.added_tokens_decoder))
     ]
-    if not found or any(word in trained for word in ("embed", "lm_head", "word_embeddings", "output_layer")):
+    if not found:
         return None
     token = tokenizer.convert_ids_to_tokens(ends[0])
     return (

@@ -41,9 +41,9 @@ def check_names_of_files(lora: Lora, folder: Path) -> None:
 
     Does nothing for a model whose modules may have other names than its weights.
     """
-    family = family_of(read_json(folder / "config.json"))
+    config = _read_object(folder / "config.json")
     names = _names_in_files(folder)
-    if family is ANY or needs_conversion(read_json(folder / "config.json")) or not names:
+    if family_of(config) is ANY or needs_conversion(config) or not names:
         return
     known = [name.rpartition(".")[2] for name in names if "norm" not in name.lower()]
     names += [".".join(parts[:end]) for name in names if (parts := name.split(".")) for end in range(1, len(parts))]
@@ -59,7 +59,7 @@ def _names_in_files(folder: Path) -> list[str]:
     """Modules with weights, by the index of a checkpoint or the headers of its files; empty: they do not say."""
     index = next((file for name in _INDEXES if (file := folder / name).is_file()), None)
     if index is not None:
-        weights = list(read_json(index).get("weight_map", {}))
+        weights = list(_read_object(index).get("weight_map", {}))
     else:
         weights = [name for file in sorted(folder.glob("*.safetensors")) for name in _header(file)]
     return list(dict.fromkeys(name.rpartition(".")[0] for name in weights if name != "__metadata__"))
@@ -75,7 +75,7 @@ def _header(file: Path) -> dict[str, Any]:
     return found
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def _read_object(file: Path) -> dict[str, Any]:
     """Raises UserError for a file of a model that is absent or no JSON object."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))

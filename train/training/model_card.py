@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from train.config import Source, TrainConfig
+from train.config import Data, TrainConfig
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -52,8 +52,8 @@ def _training(config: TrainConfig) -> dict[str, Any]:
     target = lora.target_modules
     length = f"{numbers.max_steps} steps" if numbers.max_steps else f"{numbers.epochs:g} epochs"
     return {
-        "Data": _names(config.data.train),
-        **({"Held-out data": _names(config.data.eval)} if config.data.eval else {}),
+        "Data": _names(config.data, "data.train"),
+        **({"Held-out data": _names(config.data, "data.eval")} if config.data.eval else {}),
         "LoRA": f"r {lora.r}, alpha {lora.alpha:g}, dropout {lora.dropout:g}",
         "Target modules": target if isinstance(target, str) else ", ".join(target),
         **({"Modules trained whole": ", ".join(lora.modules_to_save)} if lora.modules_to_save else {}),
@@ -65,9 +65,8 @@ def _training(config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def _names(sources: str | tuple[str | Source, ...] | None) -> str:
-    listed = (sources,) if isinstance(sources, str) else sources or ()
-    paths = [source if isinstance(source, str) else source.path for source in listed]
+def _names(data: Data, key: str) -> str:
+    paths = [path for name, path in data.sources if name == key]
     return ", ".join(path if path.startswith("hub:") else Path(path).name for path in paths)
 
 
