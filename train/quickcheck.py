@@ -13,9 +13,7 @@ import argparse
 import itertools
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -33,14 +31,15 @@ MEASURED = 200
 """Records whose sequences are measured."""
 FIRST = 10_000
 """Records read of each file; `zlaunch data check` reads all of them."""
+_DATA, _LORA = msgspec.json.Decoder(Data), msgspec.json.Decoder(Lora)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m train.quickcheck")
     parser.add_argument("files", nargs="*", metavar="FILE")
-    parser.add_argument("--data", type=_decoder(Data), default=Data(), help="the section `data` of train.json")
+    parser.add_argument("--data", type=_DATA.decode, default=Data(), help="the section `data` of train.json")
     parser.add_argument("--model", type=Path, metavar="DIR", help="the model's files")
-    parser.add_argument("--lora", type=_decoder(Lora), default=Lora(), help="the section `lora` of train.json")
+    parser.add_argument("--lora", type=_LORA.decode, default=Lora(), help="the section `lora` of train.json")
     parser.add_argument("--turns", action="store_true", help="print records, sequences and times of the text as JSON")
     options = parser.parse_args(arguments)
     record_options = RecordOptions.of(options.data)
@@ -73,10 +72,6 @@ def turn_cost_of(files: list[str], data: Data, model: Path) -> dict[str, float] 
         return None
     found = turn_cost.measure(template, records)
     return found._asdict() if found.records else None
-
-
-def _decoder(kind: type[Any]) -> Callable[[str], Any]:
-    return lambda text: msgspec.json.decode(text, type=kind)
 
 
 def look(file: str, options: RecordOptions, *, on_error: str) -> int | None:

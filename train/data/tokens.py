@@ -72,13 +72,15 @@ class Tokens:
             wanted = np.where(wanted == token, np.int32(prediction), wanted)
         return np.where(labelled[1:], wanted, np.int32(IGNORED))
 
+    def prompt_size(self, index: int) -> int:
+        """Return the number of tokens before the last answer."""
+        _, labelled = self.sequence(index)
+        without_loss = np.flatnonzero(~labelled)
+        return int(without_loss[-1]) + 1 if len(without_loss) else 0
+
     def prompt(self, index: int) -> list[int]:
         """Return the tokens before the last answer: the prompt for generation."""
-        tokens, labelled = self.sequence(index)
-        place = len(tokens)
-        while place and labelled[place - 1]:
-            place -= 1
-        found: list[int] = tokens[:place].tolist()
+        found: list[int] = self.sequence(index)[0][: self.prompt_size(index)].tolist()
         return found
 
 

@@ -8,6 +8,7 @@ integers; so the list is decoded object by object here, through a window that sl
 from __future__ import annotations
 
 import codecs
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,21 +76,22 @@ def cut_json(path: str, shown: str) -> Iterator[Chunk]:
         yield from cut_lines(path, shown)
         return
     key, beside = (wrapper.key, wrapper.beside) if wrapper else ("", ())
+    part = functools.partial(Chunk, "list", path, shown, unread=beside, wrapper=key)
     first: _Item | None = None  # of the chunk that is being filled
     end = 0
     for item in _wrapped(path, wrapper) if wrapper else _items(path):
         if isinstance(item.value, Broken):
             if first:
-                yield Chunk("list", path, shown, first.start, end, first.line, (), beside, wrapper=key)
+                yield part(first.start, end, first.line)
             yield Chunk("list", path, shown, end, end, item.line, broken=item.value.text)
             return
         first = first or item
         end = item.end
         if end - first.start >= CHUNK_BYTES:
-            yield Chunk("list", path, shown, first.start, end, first.line, (), beside, wrapper=key)
+            yield part(first.start, end, first.line)
             first = None
     if first:
-        yield Chunk("list", path, shown, first.start, end, first.line, (), beside, wrapper=key)
+        yield part(first.start, end, first.line)
 
 
 def read_list(chunk: Chunk) -> Objects:

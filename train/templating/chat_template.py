@@ -20,8 +20,9 @@ templates that ask otherwise than their answers begin, generation_prompt.py make
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -122,7 +123,7 @@ class ChatTemplate:
             return asked
         answered = [*messages, ("assistant", SENTINEL)]
         if self.marked:
-            whole = self._by_marks(answered, None)
+            whole = self._by_marks(answered, None, lambda place: self.render(answered[:place], prompt=True))
             return whole.text[: whole.spans[-1][0]]
         before = self.render(answered).partition(SENTINEL)[0]
         return before[: len(before) - (self._lead(asked, before) or 0)]
@@ -160,9 +161,9 @@ class ChatTemplate:
         if layout is None:
             return None
         if self.turns == "joined" or (self.turns == "auto" and self.joins(roles)):
-            return self._led([layout.render(messages)], layout, roles)
+            return self._led(layout.render(messages), layout, roles)
         if self.turns == "last":
-            return self._led([_only_last(layout.render(messages))], layout, roles)
+            return self._led(_only_last(layout.render(messages)), layout, roles)
         return self._each_answer(messages, layout)
 
     def layout(self, roles: tuple[str, ...], longer: TurnLayout | None = None) -> TurnLayout | None:
@@ -198,15 +199,14 @@ class ChatTemplate:
             if shorter is None:
                 return None
             shown = shorter.render(messages[: place + 1])
-            led = self._led([Rendered(shown.text, shown.spans[-1:], len(found) + 1)], shorter, roles[: place + 1])
+            led = self._led(Rendered(shown.text, shown.spans[-1:], len(found) + 1), shorter, roles[: place + 1])
             if led is None:
                 return None
             found += led
         return found
 
-    def _led(self, found: list[Rendered], layout: TurnLayout, roles: tuple[str, ...]) -> list[Rendered] | None:
-        """The one sequence with answers that begin where the prompts end; None if the template must be asked."""
-        (rendered,) = found
+    def _led(self, rendered: Rendered, layout: TurnLayout, roles: tuple[str, ...]) -> list[Rendered] | None:
+        """The sequence with answers that begin where the prompts end; None if the template must be asked."""
         spans = []
         for place, (start, end) in zip(layout.answers[-len(rendered.spans) :], rendered.spans, strict=True):
             lead = self._lead_in(layout, roles[: place + 1])
@@ -252,10 +252,13 @@ class ChatTemplate:
 
     def sequences_slowly(self, messages: Turns, details: Details | None = None) -> list[Rendered]:
         """The same by asking the template about this very conversation."""
-        if details is not None and details.tools:
-            self._check_tools(messages, details)
-        if any(role == "tool" for role, _ in messages):
-            self._check_tool_turns(messages, details)
+        has_results = any(role == "tool" for role, _ in messages)
+        if has_results or (details is not None and details.tools):
+            text = self.render(messages, details=details)
+            if details is not None and details.tools:
+                self._check_tools(messages, details, text)
+            if has_results:
+                self._check_tool_turns(messages, details, text)
         dropped: list[str] = []
         if self.thinking == "off":
             messages, details, dropped = thinking.without_thoughts(messages, details, self.tags)
@@ -362,13 +365,18 @@ class ChatTemplate:
         raise TemplateRefusal("the chat template neither shows this answer nor continues its own prompt with it")
 
     def _marked_sequences(self, messages: Turns, details: Details | None, answers: list[int]) -> list[Rendered]:
-        whole = self._by_marks(messages, details)
+        @functools.cache
+        def prompt(place: int) -> str:
+            """What asks for the answer `place`, in the conversation and in each beginning of it."""
+            return self.render(messages[:place], prompt=True, details=details)
+
+        whole = self._by_marks(messages, details, prompt)
         if self.turns == "joined":
             return [whole]
         prefixes = []
         for count, place in enumerate(answers, 1):
             beginning = messages[: place + 1]
-            shown = whole if place == len(messages) - 1 else self._by_marks(beginning, details)
+            shown = whole if place == len(messages) - 1 else self._by_marks(beginning, details, prompt)
             continued = self._continued(beginning, shown.text, details) if self.thinking == "on" else None
             lost = self._lost(beginning, details, shown.text, shown.spans[-1], place)
             found = continued or Rendered(shown.text, shown.spans[-1:], count, lost)
@@ -382,7 +390,8 @@ class ChatTemplate:
             return [whole]
         return prefixes
 
-    def _by_marks(self, messages: Turns, details: Details | None) -> Rendered:
+    def _by_marks(self, messages: Turns, details: Details | None, prompt: Callable[[int], str]) -> Rendered:
+        """The conversation with the answers that the template marks. `prompt(place)`: what asks for that answer."""
         self._environment.globals["zlaunch_generation"] = True
         try:
             raw = self.render(messages, details=details)
@@ -400,16 +409,13 @@ class ChatTemplate:
                 f"the chat template marks {len(spans)} generations in a conversation of {len(places)} answers"
             )
         text = "".join(parts)
-        spans = [
-            self._from_prompt(text, span, messages[:place], details) for span, place in zip(spans, places, strict=True)
-        ]
+        spans = [self._from_prompt(text, span, prompt(place)) for span, place in zip(spans, places, strict=True)]
         lost = self._all_lost(messages, details, text, spans, places) if SENTINEL not in text else ()
         return Rendered(text, tuple(spans), len(places), lost)
 
-    def _from_prompt(self, text: str, span: tuple[int, int], asking: Turns, details: Details | None) -> tuple[int, int]:
+    def _from_prompt(self, text: str, span: tuple[int, int], prompt: str) -> tuple[int, int]:
         """A marked range, begun where the template's prompt for it ends."""
         start, end = span
-        prompt = self.render(asking, prompt=True, details=details)
         if text.startswith(prompt) and start < len(prompt) <= end:
             return len(prompt), end
         return start - (self._lead(prompt, text[:start]) or 0), end
@@ -478,8 +484,7 @@ class ChatTemplate:
                 found.append((f"an earlier turn of the {role}", content.strip()))
         return tuple(found)
 
-    def _check_tools(self, messages: Turns, details: Details) -> None:
-        text = self.render(messages, details=details)
+    def _check_tools(self, messages: Turns, details: Details, text: str) -> None:
         try:
             bare = self.render(messages, details=Details((), details.fields, details.untrained))
         except TemplateRefusal:  # calls without declarations
@@ -487,9 +492,9 @@ class ChatTemplate:
         if text == bare:
             raise TemplateRefusal("the chat template does not show the record's tools")
 
-    def _check_tool_turns(self, messages: Turns, details: Details | None) -> None:
+    def _check_tool_turns(self, messages: Turns, details: Details | None, text: str) -> None:
         as_answers = [("assistant" if role == "tool" else role, content) for role, content in messages]
-        if self.render(messages, details=details) == self.render(as_answers, details=details):
+        if text == self.render(as_answers, details=details):
             raise TemplateRefusal("the chat template writes the result of a tool as if it were an answer")
 
 

@@ -103,10 +103,7 @@ def _candidates(own: str, specials: Mapping[str, Any]) -> Iterator[Pieces]:
 def _switched(own: str) -> Iterator[Pieces]:
     """The template as it is, and with each of its switches."""
     yield "", ""
-    try:
-        asked = jinja2.meta.find_undeclared_variables(environment().parse(own))
-    except jinja2.TemplateError as error:
-        raise TemplateRefusal(f"the chat template is not valid Jinja: {error}") from None
+    asked = jinja2.meta.find_undeclared_variables(environment().parse(own))
     for name in SWITCHES:
         if name in asked:
             for value in ("false", "true"):

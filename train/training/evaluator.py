@@ -77,7 +77,7 @@ class Evaluator:
         """The model's answer to every record of data.eval, on rank 0 (a collective)."""
         tokens, options = self.part.tokens, self.config.eval
         # Prompts of similar lengths share a batch, which saves padding. The order is undone at the end.
-        order = sorted(range(len(tokens)), key=lambda i: -len(tokens.prompt(i)))
+        order = sorted(range(len(tokens)), key=lambda i: -tokens.prompt_size(i))
         shares = spread(len(order), self.world.world_size, options.batch_size)[self.world.rank]
         stop = stop_ids(self.tokenizer, self.model.config)
         given: dict[int, str] = {}
