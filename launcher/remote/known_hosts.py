@@ -42,7 +42,7 @@ class KnownKey:
     def names(self, name: str) -> bool:
         """Whether the line is about this host; its names may be patterns, or hashed."""
         if not self.hosts.startswith("|1|"):
-            return in_list(name, self.hosts.lower().split(","))
+            return in_list(name, self.hosts.split(","))
         salt, _, digest = self.hosts[3:].partition("|")
         return _hash(name, salt) == digest
 
@@ -89,7 +89,8 @@ def _parse(line: str, file: Path, number: int) -> KnownKey | None:
     if len(words) < 3 or words[0].startswith("#") or marker not in ("", AUTHORITY, REVOKED):
         return None
     blob = _blob(words[1], words[2])
-    return KnownKey(marker, words[0], words[1], blob, file, number) if blob else None
+    hosts = words[0] if words[0].startswith("|1|") else words[0].lower()
+    return KnownKey(marker, hosts, words[1], blob, file, number) if blob else None
 
 
 def _blob(kind: str, text: str) -> bytes | None:

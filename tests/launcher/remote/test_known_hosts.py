@@ -253,7 +253,7 @@ def test_many_known_hosts_are_read_quickly(tmp_path: Path) -> None:
     lines = "".join(f"10.1.{n // 250}.{n % 250} {ED}\n" for n in range(20000))
     found = settings(tmp_path, known=lines + f"10.0.0.1 {RSA}\n")
     check(found)
-    started = time.monotonic()
+    started = time.process_time()
     for _ in range(20):
         check(found)
-    assert time.monotonic() - started < 8
+    assert time.process_time() - started < 8
