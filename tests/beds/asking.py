@@ -13,10 +13,10 @@ from train.templating.chat_template import PLAIN_TEMPLATE
 
 FILES = Path(__file__).parents[1] / "train/templating/templates"
 LLAMA2 = (
-    "{% if messages[0]['role'] == 'system' %}{% set said = '<<SYS>>\n' + messages[0]['content'] + '\n<</SYS>>\n\n' %}"
-    "{% set turns = messages[1:] %}{% else %}{% set said = '' %}{% set turns = messages %}{% endif %}"
+    "{% if messages[0]['role'] == 'system' %}{% set system = '<<SYS>>\n' + messages[0]['content'] + '\n<</SYS>>\n\n' %}"
+    "{% set turns = messages[1:] %}{% else %}{% set system = '' %}{% set turns = messages %}{% endif %}"
     "{% for m in turns %}{% if m['role'] == 'user' %}"
-    "{{ bos_token + '[INST] ' + (said if loop.first else '') + m['content'] + ' [/INST]' }}"
+    "{{ bos_token + '[INST] ' + (system if loop.first else '') + m['content'] + ' [/INST]' }}"
     "{% else %}{{ ' ' + m['content'] + ' ' + eos_token }}{% endif %}{% endfor %}"
 )
 VICUNA = (

@@ -37,7 +37,7 @@ def test_a_healthy_cluster_blocks_nothing_and_its_nodes_answer(zl: Zl) -> None:
     assert list(zl.runs.iterdir() if zl.runs.exists() else []) == []
 
 
-def test_an_old_driver_of_the_nodes_is_told_and_a_missing_gpu_blocks(zl: Zl) -> None:
+def test_an_old_driver_of_the_nodes_is_reported_and_a_missing_gpu_blocks(zl: Zl) -> None:
     give_nvidia_smi(zl, 'for i in 0 1; do echo "$i, GPU-$i, Tesla V100, 32510, 7.0, 535.1"; done')
     found = rows(zl, "--gpus-per-node", "2", code=None)
     assert found["node1"]["gpus"]["text"] == "2 (Tesla V100)"
@@ -60,7 +60,7 @@ def test_a_node_whose_driver_is_broken_fails_the_run_in_the_drivers_words(zl: Zl
     assert zl.state(run) == "SUCCEEDED"
 
 
-def test_what_slurm_refuses_is_told_before_anything_is_queued(zl: Zl) -> None:
+def test_what_slurm_refuses_is_reported_before_anything_is_queued(zl: Zl) -> None:
     found = rows(zl, "--gpus-per-node", "8", code=1)
     assert "a node of partition 'gpu' has at most 2" in found["cluster"]["partition"]["advice"]
     assert found["cluster"]["start"]["level"] == "bad"

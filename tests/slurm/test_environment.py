@@ -1,4 +1,4 @@
-"""What the user told zlaunch wins over what the shell says to Slurm, and the agents get what the batch script found."""
+"""What the job says wins over what the shell says to Slurm, and the agents get what the batch script found."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.slurm.conftest import Zl, wait
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
 
 
-def test_variables_of_sbatch_do_not_override_the_job_and_are_told(zl: Zl) -> None:
+def test_variables_of_sbatch_do_not_override_the_job_and_are_reported(zl: Zl) -> None:
     zl.environ |= {
         "SBATCH_TIMELIMIT": "1", "SBATCH_PARTITION": "short", "SBATCH_JOB_NAME": "mine", "SBATCH_ARRAY_INX": "0-3",
         "SBATCH_HOLD": "1", "SBATCH_WAIT": "1", "SLURM_TIME_FORMAT": "relative",

@@ -115,8 +115,8 @@ def test_a_run_directory_on_a_full_disk_can_be_cancelled(zl: Zl, full: Path) -> 
                 file.write(b"x" * 4096)
         except OSError:
             pass
-    said = zl("status", run.run_id)
-    assert "RUNNING" in said
+    printed = zl("status", run.run_id)
+    assert "RUNNING" in printed
     assert "Traceback" not in zl("cancel", run.run_id, code=None)
     assert jobs(zl, run) == []
     assert zl.leftovers(run) == []

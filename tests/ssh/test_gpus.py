@@ -57,7 +57,7 @@ def test_slots_count_within_the_hosts_own_list(zl: Zl, install: Install) -> None
     assert ranks(zl) == ["rank 0 of 1 on node1: 3, PCI_BUS_ID"]  # the job's own list wins over the host's
 
 
-def test_a_broken_driver_is_told_in_its_own_words_and_never_means_the_cpu(zl: Zl, install: Install) -> None:
+def test_a_broken_driver_is_reported_in_its_own_words_and_never_means_the_cpu(zl: Zl, install: Install) -> None:
     install("node1", BROKEN)
     output = run(zl, hosts=["node1", "node2"], code=1)
     assert "node1: /usr/bin/nvidia-smi: Failed to initialize NVML: Driver/library version mismatch" in output

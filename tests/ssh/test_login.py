@@ -1,4 +1,4 @@
-"""Logging in to real hosts: whatever `ssh` manages, zlaunch manages, and what neither can is told."""
+"""Logging in to real hosts: whatever `ssh` manages, zlaunch manages, and what neither can gets a clear error."""
 
 from __future__ import annotations
 
@@ -159,13 +159,13 @@ def test_a_key_in_the_agent_is_used_as_ssh_uses_it(
         assert "permission denied" in refused(file)
 
 
-def test_a_locked_key_without_agent_and_a_public_one_are_told(config: Config, locked_key: Path) -> None:
+def test_a_locked_key_without_agent_and_a_public_one_are_reported(config: Config, locked_key: Path) -> None:
     file = config(f"Host *\n  IdentityFile {locked_key}\n  IdentityAgent none\n", "IdentityFile")
     assert f"{locked_key} has a passphrase: load it with ssh-add" in refused(file)
     file = config(f"Host *\n  IdentityFile {locked_key}.pub\n  IdentityAgent /run/no-agent\n", "IdentityFile")
-    said = refused(file)
-    assert f"{locked_key}.pub is a public key, and its private half is not in the agent" in said
-    assert "no ssh-agent answers at /run/no-agent" in said
+    refusal = refused(file)
+    assert f"{locked_key}.pub is a public key, and its private half is not in the agent" in refusal
+    assert "no ssh-agent answers at /run/no-agent" in refusal
 
 
 @pytest.mark.parametrize("named", ['"{socket}"', "$ZL_AGENT", "none"])
@@ -212,31 +212,31 @@ def test_a_jump_host_that_refuses_is_named(lab: Lab, config: Config, second_sshd
     file = config("Host node1\n  ProxyJump node2:2222\n")
     assert f"jump host node2 ({gate}) does not let connections through to node1 (" in refused(file)
     file = config("Host node1\n  ProxyJump node2\n  Port 2299\n")
-    said = refused(file)
-    assert "jump host node2 (" in said
-    assert f"cannot connect to node1 ({lab.address('node1')}:2299): is that host up" in said
+    refusal = refused(file)
+    assert "jump host node2 (" in refusal
+    assert f"cannot connect to node1 ({lab.address('node1')}:2299): is that host up" in refusal
     file = config("Host node1\n  ProxyJump node3,node2\nHost node2\n  PubkeyAuthentication no\n")
     assert f"jump host node2: root@{lab.address('node2')}:22: permission denied" in refused(file)
     assert log_in(config("Host node1\n  ProxyJump node3,node2\n")) == "node1"
 
 
-def test_a_dead_target_behind_a_jump_host_is_told_in_time(lab: Lab, config: Config) -> None:
+def test_a_dead_target_behind_a_jump_host_is_reported_in_time(lab: Lab, config: Config) -> None:
     lab.cut("node1")
     try:
         started = time.monotonic()
-        said = refused(config("Host node1\n  ProxyJump node2\n"), connect_timeout=2.0)
+        refusal = refused(config("Host node1\n  ProxyJump node2\n"), connect_timeout=2.0)
         assert time.monotonic() - started < 15
-        assert "jump host node2 (" in said
-        assert "node1 (" in said
+        assert "jump host node2 (" in refusal
+        assert "node1 (" in refusal
     finally:
         lab.restore("node1")
 
 
-def test_a_proxy_command_has_a_shell_and_its_words_are_told(lab: Lab, config: Config) -> None:
+def test_a_proxy_command_has_a_shell_and_its_words_are_reported(lab: Lab, config: Config) -> None:
     relay = "bash -c 'exec 3<>/dev/tcp/%h/%p && { cat <&3 & cat >&3; }'"
     assert log_in(config(f"Host node1\n  ProxyCommand {relay}\n")) == "node1"
-    said = refused(config("Host node1\n  ProxyCommand echo 'no gate open' >&2; exit 3\n"))
-    assert "no gate open (ProxyCommand echo 'no gate open' >&2; exit 3)" in said
+    refusal = refused(config("Host node1\n  ProxyCommand echo 'no gate open' >&2; exit 3\n"))
+    assert "no gate open (ProxyCommand echo 'no gate open' >&2; exit 3)" in refusal
 
 
 @pytest.fixture
@@ -259,7 +259,7 @@ def bashrc(lab: Lab) -> Iterator[Callable[[str], None]]:
         ("sleep 60", "its login files do not end"),
     ],
 )
-def test_login_files_that_are_in_the_way_are_told_within_seconds(
+def test_login_files_that_are_in_the_way_are_reported_within_seconds(
     lab: Lab, bashrc: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, text: str, expected: str
 ) -> None:
     monkeypatch.setattr(session, "HELLO_SECONDS", 8.0)
@@ -291,7 +291,8 @@ def test_setup_lines_run_before_the_far_end_and_do_not_eat_its_input(lab: Lab, t
     pid = lab.processes("node1", "ZL_SETUP=its")
     found.close()
     assert pid
-    said = refused(str(lab.ssh_config), setup=("echo no module cuda/99 >&2; false",))
+    refusal = refused(str(lab.ssh_config), setup=("echo no module cuda/99 >&2; false",))
     assert (
-        "did not start: no module cuda/99 (status 1; a line of ssh.setup or the login files may have said so)" in said
+        "did not start: no module cuda/99 (status 1; a line of ssh.setup or the login files may have said so)"
+        in refusal
     )

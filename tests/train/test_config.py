@@ -76,7 +76,7 @@ def test_the_ends_of_a_range_and_what_is_not_given_are_accepted(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    ("records", "epochs", "max_steps", "batch", "said"),
+    ("records", "epochs", "max_steps", "batch", "remark"),
     [
         (10, 3.0, None, 64, "1 step; each record 6.4 times; set train.global_batch_size below 10"),
         (10, 20.0, None, 64, "4 steps; each record 25.6 times; set train.global_batch_size below 10"),
@@ -96,6 +96,6 @@ def test_the_ends_of_a_range_and_what_is_not_given_are_accepted(tmp_path: Path, 
     ],
 )  # fmt: skip
 def test_few_records_or_steps_are_remarked_on(
-    records: int, epochs: float, max_steps: int | None, batch: int, said: str | None
+    records: int, epochs: float, max_steps: int | None, batch: int, remark: str | None
 ) -> None:
-    assert remark_on_steps(records, epochs, max_steps, batch) == said
+    assert remark_on_steps(records, epochs, max_steps, batch) == remark

@@ -35,7 +35,7 @@ def test_nothing_is_to_say_about_settings_that_agree() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "recorded", "said"),
+    ("asked", "recorded", "message"),
     [
         ({"r": 32}, {}, "lora.r is 32, but the adapter's is 8"),
         ({"alpha": 64}, {}, "lora.alpha is 64, but the adapter's is 16"),
@@ -47,10 +47,10 @@ def test_nothing_is_to_say_about_settings_that_agree() -> None:
         ({"r": 32}, {"r": None}, "but the adapter's is 8"),  # PEFT's default
     ],
 )
-def test_other_settings_are_refused_by_name(asked: dict[str, Any], recorded: dict[str, Any], said: str) -> None:
+def test_other_settings_are_refused_by_name(asked: dict[str, Any], recorded: dict[str, Any], message: str) -> None:
     refused = continued(Lora(adapter="a", **asked), {**ADAPTER, **recorded}).refused
     assert len(refused) == 1
-    assert said in refused[0]
+    assert message in refused[0]
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ held = Held()
 atexit.register(lambda: Path("handled").touch())
 atexit.register(lambda: 1 / 0)
 threading.Thread(target=lambda: (time.sleep(0.3), Path("joined").touch())).start()
-print("told", end="")
+print("reported", end="")
 dist.leave(75)
 """
 
@@ -53,7 +53,7 @@ def test_a_rank_leaves_with_all_done_and_without_taking_the_interpreter_down(tmp
     left = subprocess.run(
         [sys.executable, "-c", LEAVES], cwd=tmp_path, env={"PYTHONPATH": str(root)}, capture_output=True, check=False
     )
-    assert (left.returncode, left.stdout) == (75, b"told")
+    assert (left.returncode, left.stdout) == (75, b"reported")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["handled", "joined"]
 
 

@@ -28,7 +28,7 @@ def doctor(*words: str, smi: str, folder: Path) -> Result:
     return CliRunner().invoke(cli, ["doctor", *words], standalone_mode=False)
 
 
-def test_an_old_driver_and_a_volta_are_told_with_the_remedy(machine: Path) -> None:
+def test_an_old_driver_and_a_volta_are_reported_with_the_remedy(machine: Path) -> None:
     done = doctor(
         "local", "--smoke", "--json", smi="echo '0, GPU-1, Tesla V100, 32510, 7.0, 535.104.05'", folder=machine
     )

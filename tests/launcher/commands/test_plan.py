@@ -209,7 +209,7 @@ def test_text_and_json_say_the_same() -> None:
         assert 0 < plan_report["tokens_per_second"] < float("inf")
 
 
-def test_few_records_are_told_by_the_plan_and_the_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_records_are_reported_by_the_plan_and_the_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ten.jsonl").write_text('{"instruction": "a", "output": "b"}\n' * 10)
     (tmp_path / "model").mkdir()

@@ -37,13 +37,13 @@ def test_the_locked_cuda_is_that_of_the_lock() -> None:
         ("3.0.0+cu140", "600.1", H100, []),
     ],
 )
-def test_what_does_not_fit_is_told_with_the_remedy(torch: str, driver: str, gpu: Gpu, words: list[str]) -> None:
-    told = "; ".join(problems({"torch": torch}, driver, [gpu, gpu]))
-    assert bool(told) == bool(words)
-    assert [word for word in words if word not in told] == []
+def test_what_does_not_fit_is_reported_with_the_remedy(torch: str, driver: str, gpu: Gpu, words: list[str]) -> None:
+    reported = "; ".join(problems({"torch": torch}, driver, [gpu, gpu]))
+    assert bool(reported) == bool(words)
+    assert [word for word in words if word not in reported] == []
 
 
-def test_a_build_for_cpus_is_told() -> None:
+def test_a_build_for_cpus_is_reported() -> None:
     assert "build for CPUs: pip install torch" in cpu_build({"torch": "2.13.0+cpu"}, "580.1", [H100])
     assert cpu_build({"torch": "2.13.0+cpu"}, "535.1", [V100]).endswith("cu128")
     assert cpu_build({"torch": "2.13.0"}, "580.1", [H100]) == ""

@@ -256,7 +256,7 @@ def test_eight_agents_end_within_seconds_of_one_killed_rank(make: Make) -> None:
 
 
 class Cable:
-    """Forwards TCP connections to a port; while cut, nothing passes and nobody is told."""
+    """Forwards TCP connections to a port; while cut, nothing passes and neither side notices."""
 
     def __init__(self, target: int) -> None:
         self.server = socket.create_server(("127.0.0.1", 0))

@@ -99,7 +99,7 @@ def test_every_python_that_hosts_may_have_counts_them(tmp_path: Path, version: s
     assert entries(json.loads(done.stdout)) == ["MIG-11aa"]
 
 
-def test_a_cut_list_is_told(tmp_path: Path) -> None:
+def test_a_cut_list_is_reported(tmp_path: Path) -> None:
     assert "7 stands for no GPU here" in census.census(tool(tmp_path, FOUR, CUDA_VISIBLE_DEVICES="0,7"))["notes"][0]
     assert census.census(tool(tmp_path, FOUR, CUDA_VISIBLE_DEVICES="0,-1"))["notes"] == []
 
@@ -142,7 +142,7 @@ def test_the_list_is_read_as_torch_reads_it(tmp_path: Path) -> None:
         (["usage: nvidia-smi"], 2, "usage"),
     ],
 )
-def test_a_probe_that_failed_is_told_in_the_drivers_words(
+def test_a_probe_that_failed_is_reported_in_the_drivers_words(
     tmp_path: Path, rows: list[str], code: int, words: str
 ) -> None:
     found = census.census(tool(tmp_path, rows, code=code))
@@ -165,7 +165,7 @@ def test_a_warning_of_a_driver_that_works_is_passed_on(tmp_path: Path) -> None:
     assert found["notes"] == ["WARNING: infoROM is corrupted at gpu 0000:0A:00.0"]
 
 
-def test_memory_that_a_card_does_not_report_is_told(tmp_path: Path) -> None:
+def test_memory_that_a_card_does_not_report_is_reported(tmp_path: Path) -> None:
     found = census.census(tool(tmp_path, ["0, GPU-1, NVIDIA GB10, [N/A], 12.1, 580.95, [N/A]"]))
     assert found["gpus"][0]["memory_bytes"] == 0
     assert found["notes"] == ["the driver does not report how much memory NVIDIA GB10 has"]

@@ -71,13 +71,13 @@ def test_a_program_that_hangs_is_killed_with_all_that_it_started() -> None:
 
 def test_a_start_passes_the_secrets_to_the_unpacked_node_sh_and_removes_the_mark(tmp_path: Path) -> None:
     run, there = RunDir(tmp_path / "here"), tmp_path / "there"
-    run.write({"node.sh": f'cd "{there}"; cat > told; mkdir nodes; echo "{{}}" > nodes/node-0.json\n'})
+    run.write({"node.sh": f'cd "{there}"; cat > received; mkdir nodes; echo "{{}}" > nodes/node-0.json\n'})
     packed = bundle.build(run)
     host.hello(str(tmp_path), "token", 0, [], False)
     assert list((tmp_path / ".marks").rglob("0"))
     runs.unpack(str(there), {}, packed)
     assert runs.start(str(there), 0, {}, 10, b"secrets") == {"record": {}}
-    assert (there / "told").read_bytes() == b"secrets"
+    assert (there / "received").read_bytes() == b"secrets"
     assert not list((tmp_path / ".marks").iterdir())
 
 

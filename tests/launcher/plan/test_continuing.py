@@ -17,8 +17,8 @@ ADAPTER = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_
 def test_the_plan_has_the_settings_of_the_adapter_and_says_so():
     plan = make("lora.adapter=/a", adapter_config=ADAPTER)
     assert (plan.train.lora.r, plan.train.lora.alpha, plan.train.lora.target_modules) == (8, 16, ("q_proj",))
-    told = {reason.setting: reason.reason for reason in plan.reasons}
-    assert "the adapter" in told["lora.r"]
+    reasons = {reason.setting: reason.reason for reason in plan.reasons}
+    assert "the adapter" in reasons["lora.r"]
     assert any(note.startswith("lora.r = 8") for note in plan.notes)
 
 

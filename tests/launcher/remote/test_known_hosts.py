@@ -1,4 +1,4 @@
-"""Known hosts as ssh reads them: which lines count, and what is said about a key."""
+"""Known hosts as ssh reads them: which lines count, and which errors a key leads to."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check(found: Settings, key: Any = KEY, *, accept_new: bool = False, direct: 
     known_hosts.verify(key, found, known_hosts.known_keys(found), accept_new=accept_new, direct=direct)
 
 
-def said(found: Settings, key: Any = KEY, **more: Any) -> str:
+def refusal(found: Settings, key: Any = KEY, **more: Any) -> str:
     with pytest.raises(known_hosts.HostKeyError) as caught:
         check(found, key, **more)
     return str(caught.value)
@@ -81,7 +81,7 @@ def test_a_line_that_ssh_would_find_is_found_among_bad_ones(
     "line", [BROKEN, f"10.0.0.* {ED}", f"10.0.0.1,!10.0.0.1 {RSA}", f"[10.0.0.1]:2222 {RSA}", f"10.0.0.11 {RSA}"]
 )
 def test_a_line_about_another_host_or_with_another_kind_of_key_is_no_acquaintance(tmp_path: Path, line: str) -> None:
-    text = said(settings(tmp_path, known=line))
+    text = refusal(settings(tmp_path, known=line))
     assert "unknown host key ssh-rsa SHA256:" in text
     assert ("known for it: ssh-ed25519" in text) is (ED in line)
 
@@ -89,7 +89,7 @@ def test_a_line_about_another_host_or_with_another_kind_of_key_is_no_acquaintanc
 @pytest.mark.parametrize("strict", ["no", "accept-new", "ask"])
 def test_a_revoked_key_is_refused_whatever_the_user_accepts(tmp_path: Path, strict: str) -> None:
     known = f"10.0.0.1 {RSA}\n@revoked * {RSA}\n"
-    text = said(settings(tmp_path, f"StrictHostKeyChecking {strict}", known), accept_new=True)
+    text = refusal(settings(tmp_path, f"StrictHostKeyChecking {strict}", known), accept_new=True)
     assert text.startswith("REVOKED HOST KEY: ")
     assert f"revoked in {tmp_path}/known line 2" in text
     check(settings(tmp_path, known=f"10.0.0.1 {RSA}\n@revoked 10.0.0.2 {RSA}\n@revoked * {RSA_OTHER}\n"))
@@ -98,13 +98,13 @@ def test_a_revoked_key_is_refused_whatever_the_user_accepts(tmp_path: Path, stri
 def test_a_list_of_revoked_keys_is_heeded(tmp_path: Path) -> None:
     config, known = f"RevokedHostKeys {tmp_path}/revoked", f"10.0.0.1 {RSA}\n"
     (tmp_path / "revoked").write_text(f"# stolen\n{RSA} laptop\n")
-    assert "REVOKED" in said(settings(tmp_path, config, known))
+    assert "REVOKED" in refusal(settings(tmp_path, config, known))
     (tmp_path / "revoked").write_text(f"{RSA_OTHER}\n")
     check(settings(tmp_path, config, known))
     (tmp_path / "revoked").unlink()
-    assert "No such file" in said(settings(tmp_path, config, known))
+    assert "No such file" in refusal(settings(tmp_path, config, known))
     (tmp_path / "revoked").write_bytes(b"SSHKRL\n\0\0\0\0")
-    assert "binary list" in said(settings(tmp_path, config, known))
+    assert "binary list" in refusal(settings(tmp_path, config, known))
 
 
 def test_a_changed_key_is_refused_unless_the_user_has_switched_the_check_off(
@@ -112,7 +112,9 @@ def test_a_changed_key_is_refused_unless_the_user_has_switched_the_check_off(
 ) -> None:
     known = f"10.0.0.1 {RSA_OTHER}\n"
     for strict in ("yes", "ask", "accept-new"):
-        assert "HOST KEY CHANGED" in said(settings(tmp_path, f"StrictHostKeyChecking {strict}", known), accept_new=True)
+        assert "HOST KEY CHANGED" in refusal(
+            settings(tmp_path, f"StrictHostKeyChecking {strict}", known), accept_new=True
+        )
     check(settings(tmp_path, "StrictHostKeyChecking no", known))
     assert "HOST KEY CHANGED" in capsys.readouterr().err
     assert (tmp_path / "known").read_text() == known
@@ -145,14 +147,16 @@ def test_several_files_none_and_an_alias(tmp_path: Path) -> None:
 def test_localhost_is_trusted_where_the_user_says_so(tmp_path: Path) -> None:
     config = "NoHostAuthenticationForLocalhost yes"
     check(settings(tmp_path, config, name="127.0.0.1"))
-    assert "unknown host key" in said(settings(tmp_path, config))
+    assert "unknown host key" in refusal(settings(tmp_path, config))
 
 
 def test_the_keyscan_of_an_unknown_key_names_port_alias_and_file(tmp_path: Path) -> None:
-    assert f"then: ssh-keyscan 10.0.0.1 >> {tmp_path}/known " in said(settings(tmp_path))
-    assert f"then: ssh-keyscan -p 2222 10.0.0.1 >> {tmp_path}/known " in said(settings(tmp_path, name="10.0.0.1:2222"))
+    assert f"then: ssh-keyscan 10.0.0.1 >> {tmp_path}/known " in refusal(settings(tmp_path))
+    assert f"then: ssh-keyscan -p 2222 10.0.0.1 >> {tmp_path}/known " in refusal(
+        settings(tmp_path, name="10.0.0.1:2222")
+    )
     config = "Host node1\n  HostName 10.0.0.1\n  Port 2222\n  HostKeyAlias one"
-    text = said(settings(tmp_path, config, name="node1"))
+    text = refusal(settings(tmp_path, config, name="node1"))
     assert f"ssh-keyscan -p 2222 10.0.0.1 | sed 's/^[^# ][^ ]*/one/' >> {tmp_path}/known " in text
     assert "/etc/ssh/ssh_host_rsa_key.pub" in text
 
@@ -165,7 +169,7 @@ def test_the_alias_replaces_the_name_that_was_scanned() -> None:
 
 
 def test_no_keyscan_is_proposed_where_it_cannot_reach_the_host(tmp_path: Path) -> None:
-    text = said(settings(tmp_path), direct=False)
+    text = refusal(settings(tmp_path), direct=False)
     assert "ssh-keyscan" not in text
     assert "look at the key on the host itself" in text
     assert f"echo '10.0.0.1 ssh-rsa {KEY.get_base64()}' >> {tmp_path}/known " in text
@@ -177,7 +181,7 @@ def test_a_changed_key_is_forgotten_by_the_command_that_is_printed(
 ) -> None:
     dialled = "10.0.0.1" if port == 22 else f"[10.0.0.1]:{port}"
     config = f"Host node1\n  HostName 10.0.0.1\n  Port {port}\n" + (f"  HostKeyAlias {alias}\n" if alias else "")
-    text = said(settings(tmp_path, config, f"{alias or dialled} {RSA_OTHER}\nelse {RSA_OTHER}\n", "node1"))
+    text = refusal(settings(tmp_path, config, f"{alias or dialled} {RSA_OTHER}\nelse {RSA_OTHER}\n", "node1"))
     subprocess.run(["sh", "-c", text[text.index("ssh-keygen -R") :]], check=True, capture_output=True)
     assert (tmp_path / "known").read_text() == f"else {RSA_OTHER}\n"
 
@@ -205,9 +209,9 @@ def certified(tmp_path: Path) -> Callable[..., tuple[Any, str]]:
 def test_an_authority_vouches_for_hosts(tmp_path: Path, certified: Any, kind: str) -> None:
     key, authority = certified("-h", "-n", "10.0.0.1,node1", "-V", "-1m:+5m", kind=kind)
     check(settings(tmp_path, known=f"@cert-authority 10.0.* {authority}\n"), key)
-    assert "unknown host key" in said(settings(tmp_path, known=f"@cert-authority 10.1.* {authority}\n"), key)
-    assert "unknown host key" in said(settings(tmp_path, known=f"@cert-authority * {ED}\n"), key)
-    text = said(settings(tmp_path, known=f"@cert-authority * {authority}\n@revoked * {authority}\n"), key)
+    assert "unknown host key" in refusal(settings(tmp_path, known=f"@cert-authority 10.1.* {authority}\n"), key)
+    assert "unknown host key" in refusal(settings(tmp_path, known=f"@cert-authority * {ED}\n"), key)
+    text = refusal(settings(tmp_path, known=f"@cert-authority * {authority}\n@revoked * {authority}\n"), key)
     assert "REVOKED" in text
 
 
@@ -224,7 +228,7 @@ def test_a_certificate_that_does_not_hold_is_refused(
     tmp_path: Path, certified: Any, options: tuple[str, ...], problem: str
 ) -> None:
     key, authority = certified(*options)
-    text = said(settings(tmp_path, known=f"@cert-authority * {authority}\n"), key)
+    text = refusal(settings(tmp_path, known=f"@cert-authority * {authority}\n"), key)
     assert f"the certificate of the host's key does not hold: {problem}" in text
 
 
@@ -236,7 +240,7 @@ def test_a_forged_certificate_is_refused(tmp_path: Path, certified: Any) -> None
     # The other authority's key in place of the one that signed.
     at = blob.index((len(known)).to_bytes(4, "big") + b"\0\0\0\x0bssh-ed25519", 64) + 4
     key.public_blob.key_blob = blob[:at] + known + blob[at + len(known) :]
-    assert "its signature is wrong" in said(settings(tmp_path, known=f"@cert-authority * {authority}\n"), key)
+    assert "its signature is wrong" in refusal(settings(tmp_path, known=f"@cert-authority * {authority}\n"), key)
 
 
 def test_certificates_are_asked_for_only_where_an_authority_is_known(tmp_path: Path) -> None:

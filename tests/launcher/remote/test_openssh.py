@@ -87,7 +87,7 @@ def test_without_ssh_a_claimed_answer_is_that_of_ssh(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: bool
 ) -> None:
     monkeypatch.setenv("ZL_AGENT", "/run/agent")
-    compared = told = 0
+    compared = warned = 0
     for seed in range(80):
         random_ = random.Random(f"{seed} {odd}")
         file = tmp_path / f"config-{seed}"
@@ -98,23 +98,23 @@ def test_without_ssh_a_claimed_answer_is_that_of_ssh(
             if found is None:
                 continue
             theirs, ours, unknown = found
-            told += bool(unknown)
+            warned += bool(unknown)
             if not unknown:
                 compared += 1
                 assert comparable(ours) == comparable(theirs), f"{address}\n{file.read_text()}"
     assert compared > (40 if odd else 150)
-    assert (told > 30) is odd
+    assert (warned > 30) is odd
 
 
-def test_a_block_that_is_not_understood_is_told(
+def test_a_block_that_is_not_understood_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
     openssh.warn_once.cache_clear()
     (tmp_path / "config").write_text("Host a\n  User right\nMatch final all\n  User wrong\nCanonicalizeHostname yes\n")
     assert settings_of(Address("a"), str(tmp_path / "config")).user == "right"
-    said = capsys.readouterr().err
-    assert f"{tmp_path}/config line 3: Match final all: not understood" in said
+    warnings = capsys.readouterr().err
+    assert f"{tmp_path}/config line 3: Match final all: not understood" in warnings
     (tmp_path / "config").write_text(f"Include {tmp_path}/config\n")
     with pytest.raises(TargetError, match="include one another"):
         settings_of(Address("a"), str(tmp_path / "config"))

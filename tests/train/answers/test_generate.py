@@ -116,10 +116,10 @@ def test_a_merged_export_drops_the_penalties_and_loads_the_base_once(
         return load(*given, **options)
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", counted)
-    said: list[str] = []
-    export(run, "merged", tmp_path / "merged", said.append)
+    messages: list[str] = []
+    export(run, "merged", tmp_path / "merged", messages.append)
     assert len(loads) == 1
-    assert said[0].startswith("logits of the merged model (torch.float32) and of the trained one (not quantized): ")
+    assert messages[0].startswith("logits of the merged model (torch.float32) and of the trained one (not quantized): ")
     settings = json.loads((tmp_path / "merged" / "generation_config.json").read_text())
     assert settings.get("repetition_penalty", 1.0) == 1.0
     assert settings.get("no_repeat_ngram_size", 0) == 0
@@ -150,11 +150,11 @@ def test_a_missing_gpu_is_reported_without_a_traceback(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     prompt = ["--prompt", "hi"] if module == "train.generate" else []
     status = importlib.import_module(module).main(["--run-dir", str(run), "--device", "cuda", *prompt])
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert status == 2
-    assert "needs GPU 0, but this node has 0 visible GPUs" in said
-    assert "\n  -> " in said
-    assert "Traceback" not in said
+    assert "needs GPU 0, but this node has 0 visible GPUs" in printed
+    assert "\n  -> " in printed
+    assert "Traceback" not in printed
 
 
 @pytest.mark.parametrize("kind", ["no parent", "a file", "full", "full in the weights"])
@@ -182,8 +182,8 @@ def test_an_export_that_cannot_be_written_names_the_directory(
     if "full" in kind:
         monkeypatch.setitem(kinds.EXPORTS, "adapter", write)
     assert export.main(["--run-dir", str(run), "--to", "adapter", "--out", str(place)]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith(f"error: {place} cannot be written: ")
-    assert "  -> " in said
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: {place} cannot be written: ")
+    assert "  -> " in printed
     assert not (tmp_path / "x").exists()
     assert not list(tmp_path.glob(".x*"))

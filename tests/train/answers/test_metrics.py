@@ -44,9 +44,9 @@ def test_rouge_equals_that_of_the_library_on_random_sentences() -> None:
         one, other = ("".join(random.choices(pieces, k=random.randint(1, 40))) for _ in range(2))
         if not words(one) or not words(other):
             continue
-        told = Rouge().get_scores(" ".join(words(other)), " ".join(words(one)))[0]
+        expected = Rouge().get_scores(" ".join(words(other)), " ".join(words(one)))[0]
         for part in "12l":
-            assert rouge(part)([(one, other)]) == pytest.approx(told[f"rouge-{part}"]["f"], abs=1e-6)
+            assert rouge(part)([(one, other)]) == pytest.approx(expected[f"rouge-{part}"]["f"], abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -67,13 +67,13 @@ def test_a_task_has_the_kind_of_its_name_or_its_answers(task: str | None, answer
 
 def test_scores_are_given_overall_and_by_task() -> None:
     pairs = [("正面", "正面。"), ("负面", "正面"), ("我去北京清华大学", "我去北京清华大学"), ("十二", "十三")]
-    told = score(pairs, ["sentiment", "sentiment", "translation", None])
-    assert told["records"] == 4
-    assert told["accuracy"] == 0.5
-    assert told["tasks"]["sentiment"] == {"records": 2, "accuracy": 0.5, "macro_f1": pytest.approx(1 / 3)}
-    assert set(told["tasks"]["translation"]) == {"records", "bleu", "rouge_l"}
-    assert told["bleu"] == pytest.approx(100)
-    assert told["macro_f1"] == pytest.approx(1 / 3)
+    scores = score(pairs, ["sentiment", "sentiment", "translation", None])
+    assert scores["records"] == 4
+    assert scores["accuracy"] == 0.5
+    assert scores["tasks"]["sentiment"] == {"records": 2, "accuracy": 0.5, "macro_f1": pytest.approx(1 / 3)}
+    assert set(scores["tasks"]["translation"]) == {"records", "bleu", "rouge_l"}
+    assert scores["bleu"] == pytest.approx(100)
+    assert scores["macro_f1"] == pytest.approx(1 / 3)
     assert score([], []) == {"records": 0, "tasks": {}}
 
 
@@ -81,8 +81,8 @@ def test_a_missing_library_costs_only_its_metric(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
-    told = score([("你好世界", "你好世界")], ["translation"])
-    assert told["tasks"]["translation"] == {"records": 1, "rouge_l": pytest.approx(1.0, abs=1e-6)}
+    scores = score([("你好世界", "你好世界")], ["translation"])
+    assert scores["tasks"]["translation"] == {"records": 1, "rouge_l": pytest.approx(1.0, abs=1e-6)}
     assert "bleu is not measured" in capsys.readouterr().err
 
 

@@ -245,7 +245,7 @@ def test_a_file_that_changes_while_it_is_read_leaves_no_entry(
 
 
 @pytest.mark.parametrize("name", ["tokens.bin", "labelled.bin", "offsets.npy", "kept.npy", "counted.npy"])
-def test_a_full_disk_is_told_whatever_file_is_the_last_that_finds_room(
+def test_a_full_disk_is_reported_whatever_file_is_the_last_that_finds_room(
     tmp_path: Path, recipe: Recipe, name: str
 ) -> None:
     path = write(tmp_path / "a.jsonl", record("hello", "again"))

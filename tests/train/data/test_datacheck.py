@@ -133,7 +133,7 @@ def test_a_record_is_shown_with_the_tokens_that_carry_loss_and_its_keys(tmp_path
     assert "messages[].role" in data_show.text(only)
 
 
-def test_the_cost_of_a_sequence_per_answer_is_told(
+def test_the_cost_of_a_sequence_per_answer_is_reported(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from launcher.commands.data import part_lines

@@ -42,8 +42,8 @@ def test_a_template_of_roles_and_contents_is_measured_exactly(template: str) -> 
     render = renderer(template)
     found = ollama.measure(render, "<s>")
     turns = [("user", "你好"), ("assistant", "好"), ("user", "再见"), ("assistant", "bye"), ("user", "1 + 1")]
-    for said in (turns, turns[:1], turns[:3]):
-        assert found.render(said) == render(said, add_generation_prompt=True).removeprefix("<s>")
+    for asked in (turns, turns[:1], turns[:3]):
+        assert found.render(asked) == render(asked, add_generation_prompt=True).removeprefix("<s>")
 
 
 def test_the_modelfile_holds_the_template_in_go() -> None:
@@ -112,7 +112,7 @@ ODD = (
 def conversations(template: ollama.Template) -> list[Any]:
     turns = [("user", "a {{ b }}"), ("assistant", "b"), ("user", "c"), ("assistant", '"d"'), ("user", "e")]
     plain = [turns[:1], turns[:3], turns]
-    return [*plain, *([[("system", "s"), *said] for said in plain] if template.system else [])]
+    return [*plain, *([[("system", "s"), *asked] for asked in plain] if template.system else [])]
 
 
 @pytest.mark.parametrize("name", [*asking.SMALL, "odd"])

@@ -167,9 +167,9 @@ def test_every_export_has_both_names_and_loads_as_before(runs: dict[str, Path], 
         assert config["rope_theta"] == rope["rope_theta"]
         assert (config["rope_scaling"] or {}).get("rope_type", "default") == rope["rope_type"]
     for kind in ("x-merged", "x-adapter"):
-        told = json.loads((runs[name] / kind / "tokenizer_config.json").read_text())
-        assert told["tokenizer_class"] == "PreTrainedTokenizerFast"
-        assert told["chat_template"] == (runs[name] / kind / "chat_template.jinja").read_text()
+        settings = json.loads((runs[name] / kind / "tokenizer_config.json").read_text())
+        assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+        assert settings["chat_template"] == (runs[name] / kind / "chat_template.jinja").read_text()
         sentencepiece = name in FAMILIES and name != "glm4"
         assert (runs[name] / kind / "tokenizer.model").exists() is sentencepiece
     wanted = torch.load(runs[name] / "ref.pt")

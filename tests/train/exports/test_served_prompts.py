@@ -100,8 +100,8 @@ def test_the_adapter_stops_in_plain_peft_by_its_readme(
     (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
     assert str(base.parent) not in text
     assert str(run) not in text
-    for said in ("train.jsonl", "r 8, alpha 16", "| accuracy |", "| Thinking | off |", "base_model"):
-        assert said in text or said == "base_model"  # a directory has no name on a hub
+    for fact in ("train.jsonl", "r 8, alpha 16", "| accuracy |", "| Thinking | off |", "base_model"):
+        assert fact in text or fact == "base_model"  # a directory has no name on a hub
     question = f"判断评论的情感。\n{GOOD.format(1)}"
     code = code.replace('"base"', repr(str(base))).replace('"."', repr(str(run / "adapter")))
     exec(code.replace("Hello!", question.replace("\n", "\\n")), {})
@@ -120,8 +120,8 @@ def test_ollama_gets_the_prompt_and_the_first_token_of_training(trained: tuple[P
     from train.exports.kinds import export
 
     run, _ = trained
-    said: list[str] = []
-    export(run, "ollama", tmp_path / "ollama", said.append)
+    messages: list[str] = []
+    export(run, "ollama", tmp_path / "ollama", messages.append)
     served = AutoTokenizer.from_pretrained(tmp_path / "ollama")
     template = gotemplate.template_of((tmp_path / "ollama/Modelfile").read_text(encoding="utf-8"))
     assert template.endswith("<think>\n\n</think>\n\n")
@@ -134,7 +134,7 @@ def test_ollama_gets_the_prompt_and_the_first_token_of_training(trained: tuple[P
     settings = json.loads((tmp_path / "ollama/tokenizer_config.json").read_text())
     assert settings["add_bos_token"] is False  # without this key Ollama begins prompts with token 0
     assert settings["bos_token"]
-    assert any(line.startswith("note: thoughts of earlier answers") for line in said)
+    assert any(line.startswith("note: thoughts of earlier answers") for line in messages)
 
 
 def test_an_export_that_would_ask_otherwise_is_refused(
@@ -179,7 +179,7 @@ def test_a_model_trained_on_thoughts_is_asked_to_think_and_is_evaluated_so(
     assert found["answer"].split()[0] == "想"  # the tags are special tokens of this small tokenizer
 
 
-def test_a_base_model_that_never_saw_the_end_token_is_told_of(trained: tuple[Path, Path]) -> None:
+def test_a_base_model_that_never_saw_the_end_token_gets_a_warning(trained: tuple[Path, Path]) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -188,15 +188,15 @@ def test_a_base_model_that_never_saw_the_end_token_is_told_of(trained: tuple[Pat
     _, base = trained
     model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
 
-    def told(trained: str = "") -> str | None:
+    def warning(trained: str = "") -> str | None:
         return untrained_end(model, tokenizer, [2, 0], trained)
 
-    assert told() is None
+    assert warning() is None
     with torch.no_grad():
         head = model.get_output_embeddings().weight
         head[2] = head[1]
-        assert "row of the output head" in str(told())
+        assert "row of the output head" in str(warning())
         head[2], model.get_input_embeddings().weight[2] = torch.randn_like(head[1]) * 0.02, 0.0
-        assert "'<|im_end|>'" in str(told())
-        assert "row of the embedding is" in str(told())
-    assert told("('embed_tokens', 'lm_head')") is None
+        assert "'<|im_end|>'" in str(warning())
+        assert "row of the embedding is" in str(warning())
+    assert warning("('embed_tokens', 'lm_head')") is None

@@ -43,8 +43,8 @@ def verified(run: Path, *args: str, capsys: pytest.CaptureFixture[str]) -> tuple
 
     capsys.readouterr()
     status = export.main(["--run-dir", str(run), "--json", "--max-new-tokens", "8", *args])
-    told = capsys.readouterr()
-    return status, json.loads(told.out) if told.out else {"error": told.err}
+    printed = capsys.readouterr()
+    return status, json.loads(printed.out) if printed.out else {"error": printed.err}
 
 
 @pytest.mark.parametrize("kind", ["merged", "adapter"])
@@ -52,28 +52,28 @@ def test_an_export_is_written_and_agrees_with_its_run(
     run: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / kind
-    status, told = verified(run, "--to", kind, "--out", str(out), "--verify", capsys=capsys)
-    assert status == 0, told
-    assert told["agrees"] is True
-    assert told["against"] == str(out)
-    assert [row["messages"][-1]["content"] for row in told["prompts"][:3]] == [
+    status, result = verified(run, "--to", kind, "--out", str(out), "--verify", capsys=capsys)
+    assert status == 0, result
+    assert result["agrees"] is True
+    assert result["against"] == str(out)
+    assert [row["messages"][-1]["content"] for row in result["prompts"][:3]] == [
         "今天天气很好",
         "the quick brown fox",
         "x",
     ]
-    assert [len(row["messages"]) for row in told["prompts"]] == [1, 1, 1, 1, 3, 2]
-    for row in told["prompts"]:
+    assert [len(row["messages"]) for row in result["prompts"]] == [1, 1, 1, 1, 3, 2]
+    for row in result["prompts"]:
         assert row["prompt_ids"] == row["export_prompt_ids"]
         assert row["answers"] == "same"
         assert row["answer"] == row["export_answer"]
-    assert any(row["answer"] for row in told["prompts"])
+    assert any(row["answer"] for row in result["prompts"])
     assert (out / "tokenizer.json").is_file()
 
 
 def test_answers_end_where_the_adapter_says(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    trained = shutil.copytree(run, tmp_path / "run")
     from transformers import AutoTokenizer
 
+    trained = shutil.copytree(run, tmp_path / "run")
     _, free = verified(trained, "--to", "merged", "--out", str(tmp_path / "x"), "--verify", capsys=capsys)
     first = next(row["answer"] for row in free["prompts"] if row["answer"])
     stop = AutoTokenizer.from_pretrained(run / "adapter")(first, add_special_tokens=False)["input_ids"][0]
@@ -86,9 +86,9 @@ def test_answers_end_where_the_adapter_says(run: Path, tmp_path: Path, capsys: p
 def test_another_template_is_seen(run: Path, merged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = shutil.copytree(merged, tmp_path / "x")
     (out / "chat_template.jinja").write_text(CHATML.replace("<|im_start|>assistant", "<|im_start|>bot"))
-    status, told = verified(run, "--to", "merged", "--out", str(out), "--verify", "--prompts", "3", capsys=capsys)
+    status, result = verified(run, "--to", "merged", "--out", str(out), "--verify", "--prompts", "3", capsys=capsys)
     assert status == 1
-    assert {row["same_prompt"] for row in told["prompts"]} == {False}
+    assert {row["same_prompt"] for row in result["prompts"]} == {False}
 
 
 def test_other_weights_are_seen_and_shown(
@@ -104,9 +104,9 @@ def test_other_weights_are_seen_and_shown(
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     args = ["--run-dir", str(run), "--to", "merged", "--out", str(out), "--verify", "--prompts", "2"]
     assert export.main(args) == 1
-    said = capsys.readouterr().out
-    assert "prompt same, answer DIFFERENT" in said
-    assert "0 of 2 prompts agree with" in said
+    printed = capsys.readouterr().out
+    assert "prompt same, answer DIFFERENT" in printed
+    assert "0 of 2 prompts agree with" in printed
 
 
 def test_a_directory_that_does_not_load_is_an_error(
@@ -114,9 +114,9 @@ def test_a_directory_that_does_not_load_is_an_error(
 ) -> None:
     out = shutil.copytree(merged, tmp_path / "x")
     (out / "model.safetensors").unlink()
-    status, told = verified(run, "--to", "merged", "--out", str(out), "--verify", capsys=capsys)
+    status, result = verified(run, "--to", "merged", "--out", str(out), "--verify", capsys=capsys)
     assert status == 1
-    assert "cannot be loaded and asked by itself" in told["error"]
+    assert "cannot be loaded and asked by itself" in result["error"]
 
 
 def test_two_answers_may_part_at_a_tie_only(run: Path) -> None:
@@ -198,11 +198,11 @@ def test_a_server_with_the_export_agrees(
     run: Path, server: Any, tokenizes: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.tokenizes = tokenizes
-    status, told = verified(run, "--server", f"{server.url}/v1", "--prompts", "4", capsys=capsys)
-    assert status == 0, told
-    assert told["against"] == f"{server.url} (served)"
-    assert {row["same_prompt"] for row in told["prompts"]} == {True}
-    assert all((row["export_prompt_ids"] == row["prompt_ids"]) is tokenizes for row in told["prompts"])
+    status, result = verified(run, "--server", f"{server.url}/v1", "--prompts", "4", capsys=capsys)
+    assert status == 0, result
+    assert result["against"] == f"{server.url} (served)"
+    assert {row["same_prompt"] for row in result["prompts"]} == {True}
+    assert all((row["export_prompt_ids"] == row["prompt_ids"]) is tokenizes for row in result["prompts"])
 
 
 @pytest.mark.parametrize("tokenizes", [True, False])
@@ -211,16 +211,16 @@ def test_a_server_that_asks_otherwise_is_seen(
 ) -> None:
     server.tokenizes = tokenizes
     server.template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-    status, told = verified(run, "--server", server.url, "--prompts", "3", capsys=capsys)
+    status, result = verified(run, "--server", server.url, "--prompts", "3", capsys=capsys)
     assert status == 1
-    assert {row["same_prompt"] for row in told["prompts"]} == {False}
+    assert {row["same_prompt"] for row in result["prompts"]} == {False}
 
 
 def test_of_several_models_one_must_be_named(run: Path, server: Any, capsys: pytest.CaptureFixture[str]) -> None:
     server.names = ["base", "adapter"]
-    status, told = verified(run, "--server", server.url, capsys=capsys)
+    status, result = verified(run, "--server", server.url, capsys=capsys)
     assert status == 2
-    assert "serves 2 models: base, adapter" in told["error"]
+    assert "serves 2 models: base, adapter" in result["error"]
     args = ("--server-model", "adapter", "--prompts", "1")
     assert verified(run, "--server", server.url, *args, capsys=capsys)[0] == 0
 
@@ -229,5 +229,5 @@ def test_of_several_models_one_must_be_named(run: Path, server: Any, capsys: pyt
     ("url", "status", "why"), [("127.0.0.1:9", 2, "is not a URL"), ("http://127.0.0.1:9", 1, "does not answer")]
 )
 def test_no_server_is_an_error(run: Path, url: str, status: int, why: str, capsys: pytest.CaptureFixture[str]) -> None:
-    found, told = verified(run, "--server", url, capsys=capsys)
-    assert (found, why in told["error"]) == (status, True)
+    found, result = verified(run, "--server", url, capsys=capsys)
+    assert (found, why in result["error"]) == (status, True)

@@ -114,9 +114,9 @@ def test_a_tokenizer_with_more_tokens_than_the_model_has_rows_may_be_used_withou
     run = configure("within", model={"path": str(gpt2)}, **over, **more)
     ranks = Ranks(1, ["-m", "train", "--config", str(run / "train.json")], ZLAUNCH_CACHE=str(tmp_path))
     assert ranks.wait() == [0], ranks.output[0]
-    told = "data.train: 2 steps; each record 4 times; set train.global_batch_size below 8"
-    assert told in [event["text"] for event in events(run, "warning")]
-    assert f"warning: {told}" in ranks.output[0]
+    remark = "data.train: 2 steps; each record 4 times; set train.global_batch_size below 8"
+    assert remark in [event["text"] for event in events(run, "warning")]
+    assert f"warning: {remark}" in ranks.output[0]
     generate = ["--run-dir", str(run), "--device", "cpu", "--prompt"]
     asked = tools(tmp_path, *[("train.generate", [*generate, prompt]) for prompt in ("a", "a " * 80, "<tool>")])
     assert [status for status, _ in asked] == [0, 2, 2], asked

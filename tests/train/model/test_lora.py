@@ -110,9 +110,9 @@ def test_a_continued_adapter_starts_where_the_first_run_ended(runs: dict[str, Pa
     assert result(run)["adapter_reloads"] is True
 
 
-def test_settings_of_a_continued_adapter_are_taken_and_told(runs: dict[str, Path]) -> None:
-    (told,) = events(runs["continued"], "warning")
-    assert told["text"].startswith("lora.adapter: its settings are taken: lora.rslora: true, lora.target_modules: [")
+def test_settings_of_a_continued_adapter_are_taken_and_reported(runs: dict[str, Path]) -> None:
+    (warning,) = events(runs["continued"], "warning")
+    assert warning["text"].startswith("lora.adapter: its settings are taken: lora.rslora: true, lora.target_modules: [")
 
 
 def test_a_pattern_for_the_modules_of_the_adapter_and_another_dropout_are_accepted(runs: dict[str, Path]) -> None:
@@ -122,7 +122,7 @@ def test_a_pattern_for_the_modules_of_the_adapter_and_another_dropout_are_accept
 
 
 @pytest.mark.parametrize(
-    ("over", "said"),
+    ("over", "message"),
     [
         (
             {"lora.r": 32, "lora.target_modules": ["q_proj"]},
@@ -132,14 +132,14 @@ def test_a_pattern_for_the_modules_of_the_adapter_and_another_dropout_are_accept
     ],
 )
 def test_an_adapter_is_continued_as_it_is_or_not_at_all(
-    configure: Any, runs: dict[str, Path], over: dict[str, Any], said: str
+    configure: Any, runs: dict[str, Path], over: dict[str, Any], message: str
 ) -> None:
     local = {"path": str(runs["rslora"] / "base_model")}
     over = {"lora.adapter": str(runs["rslora"] / "adapter"), **over}
     run = configure("otherwise", model=local, **over)
     ranks = Ranks(1, ["-m", "train", "--config", str(run / "train.json")])
     assert ranks.wait() == [2], ranks.output[0]
-    assert said in ranks.output[0]
+    assert message in ranks.output[0]
     assert "Traceback" not in ranks.output[0]
 
 

@@ -95,7 +95,7 @@ def test_records_are_the_same_in_every_format_however_the_file_is_cut(
 
 
 @pytest.mark.parametrize(
-    ("content", "line", "said"),
+    ("content", "line", "message"),
     [
         (b"instruction,output\nq,a\nq,\n", 3, "the answer is empty"),
         (b"instruction,output\nq,a\nq,b,c\n", 3, "3 cells in this row, 2 columns in the header"),
@@ -104,14 +104,14 @@ def test_records_are_the_same_in_every_format_however_the_file_is_cut(
         (b"subject,body\na,b\n", 2, "none of the keys"),
     ],
 )
-def test_a_csv_row_that_cannot_be_used_is_told_with_its_line(
-    tmp_path: Path, content: bytes, line: int, said: str
+def test_a_csv_row_that_cannot_be_used_is_reported_with_its_line(
+    tmp_path: Path, content: bytes, line: int, message: str
 ) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(content)
     problems = [problem for problem in load(path) if isinstance(problem, Problem)]
     assert [problem.line for problem in problems] == [line]
-    assert said in str(problems[0])
+    assert message in str(problems[0])
 
 
 def test_a_row_with_a_null_in_a_table_lacks_that_key(tmp_path: Path) -> None:
@@ -211,13 +211,13 @@ def test_a_replacement_character_that_the_file_itself_holds_is_a_character_like_
     ],
 )
 @pytest.mark.parametrize("encoding", ["gbk", "utf-16"])
-def test_another_encoding_is_told_with_the_command_that_mends_it(
+def test_another_encoding_is_reported_with_the_command_that_mends_it(
     tmp_path: Path, name: str, content: str, encoding: str
 ) -> None:
     path = tmp_path / name
     path.write_text(content, encoding=encoding)
-    told = [str(problem) for problem in load(path) if isinstance(problem, Problem)]
-    assert f"iconv -f {'GB18030' if encoding == 'gbk' else 'UTF-16'} -t UTF-8" in told[0]
+    messages = [str(problem) for problem in load(path) if isinstance(problem, Problem)]
+    assert f"iconv -f {'GB18030' if encoding == 'gbk' else 'UTF-16'} -t UTF-8" in messages[0]
 
 
 @pytest.mark.parametrize(("name", "content"), [("a.jsonl", "{}\n{}\n"), ("a.json", "[{}, {}]")])

@@ -53,7 +53,7 @@ def test_the_jobs_system_message_is_for_records_without_their_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         (b'{"instruction": \n', "bad JSON"),
         (b'{"instruction": "\xff\xfe"}\n', "not UTF-8"),
@@ -68,12 +68,12 @@ def test_the_jobs_system_message_is_for_records_without_their_own() -> None:
         ({"messages": [{"role": "judge", "content": "q"}]}, "unknown role 'judge'"),
     ],
 )
-def test_what_cannot_be_used_is_told_with_file_and_line(tmp_path: Path, line: Any, said: str) -> None:
+def test_what_cannot_be_used_is_reported_with_file_and_line(tmp_path: Path, line: Any, message: str) -> None:
     path = write(tmp_path / "数据 $(x).jsonl", GOOD, b"\n", line, {**GOOD, "output": "Katze"})
     with pytest.raises(DataError) as caught:
         refuse(path)
     assert f"{path}:3: " in str(caught.value)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     records, problems = load(path)
     assert [record.line for record in records] == [1, 4]
     assert [problem.line for problem in problems] == [3]

@@ -184,7 +184,7 @@ def test_a_template_that_rewrites_answers_in_a_way_nobody_foresaw_is_asked_recor
 
 
 @pytest.mark.parametrize(
-    ("template", "said"),
+    ("template", "message"),
     [
         ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
         (
@@ -193,11 +193,11 @@ def test_a_template_that_rewrites_answers_in_a_way_nobody_foresaw_is_asked_recor
         ),
     ],
 )
-def test_what_a_template_cannot_show_is_a_problem_of_that_record(template: str, said: str) -> None:
+def test_what_a_template_cannot_show_is_a_problem_of_that_record(template: str, message: str) -> None:
     done = Tokenizer(bpe.recipe(template)).records([Record(SINGLE, "f", 7)])
     assert done.unreadable == 1
     assert done.problems[0].line == 7
-    assert said in done.problems[0].text
+    assert message in done.problems[0].text
 
 
 def test_a_template_that_is_no_jinja_is_refused() -> None:
@@ -341,7 +341,7 @@ def test_a_turn_that_only_later_sequences_leave_out_is_named(shown: str, last: i
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         ("| escape", "leaves out a turn of the user: 'a < b'"),
         ("| upper", "leaves out a turn of the user: 'a < b'"),
@@ -352,7 +352,7 @@ def test_a_turn_that_only_later_sequences_leave_out_is_named(shown: str, last: i
         ("", {}),
     ],
 )
-def test_a_content_that_is_rewritten_is_named_or_refused(change: str, said: Any) -> None:
+def test_a_content_that_is_rewritten_is_named_or_refused(change: str, expected: Any) -> None:
     """Found although contents of marks alone are not changed."""
     source = (
         f"{{% for m in messages %}}<|{{{{ m.role }}}}|>{{{{ m.content {change} }}}}<|end|>{{% endfor %}}"
@@ -360,12 +360,12 @@ def test_a_content_that_is_rewritten_is_named_or_refused(change: str, said: Any)
     )
     messages = [("user", "a < b"), ("assistant", "x\n\n  y & z")]
     own = ChatTemplate(source, {})
-    if isinstance(said, str):
-        with pytest.raises(TemplateRefusal, match=said):
+    if isinstance(expected, str):
+        with pytest.raises(TemplateRefusal, match=expected):
             own.sequences(messages)
         return
     (found,) = own.sequences(messages)
-    assert dict(found.lost) == said
+    assert dict(found.lost) == expected
     assert own.agrees(messages)
 
 

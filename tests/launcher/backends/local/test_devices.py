@@ -81,14 +81,14 @@ def test_a_broken_driver_never_means_training_on_the_cpu(nvidia_smi, device):
     assert assumed_target(JobSpec(device=device)).device == "cuda"  # records are checked for the shape of the batch
 
 
-def test_memory_that_is_not_reported_is_told_and_not_taken_for_zero(nvidia_smi):
+def test_memory_that_is_not_reported_is_reported_and_not_taken_for_zero(nvidia_smi):
     nvidia_smi("echo '0, GPU-1, NVIDIA GB10, [N/A], 12.1, 580.95'")
     target = local_target(JobSpec())
     assert (target.device, target.gpu_memory_bytes) == ("cuda", 0)
     assert target.notes == ("the driver does not report how much memory NVIDIA GB10 has",)
 
 
-def test_why_fewer_gpus_are_visible_than_asked_for_is_told(nvidia_smi, monkeypatch):
+def test_why_fewer_gpus_are_visible_than_asked_for_is_reported(nvidia_smi, monkeypatch):
     nvidia_smi(f"cat <<'END'\n{SMI}\nEND")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,5")
     with pytest.raises(TargetError, match=r"2 GPUs requested, 1 found.*5 stands for no GPU here"):

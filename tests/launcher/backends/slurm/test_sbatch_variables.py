@@ -42,7 +42,7 @@ def test_variables_of_what_the_script_leaves_open_count(name: str) -> None:
     assert name not in overruled(script_options(SCRIPT))
 
 
-def test_both_are_told() -> None:
+def test_both_are_reported() -> None:
     assert notes({"SBATCH_QOS": "low", "SBATCH_TIMELIMIT": "5", "HOME": "/"}, ["time"]) == (
         "SBATCH_QOS=low of this shell applies to the job, which leaves it open",
         "SBATCH_TIMELIMIT=5 of this shell has no effect: the job says otherwise",

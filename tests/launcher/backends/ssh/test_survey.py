@@ -122,7 +122,7 @@ def test_hosts_that_would_share_a_gpu_are_named_whatever_they_are_called() -> No
     assert requirements.shared_gpus(names, dict(enumerate(other)), [[0], [0]]) == {}  # no UUIDs, but two machines
 
 
-def test_hosts_of_one_machine_are_told() -> None:
+def test_hosts_of_one_machine_are_reported() -> None:
     facts = {0: host("b", "net:1"), 1: host("b", "net:1"), 2: host("b2", "net:1"), 3: host("b2", "net:9")}
     assert requirements.shared_machines(["a", "a.lan", "c", "d"], facts) == [
         "a and a.lan are the same machine: they share its cores and memory",
