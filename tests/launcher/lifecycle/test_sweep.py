@@ -38,7 +38,7 @@ def test_points_that_read_the_same_records_have_them_checked_once(
     for name in ("a", "b"):
         (tmp_path / f"{name}.jsonl").write_text('{"instruction": "1 + 1", "output": "2"}\n')
     seen: list[tuple[Any, str]] = []
-    monkeypatch.setattr(checks, "check_records", lambda job: seen.append((job.data.train, job.model.path)))
+    monkeypatch.setattr(checks, "check_records", lambda job, _: seen.append((job.data.train, job.model.path)))
 
     def load(values: dict[str, Any]) -> Job:
         return read_job(None, [], {"device": "cpu", "model.path": "m", "data.train": f"{tmp_path}/a.jsonl", **values})

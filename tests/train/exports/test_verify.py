@@ -70,19 +70,6 @@ def test_an_export_is_written_and_agrees_with_its_run(
     assert (out / "tokenizer.json").is_file()
 
 
-def test_answers_end_where_the_adapter_says(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from transformers import AutoTokenizer
-
-    trained = shutil.copytree(run, tmp_path / "run")
-    _, free = verified(trained, "--to", "merged", "--out", str(tmp_path / "x"), "--verify", capsys=capsys)
-    first = next(row["answer"] for row in free["prompts"] if row["answer"])
-    stop = AutoTokenizer.from_pretrained(run / "adapter")(first, add_special_tokens=False)["input_ids"][0]
-    (trained / "adapter/generation_config.json").write_text(json.dumps({"eos_token_id": stop}))
-    status, ended = verified(trained, "--to", "merged", "--out", str(tmp_path / "y"), "--verify", capsys=capsys)
-    assert status == 0, ended
-    assert [row["answer"] for row in ended["prompts"]] != [row["answer"] for row in free["prompts"]]
-
-
 def test_another_template_is_seen(run: Path, merged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = shutil.copytree(merged, tmp_path / "x")
     (out / "chat_template.jinja").write_text(CHATML.replace("<|im_start|>assistant", "<|im_start|>bot"))
