@@ -127,7 +127,21 @@ def _status() -> int:
         return error.exit_code
     except (BrokenPipeError, OutputError) as error:  # `zlaunch logs | head`
         return _output_failed(error)
+    except OSError as error:
+        from launcher.machine.storage import storage_error
+
+        told = storage_error(error, "cannot use")
+        if told is None or _is_ours(error):
+            raise
+        click.echo(f"error: {told.text}", err=True)
+        return told.exit_code
     return status if isinstance(status, int) else 0
+
+
+def _is_ours(error: OSError) -> bool:
+    """Whether a file of the installation is concerned, or none: a bug or a broken installation."""
+    name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
+    return not name or os.path.abspath(name).startswith(os.path.dirname(os.path.abspath(__file__)))
 
 
 def _output_failed(error: OSError) -> int:

@@ -9,7 +9,8 @@ ZlaunchError
 │   ├── HostfileError     hostfile, --hosts, --include, --exclude
 │   └── RunNotFound       no run, or several, of that name
 ├── TargetError           exit 1: the target refused: GPUs, ports, disk, ssh, sbatch, container engine
-│   └── HostsError        one or more of several hosts failed
+│   ├── HostsError        one or more of several hosts failed
+│   └── StorageError      a file cannot be written: disk full, over quota, read-only, directory gone; also an OSError
 └── RunFailed             exit 1: the run started and did not succeed
 
 An error says what was tried, where, what the answer was and what to do next. Commands print `str(error)` and
@@ -74,6 +75,12 @@ class HostsError(TargetError):
     def __init__(self, message: str, results: Mapping[str, str], *, hint: str | None = None) -> None:
         super().__init__(message + "".join(f"\n  {host}: {text}" for host, text in results.items()), hint=hint)
         self.results = dict(results)
+
+
+class StorageError(TargetError, OSError):
+    """An OSError of the place where a file is written. Code that goes on without the file catches OSError."""
+
+    __str__ = Exception.__str__
 
 
 class RunFailed(ZlaunchError):

@@ -8,11 +8,13 @@ TrainError         not a bug; carries a cause of the table and advice
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
@@ -132,11 +134,48 @@ def _out_of_memory(error: BaseException, config: TrainConfig | None) -> Account:
 
 def _disk_full(error: BaseException, config: TrainConfig | None) -> Account:
     place = getattr(error, "filename", None)
+    free = _free(place) if place else None
     return Account(
         "disk_full",
-        f"no space left on the disk{f' while writing {place}' if place else ''}",
+        f"no space left on the disk{f' while writing {place}' if place else ''}{f' ({free})' if free else ''}",
         ("free some space; the last complete checkpoint is untouched, and `zlaunch resume` continues from it",),
     )
+
+
+def _free(place: str) -> str | None:
+    """How much is free where a file was to be written; None if it cannot be read."""
+    folder = next((path for path in Path(place).absolute().parents if path.exists()), None)
+    try:
+        found = os.statvfs(folder or "/")
+    except OSError:
+        return None
+    if found.f_files and not found.f_favail:
+        return f"no inode is left of {found.f_files} on the disk of {folder}"
+    return f"{found.f_bavail * found.f_frsize / 2**20:.1f} MiB free on the disk of {folder}"
+
+
+def _storage(error: BaseException, config: TrainConfig | None) -> Account:
+    assert isinstance(error, OSError)
+    return Account(
+        "storage",
+        f"cannot use {error.filename}: {error.strerror}",
+        (
+            "check whether the directory was removed and its file system is mounted and writable",
+            "the last complete checkpoint is untouched, and `zlaunch resume` continues from it",
+        ),
+    )
+
+
+def _is_storage(error: BaseException) -> bool:
+    """An error of the place of a file, which is no bug of the program that uses it."""
+    if not isinstance(error, OSError) or error.filename is None:
+        return False
+    if error.errno in (errno.EROFS, errno.ESTALE, errno.EIO, errno.ENOTCONN):
+        return True
+    place = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else None
+    # A file that is missing may be a bug; a folder that is missing, or is a file, was changed by somebody else.
+    gone = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EEXIST)
+    return gone and place is not None and not (place.parent.is_dir() and os.access(place.parent, os.W_OK))
 
 
 def _own(error: BaseException, config: TrainConfig | None) -> Account:
@@ -167,6 +206,7 @@ _CAUSES: tuple[tuple[Callable[[BaseException], bool], Callable[[BaseException, T
     (lambda e: isinstance(e, msgspec.ValidationError), _schema),
     (lambda e: type(e).__name__ == "OutOfMemoryError" or isinstance(e, MemoryError), _out_of_memory),
     (is_disk_full, _disk_full),
+    (_is_storage, _storage),
     (lambda e: type(e).__name__ in ("DistBackendError", "DistNetworkError", "DistStoreError"), _nccl),
     (lambda e: isinstance(e, RuntimeError) and "gloo" in str(e), _nccl),
 )

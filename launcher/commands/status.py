@@ -11,7 +11,7 @@ import msgspec
 from launcher.backends import current_state
 from launcher.commands.run_argument import find_run
 from launcher.errors import TargetError
-from launcher.rundir import reading, summary
+from launcher.rundir import jsonl, reading, summary
 from launcher.rundir.directory import RunDir
 from launcher.rundir.picture import Picture, Rank
 from launcher.rundir.state import RunState
@@ -49,6 +49,9 @@ def print_status(run: RunDir, picture: Picture) -> None:
         click.echo(f"  progress    step {picture.step}, loss {picture.loss:.4f}{rate}")
     if picture.checkpoints:
         click.echo(f"  checkpoints {', '.join(f'step {step}' for step in picture.checkpoints)}")
+    for path in (run.events, run.metrics):
+        if damaged := jsonl.damaged_lines(path):
+            click.echo(f"  damaged     {path.name}: {len(damaged)} cut off, the first is line {damaged[0]}")
     hang = summary.last_hang([event.fields for event in picture.events])
     if picture.failure is not None or hang:
         from rich.console import Console

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable
@@ -89,12 +90,14 @@ def attach(run: RunDir, backend: Backend, *, smoke: bool = False, as_json: bool 
     start = run.record.start
     state = follow(run, backend, output=sys.stderr if as_json else sys.stdout)
     # The run may have been resumed while its results were copied here.
-    run.update_record(only_if=lambda record: record.start == start, state=state.value)
+    with contextlib.suppress(OSError):  # a full disk must not hide how the run ended
+        run.update_record(only_if=lambda record: record.start == start, state=state.value)
     return conclude(run, state, smoke=smoke, as_json=as_json)
 
 
 def _finish_interrupted(run: RunDir, state: RunState, as_json: bool) -> int:
-    run.update_record(state=state.value)
+    with contextlib.suppress(OSError):
+        run.update_record(state=state.value)
     return conclude(run, state, as_json=as_json)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ from launcher.job.spec import Job
 from launcher.lifecycle.checks import check_checkpoint_settings, check_inputs, check_records
 from launcher.lifecycle.interrupted import StartInterrupted, cancel_start
 from launcher.machine import facts, installation
+from launcher.machine.storage import written
 from launcher.plan.resolve import plan
 from launcher.plan.types import RunPlan, Target
 from launcher.render import snapshot, texts
@@ -81,14 +83,23 @@ def job_to_resume(run: RunDir) -> Path:
 
 def write_files(run: RunDir, run_plan: RunPlan, job: Job) -> None:
     """Write every file of the run directory that exists before the run starts. Keep those of the start before."""
-    if run.job_yaml.exists() and not summary.refused_settings(run):
-        run.keep_rendered()
-    run.write({run.job_yaml.name: dump_job(job), **texts.render(run_plan)})
-    sources = installation.agent_sources()
-    if run_plan.train is not None:
-        sources["train"] = installation.train_package()
-    snapshot.snapshot_code(run.code, sources)
-    snapshot.compile_code(run.code / "node")
+    is_new = not run.path.exists()
+    try:
+        if run.job_yaml.exists() and not summary.refused_settings(run):
+            run.keep_rendered()
+        run.write({run.job_yaml.name: dump_job(job), **texts.render(run_plan)})
+        sources = installation.agent_sources()
+        if run_plan.train is not None:
+            sources["train"] = installation.train_package()
+        with written(run.path):
+            snapshot.snapshot_code(run.code, sources)
+            snapshot.compile_code(run.code / "node")
+    except OSError:  # half a run directory would pass for one that can be started
+        if is_new:
+            shutil.rmtree(run.path, ignore_errors=True)
+        else:
+            run.put_rendered_back()
+        raise
 
 
 def submit(run: RunDir, run_plan: RunPlan, backend: Backend, secrets: Mapping[str, str], **record: Any) -> RunRecord:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from contextlib import suppress
@@ -32,7 +33,11 @@ def temporary_name(path: File) -> str:
 def write_atomic(path: File, content: Union[str, bytes]) -> None:
     """Replace `path` by `content`: readers see the old or the new file, never a part. Raises OSError."""
     temporary = temporary_name(path)
-    write_new(temporary, content)
+    try:
+        write_new(temporary, content)
+    except OSError as error:
+        error.filename = os.fspath(path)  # not the temporary name
+        raise
     try:
         os.replace(temporary, path)
     except OSError:
@@ -42,12 +47,13 @@ def write_atomic(path: File, content: Union[str, bytes]) -> None:
 
 
 def write_new(path: File, content: Union[str, bytes]) -> None:
-    """Write a file that has no reader yet; a failure leaves no part of it. Raises OSError."""
+    """Write a file that has no reader yet; a failure leaves no part of it. Raises OSError with the file's name."""
     data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
     try:
         with open(path, "wb") as file:
             file.write(data)
-    except OSError:
+    except OSError as error:
+        error.filename = os.fspath(path)  # a failed write names no file
         with suppress(OSError):
             os.unlink(path)
         raise
@@ -73,10 +79,21 @@ def read_json(path: File) -> Optional[Json]:
 
 
 def append_line(path: File, text: str) -> None:
-    """Append a line with one write(2) on an O_APPEND descriptor, so that lines of several writers never mix."""
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    """Append a line with one write(2) on an O_APPEND descriptor, so that lines of several writers never mix.
+
+    Raises OSError with the file's name, also where a full disk took only a part of the line. A line begins a new line
+    even if the one before was cut off.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        os.write(fd, (text + "\n").encode("utf-8", "replace"))
+        end = os.fstat(fd).st_size
+        torn = end > 0 and os.pread(fd, 1, end - 1) not in (b"\n", b"")
+        data = (("\n" if torn else "") + text + "\n").encode("utf-8", "replace")
+        if os.write(fd, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        error.filename = os.fspath(path)
+        raise
     finally:
         os.close(fd)
 

@@ -106,8 +106,8 @@ def shown(text: Any, most: int = MOST_CHARS) -> str:
 
 # node 0: what the stacks of all ranks say
 
-WAITING = ("(torch/distributed/", "(train/dist.py:", "(deepspeed/comm/")
-"""Files in which a rank waits for the others, as `stacks.short` writes them."""
+WAITING = ("(torch/distributed/", "(train/dist.py:", "(train/hub/cachedir.py:", "(deepspeed/comm/")
+"""Files in which a rank waits for the others, in a collective or for a lock, as `stacks.short` writes them."""
 
 
 def row_of(value: Any) -> Optional[Json]:

@@ -17,7 +17,8 @@ from typing import Any
 
 import msgspec
 
-from launcher.errors import RunNotFound, TargetError, UsageError
+from launcher.errors import RunNotFound, StorageError, UsageError
+from launcher.machine.storage import written
 from launcher.node import files, run_files
 from launcher.node.agent.launch import DEFAULTS
 from launcher.rundir.jsonl import read_jsonl
@@ -103,26 +104,37 @@ class RunDir:
         """The last lines of a rank's log, without empty ones."""
         return files.last_lines(files.tail(self.rank_log(node, rank)), lines)
 
+    def check_exists(self) -> None:
+        """Raise StorageError if the directory is gone. What follows a run calls this, or it would wait for ever."""
+        if not self.path.is_dir():
+            raise StorageError(
+                f"{self.path} is gone: the run directory was removed or its disk is no longer mounted",
+                hint="the agents of a removed run end it; zlaunch reap ends processes that one left on this machine",
+            )
+
     def checkpoint_steps(self) -> list[int]:
         """Steps of the complete checkpoints, oldest first."""
         complete = (path.parent.name for path in self.checkpoints.glob(f"step-*/{run_files.COMPLETE}"))
         return sorted(int(name.removeprefix("step-")) for name in complete)
 
     def write(self, texts: Mapping[str, str]) -> None:
-        """Write rendered files. Raises TargetError if the disk is full or the directory not writable."""
+        """Write rendered files. Raises StorageError if the disk is full or the directory not writable."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.path.chmod(0o700)  # plan.json holds the token of the control channel
-            for name, text in texts.items():
-                write_atomic(self.path / name, text)
-        except OSError as error:
-            raise TargetError(
-                f"cannot write the run directory {self.path}: {error.strerror}",
-                hint="set ZLAUNCH_RUNS to a writable directory with free space",
-            ) from error
+            with written():
+                self.path.mkdir(parents=True, exist_ok=True)
+                self.path.chmod(0o700)  # plan.json holds the token of the control channel
+                for name, text in texts.items():
+                    write_atomic(self.path / name, text)
+        except StorageError as error:
+            error.hint = f"{error.hint}, or set ZLAUNCH_RUNS to a writable directory with free space"
+            raise
 
     def keep_rendered(self) -> None:
         """Move the files rendered for the last start to `before`, so that a resume can write its own."""
+        with written():
+            self._keep_rendered()
+
+    def _keep_rendered(self) -> None:
         shutil.rmtree(self.before, ignore_errors=True)
         self.before.mkdir()
         for name in run_files.RENDERED:
@@ -163,10 +175,15 @@ class RunDir:
                 hint=f"start it: zlaunch {backend} {shlex.quote(str(self.job_yaml))}" if backend else None,
             ) from error
         except (OSError, msgspec.MsgspecError) as error:
-            raise RunNotFound(f"cannot read {self.run_json}: {error}") from error
+            raise RunNotFound(
+                f"cannot read {self.run_json}: {error}",
+                hint=f"logs, checkpoints and adapter in {self.path} are as they were; {self.job_yaml} has its settings",
+            ) from error
 
     def save_record(self, record: RunRecord, *, only_first: bool = False) -> bool:
         """Write run.json. With `only_first`, keep an existing one and return False."""
+        with written():
+            self.path.mkdir(parents=True, exist_ok=True)
         with self._locked():
             if only_first and self.run_json.exists():
                 return False
@@ -187,7 +204,8 @@ class RunDir:
 
     def claim(self) -> None:
         """Be the only command that starts this run, until `release` or the end of the process. Raises UsageError."""
-        handle = os.open(self.path / run_files.START_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with written():
+            handle = os.open(self.path / run_files.START_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -213,7 +231,9 @@ class RunDir:
 
     def event(self, name: str, **fields: Any) -> None:
         """Append one line to events.jsonl, in a single write, so that lines of several writers never mix."""
-        files.append_line(self.events, msgspec.json.encode({"time": time.time(), "event": name, **fields}).decode())
+        line = msgspec.json.encode({"time": time.time(), "event": name, **fields}).decode()
+        with written():
+            files.append_line(self.events, line)
 
     def read_plan(self) -> dict[str, Any]:
         """plan.json; empty for a run that was never rendered."""
@@ -234,8 +254,8 @@ class RunDir:
 @contextlib.contextmanager
 def _locked(file: Path) -> Iterator[None]:
     """Hold a lock that ends with this process. filelock does the same, but its import takes longer than the wait."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with written():  # the folder is not made: a run directory that was removed stays removed
+        handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -247,5 +267,6 @@ def _locked(file: Path) -> Iterator[None]:
 def write_atomic(path: Path, text: str) -> None:
     """Write `text`, and the folders above it. A reader sees the old file or the complete new one."""
     data = text.encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_atomic(path, data)
+    with written():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomic(path, data)

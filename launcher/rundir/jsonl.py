@@ -37,6 +37,22 @@ class JsonlTail:
         return list(_objects(complete))
 
 
+def damaged_lines(path: Path, *, most_bytes: int = 16 << 20) -> list[int]:
+    """Numbers of the lines, from 1, that are no JSON objects: a full disk or a crash has cut them off.
+
+    Of a file of more than `most_bytes` only the end is looked at, and lines count from there.
+    """
+    try:
+        with path.open("rb") as file:
+            start = max(0, file.seek(0, 2) - most_bytes)
+            file.seek(start)
+            lines = file.read().split(b"\n")
+    except OSError:
+        return []
+    complete = lines[bool(start) : -1]  # the last one may still be growing
+    return [number for number, line in enumerate(complete, 1) if line and not list(_objects(line))]
+
+
 def _objects(data: bytes) -> Iterator[dict[str, Any]]:
     for line in data.split(b"\n"):
         try:

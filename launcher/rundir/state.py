@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 from launcher.node import processes, run_files
@@ -85,16 +86,41 @@ def derive_state(run: RunDir, *, now: float | None = None) -> RunState:
 def _by_records(run: RunDir, now: float | None) -> RunState:
     states = {rank: node_state(record, now=now) for rank, record in node_records(run).items()}
     if not states:
-        return RunState.PENDING
+        return _without_records(run)
     if RunState.RUNNING in states.values():
         return RunState.RUNNING
     return states[0] if 0 in states else max(states.values(), key=list(RunState).index)
 
 
+def _without_records(run: RunDir) -> RunState:
+    """State of a run of which no node record can be read. Raises StorageError if its directory is gone."""
+    run.check_exists()
+    if not damaged_records(run):
+        return RunState.PENDING
+    return RunState.RUNNING if processes.find_run_processes(run.run_id) else RunState.LOST
+
+
+def damaged_records(run: RunDir) -> list[Path]:
+    """Node records that are there and cannot be read: a full disk or a crash has cut them off."""
+    return [path for path in sorted(run.nodes_dir.glob("node-*.json")) if read_json(path) is None and path.exists()]
+
+
+def _damage(run: RunDir) -> Record | None:
+    """The failure of a run whose record is damaged."""
+    for path in damaged_records(run):
+        text = f"{path} is damaged: {path.stat().st_size} bytes that are no JSON object"
+        return {
+            "rank": None, "node_rank": None, "host": None, "exit_code": None, "signal": None,
+            "cause": "damaged_record", "message": f"{text}, so how the run ended there is not known",
+            "advice": [f"check the disk for space and errors, then: zlaunch resume {run.run_id}"], "log_tail": [],
+        }  # fmt: skip
+    return None
+
+
 def first_failure(run: RunDir) -> dict[str, Any] | None:
     """The failure that caused the others, or None. If no agent could write one, what Slurm said of the job."""
     found = first_cause(record["failure"] for record in node_records(run).values() if record.get("failure"))
-    return found or read_json(run.path / run_files.SLURM_ERROR)
+    return found or read_json(run.path / run_files.SLURM_ERROR) or _damage(run)
 
 
 def raise_if_cancelled(run: RunDir) -> None:

@@ -129,6 +129,7 @@ _TEXTS: dict[str, Callable[[Line], str]] = {
     ),
     "data_changed": lambda e: "data.train has changed since the checkpoint",
     "restart": lambda e: f"restart {e.get('count')}: {e.get('reason')}",
+    "failure": lambda e: f"failure ({e.get('cause')}): {e.get('message')}",
     "hang": lambda e: f"hang: {e.get('message')}",
     "node_lost": lambda e: f"node {e.get('lost')} ({e.get('host')}) is lost: {e.get('reason')}",
     "request": lambda e: f"{e.get('request')} requested{_by(e)}",

@@ -6,9 +6,11 @@ write(2).
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +68,21 @@ class RunDir:
 
 
 def append_line(path: Path, line: dict[str, Any]) -> None:
-    """Append a JSON object as a line. O_APPEND and a single write keep lines of several writers apart."""
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    """Append a JSON object as a line. O_APPEND and a single write keep lines of several writers apart.
+
+    Raises OSError with the file's name, also where a full disk took only a part of the line. A line begins a new line
+    even if the one before was cut off.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(handle, (json.dumps(line, ensure_ascii=False) + "\n").encode())
+        end = os.fstat(handle).st_size
+        torn = end > 0 and os.pread(handle, 1, end - 1) not in (b"\n", b"")
+        data = (("\n" if torn else "") + json.dumps(line, ensure_ascii=False) + "\n").encode()
+        if os.write(handle, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        error.filename = str(path)
+        raise
     finally:
         os.close(handle)
 
@@ -85,8 +98,11 @@ def write_atomic(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        if isinstance(error, OSError):
+            error.filename = str(path)  # a failed write names no file, or the temporary one
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
 
 

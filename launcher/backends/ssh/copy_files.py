@@ -7,6 +7,7 @@ from pathlib import Path
 
 from launcher.backends.ssh.watch import HostWatch
 from launcher.errors import TargetError
+from launcher.machine.storage import storage_error
 from launcher.node import run_files
 from launcher.remote.session import Session
 
@@ -28,7 +29,8 @@ def download(session: Session, run_dir: str, name: str, size: int, target: Path)
                 file.write(data)
         temporary.replace(target)
     except OSError as error:
-        raise TargetError(f"cannot write {target} here: {error.strerror}", hint="free some space first") from error
+        told = storage_error(error)
+        raise TargetError(str(told or error), hint=told.hint if told else None) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

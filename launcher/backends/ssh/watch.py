@@ -15,6 +15,7 @@ import filelock
 
 from launcher.backends.ssh.mirror import Mirror
 from launcher.errors import TargetError
+from launcher.machine.storage import storage_error
 from launcher.remote.connect import Options
 from launcher.remote.fleet import Fleet
 from launcher.remote.session import Json, Session
@@ -111,6 +112,7 @@ class HostWatch:
 
     def poll(self, *, logs: bool = False, rank: int | None = None, nodes: Sequence[int] | None = None) -> None:
         """Bring the copy and the views up to date. A host out of reach keeps its last record. Raises TargetError."""
+        self.run.check_exists()
         try:
             with self.mirror.lock():
                 _, failures = self.fleet.for_each_host(
@@ -121,10 +123,10 @@ class HostWatch:
                 f"another command is still copying files of {self.run.run_id}", hint="try again when it is done"
             ) from None
         except OSError as error:  # of this machine: a host's own errors come as answers
-            where = f" ({error.filename})" if error.filename else ""
+            told = storage_error(error, f"cannot write the copy of {self.run.run_id} here:")
+            hint = told.hint if told and told.hint else "look at the directory of the run here"
             raise TargetError(
-                f"cannot write the copy of {self.run.run_id} here: {error.strerror or error}{where}",
-                hint=f"free some space; the run itself continues: zlaunch status {self.run.run_id}",
+                str(told or error), hint=f"{hint}. The run itself continues: zlaunch status {self.run.run_id}"
             ) from None
         for node, failure in failures.items():
             self.views[node].reached, self.views[node].error = False, str(failure)

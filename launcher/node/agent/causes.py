@@ -36,6 +36,13 @@ CAUSES = (
         retryable=False,
     ),
     Cause(
+        "storage",
+        r"Read-only file system|Stale file handle|Transport endpoint is not connected",
+        "the file system named above cannot be used; check its mount on that host, then resume",
+        retryable=False,
+    ),
+    Cause("vanished", "", "the directory was removed, or its disk is no longer mounted; start again", retryable=False),
+    Cause(
         "port_taken",
         r"EADDRINUSE|Address already in use|address already in use",
         "another program holds the rendezvous port; start again (a new port is picked)",

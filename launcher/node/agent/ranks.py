@@ -19,6 +19,7 @@ from ..processes import (
     split_status,
     start_time_of,
 )
+from ..write_errors import free_on, is_full, mount_of
 from .causes import cause_of_exit, ended_politely, failure_of
 from .launch import EXIT_STOPPED, base_environment, rank_environment
 
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
     from ..files import Json
     from .launch import Names
+
+
+MOST_CHARS = 1000
+"""Of the line that a rank printed last."""
 
 
 class GpuError(Exception):
@@ -132,12 +137,16 @@ class Ranks:
         rank, text = row["rank"], tail(self.names.rank_log(row["rank"]), self.offsets[row["rank"]])
         own = read_json(self.names.rank_error(rank)) or {}
         cause = str(own.get("cause") or cause_of_exit(row["exit_code"], row["signal"], text))
+        full = cause in ("bug", "disk_full") and is_full(self.names.root)
+        cause = "disk_full" if full else cause
         how = "was ended by signal %s" % row["signal"] if row["signal"] else "exited with code %s" % row["exit_code"]
         lines = last_lines(text)
         detail = own.get("message") or (lines[-1].strip() if lines and not row["signal"] else "")
         return failure_of(
             cause,
-            "rank %d on %s %s" % (rank, os.uname().nodename, how) + (": %s" % detail if detail else ""),
+            "rank %d on %s %s" % (rank, os.uname().nodename, how)
+            + (": %s" % detail[:MOST_CHARS] if detail else "")
+            + (" (%s)" % free_on(mount_of(self.names.root)) if full else ""),
             rank=rank,
             node_rank=self.node_rank,
             exit_code=row["exit_code"],

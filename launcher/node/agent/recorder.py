@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -25,6 +26,8 @@ class Recorder:
     def __init__(self, names: Names, launch: Json, node_rank: int) -> None:
         self.names, self.node_rank = names, node_rank
         self.beat_at = 0.0
+        self.vanished = False
+        """Whether the run directory is gone."""
         self.content: Json = {
             "schema": 1,
             "run_id": launch["run_id"],
@@ -51,16 +54,21 @@ class Recorder:
         try:
             write_atomic(self.names.record, json.dumps(self.content, separators=(",\n ", ": ")))
         except OSError as error:
+            self.vanished = error.errno == errno.ENOENT and not os.path.isdir(self.names.root)
             self.log("cannot write %s: %s" % (self.names.record, error))
             if self.content["ended"]:
                 self._save_in_place()
 
     def _save_in_place(self) -> None:
-        """Record the end on a full disk: into the block that the record has already, so without the log's lines."""
+        """Record the end on a full disk: into the blocks that the record has already, as much as they hold."""
         failure = self.content["failure"]
-        short = {**self.content, "failure": failure and {**failure, "log_tail": []}}
+        small = failure and {**failure, "log_tail": [], "stacks": []}
+        smaller = small and {**small, "message": small["message"][:200]}
+        whole = [{**self.content, "failure": small}, {**self.content, "failure": smaller}]
         with suppress(OSError), open(self.names.record, "r+b") as file:
-            file.write(json.dumps(short).encode())
+            room = max(os.fstat(file.fileno()).st_blocks * 512, os.fstat(file.fileno()).st_size)
+            texts = [json.dumps(content).encode() for content in (*whole, {**whole[1], "ranks": []})]
+            file.write(next((text for text in texts if len(text) <= room), texts[-1]))
             file.truncate()
 
     def tick(self, now: float) -> None:

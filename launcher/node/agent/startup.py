@@ -14,6 +14,7 @@ from contextlib import suppress
 
 from ..files import read_json
 from ..processes import PR_SET_CHILD_SUBREAPER, die_with_parent, kill_descendants, prctl, start_time_of
+from ..write_errors import explain
 from .causes import failure_of
 from .launch import EXIT_OF_STATE, Names, StartError, load_launch
 from .recorder import Recorder
@@ -193,7 +194,9 @@ def prepare(options: Options) -> Tuple[Json, Names, Dict[str, str], socket.socke
     try:
         names.make()
     except OSError as error:
-        raise StartError("cannot write into the run directory: %s" % error) from error
+        found = explain(error)
+        why = "%s; %s" % found if found else str(error)
+        raise StartError("cannot write into the run directory: %s" % why) from error
     return launch, names, secrets, claim(launch, names, options.node_rank, options.inside)
 
 

@@ -151,9 +151,13 @@ class Agent:
         return max(0.0, min(dues) - now)
 
     def _watch(self, now: float) -> None:
+        if self.recorder.vanished and not self.ranks.terminated:
+            message = "the run directory %s is gone on %s" % (self.names.root, os.uname().nodename)
+            self.ranks.failures.append(failure_of("vanished", message, node_rank=self.node_rank))
         for failure in self.ranks.failures[self.told_failures :]:
             self.told_failures += 1
-            self.recorder.log("failure: %s" % failure["message"])
+            told = {name: failure[name] for name in ("rank", "cause", "message")}
+            self.recorder.event("failure", attempt=self.ranks.attempt, **told)
             self._report({"say": "failing", "attempt": self.ranks.attempt, "failure": failure})
             self.ranks.terminate()
         self.ranks.tick(now)

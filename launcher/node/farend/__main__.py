@@ -11,6 +11,7 @@ import json
 import os
 import sys
 
+from ..write_errors import explain
 from .common import Refused
 from .host import hello, image, remove_own_mark, shared_dir_marks
 from .network import listen, probe_peers, reach, unlisten
@@ -59,7 +60,9 @@ def carry_out(request: Json, source: BinaryIO) -> Optional[Json]:
         return {"ok": False, "error": str(error)}
     except OSError as error:
         where = " (%s)" % error.filename if error.filename else ""
-        return {"ok": False, "error": "%s%s" % (error.strerror or error, where)}
+        found = explain(error)
+        text = "%s; %s" % found if found else "%s%s" % (error.strerror or error, where)
+        return {"ok": False, "error": text}
     except Exception as error:  # a bug of ours: without an answer it would stay hidden
         return {"ok": False, "error": "%s failed: %r" % (operation.__name__, error)}
 

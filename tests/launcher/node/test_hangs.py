@@ -155,6 +155,7 @@ WAITS = ("all_reduce (torch/distributed/distributed_c10d.py:3252)", "step (train
         ([row(0, "f (a.py:1)"), row(1, *WAITS)], [[0]]),
         ([row(0, *WAITS), row(1, *WAITS, state="stopped by a signal")], [[1]]),
         ([row(0, *WAITS), row(1, *WAITS)], []),
+        ([row(0, "locked (train/hub/cachedir.py:31)"), row(1, "open (pathlib.py:1044)")], [[1]]),
         ([row(0, "f (a.py:1)"), row(1, "g (a.py:1)")], []),
         ([row(0, "f (a.py:1)"), row(1, "g (a.py:1)"), row(2, "f (a.py:7)")], [[1]]),
         ([row(0, *WAITS), row(1, "b (torch/distributed/x.py:1)"), row(2, *WAITS)], [[1]]),
