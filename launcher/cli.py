@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cancel": ("launcher.commands.cancel:cancel", "Cancel a run or a sweep; checkpoints are kept."),
     "resume": ("launcher.commands.resume:resume", "Continue a run or a sweep from its newest checkpoints."),
     "report": ("launcher.commands.report:report", "Compare runs, or the points of a sweep, in a table."),
+    "ui": ("launcher.commands.ui:ui", "Show the runs in a browser, live."),
     "templates": ("launcher.commands.templates:templates", "Use your own batch script: list, eject, diff."),
     "doctor": (
         "launcher.commands.doctor:doctor",

@@ -46,11 +46,11 @@ const smoothed = (values, weight) => {
 const charts = [];
 let weight = null, log = false, zooming = false;
 /* All charts show the same steps. */
-const bounds = (() => {
+const bounds = () => {
   const all = (data.runs || [data]).flatMap(one => Object.values(one.curves || {})).filter(curve => curve.step.length);
   const first = Math.min(...all.map(curve => curve.step[0])), last = Math.max(...all.map(curve => curve.step.at(-1)));
   return first === last ? [first - 1, last + 1] : [first, last];
-})();
+};
 const columns = lines => {
   const tables = [], series = [];
   for (const line of lines) {
@@ -81,12 +81,12 @@ const chart = (holder, title, lines, options = {}) => {
     "aria-label": `${title}: ` + lines.map(line => `${line.label} ${shown(line.key, line.series.value.find(v => v !== null))} → ${shown(line.key, line.series.value.findLast(v => v !== null))}`).join("; ")
       + `; ${t("lowest", "最低")} ${shown(lines[0].key, Math.min(...all))}, ${t("highest", "最高")} ${shown(lines[0].key, Math.max(...all))}`,
   });
-  const made = columns(lines), soft = style("--soft"), grid = { stroke: style("--line"), width: 1 };
+  const made = columns(lines), [first, last] = bounds(), soft = style("--soft"), grid = { stroke: style("--line"), width: 1 };
   const axis = { stroke: soft, grid, ticks: { show: false }, font: "12px " + style("--sans"), gap: 6 };
   const size = () => ({ width: Math.max(200, place.clientWidth), height: options.wide ? 300 : 180 });
   const plot = new uPlot({
     ...size(), padding: [10, 22, 0, 0], legend: { show: false },
-    scales: { x: { time: false, min: bounds[0], max: bounds[1], auto: false }, y: { distr: log && options.log ? 3 : 1 } },
+    scales: { x: { time: false, min: first, max: last, auto: false }, y: { distr: log && options.log ? 3 : 1 } },
     cursor: { sync: { key: "steps" }, drag: { x: true, y: false }, bind: { dblclick: () => () => { zoom(0); return null; } }, points: { size: 7 }, y: false },
     series: [{}, ...made.series],
     axes: [{ ...axis, values: (u, ticks) => ticks.map(v => Number.isInteger(v) ? format(v, 6) : "") },
@@ -115,7 +115,7 @@ const follow = from => {
 const zoom = factor => {
   const plot = charts[0];
   if (!plot) return;
-  const [first, last] = bounds;
+  const [first, last] = bounds();
   const { min, max } = plot.scales.x, middle = (min + max) / 2, half = Math.max(1, (max - min) * factor / 2);
   const to = factor ? { min: Math.max(first, middle - half), max: Math.min(last, middle + half) } : { min: first, max: last };
   zooming = true;
@@ -292,6 +292,7 @@ const setLanguage = chinese => {
   for (const name of ["aria-label", "placeholder", "title", "data-label"])
     for (const item of document.querySelectorAll(`[data-${name}-zh]`)) item.setAttribute(name, item.getAttribute(`data-${name}-${zh ? "zh" : "en"}`));
   drawCharts(); fillNumbers(); fillSelects(); drawAnswers(); drawHeat();
+  document.dispatchEvent(new Event("zlaunch-language"));
 };
 $("language").addEventListener("click", () => { remember("language", zh ? "en" : "zh"); setLanguage(!zh); });
 $("theme").addEventListener("click", () => {
@@ -327,6 +328,17 @@ if (links.length) {
 }
 startAnswers();
 setLanguage(remembered("language") ? remembered("language") === "zh" : /^zh\b/i.test(navigator.language));
+/* For live.js. */
+window.zlaunch = {
+  add, format, words, t,
+  refresh: curves => {
+    const zoomed = charts[0] && { min: charts[0].scales.x.min, max: charts[0].scales.x.max }, whole = bounds();
+    data.curves = curves;
+    drawCharts();
+    if (zoomed && (zoomed.min > whole[0] || zoomed.max < whole[1])) { zooming = true; charts.forEach(one => one.setScale("x", zoomed)); zooming = false; }
+    fillNumbers();
+  },
+};
 root.dataset.ready = "1";
 performance.mark("ready");
 })();

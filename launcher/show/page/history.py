@@ -150,6 +150,7 @@ def nodes(node: Node) -> dict[str, Any]:
         "node": node.node_rank,
         "host": node.host or "",
         "ranks": len(node.ranks),
+        "rank_numbers": [rank.rank for rank in node.ranks],
         "state": node.state or "",
         "restarts": node.restarts,
         "exits": [exit_of(rank) for rank in node.ranks if rank.exit_code or rank.signal],

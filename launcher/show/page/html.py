@@ -21,9 +21,13 @@ from launcher.machine import installation
 from launcher.show.page import words
 
 
-def render(template: str, page: dict[str, Any], data: dict[str, Any]) -> str:
-    """The text of a page. `page` is for the template, `data` for the scripts."""
-    scripts = [Markup(source) for source in (_licensed("uPlot"), _licensed("jsdiff"), _source("page.js"))]
+def render(template: str, page: dict[str, Any], data: dict[str, Any], *, live: bool = False) -> str:
+    """The text of a page. `page` is for the template, `data` for the scripts.
+
+    `live`: the page is served by `zlaunch ui` and may ask that server for news.
+    """
+    sources = [_licensed("uPlot"), _licensed("jsdiff"), _source("page.js"), *([_source("live.js")] if live else [])]
+    scripts = [Markup(source) for source in sources]
     hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
     text = (
         _environment()
@@ -33,12 +37,17 @@ def render(template: str, page: dict[str, Any], data: dict[str, Any]) -> str:
             data=Markup(for_script(data)),
             scripts=scripts,
             styles=Markup(_source("uPlot.min.css") + _source("page.css")),
-            policy=f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src {hashes}; "
-            "base-uri 'none'; form-action 'none'",
+            policy=f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+            f"script-src {hashes}; {_LIVE if live else _ALONE}",
+            live=live,
             written=time.time(),
         )
     )
     return text.encode("utf-8", "replace").decode()  # half a surrogate pair in a record
+
+
+_ALONE = "form-action 'none'"
+_LIVE = "connect-src 'self'; form-action 'self'"
 
 
 def for_script(value: Any) -> str:

@@ -46,16 +46,35 @@ def _age(file: Path) -> float:
         return 0.0
 
 
-def run_text(page: dict[str, Any]) -> str:
-    return html.render("run.html", page, {"curves": page["curves"], "answers": page["answers"]})
+def run_text(page: dict[str, Any], *, live: bool = False) -> str:
+    data = {"curves": page["curves"], "answers": page["answers"], **({"words": words.WORDS} if live else {})}
+    return html.render("run.html", page, data, live=live)
+
+
+def runs_text() -> str:
+    """The page of all runs, of `zlaunch ui` only; its rows come by a stream."""
+    page = {"title": "", "version": __version__}
+    return html.render("runs.html", page, {"words": words.WORDS}, live=True)
 
 
 def write_comparison(
     title: str, pages: Sequence[dict[str, Any]], swept: Sequence[dict[str, Any]], missing: Sequence[str], file: Path
 ) -> Path:
-    """Write the page of several runs, from `gather.run_page` of each and its values in the sweep (empty: none).
+    """Write the page of several runs; see comparison_text. Raises TargetError if the file cannot be written."""
+    return write(file, comparison_text(title, pages, swept, missing))
 
-    `missing`: texts about runs that have nothing to show. Raises TargetError if the file cannot be written.
+
+def comparison_text(
+    title: str,
+    pages: Sequence[dict[str, Any]],
+    swept: Sequence[dict[str, Any]],
+    missing: Sequence[str],
+    *,
+    live: bool = False,
+) -> str:
+    """The page of several runs, from `gather.run_page` of each and its values in the sweep (empty: none).
+
+    `missing`: texts about runs that have nothing to show.
     """
     found = compare.comparison(pages, swept)
     shown = {
@@ -74,7 +93,7 @@ def write_comparison(
         "metric": found["metric"],
         "words": {name: words.both(name) for name in found["metrics"]},
     }
-    return write(file, html.render("compare.html", shown, data))
+    return html.render("compare.html", shown, data, live=live)
 
 
 def write(file: Path, text: str) -> Path:

@@ -28,7 +28,8 @@ def test_a_vendored_file_is_the_published_one(library: dict[str, object]) -> Non
 def test_every_vendored_file_is_recorded() -> None:
     recorded = {name for library in VENDORED for name in library["files"]}
     assert {file.name for file in PAGE.iterdir()} - recorded == {
-        "base.html", "run.html", "compare.html", "parts.html", "page.css", "page.js", "vendored.json",
+        "base.html", "runs.html", "live.js", "run.html", "compare.html", "parts.html",
+        "page.css", "page.js", "vendored.json",
     }  # fmt: skip
 
 

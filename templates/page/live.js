@@ -1,0 +1,82 @@
+/* Pages of `zlaunch ui`: what page.js shows, kept up to date by server-sent events. */
+(() => {
+"use strict";
+const $ = id => document.getElementById(id), { add, t, format, words, refresh } = window.zlaunch;
+const follow = (path, show) => {
+  const source = new EventSource(path);
+  source.onmessage = event => { document.documentElement.dataset.live = "1"; show(JSON.parse(event.data), source); };
+  source.onerror = () => { document.documentElement.dataset.live = "0"; };
+};
+
+/* ---- one run */
+const duration = seconds => seconds < 90 ? t(`${Math.round(seconds)} s`, `${Math.round(seconds)} 秒`)
+  : seconds < 5400 ? t(`${Math.round(seconds / 60)} min`, `${Math.round(seconds / 60)} 分`)
+  : t(`${(seconds / 3600).toFixed(1)} h`, `${(seconds / 3600).toFixed(1)} 小时`);
+const progress = live => {
+  const bar = $("bar"), text = $("progress");
+  if (!bar || live.final) return;
+  bar.hidden = !live.total;
+  if (live.total) { bar.max = live.total; bar.value = live.done; }
+  text.textContent = [words(live.phase), live.total ? `${live.done} / ${live.total}` : "",
+    live.loss === null ? "" : `${t("loss", "损失")} ${format(live.loss)}`,
+    live.tokens_per_second ? `${format(live.tokens_per_second, 3)} ${t("tokens/s", "词元/秒")}` : "",
+    live.seconds_left === null ? "" : t(`about ${duration(live.seconds_left)} left`, `约剩 ${duration(live.seconds_left)}`)].filter(Boolean).join(" · ");
+};
+let whole = null;
+const showRun = (live, source) => {
+  const now = JSON.stringify(live.whole);
+  if (whole !== null && whole !== now) { source.close(); location.reload(); return; }
+  const first = whole === null;
+  whole = now;
+  if (!first) refresh(live.curves);
+  progress(live);
+  readLog();
+};
+let reading = false;
+const readLog = async () => {
+  const select = $("log-of"), place = $("log");
+  if (!select || !select.closest("details").open || reading) return;
+  reading = true;
+  try {
+    const answer = await fetch(`${location.pathname.replace(/\/$/, "")}/log/${select.value}`);
+    const atEnd = place.scrollHeight - place.scrollTop - place.clientHeight < 40;
+    place.textContent = await answer.text();
+    if (atEnd) place.scrollTop = place.scrollHeight;
+  } finally { reading = false; }
+};
+if ($("log-of")) {
+  $("log-of").addEventListener("change", readLog);
+  $("log-of").closest("details").addEventListener("toggle", readLog);
+}
+
+/* ---- all runs */
+const ticked = new Set();
+let rows = [];
+const TONES = { SUCCEEDED: "good", FAILED: "bad", LOST: "bad", CANCELLED: "warn", RUNNING: "accent" };
+const drawRuns = () => {
+  const wanted = $("filter").value.toLocaleLowerCase().split(/\s+/).filter(Boolean), body = $("all-runs"), at = document.activeElement && document.activeElement.value;
+  const found = rows.filter(row => wanted.every(word => `${row.id} ${row.name} ${row.state} ${row.backend} ${words(row.state)}`.toLocaleLowerCase().includes(word)));
+  body.replaceChildren();
+  for (const row of found) {
+    const line = add(body, "tr"), box = add(add(line, "td"), "input", null, { type: "checkbox", name: "run", value: row.id, "aria-label": row.id });
+    box.checked = ticked.has(row.id);
+    box.addEventListener("change", () => { ticked[box.checked ? "add" : "delete"](row.id); $("do-compare").disabled = ticked.size < 2; });
+    const head = add(line, "th", null, { scope: "row", class: "wrap" });
+    add(head, "a", row.name || row.id, { href: `/run/${encodeURIComponent(row.id)}`, title: row.id });
+    add(head, "span", row.error || row.id, { class: row.error ? "small bad block" : "small soft block" });
+    const state = add(line, "td");
+    if (row.state) add(state, "span", words(row.state), { class: "chip " + (TONES[row.state] || "soft") });
+    add(line, "td", row.backend || "");
+    add(line, "td", row.started ? new Date(row.started * 1000).toLocaleString(t("en-GB", "zh-CN"), { dateStyle: "medium", timeStyle: "short" }) : "", { class: "soft" });
+    add(line, "td", row.step === null ? "–" : String(row.step), { class: "n", "data-label": t("Step", "步") });
+    add(line, "td", format(row.loss), { class: "n", "data-label": t("Loss", "损失") });
+    if (at === row.id) box.focus();
+  }
+  $("none").hidden = rows.length > 0;
+};
+if ($("all-runs")) {
+  $("filter").addEventListener("input", drawRuns);
+  document.addEventListener("zlaunch-language", drawRuns);
+  follow("/stream", found => { rows = found; drawRuns(); });
+} else if ($("progress")) follow(location.pathname.replace(/\/$/, "") + "/stream", showRun);
+})();

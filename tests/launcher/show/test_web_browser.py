@@ -1,0 +1,113 @@
+"""`zlaunch ui` in a real browser: pages follow their runs by themselves."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from launcher.rundir.directory import RunDir, RunRecord
+from launcher.rundir.state import RunState
+from launcher.show.web import Site
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.browser
+HOSTILE = "<img src=x onerror=window.hit=1></script><script>window.hit=1</script>"
+
+
+class Bed:
+    """Two runs, whose states the test sets, and their server."""
+
+    def __init__(self, folder: Path) -> None:
+        self.states: dict[str, RunState] = {}
+        self.runs = [self.add(folder, "first"), self.add(folder, HOSTILE, "second")]
+        self.site = Site("127.0.0.1", 0, lambda: self.runs, lambda run: self.states[run.run_id])
+
+    def add(self, folder: Path, name: str, short: str | None = None) -> RunDir:
+        run = RunDir(folder / f"{short or name}-20260101-000000-aaaa")
+        run.write({"plan.json": "{}", "logs/node-0/rank-0.log": f"{HOSTILE}\n"})
+        run.save_record(RunRecord(run_id=run.run_id, name=name, backend="local", created=1.0, submitted=2.0))
+        node = {"node_rank": 0, "host": "here", "state": "RUNNING", "heartbeat": 1.0, "ranks": [{"rank": 0, "pid": 1}]}
+        run.write({"nodes/node-0.json": json.dumps(node)})
+        now = time.time()
+        events = {"time": now, "event": "ranks_started", "node": 0}, {"time": now, "event": "phase", "name": "train"}
+        run.write({"events.jsonl": "".join(json.dumps({**event, "total_steps": 100}) + "\n" for event in events)})
+        self.states[run.run_id] = RunState.RUNNING
+        return run
+
+    def step(self, step: int, loss: float) -> None:
+        with self.runs[0].metrics.open("a") as file:
+            line = {"step": step, "loss": loss, "tokens_per_second": 120.0, "time": time.time()}
+            file.write(json.dumps(line) + "\n")
+
+
+@pytest.fixture
+def bed(tmp_path: Path) -> Iterator[Bed]:
+    made = Bed(tmp_path)
+    threading.Thread(target=made.site.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    yield made
+    made.site.end()
+
+
+@pytest.fixture
+def page(chromium: Browser, bed: Bed, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """The list of runs, opened by the address that the command prints; at the end, no script has failed."""
+    viewport: Any = {"width": getattr(request, "param", 1280), "height": 900}
+    context = chromium.new_context(viewport=viewport, locale="en-US")
+    page, problems = context.new_page(), []
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(bed.site.url)
+    page.wait_for_selector("html[data-live='1']")
+    page.wait_for_selector("#all-runs a")
+    yield page
+    assert page.evaluate("window.hit") is None
+    assert problems == []
+    context.close()
+
+
+def test_a_loss_is_on_the_page_within_two_seconds_and_the_end_is_seen(bed: Bed, page: Page) -> None:
+    bed.step(1, 3.0)
+    page.click("text=first >> nth=0")
+    page.wait_for_selector("html[data-live='1']")
+    page.wait_for_selector("figure")
+    bed.step(2, 2.4321)
+    page.wait_for_selector("#progress:has-text('2.432')", timeout=2000)
+    assert "2 / 100" in page.locator("#progress").inner_text()
+    assert "120 tokens/s" in page.locator("#progress").inner_text()
+    assert page.evaluate("document.querySelector('.plot').ariaLabel").startswith("Loss: training 3 → 2.432")
+    page.click("#language")
+    page.reload()
+    page.wait_for_selector("#progress:has-text('损失')")
+    bed.states[bed.runs[0].run_id] = RunState.SUCCEEDED
+    page.wait_for_selector("h1:has-text('训练已完成')")
+
+
+def test_a_log_is_followed_and_stays_text(bed: Bed, page: Page) -> None:
+    page.goto(f"http://127.0.0.1:{bed.site.port}/run/{bed.runs[1].run_id}")
+    page.click("#logs summary")
+    page.wait_for_selector("#log:has-text('window.hit')")
+    assert page.locator("#log").inner_text().strip() == HOSTILE
+
+
+@pytest.mark.parametrize("page", [375], indirect=True)
+def test_runs_are_filtered_and_compared_with_the_keyboard_on_a_narrow_screen(bed: Bed, page: Page) -> None:
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    page.focus("#filter")
+    page.keyboard.type("second")
+    page.wait_for_selector("#all-runs tr:only-child")
+    page.fill("#filter", "")
+    for number in range(2):
+        page.locator("#all-runs input").nth(number).focus()
+        page.keyboard.press("Space")
+    page.focus("#do-compare")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("h2:has-text('Runs')")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
