@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "image": ("launcher.commands.image:image", "Copy the image to hosts without a registry: save, load, list."),
     "init": ("launcher.commands.init:init", "Write a commented job.yaml."),
     "list": ("launcher.commands.list:list_", "List the runs."),
+    "watch": ("launcher.commands.watch:watch", "Show a run live, from any terminal."),
     "status": ("launcher.commands.status:status", "Show the state and progress of a run."),
     "logs": ("launcher.commands.logs:logs", "Print a run's logs, live with -f."),
     "cancel": ("launcher.commands.cancel:cancel", "Cancel a run or a sweep; checkpoints are kept."),

@@ -160,8 +160,8 @@ class Evaluation(Section, frozen=True):
     before: bool = False
     """Also generate answers for data.eval before training, for comparison."""
     after: bool = True
-    every: int = 0
-    """Steps between evaluations of the loss on data.eval; 0: only at the end."""
+    every: int | Literal["auto"] = "auto"
+    """Steps between evaluations of the loss on data.eval; auto: see `loss_schedule`; 0: only at the end."""
     max_records: int | None = None
     max_new_tokens: int = 64
     batch_size: int = 16
@@ -190,6 +190,8 @@ class TrainConfig(Section, frozen=True, kw_only=True):
     For a train.json written by hand. The launcher leaves it empty; `zlaunch resume` continues from the run's own.
     """
     predicted_peak_bytes: int | None = None
+    predicted_tokens_per_second: float | None = None
+    """Of all ranks together."""
     verify_adapter: bool = False
     """At the end, load the adapter into a fresh base model and compare logits (result.json: adapter_reloads)."""
 
@@ -250,7 +252,7 @@ def load(path: str | os.PathLike[str]) -> TrainConfig:
     config = msgspec.json.decode(Path(path).read_bytes(), type=TrainConfig)
     for key, accepted in (RANGES | _OWN_RANGES).items():
         value = attrgetter(key)(config)
-        if isinstance(value, (int, float)) and not accepted.holds(value):
+        if isinstance(value, (int, float)) and not accepted.holds(value):  # not `auto`
             raise msgspec.ValidationError(f"{key}: expected {accepted}, got {value!r}")
     return config
 
@@ -258,6 +260,39 @@ def load(path: str | os.PathLike[str]) -> TrainConfig:
 def dump(config: TrainConfig) -> str:
     """The text of train.json: indented, with keys in the order of declaration."""
     return msgspec.json.format(msgspec.json.encode(config), indent=2).decode() + "\n"
+
+
+class LossSchedule(NamedTuple):
+    """When the loss on data.eval is measured during the training."""
+
+    every: int
+    """Steps between two measurements, the first before step 1; 0: never."""
+    records: int
+    """Of data.eval, spread over all of it."""
+
+
+MEASUREMENTS = 10
+"""Measurements of the held-out loss during a run, where they cost little enough."""
+MOST_COST = 0.05
+"""Their share of the work of the training, at most."""
+FORWARD_COST = 0.5
+"""Work of a forward pass over that of a training step on the same tokens; a third where activations are recomputed."""
+FEWEST_RECORDS = 8
+"""Fewer records than these say little about a loss; rather measure less often."""
+
+
+def loss_schedule(steps: int, work: float, records: int, each: float = 1.0) -> LossSchedule:
+    """What `eval.every: auto` means for a run of `steps` steps.
+
+    `work`: records, or tokens, that the steps train on together. `records`: those of data.eval; `each`: work of one.
+    """
+    passes = MOST_COST * work / (FORWARD_COST * max(each, 1e-9))
+    measured = min(records, int(passes / (MEASUREMENTS + 1)))
+    times = MEASUREMENTS + 1
+    if measured < min(records, FEWEST_RECORDS):
+        measured = min(records, FEWEST_RECORDS)
+        times = int(passes / measured) if measured else 0
+    return LossSchedule(math.ceil(steps / (times - 1)), measured) if times >= 2 else LossSchedule(0, 0)
 
 
 FEW_STEPS = 10

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from typing import Any
 
 import click
+import msgspec
 
 from launcher.backends import current_state
 from launcher.errors import ZlaunchError
-from launcher.rundir import curve, find
+from launcher.rundir import curve, find, reading
 from launcher.rundir.directory import RunDir
 
 
 @click.command("list")
+@click.option("--long", is_flag=True, help="Show what each training came to.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
-def list_(as_json: bool) -> None:
+def list_(long: bool, as_json: bool) -> None:
     """List the runs under $ZLAUNCH_RUNS (default ./runs), oldest first.
 
     If the target of a run does not answer, its line shows the last known state and the reason. A run with a damaged
@@ -27,7 +30,7 @@ def list_(as_json: bool) -> None:
         click.echo(f"no runs in {find.runs_root()}", err=True)
     for run in runs:
         try:
-            row = overview(run)
+            row = overview(run, long=long)
         except ZlaunchError as error:  # one damaged record must not hide the other runs
             if as_json:
                 row = {"run": run.run_id, "state": None, "error": str(error), "directory": str(run.path)}
@@ -38,8 +41,8 @@ def list_(as_json: bool) -> None:
         click.echo(json.dumps(row) if as_json else _line(row))
 
 
-def overview(run: RunDir) -> dict[str, Any]:
-    """The row of a run; with `error` if its state is only the last known one."""
+def overview(run: RunDir, *, long: bool = False) -> dict[str, Any]:
+    """The row of a run; with `error` if its state is only the last known one, and with the verdict if `long`."""
     record = run.record
     last = curve.last_metric(run.metrics)
     state, error = current_state.last_seen(run)
@@ -52,6 +55,7 @@ def overview(run: RunDir) -> dict[str, Any]:
         "directory": str(run.path),
         "step": last.step if last else None,
         "loss": last.loss if last else None,
+        **({"verdict": msgspec.to_builtins(reading.read(run, state).verdict)} if long else {}),
     }
 
 
@@ -59,4 +63,10 @@ def _line(row: dict[str, Any]) -> str:
     created = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["created"]))
     loss = f"step {row['step']} loss {row['loss']:.4f}" if row["loss"] is not None else ""
     line = f"{row['state']:<10} {created}  {row['backend']:<6} {row['run']}  {loss}".rstrip()
-    return f"{line}  (last known state: {row['error'].splitlines()[0]})" if "error" in row else line
+    if "error" in row:
+        line += f"  (last known state: {row['error'].splitlines()[0]})"
+    if not row.get("verdict"):
+        return line
+    verdict = row["verdict"]["line"]
+    fits = len(line) + 2 + len(verdict) <= shutil.get_terminal_size((120, 24)).columns
+    return f"{line}  {verdict}" if fits else f"{line}\n{'':<11}{verdict}"

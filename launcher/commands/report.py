@@ -12,9 +12,9 @@ import click
 from launcher.backends import current_state
 from launcher.errors import RunNotFound, ZlaunchError
 from launcher.lifecycle import sweep
-from launcher.rundir import curve, summary
+from launcher.rundir import reading, summary
 from launcher.rundir.directory import RunDir
-from launcher.rundir.state import first_failure
+from launcher.rundir.state import RunState, first_failure
 
 MEASURES = ("loss_first", "loss_last", "eval_loss", "accuracy_before", "accuracy_after", "seconds")
 """Columns for the results of a run, if it has them."""
@@ -100,22 +100,22 @@ def row(run: RunDir, values: dict[str, Any]) -> dict[str, Any]:
             return {**found, "state": "not started"}
         state, error = current_state.last_seen(run)
         found.update({"state": state.value, **({"error": error} if error else {})})
-        found.update(measures(run))
+        found.update(measures(run, state))
     except ZlaunchError as damaged:  # one damaged run must not hide the others
         found["error"] = str(damaged)
     return found
 
 
-def measures(run: RunDir) -> dict[str, Any]:
-    result = run.read_json(run.result_json) or {}
-    losses = curve.Curves(run.metrics).read().loss.blocks
-    started, ended = summary.span(run)
+def measures(run: RunDir, state: RunState) -> dict[str, Any]:
+    result, picture = run.read_json(run.result_json) or {}, reading.read(run, state)
     found = {
-        **({"loss_first": losses[0].points[0].loss, "loss_last": losses[-1].points[-1].loss} if losses else {}),
-        "seconds": round(ended - started, 1) if started and ended else None,
+        "loss_first": picture.loss_first,
+        "loss_last": picture.loss_last,
+        "seconds": round(picture.seconds, 1) if picture.seconds else None,
         **{key: value for key, value in {**evaluation(result), **result}.items() if value is not None},
     }
     chosen = {key: found[key] for key in MEASURES if isinstance(found.get(key), (int, float))}
+    chosen.update({"verdict": picture.verdict.rule} if picture.verdict else {})
     failure = first_failure(run)
     hang = summary.last_hang(run.read_events())
     return {

@@ -147,7 +147,8 @@ def print_submitted(run: RunDir, job: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"run": run.run_id, "job": job, "state": "PENDING", "directory": str(run.path)}))
         return
-    click.echo(f"job {job}: {run.run_id}\n  zlaunch status {run.run_id}\n  zlaunch logs -f {run.run_id}")
+    commands = ("watch", "status", "logs -f")
+    click.echo("\n".join([f"job {job}: {run.run_id}", *(f"  zlaunch {command} {run.run_id}" for command in commands)]))
     sys.stdout.flush()
 
 

@@ -13,7 +13,7 @@ from launcher.commands.run_argument import find_run
 from launcher.errors import TargetError
 from launcher.rundir import jsonl, reading, summary
 from launcher.rundir.directory import RunDir
-from launcher.rundir.picture import Picture, Rank
+from launcher.rundir.picture import Picture
 from launcher.rundir.state import RunState
 
 
@@ -37,35 +37,24 @@ def status(run: str, as_json: bool) -> None:
 
 
 def print_status(run: RunDir, picture: Picture) -> None:
-    """Print the run, its nodes and ranks, its progress, its checkpoints, and its failure if it has one."""
-    click.echo(f"{picture.run}: {picture.state} ({' '.join((str(picture.backend), *picture.ids))})")
-    click.echo(f"  directory   {picture.directory}")
-    for node in picture.nodes:
-        click.echo(f"  node {node.node_rank}      {node.host} {node.state}: {', '.join(map(_rank, node.ranks))}")
-    if picture.restarts:
-        click.echo(f"  restarts    {picture.restarts}")
-    if picture.loss is not None:
-        rate = f", {picture.tokens_per_second:,.0f} tokens/s" if picture.tokens_per_second else ""
-        click.echo(f"  progress    step {picture.step}, loss {picture.loss:.4f}{rate}")
-    if picture.checkpoints:
-        click.echo(f"  checkpoints {', '.join(f'step {step}' for step in picture.checkpoints)}")
+    """Print one frame: the run, where it stands, its numbers, nodes, verdict, and its failure if it has one."""
+    from rich.console import Console
+
+    from launcher.show import final, frame, stack_table
+
+    console = Console()
+    encoding = getattr(console.file, "encoding", None) or "utf-8"
+    lines = frame.report(picture, width=console.width, encoding=encoding, fold=console.is_terminal)
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
     for path in (run.events, run.metrics):
         if damaged := jsonl.damaged_lines(path):
-            click.echo(f"  damaged     {path.name}: {len(damaged)} cut off, the first is line {damaged[0]}")
+            console.print(
+                f"  damaged     {path.name}: {len(damaged)} cut off, the first is line {damaged[0]}", highlight=False
+            )
     hang = summary.last_hang([event.fields for event in picture.events])
-    if picture.failure is not None or hang:
-        from rich.console import Console
-
-        from launcher.show import final, stack_table
-
-        if hang and (picture.failure or {}).get("cause") != "hang":
-            click.echo(f"  hang        {hang.get('message')}")
-            stack_table.print_stacks(hang.get("stacks") or (), Console())
-        if picture.failure is not None:
-            final.print_failure(run, Console())
-
-
-def _rank(rank: Rank) -> str:
-    if rank.signal:
-        return f"rank {rank.rank} ended by signal {rank.signal}"
-    return f"rank {rank.rank} pid {rank.pid}" if rank.exit_code is None else f"rank {rank.rank} exit {rank.exit_code}"
+    if hang and (picture.failure or {}).get("cause") != "hang":
+        console.print(f"  hang        {hang.get('message')}", highlight=False, markup=False)
+        stack_table.print_stacks(hang.get("stacks") or (), console)
+    if picture.failure is not None:
+        final.print_failure(run, console)

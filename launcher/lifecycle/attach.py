@@ -21,7 +21,7 @@ from launcher.plan.types import RunPlan, Target
 from launcher.rundir import reading, summary
 from launcher.rundir.directory import RunDir
 from launcher.rundir.state import RunState
-from launcher.show.live import watch
+from launcher.show.live import Left, watch
 
 EXIT = {RunState.SUCCEEDED: 0, RunState.CANCELLED: 130}
 """Exit code per final state; all others are 1."""
@@ -88,11 +88,22 @@ def start_and_follow(
 def attach(run: RunDir, backend: Backend, *, smoke: bool = False, as_json: bool = False) -> int:
     """Follow a submitted run until it ends, then print its result. Returns the exit code."""
     start = run.record.start
-    state = follow(run, backend, output=sys.stderr if as_json else sys.stdout)
+    try:
+        state = follow(run, backend, output=sys.stderr if as_json else sys.stdout)
+    except Left:
+        return leave(run, as_json=as_json)
     # The run may have been resumed while its results were copied here.
     with contextlib.suppress(OSError):  # a full disk must not hide how the run ended
         run.update_record(only_if=lambda record: record.start == start, state=state.value)
     return conclude(run, state, smoke=smoke, as_json=as_json)
+
+
+def leave(run: RunDir, *, as_json: bool = False) -> int:
+    """Say how to come back to a run that goes on. Returns the exit code."""
+    if as_json:
+        click.echo(json.dumps(reading.summarize(run, RunState.RUNNING)))
+    click.echo(f"{run.run_id} goes on\n  zlaunch watch {run.run_id}\n  zlaunch cancel {run.run_id}", err=as_json)
+    return 0
 
 
 def _finish_interrupted(run: RunDir, state: RunState, as_json: bool) -> int:
@@ -145,14 +156,15 @@ def _print_detached(run: RunDir, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps({"run": run.run_id, "state": run.record.state, "directory": str(run.path)}))
     else:
-        click.echo(f"{run.run_id}\n  zlaunch status {run.run_id}\n  zlaunch logs -f {run.run_id}")
+        commands = ("watch", "status", "logs -f")
+        click.echo("\n".join([run.run_id, *(f"  zlaunch {command} {run.run_id}" for command in commands)]))
     return 0
 
 
 def follow(run: RunDir, backend: Backend, *, output: IO[str]) -> RunState:
     """Show the run until it ends. Ctrl-C saves a checkpoint and stops it; a second Ctrl-C skips the checkpoint.
 
-    Returns a final state, or RUNNING for a run that a Ctrl-C could not stop.
+    Returns a final state, or RUNNING for a run that a Ctrl-C could not stop. Raises Left if the user left the view.
     """
     console = Console(file=output)
     console.print(f"[bold]{escape(run.run_id)}[/bold]  {escape(str(run.path))}", highlight=False, soft_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -14,7 +15,7 @@ from launcher.machine import facts, process, trainer
 from launcher.machine.process import CommandError
 from launcher.plan.types import RunPlan
 from launcher.rundir.directory import RunDir
-from train.config import Data
+from train.config import Data, Source
 from train.rundir import checkpoints
 
 RECORDED = ("seed", "global_batch_size", "lora.r", "lora.alpha", "lora.rslora", "lora.init")
@@ -84,17 +85,24 @@ def check_inputs(job: JobSpec, backend: str) -> None:
             raise DataError(f"{key}: no such directory: {path}", hint=f"a local path must contain {holds}")
 
 
-def check_records(job: JobSpec, model: Path | None = None) -> int | None:
+class RecordCounts(NamedTuple):
+    """Records of an epoch of data.train, and of data.eval; None: not counted here, or too many to count."""
+
+    train: int | None = None
+    held_out: int | None = None
+
+
+def check_records(job: JobSpec, model: Path | None = None) -> RecordCounts:
     """Read the first records of the job's files on this machine, and the names in the model's files. Raises DataError.
 
     A missing key is better found here than after hours in a queue, or after minutes of loading a model. `model`: the
-    directory with its files, if it is here. Returns the records of an epoch; None: they are too many to count here.
+    directory with its files, if it is here.
     """
     files = _files_here(job.data)
     if job.model.source not in ("huggingface", "modelscope"):
         model = None
     if job.program or not (files or model):
-        return None
+        return RecordCounts()
     result = _quickcheck(job.data, model, files, "--lora", msgspec.json.encode(job.lora).decode())
     if result.code == 2:
         message, advice = trainer.refusal(result.stderr)
@@ -102,7 +110,11 @@ def check_records(job: JobSpec, model: Path | None = None) -> int | None:
     if result.code:
         raise CommandError(result, "cannot check the records and the model")
     counts: dict[str, int | None] = msgspec.json.decode(result.stdout)
-    known = [(counts.get(source.path), source.weight) for source in job.data.train_sources]
+    return RecordCounts(_counted(job.data.train_sources, counts), _counted(job.data.eval_sources, counts))
+
+
+def _counted(sources: Iterable[Source], counts: Mapping[str, int | None]) -> int | None:
+    known = [(counts.get(source.path), source.weight) for source in sources]
     if any(count is None for count, _ in known):
         return None
     return sum(round(weight * (count or 0)) for count, weight in known)

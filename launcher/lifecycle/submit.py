@@ -21,7 +21,7 @@ from launcher.backends.base import Backend
 from launcher.errors import TargetError
 from launcher.job.load import dump_job
 from launcher.job.spec import Job
-from launcher.lifecycle.checks import check_checkpoint_settings, check_inputs, check_records
+from launcher.lifecycle.checks import RecordCounts, check_checkpoint_settings, check_inputs, check_records
 from launcher.lifecycle.interrupted import StartInterrupted, cancel_start
 from launcher.machine import facts, installation
 from launcher.machine.storage import written
@@ -58,7 +58,7 @@ def prepare(
     adapter = facts.adapter_config(job.spec.lora.adapter)
     model = facts.model_files(job.spec.model.path, job.spec.env)
     check_inputs(job.spec, target.backend)
-    records = None if records_checked else check_records(job.spec, model.directory)
+    records = RecordCounts() if records_checked else check_records(job.spec, model.directory)
     container = container_choice.choose_container(job.spec, target.backend, target.device)
     run_plan = plan(
         job.spec,
@@ -67,7 +67,8 @@ def prepare(
         model_config=model.config,
         adapter_config=adapter,
         container=container,
-        records=records,
+        records=records.train,
+        held_out=records.held_out,
     )
     run = run or RunDir(find.runs_root() / run_plan.run_id)
     check_checkpoint_settings(run, run_plan)

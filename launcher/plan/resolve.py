@@ -16,7 +16,7 @@ from launcher.job.spec import JobSpec
 from launcher.plan import batch_job
 from launcher.plan.agent_plan import launch_of
 from launcher.plan.container import NO_CONTAINER, ContainerChoice, contain
-from launcher.plan.training import configure
+from launcher.plan.training import configure, loss_reason
 from launcher.plan.types import Reason, RunPlan, Target
 from train.compat import ADVICE, continued
 from train.config import Source, remark_on_steps, split_of
@@ -34,17 +34,18 @@ def plan(
     adapter_config: dict[str, Any] | None = None,
     container: ContainerChoice = NO_CONTAINER,
     records: int | None = None,
+    held_out: int | None = None,
 ) -> RunPlan:
     """Resolve a job for a target.
 
     `model_config` is the model's config.json where it can be read; None: unknown until the model is loaded.
     `adapter_config` is the adapter_config.json of lora.adapter, likewise. `records`: in an epoch; None: not counted.
-    Raises UsageError.
+    `held_out`: records of data.eval, likewise. Raises UsageError.
     """
     spec = on_target(spec, target.paths)
     spec, taken = with_adapter(spec, adapter_config)
     config, reasons = (None, ()) if spec.program else configure(spec, target, run_id, model_config)
-    reasons = (*taken, *reasons)
+    reasons = (*taken, *reasons, *(loss_reason(config, records, held_out) if config else ()))
     on_slurm = target.backend == "slurm"
     slurm = batch_job.section(spec, run_id, target.device) if on_slurm else None
     stop_deadline, kill_after = batch_job.stop_times(spec, KILL_AFTER) if on_slurm else (spec.stop_deadline, KILL_AFTER)

@@ -9,7 +9,7 @@ from launcher.plan.autos import settled
 from launcher.plan.fastest import choose
 from launcher.plan.situation import Situation, model_of
 from launcher.plan.types import Reason, Target
-from train.config import TrainConfig, Training
+from train.config import MEASUREMENTS, MOST_COST, TrainConfig, Training, loss_schedule, steps_of
 
 
 def configure(
@@ -33,6 +33,35 @@ def configure(
         train=Training(**{**given, "gradient_accumulation_steps": best.batch.gradient_accumulation_steps}),
         eval=spec.eval,
         predicted_peak_bytes=best.cost.memory.total or None,
+        predicted_tokens_per_second=round(best.cost.tokens_per_second, 1) or None,
         verify_adapter=spec.verify_adapter,
     )
     return config, reasons
+
+
+COST = f"{MOST_COST:.0%} of the training"
+
+
+def loss_reason(config: TrainConfig, trained: int | None, held_out: int | None) -> tuple[Reason, ...]:
+    """When the held-out loss is measured, and why; nothing where the job says it, or has no data.eval.
+
+    `trained`, `held_out`: records of an epoch and of data.eval; None: not counted. The training program counts tokens,
+    and so may come to other numbers of steps and records.
+    """
+    if not config.data.eval or config.eval.every != "auto":
+        return ()
+    steps, batch = config.train.max_steps, config.train.global_batch_size
+    if steps is None and trained:
+        steps = steps_of(config.train.epochs, trained, batch)
+    if not steps or not held_out:
+        told = f"the loss on data.eval is measured about {MEASUREMENTS} times, on as many records as {COST} allow"
+        return (Reason(setting="eval.every", value="auto", reason=told),)
+    held_out = min(held_out, config.eval.max_records or held_out)
+    found = loss_schedule(steps, steps * batch, held_out)
+    if not found.every:
+        told = f"a measurement on {held_out} records costs more than {COST}; the loss is measured at the end only"
+    else:
+        share = f"{found.records} of {held_out}" if found.records < held_out else f"all {held_out}"
+        times = -(-steps // found.every) + 1
+        told = f"{times} measurements of the loss on {share} records of data.eval cost at most {COST}"
+    return (Reason(setting="eval.every", value=found.every, reason=told),)

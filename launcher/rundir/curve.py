@@ -38,6 +38,9 @@ class Metric(msgspec.Struct, gc=False, omit_defaults=True):
     tokens_per_second: float | None = None
     peak_memory_bytes: float | None = None
     time: float | None = None
+    records: int | None = None
+    """Of the held-out loss: on how many records; None: on all."""
+    seconds: float | None = None
 
 
 class Block(msgspec.Struct, array_like=True, gc=False):

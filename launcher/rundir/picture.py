@@ -58,13 +58,19 @@ class HeldOut(Shown, frozen=True, kw_only=True):
     step: int
     loss: float
     time: float | None = None
+    records: int | None = None
+    """On how many of the held-out records; None: on all."""
+    seconds: float | None = None
+    """What the measurement took."""
 
 
 class Score(Shown, frozen=True, kw_only=True):
     """A measure of the answers to held-out records."""
 
     task: str | None
-    """None: all records together."""
+    """None: records of several tasks together, each record counted once."""
+    over: tuple[str, ...]
+    """The tasks whose records are averaged; empty: all records."""
     metric: str
     records: int | None
     before: float | None

@@ -5,6 +5,8 @@ Pure but for the files: nothing is asked of a backend, and the state comes in as
 
 from __future__ import annotations
 
+import math
+import shlex
 import statistics
 import time
 from collections.abc import Iterable, Sequence
@@ -14,11 +16,14 @@ from typing import Any
 
 import msgspec
 
+from launcher.node import run_files
 from launcher.rundir import summary, timeline
 from launcher.rundir.curve import Curves, Index, Metric
 from launcher.rundir.directory import RunDir, RunRecord
-from launcher.rundir.picture import Count, Event, HeldOut, Node, Phase, Picture, Point, Rank, Score
+from launcher.rundir.jsonl import read_jsonl
+from launcher.rundir.picture import Count, Event, HeldOut, Node, Phase, Picture, Point, Rank, Score, Verdict
 from launcher.rundir.state import RunState, node_records
+from launcher.rundir.verdict import Answer, Facts, judge
 
 RECENT = 0.1
 """Share of the steps so far, the newest, that the time left is derived from."""
@@ -116,16 +121,18 @@ class _Files:
 def draw(files: _Files) -> Picture:
     """The picture of what the files hold. Pure."""
     last = _last(files.index)
-    nodes = _nodes(files, last)
+    nodes, numbers, held_out = _nodes(files, last), _numbers_of(files, last), _held_out(files)
+    scores = scores_of(files.result.get("eval") or {})
+    verdict = None if files.is_program else judge(_facts(files, numbers["curve"], held_out, scores))
     return Picture(
         **_identity(files),
         **_progress(files, last),
-        **_numbers_of(files, last),
+        **numbers,
         nodes=nodes,
         planned_bytes=files.train.get("predicted_peak_bytes"),
         peak_bytes=max((rank.peak_bytes or 0 for node in nodes for rank in node.ranks), default=0) or None,
-        held_out=_held_out(files),
-        scores=scores_of(files.result.get("eval") or {}),
+        held_out=held_out,
+        scores=scores,
         restarts=max((node.restarts for node in nodes), default=0),
         checkpoints=tuple(files.run.checkpoint_steps()),
         events=tuple(
@@ -133,8 +140,8 @@ def draw(files: _Files) -> Picture:
             for line in files.events
         ),
         failure=summary.failure_of(files.run, files.events) if files.state in _FAILED else None,
-        verdict=None,
-        next_steps=(),
+        verdict=verdict,
+        next_steps=_next_steps(files, verdict),
     )
 
 
@@ -181,7 +188,7 @@ def _progress(files: _Files, last: Metric | None) -> dict[str, Any]:
 def _numbers_of(files: _Files, last: Metric | None) -> dict[str, Any]:
     """The training in numbers: of the last step, and of all steps."""
     curve, speed = _curve(files.index), _speed(files.index)
-    planned = (files.plan.get("predicted") or {}).get("tokens_per_second")
+    planned = files.train.get("predicted_tokens_per_second")
     last = last or Metric()
     return {
         "epoch": last.epoch,
@@ -199,6 +206,51 @@ def _numbers_of(files: _Files, last: Metric | None) -> dict[str, Any]:
     }
 
 
+def _facts(files: _Files, curve: Sequence[Point], held_out: Sequence[HeldOut], scores: Sequence[Score]) -> Facts:
+    data = [event for event in files.start if event.get("event") == "data" and event.get("part") == "eval"]
+    ended = files.state is RunState.SUCCEEDED
+    answers = _predictions(files.run) if ended else []
+    rates = [point.learning_rate for point in curve if point.learning_rate is not None]
+    failure = (summary.failure_of(files.run, files.events) or {}) if files.state in _FAILED else {}
+    return Facts(
+        ended=ended,
+        curve=curve,
+        held_out=held_out,
+        scores=scores,
+        after=(files.result.get("eval") or {}).get("after") or {},
+        data=data[-1] if data else (files.result.get("data") or {}).get("eval") or {},
+        answers=answers,
+        learning_rate=max(rates, default=None),
+        failure=str(failure.get("message") or ""),
+    )
+
+
+def _predictions(run: RunDir) -> list[Answer]:
+    lines = read_jsonl(run.path / run_files.PREDICTIONS)
+    return [Answer(line.get("task"), str(line.get("expected")), str(line.get("given"))) for line in lines]
+
+
+def _next_steps(files: _Files, verdict: Verdict | None) -> tuple[str, ...]:
+    """Commands that lead on from where the run stands."""
+    run, state = files.run.run_id, files.state
+    if files.record is None:
+        return (f"zlaunch {files.plan.get('backend')} {shlex.quote(str(files.run.job_yaml))}",)
+    if not state.is_final:
+        return (f"zlaunch logs -f {run}", f"zlaunch cancel {run}")
+    if files.is_program:
+        return (f"zlaunch logs {run}",)
+    if state is not RunState.SUCCEEDED:
+        return (f"zlaunch resume {run}", f"zlaunch logs {run}")
+    steps = [f"zlaunch chat {run}", f"zlaunch export {run}"]
+    if verdict is None or verdict.rule in LONGER_HELPS:
+        numbers = files.train.get("train") or {}
+        key = "max_steps" if numbers.get("max_steps") else "epochs"
+        steps.append(f"zlaunch resume {run} --set train.{key}={2 * (numbers.get(key) or 1):g}")
+    return tuple(steps)
+
+
+LONGER_HELPS = ("learned", "learned little", "not learning", "no better than the majority class", "not judged")
+"""Verdicts after which a longer training is worth a try."""
 _FAILED = (RunState.FAILED, RunState.LOST)
 
 
@@ -312,7 +364,9 @@ def _evaluation_seconds(files: _Files) -> float:
 def _held_out(files: _Files) -> tuple[HeldOut, ...]:
     """The losses on the held-out records: those during the training, and those of the evaluations around it."""
     found = {
-        point.step: HeldOut(step=point.step, loss=point.eval_loss, time=point.time)
+        (point.step, point.records): HeldOut(
+            step=point.step, loss=point.eval_loss, time=point.time, records=point.records, seconds=point.seconds
+        )
         for block in files.index.held_out.blocks
         for point in block.points
         if point.eval_loss is not None
@@ -325,9 +379,9 @@ def _held_out(files: _Files) -> tuple[HeldOut, ...]:
     ]
     for event in around:
         step, loss = event.get("step"), event.get("loss")
-        if isinstance(step, int) and isinstance(loss, (int, float)) and step not in found:
-            found[step] = HeldOut(step=step, loss=float(loss), time=event.get("time"))
-    return tuple(found[step] for step in sorted(found))
+        if isinstance(step, int) and isinstance(loss, (int, float)) and (step, None) not in found:
+            found[step, None] = HeldOut(step=step, loss=float(loss), time=event.get("time"))
+    return tuple(sorted(found.values(), key=lambda point: (point.step, point.records or math.inf)))
 
 
 def _nodes(files: _Files, last: Metric | None) -> tuple[Node, ...]:
@@ -363,17 +417,20 @@ def _rank(row: dict[str, Any], memory: dict[str, Any]) -> Rank:
 def scores_of(evaluation: dict[str, Any]) -> tuple[Score, ...]:
     """The scores of `eval` in result.json, by task and then of all records."""
     before, after = evaluation.get("before") or {}, evaluation.get("after") or {}
-    tasks = [
-        (name, (before.get("tasks") or {}).get(name) or {}, new) for name, new in (after.get("tasks") or {}).items()
-    ]
-    own = ("records", "tasks", "loss")
+    tasks_before, tasks_after = before.get("tasks") or {}, after.get("tasks") or {}
+    own = ("records", "tasks", "loss", "unended")
     found = [
-        _score(name, metric, new.get("records"), old.get(metric), value)
-        for name, old, new in tasks
+        _score(name, metric, new.get("records"), (tasks_before.get(name) or {}).get(metric), value)
+        for name, new in tasks_after.items()
         for metric, value in _numbers(new.items(), own)
     ]
     everything = [*_numbers(after.items(), own), *_numbers([("loss", after.get("loss"))], ())]
-    found += [_score(None, name, after.get("records"), before.get(name), value) for name, value in everything]
+    for name, value in everything:
+        over = () if name in ("accuracy", "loss") else tuple(task for task, new in tasks_after.items() if name in new)
+        records = sum(tasks_after[task].get("records") or 0 for task in over) if over else after.get("records")
+        if over == tuple(tasks_after) and records == after.get("records"):
+            over = ()
+        found.append(_score(None, name, records, before.get(name), value, over))
     return tuple(found)
 
 
@@ -381,6 +438,6 @@ def _numbers(items: Iterable[tuple[str, Any]], without: Sequence[str]) -> list[t
     return [(name, value) for name, value in items if name not in without and isinstance(value, (int, float))]
 
 
-def _score(task: str | None, metric: str, records: Any, before: Any, after: float) -> Score:
+def _score(task: str | None, metric: str, records: Any, before: Any, after: float, over: tuple[str, ...] = ()) -> Score:
     old = float(before) if isinstance(before, (int, float)) else None
-    return Score(task=task, metric=metric, records=records, before=old, after=float(after))
+    return Score(task=task, over=over, metric=metric, records=records, before=old, after=float(after))

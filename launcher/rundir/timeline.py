@@ -14,9 +14,9 @@ PHASES = {
     "model": "loading the model",
     "adapter": "adding the LoRA adapter",
     "data": "tokenizing the records",
-    "evaluate_before": "evaluating on the held-out records, before training",
+    "evaluate_before": "evaluating the untrained model",
     "train": "training",
-    "evaluate_after": "evaluating on the held-out records, after training",
+    "evaluate_after": "evaluating the trained model",
     "save": "saving the adapter",
 }
 """{phase of the training program: its words for people}, in order."""

@@ -9,32 +9,47 @@ from rich.markup import escape
 from rich.table import Table
 
 from launcher.rundir import reading, summary
-from launcher.rundir.curve import Curves
 from launcher.rundir.directory import RunDir
+from launcher.rundir.picture import Picture
 from launcher.rundir.state import RunState
+from launcher.show.frame import TONE_STYLE, curve_lines, duration, score_rows
 from launcher.show.stack_table import print_stacks
 
 
 def print_outcome(run: RunDir, state: RunState, *, output: IO[str]) -> None:
-    """Print the loss curve, the scores before and after, sample answers and the adapter's path; or the failure."""
+    """Print the loss curve, the scores before and after, sample answers, the verdict and what comes next; or the
+    failure."""
     console = Console(file=output)
-    result = run.read_json(run.result_json) or {}
-    if state is RunState.SUCCEEDED:
-        _print_curve(run, console)
-        _print_evaluation(result, console)
-        _print_samples(result, console)
+    picture = reading.read(run, state)
+    if state is RunState.SUCCEEDED and not picture.is_program:
+        _print_curve(picture, console)
+        _print_evaluation(picture, console)
+        _print_samples(run.read_json(run.result_json) or {}, console)
     color = {RunState.SUCCEEDED: "green", RunState.CANCELLED: "yellow"}.get(state, "red")
-    started, ended = summary.span(run)
-    took = f" after {ended - started:.1f} s" if started and ended else ""
+    if picture.verdict is not None and picture.verdict.tone != "good" and state is RunState.SUCCEEDED:
+        color = "default"  # that a program ended is no praise for the model
+    took = f" after {duration(picture.seconds)}" if picture.seconds else ""
     console.print(f"[{color} bold]{state.value}[/{color} bold]{took}", highlight=False)
-    if state is RunState.SUCCEEDED and (run.adapter / "adapter_config.json").exists():
-        console.print(f"adapter: {escape(str(run.adapter))}", highlight=False, soft_wrap=True)
-    if summary.is_program(run):
+    print_verdict(picture, console)
+    if state is RunState.SUCCEEDED and picture.adapter:
+        console.print(f"adapter: {escape(picture.adapter)}", highlight=False, soft_wrap=True)
+    if picture.is_program:
         console.print(f"output: zlaunch logs {escape(run.run_id)}", highlight=False, soft_wrap=True)
+    elif state is RunState.SUCCEEDED:
+        for step in picture.next_steps:
+            console.print(f"next: {escape(step)}", highlight=False, soft_wrap=True)
     if state is RunState.CANCELLED:
         console.print(f"to continue: zlaunch resume {escape(run.run_id)}", highlight=False, soft_wrap=True)
     if not state.is_final or state in (RunState.FAILED, RunState.LOST):
         print_failure(run, console)
+
+
+def print_verdict(picture: Picture, console: Console) -> None:
+    """Print what the training came to, and why; nothing if there is no verdict."""
+    if picture.verdict is not None:
+        style = TONE_STYLE[picture.verdict.tone]
+        console.print(f"[{style}]{escape(picture.verdict.line)}[/{style}]", highlight=False)
+        console.print(f"  {escape(picture.verdict.reason)}", highlight=False)
 
 
 def print_failure(run: RunDir, console: Console) -> None:
@@ -69,33 +84,22 @@ _WHO = (("rank", "rank"), ("node_rank", "node"))
 _HOW = (("signal", "signal"), ("exit_code", "exit code"))
 
 
-def _print_curve(run: RunDir, console: Console) -> None:
-    points = [(point.step, point.loss) for block in Curves(run.metrics).read().loss.blocks for point in block.points]
-    if len(points) < 2:
+def _print_curve(picture: Picture, console: Console) -> None:
+    if len(picture.curve) < 2:
         return
-    import plotext
-
-    plotext.clear_figure()
-    plotext.plot([step for step, _ in points], [loss for _, loss in points], marker="braille")
-    plotext.title("training loss")
-    plotext.xlabel("step")
-    plotext.plot_size(min(console.width, 80), 14)
-    plotext.theme("clear")
-    console.file.write(plotext.uncolorize(plotext.build()) + "\n")
+    encoding = getattr(console.file, "encoding", None) or "utf-8"
+    for line in curve_lines(picture, width=min(console.width, 80), encoding=encoding):
+        console.print(line, highlight=False)
 
 
-def _print_evaluation(result: dict[str, Any], console: Console) -> None:
-    scores = reading.scores_of(result.get("eval") or {})
-    if not scores:
+def _print_evaluation(picture: Picture, console: Console) -> None:
+    if not picture.scores:
         return
     table = Table(title="held-out records", title_justify="left")
     for column in ("task", "records", "metric", "before", "after"):
-        table.add_column(column, justify="left" if column in ("task", "metric") else "right")
-    for score in scores:
-        digits = 4 if score.metric == "loss" else 3
-        before = "-" if score.before is None else f"{score.before:.{digits}f}"
-        task, records = score.task or "all", str(score.records or "")
-        table.add_row(task, records, score.metric, before, f"{score.after:.{digits}f}")
+        table.add_column(column, justify="left" if column in ("task", "metric") else "right", overflow="fold")
+    for row in score_rows(picture.scores, escape):
+        table.add_row(*row)
     console.print(table)
 
 
@@ -118,7 +122,7 @@ def _print_samples(result: dict[str, Any], console: Console) -> None:
         return
     table = Table(title="sample answers", title_justify="left", show_lines=True)
     for column in ("prompt", "expected", "before", "after"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for sample in samples:
         table.add_row(*(escape(str(sample.get(key) or "-")) for key in ("prompt", "expected", "before", "after")))
     console.print(table)

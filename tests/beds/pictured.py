@@ -24,8 +24,10 @@ class Recorded:
         content = {
             "name": "tiny", "backend": self.backend,
             "launch": {"world_size": ranks, "device": "cpu"},
-            "predicted": {"tokens_per_second": speed},
-            "train": {"predicted_peak_bytes": memory, "train": {}, "eval": {"after": True}, "data": {}, **train},
+            "train": {
+                "predicted_peak_bytes": memory, "predicted_tokens_per_second": speed,
+                "train": train, "eval": {"after": True}, "data": {},
+            },
         }  # fmt: skip
         self.run.write({"plan.json": json.dumps(content)})
         return self

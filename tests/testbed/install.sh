@@ -7,6 +7,7 @@ set -euo pipefail
 
 PACKAGES=(
   openssh-server openssh-client iproute2 util-linux   # the lab of simulated hosts, the farm of sshd
+  tmux                                                # the live view in a real terminal
   faketime                                            # a host with a wrong clock
   pdsh                                                # the alternative in the fan-out benchmark
   slurm-wlm munge slurmdbd mariadb-server             # Slurm, and its accounting

@@ -71,7 +71,15 @@ def save_stopping(place: Path, tokenizer: Any, stop: list[int]) -> None:
 def answer_batch(
     model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop: list[int], synced: bool
 ) -> list[str]:
-    """Greedy answers to token prompts, padded on the left.
+    """Greedy answers to token prompts."""
+    options: Any = {"max_new_tokens": max_new_tokens, "stop": stop, "synced": synced}
+    return [text for text, _ in answers_and_ends(model, tokenizer, prompts, **options)]
+
+
+def answers_and_ends(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop: list[int], synced: bool
+) -> list[tuple[str, bool]]:
+    """(greedy answer, whether the model has ended it) of each token prompt; they are padded on the left.
 
     `synced` is for ZeRO-3: a rank goes on until all have finished, because each forward pass is a collective.
     """
@@ -90,7 +98,8 @@ def answer_batch(
         generation_config=generation_config(tokenizer, limits.room_for(model, width, max_new_tokens), stop),
         synced_gpus=synced,
     )
-    return [_decode(tokenizer, row[width:].tolist(), stop) for row in out]
+    answers = [row[width:].tolist() for row in out]
+    return [(_decode(tokenizer, ids, stop), any(token in stop for token in ids)) for ids in answers]
 
 
 def _decode(tokenizer: Any, ids: list[int], stop: list[int]) -> str:

@@ -112,6 +112,10 @@ def directory() -> Path:
     return cache_directory() / "tokens"
 
 
+Counted = Callable[[float, float | None], None]
+"""Called with (records read, all records by the bytes read so far; None: unknown)."""
+
+
 def entry(
     paths: Sequence[str],
     recipe: Recipe,
@@ -120,6 +124,7 @@ def entry(
     share: float = 1.0,
     processes: int | None = None,
     tokenizer: Any = None,
+    read: Counted = lambda records, all_records: None,
 ) -> Entry:
     """Find or make the tokens of these sources; compare the recipe with transformers' `tokenizer` before making any.
 
@@ -147,7 +152,7 @@ def entry(
             def changed() -> bool:
                 return key != _key([len(source) for source in found], files, recipe, where)
 
-            _make(place, paths, shown, recipe, share, processes, changed)
+            _make(place, paths, shown, recipe, share, processes, changed, read)
     os.utime(place)
     return _open(place, made, shown, recipe)
 
@@ -199,11 +204,12 @@ def _make(
     share: float,
     processes: int,
     changed: Callable[[], bool],
+    read: Counted,
 ) -> None:
     temporary = place.with_name(f".{place.name}.{os.urandom(4).hex()}.tmp")
     temporary.mkdir()
     try:
-        _write(temporary, paths, shown, recipe, share, processes)
+        _write(temporary, paths, shown, recipe, share, processes, read)
         if changed():  # else later runs would take these tokens for the earlier content
             raise DataError(f"{', '.join(shown)}: changed while being read", "start again when nothing writes to it")
         with suppress_if_there(place / "meta.json"):
@@ -213,23 +219,28 @@ def _make(
 
 
 def _write(
-    place: Path, paths: Sequence[str], files: tuple[str, ...], recipe: Recipe, share: float, processes: int
-) -> None:
+    place: Path, paths: Sequence[str], files: tuple[str, ...], recipe: Recipe, share: float, processes: int,
+    read: Counted,
+) -> None:  # fmt: skip
     """Tokenize every chunk of the sources and write the files of an entry."""
-    sent: deque[tuple[int, str]] = deque()  # (source, file) of the chunks that are under way, in order
+    sent: deque[tuple[int, Chunk]] = deque()  # (source, chunk) of those that are under way, in order
 
     def chunks() -> Iterator[Chunk]:
         for number, path in enumerate(paths):
             for chunk in file_reader.chunks(path):
-                sent.append((number, chunk.shown))
+                sent.append((number, chunk))
                 yield chunk
 
-    totals = _Totals(len(paths))
+    totals, size, whole = _Totals(len(paths)), 0, _bytes_of_texts(paths)
     with (place / "tokens.bin").open("wb") as tokens, (place / "labelled.bin").open("wb") as labelled:
         for done in workers.work(recipe, chunks(), share=share, processes=processes):
             tokens.write(done.tokens.data)  # not `tofile`, which hides that the disk is full
             labelled.write(done.labelled.data)
-            totals.add(*sent.popleft(), done)
+            source, chunk = sent.popleft()
+            totals.add(source, chunk.shown, done)
+            size += chunk.end - chunk.start
+            records = sum(totals.records)
+            read(records, records * whole / size if whole and size else None)
         for file in (tokens, labelled):
             file.flush()
             os.fsync(file.fileno())
@@ -266,6 +277,14 @@ def _write(
         share=share,
     )
     write_atomic(place / "meta.json", msgspec.json.encode(meta).decode())
+
+
+def _bytes_of_texts(paths: Sequence[str]) -> int | None:
+    """Bytes of the sources, if all are text files: the chunks of tables are measured in rows."""
+    files = [file for path in paths for file, _ in file_reader.files(path)]
+    if any(file_reader.kind_of(file) not in ("lines", "json", "csv") for file in files):
+        return None
+    return sum(Path(file).stat().st_size for file in files)
 
 
 def _notices(found: Notices) -> tuple[Notice, ...]:

@@ -26,6 +26,7 @@ from train.errors import DataError
 from train.records import conversations
 from train.records.conversation import PLAIN, RecordOptions
 from train.records.conversations import Record
+from train.rundir.counter import Counter
 from train.rundir.run_files import RunDir
 
 NOTHING_AT_WEIGHT = "data.train: at these weights, no record of the sources is left"
@@ -99,6 +100,8 @@ class Data:
     rundir: RunDir
     summary: dict[str, Any] = field(default_factory=dict)
     """Counts of each part, for result.json."""
+    entries: dict[str, Entry] = field(default_factory=dict)
+    """The tokens of each part, once it was asked for."""
 
     def texts(self) -> Iterator[str]:
         """Every text of the training records, for a tokenizer that is generated from them."""
@@ -173,8 +176,9 @@ class Data:
 
     def _part(self, name: str, sources: tuple[Source, ...], found: Entry, limit: int | None = None) -> Part:
         data = self.config.data
+        self.entries[name] = found
         if self.rundir.rank == 0:
-            self._tell(name, found)
+            self._tell(name, found, limit)
         shown = sources[0].path if len(sources) == 1 else f"data.{name}"
         cache.refuse_problems(found.meta, shown, data.on_error)
         tokens = found.tokens if limit is None else first(found.tokens, limit)
@@ -187,10 +191,11 @@ class Data:
 
     def _entry(self, tokenizer: Any, sources: tuple[Source, ...]) -> Entry:
         data = self.config.data
-        recipe = Recipe.of_job(tokenizer, data)
-        return cache.entry([source.path for source in sources], recipe, cache_of(self.rundir), tokenizer=tokenizer)
+        recipe, read = Recipe.of_job(tokenizer, data), Counter(self.rundir, "data", "records").at
+        paths = [source.path for source in sources]
+        return cache.entry(paths, recipe, cache_of(self.rundir), tokenizer=tokenizer, read=read)
 
-    def _tell(self, name: str, found: Entry) -> None:
+    def _tell(self, name: str, found: Entry, limit: int | None) -> None:
         meta = found.meta
         shown: list[Any] = [*(meta.problems if self.config.data.on_error == "skip" else ()), *meta.warnings]
         for problem in shown[: conversations.SHOWN_PROBLEMS]:
@@ -213,9 +218,24 @@ class Data:
             "left_out": {one.kind: one.records for one in meta.lost},
             "special_tokens": {one.kind: one.records for one in meta.special},
             "lengths": lengths(found.tokens),
+            **(_overlap(found, self.entries["train"], limit) if name == "eval" and "train" in self.entries else {}),
         }
         self.summary[name] = facts
         self.rundir.event("data", part=name, **facts, reused=not found.made)
+
+
+def _overlap(held_out: Entry, training: Entry, limit: int | None) -> dict[str, int]:
+    """How many of the held-out records are training records too, and how many share their question with one."""
+    asked, known = held_out.array("asked")[:limit], training.array("asked")
+    both, known_both = (
+        questions * np.uint64(31) + part.array("answered")[: len(questions)]
+        for part, questions in ((held_out, asked), (training, known))
+    )
+    return {
+        "measured": len(asked),
+        "in_training": int(np.isin(both, known_both).sum()),
+        "asked_in_training": int(np.isin(asked, known).sum()),
+    }
 
 
 def with_thoughts(config: TrainConfig, tokenizer: Any, make: Callable[[], Entry]) -> Entry:

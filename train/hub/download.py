@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from train.config import Model
 from train.errors import UserError
@@ -24,16 +25,20 @@ OTHER_FORMS = (
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
 
 
-def download(model: Model, *, weights: bool = True) -> Path:
+Fetched = Callable[[float, float | None], None]
+"""Called with (bytes fetched, bytes in all; None: unknown)."""
+
+
+def download(model: Model, *, weights: bool = True, fetched: Fetched | None = None) -> Path:
     """Return the local directory of `model` (source `huggingface` or `modelscope`). Raises UserError if that fails."""
     if model.path.startswith(("/", ".", "~")) or model.path.count("/") > 1:
         raise UserError(
             f"model.path: there is no directory {model.path}", "give a hub id (owner/name) or a local directory"
         )
-    return _HUBS[model.source](model, weights)
+    return _HUBS[model.source](model, weights, fetched or (lambda done, total: None))
 
 
-def _from_huggingface(model: Model, weights: bool) -> Path:
+def _from_huggingface(model: Model, weights: bool, fetched: Fetched) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import (
         HFValidationError,
@@ -41,12 +46,27 @@ def _from_huggingface(model: Model, weights: bool) -> Path:
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
     def names() -> list[str]:
         return list(HfApi().list_repo_files(model.path, revision=model.revision))
 
+    class Bar(tqdm):
+        """The hub's own bars: that of the bytes of all files together is counted, none is shown."""
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            self.counts_bytes = options.get("unit") == "B" and "transfer" not in str(options.get("name"))
+            super().__init__(*args, **{**options, "disable": True})  # type: ignore[no-untyped-call]
+            self.fetched = 0.0
+
+        def update(self, n: float | None = 1) -> None:
+            self.fetched += n or 0
+            if self.counts_bytes:
+                fetched(self.fetched, self.total)
+
+    skipped = _skipped(names, weights)
     try:
-        return Path(snapshot_download(model.path, revision=model.revision, ignore_patterns=_skipped(names, weights)))
+        return Path(snapshot_download(model.path, revision=model.revision, ignore_patterns=skipped, tqdm_class=Bar))
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise UserError(
             f"model.path: the hub has no {model.path}{f' at {model.revision}' if model.revision else ''}",
@@ -59,7 +79,7 @@ def _from_huggingface(model: Model, weights: bool) -> Path:
         ) from error
 
 
-def _from_modelscope(model: Model, weights: bool) -> Path:
+def _from_modelscope(model: Model, weights: bool, fetched: Fetched) -> Path:
     try:
         from modelscope import HubApi, snapshot_download
     except ImportError:
@@ -69,12 +89,34 @@ def _from_modelscope(model: Model, weights: bool) -> Path:
         return [file["Path"] for file in HubApi().get_model_files(model.path, revision=model.revision)]
 
     try:
-        return Path(snapshot_download(model.path, revision=model.revision, ignore_patterns=_skipped(names, weights)))
+        skipped = _skipped(names, weights)
+        options = _counting_bytes(fetched)
+        return Path(snapshot_download(model.path, revision=model.revision, ignore_patterns=skipped, **options))
     except Exception as error:  # its errors have no common base class
         raise UserError(f"model.path: ModelScope could not provide {model.path}: {error}") from error
 
 
-_HUBS: dict[str, Callable[[Model, bool], Path]] = {"huggingface": _from_huggingface, "modelscope": _from_modelscope}
+def _counting_bytes(fetched: Fetched) -> dict[str, Any]:
+    """The option with which ModelScope reports what it fetches; an early version has none."""
+    try:
+        from modelscope.hub.callback import ProgressCallback
+    except ImportError:
+        return {}
+    done = 0
+
+    class File(ProgressCallback):  # type: ignore[misc]
+        def update(self, size: int) -> None:
+            nonlocal done
+            done += size
+            fetched(done, None)
+
+    return {"progress_callbacks": [File]}
+
+
+_HUBS: dict[str, Callable[[Model, bool, Fetched], Path]] = {
+    "huggingface": _from_huggingface,
+    "modelscope": _from_modelscope,
+}
 
 
 def _skipped(names: Callable[[], Iterable[str]], weights: bool) -> list[str]:

@@ -27,6 +27,7 @@ from train.hub.cachedir import cache_directory, locked, suppress_if_there
 from train.hub.download import download
 from train.model.gguf import dequantize, find_gguf, gguf_architecture
 from train.model.random import make_random
+from train.rundir.counter import Counter
 from train.rundir.run_files import RunDir
 
 
@@ -57,7 +58,8 @@ def _hub(config: TrainConfig, rundir: RunDir, texts: Callable[[], Iterable[str]]
     if path.is_dir():
         _check_complete(path)
         return _converted(BaseModel(path.resolve(), str(path.resolve())), rundir)
-    (held,) = hub.once(f"model-{_hub_key(config.model)}", lambda: [str(download(config.model))])
+    fetched = Counter(rundir, "model", "bytes").at  # by the one rank of the node that downloads
+    (held,) = hub.once(f"model-{_hub_key(config.model)}", lambda: [str(download(config.model, fetched=fetched))])
     directory = Path(held)
     if config.model.source == "modelscope":  # transformers cannot load the adapter's base by such an id
         return _converted(BaseModel(directory, str(directory)), rundir)

@@ -7,6 +7,8 @@ peft      transformers and PEFT: any causal language model; never imports unslot
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,35 @@ def load_for_training(
         raise _explained(error, base) from error
     model.config.use_cache = False
     return Loaded(model, tokenizer, dtype, engine)
+
+
+@contextmanager
+def weights_counted(counted: Callable[[float, float | None], None] | None) -> Iterator[None]:
+    """While a model is loaded, call `counted` with (weights that are in place, all weights).
+
+    By the hook that transformers has for its progress bars; a version without it counts nothing.
+    """
+    from transformers.utils import logging
+
+    set_hook = getattr(logging, "set_tqdm_hook", None)
+    if counted is None or set_hook is None:
+        yield
+        return
+
+    def bar(factory: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        return _counting(args[0], counted) if args and hasattr(args[0], "__len__") else factory(*args, **options)
+
+    before = set_hook(bar)
+    try:
+        yield
+    finally:
+        set_hook(before)
+
+
+def _counting(items: Any, counted: Callable[[float, float | None], None]) -> Iterator[Any]:
+    for place, item in enumerate(items):
+        counted(place, len(items))
+        yield item
 
 
 def torch_dtype(config: TrainConfig) -> Any:

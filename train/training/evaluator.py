@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from train import dist
-from train.answers.generation import answer_batch, stop_ids
+from train.answers.generation import answers_and_ends, stop_ids
 from train.answers.metrics import score
 from train.config import TrainConfig
 from train.data.batches import collate
@@ -48,18 +48,34 @@ class Evaluator:
     tokenizer: Any
     stop_requested: Callable[[], bool]
 
-    def evaluate(self) -> Evaluation | None:
-        """Loss and answers together, on rank 0; None elsewhere (a collective)."""
-        loss, answers = self.loss(), self.answers()
-        return None if answers is None else Evaluation(self.scored(answers, loss), answers)
+    def evaluate(self, answered: Callable[[int, int], None] = lambda done, total: None) -> Evaluation | None:
+        """Loss and answers together, on rank 0; None elsewhere (a collective).
 
-    def loss(self) -> float:
-        """Cross entropy per labeled token over all of data.eval (a collective)."""
-        shares = spread(len(self.part.tokens), self.world.world_size, self.config.eval.batch_size)[self.world.rank]
+        `answered` is called on each rank with (records answered, records), as if all ranks were as far as this one.
+        """
+        loss, found = self.loss(), self._answers(answered)
+        if found is None:
+            return None
+        answers = [text for text, _ in found]
+        unended = sum(not ended and self._fits(place) for place, (_, ended) in enumerate(found))
+        return Evaluation({**self.scored(answers, loss), "unended": unended}, answers)
+
+    def _fits(self, place: int) -> bool:
+        """Whether the expected answer of a record, with its end, is no longer than eval.max_new_tokens."""
+        tokens = self.part.tokens
+        answer = len(tokens.sequence(place)[0]) - len(tokens.prompt(place))
+        return answer <= self.config.eval.max_new_tokens
+
+    def loss(self, records: int | None = None) -> float:
+        """Cross entropy per labeled token over data.eval, or over this many records of it (a collective)."""
+        everything = len(self.part.tokens)
+        wanted = min(records or everything, everything)
+        shares = spread(wanted, self.world.world_size, self.config.eval.batch_size)[self.world.rank]
         total, count = 0.0, 0.0
         with self._evaluating(generating=False):
-            for share in shares:
+            for places in shares:
                 self._check_for_stop()
+                share = [place * everything // wanted for place in places]
                 batch = collate(
                     self.part.tokens,
                     share or [0],  # a rank without a share takes part with any record: each pass is a collective
@@ -73,19 +89,19 @@ class Evaluator:
         total, count = dist.sum_over_ranks(self.world, [total, count])
         return total / count
 
-    def answers(self) -> list[str] | None:
-        """The model's answer to every record of data.eval, on rank 0 (a collective)."""
+    def _answers(self, answered: Callable[[int, int], None]) -> list[tuple[str, bool]] | None:
+        """(the model's answer, whether it ended) for every record of data.eval, on rank 0 (a collective)."""
         tokens, options = self.part.tokens, self.config.eval
         # Prompts of similar lengths share a batch, which saves padding. The order is undone at the end.
         order = sorted(range(len(tokens)), key=lambda i: -tokens.prompt_size(i))
         shares = spread(len(order), self.world.world_size, options.batch_size)[self.world.rank]
         stop = stop_ids(self.tokenizer, self.model.config)
-        given: dict[int, str] = {}
+        given: dict[int, tuple[str, bool]] = {}
         with self._evaluating(generating=True):
             for share in shares:
                 self._check_for_stop()
                 indices = [order[place] for place in share]
-                texts = answer_batch(
+                texts = answers_and_ends(
                     self.model,
                     self.tokenizer,
                     [tokens.prompt(index) for index in indices or [order[-1]]],
@@ -94,6 +110,7 @@ class Evaluator:
                     synced=self.config.train.zero_stage == 3 and self.world.many,
                 )
                 given.update(zip(indices, texts, strict=False))
+                answered(min(len(given) * self.world.world_size, len(order)), len(order))
         collected = dist.collect(self.world, given)
         if collected is None:
             return None

@@ -75,12 +75,18 @@ class Loop:
     """Loss on data.eval, if there is one."""
     first_step_done: Callable[[], None]
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
+    also_at: tuple[int, ...] = ()
+    """Steps at which to evaluate beside the multiples of eval.every: before the first, after the last."""
+    records: int | None = None
+    """How many records of data.eval `evaluate` takes; None: all."""
 
     def run(self, progress: Progress) -> tuple[Progress, bool]:
         """Train from `progress` to the end, or to a request to stop: (where it stands, whether it was stopped)."""
         sampler = self.data.sampler(self.config.train.seed)
         log = MetricsLog(self.config, self.rundir, self.world, sampler.epoch_size, self.total)
         begin = last_saved = progress.step
+        if begin == 0:
+            self._evaluate(begin, log)
         work = self.work(sampler, begin)
         for step in range(begin, self.total):
             self.heartbeat.step(step + 1)
@@ -183,8 +189,11 @@ class Loop:
     def _evaluate(self, step: int, log: MetricsLog) -> None:
         """Log the loss on data.eval, at the steps that the job asks for. Raises Interrupted."""
         every = self.config.eval.every
-        if self.evaluate is not None and every and step % every == 0 and step < self.total:
-            log.evaluation(step, self.evaluate())
+        due = isinstance(every, int) and every > 0 and step % every == 0 and 0 < step < self.total
+        if self.evaluate is not None and (due or step in self.also_at):
+            started = time.perf_counter()
+            loss = self.evaluate()
+            log.evaluation(step, loss, records=self.records, seconds=time.perf_counter() - started)
 
     def _acknowledge(self, requests: list[str]) -> None:
         """Remove the requests that were met, after every rank has seen them."""

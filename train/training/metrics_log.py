@@ -52,13 +52,16 @@ class MetricsLog:
         )
         self._plot(progress.step, line)
 
-    def evaluation(self, step: int, loss: float) -> None:
+    def evaluation(self, step: int, loss: float, *, records: int | None = None, seconds: float = 0.0) -> None:
+        """Log the loss on data.eval; `records`: on how many of its records, if not on all."""
         if self.world.first:
             known = loss if math.isfinite(loss) else None
-            line = {"step": step, "eval_loss": known, "time": round(time.time(), 3)}
+            line = {"step": step, "eval_loss": known, "seconds": round(seconds, 3), "time": round(time.time(), 3)}
+            if records is not None:
+                line["records"] = records
             run_files.append_line(self.rundir.metrics, line)
             print(f"step {step}/{self.total}  eval_loss {loss:.4f}", flush=True)
-            self._plot(step, line)
+            self._plot(step, {"eval_loss": known})
 
     def _plot(self, step: int, values: dict[str, Any]) -> None:
         if self.board is not None:
@@ -66,6 +69,11 @@ class MetricsLog:
                 if name not in ("step", "time") and value is not None:
                     self.board.add_scalar(name, value, step)
             self.board.flush()
+
+
+def gpu_memory(world: World) -> int | None:
+    """Bytes of this rank's GPU; None on a CPU."""
+    return None if world.device == "cpu" else int(torch.cuda.get_device_properties(world.device).total_memory)
 
 
 def peak_memory(world: World) -> int:

@@ -74,7 +74,7 @@ def _scores(scores: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
     measured = {name: found for name, found in scores.items() if found}
     if not measured:
         return []
-    names = [key for key in next(iter(measured.values())) if key != "tasks"]
+    names = [key for key in next(iter(measured.values())) if key not in ("tasks", "unended")]
     rows = [(key, *(_number(found.get(key)) for found in measured.values())) for key in names]
     return [
         "## Scores on the held-out data\n\n" + _table(("measure", *(f"{name} training" for name in measured)), rows)

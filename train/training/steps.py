@@ -10,8 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from train import dist
-from train.config import TrainConfig
+from train.config import LossSchedule, TrainConfig, loss_schedule
 from train.data.dataset import Data, Example, Part
 from train.data.prompts import end_ids, set_template, template_facts
 from train.data.tokens import fingerprint
@@ -20,14 +22,15 @@ from train.memory import shares_itself
 from train.model import choose, end_token, limits, targets
 from train.model.adapt import adapt
 from train.model.base import BaseModel, family_at, family_of_job, local_directory
-from train.model.load import Loaded, load_for_training, load_tokenizer
+from train.model.load import Loaded, load_for_training, load_tokenizer, weights_counted
+from train.rundir.counter import Counter
 from train.rundir.heartbeat import Heartbeat
 from train.rundir.run_files import RunDir, write_atomic, write_json
 from train.training import adapter, checkpoint, deepspeed, model_card, result, start, strategy
 from train.training.checkpoint import Progress
 from train.training.evaluator import Evaluation, Evaluator, Interrupted
 from train.training.loop import Loop
-from train.training.metrics_log import peak_memory
+from train.training.metrics_log import gpu_memory, peak_memory
 from train.training.optimizer import State, trainable
 from train.training.strategy import Strategy
 
@@ -64,6 +67,10 @@ class Run:
     eval_fingerprint: str | None = field(init=False)
     total: int = field(init=False)
     """Optimizer steps of the whole run."""
+    loss_records: int | None = None
+    """How many records the loss on data.eval is measured on during the training; None: all."""
+    loss_also_at: tuple[int, ...] = ()
+    """Steps at which it is measured beside the multiples of eval.every."""
     # build_strategy
     strategy: Strategy = field(init=False)
     evaluator: Evaluator | None = field(init=False)
@@ -76,6 +83,8 @@ class Run:
     after: Evaluation | None = None
     stopped: bool = False
     seconds_to_first_step: float | None = None
+    reported_peak: int = 0
+    """Bytes of the last `memory` event of this rank."""
     # save_adapter
     adapter_difference: float | None = None
     """Between the logits of the trained model and of the saved adapter, norm over norm."""
@@ -122,6 +131,7 @@ def load_model(run: Run) -> None:
     config, world = run.config, run.world
     run.data = Data(config, run.rundir)
     run.base = local_directory(config, run.rundir, run.data.texts)
+    counted = Counter(run.rundir, "model", "weights").at if world.first else None
     tokenizer = load_tokenizer(config, run.base)
     limits.check(config, run.base, tokenizer, run.data.first_from)
     if world.local_rank == 0:
@@ -129,7 +139,8 @@ def load_model(run: Run) -> None:
     deepspeed = run.ds_config is not None
     if dist.starts_early(world, engine=run.choice.engine, zero_stage=config.train.zero_stage):
         dist.start(world, deepspeed=deepspeed, watched=run.heartbeat.watched)
-    run.loaded = load_for_training(config, world, run.base, run.choice.engine, run.ds_config, tokenizer)
+    with weights_counted(counted):
+        run.loaded = load_for_training(config, world, run.base, run.choice.engine, run.ds_config, tokenizer)
     dist.start(world, deepspeed=deepspeed, watched=run.heartbeat.watched)
     set_template(run.loaded.tokenizer, config.data.chat_template, config.model.thinking)
 
@@ -161,8 +172,29 @@ def read_records(run: Run) -> None:
         run.rundir.event("warning", text=f"data.train: {said}")
         print(f"warning: data.train: {said}", file=sys.stderr, flush=True)
     run.eval_fingerprint = fingerprint(run.eval_part.tokens) if run.eval_part is not None else None
+    _schedule_loss(run)
+    if run.world.first:
+        run.rundir.event("steps", total_steps=run.total)
     seen = {"data.train": fingerprint(run.train_part.tokens), "data.eval": run.eval_fingerprint, "steps": run.total}
     start.check_ranks_agree(run.world, seen)
+
+
+def _schedule_loss(run: Run) -> None:
+    """Settle `eval.every: auto`: the work of the training is known now."""
+    if run.config.eval.every != "auto":
+        return
+    found, part, numbers = LossSchedule(0, 0), run.eval_part, run.config.train
+    if part is not None:
+        sequences, tokens = len(run.train_part.tokens), float(run.train_part.lengths.sum())
+        work = run.total * numbers.global_batch_size * tokens / sequences
+        found = loss_schedule(run.total, work, len(part.tokens), float(part.lengths.mean()))
+        run.loss_records = found.records if found.records < len(part.tokens) else None
+        ends = [0] if run.loss_records or not run.config.eval.before else []
+        ends += [run.total] if run.loss_records or not run.config.eval.after else []
+        run.loss_also_at = tuple(ends) if found.every else ()
+        if run.world.first:
+            run.rundir.event("loss_schedule", every=found.every, records=found.records, of=len(part.tokens))
+    run.config = replace(run.config, eval=replace(run.config.eval, every=found.every))
 
 
 def build_strategy(run: Run) -> None:
@@ -237,7 +269,7 @@ def _evaluate_before(run: Run) -> None:
     if earlier is not None:
         run.before = Evaluation(earlier["scores"], earlier["answers"])
     elif run.progress.step == 0:
-        run.before = _evaluate(run.evaluator)
+        run.before = _evaluate(run, "before")
         if run.before is not None:
             content = {"scores": run.before.scores, "answers": run.before.answers, "data": run.eval_fingerprint}
             write_json(file, content)
@@ -246,6 +278,7 @@ def _evaluate_before(run: Run) -> None:
 def _train(run: Run) -> None:
     def first_step_done() -> None:
         run.seconds_to_first_step = round(time.time() - run.started, 3)
+        _report_memory(run)
 
     run.phase("train", total_steps=run.total)
     loop = Loop(
@@ -257,9 +290,11 @@ def _train(run: Run) -> None:
         pad=run.loaded.tokenizer.pad_token_id,
         total=run.total,
         save=partial(_save_checkpoint, run),
-        evaluate=run.evaluator.loss if run.evaluator else None,
+        evaluate=partial(run.evaluator.loss, run.loss_records) if run.evaluator else None,
         first_step_done=first_step_done,
         heartbeat=run.heartbeat,
+        also_at=run.loss_also_at,
+        records=run.loss_records,
     )
     run.progress, stopped = loop.run(run.progress)
     evaluation_left = run.config.eval.after and run.evaluator is not None
@@ -270,13 +305,17 @@ def _train(run: Run) -> None:
 def _evaluate_after(run: Run) -> None:
     if run.config.eval.after and run.evaluator is not None and not run.stopped:
         run.phase("evaluate_after")
-        run.after = _evaluate(run.evaluator)
+        run.after = _evaluate(run, "after")
 
 
-def _evaluate(evaluator: Evaluator) -> Evaluation | None:
-    evaluation = evaluator.evaluate()
+def _evaluate(run: Run, when: str) -> Evaluation | None:
+    assert run.evaluator is not None
+    counter = Counter(run.rundir, f"evaluate_{when}", "records")
+    evaluation = run.evaluator.evaluate(counter.at if run.world.first else lambda done, total: None)
     if evaluation is not None:
         print(f"evaluation  {evaluation}", flush=True)
+        known = {key: evaluation.scores.get(key) for key in ("loss", "accuracy")}
+        run.rundir.event("evaluation", when=when, step=run.progress.step, **known)
     return evaluation
 
 
@@ -285,10 +324,19 @@ def _save_checkpoint(run: Run, progress: Progress) -> None:
         adapter.save(place, state, run.model, run.loaded.tokenizer, _card(run, progress.step))
 
     run.heartbeat.working("checkpoint")
+    _report_memory(run)
     started, keep = time.perf_counter(), run.config.train.keep_checkpoints
     checkpoint.save(run.rundir.checkpoints, run.strategy, run.world, progress, run.facts, save_adapter, keep)
     if run.world.first:
         run.rundir.event("checkpoint", step=progress.step, seconds=round(time.perf_counter() - started, 3))
+
+
+def _report_memory(run: Run) -> None:
+    """Record the most memory that this rank has taken, if it has grown: the plan predicts it for each rank."""
+    peak = peak_memory(run.world)
+    if peak > 1.01 * run.reported_peak:
+        run.reported_peak = peak
+        run.rundir.event("memory", peak_bytes=peak, capacity_bytes=gpu_memory(run.world))
 
 
 def _card(run: Run, step: int) -> str:

@@ -28,7 +28,7 @@ def job(train: Path, on_error: str = "stop", **data: str) -> spec.JobSpec:
 
 
 def check(asked: spec.JobSpec) -> int | None:
-    return checks.check_records(asked, facts.model_directory(asked.model.path, asked.env))
+    return checks.check_records(asked, facts.model_directory(asked.model.path, asked.env)).train
 
 
 def test_bad_records_are_reported_with_file_and_line_before_a_run_is_queued(tmp_path: Path) -> None:

@@ -4,22 +4,53 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from launcher.backends.base import FakeBackend
 from launcher.lifecycle import attach
+from launcher.rundir import reading
 from launcher.rundir.directory import RunDir, RunRecord
 from launcher.rundir.state import RunState
-from launcher.show import final, live
+from launcher.show import final, frame, live
+from tests.beds.pictured import Recorded
 
 
-def test_a_request_names_its_source_if_known() -> None:
-    asked = {"event": "request", "request": "stop"}
-    assert live.describe({**asked, "by": None}) == "  stop requested"
-    assert live.describe({**asked, "by": "Slurm"}) == "  stop requested by Slurm"
+def test_a_pipe_gets_a_line_per_event_and_one_on_the_progress_every_ten_seconds(tmp_path: Path) -> None:
+    recorded = Recorded(tmp_path).plan().submit().ranks().phase("model")
+    steps = iter([
+        lambda: recorded.event("progress", name="model", unit="bytes", done=1_200_000_000, total=3_100_000_000),
+        lambda: recorded.event("note", text="学习 [bold]"),
+        lambda: recorded.phase("train", total_steps=63).steps(1, 31).held_out(26, 2.5),
+        lambda: recorded.event("request", request="stop", by="Slurm"),
+    ])  # fmt: skip
+    shown = io.StringIO()
+
+    def state() -> RunState:
+        step = next(steps, None)
+        if step is not None:
+            step()
+        return RunState.RUNNING if step is not None else RunState.CANCELLED
+
+    assert live.watch(recorded.run, state, Console(file=shown, width=200)) is RunState.CANCELLED
+    lines = [re.sub(r"  [^ ]+ d .* left$", "", line.strip()) for line in shown.getvalue().splitlines()]
+    assert lines == [
+        "loading the model", "loading the model  1.20 of 3.10 GB", "学习 [bold]", "training", "stop requested by Slurm",
+    ]  # fmt: skip
+    line = frame.one_line(reading.read(recorded.run, RunState.RUNNING, now=recorded.clock))
+    assert line == "step 31/63  loss 1.6367  held out 2.5000  100 tokens/s  2.0 GiB  32 s left"
+
+
+def test_what_keeps_the_state_from_being_known_is_said_once(tmp_path: Path) -> None:
+    recorded = Recorded(tmp_path).plan().submit().ranks()
+    states = iter([RunState.RUNNING, RunState.RUNNING, RunState.LOST])
+    shown = io.StringIO()
+    live.watch(recorded.run, lambda: next(states), Console(file=shown), notice=lambda: "host-7 does not answer")
+    assert shown.getvalue() == "  host-7 does not answer\n"
 
 
 @pytest.mark.parametrize(
@@ -62,3 +93,21 @@ def test_a_followed_program_shows_what_its_first_rank_prints_in_this_start(tmp_p
     final.print_outcome(run, RunState.SUCCEEDED, output=shown)
     assert shown.getvalue().splitlines()[1:4] == ["one", "two [bold]", "three"]
     assert f"zlaunch logs {run.run_id}" in shown.getvalue()
+
+
+def test_a_run_that_ended_is_not_praised_for_a_model_that_knows_its_records_by_heart(tmp_path: Path) -> None:
+    recorded = Recorded(tmp_path).plan().submit().ranks().phase("train", total_steps=60)
+    recorded.steps(1, 60, loss=lambda step: 4.0 * 0.9**step)
+    evaluation = {"before": {"loss": 3.5}, "after": {"loss": 5.1, "records": 12, "accuracy": 0.0}}
+    recorded.result(steps=60, eval=evaluation).end()
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=True, width=100, color_system="standard")
+    picture = reading.read(recorded.run, RunState.SUCCEEDED)
+    final.print_verdict(picture, console)
+    assert "\x1b[1;31moverfits since step 0: held-out loss 3.50 to 5.10" in shown.getvalue()
+    plain = io.StringIO()
+    final.print_outcome(recorded.run, RunState.SUCCEEDED, output=plain)
+    lines = plain.getvalue().splitlines()
+    place = lines.index("SUCCEEDED after 1 min 02 s")
+    assert lines[place + 1].startswith("overfits since step 0")
+    assert f"next: zlaunch chat {recorded.run.run_id}" in lines
