@@ -1,6 +1,6 @@
 # `make help` lists the targets. CI calls the same targets (.ci/run, .github/workflows/ci.yml).
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-fast lint format types bench bench-gpu bench-multi quality transformers4 clean
+.PHONY: help env demo test test-fast lint format types bench bench-gpu bench-multi quality transformers4 two-at-once clean
 PY := .venv/bin/python
 CODE := launcher train tests docker
 
@@ -48,6 +48,9 @@ transformers4: env ## load every kind of export with transformers 4.57, in an en
 	.transformers4/bin/pip install -q "torch==$$($(PY) -c 'import torch; print(torch.__version__.partition("+")[0])')" \
 		"transformers==4.57.*" "peft==$$($(PY) -c 'import peft; print(peft.__version__)')"
 	TRANSFORMERS4=$(CURDIR)/.transformers4/bin/python $(PY) -m pytest -n 0 tests/train/exports/test_portable.py
+
+two-at-once: env ## resume, cancel, pull and ask about one run at once, in many seeded orders, here, over SSH and on Slurm
+	ZLAUNCH_INTERLEAVINGS=$(or $(COUNT),24) $(PY) -m pytest -n 0 -k "whatever_the_order" tests/launcher/lifecycle tests/ssh tests/slurm
 
 clean: ## remove the environment and all caches; keep runs
 	rm -rf .venv .transformers4 .mypy_cache .pytest_cache .ruff_cache build dist unsloth_compiled_cache

@@ -19,7 +19,13 @@ def pull(run: str, checkpoints: bool, as_json: bool) -> None:
     """Copy RUN's logs, metrics, result and adapter into its run directory here."""
     found = find_run(run)
     backend = backend_of(found.record.backend)
-    names = backend.pull(found, checkpoints=checkpoints) if isinstance(backend, Pulls) else None
+    names = None
+    if isinstance(backend, Pulls):
+        found.claim_pull()
+        try:
+            names = backend.pull(found, checkpoints=checkpoints)
+        finally:
+            found.release()
     if as_json:
         click.echo(json.dumps({"run": found.run_id, "directory": str(found.path), "files": names or []}))
         return

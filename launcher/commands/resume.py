@@ -50,7 +50,24 @@ def resume(
         return resume_sweep(found, as_json=as_json)
     refuse_local_flags(found, gpus or procs)
     if not dry_run:
-        found.claim()  # before the question, so that no other resume starts the run after it
+        found.claim("resume")  # before the question, so that no other command starts or ends the run after it
+    try:
+        return resume_run(found, gpus, procs, overrides, dry_run=dry_run, detach=detach, as_json=as_json)
+    finally:
+        found.release()
+
+
+def resume_run(
+    found: RunDir,
+    gpus: int | None,
+    procs: int | None,
+    overrides: tuple[str, ...],
+    *,
+    dry_run: bool,
+    detach: bool,
+    as_json: bool,
+) -> int:
+    """Start a run again that this command has claimed; a dry run only shows what it would do."""
     # A dry run starts nothing, so the record is enough; it also works where the cluster cannot be asked.
     state = current_state.current(found) if dry_run else current_state.observed(found)
     refuse_if_not_resumable(found, state, bool(overrides))
@@ -115,9 +132,17 @@ def resume_sweep(points: sweep.Sweep, *, as_json: bool) -> int:
         return sweep_array.resume_sweep(points, as_json=as_json)
 
     def start(job: Job, run: RunDir, is_cancelled: sweep.IsCancelled) -> int:
-        target, backend = current_target(job, points.backend), backend_of(points.backend)
-        extra = run.record.extra if run.run_json.exists() else {}
-        return launch(job, target, backend, as_json=as_json, run=run, is_cancelled=is_cancelled, extra=extra)
+        extra = {}
+        if run.run_json.exists():
+            run.claim("resume")
+            extra = run.record.extra
+        try:
+            if run.run_json.exists():
+                refuse_if_not_resumable(run, current_state.observed(run), changed=False)
+            target, backend = current_target(job, points.backend), backend_of(points.backend)
+            return launch(job, target, backend, as_json=as_json, run=run, is_cancelled=is_cancelled, extra=extra)
+        finally:
+            run.release()
 
     return sweep_in_turn.resume_sweep(points, start)
 

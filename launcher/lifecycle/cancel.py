@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from launcher import __version__
 from launcher.backends import backend_of, current_state
-from launcher.backends.base import Arrays
+from launcher.backends.base import Arrays, Backend
 from launcher.errors import TargetError, ZlaunchError
 from launcher.job.load import read_job
 from launcher.lifecycle import sweep
 from launcher.lifecycle.sweep import Sweep
+from launcher.rundir.claims import Busy
 from launcher.rundir.directory import RunDir, RunRecord
 from launcher.rundir.state import RunState
 
 OVER = (RunState.SUCCEEDED.value, RunState.FAILED.value, RunState.CANCELLED.value)
 """States with nothing left to cancel. LOST is not one: some of its processes may still run."""
 NOT_STARTED = "not started"
+START_WAIT = 60.0
+"""Seconds to wait for a command that is about to start the run: from then on its start heeds a cancel."""
 
 
 @dataclass(frozen=True)
@@ -47,21 +50,50 @@ class CancelResult:
 
 def cancel_run(run: RunDir, *, checkpoint: bool) -> CancelResult:
     """Cancel a run unless it is over. Raises TargetError if some of its processes may still run."""
-    was = current_state.observed(run).value
-    if was in OVER:
-        return CancelResult(run, was, was)
-    backend_of(run.record.backend).cancel(run, checkpoint=checkpoint)
-    return CancelResult(run, was, _final_state(run))
+    claim_to_end(run)
+    try:
+        was = current_state.observed(run).value
+        if was in OVER:
+            return CancelResult(run, was, was)
+        backend = backend_of(run.record.backend)
+        backend.cancel(run, checkpoint=checkpoint)
+        return CancelResult(run, was, _final_state(run, backend))
+    finally:
+        run.release()
+
+
+def claim_to_end(run: RunDir) -> None:
+    """Keep others from starting the run meanwhile. Several commands may end a run at once. Raises Busy.
+
+    A command that starts the run heeds a cancel as soon as it has recorded the start, so wait no longer than that.
+    """
+    end = time.monotonic() + START_WAIT
+    while True:
+        try:
+            return run.claim("cancel", exclusive=False)
+        except Busy:
+            if run.run_json.exists() and not current_state.recorded_state(run.record).is_final:
+                return None
+            if time.monotonic() > end:
+                raise
+        time.sleep(0.1)
 
 
 def cancel_sweep(points: Sweep, *, checkpoint: bool) -> list[CancelResult]:
     """Cancel every point that is not over. Returns the result of each point."""
     if points.backend != "slurm":
         sweep.mark_cancelled(points)  # first, because its launcher cancels by itself what it starts from now on
+        return _cancel_points(points, checkpoint=checkpoint)
+    with sweep.claim(points, "cancel", exclusive=False):
+        return _cancel_points(points, checkpoint=checkpoint)
+
+
+def _cancel_points(points: Sweep, *, checkpoint: bool) -> list[CancelResult]:
+    backend = backend_of(points.backend)
     found = [_before_cancel(points, sweep.run_of(point)) for point in points.points]
     todo = [item.run for item in found if item.error is None and item.was not in OVER]
-    failed = _cancel_each(points.backend, todo, checkpoint)
-    return [_after_cancel(item, failed.get(item.run.run_id)) if item.run in todo else item for item in found]
+    failed = _cancel_each(backend, todo, checkpoint)
+    return [_after_cancel(item, failed.get(item.run.run_id), backend) if item.run in todo else item for item in found]
 
 
 def raise_failures(points: Sweep, results: Sequence[CancelResult]) -> None:
@@ -106,9 +138,8 @@ def _record_as_cancelled(points: Sweep, run: RunDir) -> bool:
     return run.save_record(record, only_first=True)
 
 
-def _cancel_each(backend_name: str, runs: Sequence[RunDir], checkpoint: bool) -> dict[str, ZlaunchError]:
+def _cancel_each(backend: Backend, runs: Sequence[RunDir], checkpoint: bool) -> dict[str, ZlaunchError]:
     """Cancel runs of one backend, together if it can. Returns {run id: error} of the failures."""
-    backend = backend_of(backend_name)
     failed: dict[str, ZlaunchError] = {}
     if isinstance(backend, Arrays):
         try:
@@ -118,27 +149,38 @@ def _cancel_each(backend_name: str, runs: Sequence[RunDir], checkpoint: bool) ->
         return failed
     for run in runs:
         try:
+            claim_to_end(run)
             backend.cancel(run, checkpoint=checkpoint)
         except ZlaunchError as error:
             failed[run.run_id] = error
+        finally:
+            run.release()
     return failed
 
 
-def _after_cancel(before: CancelResult, error: ZlaunchError | None) -> CancelResult:
+def _after_cancel(before: CancelResult, error: ZlaunchError | None, backend: Backend) -> CancelResult:
     if error is None:
         try:
-            return CancelResult(before.run, before.was, _final_state(before.run))
+            return CancelResult(before.run, before.was, _final_state(before.run, backend))
         except ZlaunchError as unknown:
             error = unknown
     return CancelResult(before.run, before.was, None, error)
 
 
-def _final_state(run: RunDir) -> str:
-    """The state of a run that was just cancelled."""
-    state = current_state.current(run).value
-    if state in OVER:
-        return state
-    # Nothing of the run is left, and no agent of it was there to write that down.
-    with contextlib.suppress(OSError):  # a full disk
-        run.update_record(state=RunState.CANCELLED.value)
-    return RunState.CANCELLED.value
+def _final_state(run: RunDir, backend: Backend) -> str:
+    """The state of a run that was just cancelled.
+
+    Where a command was starting it, the cancel may have come too early to find anything: then cancel again.
+    """
+    while True:
+        start = run.record.start
+        state = current_state.current(run).value
+        if state in OVER:
+            return state
+        try:  # nothing of the run is left, and no agent of it was there to write that down
+            record = run.update_record(only_if=lambda now: now.start == start, state=RunState.CANCELLED.value)  # noqa: B023
+        except OSError:  # a full disk
+            return RunState.CANCELLED.value
+        if record.state == RunState.CANCELLED.value:
+            return record.state
+        backend.cancel(run, checkpoint=False)

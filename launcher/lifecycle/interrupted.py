@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import click
 
 from launcher.backends.base import Backend
 from launcher.errors import ZlaunchError
+from launcher.rundir.claims import Busy
 from launcher.rundir.directory import RunDir
 from launcher.rundir.state import RunState
 
@@ -41,6 +44,9 @@ def state_after_cancel(run: RunDir, backend: Backend, cancelled: bool) -> RunSta
 
 
 def _cancel(run: RunDir, backend: Backend, *, checkpoint: bool) -> bool:
+    held = run.is_claimed
+    with contextlib.suppress(Busy):  # another command is starting the run again, and heeds the record
+        run.claim("cancel", exclusive=False)
     try:
         try:
             backend.cancel(run, checkpoint=checkpoint)
@@ -53,6 +59,9 @@ def _cancel(run: RunDir, backend: Backend, *, checkpoint: bool) -> bool:
         reason = error.text
     except KeyboardInterrupt:
         reason = "interrupted again"
+    finally:
+        if not held:
+            run.release()
     click.echo(f"error: {run.run_id} was not cancelled and may still be running: {reason}", err=True)
     click.echo(f"  -> try again: zlaunch cancel {run.run_id}", err=True)
     return False

@@ -109,10 +109,14 @@ def submit(run: RunDir, run_plan: RunPlan, backend: Backend, secrets: Mapping[st
     Raises TargetError; then nothing of the run is running, and a resumed run is unchanged. A Ctrl-C cancels the start
     and raises StartInterrupted.
     """
+    run.claim("start")
     before = write_record(run, run_plan, **record)
     try:
         ids = backend.submit(run, run_plan, dict(secrets))
-        return record_start(run, run_plan, ids)
+        started = record_start(run, run_plan, ids)
+        if started.state == "CANCELLED":
+            raise KeyboardInterrupt
+        return started
     except KeyboardInterrupt:  # its processes may have started already
         cancelled = cancel_start(run, backend)
         run.update_record(state="CANCELLED" if cancelled else "RUNNING")
@@ -133,7 +137,9 @@ class StartNotRecorded(TargetError):
 def record_start(run: RunDir, run_plan: RunPlan, ids: tuple[str, ...]) -> RunRecord:
     """Record that the target accepted the run, and its identifiers there."""
     try:
-        record = run.update_record(ids=ids, submitted=time.time(), state="PENDING")
+        run.update_record(ids=ids, submitted=time.time())
+        # Another command may have cancelled the run during its start. Then this start ends what it has started.
+        record = run.update_record(only_if=lambda now: now.state != "CANCELLED", state="PENDING")
     except OSError as error:
         raise StartNotRecorded(
             f"{run.run_id} was started ({' '.join(ids)}), but {run.run_json} cannot be written: {error.strerror}",

@@ -21,6 +21,7 @@ from launcher.errors import RunNotFound, SpecError, UsageError
 from launcher.job import yamlfile
 from launcher.job.load import parse_set
 from launcher.job.spec import Job, JobSpec
+from launcher.rundir.claims import Claim
 from launcher.rundir.directory import RunDir, write_atomic
 from launcher.rundir.find import AMBIGUOUS_HINT, find_run, list_runs, new_run_id, runs_root
 from launcher.rundir.state import RunState
@@ -43,6 +44,8 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
     created: float
     points: tuple[Point, ...]
+    array_size: int | None = None
+    """Slurm: points per array job, where one array cannot hold them all; null: they are one array."""
 
 
 # ----------------------------------------------------------------------------------------------------- points
@@ -105,9 +108,13 @@ def distinct_data(jobs: Iterable[JobSpec]) -> list[JobSpec]:
     return list({msgspec.json.encode((job.data, job.model)): job for job in jobs}.values())
 
 
-def new_sweep(name: str, backend: str, made: Iterable[tuple[RunDir, dict[str, Any]]]) -> Sweep:
+def new_sweep(
+    name: str, backend: str, made: Iterable[tuple[RunDir, dict[str, Any]]], array_size: int | None = None
+) -> Sweep:
     points = tuple(Point(run=run.run_id, values=values) for run, values in made)
-    return Sweep(sweep_id=new_run_id(f"{name}-sweep"), backend=backend, created=time.time(), points=points)
+    size = array_size if array_size and array_size < len(points) else None
+    sweep_id = new_run_id(f"{name}-sweep")
+    return Sweep(sweep_id=sweep_id, backend=backend, created=time.time(), points=points, array_size=size)
 
 
 def label(values: dict[str, Any]) -> str:
@@ -198,6 +205,14 @@ def unfinished(sweep: Sweep) -> list[int]:
     if not todo:
         raise UsageError(f"all {len(states)} points of {sweep.sweep_id} have succeeded")
     return todo
+
+
+def claim(sweep: Sweep, doing: str, *, exclusive: bool = True, in_turn: bool = False) -> Claim:
+    """Take the right to start the points of a sweep, or to end them. Raises Busy.
+
+    `in_turn`: to be the launcher that works through them, which others may cancel.
+    """
+    return Claim(sweeps_root() / sweep.sweep_id, doing, exclusive=exclusive, lock="turn" if in_turn else "start")
 
 
 def mark_cancelled(sweep: Sweep) -> None:

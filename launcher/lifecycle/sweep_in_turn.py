@@ -36,7 +36,8 @@ def run_sweep(texts: Sequence[str], load: Load, overrides: Sequence[str], start:
     for job, run, _ in made:
         write_atomic(sweep.job_file(points, run), dump_job(job))
     sweep.save(points)
-    return _run_points(points, range(len(made)), lambda index, is_cancelled: start(*made[index][:2], is_cancelled))
+    with sweep.claim(points, "start --sweep", in_turn=True):
+        return _run_points(points, range(len(made)), lambda index, is_cancelled: start(*made[index][:2], is_cancelled))
 
 
 def resume_sweep(points: Sweep, start: Start) -> int:
@@ -46,7 +47,8 @@ def resume_sweep(points: Sweep, start: Start) -> int:
         run = sweep.run_of(points.points[index])
         return start(read_job(sweep.job_file(points, run)), run, is_cancelled)
 
-    return _run_points(points, sweep.unfinished(points), resume_point)
+    with sweep.claim(points, "resume", in_turn=True):
+        return _run_points(points, sweep.unfinished(points), resume_point)
 
 
 def _run_points(points: Sweep, todo: Sequence[int], start: Callable[[int, IsCancelled], int]) -> int:

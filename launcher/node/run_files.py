@@ -19,6 +19,8 @@ RENDERED = (JOB, PLAN, TRAIN, DS_CONFIG, HOSTFILE, NODE_SH, DEEPSPEED_SH, SBATCH
 RECORD = "run.json"
 RECORD_LOCK = ".run.json.lock"
 START_LOCK = ".start.lock"
+PULL_LOCK = ".pull.lock"
+CLAIMS = ".claims"
 BEFORE = "before"
 REPORT = "report.html"
 

@@ -17,10 +17,11 @@ from typing import Any
 
 import msgspec
 
-from launcher.errors import RunNotFound, StorageError, UsageError
+from launcher.errors import RunNotFound, StorageError
 from launcher.machine.storage import written
 from launcher.node import files, run_files
 from launcher.node.agent.launch import DEFAULTS
+from launcher.rundir.claims import Busy, Claim
 from launcher.rundir.jsonl import read_jsonl
 
 
@@ -66,7 +67,7 @@ class RunDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.run_id = path.name
-        self._claim: int | None = None
+        self._claims: list[Claim] = []
 
     def __repr__(self) -> str:
         return f"RunDir({str(self.path)!r})"
@@ -202,26 +203,41 @@ class RunDir:
                 self._write_record(record)
         return record
 
-    def claim(self) -> None:
-        """Be the only command that starts this run, until `release` or the end of the process. Raises UsageError."""
-        with written():
-            handle = os.open(self.path / run_files.START_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def claim(self, doing: str, *, exclusive: bool = True) -> None:
+        """Take the right to start this run, or to end or read it, until `release`. Raises Busy.
+
+        A point of a sweep is part of what a command on the whole sweep works on.
+        """
+        if self._claims:
+            return
+        sweep = self.record.extra.get("sweep") if self.run_json.exists() else None
+        folder = self.path.parent / "sweeps" / str(sweep)
+        if sweep and folder.is_dir():
+            self._claims.append(Claim(folder, doing, exclusive=False))
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            raise UsageError(
-                f"another command is starting {self.run_id} right now", hint=f"zlaunch status {self.run_id}"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
-        self._claim = handle
+            self._claims.append(Claim(self.path, doing, exclusive=exclusive))
+        except Busy:
+            self.release()
+            raise
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether this command has the right that `claim` gives."""
+        return bool(self._claims)
+
+    def claim_pull(self) -> None:
+        """Be the only command that copies results here, and keep others from starting the run. Raises Busy."""
+        self.claim("pull", exclusive=False)
+        try:
+            self._claims.append(Claim(self.path, "pull", lock="pull"))
+        except Busy:
+            self.release()
+            raise
 
     def release(self) -> None:
         """End `claim`, if there was one."""
-        if self._claim is not None:
-            os.close(self._claim)
-            self._claim = None
+        while self._claims:
+            self._claims.pop().release()
 
     def _locked(self) -> contextlib.AbstractContextManager[None]:
         return _locked(self.path / run_files.RECORD_LOCK)

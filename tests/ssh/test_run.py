@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from launcher.rundir.directory import RunDir
+from tests.beds.interleavings import COUNT, PROGRAM, check_answers, together
 from tests.ssh.conftest import Zl
 
 pytestmark = [pytest.mark.ssh, pytest.mark.timeout(180)]
@@ -218,3 +220,26 @@ def test_a_cancelled_sweep_leaves_no_process_and_starts_no_further_point(zl: Zl,
     assert states[0] in ("CANCELLED", *(["FAILED"] if "started" in when else []))  # a start that was cut off
     assert states[1:] == ["CANCELLED"] * 2
     assert [zl.left(name) for name in names] == [[], [], []]
+
+
+OPERATIONS = [
+    ("resume", "--detach"), ("resume", "--detach"), ("cancel", "--now"), ("pull",), ("pull", "--checkpoints"),
+    ("status",), ("list",),
+]  # fmt: skip
+
+
+@pytest.mark.timeout(120 + 90 * COUNT)
+def test_whatever_the_order_of_commands_one_start_lives_and_the_record_is_true(zl: Zl) -> None:
+    run = zl.detached(PROGRAM % 2, hosts=["node1"])
+    zl("cancel", "--now", run)
+    for seed in range(COUNT):
+        answers = together(zl.start, run, seed, OPERATIONS)
+        check_answers(answers)
+        if zl.status(run)["state"] not in ("RUNNING", "PENDING"):
+            assert zl.left(run) == [], (seed, answers)
+        zl("cancel", "--now", run)
+        assert zl.left(run) == [], (seed, answers)
+        there = zl.lab.run("node1", ["sh", "-c", f"cd ~/zlaunch/runs/{run} && ls"]).stdout.split()
+        assert "one" in there
+        assert not {"TWO", "SWAPPED"} & {*there}, (seed, answers)
+        RunDir(zl.runs / run).update_record(state="CANCELLED")

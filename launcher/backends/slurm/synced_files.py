@@ -12,7 +12,7 @@ CHECKPOINTS = names.CHECKPOINTS
 """Fetches the complete ones."""
 NOT_SENT = frozenset({names.CHECKPOINTS, names.ADAPTER, names.LOGS, names.METRICS, names.RESULT, names.PREDICTIONS,
                       names.SLURM_LOG, "inputs", names.BEFORE,
-                      names.RECORD, names.RECORD_LOCK, names.START_LOCK})  # fmt: skip
+                      names.RECORD, names.RECORD_LOCK, names.START_LOCK, names.PULL_LOCK, names.CLAIMS})  # fmt: skip
 """What the run itself writes on the cluster, or only the launcher reads."""
 STORE = ".inputs"
 """Directory beside the run directories on the login host: input files by the hash of their content."""

@@ -16,7 +16,6 @@ from launcher.backends.base import FakeBackend
 from launcher.cli import cli
 from launcher.errors import TargetError, UsageError
 from launcher.lifecycle import checks, sweep
-from launcher.node import run_files
 from launcher.rundir.directory import RunDir, RunRecord
 from launcher.rundir.state import RunState
 from tests.beds.places import ROOT
@@ -56,7 +55,7 @@ def run(cwd: Path) -> RunDir:
 
 
 def content(run: RunDir) -> dict[str, bytes]:
-    files = [path for path in run.path.rglob("*") if path.is_file() and path.name != run_files.START_LOCK]
+    files = [path for path in run.path.rglob("*") if path.is_file() and not path.name.endswith(".lock")]
     return {str(path.relative_to(run.path)): path.read_bytes() for path in files if "before/" not in str(path)}
 
 
