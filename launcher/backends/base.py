@@ -49,18 +49,25 @@ class Backend(Protocol):
 class Arrays(Protocol):
     """A backend that starts and cancels many runs together: the points of a sweep as one array job."""
 
+    def most_elements(self, plan: RunPlan) -> int | None:
+        """Return how many runs one array job may have where the plan runs; None: not known."""
+
     def submit_array(
         self,
         script: Path,
-        points: Sequence[tuple[RunDir, RunPlan]],
+        points: Sequence[tuple[int, RunDir, RunPlan]],
         secrets: Mapping[str, str],
         *,
-        indices: Sequence[int] | None = None,
-    ) -> str:
-        """Queue the runs with one batch script; return the job id. `indices`: array indices of the points, if not all.
+        after: str = "",
+    ) -> tuple[str, ...]:
+        """Queue the runs with one batch script, each at its index; return their ids there, in order.
 
-        Raises TargetError when the target refuses.
+        `after`: the id of a run of another array job that must end first. Returns nothing if the target took the job
+        without telling its id. Raises TargetError when the target refuses.
         """
+
+    def alive_among(self, runs: Sequence[RunDir]) -> set[str]:
+        """Return the ids of the runs of which something lives. Raises TargetError."""
 
     def cancel_all(self, runs: Sequence[RunDir], *, checkpoint: bool = True) -> Mapping[str, ZlaunchError]:
         """Cancel the runs in the time that one takes; return {run id: error} of those that may still run."""

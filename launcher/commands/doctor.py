@@ -69,12 +69,10 @@ def doctor_ssh(ctx: click.Context, /, as_json: bool, **_: Any) -> int:
 def doctor_slurm(ctx: click.Context, /, wait: int, as_json: bool, **_: Any) -> int:
     """Check the cluster for JOB: what Slurm says of it, and its nodes by a short step. Exits with 1 if not ready."""
     from launcher.backends.slurm.cluster_checks import examine
-    from launcher.backends.slurm.jobs import shell_of
+    from launcher.backends.slurm.jobs import SlurmBackend
 
     job = load_job(ctx, take_flags(SLURM_FLAGS, ctx)).spec
-    asked = {"asked": {"login": job.slurm.login, "workdir": job.slurm.workdir}}
-    how = {"ssh_config": job.ssh.ssh_config, "accept_new_host_keys": job.ssh.accept_new_host_keys}
-    return show(examine(job, shell_of({**asked, "ssh": how}), wait), as_json)
+    return show(examine(job, SlurmBackend().shell_for(job), wait), as_json)
 
 
 def show(rows: Sequence[Row], as_json: bool) -> int:

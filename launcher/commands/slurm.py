@@ -36,13 +36,29 @@ def _flag(names: str, field: str, text: str, kind: Any = None, metavar: str | No
     return Flag(names, f"slurm.{field}", text, "Slurm", kind, metavar)
 
 
+def _count(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
+
+
 SLURM_FLAGS = (
     _flag("--nodes -N", "nodes", "Nodes (default: 1).", int),
-    _flag("--gpus-per-node", "gpus_per_node", "Ranks per node, one per GPU (default: 8).", int),
+    _flag(
+        "--gpus-per-node",
+        "gpus_per_node",
+        "Ranks per node, one per GPU (default: 8); with a type of the site's GRES: h200:8.",
+        _count,
+        "[TYPE:]N",
+    ),
     _flag("--procs-per-node", "procs_per_node", "Ranks per node with --device cpu (default: 1).", int),
-    _flag("--gpu", "gpu", "GPU of the nodes, such as h100 or 24GiB: plan for it, and refuse a job that does not fit."),
-    _flag("--cpus-per-task", "cpus_per_task", "CPUs per node, for all its ranks together.", int),
+    _flag("--gpu", "gpu", "GPU of the nodes, such as h100 or 24GiB (default: what Slurm reports of the partition)."),
+    _flag(
+        "--cpus-per-task",
+        "cpus_per_task",
+        "CPUs per node, for all its ranks together (default: the share that goes with the GPUs).",
+        int,
+    ),
     _flag("--mem", "mem", "Memory per node as sbatch takes it, such as 64G; 0 requests all of it."),
+    _flag("--cluster -M", "cluster", "Another cluster of this site, or several from which sbatch chooses."),
     _flag("--partition -p", "partition", "Partition to submit to."),
     _flag("--account -A", "account", "Account to charge."),
     _flag("--qos -q", "qos", "Quality of service."),
@@ -125,10 +141,6 @@ def submit_run(job: Job, *, smoke: bool, dry_run: bool, print_script: bool, foll
     backend = SlurmBackend(announce=follow)
     run, plan = submit.prepare(job, target_of("slurm", job.spec))
     print_notes(plan)
-    if plan.train is not None and plan.launch.device == "cuda" and job.spec.slurm.gpu is None:
-        click.echo(
-            "not checked whether the job fits the GPUs of the nodes: name them, for example --gpu h100", err=True
-        )
     if dry_run:
         if print_script or not as_json:
             click.echo(run.sbatch.read_text(encoding="utf-8"), nl=False)

@@ -16,6 +16,8 @@ from train.config import Data, Engine, Evaluation, Lora, Model, Packing, Section
 Auto = Literal["auto"]
 AboutNumber = Annotated[str, msgspec.Meta(pattern=r"^(auto|about [1-9]\d*)$", description="auto, about N")]
 
+TypedCount = Annotated[str, msgspec.Meta(pattern=r"^([\w.+-]+:)?[1-9]\d*$", description="TYPE:COUNT")]
+
 
 class TrainSpec(Section, frozen=True):
     epochs: float = 1.0
@@ -84,12 +86,15 @@ class SshSpec(Section, frozen=True):
 
 class SlurmSpec(Section, frozen=True):
     nodes: int = 1
-    gpus_per_node: int | None = None
-    """null: 8. Without GPUs, procs_per_node counts the ranks per node."""
+    gpus_per_node: int | TypedCount | None = None
+    """Also with a type of the site's GRES, as in `h200:2`. null: 8. Without GPUs, procs_per_node counts the ranks."""
     procs_per_node: int = 1
     cpus_per_task: int | None = None
+    """For all ranks of a node together; null: the share of a node's cores that goes with its GPUs."""
     gpu: str | None = None
-    """The GPU of the nodes by name (h100) or memory (24GiB), because zlaunch cannot see it before the job runs."""
+    """The GPU of the nodes by name (h100) or memory (24GiB); null: what Slurm reports of the partition."""
+    cluster: str | None = None
+    """Another cluster than this machine's own (`-M` of Slurm's commands), or several from which sbatch chooses."""
     partition: str | None = None
     account: str | None = None
     qos: str | None = None

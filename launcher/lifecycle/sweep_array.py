@@ -1,21 +1,27 @@
-"""A sweep on Slurm: its points are one array job."""
+"""A sweep on Slurm: its points are one array job, or several where MaxArraySize is smaller."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import click
 import msgspec
 
 from launcher.backends import backend_of
 from launcher.backends.base import Arrays
-from launcher.errors import RunFailed, ZlaunchError
+from launcher.errors import RunFailed, UsageError, ZlaunchError
 from launcher.lifecycle import checks, submit
+from launcher.lifecycle.attach import print_notes
 from launcher.lifecycle.sweep import (
     Load,
     Sweep,
+    claim,
     distinct_data,
     label,
     make_points,
@@ -30,10 +36,32 @@ from launcher.lifecycle.sweep import (
 from launcher.machine import facts
 from launcher.plan.types import RunPlan
 from launcher.render import sbatch
-from launcher.rundir.directory import RunDir, write_atomic
+from launcher.rundir.directory import RunDir, RunRecord, write_atomic
 from launcher.rundir.state import RunState
 
-SCRIPT = "sweep.sbatch"
+
+@dataclass(frozen=True)
+class Part:
+    """The points that are one array job; several parts where a cluster's arrays cannot hold all points."""
+
+    script: Path
+    name: str
+    """The job's name."""
+    points: tuple[tuple[int, int, RunDir], ...]
+    """(index in the sweep, index in the array, run)."""
+
+
+def parts_of(sweep: Sweep, indices: Sequence[int] | None = None) -> list[Part]:
+    """Return the parts with those points of the sweep, all by default."""
+    size = sweep.array_size or len(sweep.points)
+    folder, parts = sweeps_root() / sweep.sweep_id, []
+    for number in range(-(-len(sweep.points) // size)):
+        end = f"-{number + 1}" if number else ""
+        inside = range(number * size, min((number + 1) * size, len(sweep.points)))
+        points = [(i, i - number * size, run_of(sweep.points[i])) for i in inside if indices is None or i in indices]
+        if points:
+            parts.append(Part(folder / f"sweep{end}.sbatch", f"{sweep.sweep_id}{end}", tuple(points)))
+    return parts
 
 
 def submit_sweep(
@@ -46,62 +74,133 @@ def submit_sweep(
     follow: bool,
     as_json: bool,
 ) -> int:
-    """Submit all points as one array job. Returns at once, or with `follow` when the last point has ended.
+    """Submit all points as array jobs. Returns at once, or with `follow` when the last point has ended.
 
-    `dry_run`: only write the files, and print the batch script unless `quiet`.
+    `dry_run`: only write the files, and print the batch scripts unless `quiet`.
     """
     jobs = make_points(texts, load, overrides, fixed=("slurm", "secrets", "device"))
     secrets = {} if dry_run else checks.read_secrets(jobs[0][0].spec.secrets)
     for spec in distinct_data(job.spec for job, _ in jobs):
         checks.check_records(spec, facts.model_directory(spec.model.path, spec.env))
     backend = backend_of("slurm")
+    assert isinstance(backend, Arrays)
     made = [(submit.prepare(job, backend.target(job.spec), records_checked=True), values) for job, values in jobs]
-    sweep = new_sweep(name_of(jobs), "slurm", [(run, values) for (run, _), values in made])
-    directory = save(sweep)
+    plans = {run.run_id: plan for (run, plan), _ in made}
     first = made[0][0][1]
     assert first.slurm is not None
-    runs = [point.run for point in sweep.points]
-    text = sbatch.script(first.slurm, runs, [f"../../{run}" for run in runs], sweep.sweep_id)
-    write_atomic(directory / SCRIPT, text)
-    if dry_run:
-        if not quiet:
+    points = [(run, values) for (run, _), values in made]
+    sweep = new_sweep(name_of(jobs), "slurm", points, backend.most_elements(first))
+    directory = save(sweep)
+    parts = parts_of(sweep)
+    print_notes(first)
+    for part in parts:
+        runs = [run.run_id for _, _, run in part.points]
+        text = sbatch.script(first.slurm, runs, [f"../../{run}" for run in runs], part.name)
+        write_atomic(part.script, text)
+        if dry_run and not quiet:
             click.echo(text, nl=False)
+    if dry_run:
         if as_json:
-            click.echo(json.dumps({"sweep": sweep.sweep_id, "runs": runs, "directory": str(directory)}))
+            click.echo(json.dumps({"sweep": sweep.sweep_id, "runs": [*plans], "directory": str(directory)}))
         else:
             click.echo(f"rendered {directory} and {len(made)} run directories; nothing was submitted", err=True)
         return 0
-    assert isinstance(backend, Arrays)
-    try:
-        job = backend.submit_array(directory / SCRIPT, [point for point, _ in made], secrets)
-    except ZlaunchError as error:
-        for (run, plan), _ in made:
-            submit.record_failed_start(run, submit.write_record(run, plan, extra={"sweep": sweep.sweep_id}), error)
-        raise
-    for index, ((run, plan), _) in enumerate(made):
-        _record_point(sweep, run, plan, f"{job}_{index}")
-    _print_submitted(sweep, job, range(len(made)), as_json)
+    with claim(sweep, "start"):
+        _submit_parts(sweep, parts, plans, secrets, backend)
+    _print_submitted(sweep, range(len(made)), as_json)
     return wait(sweep) if follow else 0
 
 
 def resume_sweep(sweep: Sweep, *, as_json: bool) -> int:
-    """Submit the points that did not succeed as one array job. Raises UsageError."""
-    todo = unfinished(sweep)
-    runs = [run_of(sweep.points[index]) for index in todo]
-    points = [(run, msgspec.json.decode(run.plan_json.read_bytes(), type=RunPlan)) for run in runs]
-    secrets = checks.read_secrets(points[0][1].launch.secrets)
-    backend = backend_of("slurm")
-    assert isinstance(backend, Arrays)
-    job = backend.submit_array(sweeps_root() / sweep.sweep_id / SCRIPT, points, secrets, indices=todo)
-    for index, (run, plan) in zip(todo, points, strict=True):
-        _record_point(sweep, run, plan, f"{job}_{index}")
-    _print_submitted(sweep, job, todo, as_json)
+    """Submit the points that did not succeed. Raises UsageError."""
+    with claim(sweep, "resume"):  # before the questions, so that no other command starts a point after them
+        todo = unfinished(sweep)
+        runs = [run_of(sweep.points[index]) for index in todo]
+        plans = {run.run_id: msgspec.json.decode(run.plan_json.read_bytes(), type=RunPlan) for run in runs}
+        secrets = checks.read_secrets(plans[runs[0].run_id].launch.secrets)
+        backend = backend_of("slurm")
+        assert isinstance(backend, Arrays)
+        if alive := backend.alive_among(runs):  # whatever their records say
+            raise UsageError(
+                f"still queued or running: {', '.join(sorted(alive))}",
+                hint=f"wait, or cancel them: zlaunch cancel {sweep.sweep_id}",
+            )
+        _submit_parts(sweep, parts_of(sweep, todo), plans, secrets, backend)
+    _print_submitted(sweep, todo, as_json)
     return 0
 
 
-def _record_point(sweep: Sweep, run: RunDir, plan: RunPlan, job: str) -> None:
-    submit.write_record(run, plan, extra={"sweep": sweep.sweep_id})
-    submit.record_start(run, plan, (job,))
+def _submit_parts(
+    sweep: Sweep, parts: Sequence[Part], plans: Mapping[str, RunPlan], secrets: Mapping[str, str], backend: Arrays
+) -> None:
+    """Queue each part. Every point has its record before, so that no job is lost whatever happens after sbatch."""
+    every = [(part, index, run) for part in parts for _, index, run in part.points]
+    before = {
+        run.run_id: submit.write_record(
+            run, plans[run.run_id], extra={"sweep": sweep.sweep_id, "array": [part.name, index]}
+        )
+        for part, index, run in every
+    }
+    runs = [run for _, _, run in every]
+    limited = bool((plans[runs[0].run_id].slurm or {})["asked"]["array_limit"])
+    after = ""
+    for number, part in enumerate(parts):
+        try:
+            ids = _submit_part(part, plans, secrets, backend, after)
+        except submit.StartNotRecorded:
+            raise
+        except ZlaunchError as error:
+            for refused, _, run in every:
+                if refused in parts[number:]:
+                    _undo_record(run, before[run.run_id], error)
+            if number:
+                queued = f"{number} of {len(parts)} arrays are queued"
+                error.hint = f"{queued}; when they are over: zlaunch resume {sweep.sweep_id}"
+            raise
+        except KeyboardInterrupt:
+            _cancel(sweep, runs, backend)
+            raise
+        after = ids[0] if ids and limited else ""  # the limit counts for the whole sweep
+    if cancelled := [run for run in runs if run.record.state == RunState.CANCELLED.value]:
+        _cancel(sweep, cancelled, backend)  # by another command, which could not see their jobs yet
+
+
+def _submit_part(
+    part: Part, plans: Mapping[str, RunPlan], secrets: Mapping[str, str], backend: Arrays, after: str
+) -> tuple[str, ...]:
+    """Queue one array job and record the job of each point."""
+    points = [(index, run, plans[run.run_id]) for _, index, run in part.points]
+    ids = backend.submit_array(part.script, points, secrets, after=after)
+    for (_, run, plan), job in zip(points, ids, strict=False):
+        submit.record_start(run, plan, (job,))
+    return ids
+
+
+def _undo_record(run: RunDir, before: RunRecord | None, error: ZlaunchError) -> None:
+    """Record that a point was not queued: a new one has failed, and a resumed one goes back to what it was."""
+    with contextlib.suppress(OSError):
+        run.event("not_started", error=str(error), hint=error.hint)
+        if before is None:
+            run.update_record(state=RunState.FAILED.value)
+        else:
+            run.save_record(before)
+
+
+def _cancel(sweep: Sweep, runs: Sequence[RunDir], backend: Arrays) -> None:
+    """Cancel points whose jobs may be queued already."""
+    failed: dict[str, ZlaunchError] = {}
+    try:
+        failed |= backend.cancel_all(runs, checkpoint=False)
+    except ZlaunchError as error:
+        failed |= dict.fromkeys([run.run_id for run in runs], error)
+    for run in runs:
+        if run.run_id not in failed:
+            run.update_record(state=RunState.CANCELLED.value)
+    for run_id, reason in failed.items():
+        click.echo(f"error: {run_id} was not cancelled and may still run: {reason}", err=True)
+    state = f"{len(runs) - len(failed)} of {len(runs)} points are cancelled"
+    click.echo(f"{sweep.sweep_id}: {state}; zlaunch cancel {sweep.sweep_id} tries again" if failed else
+               f"{sweep.sweep_id}: {state}", err=True)  # fmt: skip
 
 
 def wait(sweep: Sweep, pause: float = 1.0) -> int:
@@ -131,13 +230,15 @@ def wait(sweep: Sweep, pause: float = 1.0) -> int:
     return 130
 
 
-def _print_submitted(sweep: Sweep, job: str, indices: Sequence[int], as_json: bool) -> None:
+def _print_submitted(sweep: Sweep, indices: Sequence[int], as_json: bool) -> None:
     points = [sweep.points[index] for index in indices]
+    ids = {point.run: next(iter(run_of(point).record.ids), "") for point in points}
+    jobs = list(dict.fromkeys(re.sub(r"_\d+", "", job) for job in ids.values() if job))
     if as_json:
-        row = {"sweep": sweep.sweep_id, "job": job, "runs": [point.run for point in points]}
+        row = {"sweep": sweep.sweep_id, "job": jobs[0] if jobs else "", "jobs": jobs, "runs": [*ids]}
         click.echo(json.dumps({**row, "directory": str(sweeps_root() / sweep.sweep_id)}))
         return
-    click.echo(f"job {job}: {sweep.sweep_id}")
-    for index, point in zip(indices, points, strict=True):
-        click.echo(f"  {job}_{index}  {point.run}  {label(point.values)}")
+    click.echo(f"job {' '.join(jobs) or 'without a known id'}: {sweep.sweep_id}")
+    for point in points:
+        click.echo(f"  {ids[point.run]}  {point.run}  {label(point.values)}")
     click.echo(f"  zlaunch report {sweep.sweep_id}")

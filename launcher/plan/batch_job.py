@@ -31,6 +31,8 @@ OWNED: dict[str, str] = {
     "gpus-per-node": "use slurm.gpus_per_node",
     "gpus": "use slurm.gpus_per_node",
     "gpus-per-task": "use slurm.gpus_per_node",
+    "clusters": "use slurm.cluster",
+    "cluster": "use slurm.cluster",
     "array": "use --sweep, and slurm.array_limit for how many run at once",
     "output": f"zlaunch reads {LOG} of the run directory",
     "error": f"zlaunch reads {LOG} of the run directory",
@@ -88,7 +90,13 @@ def requeue_bound(spec: JobSpec) -> tuple[int, str]:
 
 
 def procs_per_node(slurm: SlurmSpec, device: Literal["cuda", "cpu"]) -> int:
-    return slurm.procs_per_node if device == "cpu" else slurm.gpus_per_node or DEFAULT_GPUS
+    return slurm.procs_per_node if device == "cpu" else gpus_per_node(slurm)[1]
+
+
+def gpus_per_node(slurm: SlurmSpec) -> tuple[str, int]:
+    """Return (type of GRES, or empty for any; number) of the GPUs that a job requests per node."""
+    kind, _, count = str(slurm.gpus_per_node or DEFAULT_GPUS).rpartition(":")
+    return kind, int(count)
 
 
 def options(spec: JobSpec, run_id: str, device: Literal["cuda", "cpu"]) -> list[list[str | None]]:
@@ -100,7 +108,7 @@ def options(spec: JobSpec, run_id: str, device: Literal["cuda", "cpu"]) -> list[
         ["ntasks-per-node", "1"],
     ]
     if device == "cuda":
-        lines.append(["gpus-per-node", str(slurm.gpus_per_node or DEFAULT_GPUS)])
+        lines.append(["gpus-per-node", ":".join(filter(None, map(str, gpus_per_node(slurm))))])
     if slurm.cpus_per_task is not None:
         lines.append(["cpus-per-task", str(slurm.cpus_per_task)])
     lines += [[option, str(getattr(slurm, option))] for option in OPTIONS if getattr(slurm, option) is not None]
@@ -158,10 +166,15 @@ def check(slurm: SlurmSpec) -> None:
 
 def check_sbatch(further: Mapping[str, str | None]) -> None:
     """Refuse options of sbatch that zlaunch sets itself, and names that no option has. Raises SpecError."""
-    for option in further:
+    for option, value in further.items():
         name = option.lstrip("-")
         if name in OWNED:
             raise SpecError(f"slurm.sbatch: `{name}` cannot be set here", hint=OWNED[name])
+        if name == "gres" and re.search(r"(^|,)(gres/)?gpu\b", value or ""):
+            raise SpecError(
+                f"slurm.sbatch: gres={value}: GPUs cannot be requested here",
+                hint="use slurm.gpus_per_node, for example h200:2",
+            )
         if not name or any(not (char.isalnum() or char == "-") for char in name):
             raise SpecError(f"slurm.sbatch: {option!r} is not a valid name of an option")
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from launcher.errors import SpecError
 
 GIB = 2**30
+SAME_SIZE = 0.15
+"""By how much two figures for the memory of one GPU may differ: data sheets say more than nvidia-smi shows."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,36 @@ def identify(title: str | None, memory_bytes: int | None) -> GpuModel | None:
     if not found or memory_bytes is None:
         return found[0] if found else None
     return min(found, key=lambda gpu: abs(gpu.memory_bytes - memory_bytes))
+
+
+def of_gres(kind: str, features: Iterable[str] = ()) -> GpuModel | None:
+    """Return the GPU that a type of GRES names (`h200`, `nvidia_a100_80gb_pcie`), else the one that features name.
+
+    None: none of the table, a part of one (MIG), or several that the names do not tell apart.
+    """
+    if kind:
+        return _named(kind, [kind, *features])
+    models = {model for feature in features if (model := _named(feature, [feature, *features]))}
+    return models.pop() if len(models) == 1 else None
+
+
+def _named(text: str, hints: Iterable[str]) -> GpuModel | None:
+    """The GPU of one name. Its size may stand in `hints`, beside the GPU's name or the word gpu."""
+    words = re.findall(r"[a-z]*\d+[a-z]*|[a-z]+", text.lower())
+    if re.search(r"\d+g\.\d+gb|\bmig\b|laptop", text.lower()):
+        return None
+    keys = {gpu.key.split("-")[0] for gpu in _TABLE} & {word.removeprefix("rtx") for word in words}
+    if len(keys) != 1:
+        return None
+    key = keys.pop()
+    found = [gpu for gpu in _TABLE if gpu.key.split("-")[0] == key]
+    beside = " ".join(hint.lower() for hint in hints if re.search(rf"{key}|gpu|vram", hint.lower()))
+    sized = [gpu for gpu in found if re.search(rf"(?<!\d){gpu.key.rpartition('-')[2]}(g|gb|gib)?(?![\da-z])", beside)]
+    sized = sized if len(found) > 1 else found
+    sizes = {int(size) for size in re.findall(r"(?<!\d)(\d+)g(?:b|ib)?(?![\da-z])", text.lower())}
+    if len(sized) != 1 or any(abs(size * GIB / sized[0].memory_bytes - 1) > SAME_SIZE for size in sizes):
+        return None
+    return sized[0]
 
 
 def parse_memory(text: str) -> int:

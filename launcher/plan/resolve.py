@@ -43,9 +43,11 @@ def plan(
     `held_out`: records of data.eval, likewise. Raises UsageError.
     """
     spec = on_target(spec, target.paths)
+    if target.cpus_per_task is not None:
+        spec = spec.with_values({"slurm.cpus_per_task": target.cpus_per_task})
     spec, taken = with_adapter(spec, adapter_config)
     config, reasons = (None, ()) if spec.program else configure(spec, target, run_id, model_config)
-    reasons = (*taken, *reasons, *(loss_reason(config, records, held_out) if config else ()))
+    reasons = (*target.reasons, *taken, *reasons, *(loss_reason(config, records, held_out) if config else ()))
     on_slurm = target.backend == "slurm"
     slurm = batch_job.section(spec, run_id, target.device) if on_slurm else None
     stop_deadline, kill_after = batch_job.stop_times(spec, KILL_AFTER) if on_slurm else (spec.stop_deadline, KILL_AFTER)

@@ -98,6 +98,10 @@ class Target(Frozen, frozen=True, kw_only=True):
     """{path of an input here: its path on the target, relative to the run directory}, where they differ."""
     notes: tuple[str, ...] = ()
     """What the user should know of the place, for people."""
+    cpus_per_task: int | None = None
+    """Slurm: the CPUs that go with the GPUs of a node, where the job leaves them open."""
+    reasons: tuple[Reason, ...] = ()
+    """Where the facts above come from."""
     forwarded: dict[str, tuple[str, str]] = {}
     """{variable for the ranks that the job does not set: (value, where it comes from)}."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from launcher.rundir.directory import RunDir
+from tests.beds.interleavings import COUNT, PROGRAM, check_answers, check_run, together
 from tests.slurm.conftest import Zl, wait
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
@@ -40,14 +41,14 @@ def jobs(zl: Zl, run: RunDir) -> list[str]:
     "lines",
     [
         'echo "Checking quota ... ok"; {s} "$@"; echo "--> charged to project lab: 4.0 GPU hours"',
-        'echo 2026; {s} "$@" | sed "s/$/;cluster/"; echo',
+        'echo 2026; {s} "$@" | sed "s/$/;zlaunch/"; echo',
         '{s} "$@" >/dev/null; echo "Submitted your job, have a nice day"',
     ],
 )
 def test_the_job_id_is_found_whatever_a_sites_wrapper_prints(zl: Zl, lines: str) -> None:
     wrap(zl, lines.replace("{s}", str(shutil.which("sbatch"))))
     run = zl.submit("sleep 60", "--sbatch", "hold")
-    assert list(run.record.ids) == jobs(zl, run)
+    assert [job.removesuffix(";zlaunch") for job in run.record.ids] == jobs(zl, run)
     assert zl.state(run) == "PENDING"
     assert "CANCELLED" in zl("cancel", run.run_id)
     assert jobs(zl, run) == []
@@ -75,6 +76,25 @@ def test_two_resumes_at_once_never_put_two_jobs_into_one_run(zl: Zl) -> None:
     codes = sorted(process.wait(90) for process in both)
     assert codes == [0, 2, 2]
     assert len(jobs(zl, run)) == 1
+
+
+OPERATIONS = [("resume", "--detach"), ("resume", "--detach"), ("cancel", "--now"), ("cancel",), ("status",), ("list",)]
+
+
+@pytest.mark.timeout(120 + 90 * COUNT)
+def test_whatever_the_order_of_commands_one_job_lives_and_the_record_is_true(zl: Zl) -> None:
+    run = zl.submit(PROGRAM % 2)
+    zl("cancel", run.run_id)
+    for seed in range(COUNT):
+        answers = together(zl.start, run.run_id, seed, OPERATIONS)
+        check_answers(answers)
+        assert len(jobs(zl, run)) <= 1, (seed, answers)
+        if zl.state(run) not in ("RUNNING", "PENDING"):
+            assert jobs(zl, run) == [], (seed, answers)
+        zl("cancel", "--now", run.run_id)
+        assert jobs(zl, run) == [], (seed, answers)
+        assert zl.leftovers(run) == []
+        check_run(run.path)
 
 
 @pytest.fixture

@@ -211,11 +211,15 @@ class Slurm:
     size: int = 4
     accounting: bool = False
     lab: Lab | None = None
+    beside: Slurm | None = None
+    """A cluster with accounting whose slurmdbd this one joins, as cluster `other` with arrays of two elements."""
 
     def start(self) -> None:
         environment: dict[str, object] = {"BASE_PORT": self.base_port}
         if self.lab is not None:
             environment["LAB"] = self.lab.root
+        if self.beside is not None:
+            environment |= {"DBD": self.beside.root, "CLUSTER": "other", "MAX_ARRAY": 2}
         script("slurm-up.sh", self.root, self.size, *(["accounting"] if self.accounting else []), **environment)
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""pytest fixtures: `lab`, `sshd_farm`, `slurm`, `slurm_accounting`, `slurm_lab`, `docker`, `chromium`.
+"""pytest fixtures: `lab`, `sshd_farm`, `slurm`, `slurm_accounting`, `slurm_other`, `slurm_lab`, `docker`, `chromium`.
 
 All but `sshd_farm` live as long as the test session. If the machine cannot carry the test bed, the tests are skipped
 with the reason. With CI=true in the environment that is a failure, because a suite that skips itself proves nothing.
@@ -138,6 +138,15 @@ def slurm_accounting(testbed_slot_checked: Callable[[str], Slot]) -> Iterator[Sl
     """Four nodes on this machine, with slurmdbd and MariaDB."""
     slot = testbed_slot_checked("slurm")
     slurm = Slurm(slot.root / "slurm-accounting", slot.ports(1), accounting=True)
+    with running(slurm):
+        yield slurm
+
+
+@pytest.fixture(scope="session")
+def slurm_other(slurm_accounting: Slurm, testbed_slot_checked: Callable[[str], Slot]) -> Iterator[Slurm]:
+    """A second cluster, `other`, which the commands of `slurm_accounting` reach with -M."""
+    slot = testbed_slot_checked("slurm")
+    slurm = Slurm(slot.root / "slurm-other", slot.ports(1) + 10, size=1, beside=slurm_accounting)
     with running(slurm):
         yield slurm
 

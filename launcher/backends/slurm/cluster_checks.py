@@ -11,6 +11,7 @@ from launcher.backends.slurm.allocation import slurm_target
 from launcher.backends.slurm.query import explain_sbatch
 from launcher.backends.slurm.sbatch_variables import overruled
 from launcher.backends.slurm.shell import Shell
+from launcher.backends.slurm.site import Site, ask
 from launcher.backends.slurm.submit_checks import check_limits_of
 from launcher.backends.ssh.preflight_table import PACKAGES
 from launcher.errors import TargetError
@@ -26,28 +27,36 @@ NODE_SECONDS = 180.0
 
 def examine(job: JobSpec, shell: Shell, wait: int) -> list[Row]:
     """Return a row for the cluster and one per node that answered. `wait`: seconds for free nodes; 0: ask none."""
-    target = slurm_target(job)
-    procs = target.hosts[0][1] if target.device == "cuda" else 0
     cluster = Row("cluster")
     version = shell.run(["sinfo", "--version"])
-    answers = shell.run(["scontrol", "show", "partition", "--oneliner"])
-    if answers.code != 0:
-        cluster.cells["slurm"] = Cell("no answer", "bad", " ".join(answers.last_lines) or "does `sinfo` work there?")
+    try:
+        site = ask(shell)
+    except TargetError as error:
+        cluster.cells["slurm"] = Cell("no answer", "bad", str(error).removeprefix("Slurm does not answer: "))
         return [cluster]
     cluster.cells["slurm"] = Cell(version.stdout.strip() or "answers")
+    target = slurm_target(job, site=site)
+    procs = target.hosts[0][1] if target.device == "cuda" else 0
+    job = job.with_values({"slurm.cpus_per_task": target.cpus_per_task}) if target.cpus_per_task else job
     options = batch_job.options(job, "doctor", target.device)
-    cluster.cells["partition"] = _partition(job, shell, procs)
+    cluster.cells["partition"] = _partition(job, site, procs)
+    if target.device == "cuda":
+        why = {reason.setting: reason.reason for reason in target.reasons}
+        reason = why.get("slurm.gpu", "slurm.gpu of the job")
+        cluster.cells["gpu"] = Cell(f"{target.gpu_name}: {reason}" if target.gpu_name else "not known")
+        cores = job.slurm.cpus_per_task
+        cluster.cells["cores"] = Cell(f"{cores or 'not known'} per node for {procs} GPUs")
     cluster.cells["start"] = _start(shell, options)
     cluster.cells["nodes"], nodes = _nodes(job, shell, options, target.device, target.python, wait)
     if target.notes:
-        cluster.cells["shell"] = Cell("SBATCH_ variables", "warn", "; ".join(target.notes))
+        cluster.cells["notes"] = Cell(f"{len(target.notes)}", "warn", "; ".join(target.notes))
     return [cluster, *nodes]
 
 
-def _partition(job: JobSpec, shell: Shell, procs: int) -> Cell:
+def _partition(job: JobSpec, site: Site, procs: int) -> Cell:
     name = job.slurm.partition or "the default"
     try:
-        check_limits_of(shell, job.slurm, procs)
+        check_limits_of(site, job.slurm, procs)
     except TargetError as error:
         return Cell(name, "bad", f"{error}; {error.hint}")
     return Cell(name)
@@ -92,6 +101,6 @@ def _nodes(
         busy = re.search(r"Immediate|revoked|temporarily|busy", said)
         advice = f"not looked at: {said or f'exit status {result.code}'}"
         return Cell("busy" if busy else "no", "warn", f"{advice}; --wait SECONDS waits longer" if busy else advice), []
-    ranks = (job.slurm.gpus_per_node or batch_job.DEFAULT_GPUS) if device == "cuda" else None
+    ranks = batch_job.procs_per_node(job.slurm, device) if device == "cuda" else None
     rows = [Row(str(facts["node"]), machine_cells(job, facts, ranks, in_image)) for facts in found]
     return Cell(f"{len(rows)} answered"), sorted(rows, key=lambda row: row.host)

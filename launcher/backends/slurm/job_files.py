@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,38 @@ def slurm_section(run: RunDir) -> dict[str, Any]:
 
 
 def job_id(run: RunDir) -> str:
-    """Return the run's job id; empty: Slurm has not accepted the run yet."""
+    """Return the run's job id without its cluster; empty: Slurm has not accepted the run yet."""
     ids = run.record.ids
-    return ids[0] if ids else ""
+    return ids[0].partition(";")[0] if ids else ""
+
+
+def clusters_of(run: RunDir) -> tuple[str, ...]:
+    """Return the cluster that has the run's job, else those that it may be in; empty: this machine's own.
+
+    A job of another cluster, or of a federation, is recorded as sbatch prints it: `123;cluster`.
+    """
+    ids = run.record.ids if run.run_json.exists() else ()
+    recorded = ids[0].partition(";")[2] if ids else ""
+    asked = slurm_section(run).get("asked", {})
+    return (recorded,) if recorded else asked_clusters(asked.get("cluster"), inherits=not (ids or asked.get("login")))
+
+
+def asked_clusters(names: str | None, *, inherits: bool) -> tuple[str, ...]:
+    """`a,b` of slurm.cluster -> (a, b). `inherits`: where the job leaves it open, this shell's variable counts."""
+    names = names or (os.environ.get("SBATCH_CLUSTERS") if inherits else None) or ""
+    return tuple(name.strip() for name in names.split(",") if name.strip())
+
+
+def element(job: str, index: int) -> str:
+    """Return the id of an element of an array job: `12_3` of `12`, `12_3;cluster` of `12;cluster`."""
+    number, separator, cluster = job.partition(";")
+    return f"{number}_{index}{separator}{cluster}"
+
+
+def is_job_of(run: RunDir, job: str, name: str) -> bool:
+    """Whether a job is the run's, by its id, by its name, or as an element of the array of its sweep."""
+    array, index = run.record.extra.get("array") or ("", 0)
+    return name == run.run_id or job == job_id(run) or (name == array and job.endswith(f"_{index}"))
 
 
 def secrets_file(run: RunDir) -> Path:

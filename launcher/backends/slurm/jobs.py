@@ -5,32 +5,46 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from launcher.backends.slurm.allocation import slurm_target
 from launcher.backends.slurm.cancellation import Cancellation
-from launcher.backends.slurm.job_files import begin_submission, job_id, secrets_file, slurm_section
+from launcher.backends.slurm.job_files import (
+    asked_clusters,
+    begin_submission,
+    clusters_of,
+    element,
+    is_job_of,
+    job_id,
+    secrets_file,
+    slurm_section,
+)
 from launcher.backends.slurm.job_state import failure_record, merge_states, own_state, waiting_reason
 from launcher.backends.slurm.query import MAX_AGE, JobWatch, Snapshot, explain_sbatch, job_of_sbatch, live_jobs
 from launcher.backends.slurm.sbatch_variables import overruled, script_options
-from launcher.backends.slurm.shell import LocalShell, Shell
+from launcher.backends.slurm.shell import ClusterShell, LocalShell, Shell, name_of
+from launcher.backends.slurm.site import ASK_SECONDS, NOT_ASKED, Site, ask, parse_array_limit
 from launcher.backends.slurm.states import JobInfo
 from launcher.backends.slurm.submit_checks import check_partitions, check_paths
 from launcher.backends.slurm.synced_files import CHECKPOINTS, RESULTS
 from launcher.errors import TargetError, ZlaunchError
 from launcher.job.inputs import Sums
+from launcher.job.spec import JobSpec
 from launcher.machine import process
 from launcher.node import run_files
+from launcher.rundir.claims import Busy
 from launcher.rundir.directory import RunDir
 from launcher.rundir.find import list_runs
 from launcher.rundir.logs import LogLine, follow_logs, visible
 from launcher.rundir.state import RunState, derive_state, first_failure
 
 if TYPE_CHECKING:
-    from launcher.job.spec import JobSpec
     from launcher.plan.types import RunPlan, Target
 
 
@@ -40,12 +54,15 @@ class SlurmBackend:
     def __init__(self, shell: Shell | None = None, *, announce: bool = False) -> None:
         self._shell = shell
         self._watches: dict[str, JobWatch] = {}
+        self._clusters: dict[str, Shell] = {}
+        self._sites: dict[str, Site] = {}
+        """What Slurm said of its nodes, by the name of the shell that was asked."""
         self._sums: Sums = {}
         """Hashes of input files: the points of a sweep mostly read the same ones."""
         self._fetched: dict[str, float] = {}
         """{run id: time of Slurm's answer when its files were last fetched}."""
-        self._look_again: dict[str, float] = {}
-        """{run id: monotonic time before which the job of a run without a known id is not looked for again}."""
+        self._answers: dict[str, tuple[float, list[tuple[str, str]]]] = {}
+        """{name of a shell: (monotonic time, its unfinished jobs)}, for runs whose job has no known id."""
         self._settled: set[str] = set()
         """Runs whose results have been copied here."""
         self.announce = announce
@@ -55,7 +72,17 @@ class SlurmBackend:
     # Submit
 
     def target(self, job: JobSpec) -> Target:
-        return slurm_target(job, self._sums)
+        """Ask Slurm for what the job leaves open. Where it does not answer, that stays unknown."""
+        try:
+            site = self._site(self.shell_for(job)) if job.device != "cpu" else NOT_ASKED
+        except TargetError as error:
+            site = Site({}, (), str(error).splitlines()[-1].strip())
+        return slurm_target(job, self._sums, site)
+
+    def _site(self, shell: Shell) -> Site:
+        if shell.name not in self._sites:
+            self._sites[shell.name] = ask(shell)
+        return self._sites[shell.name]
 
     def submit(self, run: RunDir, plan: RunPlan, secrets: dict[str, str]) -> tuple[str, ...]:
         """Queue the run; return its job id, or nothing if Slurm took the job without telling its id.
@@ -65,20 +92,37 @@ class SlurmBackend:
         job = self._submit(run.path / run_files.SBATCH, [(run, plan)], secrets)
         return (job,) if job else ()
 
+    def most_elements(self, plan: RunPlan) -> int | None:
+        """Return how many elements an array job may have (MaxArraySize); None: Slurm does not say."""
+        assert plan.slurm is not None
+        asked = plan.slurm["asked"]
+        clusters = asked_clusters(asked["cluster"], inherits=asked["login"] is None)
+        shell = self._on(self._shell or shell_of(plan.slurm), clusters)
+        with contextlib.suppress(TargetError):
+            return parse_array_limit(shell.run(["scontrol", "show", "config"], timeout=ASK_SECONDS).stdout)
+        return None
+
     def submit_array(
         self,
         script: Path,
-        points: Sequence[tuple[RunDir, RunPlan]],
+        points: Sequence[tuple[int, RunDir, RunPlan]],
         secrets: Mapping[str, str],
         *,
-        indices: Sequence[int] | None = None,
-    ) -> str:
-        """Queue the points of a sweep as one array job; return its id. Raises TargetError when Slurm refuses."""
-        options: list[str] = []
-        if indices is not None:
-            limit = slurm_section(points[0][0])["asked"]["array_limit"]
-            options = [f"--array={','.join(map(str, indices))}" + (f"%{limit}" if limit else "")]
-        return self._submit(script, points, secrets, options)
+        after: str = "",
+    ) -> tuple[str, ...]:
+        """Queue one array job with the points at their indices; return the id of each point's job, in order.
+
+        `after`: the id of an element of an array job that must end first. Returns nothing if Slurm took the job without
+        telling its id. Raises TargetError when Slurm refuses.
+        """
+        asked = slurm_section(points[0][1])["asked"]
+        limit = f"%{asked['array_limit']}" if asked["array_limit"] else ""
+        options = [f"--array={ranges([index for index, _, _ in points])}{limit}"]
+        if after:
+            first = f"afterany:{after.partition('_')[0]}"
+            options.append("--dependency=" + ",".join(filter(None, [asked["sbatch"].get("dependency"), first])))
+        job = self._submit(script, [(run, plan) for _, run, plan in points], secrets, options)
+        return tuple(element(job, index) for index, _, _ in points) if job else ()
 
     def _submit(
         self,
@@ -89,8 +133,8 @@ class SlurmBackend:
     ) -> str:
         """Check, send and queue one batch script for its runs."""
         runs, plans = [run for run, _ in points], [plan for _, plan in points]
-        shell = self._shell_of(slurm_section(runs[0]))
-        check_partitions(shell, plans[0])
+        shell = self._shell_of(runs[0])
+        check_partitions(self._site(shell), plans[0])
         check_paths(shell, plans)
         process.run(["bash", "-n", script])
         for run in runs:
@@ -108,43 +152,58 @@ class SlurmBackend:
             for run in runs:
                 shell.remove(secrets_file(run))
             raise
+        self._watch(shell).expire()
         if not job:  # a wrapper hid it: Slurm knows the job by its name
             with contextlib.suppress(TargetError):
-                job = next(iter(live_jobs(shell, script.parent.name, "")), "").partition("_")[0]
-        self._watch(shell).expire()
+                job = next((re.sub(r"_\d+", "", found) for found in self._live_jobs(runs[:1]).values()), "")
         return job
 
     # State
 
     def is_alive(self, run: RunDir) -> bool:
         """Whether Slurm has an unfinished job of the run, by its id or by the run's name."""
-        shell = self._shell_of(slurm_section(run))
-        found = live_jobs(shell, run.run_id, job_id(run))
-        if found and not run.record.ids:
-            run.update_record(ids=(found[-1],))
-        return bool(found)
+        return bool(self.alive_among([run]))
 
-    def _job_of(self, run: RunDir, shell: Shell) -> str:
-        """The run's job id. If the launcher died before it could record one, Slurm knows the job by the run's name."""
-        if (known := job_id(run)) or "sweep" in run.record.extra:
-            return known
-        if time.monotonic() < self._look_again.get(run.run_id, 0.0):
-            return ""
-        self._look_again[run.run_id] = time.monotonic() + MAX_AGE
-        with contextlib.suppress(TargetError):  # then it is asked again, and the run's own files say what is known
-            if found := live_jobs(shell, run.run_id, ""):
-                return run.update_record(ids=(found[-1],)).ids[0]
-        return ""
+    def alive_among(self, runs: Sequence[RunDir], *, max_age: float = 0.0) -> set[str]:
+        """Return the ids of the runs that have an unfinished job. One question to each cluster serves all.
+
+        `max_age`: seconds for which an answer counts.
+        """
+        found = self._live_jobs(runs, max_age)
+        for run in runs:
+            if run.run_id in found and not run.record.ids:
+                run.update_record(ids=(found[run.run_id],))
+        return set(found)
+
+    def _live_jobs(self, runs: Sequence[RunDir], max_age: float = 0.0) -> dict[str, str]:
+        """{run id: its newest unfinished job, as sbatch prints it}. Raises TargetError."""
+        found: dict[str, str] = {}
+        fresh = time.monotonic() - max_age
+        for run in runs:
+            for cluster in clusters_of(run) or ("",):
+                shell = self._on(self._base_of(run), [cluster] if cluster else [])
+                if shell.name not in self._answers or self._answers[shell.name][0] < fresh:
+                    self._answers[shell.name] = time.monotonic(), live_jobs(shell)
+                own = [job for job, name in self._answers[shell.name][1] if is_job_of(run, job, name)]
+                if own:
+                    found[run.run_id] = f"{own[-1]};{cluster}" if cluster else own[-1]
+        return found
+
+    def _job_of(self, run: RunDir) -> str:
+        """The run's job id. If the launcher died before it could record one, Slurm knows the job by a name."""
+        if not job_id(run):
+            with contextlib.suppress(TargetError):  # then it is asked again, and the run's own files say what is known
+                self.alive_among([run], max_age=MAX_AGE)
+        return job_id(run)
 
     def state(self, run: RunDir) -> RunState:
         """Return the state of the run. Fetches its files from a login host when Slurm's answer is new."""
-        shell = self._shell_of(slurm_section(run))
         own, since = own_state(run)
         if own.is_final:
             return self._settle(run, own, None)
-        snapshot = self._watch(shell).snapshot(
-            self._job_of(run, shell), lambda: unfinished_jobs(run.path.parent, shell.name)
-        )
+        job = self._job_of(run)
+        shell = self._shell_of(run)
+        snapshot = self._watch(shell).snapshot(job, lambda: unfinished_jobs(run.path.parent, shell.name))
         if self._fetched.get(run.run_id, 0.0) < snapshot.time:
             self._fetched[run.run_id] = snapshot.time
             shell.fetch(run)
@@ -162,16 +221,25 @@ class SlurmBackend:
 
     def _settle(self, run: RunDir, state: RunState, job: JobInfo | None) -> RunState:
         """Copy the results of a run that is over, remove its secrets, and record a failure that no agent recorded."""
-        shell = self._shell_of(slurm_section(run))
-        if run.run_id not in self._settled:
-            shell.fetch(run, RESULTS)
-            if slurm_section(run).get("secrets"):  # a job that Slurm ended had no time to remove them
-                shell.remove(secrets_file(run))
-            self._settled.add(run.run_id)
-        recorded = (run.path / run_files.SLURM_ERROR).exists() or first_failure(run) is not None
-        if state is RunState.FAILED and not recorded:
-            text = json.dumps(failure_record(run, job), ensure_ascii=False, indent=2)
-            run.write({run_files.SLURM_ERROR: text + "\n"})
+        held = run.is_claimed
+        try:
+            run.claim("status", exclusive=False)
+        except Busy:  # what is settled now would be taken from the new start
+            return state
+        try:
+            if run.run_id not in self._settled:
+                shell = self._shell_of(run)
+                shell.fetch(run, RESULTS)
+                if slurm_section(run).get("secrets"):  # a job that Slurm ended had no time to remove them
+                    shell.remove(secrets_file(run))
+                self._settled.add(run.run_id)
+            recorded = (run.path / run_files.SLURM_ERROR).exists() or first_failure(run) is not None
+            if state is RunState.FAILED and not recorded:
+                text = json.dumps(failure_record(run, job), ensure_ascii=False, indent=2)
+                run.write({run_files.SLURM_ERROR: text + "\n"})
+        finally:
+            if not held:
+                run.release()
         return state
 
     # Logs and results
@@ -188,7 +256,7 @@ class SlurmBackend:
     def pull(self, run: RunDir, *, checkpoints: bool = False) -> list[str] | None:
         """Copy logs, metrics, result and adapter from the login host; return their names. None: they are here."""
         names = [*RESULTS, *([CHECKPOINTS] if checkpoints else [])]
-        return self._shell_of(slurm_section(run)).fetch(run, names)
+        return self._shell_of(run).fetch(run, names)
 
     # Cancel
 
@@ -198,20 +266,54 @@ class SlurmBackend:
             raise failed[run.run_id]
 
     def cancel_all(self, runs: Sequence[RunDir], *, checkpoint: bool = True) -> dict[str, TargetError]:
-        """Cancel runs that go through one Slurm, in the time that one takes; return {run id: error}."""
+        """Cancel runs, those of one cluster in the time that one takes; return {run id: error}."""
         if not runs:
             return {}
-        shell = self._shell_of(slurm_section(runs[0]))
-        self._look_again.clear()
+        self._answers.clear()
         for run in runs:
-            self._job_of(run, shell)
-        return Cancellation(shell, self._watch(shell), runs).execute(checkpoint=checkpoint)
+            self._job_of(run)
+        groups: dict[str, list[RunDir]] = {}
+        for run in runs:
+            groups.setdefault(self._shell_of(run).name, []).append(run)
+        failed: dict[str, TargetError] = {}
+        for group in groups.values():
+            shell = self._shell_of(group[0])
+            failed |= Cancellation(shell, self._watch(shell), group).execute(checkpoint=checkpoint)
+        return failed
 
-    def _shell_of(self, section: dict[str, Any]) -> Shell:
-        return self._shell if self._shell is not None else shell_of(section)
+    # Shells
+
+    def shell_for(self, job: JobSpec) -> Shell:
+        """Return the shell that a run of the job would use."""
+        ssh = {"ssh_config": job.ssh.ssh_config, "accept_new_host_keys": job.ssh.accept_new_host_keys}
+        base = self._shell or shell_of({"asked": msgspec.to_builtins(job.slurm), "ssh": ssh})
+        return self._on(base, asked_clusters(job.slurm.cluster, inherits=job.slurm.login is None))
+
+    def _shell_of(self, run: RunDir) -> Shell:
+        """The shell whose Slurm has the run's job, or will have it."""
+        return self._on(self._base_of(run), clusters_of(run))
+
+    def _base_of(self, run: RunDir) -> Shell:
+        return self._shell if self._shell is not None else shell_of(slurm_section(run))
+
+    def _on(self, shell: Shell, clusters: Sequence[str]) -> Shell:
+        if not clusters:
+            return shell
+        return self._clusters.setdefault(f"{shell.name} {clusters}", ClusterShell(shell, clusters))
 
     def _watch(self, shell: Shell) -> JobWatch:
         return self._watches.setdefault(shell.name, JobWatch(shell))
+
+
+def ranges(indices: Sequence[int]) -> str:
+    """`0-3,7` of 0, 1, 2, 3, 7. Pure."""
+    found: list[list[int]] = []
+    for index in sorted(indices):
+        if found and index == found[-1][1] + 1:
+            found[-1][1] = index
+        else:
+            found.append([index, index])
+    return ",".join(f"{first}-{last}" if first < last else str(first) for first, last in found)
 
 
 def _sbatch(shell: Shell, script: Path, options: Sequence[str], *, hide: tuple[str, ...]) -> str:
@@ -254,7 +356,7 @@ def unfinished_jobs(root: Path, shell_name: str) -> Iterable[str]:
             is_final = RunState(record.state).is_final
         except (ZlaunchError, ValueError):  # rendered only, half written, or damaged
             continue
-        if record.backend == "slurm" and record.ids and not is_final:
-            login = slurm_section(run).get("asked", {}).get("login")
-            if shell_name == f"login:{login}" if login else shell_name.startswith("local:"):
-                yield record.ids[0]
+        if record.backend != "slurm" or not record.ids or is_final:
+            continue
+        if shell_name == name_of(slurm_section(run).get("asked", {}).get("login"), clusters_of(run)):
+            yield job_id(run)

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
 from launcher.backends.slurm.sbatch_variables import CLEAN
-from launcher.backends.slurm.shell import TIMEOUT
+from launcher.backends.slurm.shell import TIMEOUT, name_of
 from launcher.backends.slurm.synced_files import CHECKPOINTS, MIRRORED, NOT_SENT, STORE
 from launcher.errors import TargetError
 from launcher.machine.process import Result
@@ -50,7 +50,7 @@ class LoginShell:
     """Slurm's commands on a login host. Run directories lie under `workdir` there, with the same names as here."""
 
     def __init__(self, login: str, workdir: str | None, options: connect.Options | None = None) -> None:
-        self.name = f"login:{login}"
+        self.name = name_of(login)
         self.login = login
         self.options = options or connect.Options()
         self._asked_workdir = workdir or "~/zlaunch"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from launcher.errors import TargetError
 from launcher.job.spec import SlurmSpec
@@ -24,19 +25,33 @@ class Partition:
     """Most nodes per job: the partition's limit, or all of its nodes."""
     max_gpus: int | None = None
     """GPUs of the node that has most; None: sinfo did not report them."""
+    cpus_per_gpu: int | None = None
+    """What the site gives a job per GPU (DefCpuPerGPU); None: it does not say."""
+    max_cpus_per_node: int | None = None
+
+    def or_on(self, other: Partition) -> Partition:
+        """Return what a job may have here or on another cluster's partition of the same name, whichever is more."""
+
+        def more(one: Any, two: Any) -> Any:
+            return None if one is None or two is None else max(one, two)
+
+        own: dict[str, Any] = asdict(self)
+        others: dict[str, Any] = asdict(other)
+        return Partition(**own | {key: more(own[key], others[key]) for key in own if key != "name"})
 
 
 def parse_partitions(text: str, gpus: Mapping[str, int] | None = None) -> dict[str, Partition]:
-    """Parse the output of `scontrol show partition --oneliner`: {name: partition}; `gpus` is from parse_gpus."""
-    found = {}
+    """Parse the output of `scontrol show partition --oneliner`: {name: partition}; `gpus` per best node."""
+    found: dict[str, Partition] = {}
     for line in text.splitlines():
         fields = dict(item.partition("=")[::2] for item in line.split() if "=" in item)
         name = fields.get("PartitionName")
         if name is None:
             continue
         total = int(fields.get("TotalNodes") or 0)
-        limit = fields.get("MaxNodes", "UNLIMITED")
-        found[name] = Partition(
+        limit, cpus = fields.get("MaxNodes", "UNLIMITED"), fields.get("MaxCPUsPerNode", "UNLIMITED")
+        per_gpu = re.search(r"DefCpuPerGPU=(\d+)", line)
+        new = Partition(
             name,
             fields.get("Default") == "YES",
             fields.get("State") == "UP",
@@ -44,24 +59,30 @@ def parse_partitions(text: str, gpus: Mapping[str, int] | None = None) -> dict[s
             seconds_of(fields.get("DefaultTime", "")),
             min(total, int(limit)) if limit.isdigit() else total,
             None if gpus is None else gpus.get(name, 0),
+            int(per_gpu[1]) if per_gpu else None,
+            int(cpus) if cpus.isdigit() else None,
         )
+        found[name] = found[name].or_on(new) if name in found else new
     return found
 
 
-def parse_gpus(text: str) -> dict[str, int]:
-    """Parse the output of `sinfo --noheader --format=%R|%G`: {partition: most GPUs of one node}."""
-    most: dict[str, int] = {}
-    for line in text.splitlines():
-        name, _, gres = line.strip().partition("|")
-        most[name] = max(most.get(name, 0), gpus_of(gres))
-    return most
+def gpus_of(gres: str) -> dict[str, int]:
+    """Count the GPUs of a GRES list by type: `gpu:h200:8(S:0-1),gpu:2,nvme:1` is {"h200": 8, "": 2}."""
+    found: dict[str, int] = {}
+    for item in re.sub(r"\([^)]*\)", "", gres).split(","):
+        name, *rest = item.strip().split(":")
+        if name == "gpu":
+            count = int(rest.pop()) if rest and rest[-1].isdigit() else 1
+            kind = ":".join(rest)
+            found[kind] = found.get(kind, 0) + count
+    return found
 
 
-def gpus_of(gres: str) -> int:
-    """Count the GPUs of a GRES list: `gpu:h200:8(S:0-1),gpu:a30:2,nvme:1` has 10."""
-    plain = re.sub(r"\([^)]*\)", "", gres)
-    counts = [item.split(":")[1:] for item in plain.split(",") if item.split(":")[0] == "gpu"]
-    return sum(int(rest[-1]) if rest and rest[-1].isdigit() else 1 for rest in counts)
+def chosen(slurm: SlurmSpec, known: Mapping[str, Partition]) -> list[str]:
+    """Return the names of the partitions that the job may run in."""
+    if slurm.partition:
+        return [name.strip() for name in slurm.partition.split(",")]
+    return [partition.name for partition in known.values() if partition.is_default]
 
 
 def check_limits(slurm: SlurmSpec, gpus_per_node: int, partitions: Mapping[str, Partition]) -> None:
@@ -69,8 +90,8 @@ def check_limits(slurm: SlurmSpec, gpus_per_node: int, partitions: Mapping[str, 
 
     `gpus_per_node` is 0 for a run on CPUs. Nothing is refused if no partition is known.
     """
-    names = slurm.partition.split(",") if slurm.partition else [p.name for p in partitions.values() if p.is_default]
-    chosen = [partitions[name] for name in names if name in partitions]
+    names = chosen(slurm, partitions)
+    possible = [partitions[name] for name in names if name in partitions]
     if slurm.partition and partitions:
         for name in names:
             if name not in partitions:
@@ -80,8 +101,8 @@ def check_limits(slurm: SlurmSpec, gpus_per_node: int, partitions: Mapping[str, 
                     f"slurm.partition: this cluster has no partition {name!r}",
                     hint=f"{hint}partitions: {', '.join(sorted(partitions))}",
                 )
-    problems = [problem for partition in chosen if (problem := _problem(slurm, gpus_per_node, partition))]
-    if problems and len(problems) == len(chosen):  # one of several partitions is enough
+    problems = [problem for partition in possible if (problem := _problem(slurm, gpus_per_node, partition))]
+    if problems and len(problems) == len(possible):  # one of several partitions is enough
         message, hint = problems[0]
         raise TargetError(message, hint=hint)
 

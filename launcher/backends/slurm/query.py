@@ -199,24 +199,20 @@ def cache_folder() -> Path:
 
 
 def job_of_sbatch(output: str) -> str:
-    """The job id among the lines that `sbatch --parsable` and a site's wrapper print: `123` or `123;cluster`. Pure.
+    """The job among the lines that `sbatch --parsable` and a site's wrapper print, as `123` or `123;cluster`. Pure.
 
     Empty: there is none.
     """
-    found = [match[1] for line in output.splitlines() if (match := re.fullmatch(r"(\d+)(;[\w.-]+)?", line.strip()))]
+    found = [line.strip() for line in output.splitlines() if re.fullmatch(r"\d+(;[\w.-]+)?", line.strip())]
     return found[-1] if found else ""
 
 
-def live_jobs(shell: Shell, name: str, job_id: str) -> list[str]:
-    """The ids of this user's unfinished jobs with that name or id, oldest first. Raises TargetError."""
+def live_jobs(shell: Shell) -> list[tuple[str, str]]:
+    """(id, name) of this user's unfinished jobs, oldest first; elements of arrays one by one. Raises TargetError."""
     argv = ["squeue", "--me", "--array", "--noheader", "--states=all", "--format=%i|%T|%j"]
     rows = [line.strip().split("|", 2) for line in _checked(shell.run(argv)).stdout.splitlines()]
-    found = [
-        row[0]
-        for row in rows
-        if len(row) == 3 and (row[2] == name or row[0] == job_id) and not run_state(row[1]).is_final
-    ]
-    return sorted(found, key=lambda job: [int(part) for part in re.findall(r"\d+", job)])
+    found = [(row[0], row[2]) for row in rows if len(row) == 3 and not run_state(row[1]).is_final]
+    return sorted(found, key=lambda job: [int(part) for part in re.findall(r"\d+", job[0])])
 
 
 def explain_sbatch(result: Result) -> TargetError:

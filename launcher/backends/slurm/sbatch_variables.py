@@ -24,7 +24,7 @@ CLEAN = (
 LETTERS = {
     "A": "account", "a": "array", "C": "constraint", "c": "cpus-per-task", "D": "chdir", "e": "error", "J": "job-name",
     "N": "nodes", "n": "ntasks", "o": "output", "p": "partition", "q": "qos", "t": "time", "w": "nodelist",
-    "x": "exclude", "W": "wait",
+    "x": "exclude", "W": "wait", "M": "clusters",
 }  # fmt: skip
 NAMES = {"time": ("TIMELIMIT",), "array": ("ARRAY_INX",), "mem": ("MEM_PER_NODE",)}
 """Options whose variable is not SBATCH_ and the option in capitals."""
@@ -58,7 +58,8 @@ def script_options(script: str) -> set[str]:
 
 def overruled(options: Iterable[str]) -> list[str]:
     """Return the variables that must not change a job with these options, or that zlaunch decides itself."""
-    told = {*options, *(OWNED.keys() - set(OPTIONS))}
+    # Of SBATCH_CLUSTERS the shell takes care (ClusterShell): it counts where the job names no cluster.
+    told = {*options, *(OWNED.keys() - {*OPTIONS, "clusters", "cluster"})}
     for family in FAMILIES:
         if told & set(family):
             told |= set(family)

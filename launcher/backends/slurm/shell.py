@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 
 TIMEOUT = 30.0
 """Seconds for one of Slurm's commands. A controller that is down makes them wait for about ten."""
+
+TOOLS = ("sbatch", "srun", "squeue", "sacct", "scancel", "scontrol", "sinfo")
+CLUSTER_VARIABLES = ("SLURM_CLUSTERS", "SBATCH_CLUSTERS")
+"""They choose a cluster, as -M does."""
 
 
 class Shell(Protocol):
@@ -61,11 +67,17 @@ class Shell(Protocol):
         """Remove a file. An absent one is no error."""
 
 
+def name_of(login: str | None, clusters: Sequence[str] = ()) -> str:
+    """Return the name of the shell that reaches these clusters from a login host, or from this machine."""
+    base = f"login:{login}" if login else f"local:{os.environ.get('SLURM_CONF', '')}"
+    return f"{base} -M {','.join(clusters)}" if clusters else base
+
+
 class LocalShell:
     """Slurm's commands on this machine; run directories lie on the cluster's shared file system."""
 
     def __init__(self) -> None:
-        self.name = f"local:{os.environ.get('SLURM_CONF', '')}"
+        self.name = name_of(None)
 
     def run(
         self, argv: Sequence[str], *, cwd: str | None = None, hide: Sequence[str] = (), timeout: float = TIMEOUT
@@ -97,3 +109,42 @@ class LocalShell:
 
     def remove(self, path: Path) -> None:
         path.unlink(missing_ok=True)
+
+
+class ClusterShell:
+    """A shell whose Slurm commands go to other clusters (`-M`), or to one of several.
+
+    A cluster that is the shell's own needs no -M, and so no accounting daemon either.
+    """
+
+    def __init__(self, shell: Shell, clusters: Sequence[str]) -> None:
+        self.name = f"{shell.name} -M {','.join(clusters)}"
+        self._shell, self._clusters = shell, tuple(clusters)
+        self._is_own: bool | None = None
+        self.path_there, self.send, self.link_inputs, self.fetch = (
+            shell.path_there, shell.send, shell.link_inputs, shell.fetch,
+        )  # fmt: skip
+        self.write_secrets, self.write, self.remove = shell.write_secrets, shell.write, shell.remove
+
+    def run(
+        self, argv: Sequence[str], *, cwd: str | None = None, hide: Sequence[str] = (), timeout: float = TIMEOUT
+    ) -> Result:
+        if argv[0] not in TOOLS:
+            return self._shell.run(argv, cwd=cwd, hide=hide, timeout=timeout)
+        # scontrol takes one cluster at a time.
+        groups = self._clusters if argv[0] == "scontrol" else [",".join(self._clusters)]
+        results = []
+        for names in groups:
+            words = [argv[0], *([] if self._own() else [f"--clusters={names}"]), *argv[1:]]
+            results.append(self._shell.run(words, cwd=cwd, hide=[*hide, *CLUSTER_VARIABLES], timeout=timeout))
+        worst = max(results, key=lambda result: abs(result.code))
+        return replace(worst, stdout="".join(result.stdout for result in results))
+
+    def _own(self) -> bool:
+        if self._is_own is None:
+            shown = self._shell.run(["scontrol", "show", "config"], hide=CLUSTER_VARIABLES)
+            if shown.code != 0:  # ask again next time
+                return False
+            own = re.search(r"^ClusterName\s*=\s*(\S+)", shown.stdout, re.MULTILINE)
+            self._is_own = own is not None and self._clusters == (own[1],)
+        return self._is_own

@@ -8,29 +8,32 @@ import msgspec
 
 from launcher.backends.slurm import partitions
 from launcher.backends.slurm.shell import Shell
+from launcher.backends.slurm.site import Site
 from launcher.errors import DataError, TargetError
 from launcher.job.spec import SlurmSpec
+from launcher.plan import batch_job
 from launcher.plan.types import RunPlan
 
 
-def check_partitions(shell: Shell, plan: RunPlan) -> None:
+def check_partitions(found: Site, plan: RunPlan) -> None:
     """Refuse what the cluster's partitions can never run. Raises TargetError; checks only what Slurm reports."""
     assert plan.slurm is not None
     gpus = plan.launch.nodes[0].procs if plan.launch.device == "cuda" else 0
-    check_limits_of(shell, msgspec.convert(plan.slurm["asked"], SlurmSpec), gpus)
+    check_limits_of(found, msgspec.convert(plan.slurm["asked"], SlurmSpec), gpus)
 
 
-def check_limits_of(shell: Shell, slurm: SlurmSpec, gpus: int) -> None:
+def check_limits_of(found: Site, slurm: SlurmSpec, gpus: int) -> None:
     """The same for `gpus` GPUs per node."""
-    shown = shell.run(["scontrol", "show", "partition", "--oneliner"])
-    if shown.code != 0:
+    partitions.check_limits(slurm, gpus, found.partitions)
+    kind, _ = batch_job.gpus_per_node(slurm)
+    names = partitions.chosen(slurm, found.partitions)
+    here = [nodes for nodes in found.kinds if nodes.partition in names]
+    if gpus and kind and here and not any(nodes.gpus.get(kind, 0) >= gpus for nodes in here):
+        there = sorted({nodes.gres for nodes in here if nodes.gpus}) or ["no GPU"]
         raise TargetError(
-            f"Slurm does not answer: {' '.join(shown.last_lines)}",
-            hint="nothing was queued; the run directory is kept: `zlaunch resume RUN` submits it later",
+            f"slurm.gpus_per_node: no node of partition {', '.join(map(repr, names))} has {gpus} of type {kind}",
+            hint=f"Slurm reports {', '.join(there)}",
         )
-    gres = shell.run(["sinfo", "--noheader", "--format=%R|%G"])
-    known = partitions.parse_partitions(shown.stdout, partitions.parse_gpus(gres.stdout) if gres.code == 0 else None)
-    partitions.check_limits(slurm, gpus, known)
 
 
 def check_paths(shell: Shell, plans: Iterable[RunPlan]) -> None:

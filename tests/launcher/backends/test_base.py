@@ -28,13 +28,19 @@ class FakeArrays(FakeBackend):
     def submit_array(
         self,
         script: Path,
-        points: Sequence[tuple[RunDir, RunPlan]],
+        points: Sequence[tuple[int, RunDir, RunPlan]],
         secrets: Mapping[str, str],
         *,
-        indices: Sequence[int] | None = None,
-    ) -> str:
-        self.submitted += [run.run_id for run, _ in points]
-        return f"fake:{len(self.submitted)}"
+        after: str = "",
+    ) -> tuple[str, ...]:
+        self.submitted += [run.run_id for _, run, _ in points]
+        return tuple(f"fake:{index}" for index, _, _ in points)
+
+    def most_elements(self, plan: RunPlan) -> int | None:
+        return None
+
+    def alive_among(self, runs: Sequence[RunDir]) -> set[str]:
+        return set()
 
     def cancel_all(self, runs: Sequence[RunDir], *, checkpoint: bool = True) -> Mapping[str, ZlaunchError]:
         self.cancelled += [run.run_id for run in runs if run.run_id not in self.stuck]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from launcher.backends.slurm.partitions import Partition, gpus_of, parse_gpus, parse_partitions
+from launcher.backends.slurm.partitions import Partition, gpus_of, parse_partitions
 from launcher.plan.batch_job import seconds_of
 
 
@@ -19,17 +19,20 @@ def test_what_is_no_limit_is_none(text: str) -> None:
     assert seconds_of(text) is None
 
 
-def test_gpus_are_counted_over_types_and_without_their_sockets() -> None:
-    assert [gpus_of(text) for text in ("gpu:h200:8(S:0-1)", "gpu:2,nvme:1", "gpu:a30:4,gpu:t4:1", "(null)", "gpu")] == [
-        8, 2, 5, 0, 1,
+def test_gpus_are_counted_by_type_and_without_their_sockets() -> None:
+    texts = ("gpu:h200:8(S:0-1)", "gpu:2,nvme:1", "gpu:a30:4,gpu:t4:1", "(null)", "gpu", "gpu:1g.10gb:7(IDX:0,2-3)")
+    assert [gpus_of(text) for text in texts] == [
+        {"h200": 8}, {"": 2}, {"a30": 4, "t4": 1}, {}, {"": 1}, {"1g.10gb": 7},
     ]  # fmt: skip
 
 
 def test_partitions_hold_their_limits_and_the_gpus_of_their_best_node() -> None:
     text = (
-        "PartitionName=gpu Default=YES DefaultTime=00:05:00 MaxNodes=UNLIMITED MaxTime=01:00:00 State=UP TotalNodes=4\n"
-        "PartitionName=big Default=NO DefaultTime=NONE MaxNodes=2 MaxTime=UNLIMITED State=DOWN TotalNodes=9\n"
+        "PartitionName=gpu Default=YES DefaultTime=00:05:00 MaxNodes=UNLIMITED MaxTime=01:00:00 State=UP TotalNodes=4 "
+        "MaxCPUsPerNode=UNLIMITED JobDefaults=DefCpuPerGPU=6,DefMemPerGPU=100\n"
+        "PartitionName=big Default=NO DefaultTime=NONE MaxNodes=2 MaxTime=UNLIMITED State=DOWN TotalNodes=9 "
+        "MaxCPUsPerNode=48 JobDefaults=(null)\n"
     )
-    found = parse_partitions(text, parse_gpus("gpu|gpu:h200:2\ngpu|gpu:h200:8\n"))
-    assert found["gpu"] == Partition("gpu", True, True, 3600.0, 300.0, 4, 8)
-    assert found["big"] == Partition("big", False, False, None, None, 2, 0)
+    found = parse_partitions(text, {"gpu": 8})
+    assert found["gpu"] == Partition("gpu", True, True, 3600.0, 300.0, 4, 8, 6)
+    assert found["big"] == Partition("big", False, False, None, None, 2, 0, None, 48)

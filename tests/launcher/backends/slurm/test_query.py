@@ -350,7 +350,7 @@ def test_a_cache_directory_that_someone_else_laid_out_is_not_used(
     ("printed", "job"),
     [
         ("123\n", "123"),
-        ("123;north\n", "123"),
+        ("123;north\n", "123;north"),
         ("quota ok\n 45 \n--> charged: 4.0 GPU hours\n", "45"),
         ("2026\n77\n\n", "77"),
         ("Submitted batch job 9\n", ""),
