@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from launcher.errors import UsageError, ZlaunchError
-from launcher.rundir.logs import LogLine
+from launcher.rundir.logs import LogBlock
 from launcher.rundir.state import RunState
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ class Backend(Protocol):
         Raises TargetError when its target does not answer.
         """
 
-    def logs(self, run: RunDir, *, rank: int | None = None, follow: bool = False) -> Iterator[LogLine]:
+    def logs(
+        self, run: RunDir, *, rank: int | None = None, follow: bool = False, tail: int | None = None
+    ) -> Iterator[LogBlock]:
         """Yield log lines, of one rank if given; with `follow`, until the run ends."""
 
     def cancel(self, run: RunDir, *, checkpoint: bool = True) -> None:
@@ -90,7 +92,7 @@ class FakeBackend:
 
     place: Target | None = None
     states: list[RunState] = field(default_factory=lambda: [RunState.SUCCEEDED])
-    lines: list[LogLine] = field(default_factory=list)
+    lines: list[LogBlock] = field(default_factory=list)
     submitted: list[str] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
 
@@ -109,7 +111,9 @@ class FakeBackend:
     def is_alive(self, run: RunDir) -> bool:
         return not self.states[0].is_final
 
-    def logs(self, run: RunDir, *, rank: int | None = None, follow: bool = False) -> Iterator[LogLine]:
+    def logs(
+        self, run: RunDir, *, rank: int | None = None, follow: bool = False, tail: int | None = None
+    ) -> Iterator[LogBlock]:
         return iter([line for line in self.lines if rank is None or line.rank == rank])
 
     def cancel(self, run: RunDir, *, checkpoint: bool = True) -> None:

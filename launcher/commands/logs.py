@@ -15,16 +15,17 @@ from launcher.rundir.directory import RunDir
 @click.command()
 @click.argument("run")
 @click.option("--rank", type=click.IntRange(min=0), help="Print the lines of this rank only.")
+@click.option("--tail", type=click.IntRange(min=0), metavar="N", help="Begin with the last N lines of each log.")
 @click.option("-f", "--follow", is_flag=True, help="Print new lines until the run ends.")
-def logs(run: str, rank: int | None, follow: bool) -> None:
+def logs(run: str, rank: int | None, tail: int | None, follow: bool) -> None:
     """Print the logs of RUN's ranks, each line with its rank in front."""
     found = find_run(run)
     if rank is not None:
         check_rank(found, rank)
     try:
-        for line in backend_of(found.record.backend).logs(found, rank=rank, follow=follow):
-            source = f"[{line.rank}] " if line.rank is not None else f"[node {line.node_rank}] "
-            click.echo(f"{source if rank is None else ''}{line.text}")
+        for block in backend_of(found.record.backend).logs(found, rank=rank, follow=follow, tail=tail):
+            source = f"[{block.rank}] " if block.rank is not None else f"[node {block.node_rank}] "
+            sys.stdout.write(block.prefixed(source if rank is None else ""))
             if follow:
                 sys.stdout.flush()
     except KeyboardInterrupt:  # ends the command, not the run

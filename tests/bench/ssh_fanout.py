@@ -103,7 +103,7 @@ def following(farm: Farm, root: Path, python: str) -> dict[str, Any]:
             counts.append(sum(1 for line in lines if line.split()[2].endswith(port) and line.split()[3] == "01"))
 
     threading.Thread(target=count, daemon=True).start()
-    lines = sum(1 for line in backend_of("ssh").logs(run, follow=True) if line.text.startswith("line "))
+    lines = sum(line.startswith("line ") for block in backend_of("ssh").logs(run, follow=True) for line in block.lines)
     done.set()
     finish(run)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -48,7 +48,7 @@ def wait(done: Callable[[], object], seconds: float = 60) -> None:
 
 
 def rank_lines(run: RunDir) -> dict[int, str]:
-    return {line.rank: line.text for line in logs.follow_logs(run) if line.rank is not None}
+    return {block.rank: block.lines[-1] for block in logs.follow_logs(run) if block.rank is not None}
 
 
 def metrics(run: RunDir) -> list[dict]:

@@ -34,7 +34,7 @@ def test_four_nodes_run_to_the_end_with_the_same_ranks_as_on_other_backends(zl: 
     result = json.loads(output.splitlines()[-1])
     assert (result["state"], result["world_size"]) == ("SUCCEEDED", 8)
     run = RunDir(Path(result["directory"]))
-    lines = {line.rank: line.text for line in logs.follow_logs(run) if line.rank is not None}
+    lines = {block.rank: block.lines[-1] for block in logs.follow_logs(run) if block.rank is not None}
     address = lines[0].rpartition("at=")[2]
     assert lines == {r: f"rank={r}/8 local={r % 2}/2 node={r // 2} at={address}" for r in range(8)}
     port = int(address.rpartition(":")[2])

@@ -13,7 +13,7 @@ from launcher.errors import TargetError
 from launcher.machine import process
 from launcher.node import processes, run_files
 from launcher.node.agent.signals import SAME_SIGNAL
-from launcher.rundir.logs import LogLine, follow_logs
+from launcher.rundir.logs import LogBlock, follow_logs
 from launcher.rundir.state import (
     Record,
     RunState,
@@ -66,8 +66,10 @@ class LocalBackend:
     def is_alive(self, run: RunDir) -> bool:
         return derive_state(run) is RunState.RUNNING or bool(processes.find_run_processes(run.run_id))
 
-    def logs(self, run: RunDir, *, rank: int | None = None, follow: bool = False) -> Iterator[LogLine]:
-        return follow_logs(run, rank=rank, follow=follow, ended=lambda: self.state(run).is_final)
+    def logs(
+        self, run: RunDir, *, rank: int | None = None, follow: bool = False, tail: int | None = None
+    ) -> Iterator[LogBlock]:
+        return follow_logs(run, rank=rank, follow=follow, tail=tail, ended=lambda: self.state(run).is_final)
 
     def cancel(self, run: RunDir, *, checkpoint: bool = True) -> None:
         """Stop the run and prove it. Raises TargetError if a process of it survives SIGKILL."""

@@ -41,7 +41,7 @@ from launcher.node import run_files
 from launcher.rundir.claims import Busy
 from launcher.rundir.directory import RunDir
 from launcher.rundir.find import list_runs
-from launcher.rundir.logs import LogLine, follow_logs, visible
+from launcher.rundir.logs import CHUNK, LogBlock, follow_logs, start_of_tail, visible
 from launcher.rundir.state import RunState, derive_state, first_failure
 
 if TYPE_CHECKING:
@@ -244,14 +244,18 @@ class SlurmBackend:
 
     # Logs and results
 
-    def logs(self, run: RunDir, *, rank: int | None = None, follow: bool = False) -> Iterator[LogLine]:
+    def logs(
+        self, run: RunDir, *, rank: int | None = None, follow: bool = False, tail: int | None = None
+    ) -> Iterator[LogBlock]:
         """Yield the lines of ranks and agents; before there are any, those of the batch script."""
         self.state(run)  # fetches the logs of a run on a login host
         script_log = run.path / run_files.SLURM_LOG
         if rank is None and not any(run.logs_dir.glob("node-*/*.log")) and script_log.exists():
-            for line in script_log.read_bytes().splitlines():
-                yield LogLine(0, None, visible(line))
-        yield from follow_logs(run, rank=rank, follow=follow, ended=lambda: self.state(run).is_final)
+            with script_log.open("rb") as file:
+                file.seek(0 if tail is None else start_of_tail(script_log, tail))
+                while lines := b"".join(file.readlines(CHUNK)):
+                    yield LogBlock(0, None, visible(lines.removesuffix(b"\n") + b"\n"))
+        yield from follow_logs(run, rank=rank, follow=follow, tail=tail, ended=lambda: self.state(run).is_final)
 
     def pull(self, run: RunDir, *, checkpoints: bool = False) -> list[str] | None:
         """Copy logs, metrics, result and adapter from the login host; return their names. None: they are here."""

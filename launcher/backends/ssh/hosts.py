@@ -19,7 +19,7 @@ from launcher.backends.ssh.survey import Survey
 from launcher.backends.ssh.watch import HostWatch, record_places, recorded_places, run_state, watch_recorded
 from launcher.errors import HostsError, TargetError
 from launcher.job.inputs import Input, inputs
-from launcher.rundir.logs import LogFollower, LogLine
+from launcher.rundir.logs import LogBlock, LogFollower
 from launcher.rundir.state import RunState, raise_if_cancelled
 
 if TYPE_CHECKING:
@@ -94,9 +94,11 @@ class SshBackend:
         watch.poll()
         return any(view.alive for view in watch.views)
 
-    def logs(self, run: RunDir, *, rank: int | None = None, follow: bool = False) -> Iterator[LogLine]:
+    def logs(
+        self, run: RunDir, *, rank: int | None = None, follow: bool = False, tail: int | None = None
+    ) -> Iterator[LogBlock]:
         """Yield log lines so far; with `follow`, also those to come until the run ends."""
-        watch, follower = self.watch(run), LogFollower(run, rank=rank)
+        watch, follower = self.watch(run), LogFollower(run, rank=rank, tail=tail)
         nodes = _nodes_of_rank(run, rank)
         while True:
             watch.poll(logs=True, rank=rank, nodes=nodes)

@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from launcher.node import processes
 from launcher.rundir import logs, state
 from launcher.rundir.directory import RunDir
-from launcher.rundir.logs import LogLine
+from launcher.rundir.logs import LogBlock
 from launcher.rundir.state import RunState
 
 
@@ -112,44 +113,82 @@ def log(run: RunDir, name: str, data: bytes) -> None:
         file.write(data)
 
 
+def lines_of(blocks: Iterable[LogBlock]) -> list[str]:
+    return [line for block in blocks for line in block.lines]
+
+
 def test_every_line_is_given_once_and_only_when_it_is_complete(run: RunDir) -> None:
     follower = logs.LogFollower(run)
     log(run, "node-0/rank-0.log", b"one\ntw")
-    assert follower.poll() == [LogLine(0, 0, "one")]
+    assert list(follower.poll()) == [LogBlock(0, 0, "one\n")]
     log(run, "node-0/rank-0.log", b"o\n")
     log(run, "node-1/rank-10.log", b"ten\n")
     log(run, "node-1/rank-2.log", b"two\n")
     log(run, "node-0/agent.log", b"agent\n")
-    lines = follower.poll()
-    assert lines[:2] == [LogLine(0, None, "agent"), LogLine(0, 0, "two")]
-    assert lines[2:] == [LogLine(1, 2, "two"), LogLine(1, 10, "ten")]
-    assert follower.poll() == []
+    lines = list(follower.poll())
+    assert lines[:2] == [LogBlock(0, None, "agent\n"), LogBlock(0, 0, "two\n")]
+    assert lines[2:] == [LogBlock(1, 2, "two\n"), LogBlock(1, 10, "ten\n")]
+    assert list(follower.poll()) == []
 
 
 def test_one_rank_can_be_followed_alone(run: RunDir) -> None:
     log(run, "node-0/rank-0.log", b"zero\n")
     log(run, "node-0/rank-1.log", b"one\n")
     log(run, "node-0/agent.log", b"agent\n")
-    assert [line.text for line in logs.follow_logs(run, rank=1)] == ["one"]
+    assert lines_of(logs.follow_logs(run, rank=1)) == ["one"]
 
 
 def test_broken_characters_progress_bars_and_an_unfinished_last_line_are_shown(run: RunDir) -> None:
     log(run, "node-0/rank-0.log", b"\xff\xfe caf\xc3\xa9\n 1%\r 50%\r100%\r\nunfinished")
-    assert [line.text for line in logs.follow_logs(run)] == ["�� café", "100%", "unfinished"]
+    assert lines_of(logs.follow_logs(run)) == ["�� café", "100%", "unfinished"]
 
 
 def test_an_emptied_log_is_read_from_its_start(run: RunDir) -> None:
     follower = logs.LogFollower(run)
     log(run, "node-0/rank-0.log", b"a long line\n")
-    follower.poll()
+    list(follower.poll())
     (run.path / "logs" / "node-0" / "rank-0.log").write_bytes(b"new\n")
-    assert [line.text for line in follower.poll()] == ["new"]
+    assert lines_of(follower.poll()) == ["new"]
 
 
 def test_a_log_larger_than_one_read_is_given_completely(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "CHUNK", 10)
     log(run, "node-0/rank-0.log", b"".join(b"line %d\n" % number for number in range(50)))
-    assert [line.text for line in logs.follow_logs(run)] == [f"line {number}" for number in range(50)]
+    assert lines_of(logs.follow_logs(run)) == [f"line {number}" for number in range(50)]
+
+
+def test_a_line_without_end_is_given_in_parts(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "CHUNK", 8)
+    log(run, "node-0/rank-0.log", b"x" * 20)
+    follower = logs.LogFollower(run)
+    assert lines_of(follower.poll()) == ["x" * 8, "x" * 8]
+    assert lines_of(follower.poll(last=True)) == ["x" * 4]
+
+
+@pytest.mark.parametrize("end", [b"", b"\n"])
+@pytest.mark.parametrize("tail", [0, 1, 3, 49, 50, 51, 1000])
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
+def test_a_tail_is_the_last_lines_of_each_log(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, tail: int, end: bytes, chunk: int
+) -> None:
+    lines = [f"line {number}" if number % 7 else "" for number in range(1, 51)]
+    log(run, "node-0/rank-0.log", "\n".join(lines).encode() + end)
+    log(run, "node-0/rank-1.log", b"")
+    monkeypatch.setattr(logs, "CHUNK", chunk)
+    start = logs.start_of_tail(run.path / "logs/node-0/rank-0.log", tail)
+    found = (run.path / "logs/node-0/rank-0.log").read_bytes()[start:].decode()
+    assert found.removesuffix("\n").split("\n") == (lines[-tail:] if tail else [""])
+    monkeypatch.setattr(logs, "CHUNK", 1 << 20)
+    assert lines_of(logs.follow_logs(run, tail=tail)) == (lines[-tail:] if tail else [])
+
+
+def test_what_comes_after_a_tail_is_followed_and_a_later_log_is_read_from_its_start(run: RunDir) -> None:
+    log(run, "node-0/rank-0.log", b"one\ntwo\n")
+    follower = logs.LogFollower(run, tail=1)
+    assert lines_of(follower.poll()) == ["two"]
+    log(run, "node-0/rank-0.log", b"three\nfour\n")
+    log(run, "node-0/rank-1.log", b"one\ntwo\n")
+    assert lines_of(follower.poll()) == ["three", "four", "one", "two"]
 
 
 def test_following_ends_after_the_run_and_misses_nothing(run: RunDir) -> None:
@@ -165,4 +204,4 @@ def test_following_ends_after_the_run_and_misses_nothing(run: RunDir) -> None:
     writer.start()
     lines = list(logs.follow_logs(run, follow=True, ended=lambda: state.derive_state(run).is_final))
     writer.join()
-    assert [line.text for line in lines] == ["0", "1", "2", "3", "4"]
+    assert lines_of(lines) == ["0", "1", "2", "3", "4"]

@@ -52,13 +52,13 @@ def test_a_run_goes_from_submit_to_success(make: Make) -> None:
     (pid,) = BACKEND.submit(directory, NO_PLAN, {"TOKEN": "12345"})
     assert int(pid) == run.record()["pid"]
     wait_for(lambda: BACKEND.state(directory) is RunState.SUCCEEDED)
-    assert [line.text for line in BACKEND.logs(directory, rank=1)] == ["hello 5"]
+    assert "".join(block.text for block in BACKEND.logs(directory, rank=1)) == "hello 5\n"
 
 
 def test_logs_can_be_followed_to_the_end(make: Make) -> None:
     _, directory = make("for i in 1 2 3; do echo $i; sleep 0.1; done")
     BACKEND.submit(directory, NO_PLAN, {})
-    assert [line.text for line in BACKEND.logs(directory, rank=0, follow=True)] == ["1", "2", "3"]
+    assert "".join(block.text for block in BACKEND.logs(directory, rank=0, follow=True)) == "1\n2\n3\n"
     assert BACKEND.state(directory).is_final
 
 
