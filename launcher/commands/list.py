@@ -14,6 +14,7 @@ from launcher.backends import current_state
 from launcher.errors import ZlaunchError
 from launcher.rundir import curve, find, reading
 from launcher.rundir.directory import RunDir
+from launcher.rundir.state import RunState
 
 
 @click.command("list")
@@ -28,24 +29,28 @@ def list_(long: bool, as_json: bool) -> None:
     runs = [run for run in find.list_runs(find.runs_root()) if run.run_json.exists()]
     if not runs and not as_json:
         click.echo(f"no runs in {find.runs_root()}", err=True)
+    lines = []
     for run in runs:
         try:
             row = overview(run, long=long)
         except ZlaunchError as error:  # one damaged record must not hide the other runs
             if as_json:
                 row = {"run": run.run_id, "state": None, "error": str(error), "directory": str(run.path)}
-                click.echo(json.dumps(row))
+                lines.append(json.dumps(row))
             else:
                 click.echo(f"{run.run_id}: {error}", err=True)
             continue
-        click.echo(json.dumps(row) if as_json else _line(row))
+        lines.append(json.dumps(row) if as_json else _line(row))
+    click.echo("".join(f"{line}\n" for line in lines), nl=False)
 
 
 def overview(run: RunDir, *, long: bool = False) -> dict[str, Any]:
     """The row of a run; with `error` if its state is only the last known one, and with the verdict if `long`."""
     record = run.record
     last = curve.last_metric(run.metrics)
-    state, error = current_state.last_seen(run)
+    state, error = current_state.recorded_state(record), None
+    if not state.is_final or state is RunState.LOST:
+        state, error = current_state.last_seen(run)
     return {
         "run": run.run_id,
         "state": state.value,

@@ -7,6 +7,7 @@ reader continues: `list`, `status`, `report` and `watch` read only what is new.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -222,13 +223,21 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+NEAR_END = 2048
+"""Bytes at the end of metrics.jsonl that nearly always hold the last loss."""
+
+
 def last_metric(path: Path) -> Metric | None:
     """The last line with a loss, from the end of the file; None if the last lines have none."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - files.LOG_TAIL_BYTES))
-            tail = file.read()
+            size = file.seek(0, os.SEEK_END)
+            for length in (NEAR_END, files.LOG_TAIL_BYTES):
+                file.seek(max(0, size - length))
+                for line in reversed(file.read(length).split(b"\n")[:-1]):
+                    with contextlib.suppress(msgspec.MsgspecError):  # a crash may have torn it
+                        if _LOSS.decode(line).loss is not None:
+                            return _decode(line)
     except OSError:
-        return None
-    lines, losses = _readable(tail.split(b"\n")[:-1])
-    return next((_decode(line) for line, loss in zip(lines[::-1], losses[::-1], strict=True) if loss is not None), None)
+        pass
+    return None
