@@ -166,7 +166,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, "text/html", write.comparison_text(title, pages, [{}] * len(pages), [], live=True))
         elif len(parts) == 2 and parts[0] == "run":
             run = site.find(parts[1])
-            self._send(200, "text/html", write.run_text(gather.run_page(run, site.state_of(run)), live=True))
+            state = site.state_of(run)
+            whole = live(reading.read(run, state))["whole"]  # first: what changes meanwhile loads the page again
+            self._send(200, "text/html", write.run_text(gather.run_page(run, state), live=whole))
         elif len(parts) == 3 and parts[0] == "run" and parts[2] == "stream":
             run = site.find(parts[1])
             reader = reading.Reader(run)

@@ -22,13 +22,10 @@ const progress = live => {
     live.tokens_per_second ? `${format(live.tokens_per_second, 3)} ${t("tokens/s", "词元/秒")}` : "",
     live.seconds_left === null ? "" : t(`about ${duration(live.seconds_left)} left`, `约剩 ${duration(live.seconds_left)}`)].filter(Boolean).join(" · ");
 };
-let whole = null;
+const whole = JSON.stringify(window.zlaunch.whole);
 const showRun = (live, source) => {
-  const now = JSON.stringify(live.whole);
-  if (whole !== null && whole !== now) { source.close(); location.reload(); return; }
-  const first = whole === null;
-  whole = now;
-  if (!first) refresh(live.curves);
+  if (whole !== JSON.stringify(live.whole)) { source.close(); location.reload(); return; }
+  refresh(live.curves);
   progress(live);
   readLog();
 };

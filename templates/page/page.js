@@ -330,7 +330,7 @@ startAnswers();
 setLanguage(remembered("language") ? remembered("language") === "zh" : /^zh\b/i.test(navigator.language));
 /* For live.js. */
 window.zlaunch = {
-  add, format, words, t,
+  add, format, words, t, whole: data.whole,
   refresh: curves => {
     const zoomed = charts[0] && { min: charts[0].scales.x.min, max: charts[0].scales.x.max }, whole = bounds();
     data.curves = curves;

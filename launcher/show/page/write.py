@@ -46,9 +46,12 @@ def _age(file: Path) -> float:
         return 0.0
 
 
-def run_text(page: dict[str, Any], *, live: bool = False) -> str:
-    data = {"curves": page["curves"], "answers": page["answers"], **({"words": words.WORDS} if live else {})}
-    return html.render("run.html", page, data, live=live)
+def run_text(page: dict[str, Any], *, live: Sequence[Any] | None = None) -> str:
+    """The page of one run. `live`: what the page was made from, for one that `zlaunch ui` serves (web.live)."""
+    data = {"curves": page["curves"], "answers": page["answers"]}
+    if live is not None:
+        data |= {"words": words.WORDS, "whole": live}
+    return html.render("run.html", page, data, live=live is not None)
 
 
 def runs_text() -> str:

@@ -90,6 +90,18 @@ def test_a_loss_is_on_the_page_within_two_seconds_and_the_end_is_seen(bed: Bed, 
     page.wait_for_selector("h1:has-text('训练已完成')")
 
 
+def test_an_end_between_the_page_and_its_stream_is_seen(bed: Bed, page: Page) -> None:
+    run = bed.runs[0]
+
+    def end(route: Any) -> None:
+        bed.states[run.run_id] = RunState.SUCCEEDED
+        route.continue_()
+
+    page.route("**/run/*/stream", end)
+    page.goto(f"http://127.0.0.1:{bed.site.port}/run/{run.run_id}")
+    page.wait_for_selector("h1:has-text('The training has finished')")
+
+
 def test_a_log_is_followed_and_stays_text(bed: Bed, page: Page) -> None:
     page.goto(f"http://127.0.0.1:{bed.site.port}/run/{bed.runs[1].run_id}")
     page.click("#logs summary")
