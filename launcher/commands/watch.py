@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from launcher.backends import backend_of, current_state
+from launcher.backends.slurm.jobs import SlurmBackend
 from launcher.commands.run_argument import find_run
 from launcher.lifecycle.attach import conclude, leave
 from launcher.lifecycle.interrupted import stop
@@ -30,6 +31,9 @@ def watch(run: str) -> int:
     found = find_run(run)
     if current_state.recorded_state(found.record).is_final:
         return conclude(found, current_state.current(found))
+    backend = backend_of(found.record.backend)
+    if isinstance(backend, SlurmBackend):
+        backend.announce = True  # why the job waits
     seen = Seen(found)
     try:
         state = show(found, seen.now, Console(), notice=seen.problem)
@@ -37,7 +41,7 @@ def watch(run: str) -> int:
         return leave(found)
     except StopRequested:
         click.echo("stopping after a checkpoint (Ctrl-C again: stop now) ...")
-        return conclude(found, stop(found, backend_of(found.record.backend)))
+        return conclude(found, stop(found, backend))
     except KeyboardInterrupt:  # the terminal is gone, or there is nobody to ask
         leave(found)
         return EXIT_INTERRUPTED

@@ -116,6 +116,10 @@ Counted = Callable[[float, float | None], None]
 """Called with (records read, all records by the bytes read so far; None: unknown)."""
 
 
+def _uncounted(records: float, all_records: float | None) -> None:
+    pass
+
+
 def entry(
     paths: Sequence[str],
     recipe: Recipe,
@@ -124,7 +128,7 @@ def entry(
     share: float = 1.0,
     processes: int | None = None,
     tokenizer: Any = None,
-    read: Counted = lambda records, all_records: None,
+    read: Counted = _uncounted,
 ) -> Entry:
     """Find or make the tokens of these sources; compare the recipe with transformers' `tokenizer` before making any.
 
@@ -220,7 +224,7 @@ def _make(
 
 def _write(
     place: Path, paths: Sequence[str], files: tuple[str, ...], recipe: Recipe, share: float, processes: int,
-    read: Counted,
+    read: Counted = _uncounted,
 ) -> None:  # fmt: skip
     """Tokenize every chunk of the sources and write the files of an entry."""
     sent: deque[tuple[int, Chunk]] = deque()  # (source, chunk) of those that are under way, in order

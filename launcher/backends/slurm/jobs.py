@@ -22,6 +22,7 @@ from launcher.backends.slurm.job_files import (
     element,
     is_job_of,
     job_id,
+    last_event,
     secrets_file,
     slurm_section,
 )
@@ -217,7 +218,8 @@ class SlurmBackend:
         text = waiting_reason(snapshot)
         if text and text != self._announced:
             self._announced = text
-            run.event("note", text=text)
+            if last_event(run, "note", "slurm_submit").get("text") != text:  # another command may have noted it
+                run.event("note", text=text)
 
     def _settle(self, run: RunDir, state: RunState, job: JobInfo | None) -> RunState:
         """Copy the results of a run that is over, remove its secrets, and record a failure that no agent recorded."""
