@@ -133,8 +133,8 @@ def _out_of_memory(error: BaseException, config: TrainConfig | None) -> Account:
 
 
 def _disk_full(error: BaseException, config: TrainConfig | None) -> Account:
-    place = getattr(error, "filename", None)
-    free = _free(place) if place else None
+    place = getattr(error, "filename", None)  # safetensors names none
+    free = _free(place or (Path(config.run_dir) / "file" if config else "/"))
     return Account(
         "disk_full",
         f"no space left on the disk{f' while writing {place}' if place else ''}{f' ({free})' if free else ''}",
@@ -142,7 +142,7 @@ def _disk_full(error: BaseException, config: TrainConfig | None) -> Account:
     )
 
 
-def _free(place: str) -> str | None:
+def _free(place: str | Path) -> str | None:
     """How much is free where a file was to be written; None if it cannot be read."""
     folder = next((path for path in Path(place).absolute().parents if path.exists()), None)
     try:

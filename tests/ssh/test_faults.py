@@ -320,7 +320,8 @@ def test_no_python_a_full_disk_and_a_wrong_clock_are_named_per_host(zl: Zl) -> N
     zl.lab.run("node2", ["sh", "-c", "head -c 1048576 /dev/zero > /root/small/full || true"])
     output = refused(zl, "--workdir", "/root/small")
     assert "node2: working directory: " in output
-    assert "No space left on device" in output
+    assert "the disk is full (0 B of 1 MiB" in output
+    assert "free space on /root/small" in output
     assert "node1: ok" in output
     zl.lab.run("node2", ["umount", "/root/small"])
 

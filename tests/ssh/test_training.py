@@ -119,6 +119,27 @@ def test_when_a_host_dies_training_continues_from_its_checkpoint_on_the_other_ho
     same({step: found[step] for step in alone}, alone)
 
 
+def test_a_rank_that_hangs_on_the_second_host_is_found_and_the_run_restarts(zl: Zl) -> None:
+    values = ("hang_timeout=8", "checkpoint_every=2", "max_steps=60", "engine=peft")
+    settings = [word for value in values for word in ("--set", f"train.{value}")]
+    process = zl.start(*zl.ssh_words("--smoke", *settings, "--max-restarts", "1", hosts=["node1", "node2"]))
+    zl.wait(lambda: zl.runs.exists() and list(zl.runs.iterdir()))
+    run = zl.runs / zl.run_id
+    zl.wait(lambda: (run / "metrics.jsonl").exists() and len(losses(run)) >= 4, 200)
+    zl.lab.run("node2", ["kill", "-STOP", str(min(zl.ranks("node2", zl.run_id)))])
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert [event["cause"] for event in events(zl, "restart")] == ["hang"]
+    waiting, stopped = sorted(events(zl, "hang")[0]["stacks"], key=lambda group: group["odd"])
+    assert (waiting["ranks"], stopped["ranks"], stopped["state"]) == ([0], [1], "stopped by a signal")
+    assert any("train/dist.py" in frame for frame in waiting["frames"])
+    assert "rank 1 <- differs" in zl("status", "last")
+    zl("logs", "last")
+    assert "do_signal_stop" in (run / "logs/node-1/stack-1.txt").read_text()
+    assert max(losses(run)) == 60
+    assert zl.left(zl.run_id) == []
+
+
 def test_the_run_directory_can_be_started_by_hand_with_deepspeeds_launcher(zl: Zl, alone: dict[int, float]) -> None:
     hosts = ["node1", "node2"]
     zl.ssh("--smoke", "--zero-stage", "2", "--set", "train.max_steps=4", "--dry-run", hosts=hosts)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from ..census import SECONDS, census
 from ..files import read_text
 from ..processes import boot_id, namespace
+from ..write_errors import explain
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ def hello(workdir: str, token: str, index: int, packages: Sequence[str], gpus: b
         disk = os.statvfs(facts["workdir"])
         facts["free_bytes"] = disk.f_bavail * disk.f_frsize
     except OSError as error:
-        facts["workdir_error"] = "%s: %s" % (error.filename or facts["workdir"], error.strerror)
+        error.filename = error.filename or facts["workdir"]
+        found = explain(error)
+        facts["workdir_error"] = "%s; %s" % found if found else "%s: %s" % (error.filename, error.strerror)
     return facts
 
 
