@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from launcher.backends import backend_of, target_of
+from launcher.backends.ssh.host_request import unasked_target
 from launcher.commands import ignored
 from launcher.commands.help_groups import LaunchCommand
 from launcher.commands.options import (
@@ -25,6 +26,7 @@ from launcher.commands.options import (
     switch,
     take_flags,
 )  # fmt: skip
+from launcher.errors import UsageError
 from launcher.job.spec import Job
 from launcher.lifecycle import checks
 from launcher.lifecycle.attach import launch
@@ -74,6 +76,7 @@ def hosts_of_flags(job: Job, flags: dict[str, Any]) -> Job:
 @host_options
 @sweep_option("one after another")
 @run_options
+@switch("--check", "Output", "With --dry-run: ask the hosts, as a start does.")
 @click.pass_context
 def ssh(ctx: click.Context, /, **_: Any) -> int:
     """Train on a list of hosts over SSH.
@@ -81,6 +84,8 @@ def ssh(ctx: click.Context, /, **_: Any) -> int:
     JOB is a job file. The default is job.yaml in the working directory. Without one, flags about model, data and
     training make a job of their own; without such flags the demo of zlaunch runs. To run a program of your own
     instead, put it after `--`; the files of the working directory that it names are sent to the hosts.
+
+    --dry-run renders the run from the hostfile alone.
 
     Ctrl-C and a closed terminal stop the run after a checkpoint. It continues if this command is killed or the laptop
     sleeps; `zlaunch status` shows it again. With --detach it needs no terminal.
@@ -92,9 +97,13 @@ def ssh(ctx: click.Context, /, **_: Any) -> int:
         ignored.refuse_ignored(loaded.spec, ignored.SSH, flags, ctx.params["overrides"])
         return loaded
 
+    if ctx.params["check"] and not ctx.params["dry_run"]:
+        raise UsageError("--check is for --dry-run", hint="a start always asks the hosts")
+
     def start(loaded: Job, run: RunDir | None = None, is_cancelled: IsCancelled | None = None) -> int:
         checks.check_inputs(loaded.spec, "ssh")  # before any host is contacted
-        target = target_of("ssh", loaded.spec)
+        unasked = ctx.params["dry_run"] and not ctx.params["check"]
+        target = unasked_target(loaded.spec) if unasked else target_of("ssh", loaded.spec)
         backend = backend_of("ssh")
         return launch(loaded, target, backend, run=run, is_cancelled=is_cancelled, **launch_options(ctx))
 

@@ -28,7 +28,7 @@ def test_variables_about_the_network_travel_and_the_plan_lists_them(zl: Zl) -> N
     show = 'echo "$NCCL_SOCKET_IFNAME $UCX_TLS $NCCL_IB_DISABLE $NCCL_DEBUG [$NOT_THIS] $GLOO_SOCKET_IFNAME"'
     zl.ssh("--set", "env.NCCL_DEBUG=WARN", program=show, hosts=["node1", "node2"])
     assert logs(zl) == ["eth0 tcp 1 WARN [] eth0"] * 2
-    output = zl.ssh("--dry-run", program=show, hosts=["node1", "node2"])
+    output = zl.ssh("--dry-run", "--check", program=show, hosts=["node1", "node2"])
     assert "env.NCCL_SOCKET_IFNAME = eth0: from this shell" in output
     assert f"env.NCCL_IB_DISABLE = 1: from {zl.home}/.deepspeed_env" in output
 

@@ -200,7 +200,7 @@ def test_a_pid_that_another_process_has_taken_over_is_not_signaled(zl: Zl) -> No
 
 
 def test_a_run_whose_launcher_died_before_it_sent_anything_is_cancelled_and_resumed(zl: Zl) -> None:
-    zl.ssh("--dry-run", program="echo at work", hosts=["node1"])
+    zl.ssh("--dry-run", "--check", program="echo at work", hosts=["node1"])
     run = RunDir(zl.runs / zl.run_id)
     run.save_record(RunRecord(run_id=run.run_id, name="a", backend="ssh", created=time.time()))  # without hosts
     assert zl.status()["state"] == "PENDING"

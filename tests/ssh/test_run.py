@@ -96,7 +96,7 @@ def test_an_absent_hostfile_starts_nothing(zl: Zl) -> None:
 
 
 def test_a_dry_run_starts_nothing_and_writes_the_files_of_a_submit(zl: Zl) -> None:
-    zl.ssh("--dry-run", program="true")
+    zl.ssh("--dry-run", "--check", program="true")
     run = zl.runs / zl.run_id
     plan = json.loads((run / "plan.json").read_text())
     assert [node["host"] for node in plan["launch"]["nodes"]] == zl.lab.hosts

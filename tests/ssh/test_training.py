@@ -142,7 +142,7 @@ def test_a_rank_that_hangs_on_the_second_host_is_found_and_the_run_restarts(zl: 
 
 def test_the_run_directory_can_be_started_by_hand_with_deepspeeds_launcher(zl: Zl, alone: dict[int, float]) -> None:
     hosts = ["node1", "node2"]
-    zl.ssh("--smoke", "--zero-stage", "2", "--set", "train.max_steps=4", "--dry-run", hosts=hosts)
+    zl.ssh("--smoke", "--zero-stage", "2", "--set", "train.max_steps=4", "--dry-run", "--check", hosts=hosts)
     run = zl.runs / zl.run_id
     assert "--no_ssh --no_local_rank --node_rank" in (run / "deepspeed.sh").read_text()
     by_hand = zl.lab.shared / f"by-hand-{zl.run_id}"

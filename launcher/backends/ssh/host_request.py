@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from launcher.backends import container_choice
 from launcher.errors import HostfileError
-from launcher.job.spec import SshSpec
+from launcher.job.inputs import inputs
+from launcher.job.spec import JobSpec, SshSpec
+from launcher.machine import facts
+from launcher.machine.forwarded import forwarded
+from launcher.plan.types import Target
 from launcher.remote import address, hostfile
 from launcher.remote.connect import Options
 from launcher.remote.fleet import Fleet
@@ -55,6 +61,44 @@ def requested_hosts(ssh: SshSpec) -> HostRequest:
     if not request.names:
         raise HostfileError("no host has a slot left", hint="look at --include, --exclude and slots= of the hostfile")
     return request
+
+
+CHECK = "--check asks them"
+UNASKED_PORTS = 29500, 29501
+"""Ports in a rendering for hosts that were not asked."""
+
+
+def unasked_target(job: JobSpec) -> Target:
+    """Return what planning needs from the job alone, for a dry run that contacts no host.
+
+    Raises UsageError if the job leaves open what only the hosts know.
+    """
+    request = requested_hosts(job.ssh)
+    container_choice.runtime_of(job, "ssh")  # refuse an image that no host could run
+    open_hosts = [name for name, slots in request.pool.items() if slots is None and name in set(request.names)]
+    if open_hosts and job.device != "cpu":
+        raise HostfileError(
+            f"a dry run asks no host, and nothing says how many GPUs {open_hosts[0]} has",
+            hint="give --slots, or slots= in the hostfile; --dry-run --check asks the hosts",
+        )
+    slots = request.slots(dict.fromkeys(open_hosts, 1))
+    first = next(iter(slots))
+    notes = [f"no host was asked: what they have is not checked, and the ports are chosen at the start ({CHECK})"]
+    if len(slots) > 1 and not job.ssh.master_addr:
+        notes.append(f"the address of {first} that the others reach is chosen at the start, or given by --master-addr")
+    return Target(
+        backend="ssh",
+        device="cpu" if job.device == "cpu" else "cuda",
+        hosts=tuple((name, len(used)) for name, used in slots.items()),
+        python=job.ssh.python,
+        master_addr=job.ssh.master_addr or (address.parse_address(first).host if len(slots) > 1 else "127.0.0.1"),
+        master_port=UNASKED_PORTS[0],
+        control_port=UNASKED_PORTS[1],
+        token=facts.new_token(),
+        paths=inputs(job)[1],
+        notes=tuple(notes),
+        forwarded=forwarded(os.environ),
+    )
 
 
 def _file_in_place_of_hosts(hosts: str | tuple[str, ...] | None) -> str | None:
