@@ -142,8 +142,6 @@ def scores(found: Sequence[Score]) -> list[dict[str, Any]]:
     rows = []
     for score in found:
         records = score.records or 0
-        if score.task is None and score.metric not in ("accuracy", "loss"):  # it covers the tasks that have it
-            records = sum(one.records or 0 for one in found if one.task and one.metric == score.metric) or records
         share = records if score.metric in SHARES else 0
         changed = score.before is not None and score.before != score.after
         better = (score.after < (score.before or 0)) == (score.metric == "loss") if changed else None

@@ -7,7 +7,7 @@ import re
 _N = r"([-+.\w%]+)"
 """A number or a share."""
 
-_ROWS = (
+ROWS = (
     # lines
     (rf"diverged: the training loss rose from {_N} to {_N}", r"训练发散：训练损失从 \1 升到 \2"),
     (r"diverged: (.+)", r"训练发散：\1"),
@@ -88,7 +88,7 @@ _ROWS = (
 
 
 def in_chinese(text: str) -> str:
-    for pattern, chinese in _ROWS:
+    for pattern, chinese in ROWS:
         found = re.fullmatch(pattern, text)
         if found:
             return found.expand(chinese)

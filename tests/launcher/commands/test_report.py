@@ -107,7 +107,7 @@ def test_the_page_of_one_run_and_of_several_is_written(root: Path) -> None:
     runs = [a_run(root, name, "local", "SUCCEEDED", {"loss_first": 2.0, "loss_last": 1.5}) for name in ("one", "two")]
     page = root.parent / "new/page.html"
     assert report("one", "--html", str(page)).stdout.strip() == str(page)
-    assert "too few held-out records to judge" in page.read_text(encoding="utf-8")
+    assert "Too few held-out records to judge" in page.read_text(encoding="utf-8")
     torn = a_run(root, "torn", "local", "SUCCEEDED")
     torn.result_json.write_text("{torn")
     done = report(*(run.run_id for run in (*runs, torn)), "--html", str(page))

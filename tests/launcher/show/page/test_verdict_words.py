@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from launcher.rundir.verdict import RULES, Rule
 from launcher.show.page import verdict_words
 
 
@@ -29,6 +30,11 @@ def test_a_verdict_is_said_in_chinese_with_its_numbers(text: str) -> None:
     assert re.search("[\u4e00-\u9fff]", found)
     numbers = r"\d[\d.e-]*\d|\d"
     assert sorted(re.findall(numbers, found)) == sorted(re.findall(numbers, text))
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_every_rule_has_a_headline_in_chinese(rule: Rule) -> None:
+    assert any(pattern.startswith(rule.name) for pattern, _ in verdict_words.ROWS)
 
 
 def test_another_text_stays() -> None:
