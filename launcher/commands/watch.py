@@ -38,7 +38,8 @@ def watch(run: str) -> int:
     try:
         state = show(found, seen.now, Console(), notice=seen.problem)
     except Left:
-        return leave(found)
+        leave(found)
+        return 0
     except StopRequested:
         click.echo("stopping after a checkpoint (Ctrl-C again: stop now) ...")
         return conclude(found, stop(found, backend))

@@ -75,7 +75,9 @@ def start_and_follow(
         submit.submit(run, plan, backend, secrets, **record)
         if is_cancelled is not None and is_cancelled():
             raise KeyboardInterrupt  # `zlaunch cancel` in another terminal
-        return attach(run, backend, smoke=smoke, as_json=as_json)
+        # No further point of a sweep starts beside one that its user has left.
+        left = 0 if is_cancelled is None else EXIT[RunState.CANCELLED]
+        return attach(run, backend, smoke=smoke, as_json=as_json, left=left)
     except StartInterrupted as start:
         return _finish_interrupted(run, RunState.CANCELLED if start.cancelled else RunState.RUNNING, as_json)
     except KeyboardInterrupt:  # after the start and before the first look
@@ -85,25 +87,28 @@ def start_and_follow(
         return _finish_interrupted(run, state_after_cancel(run, backend, cancelled), as_json)
 
 
-def attach(run: RunDir, backend: Backend, *, smoke: bool = False, as_json: bool = False) -> int:
-    """Follow a submitted run until it ends, then print its result. Returns the exit code."""
+def attach(run: RunDir, backend: Backend, *, smoke: bool = False, as_json: bool = False, left: int = 0) -> int:
+    """Follow a submitted run until it ends, then print its result. Returns the exit code.
+
+    `left`: that of a user who leaves the view.
+    """
     start = run.record.start
     try:
         state = follow(run, backend, output=sys.stderr if as_json else sys.stdout)
     except Left:
-        return leave(run, as_json=as_json)
+        leave(run, as_json=as_json)
+        return left
     # The run may have been resumed while its results were copied here.
     with contextlib.suppress(OSError):  # a full disk must not hide how the run ended
         run.update_record(only_if=lambda record: record.start == start, state=state.value)
     return conclude(run, state, smoke=smoke, as_json=as_json)
 
 
-def leave(run: RunDir, *, as_json: bool = False) -> int:
-    """Say how to come back to a run that goes on. Returns the exit code."""
+def leave(run: RunDir, *, as_json: bool = False) -> None:
+    """Say how to come back to a run that goes on."""
     if as_json:
         click.echo(json.dumps(reading.summarize(run, RunState.RUNNING)))
     click.echo(f"{run.run_id} goes on\n  zlaunch watch {run.run_id}\n  zlaunch cancel {run.run_id}", err=as_json)
-    return 0
 
 
 def _finish_interrupted(run: RunDir, state: RunState, as_json: bool) -> int:

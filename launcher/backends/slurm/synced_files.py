@@ -10,8 +10,8 @@ RESULTS = (*MIRRORED, names.RESULT, names.PREDICTIONS, names.ADAPTER)
 """What is copied here when the run is over."""
 CHECKPOINTS = names.CHECKPOINTS
 """Fetches the complete ones."""
-NOT_SENT = frozenset({names.CHECKPOINTS, names.ADAPTER, names.LOGS, names.METRICS, names.RESULT, names.PREDICTIONS,
-                      names.SLURM_LOG, "inputs", names.BEFORE,
+NOT_SENT = frozenset({names.CHECKPOINTS, names.ADAPTER, names.LOGS, names.METRICS, names.CURVES, names.RESULT,
+                      names.PREDICTIONS, names.SLURM_LOG, "inputs", names.BEFORE,
                       names.RECORD, names.RECORD_LOCK, names.START_LOCK, names.PULL_LOCK, names.CLAIMS})  # fmt: skip
 """What the run itself writes on the cluster, or only the launcher reads."""
 STORE = ".inputs"

@@ -111,3 +111,19 @@ def test_a_run_that_ended_is_not_praised_for_a_model_that_knows_its_records_by_h
     place = lines.index("SUCCEEDED after 1 min 02 s")
     assert lines[place + 1].startswith("overfits since step 0")
     assert f"next: zlaunch chat {recorded.run.run_id}" in lines
+
+
+def test_a_user_who_leaves_the_view_is_shown_the_way_back_and_a_sweep_starts_no_further_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def left(*_: Any) -> RunState:
+        raise live.Left
+
+    monkeypatch.setattr(attach, "watch", left)
+    run = Recorded(tmp_path).plan().submit().ranks().run
+    assert attach.attach(run, FakeBackend()) == 0
+    assert f"zlaunch watch {run.run_id}" in capsys.readouterr().out
+    assert attach.attach(run, FakeBackend(), as_json=True, left=130) == 130
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["state"] == "RUNNING"
+    assert "goes on" in shown.err
