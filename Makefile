@@ -1,6 +1,6 @@
 # `make help` lists the targets. CI calls the same targets (.ci/run, .github/workflows/ci.yml).
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-fast lint format types bench bench-gpu bench-multi quality transformers4 two-at-once clean
+.PHONY: help env demo test test-fast lint format types bench bench-gpu bench-multi quality torture audit transformers4 two-at-once clean
 PY := .venv/bin/python
 CODE := launcher train tests docker
 
@@ -43,6 +43,15 @@ bench-multi: ## on several GPUs: check equal losses and faults, measure scaling;
 quality: env ## compare our training with TRL's on a real model; QUALITY_ARGS="--records 400 --seeds 1" for a CPU
 	$(PY) -m tests.bench.quality $(QUALITY_ARGS)
 
+torture: env ## damage and interrupt everything, by seed, for hours; TORTURE_ARGS="--seed 2 checkpoints" for a part
+	$(PY) -m tests.torture $(TORTURE_ARGS)
+
+audit: ## check the locks with hashes for known advisories; needs a network that reaches PyPI or OSV
+	test -x .audit/bin/pip-audit || { python3 -m venv .audit && .audit/bin/pip install -q pip-audit; }
+	for lock in build cpu cuda dev; do \
+		.audit/bin/pip-audit --disable-pip --require-hashes -r docker/requirements/$$lock.txt || exit 1; \
+	done
+
 transformers4: env ## load every kind of export with transformers 4.57, in an environment of its own
 	test -x .transformers4/bin/python || python3 -m venv .transformers4
 	.transformers4/bin/pip install -q "torch==$$($(PY) -c 'import torch; print(torch.__version__.partition("+")[0])')" \
@@ -53,5 +62,5 @@ two-at-once: env ## resume, cancel, pull and ask about one run at once, in many 
 	ZLAUNCH_INTERLEAVINGS=$(or $(COUNT),24) $(PY) -m pytest -n 0 -k "whatever_the_order" tests/launcher/lifecycle tests/ssh tests/slurm
 
 clean: ## remove the environment and all caches; keep runs
-	rm -rf .venv .transformers4 .mypy_cache .pytest_cache .ruff_cache build dist unsloth_compiled_cache
+	rm -rf .venv .transformers4 .audit .mypy_cache .pytest_cache .ruff_cache build dist unsloth_compiled_cache
 	find launcher train tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-MOST_SECONDS = 5.0
+MOST_SECONDS = 4.0
 """Of CPU time for one rendering. The longest conversations seen take 0.2 s."""
 MOST_MEMORY = 1 << 30
 """Bytes that one rendering may add."""

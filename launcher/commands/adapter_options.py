@@ -9,7 +9,7 @@ import click
 
 from launcher.commands.options import Function, compose
 from launcher.commands.run_argument import find_run
-from launcher.errors import UsageError
+from launcher.errors import RunNotFound, UsageError
 from launcher.machine import facts, output, process, trainer
 from launcher.rundir.directory import RunDir
 
@@ -36,7 +36,9 @@ def run_module(run: RunDir, args: Sequence[str]) -> int:
     Our own interpreter gets our own train package, which also reads runs of older versions. Any other interpreter gets
     the snapshot of train/ in the run's code/.
     """
-    python = str(run.read_plan()["launch"]["python"])
+    python = run.read_plan().get("launch", {}).get("python")
+    if python is None:
+        raise RunNotFound(f"{run.plan_json} names no interpreter")
     ours = python == facts.this_python()
     environ = trainer.environment(None if ours else run.code, output.child_encoding())
     return process.passthrough([python, *args], env=environ, cwd=run.path)

@@ -47,7 +47,9 @@ def list_(long: bool, as_json: bool) -> None:
 def overview(run: RunDir, *, long: bool = False) -> dict[str, Any]:
     """The row of a run; with `error` if its state is only the last known one, and with the verdict if `long`."""
     record = run.record
-    last = curve.last_metric(run.metrics)
+    last, damaged = curve.last_metric(run.metrics)
+    if damaged:
+        click.echo(f"warning: {run.metrics}: damaged lines", err=True)
     state, error = current_state.recorded_state(record), None
     if not state.is_final or state is RunState.LOST:
         state, error = current_state.last_seen(run)

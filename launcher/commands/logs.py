@@ -37,7 +37,7 @@ def check_rank(run: RunDir, rank: int) -> None:
     nodes = run.read_plan().get("launch", {}).get("nodes", ())
     ranks = {node["first_rank"] + local for node in nodes for local in range(node["procs"])}
     logs = run.logs_dir.glob("node-*/rank-*.log")  # an earlier start may have had more ranks
-    ranks.update(int(log.stem.removeprefix("rank-")) for log in logs)
+    ranks.update(int(name) for log in logs if (name := log.stem.removeprefix("rank-")).isdecimal())
     if ranks and rank not in ranks:
         known = f"ranks 0 to {max(ranks)}" if len(ranks) > 1 else "rank 0 only"
         raise UsageError(f"{run.run_id} has no rank {rank}; it has {known}")

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from launcher.backends import current_state
+from launcher.commands.run_argument import warn_of_damage
 from launcher.errors import RunNotFound, ZlaunchError
 from launcher.lifecycle import sweep
 from launcher.rundir import reading, summary
@@ -31,11 +32,14 @@ def report(names: tuple[str, ...], file: Path | None, as_json: bool) -> None:
 
     If the target of a run does not answer, the table shows the last known state, and standard error the reason.
     """
+    runs = [found for name in names for found in runs_of(name)]
+    for run, _ in runs:
+        warn_of_damage(run)
     if file is not None:
-        write_page([pair for name in names for pair in runs_of(name)], file, title=names[0])
+        write_page(runs, file, title=names[0])
         click.echo(str(file))
         return
-    rows = [row(run, values) for name in names for run, values in runs_of(name)]
+    rows = [row(run, values) for run, values in runs]
     if as_json:
         for item in rows:
             click.echo(json.dumps(item, ensure_ascii=False))

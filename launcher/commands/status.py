@@ -9,9 +9,9 @@ import click
 import msgspec
 
 from launcher.backends import current_state
-from launcher.commands.run_argument import find_run
+from launcher.commands.run_argument import damage, find_run, warn_of_damage
 from launcher.errors import TargetError
-from launcher.rundir import jsonl, reading, summary
+from launcher.rundir import reading, summary
 from launcher.rundir.directory import RunDir
 from launcher.rundir.picture import Picture
 from launcher.rundir.state import RunState
@@ -32,6 +32,7 @@ def status(run: str, as_json: bool) -> None:
     write.write_if_new(found, state)  # a run that nobody followed to its end
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(reading.read(found, state))))
+        warn_of_damage(found)
     else:
         print_status(found, reading.read(found, state))
 
@@ -47,11 +48,8 @@ def print_status(run: RunDir, picture: Picture) -> None:
     lines = frame.report(picture, width=console.width, encoding=encoding, fold=console.is_terminal)
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
-    for path in (run.events, run.metrics):
-        if damaged := jsonl.damaged_lines(path):
-            console.print(
-                f"  damaged     {path.name}: {len(damaged)} cut off, the first is line {damaged[0]}", highlight=False
-            )
+    for text in damage(run):
+        console.print(f"  damaged     {text}", highlight=False, markup=False)
     hang = summary.last_hang([event.fields for event in picture.events])
     if hang and (picture.failure or {}).get("cause") != "hang":
         console.print(f"  hang        {hang.get('message')}", highlight=False, markup=False)

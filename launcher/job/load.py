@@ -45,7 +45,7 @@ def read_job(
 
 
 def _read(file: Path) -> dict[str, Any]:
-    loaded = yamlfile.load(file)
+    loaded = yamlfile.load(file, is_text=wants_text)
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
@@ -89,7 +89,13 @@ def parse_set(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise SpecError(f"--set {text!r}: expected section.key=value", hint="for example --set train.epochs=3")
-    return key.strip(), yamlfile.loads(value, where=f"--set {key}") if value else ""
+    key = key.strip()
+    return key, yamlfile.loads(value, where=f"--set {key}", key=key, is_text=wants_text) if value else ""
+
+
+def wants_text(key: str) -> bool:
+    """Whether the job has a string there."""
+    return known_keys().get(key) in (str, str | None) or key.startswith(("env.", "slurm.sbatch."))
 
 
 def _put(tree: dict[str, Any], key: str, value: Any, *, where: str) -> None:
@@ -116,14 +122,12 @@ def _without_empty_sections(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _texts(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Numbers, true and false become strings where the job has a string: `env: {NCCL_DEBUG: 1}`, `name: 2026`."""
-    known = known_keys()
+    """Numbers, true and false become strings where the job has a string, also those of flags and sweeps."""
 
     def text(key: str, value: Any) -> Any:
         if isinstance(value, dict):
             return _texts(value, f"{key}.")
-        wants_text = known.get(key) in (str, str | None) or key.startswith(("env.", "slurm.sbatch."))
-        if wants_text and isinstance(value, (bool, int, float)):
+        if wants_text(key) and isinstance(value, (bool, int, float)):
             return str(value).lower() if isinstance(value, bool) else str(value)
         return value
 

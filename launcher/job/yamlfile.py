@@ -8,6 +8,7 @@ a short text whose aliases expand to gigabytes must be an error, and a quick one
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -122,12 +123,20 @@ _OF_A_VALUE = "write lists as [a, b], mappings as {a: b}; quote a string that co
 _OF_A_FILE = "look there and above for an open bracket or quote, a tab, a wrong indent, or an unquoted `: `"
 
 
-def loads(text: str, *, where: str, hint: str = _OF_A_VALUE) -> Any:
-    """Parse `text`. `where` names its origin in errors, and `hint` says how to repair it. Raises SpecError."""
+def loads(
+    text: str, *, where: str, hint: str = _OF_A_VALUE, key: str = "", is_text: Callable[[str], bool] = lambda _: False
+) -> Any:
+    """Parse `text`, the value of `key`. `where` names its origin in errors, and `hint` says how to repair it.
+
+    A plain scalar of a key for which `is_text` holds stays as it is written: `3.10` does not become 3.1, nor `007` 7.
+    Raises SpecError.
+    """
     if len(text) > LARGEST_TEXT:
         raise SpecError(f"{where}: more than {LARGEST_TEXT:,} characters", hint="put records and long texts into files")
     try:
-        return yaml.load(text, Loader=_CoreLoader)  # a SafeLoader with other scalar rules
+        loader = _CoreLoader(text)
+        node = loader.get_single_node()
+        return None if node is None else loader.construct_document(_with_texts(node, key, is_text))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{where}, line {mark.line + 1}, column {mark.column + 1}" if mark else where
@@ -136,7 +145,23 @@ def loads(text: str, *, where: str, hint: str = _OF_A_VALUE) -> Any:
         raise SpecError(f"{where}: not valid YAML: {error}", hint=hint) from error
 
 
-def load(path: Path) -> Any:
+_NO_NULL = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+
+def _with_texts(node: yaml.Node, key: str, is_text: Callable[[str], bool]) -> yaml.Node:
+    """The node with numbers, true and false as strings where the key wants a text."""
+    if isinstance(node, yaml.ScalarNode) and node.tag in _NO_NULL and node.style is None and is_text(key):
+        # a new node: others may share this one by an alias
+        return yaml.ScalarNode("tag:yaml.org,2002:str", node.value, node.start_mark, node.end_mark)
+    if isinstance(node, yaml.MappingNode):
+        prefix = f"{key}." if key else ""
+        node.value = [(name, _with_texts(value, f"{prefix}{name.value}", is_text)) for name, value in node.value]
+    if isinstance(node, yaml.SequenceNode):  # the values of a sweep
+        node.value = [_with_texts(value, key, is_text) for value in node.value]
+    return node
+
+
+def load(path: Path, *, is_text: Callable[[str], bool] = lambda _: False) -> Any:
     """Parse a UTF-8 file. Raises SpecError for a file that cannot be read or is not YAML."""
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -147,4 +172,4 @@ def load(path: Path) -> Any:
         raise SpecError(f"{path}: not UTF-8 (byte {error.start}: {error.reason})", hint="save it as UTF-8") from error
     except OSError as error:
         raise SpecError(f"cannot read the job file {path}: {error.strerror}") from error
-    return loads(text, where=str(path), hint=_OF_A_FILE)
+    return loads(text, where=str(path), hint=_OF_A_FILE, is_text=is_text)

@@ -19,7 +19,7 @@ import msgspec
 from launcher.backends import current_state
 from launcher.errors import RunNotFound, SpecError, UsageError
 from launcher.job import yamlfile
-from launcher.job.load import parse_set
+from launcher.job.load import parse_set, wants_text
 from launcher.job.spec import Job, JobSpec
 from launcher.rundir.claims import Claim
 from launcher.rundir.directory import RunDir, write_atomic
@@ -61,7 +61,8 @@ def parse(texts: Iterable[str]) -> dict[str, list[Any]]:
             raise SpecError(f"--sweep {text!r}: expected key=value,value", hint="for example --sweep lora.r=8,16,32")
         if key in axes:
             raise SpecError(f"--sweep: {key} is given twice")
-        parsed = yamlfile.loads(f"[{values}]", where=f"--sweep {key}")  # a value that is a list has its own brackets
+        # a value that is a list has its own brackets
+        parsed = yamlfile.loads(f"[{values}]", where=f"--sweep {key}", key=key, is_text=wants_text)
         if not parsed:
             raise SpecError(f"--sweep {key}: no values")
         axes[key] = parsed

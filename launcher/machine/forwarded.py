@@ -11,7 +11,7 @@ from launcher.errors import UsageError
 PREFIXES = ("NCCL_", "TORCH_NCCL_", "GLOO_", "UCX_", "FI_", "RDMAV_")
 """Settings of NCCL, Gloo, UCX, libfabric and verbs: without them ranks elsewhere would not meet, or meet slowly."""
 FILE = ".deepspeed_env"
-_SECRET = r"(?i)(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY)"
+_SECRET = r"(?i)(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY)"  # noqa: S105 - a pattern for names
 
 
 def forwarded(environ: Mapping[str, str], *, shell: bool = True) -> dict[str, tuple[str, str]]:

@@ -73,7 +73,7 @@ def read_json(path: File) -> Optional[Json]:
     try:
         with open(path, "rb") as file:
             value = json.loads(file.read().decode("utf-8", "replace"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

@@ -176,7 +176,7 @@ def _become(
             os.set_inheritable(keep, True)
         os.chdir(cwd)
         at = argv[0]
-        os.execvpe(argv[0], argv, environ)
+        os.execvpe(argv[0], argv, environ)  # noqa: S606 - no shell is wanted
     except OSError as error:
         os.write(writer, ("%d %s" % (error.errno or 0, at)).encode("utf-8", "replace"))
     finally:

@@ -34,6 +34,6 @@ def parse_address(name: str, *, where: str = "--hosts") -> Address:
             f"{where}: {name!r}: expected numbers in the brackets",
             hint="--hosts expands node[1-4] and node[01-03,7]; a hostfile has one line per host",
         )
-    if port is not None and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+    if port is not None and not (port.isascii() and port.isdigit() and len(port) < 9 and 0 < int(port) < 65536):
         raise HostfileError(f"{where}: {name!r}: {port!r} is not a port; accepted: 1 to 65535")
     return Address(host, user or None, int(port) if port else None)

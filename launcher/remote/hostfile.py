@@ -20,6 +20,8 @@ Slots = dict[str, list[int]]
 
 _ENTRY = re.compile(r"^(\S+)\s+slots=(\d+)")
 _HINT = "one host per line, for example: worker-0 slots=8"
+_MOST_DIGITS = 4000
+"""Of a number. Python converts 4,300 and raises ValueError for more, as DeepSpeed then does."""
 
 
 def load(path: Path) -> dict[str, int]:
@@ -45,13 +47,15 @@ def parse(text: str, *, where: str = "hostfile") -> dict[str, int]:
         match = _ENTRY.search(line)
         if match is None:
             raise HostfileError(f"{where}: line {number}: {_why_bad(line)}: {line!r}", hint=_HINT)
-        host, slots = match[1], int(match[2])
+        host = match[1]
+        if len(match[2]) > _MOST_DIGITS:
+            raise HostfileError(f"{where}: line {number}: slots= of {host} has {len(match[2])} digits", hint=_HINT)
         if host in pool:
             raise HostfileError(
                 f"{where}: line {number}: {host} is already in line {lines_of[host]}",
                 hint="one line per host; its slots= is the sum",
             )
-        pool[host], lines_of[host] = slots, number
+        pool[host], lines_of[host] = int(match[2]), number
     if not pool:
         raise HostfileError(f"{where}: no host in it", hint=_HINT)
     return pool
@@ -91,6 +95,7 @@ def parse_hosts(hosts: str | Sequence[str], *, where: str = "--hosts") -> tuple[
 
 _RANGES = re.compile(r"\[(\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*)\]")
 _MOST_HOSTS = 65_536
+_MOST_SLOTS = 65_536
 
 
 def expand_ranges(text: str, *, where: str = "--hosts") -> list[str]:
@@ -104,8 +109,8 @@ def expand_ranges(text: str, *, where: str = "--hosts") -> list[str]:
     numbers: list[str] = []
     for part in found[1].split(","):
         first, _, last = part.partition("-")
-        low, high = int(first), int(last or first)
-        if not low <= high < low + _MOST_HOSTS:
+        low, high = (int(word) if len(word) <= _MOST_DIGITS else -1 for word in (first, last or first))
+        if not 0 <= low <= high < low + _MOST_HOSTS:
             raise HostfileError(f"{where}: {text!r}: {part} is not a range of numbers", hint="for example node[01-16]")
         numbers += [str(number).zfill(len(first)) for number in range(low, high + 1)]
     rest = expand_ranges(text[found.end() :], where=where)
@@ -119,7 +124,7 @@ def select(pool: Mapping[str, int], include: str = "", exclude: str = "") -> Slo
 
     The syntax is NODE[:SLOT,SLOT...][@NODE...]: `worker-0@worker-1:0,2`. Raises HostfileError.
     """
-    everything = {host: list(range(slots)) for host, slots in pool.items()}
+    everything = {host: list(range(_accepted(slots, host))) for host, slots in pool.items()}
     if include and exclude:
         raise HostfileError("--include and --exclude do not go together", hint="give one of them")
     if not include and not exclude:
@@ -137,6 +142,12 @@ def select(pool: Mapping[str, int], include: str = "", exclude: str = "") -> Slo
     else:
         chosen = {host: _without(slots, filtered.get(host)) for host, slots in everything.items()}
     return {host: chosen[host] for host in everything if chosen.get(host)}
+
+
+def _accepted(slots: int, host: str) -> int:
+    if slots > _MOST_SLOTS:
+        raise HostfileError(f"{host} has {slots} slots; accepted: at most {_MOST_SLOTS:,}", hint=_HINT)
+    return slots
 
 
 def _without(slots: list[int], removed: list[int] | None) -> list[int]:

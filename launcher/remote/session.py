@@ -91,7 +91,7 @@ class Session:
                 self.close()
                 if pause is None or not (isinstance(error, ConnectError) and error.overloaded):
                     raise HostError(str(error)) from error
-            time.sleep(pause * random.uniform(0.5, 1.5))
+            time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - spreads attempts; nothing secret
 
     def _start_far_end(self) -> None:
         transport = self._connection.transport

@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
 
 import msgspec
 
@@ -26,10 +26,13 @@ SEAL = 200
 """Bytes before the end of what was read, to notice that a resume has cut the file and others were appended."""
 
 
+Step = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+
+
 class Metric(msgspec.Struct, gc=False, omit_defaults=True):
     """A line of metrics.jsonl. A line has a loss, or the loss on the held-out records."""
 
-    step: int = 0
+    step: Step = 0
     loss: float | None = None
     eval_loss: float | None = None
     epoch: float | None = None
@@ -110,6 +113,7 @@ class Series(msgspec.Struct, array_like=True):
 class _Loss(msgspec.Struct, gc=False):
     """All that must be read of every line: a third of the time of decoding all of it."""
 
+    step: Step = 0
     loss: float | None = None
 
 
@@ -169,7 +173,7 @@ class Curves:
         lines = chunk.split(b"\n")[:-1]
         try:
             losses = [line.loss for line in _LOSS.decode_lines(chunk)]
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             losses = []
         if len(losses) != len(lines):  # empty or torn lines
             lines, losses = _readable(lines)
@@ -205,7 +209,7 @@ def _readable(lines: Sequence[bytes]) -> tuple[list[bytes], list[float | None]]:
     """The lines that are JSON objects, as a crash may have torn one, and their losses."""
     kept, losses = [], []
     for line in lines:
-        with contextlib.suppress(msgspec.MsgspecError):
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             losses.append(_LOSS.decode(line).loss)
             kept.append(line)
     return kept, losses
@@ -214,7 +218,7 @@ def _readable(lines: Sequence[bytes]) -> tuple[list[bytes], list[float | None]]:
 def _decode(line: bytes) -> Metric:
     try:
         return _METRIC.decode(line)
-    except msgspec.MsgspecError:  # a value of another type
+    except msgspec.MsgspecError:  # a value of another type, which RunDir.damage reports
         values = msgspec.json.decode(line)
         return Metric(**{name: values[name] for name in Metric.__struct_fields__ if _is_number(values.get(name))})
 
@@ -227,17 +231,22 @@ NEAR_END = 2048
 """Bytes at the end of metrics.jsonl that nearly always hold the last loss."""
 
 
-def last_metric(path: Path) -> Metric | None:
-    """The last line with a loss, from the end of the file; None if the last lines have none."""
+def last_metric(path: Path) -> tuple[Metric | None, bool]:
+    """(the last line with a loss, whether a line after it is damaged), from the end of the file."""
+    damaged = False
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             for length in (NEAR_END, files.LOG_TAIL_BYTES):
                 file.seek(max(0, size - length))
-                for line in reversed(file.read(length).split(b"\n")[:-1]):
-                    with contextlib.suppress(msgspec.MsgspecError):  # a crash may have torn it
+                *lines, torn = file.read(length).split(b"\n")
+                damaged = bool(torn)
+                for line in reversed(lines[size > length :]):
+                    try:
                         if _LOSS.decode(line).loss is not None:
-                            return _decode(line)
-    except OSError:
-        pass
-    return None
+                            return _decode(line), damaged
+                    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # a crash may have torn it
+                        damaged = damaged or bool(line.strip())
+    except OSError as error:
+        return None, not isinstance(error, FileNotFoundError)
+    return None, damaged

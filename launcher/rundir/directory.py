@@ -21,6 +21,7 @@ from launcher.errors import RunNotFound, StorageError
 from launcher.machine.storage import written
 from launcher.node import files, run_files
 from launcher.node.agent.launch import DEFAULTS
+from launcher.rundir import shapes
 from launcher.rundir.claims import Busy, Claim
 from launcher.rundir.jsonl import read_jsonl
 
@@ -34,8 +35,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
     ids: tuple[str, ...] = ()
     """Identifiers on the target: a pid, one per host, or a Slurm job id."""
-    created: float
-    submitted: float | None = None
+    created: shapes.Seconds
+    submitted: shapes.Seconds | None = None
     state: str = "PENDING"
     """The last state that a command saw. A final state is not queried again."""
     zlaunch: str = ""
@@ -116,14 +117,14 @@ class RunDir:
     def checkpoint_steps(self) -> list[int]:
         """Steps of the complete checkpoints, oldest first."""
         complete = (path.parent.name for path in self.checkpoints.glob(f"step-*/{run_files.COMPLETE}"))
-        return sorted(int(name.removeprefix("step-")) for name in complete)
+        numbers = (name.removeprefix("step-") for name in complete)
+        return sorted(int(number) for number in numbers if number.isascii() and number.isdigit())
 
     def write(self, texts: Mapping[str, str]) -> None:
         """Write rendered files. Raises StorageError if the disk is full or the directory not writable."""
         try:
             with written():
-                self.path.mkdir(parents=True, exist_ok=True)
-                self.path.chmod(0o700)  # plan.json holds the token of the control channel
+                make_private(self.path)  # plan.json holds the token of the control channel
                 for name, text in texts.items():
                     write_atomic(self.path / name, text)
         except StorageError as error:
@@ -159,32 +160,31 @@ class RunDir:
         """The object in a JSON file of this run; None if the file does not exist. Raises RunNotFound if the file is
         damaged, as `record` does."""
         try:
-            return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+            return shapes.decode(path, _SHAPES.get(path.name, dict[str, Any]))
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.MsgspecError) as error:
-            raise RunNotFound(f"cannot read {path}: {error}") from error
 
     @property
     def record(self) -> RunRecord:
         try:
-            return msgspec.json.decode(self.run_json.read_bytes(), type=RunRecord)
+            return msgspec.convert(shapes.decode(self.run_json, RunRecord), RunRecord)
         except FileNotFoundError as error:
             backend = self.read_plan().get("backend")
             raise RunNotFound(
                 f"{self.path} has no run.json: it was rendered (--dry-run) but not submitted",
                 hint=f"start it: zlaunch {backend} {shlex.quote(str(self.job_yaml))}" if backend else None,
             ) from error
-        except (OSError, msgspec.MsgspecError) as error:
+        except RunNotFound as error:
             raise RunNotFound(
-                f"cannot read {self.run_json}: {error}",
-                hint=f"logs, checkpoints and adapter in {self.path} are as they were; {self.job_yaml} has its settings",
+                str(error),
+                hint=error.hint
+                or f"logs, checkpoints and adapter in {self.path} are as they were; {self.job_yaml} has its settings",
             ) from error
 
     def save_record(self, record: RunRecord, *, only_first: bool = False) -> bool:
         """Write run.json. With `only_first`, keep an existing one and return False."""
         with written():
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_private(self.path)
         with self._locked():
             if only_first and self.run_json.exists():
                 return False
@@ -257,14 +257,35 @@ class RunDir:
 
     def stop_seconds(self) -> tuple[float, float]:
         """(stop_deadline, kill_after) of the plan. A damaged plan gives the defaults, so that a cancel works."""
-        launch = {**DEFAULTS, **(files.read_json(self.plan_json) or {}).get("launch", {})}
+        launch = dict(DEFAULTS)
+        with contextlib.suppress(RunNotFound):
+            launch |= self.read_plan().get("launch", {})
         return float(launch["stop_deadline"]), float(launch["kill_after"])
 
     def read_events(self) -> list[dict[str, Any]]:
-        return read_jsonl(self.events)
+        return read_jsonl(self.events, shapes.Event)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        return read_jsonl(self.metrics)
+        return read_jsonl(self.metrics, shapes.Metric)
+
+
+_SHAPES: dict[str, Any] = {
+    run_files.PLAN: shapes.Plan,
+    run_files.TRAIN: shapes.Training,
+    run_files.RESULT: shapes.Result,
+}
+
+
+def make_private(path: Path) -> None:
+    """Make a directory that only its owner can enter, under any umask. Raises OSError.
+
+    Folders above it that are missing can be written by their owner only: who may rename a directory may replace it.
+    """
+    above = [parent for parent in path.parents if not parent.exists()]
+    for parent in reversed(above):
+        parent.mkdir(mode=0o755, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
+    path.chmod(0o700)  # it may be there from a version or a copy with another mode
 
 
 @contextlib.contextmanager

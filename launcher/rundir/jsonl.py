@@ -8,20 +8,24 @@ from typing import Any
 
 import msgspec
 
+from launcher.errors import RunNotFound
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file that may still be growing; empty if it does not exist."""
+
+def read_jsonl(path: Path, shape: Any = dict[str, Any]) -> list[dict[str, Any]]:
+    """The objects of this shape in a file that may still be growing; empty if it does not exist. Raises RunNotFound."""
     try:
-        return list(_objects(path.read_bytes()))
+        return list(_objects(path.read_bytes(), shape))
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise RunNotFound(f"cannot read {path}: {error.strerror}") from error
 
 
 class JsonlTail:
     """Reads a growing file and gives every object once."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, shape: Any = dict[str, Any]) -> None:
+        self.path, self.shape = path, shape
         self.offset = 0
 
     def read(self) -> list[dict[str, Any]]:
@@ -34,11 +38,11 @@ class JsonlTail:
             return []
         complete = data[: data.rfind(b"\n") + 1]
         self.offset += len(complete)
-        return list(_objects(complete))
+        return list(_objects(complete, self.shape))
 
 
-def damaged_lines(path: Path, *, most_bytes: int = 16 << 20) -> list[int]:
-    """Numbers of the lines, from 1, that are no JSON objects: a full disk or a crash has cut them off.
+def damaged_lines(path: Path, shape: Any = dict[str, Any], *, most_bytes: int = 16 << 20) -> list[int]:
+    """Numbers of the lines, from 1, that are no objects of this shape: a full disk or a crash has cut them off.
 
     Of a file of more than `most_bytes` only the end is looked at, and lines count from there.
     """
@@ -50,14 +54,26 @@ def damaged_lines(path: Path, *, most_bytes: int = 16 << 20) -> list[int]:
     except OSError:
         return []
     complete = lines[bool(start) : -1]  # the last one may still be growing
-    return [number for number, line in enumerate(complete, 1) if line and not list(_objects(line))]
+    return [number for number, line in enumerate(complete, 1) if line and not list(_objects(line, shape))]
 
 
-def _objects(data: bytes) -> Iterator[dict[str, Any]]:
+def ends_torn(path: Path) -> bool:
+    """Whether the last line has no end: it is being written, or was cut off; also if the file cannot be read."""
+    try:
+        with path.open("rb") as file:
+            if file.seek(0, 2) == 0:
+                return False
+            file.seek(-1, 2)
+            return file.read(1) != b"\n"
+    except OSError as error:
+        return not isinstance(error, FileNotFoundError)
+
+
+def _objects(data: bytes, shape: Any) -> Iterator[dict[str, Any]]:
     for line in data.split(b"\n"):
         try:
-            item = msgspec.json.decode(line)
-        except msgspec.DecodeError:
-            continue  # a line torn by a crash
-        if isinstance(item, dict):  # the rest of a torn line may be a JSON number
-            yield item
+            item = msgspec.json.decode(line, type=dict[str, Any])
+            msgspec.convert(item, shape)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            continue  # a line torn by a crash, or damaged
+        yield item

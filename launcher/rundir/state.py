@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import socket
 import time
 from pathlib import Path
 from typing import Any
 
+from launcher.errors import RunNotFound
 from launcher.node import processes, run_files
 from launcher.node.agent.causes import first_cause
-from launcher.node.files import read_json
+from launcher.rundir import shapes
 from launcher.rundir.directory import RunDir
 
 Record = dict[str, Any]
@@ -48,8 +50,8 @@ def node_records(run: RunDir) -> dict[int, Record]:
     """{node rank: record} of the nodes whose agent has started, in order; unreadable files are left out."""
     found = {}
     for path in run.nodes_dir.glob("node-*.json"):
-        record = read_json(path)
-        if record is not None and isinstance(record.get("node_rank"), int):
+        with contextlib.suppress(FileNotFoundError, RunNotFound):
+            record = shapes.decode(path, shapes.NodeRecord)
             found[record["node_rank"]] = record
     return dict(sorted(found.items()))
 
@@ -100,15 +102,23 @@ def _without_records(run: RunDir) -> RunState:
     return RunState.RUNNING if processes.find_run_processes(run.run_id) else RunState.LOST
 
 
-def damaged_records(run: RunDir) -> list[Path]:
-    """Node records that are there and cannot be read: a full disk or a crash has cut them off."""
-    return [path for path in sorted(run.nodes_dir.glob("node-*.json")) if read_json(path) is None and path.exists()]
+def damaged_records(run: RunDir) -> dict[Path, str]:
+    """{file: what is wrong} of node records that cannot be read: a full disk or a crash has cut them off."""
+    found = {}
+    for path in sorted(run.nodes_dir.glob("node-*.json")):
+        try:
+            shapes.decode(path, shapes.NodeRecord)
+        except FileNotFoundError:
+            continue
+        except RunNotFound as error:
+            found[path] = str(error)
+    return found
 
 
 def _damage(run: RunDir) -> Record | None:
     """The failure of a run whose record is damaged."""
-    for path in damaged_records(run):
-        text = f"{path} is damaged: {path.stat().st_size} bytes that are no JSON object"
+    for path, reason in damaged_records(run).items():
+        text = f"{path} is damaged ({path.stat().st_size} bytes): {reason}"
         return {
             "rank": None, "node_rank": None, "host": None, "exit_code": None, "signal": None,
             "cause": "damaged_record", "message": f"{text}, so how the run ended there is not known",
@@ -120,7 +130,9 @@ def _damage(run: RunDir) -> Record | None:
 def first_failure(run: RunDir) -> dict[str, Any] | None:
     """The failure that caused the others, or None. If no agent could write one, what Slurm said of the job."""
     found = first_cause(record["failure"] for record in node_records(run).values() if record.get("failure"))
-    return found or read_json(run.path / run_files.SLURM_ERROR) or _damage(run)
+    with contextlib.suppress(FileNotFoundError):
+        found = found or shapes.decode(run.path / run_files.SLURM_ERROR, shapes.Failure)
+    return found or _damage(run)
 
 
 def raise_if_cancelled(run: RunDir) -> None:

@@ -29,6 +29,7 @@ from launcher.rundir.state import RunState
 from launcher.show.page import gather, write
 
 StateOf = Callable[[RunDir], RunState]
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - recognized, not bound here
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 POLL_SECONDS = 0.5
 ALIVE_SECONDS = 10.0
@@ -54,7 +55,7 @@ class Site(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         host = str(self.server_address[0])
-        return f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{self.port}/?token={self.token}"
+        return f"http://{'127.0.0.1' if host in _EVERYWHERE else host}:{self.port}/?token={self.token}"
 
     def end(self) -> None:
         """Stop serving; open streams end by themselves."""
@@ -75,7 +76,7 @@ class Site(ThreadingHTTPServer):
 
     def row(self, run: RunDir) -> dict[str, Any]:
         try:
-            record, last = run.record, curve.last_metric(run.metrics)
+            record, (last, _) = run.record, curve.last_metric(run.metrics)
             found = {"id": run.run_id, "name": record.name, "backend": record.backend, "started": record.submitted}
             step, loss = (last.step, last.loss) if last else (None, None)
             return {**found, "state": self.state_of(run).value, "step": step, "loss": loss, "error": None}

@@ -53,6 +53,7 @@ class Recorded:
 
     def node(self, node: int, host: str, ranks: list[dict[str, Any]], **fields: Any) -> Recorded:
         record = {"node_rank": node, "host": host, "state": "RUNNING", "heartbeat": self.clock, "ranks": ranks}
+        record |= {"pid": 1, "start_time": 1, "boot_id": "another"}
         self.run.write({f"nodes/node-{node}.json": json.dumps({**record, "restarts": 0, "failure": None, **fields})})
         return self
 

@@ -13,8 +13,8 @@ TURNS = [("user", "hi"), ("assistant", "yo")]
 LOOP = "{% for i in range(99999) %}" * 3 + "{% endfor %}" * 3
 
 HOSTILE = {
-    "loop": (LOOP, "it takes more than 5 s"),
-    "lorem": ("{{ lipsum(n=100000, min=1000, max=1001) }}", "it takes more than 5 s"),
+    "loop": (LOOP, "it takes more than 4 s"),
+    "lorem": ("{{ lipsum(n=100000, min=1000, max=1001) }}", "it takes more than 4 s"),
     "repeat": ("{{ 'a' * 10 ** 11 }}", "1 GiB"),
     "double": (
         "{% set ns = namespace(a='aa') %}{% for i in range(60) %}{% set ns.a = ns.a ~ ns.a %}{% endfor %}",

@@ -74,7 +74,7 @@ class _Children:
         child = self.idle.get()
         try:
             _send(child.stdin, chunk)
-            done: Chunked | BaseException = pickle.load(child.stdout)  # type: ignore[arg-type]
+            done: Chunked | BaseException = pickle.load(child.stdout)  # type: ignore[arg-type]  # noqa: S301 - our own child
         except (EOFError, OSError, pickle.UnpicklingError) as error:
             status = child.wait()
             raise TrainError(
@@ -114,9 +114,9 @@ def main() -> None:
     os.dup2(2, 1)  # output of libraries must not mix with the answers
     given = sys.stdin.buffer
     try:
-        tokenizer = Tokenizer(*pickle.load(given))
+        tokenizer = Tokenizer(*pickle.load(given))  # noqa: S301 - from our own parent
         while True:
-            chunk = pickle.load(given)
+            chunk = pickle.load(given)  # noqa: S301 - likewise
             try:
                 answer: Chunked | Exception = tokenizer.chunk(chunk)
             except Exception as error:

@@ -130,7 +130,7 @@ def measure(render: Render, bos: str) -> Template:
         if not lead.endswith(opening):
             opening = _common_end(opening, lead)
         system = (head.removeprefix(bos), lead[: len(lead) - len(opening)])
-    except Exception:  # a template that takes no system message raises an error of its own
+    except Exception:  # noqa: S110 - a template that takes no system message raises an error of its own
         pass
     found = Template(
         system=system,

@@ -66,8 +66,11 @@ class Server:
 def _call(url: str, content: Any = None) -> dict[str, Any]:
     """The JSON object at a URL; POST if there is content. Raises ServerError."""
     body = None if content is None else json.dumps(content).encode()
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-    local = urllib.parse.urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
+    address = urllib.parse.urlsplit(url)
+    if address.scheme not in ("http", "https"):
+        raise ServerError(f"{url}: expected http:// or https://")
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 - checked above
+    local = address.hostname in ("localhost", "127.0.0.1", "::1")
     handlers = [urllib.request.ProxyHandler({})] if local else []
     try:
         with urllib.request.build_opener(*handlers).open(request, timeout=_SECONDS) as answer:

@@ -52,7 +52,12 @@ def _delimiter(path: str) -> str:
     """The separator of the header: the one with which most columns have known names, else with which it has most."""
     with Path(path).open("rb") as file:
         head = file.readline(LARGEST_OBJECT).removeprefix(UTF8_BOM).decode("utf-8", errors="replace")
-    found = {mark: [name.strip() for name in next(csv.reader([head], delimiter=mark), [])] for mark in ",;\t|"}
+    found = {}
+    for mark in ",;\t|":
+        try:
+            found[mark] = [name.strip() for name in next(csv.reader([head], delimiter=mark), [])]
+        except csv.Error:  # the reader of the whole file reports it, with its line
+            found[mark] = head.split(mark)
     return max(found, key=lambda mark: (sum(name in KEYS for name in found[mark]), len(found[mark])))
 
 
@@ -93,10 +98,10 @@ def cut_parquet(path: str, shown: str) -> Iterator[Chunk]:
 
     try:
         file = parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
+        columns, unread = _columns(file.schema_arrow.names)
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         yield Chunk("parquet", path, shown, 0, 0, 1, broken=f"not a Parquet file: {error}")
         return
-    columns, unread = _columns(file.schema_arrow.names)
     row = 0
     for group in range(file.metadata.num_row_groups):
         facts = file.metadata.row_group(group)
@@ -130,7 +135,7 @@ def read_parquet(chunk: Chunk) -> Objects:
                 yield row, _without_nulls(value)
             if at >= chunk.end:
                 return
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         yield row + 1, Broken(f"this Parquet file is damaged: {str(error).partition(chr(10))[0]}")
 
 
@@ -150,16 +155,23 @@ def cut_arrow(path: str, shown: str) -> Iterator[Chunk]:
 
     try:
         table = _arrow(path)
-    except pyarrow.ArrowException as error:
+        columns, unread = _columns(table.column_names)
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:  # the latter for the name of a column
         yield Chunk("arrow", path, shown, 0, 0, 1, broken=f"not an Arrow file: {str(error).partition(chr(10))[0]}")
         return
-    columns, unread = _columns(table.column_names)
     for start in range(0, table.num_rows, CHUNK_ROWS):
         yield Chunk("arrow", path, shown, start, min(start + CHUNK_ROWS, table.num_rows), start + 1, columns, unread)
 
 
 def read_arrow(chunk: Chunk) -> Objects:
-    part = _arrow(chunk.path).select(list(chunk.columns)).slice(chunk.start, chunk.end - chunk.start)
+    import pyarrow
+
+    try:
+        part = _arrow(chunk.path).select(list(chunk.columns)).slice(chunk.start, chunk.end - chunk.start)
+        part.validate(full=True)  # Arrow itself follows offsets out of a damaged file, and ends the process
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        yield chunk.line, Broken(f"this Arrow file is damaged: {str(error).partition(chr(10))[0]}")
+        return
     for row, value in enumerate(part.to_pylist(), chunk.line):
         yield row, _without_nulls(value)
 

@@ -5,8 +5,10 @@ A workbook is a zip of XML files. Each cell is read as its text, number or date;
 
 from __future__ import annotations
 
+import math
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -25,6 +27,16 @@ _ELAPSED = re.compile(r"\[[hms]+\]")
 _ESCAPED = re.compile(r"_x([0-9A-Fa-f]{4})_")
 
 
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, ElementTree.ParseError, EOFError, NotImplementedError, RuntimeError),
+    *(LookupError, ValueError, OverflowError),
+)
+"""What zipfile and expat raise for damaged, encrypted or unknown content, and what wrong numbers in it lead to."""
+_MOST_EXPANSION = 200
+"""Bytes of content per byte of the file, beyond BIG. A sheet of one repeated value has about 100."""
+_BIG = 64 << 20
+
+
 class _CellError(Exception):
     """Why a cell has no value, in words for the author of the file."""
 
@@ -41,8 +53,11 @@ def cut_workbook(path: str, shown: str) -> Iterator[Chunk]:
     """One chunk: a sheet has no places where it could be cut without reading what stands before."""
     try:
         with zipfile.ZipFile(path) as book:
+            for member in book.infolist():
+                if member.file_size > max(_BIG, _MOST_EXPANSION * member.compress_size):
+                    raise zipfile.BadZipFile(f"{member.filename} expands to {member.file_size:,} bytes")
             sheets = [(name, place) for name, place in _sheets(book) if next(_rows(book, place), None) is not None]
-    except (zipfile.BadZipFile, KeyError, ElementTree.ParseError) as error:
+    except _DAMAGE as error:
         yield Chunk("xlsx", path, shown, 0, 0, 1, broken=f"not an .xlsx workbook: {error}")
         return
     if len(sheets) > 1:
@@ -54,6 +69,15 @@ def cut_workbook(path: str, shown: str) -> Iterator[Chunk]:
 
 
 def read_workbook(chunk: Chunk) -> Objects:
+    last = chunk.line
+    try:
+        for last, value in _records(chunk):
+            yield last, value
+    except _DAMAGE as error:
+        yield last + 1, Broken(f"this workbook is damaged: {error}")
+
+
+def _records(chunk: Chunk) -> Objects:
     with zipfile.ZipFile(chunk.path) as book:
         (place,) = [place for _, place in _sheets(book) if next(_rows(book, place), None) is not None]
         reader = _CellReader(book)
@@ -148,16 +172,24 @@ class _CellReader:
                 raise _CellError(f"cell {cell.get('r')} is a formula without a value: open and save the file in Excel")
             return None
         if kind == "s":
-            return self._texts[int(text)]
+            place = int(text)
+            if not 0 <= place < len(self._texts):
+                raise _CellError(f"cell {cell.get('r')} refers to text {text} of {len(self._texts)}")
+            return self._texts[place]
         if kind == "e":
             raise _CellError(f"cell {cell.get('r')} holds the error {text}")
         if kind == "b":
             return "TRUE" if text == "1" else "FALSE"
-        return self._number(float(text), int(cell.get("s") or 0)) if kind == "n" else _unescaped(text)
+        if kind != "n":
+            return _unescaped(text)
+        number = float(text)
+        if not math.isfinite(number):
+            raise _CellError(f"cell {cell.get('r')} holds the number {text}")
+        return self._number(number, int(cell.get("s") or 0))
 
     def _number(self, number: float, style: int) -> Any:
         """With 15 digits, as Excel shows it."""
-        shown = self._styles[style] if style < len(self._styles) else _Style()
+        shown = self._styles[style] if 0 <= style < len(self._styles) else _Style()
         if shown.is_duration:
             seconds = round(number * 86400)
             return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"

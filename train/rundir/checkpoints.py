@@ -13,11 +13,11 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 MARKER = "COMPLETE"
 """The file that marks a checkpoint as complete. Version 0.1 left it empty; now it holds the manifest."""
-STEP_NAME = re.compile(r"step-(\d+)")
+STEP_NAME = re.compile(r"step-([0-9]{1,18})")
 STATE = "state.json"
 SCHEMA = 2
 """Of state.json: from this one on, the marker must hold a manifest."""
@@ -30,12 +30,7 @@ def complete(checkpoints: Path) -> list[Path]:
     found = [
         path for path in checkpoints.glob("step-*") if STEP_NAME.fullmatch(path.name) and (path / MARKER).is_file()
     ]
-    return sorted(found, key=_number)
-
-
-def _number(path: Path) -> int:
-    match = STEP_NAME.fullmatch(path.name)
-    return int(match[1]) if match else -1
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def manifest(directory: Path) -> str:
@@ -116,7 +111,17 @@ def _manifest(checkpoint: Path) -> dict[str, Any] | None:
     """{file: (size, hash)} as the marker has it; None if the marker is damaged."""
     marker = _json_object(checkpoint / MARKER) or {}
     files = marker.get("files")
-    return files if isinstance(files, dict) and _sha256_of_files(files) == marker.get("sha256") else None
+    return files if _is_manifest(files) and _sha256_of_files(files) == marker.get("sha256") else None
+
+
+def _is_manifest(files: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether it names files below the checkpoint, each with a size and a hash."""
+    return isinstance(files, dict) and all(
+        isinstance(entry, list)
+        and [type(field) for field in entry] == [int, str]
+        and not {"", ".", ".."} & {*name.split("/")}
+        for name, entry in files.items()
+    )
 
 
 def _difference(path: Path, size: int, digest: str) -> str | None:

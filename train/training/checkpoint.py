@@ -15,16 +15,17 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from train import dist
 from train.dist import World
 from train.errors import UserError
-from train.rundir.checkpoints import MARKER, SCHEMA, STATE, STEP_NAME, complete, manifest, set_aside, undamaged
+from train.rundir.checkpoints import MARKER, SCHEMA, STATE, STEP_NAME, complete, damage, manifest, set_aside
 from train.rundir.run_files import sync_directory, write_atomic, write_json
 from train.training.optimizer import State
 from train.training.strategy import Strategy
@@ -148,7 +149,38 @@ def newest_undamaged(checkpoints: Path, on_damage: Callable[[Path, str], None]) 
     Newer damaged ones are renamed to `damaged-step-<n>`, and `on_damage` gets the new name and the reason. Raises
     OSError where a checkpoint cannot be read or renamed.
     """
-    return next(undamaged(checkpoints, lambda place, reason: on_damage(set_aside(place), reason)), None)
+    for place in reversed(complete(checkpoints)):
+        reason = damage_of_training(place)
+        if reason is None:
+            return place
+        on_damage(set_aside(place), reason)
+    return None
+
+
+def damage_of_training(place: Path) -> str | None:
+    """What is wrong with a complete checkpoint that this program must have made; None if it can be restored.
+
+    `damage` knows nothing of the content where version 0.1 or a program of the user left no hashes.
+    """
+    if reason := damage(place):
+        return reason
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        progress = recorded(place)["progress"]
+        msgspec.convert(progress, Progress)
+        if unknown := progress.keys() - {field.name for field in fields(Progress)}:
+            return f"{STATE}: unknown progress {', '.join(sorted(unknown))}"
+        with safe_open(place / "state.safetensors", "pt") as tensors:  # reads the header only
+            if not any(name.startswith("param/") for name in tensors.keys()):  # noqa: SIM118 - it is no mapping
+                return "state.safetensors: no parameters"
+    except SafetensorError as error:
+        return f"state.safetensors: {error}"
+    except FileNotFoundError as error:
+        return f"{Path(str(error.filename or 'state.safetensors')).name}: missing"
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return f"{STATE}: holds no progress"
+    return None
 
 
 def _share_state(state: State, world: World) -> State:

@@ -13,7 +13,7 @@ from train.dist import World
 from train.errors import UserError
 from train.model import choose
 from train.model.base import family_of_job, with_adapter
-from train.rundir.checkpoints import MARKER, complete, damage
+from train.rundir.checkpoints import MARKER, complete
 from train.rundir.run_files import RunDir, write_atomic
 from train.training import checkpoint
 
@@ -78,7 +78,7 @@ def find_checkpoint(config: TrainConfig, world: World, rundir: RunDir) -> Path |
         place = Path(config.init_from)
         if not (place / MARKER).is_file():
             raise UserError(f"init_from: {place} is not a complete checkpoint")
-        if reason := damage(place):
+        if reason := checkpoint.damage_of_training(place):
             raise UserError(f"init_from: the checkpoint {place} is damaged: {reason}", "name another checkpoint")
         return place
     except OSError as error:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import filelock
+import msgspec
 
 from launcher.backends.ssh.mirror import Mirror
-from launcher.errors import TargetError
+from launcher.errors import RunNotFound, TargetError
 from launcher.machine.storage import storage_error
 from launcher.remote.connect import Options
 from launcher.remote.fleet import Fleet
@@ -188,8 +189,9 @@ class HostWatch:
 
 
 def recorded_places(run: RunDir) -> list[NodePlace]:
-    """Return the places of the run's last start; empty: it was never sent to its hosts."""
-    return [NodePlace(**place) for place in run.record.extra.get("places", ())]
+    """Return the places of the run's last start; empty: it was never sent to its hosts. Raises RunNotFound."""
+    places: list[NodePlace] = _recorded(run, "places", list[NodePlace], [])
+    return places
 
 
 def record_places(watch: HostWatch) -> None:
@@ -203,6 +205,14 @@ def record_places(watch: HostWatch) -> None:
 
 def watch_recorded(run: RunDir) -> HostWatch:
     """Return a watch on the run's hosts by its record. Its sessions open with the first question."""
-    extra, places = run.record.extra, recorded_places(run)
-    options = Options(**{**extra["options"], "accept_new_host_keys": False})
-    return HostWatch(run, Fleet([place.host for place in places], options, extra["python"]), places)
+    places = recorded_places(run)
+    options = replace(_recorded(run, "options", Options), accept_new_host_keys=False)
+    return HostWatch(run, Fleet([place.host for place in places], options, _recorded(run, "python", str)), places)
+
+
+def _recorded(run: RunDir, key: str, kind: Any, default: Any = None) -> Any:
+    """Return what run.json says under `extra`. Raises RunNotFound if it is missing or of another type."""
+    try:
+        return msgspec.convert(run.record.extra.get(key, default), kind)
+    except msgspec.ValidationError as error:
+        raise RunNotFound(f"{run.run_json} is damaged: extra.{key}: {error}") from None

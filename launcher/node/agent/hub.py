@@ -30,7 +30,7 @@ class Hub:
         self.numbers: Dict[int, int] = {}
         self.beat_at = 0.0
         family, target = resolve(launch["master_addr"], launch["control_port"])
-        everywhere = "::" if family == socket.AF_INET6 else "0.0.0.0"  # on this host the name may mean loopback
+        everywhere = "::" if family == socket.AF_INET6 else "0.0.0.0"  # noqa: S104 - here the name may mean loopback
         host = target[0] if target[0] in ("127.0.0.1", "::1") and all_here(launch) else everywhere
         self.server = socket.create_server((host, launch["control_port"]), family=family, backlog=1024)
         self.server.setblocking(False)

@@ -54,6 +54,9 @@ def carry_out(request: Json, source: BinaryIO) -> Optional[Json]:
         request["payload"] = source.read(size)
         if len(request["payload"]) < size:
             return None  # half of a file or of the secrets is worse than nothing
+    umask = os.umask(0o077)  # what an operation makes is for this user only
+    if operation is start:
+        os.umask(umask)  # but the program of the user keeps the user's
     try:
         return {**operation(**request), "ok": True}
     except Refused as error:
@@ -65,6 +68,8 @@ def carry_out(request: Json, source: BinaryIO) -> Optional[Json]:
         return {"ok": False, "error": text}
     except Exception as error:  # a bug of ours: without an answer it would stay hidden
         return {"ok": False, "error": "%s failed: %r" % (operation.__name__, error)}
+    finally:
+        os.umask(umask)
 
 
 def main() -> None:

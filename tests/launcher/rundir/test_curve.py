@@ -38,7 +38,7 @@ def test_a_short_curve_is_every_line(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_an_empty_curve(tmp_path: Path) -> None:
     assert points(Curves(tmp_path / "metrics.jsonl")) == []
-    assert last_metric(tmp_path / "metrics.jsonl") is None
+    assert last_metric(tmp_path / "metrics.jsonl") == (None, False)
 
 
 @pytest.mark.parametrize("piece", [1, 7, 999, 100_000])
@@ -115,6 +115,6 @@ def test_a_million_steps_take_little_memory_and_hardly_any_time_again(tmp_path: 
     assert float(cold[1]) < 100
     assert float(again[0]) < 0.2
     begun = time.process_time()
-    last = last_metric(metrics)
+    last, _ = last_metric(metrics)
     assert last is not None
     assert (last.step, time.process_time() - begun < 0.1) == (1_000_001, True)

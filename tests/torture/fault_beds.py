@@ -1,0 +1,262 @@
+"""Where runs with faults live: this machine, hosts of the lab, a Slurm cluster. Each case has its own folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from launcher.node import processes
+from tests.beds.places import ROOT
+from tests.testbed.bed import Lab, Slurm
+from tests.testbed.plugin import missing, running
+from tests.testbed.slots import acquire
+
+SECRET = "TORTURE_SECRET"
+PROGRAM = Path(__file__).with_name("imitation.py")
+PATIENCE = 90.0
+"""Seconds for whatever must happen, on a busy machine."""
+Victim = tuple[str, int]
+"""(host, pid as the host counts it); the host is empty on this machine."""
+
+
+@dataclass
+class Case:
+    """One run: its folder, its commands, and the process of its launcher."""
+
+    bed: Bed
+    folder: Path
+    secret: str
+    words: list[str] = field(default_factory=list)
+    """More words of the first start."""
+    environ: dict[str, str] = field(default_factory=dict)
+    launcher: subprocess.Popen[str] | None = None
+    output: str = ""
+
+    @property
+    def runs(self) -> Path:
+        return self.folder / "runs"
+
+    @property
+    def run(self) -> Path:
+        found = [path for path in self.runs.glob("*-*-*-*") if (path / "plan.json").exists()]
+        return found[0] if found else self.runs / "none-yet"
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        home = self.folder / "home"
+        home.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, "ZLAUNCH_RUNS": str(self.runs), "HOME": str(home), "PYTHONPATH": str(ROOT)}
+        environment |= {"OMP_NUM_THREADS": "1", SECRET: self.secret, **self.bed.environment, **self.environ}
+        environment.pop("XDG_CACHE_HOME", None)
+        return subprocess.Popen(
+            [sys.executable, "-m", "launcher", *words], cwd=home, env=environment, text=True, errors="replace",
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+    def zlaunch(self, *words: str, timeout: float = PATIENCE) -> tuple[int, str]:
+        process = self.start(*words)
+        try:
+            output, _ = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+            return -1, f"no end within {timeout:g} s: {output}"
+        return process.returncode, output
+
+    def begin(self, program: list[str]) -> None:
+        common = ["--device", "cpu", "--set", f"secrets=[{SECRET}]", "--set", "heartbeat_timeout=8"]
+        self.launcher = self.start(*self.bed.target, *common, *self.words, *(["--", *program] if program else []))
+
+    def end_launcher(self) -> None:
+        """Wait for the launcher, however it ends."""
+        if self.launcher is None:
+            return
+        try:
+            self.output, _ = self.launcher.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.launcher.pid, signal.SIGKILL)
+            self.output = f"no end within {PATIENCE:g} s: {self.launcher.communicate()[0]}"
+
+
+class Bed(Protocol):
+    name: str
+    target: list[str]
+    environment: dict[str, str]
+
+    def victims(self, case: Case) -> dict[str, list[Victim]]:
+        """The processes of a run by what they are: rank0, rank1, agent, warden."""
+        ...
+
+    def kill(self, victim: Victim, signum: int) -> None: ...
+
+    def left(self, case: Case) -> list[str]: ...
+
+    def collect(self, case: Case) -> None:
+        """Bring results of other machines into the run directory."""
+        ...
+
+
+def wait_for(ask: Callable[[], Any], seconds: float = PATIENCE) -> Any:
+    """The first true answer; None if there is none in time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if answer := ask():
+            return answer
+        time.sleep(0.05)
+    return None
+
+
+def record(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content
+
+
+def _named(content: dict[str, Any], host: str = "") -> dict[str, list[Victim]]:
+    """The processes that a node record names."""
+    if not content:
+        return {}
+    found = {"agent": [(host, content["pid"])], "warden": [(host, (content.get("warden") or content)["pid"])]}
+    for row in content.get("ranks", ()):
+        if row["exit_code"] is None and row["signal"] is None:
+            found.setdefault(f"rank{min(row['rank'], 1)}", []).append((host, row["pid"]))
+    return found
+
+
+def _signal(pid: int, signum: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signum)
+
+
+def _left_here(case: Case) -> list[str]:
+    """Processes of a run on this machine: by their environment, by its records, and agents in its directory."""
+    run = case.run
+    found = {pid for pid, _ in processes.find_run_processes(run.name)}
+    for file in run.glob("nodes/node-*.json"):
+        content = record(file)
+        named = [content, content.get("warden") or content, *content.get("ranks", ())] if content else []
+        found |= {one["pid"] for one in named if processes.is_alive(one["pid"], one["start_time"])}
+    return [f"{pid} {_command(pid)}" for pid in found if pid != os.getpid()]
+
+
+def _command(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return ""
+
+
+class LocalBed:
+    name = "local"
+    target = ("local", "--procs", "2")
+    environment: dict[str, str] = {}
+
+    def victims(self, case: Case) -> dict[str, list[Victim]]:
+        return _named(record(case.run / "nodes/node-0.json"))
+
+    def kill(self, victim: Victim, signum: int) -> None:
+        _signal(victim[1], signum)
+
+    def left(self, case: Case) -> list[str]:
+        return _left_here(case)
+
+    def collect(self, case: Case) -> None:
+        pass
+
+
+class SshBed:
+    """Two hosts of the lab; each has its own disk."""
+
+    name = "ssh"
+    environment: dict[str, str] = {}
+
+    def __init__(self, lab: Lab, hosts: tuple[str, ...]) -> None:
+        self.lab, self.hosts = lab, hosts
+        self.target = ["ssh", "--hosts", ",".join(hosts), "--ssh-config", str(lab.ssh_config), "--python", lab.python]
+
+    def victims(self, case: Case) -> dict[str, list[Victim]]:
+        found: dict[str, list[Victim]] = {}
+        for node, host in enumerate(self.hosts):
+            with contextlib.suppress(RuntimeError, subprocess.SubprocessError, ValueError):
+                text = self.lab.read(host, f"/root/zlaunch/runs/{case.run.name}/nodes/node-{node}.json")
+                for kind, victims in _named(json.loads(text), host).items():
+                    found.setdefault(kind, []).extend(victims)
+        return found
+
+    def kill(self, victim: Victim, signum: int) -> None:
+        with contextlib.suppress(RuntimeError, subprocess.SubprocessError):
+            self.lab.run(victim[0], ["kill", f"-{signum}", str(victim[1])], check=False)
+
+    def left(self, case: Case) -> list[str]:
+        found = []
+        for host in self.hosts:
+            with contextlib.suppress(RuntimeError):
+                texts = (f"ZLAUNCH_RUN_ID={case.run.name}", f"zlaunch/runs/{case.run.name}")
+                found += [f"{host}: {line}" for line in self.lab.processes(host, *texts)]
+        return [*found, *_left_here(case)]
+
+    def collect(self, case: Case) -> None:
+        case.zlaunch("pull", case.run.name)
+
+
+class SlurmBed:
+    """Two nodes of a cluster on this machine."""
+
+    name = "slurm"
+    target = ("slurm", "--nodes", "2", "--set", "slurm.max_requeues=0", "--set", "slurm.procs_per_node=1")
+
+    def __init__(self, cluster: Slurm) -> None:
+        self.cluster, self.environment = cluster, cluster.environment
+
+    def victims(self, case: Case) -> dict[str, list[Victim]]:
+        found: dict[str, list[Victim]] = {}
+        for file in case.run.glob("nodes/node-*.json"):
+            for kind, victims in _named(record(file)).items():
+                found.setdefault(kind, []).extend(victims)
+        return found
+
+    def kill(self, victim: Victim, signum: int) -> None:
+        _signal(victim[1], signum)
+
+    def left(self, case: Case) -> list[str]:
+        ids = record(case.run / "run.json").get("ids") or []
+        jobs = self.cluster.run(["squeue", "-h", "-j", ",".join(ids), "-o", "%A %T"], check=False).stdout if ids else ""
+        return [*_left_here(case), *(f"job {line}" for line in jobs.splitlines())]
+
+    def collect(self, case: Case) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def beds(kinds: set[str]) -> Iterator[dict[str, list[Any]]]:
+    """{kind: beds that can be used at the same time}; empty where this machine cannot carry them."""
+    found: dict[str, list[Any]] = {"local": [LocalBed()] * 4}
+    with contextlib.ExitStack() as stack:
+        slot = acquire() if kinds & {"ssh", "slurm"} and missing("lab") is None else None
+        if slot is not None:
+            stack.callback(slot.release)
+        if slot is not None and "ssh" in kinds:
+            lab = _LabWithCheckout(slot.root / "lab", slot.tag, slot.lab_network)
+            stack.enter_context(running(lab))
+            found["ssh"] = [SshBed(lab, ("node1", "node2")), SshBed(lab, ("node3", "node4"))]
+        if slot is not None and "slurm" in kinds and missing("slurm") is None:
+            cluster = Slurm(slot.root / "slurm", slot.ports(0))
+            stack.enter_context(running(cluster))
+            found["slurm"] = [SlurmBed(cluster)] * 2
+        yield found
+
+
+class _LabWithCheckout(Lab):
+    """Its hosts see the program of these runs."""
+
+    def start(self, bind: Any = ()) -> None:
+        super().start([*bind, ROOT])
