@@ -88,7 +88,7 @@ class Claim:
             self._ended.clear()
             if has_locks or attempt == ATTEMPTS - 1:
                 raise self._busy(others)
-            time.sleep(random.uniform(0.05, 0.5))
+            time.sleep(random.uniform(0.05, 0.5))  # noqa: S311 - spreads attempts; nothing secret
         if self._file is not None:
             threading.Thread(target=self._beat, args=(self._file,), daemon=True).start()
 
