@@ -127,7 +127,7 @@ def test_a_rank_that_hangs_on_the_second_host_is_found_and_the_run_restarts(zl: 
     run = zl.runs / zl.run_id
     zl.wait(lambda: (run / "metrics.jsonl").exists() and len(losses(run)) >= 4, 200)
     zl.lab.run("node2", ["kill", "-STOP", str(min(zl.ranks("node2", zl.run_id)))])
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=450)
     assert process.returncode == 0, output
     assert [event["cause"] for event in events(zl, "restart")] == ["hang"]
     waiting, stopped = sorted(events(zl, "hang")[0]["stacks"], key=lambda group: group["odd"])
