@@ -33,14 +33,14 @@ def next_state(state: str) -> tuple[str, float]:
     return state, int(state[:8], 16) / 2**32
 
 
-def newest() -> tuple[int, str]:
-    """(step, state) of the newest checkpoint that holds what was written; damaged ones are set aside."""
+def newest() -> tuple[int, str, float]:
+    """(step, state, loss) of the newest checkpoint that holds what was written; damaged ones are set aside."""
     for place in reversed(complete(CHECKPOINTS)):
         if damage(place) is None:
             content = json.loads((place / STATE).read_text(encoding="utf-8"))
-            return content["progress"]["step"], content["state"]
+            return content["progress"]["step"], content["state"], content["loss"]
         set_aside(place)
-    return 0, "start"
+    return 0, "start", 0.0
 
 
 def write(path: Path, text: str | bytes) -> None:
@@ -53,7 +53,7 @@ def write(path: Path, text: str | bytes) -> None:
     temporary.replace(path)
 
 
-def save(step: int, state: str) -> None:
+def save(step: int, state: str, loss: float) -> None:
     place = CHECKPOINTS / f"step-{step}"
     if (place / MARKER).is_file():
         return
@@ -63,7 +63,7 @@ def save(step: int, state: str) -> None:
     temporary.mkdir(parents=True)
     header = json.dumps({"w": {"dtype": "U8", "shape": [64], "data_offsets": [0, 64]}}).encode()
     write(temporary / "state.safetensors", struct.pack("<Q", len(header)) + header + state.ljust(64).encode()[:64])
-    write(temporary / STATE, json.dumps({"schema": SCHEMA, "progress": {"step": step}, "state": state}))
+    write(temporary / STATE, json.dumps({"schema": SCHEMA, "progress": {"step": step}, "state": state, "loss": loss}))
     temporary.rename(place)
     write(place / MARKER, manifest(place))
     for old in complete(CHECKPOINTS)[:-2]:
@@ -76,12 +76,18 @@ def append(name: str, content: dict[str, Any]) -> None:
         file.write(json.dumps({**content, "time": time.time()}) + "\n")
 
 
-def finish(losses: list[float], steps: int) -> None:
+def finish(loss: float, steps: int) -> None:
     adapter = Path("adapter")
     adapter.mkdir(exist_ok=True)
     write(adapter / "adapter_config.json", json.dumps({"peft_type": "LORA", "r": 1}))
-    scores = {"loss": losses[-1], "records": 4, "accuracy": 0.5, "tasks": {}}
-    result = {"schema": 1, "state": "succeeded", "steps": steps, "loss_first": losses[0], "loss_last": losses[-1]}
+    scores = {"loss": loss, "records": 4, "accuracy": 0.5, "tasks": {}}
+    result = {
+        "schema": 1,
+        "state": "succeeded",
+        "steps": steps,
+        "loss_first": next_state("start")[1],
+        "loss_last": loss,
+    }
     result |= {"grad_norm_min": 0.5, "adapter_reloads": True, "eval": {"before": scores, "after": scores}}
     write(Path("result.json"), json.dumps({**result, "samples": [], "tokens": steps * 10}))
 
@@ -89,24 +95,22 @@ def finish(losses: list[float], steps: int) -> None:
 def main(steps: int, seconds: float, every: int = 2) -> int:
     os.chdir(os.environ["ZLAUNCH_RUN_DIR"])
     first = os.environ["RANK"] == "0"
-    step, state = newest() if first else (0, "start")
-    losses = []
+    step, state, loss = newest() if first else (0, "start", 0.0)
     while step < steps:
         select.select([], [], [], seconds)  # libfaketime breaks time.sleep
         step += 1
         state, loss = next_state(state)
-        losses.append(loss)
         print(f"step {step} of {steps}: loss {loss:.4f}", flush=True)
         if first:
             append("metrics.jsonl", {"step": step, "loss": loss, "tokens": step * 10, "tokens_per_second": 10.0})
         stopping = Path("control/stop").exists()
         if first and (step % every == 0 or stopping):
-            save(step, state)
+            save(step, state, loss)
             append("events.jsonl", {"event": "checkpoint", "step": step, "node": 0})
         if stopping:
             return EXIT_STOPPED
     if first:
-        finish(losses or [next_state(state)[1]], steps)
+        finish(loss, steps)
     return 0
 
 
