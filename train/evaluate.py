@@ -86,7 +86,7 @@ def evaluate(config: TrainConfig, world: World, rundir: RunDir, adapter: Trained
     if evaluation is None:  # rank 0 has it
         return
     place.mkdir(parents=True, exist_ok=True)
-    write_atomic(place / "predictions.jsonl", prediction_lines(evaluator.part.records, evaluation.answers))
+    write_atomic(place / "predictions.jsonl", prediction_lines(evaluator.part, evaluation.answers))
     facts = {"schema": 1, "adapter": str(adapter.directory), "data": config.data.eval}
     write_json(place / "scores.json", {**facts, **evaluation.scores})
     print(f"{evaluation}  {place}", file=sys.stderr)

@@ -32,9 +32,6 @@ from train.rundir.run_files import RunDir
 NOTHING_AT_WEIGHT = "data.train: at these weights, no record of the sources is left"
 NOTHING_TO_EVALUATE = "data.eval holds no record that can be evaluated"
 
-Example = Record
-"""A record as training and evaluation see it: its messages, its answer, its task."""
-
 
 @dataclass(frozen=True)
 class Part:

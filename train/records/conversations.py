@@ -33,6 +33,11 @@ class Record:
     details: Details | None = None
 
     @property
+    def question(self) -> str:
+        """The last message of the user."""
+        return next((text for role, text in reversed(self.messages) if role == "user"), "")
+
+    @property
     def answer(self) -> str:
         return self.messages[-1][1]
 

@@ -7,24 +7,24 @@ from collections.abc import Sequence
 from typing import Any
 
 from train.answers.comparison import normalize
-from train.data.dataset import Example
+from train.data.dataset import Part
 from train.training.evaluator import Evaluation
 
 
-def prediction_lines(records: Sequence[Example], answers: Sequence[str], before: Sequence[str] | None = None) -> str:
+def prediction_lines(part: Part, answers: Sequence[str], before: Sequence[str] | None = None) -> str:
     """predictions.jsonl: one object per record. `before`: the answers of the base model.
 
     `right` is what `accuracy` counts, so that a reader need not compare answers in a way of its own.
     """
     lines = [
         {
-            "prompt": question(record),
+            "prompt": record.question,
             "expected": record.answer,
             "given": given,
             "task": record.task,
             "right": normalize(record.answer) == normalize(given),
         }
-        for record, given in zip(records, answers, strict=True)
+        for record, given in zip(part.records, answers, strict=True)
     ]
     if before is not None:
         lines = [{**line, "before": answer} for line, answer in zip(lines, before, strict=True)]
@@ -32,23 +32,19 @@ def prediction_lines(records: Sequence[Example], answers: Sequence[str], before:
 
 
 def sample_answers(
-    records: Sequence[Example], before: Evaluation | None, after: Evaluation | None, count: int
+    part: Part | None, before: Evaluation | None, after: Evaluation | None, count: int
 ) -> list[dict[str, Any]]:
     """`count` answers for people to read, spread over the whole of data.eval."""
-    if not records or not (before or after):
+    if part is None or not (before or after):
         return []
+    records = part.records
     stride = max(1, len(records) // max(1, count))
     return [
         {
-            "prompt": question(records[place]),
+            "prompt": records[place].question,
             "expected": records[place].answer,
             "before": before.answers[place] if before else None,
             "after": after.answers[place] if after else None,
         }
         for place in range(0, len(records), stride)
     ][:count]
-
-
-def question(record: Example) -> str:
-    """The last message of the user."""
-    return next((text for role, text in reversed(record.messages) if role == "user"), "")

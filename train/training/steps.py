@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from msgspec.structs import replace
 
 from train import dist
 from train.config import LossSchedule, TrainConfig, loss_schedule
-from train.data.dataset import Data, Example, Part
+from train.data.dataset import Data, Part
 from train.data.prompts import end_ids, set_template, template_facts
 from train.data.tokens import fingerprint
 from train.dist import World
@@ -62,8 +61,6 @@ class Run:
     # read_records
     train_part: Part = field(init=False)
     eval_part: Part | None = field(init=False)
-    eval_records: Sequence[Example] = field(init=False)
-    """Rank 0 only."""
     eval_fingerprint: str | None = field(init=False)
     total: int = field(init=False)
     """Optimizer steps of the whole run."""
@@ -163,8 +160,8 @@ def read_records(run: Run) -> None:
     run.phase("data")
     numbers = run.config.train
     run.train_part, run.eval_part = run.data.train(run.loaded.tokenizer), run.data.eval(run.loaded.tokenizer)
-    # Read the records now: the file may have changed when training ends, hours later.
-    run.eval_records = run.eval_part.records if run.eval_part is not None and run.world.first else ()
+    if run.eval_part is not None and run.world.first:
+        _ = run.eval_part.records  # read and kept now: the file may have changed when training ends, hours later
     sampler = run.train_part.sampler(numbers.seed)
     run.total = numbers.max_steps or sampler.steps(numbers.epochs, numbers.global_batch_size)
     said = sampler.remark(numbers.epochs, numbers.max_steps, numbers.global_batch_size)
@@ -372,9 +369,9 @@ def write_result(run: Run) -> None:
     """Write predictions.jsonl and result.json."""
     if not run.world.first:
         return
-    if run.after is not None:
+    if run.after is not None and run.eval_part is not None:
         before = run.before.answers if run.before is not None else None
-        write_atomic(run.rundir.predictions, result.prediction_lines(run.eval_records, run.after.answers, before))
+        write_atomic(run.rundir.predictions, result.prediction_lines(run.eval_part, run.after.answers, before))
     write_json(run.rundir.result, _result(run))
 
 
@@ -403,7 +400,7 @@ def _result(run: Run) -> dict[str, Any]:
         "tokens": progress.tokens,
         "data": run.data.summary,
         "eval": {"before": before and before.scores, "after": after and after.scores},
-        "samples": result.sample_answers(run.eval_records, before, after, run.config.eval.samples),
+        "samples": result.sample_answers(run.eval_part, before, after, run.config.eval.samples),
         "engine": run.choice.engine,
         "engine_reason": run.choice.reason,
     }
