@@ -70,6 +70,19 @@ def test_an_export_is_written_and_agrees_with_its_run(
     assert (out / "tokenizer.json").is_file()
 
 
+def test_answers_end_where_the_adapter_says(run: Path, tmp_path: Path) -> None:
+    from train.answers.trained import find_adapter
+    from train.exports.verify import _Own
+
+    trained = shutil.copytree(run, tmp_path / "run")
+    own = _Own(find_adapter(trained), 8)
+    prompt = own.prompt_ids([("user", "x")])
+    answer = own._answer(prompt)
+    end = next(place for place, token in enumerate(answer) if token not in own.stop)
+    (trained / "adapter/generation_config.json").write_text(json.dumps({"eos_token_id": answer[end]}))
+    assert _Own(find_adapter(trained), 8)._answer(prompt) == answer[: end + 1]
+
+
 def test_another_template_is_seen(run: Path, merged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = shutil.copytree(merged, tmp_path / "x")
     (out / "chat_template.jinja").write_text(CHATML.replace("<|im_start|>assistant", "<|im_start|>bot"))
