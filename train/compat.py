@@ -106,12 +106,11 @@ class Rule:
     reason: Callable[[Combination], str] | str
     key: str
     """Key of the job file to change; `value` is its nearest value that works."""
-    value: Callable[[Combination], Any] | Any
+    value: Any
 
     def refusal(self, settings: Combination) -> Refusal:
         reason = self.reason(settings) if callable(self.reason) else self.reason
-        value = self.value(settings) if callable(self.value) else self.value
-        return Refusal(reason, f"{self.key}: {value}", {_FIELDS[self.key]: value})
+        return Refusal(reason, f"{self.key}: {self.value}", {_FIELDS[self.key]: self.value})
 
 
 _FIELDS = {
@@ -127,10 +126,6 @@ _FIELDS = {
 
 def _unfused(family: Family) -> str:
     return f"the fused layers do not support this model: {family.unfused}"
-
-
-def _nearest(wanted: int, allowed: tuple[int, ...]) -> int:
-    return min(allowed, key=lambda stage: abs(stage - wanted))
 
 
 RULES: tuple[Rule, ...] = (
@@ -254,18 +249,6 @@ RULES: tuple[Rule, ...] = (
         "int8 weights under ZeRO-3 give wrong losses (bitsandbytes issue 1451)",
         "train.zero_stage",
         2,
-    ),
-    Rule(
-        lambda s: s.quantization not in s.family.quantizations,
-        lambda s: f"{s.family.title} cannot be quantized to {s.quantization}",
-        "model.quantization",
-        lambda s: s.family.quantizations[0],
-    ),
-    Rule(
-        lambda s: s.zero_stage not in s.family.zero_stages,
-        lambda s: f"{s.family.title} cannot be trained with ZeRO-{s.zero_stage}",
-        "train.zero_stage",
-        lambda s: _nearest(s.zero_stage, s.family.zero_stages),
     ),
     Rule(
         lambda s: s.init == "pissa" and s.quantization != "none",

@@ -168,8 +168,6 @@ class Family:
     stop_tokens: tuple[str, ...] = ()
     """Tokens besides the tokenizer's end token that end an answer."""
     positions: Literal["rope", "alibi", "unknown"] = "rope"
-    quantizations: tuple[str, ...] = ("none", "nf4", "int8", "fp8")
-    zero_stages: tuple[int, ...] = (0, 1, 2, 3)
     packs: bool = True
     """Whether attention can be restricted to each record of a packed row."""
     unfused: str = ""

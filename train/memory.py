@@ -225,8 +225,6 @@ class MemoryCase:
     world_size: int = 1
     offload: bool = False
     """Whether the optimizer's state is in host memory."""
-    zero_bucket: int = 0
-    """Elements of a ZeRO bucket (reduce_bucket_size); 0: DeepSpeed's 500 million."""
 
 
 def shares_itself(engine: str, zero_stage: int) -> bool:
@@ -433,12 +431,12 @@ ZERO_BUCKET = 500_000_000
 def _backward_buckets(setting: MemoryCase) -> int:
     """ZeRO-1 and 2 allocate two 16-bit buckets (overlap_comm) of full size when a backward pass begins, even if the
     adapter is small."""
-    return 2 * 2 * (setting.zero_bucket or ZERO_BUCKET) if setting.zero_stage in (1, 2) else 0
+    return 2 * 2 * ZERO_BUCKET if setting.zero_stage in (1, 2) else 0
 
 
 def _standing_bucket(setting: MemoryCase) -> int:
     """ZeRO-3 holds one 16-bit bucket from the start."""
-    return 2 * (setting.zero_bucket or ZERO_BUCKET) if setting.zero_stage == 3 else 0
+    return 2 * ZERO_BUCKET if setting.zero_stage == 3 else 0
 
 
 def flops_per_token(shape: Shape, setting: MemoryCase) -> float:

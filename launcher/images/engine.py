@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 
 from launcher.errors import TargetError
 from launcher.images.refusals import explain
@@ -58,11 +58,10 @@ def repository(image: str) -> str:
     return name if "." in first or ":" in first or first == "localhost" else f"docker.io/{name}"
 
 
-def first_engine(engines: Iterable[EngineName], environ: Mapping[str, str] = os.environ) -> EngineName:
+def first_engine(engines: Sequence[EngineName]) -> EngineName:
     """The first of these engines that this machine has. Raises TargetError."""
-    engines = tuple(engines)
     for engine in engines:
-        if shutil.which(PROGRAMS[engine], path=environ.get("PATH")):
+        if shutil.which(PROGRAMS[engine]):
             return engine
     programs = " or ".join(PROGRAMS[engine] for engine in engines)
     raise TargetError(

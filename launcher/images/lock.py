@@ -59,8 +59,8 @@ def read_lock(path: Path | None = None) -> ImageLock:
         raise UsageError(f"{path}: {error}", hint="repair it, or delete it and run `zlaunch build` again") from error
 
 
-def write_lock(lock: ImageLock, path: Path | None = None) -> None:
-    path = path or lock_path()
+def write_lock(lock: ImageLock) -> None:
+    path = lock_path()
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(msgspec.json.format(msgspec.json.encode(lock), indent=2) + b"\n")
     temporary.replace(path)

@@ -66,7 +66,7 @@ def local_gpus() -> tuple[Gpu, ...]:
     return require_gpus().seen
 
 
-def free_ports(count: int = 2, host: str = "127.0.0.1") -> tuple[int, ...]:
+def free_ports(count: int) -> tuple[int, ...]:
     """Ports without a listener, outside the range that the kernel uses for outgoing connections.
 
     They are drawn at random from 20,000, so that two runs that start together hardly ever collide. If another program
@@ -76,17 +76,17 @@ def free_ports(count: int = 2, host: str = "127.0.0.1") -> tuple[int, ...]:
     for _ in range(500):
         port = 10_000 + secrets.randbelow(20_000)
         # The agent adds the number of restarts to the master port, so the ports above it must be free too.
-        if port not in ports and all(abs(port - other) > 16 for other in ports) and _is_free(port, host):
+        if port not in ports and all(abs(port - other) > 16 for other in ports) and _is_free(port):
             ports.append(port)
             if len(ports) == count:
                 return tuple(ports)
-    raise TargetError(f"no free ports on {host}", hint="too many programs listen on this machine")
+    raise TargetError("no free ports on this machine", hint="too many programs listen on this machine")
 
 
-def _is_free(port: int, host: str) -> bool:
+def _is_free(port: int) -> bool:
     with socket.socket() as sock:
         try:
-            sock.bind((host, port))
+            sock.bind(("127.0.0.1", port))
         except OSError:
             return False
     return True

@@ -97,19 +97,13 @@ def environ_of(pid: int) -> Dict[bytes, bytes]:
     return dict(pair.partition(b"=")[::2] for pair in pairs if b"=" in pair)
 
 
-def find_run_processes(run_id: str, node_rank: Optional[int] = None) -> List[Tuple[int, int]]:
+def find_run_processes(run_id: str) -> List[Tuple[int, int]]:
     """Return (pid, start_time) of the living processes on this machine that a rank of the run started.
 
-    Every descendant of a rank inherits ZLAUNCH_RUN_ID and ZLAUNCH_NODE_RANK. The caller itself is left out.
+    Every descendant of a rank inherits ZLAUNCH_RUN_ID. The caller itself is left out.
     """
-    wanted = {b"ZLAUNCH_RUN_ID": os.fsencode(run_id)}
-    if node_rank is not None:
-        wanted[b"ZLAUNCH_NODE_RANK"] = str(node_rank).encode()
-    return [
-        (pid, process.start_time)
-        for pid, process, environ in run_processes()
-        if all(environ.get(name) == value for name, value in wanted.items())
-    ]
+    wanted = os.fsencode(run_id)
+    return [(pid, found.start_time) for pid, found, environ in run_processes() if environ[b"ZLAUNCH_RUN_ID"] == wanted]
 
 
 def run_processes() -> Iterator[Tuple[int, Process, Dict[bytes, bytes]]]:

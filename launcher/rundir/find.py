@@ -7,7 +7,6 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 from launcher.errors import RunNotFound
@@ -17,8 +16,8 @@ AMBIGUOUS_HINT = "give more of the name; `last` is the run that was started last
 _RUN_ID = re.compile(r"(?P<name>.+)-(?P<stamp>\d{8}-\d{6})-[0-9a-f]{4}")
 
 
-def runs_root(environ: Mapping[str, str] | None = None) -> Path:
-    return Path((environ or os.environ).get("ZLAUNCH_RUNS") or "runs").expanduser().absolute()
+def runs_root() -> Path:
+    return Path(os.environ.get("ZLAUNCH_RUNS") or "runs").expanduser().absolute()
 
 
 def new_run_id(name: str) -> str:
