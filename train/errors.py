@@ -8,7 +8,9 @@ TrainError         not a bug; carries a cause of the table and advice
 from __future__ import annotations
 
 import errno
+import io
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -21,6 +23,8 @@ import msgspec
 from train.config import TrainConfig
 from train.rundir.run_files import RunDir, write_json
 
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb]")
+"""What a terminal obeys instead of showing it; launcher/machine/output.py has the same."""
 EXIT_FAILED = 1
 EXIT_USER = 2
 
@@ -74,7 +78,7 @@ def report(error: BaseException, rundir: RunDir | None, config: TrainConfig | No
         if found.is_bug:
             traceback.print_exception(error, file=sys.stderr)
         else:
-            print(f"error: {found.message}", file=sys.stderr)
+            print(printable(f"error: {found.message}"), file=sys.stderr)
             advise(found.advice)
     if rundir is not None:
         content = {"cause": found.cause, "message": found.message, "advice": list(found.advice), "rank": rank}
@@ -86,6 +90,24 @@ def report(error: BaseException, rundir: RunDir | None, config: TrainConfig | No
     return found.exit_code
 
 
+def printable(text: str) -> str:
+    """Write control characters as `\\u001b`, which in a JSON string still means the character."""
+    return CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\r\n", "\n"))
+
+
+class _Printable(io.TextIOWrapper):
+    def write(self, text: str) -> int:
+        return super().write(printable(text))
+
+
+def guard_output() -> None:
+    """Let no control sequence of a model's answer or of a record reach the terminal through standard output."""
+    old = sys.stdout
+    if isinstance(old, io.TextIOWrapper) and not isinstance(old, _Printable):
+        encoding, errors, lines = old.encoding, old.errors, old.line_buffering
+        sys.stdout = _Printable(old.detach(), encoding, errors, line_buffering=lines, write_through=True)
+
+
 def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0]
 
@@ -93,7 +115,7 @@ def first_line(error: BaseException) -> str:
 def advise(advice: Iterable[str]) -> None:
     """Print each piece of advice on a line behind an arrow; launcher/machine/trainer.py reads them."""
     for line in advice:
-        print(f"  -> {line}", file=sys.stderr)
+        print(printable(f"  -> {line}"), file=sys.stderr)
 
 
 def memory_advice(config: TrainConfig) -> tuple[str, ...]:

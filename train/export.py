@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from train import dist
-from train.errors import EXIT_FAILED, report
+from train.errors import EXIT_FAILED, guard_output, report
 from train.exports.kinds import EXPORTS, export
 from train.exports.server import Server
 from train.exports.verify import Verification, verify_directory, verify_server
@@ -42,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.server is None and (options.to is None or options.out is None):
         parser.error("--to and --out are required without --server")
     dist.prepare(dist.from_environment("cpu", {}))  # merging is one pass over the weights: a GPU would not help
+    guard_output()
     try:
         from transformers.utils import logging
 

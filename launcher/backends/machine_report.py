@@ -10,10 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from launcher import node
+from launcher.errors import TargetError
+from launcher.remote.host_answers import AnswerError, decode_report
 
 MARK = "zlaunch-report "
 """Begins the line of the answer: setup lines and site prologs may print others."""
-_MODULES = ("node", "node.files", "node.processes", "node.census", "node.farend", "node.farend.host")
+_MODULES = (
+    *("node", "node.files", "node.processes", "node.write_errors", "node.census"),
+    *("node.farend", "node.farend.common", "node.farend.host"),
+)
 _START = """
 import json, sys, types
 def load(modules):
@@ -43,6 +48,9 @@ def command(
 
 
 def parse(output: str) -> list[dict[str, Any]]:
-    """Return the facts of each machine that answered."""
+    """Return the facts of each machine that answered. Raises TargetError for one that answers something else."""
     lines = [line for line in output.splitlines() if line.startswith(MARK)]
-    return [json.loads(line.removeprefix(MARK)) for line in lines]
+    try:
+        return [decode_report(line.removeprefix(MARK)) for line in lines]
+    except AnswerError as error:
+        raise TargetError(f"a machine reports what is no report: {error}") from error

@@ -10,6 +10,7 @@ import click
 from launcher.commands.options import Function, compose
 from launcher.commands.run_argument import find_run
 from launcher.errors import RunNotFound, UsageError
+from launcher.job.load import read_job
 from launcher.machine import facts, output, process, trainer
 from launcher.rundir.directory import RunDir
 
@@ -36,9 +37,13 @@ def run_module(run: RunDir, args: Sequence[str]) -> int:
     Our own interpreter gets our own train package, which also reads runs of older versions. Any other interpreter gets
     the snapshot of train/ in the run's code/.
     """
-    python = run.read_plan().get("launch", {}).get("python")
+    plan = run.read_plan()
+    python = plan.get("launch", {}).get("python")
     if python is None:
         raise RunNotFound(f"{run.plan_json} names no interpreter")
+    if plan.get("backend") == "ssh":  # the plan has what a host reported, and no host says what is started here
+        named = read_job(run.job_yaml).spec.ssh.python
+        python = named if named.startswith("/") else facts.this_python()
     ours = python == facts.this_python()
     environ = trainer.environment(None if ours else run.code, output.child_encoding())
     return process.passthrough([python, *args], env=environ, cwd=run.path)

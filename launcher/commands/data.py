@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from launcher.backends.local.devices import assumed_target
-from launcher.commands import data_show, options
+from launcher.commands import options
 from launcher.commands.help_groups import GroupedCommand, Option
 from launcher.errors import UsageError
 from launcher.lifecycle import checks
@@ -61,7 +61,13 @@ def check(ctx: click.Context, /, everything: bool, as_json: bool, **_: Any) -> i
 def show(ctx: click.Context, /, first: int | None, record: str | None, as_json: bool, **_: Any) -> int:
     """Show records of JOB as they are trained: the rendered text, and in green the tokens that carry loss."""
     code, found = inspect(ctx, f"--show={record or first or 3}")
-    click.echo(json.dumps(found, ensure_ascii=False) if as_json else data_show.text(found))
+    if as_json:
+        click.echo(json.dumps(found, ensure_ascii=False))
+        return code
+    from launcher.commands import data_show
+    from launcher.show.terminal import Console
+
+    Console().print(data_show.text(found), soft_wrap=True, highlight=False)
     return code
 
 

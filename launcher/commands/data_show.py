@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
+from rich.text import Text
+
+from launcher.machine.output import printable
 
 
-def text(found: dict[str, Any]) -> str:
-    return "\n\n".join(_record(record) for record in found["records"])
+def text(found: dict[str, Any]) -> Text:
+    return Text("\n\n").join(_record(record) for record in found["records"])
 
 
-def _record(record: dict[str, Any]) -> str:
-    head = click.style(f"{record['file']}:{record['line']}", bold=True)
+def _record(record: dict[str, Any]) -> Text:
+    shown = Text().append(printable(f"{record['file']}:{record['line']}"), style="bold")
     if "problem" in record:
-        return f"{head}\nerror: {record['problem']}"
+        return shown.append(printable(f"\nerror: {record['problem']}"))
     tokens = record["tokens"]
-    shown = "".join(click.style(token["text"], fg="green") if token["loss"] else token["text"] for token in tokens)
     keys = "; ".join(f"{label}: {', '.join(names)}" for label, names in _keys(record).items() if names)
     trained = sum(token["loss"] for token in tokens)
-    return f"{head}  {len(tokens):,} tokens, {trained:,} with loss (green)  {keys}\n{shown}"
+    shown.append(printable(f"  {len(tokens):,} tokens, {trained:,} with loss (green)  {keys}\n"))
+    for token in tokens:
+        shown.append(printable(token["text"]), style="green" if token["loss"] else None)
+    return shown
 
 
 def _keys(record: dict[str, Any]) -> dict[str, list[str]]:

@@ -88,9 +88,10 @@ def show(rows: Sequence[Row], as_json: bool) -> int:
 
 def print_rows(rows: Sequence[Row]) -> None:
     """Print what was found, in tables that fit the terminal or as a list, and below it the advice."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
+
+    from launcher.show.terminal import Console
 
     console = Console()
     # A row with other checks, such as the cluster's, is no row of the hosts' table; a host out of reach has few cells.

@@ -55,9 +55,8 @@ def print_hangs(rows: list[dict[str, Any]]) -> None:
     """Print the stacks of each run that hung."""
     for item in rows:
         if "hang" in item:
-            from rich.console import Console
-
             from launcher.show.stack_table import print_stacks
+            from launcher.show.terminal import Console
 
             click.echo(f"\n{item['run']}: {item['hang'].get('message')}")
             print_stacks(item["hang"].get("stacks") or (), Console())

@@ -39,9 +39,8 @@ def status(run: str, as_json: bool) -> None:
 
 def print_status(run: RunDir, picture: Picture) -> None:
     """Print one frame: the run, where it stands, its numbers, nodes, verdict, and its failure if it has one."""
-    from rich.console import Console
-
     from launcher.show import final, frame, stack_table
+    from launcher.show.terminal import Console
 
     console = Console()
     encoding = getattr(console.file, "encoding", None) or "utf-8"

@@ -23,10 +23,9 @@ def watch(run: str) -> int:
     RUN is the run that was started last unless named. Leaving the view with q leaves the run alone; Ctrl-C asks whether
     to stop it. In a pipe it prints a line every ten seconds, and a Ctrl-C only ends the command.
     """
-    from rich.console import Console
-
     from launcher.show.live import Left, StopRequested
     from launcher.show.live import watch as show
+    from launcher.show.terminal import Console
 
     found = find_run(run)
     if current_state.recorded_state(found.record).is_final:

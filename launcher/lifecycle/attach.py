@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import IO, Any
 
 import click
-from rich.console import Console
 from rich.markup import escape
 
 from launcher.backends.base import Backend
@@ -22,6 +21,7 @@ from launcher.rundir import reading, summary
 from launcher.rundir.directory import RunDir
 from launcher.rundir.state import RunState
 from launcher.show.live import Left, watch
+from launcher.show.terminal import Console
 
 EXIT = {RunState.SUCCEEDED: 0, RunState.CANCELLED: 130}
 """Exit code per final state; all others are 1."""

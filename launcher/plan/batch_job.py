@@ -192,7 +192,7 @@ def seconds_of(text: str) -> float | None:
 
     None for UNLIMITED, INFINITE, NONE, and for text that is not a time.
     """
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
+    match = re.fullmatch(r"(?:([0-9]{1,9})-)?([0-9]{1,9})(?::([0-9]{1,9}))?(?::([0-9]{1,9}))?", text.strip())
     if match is None:
         return None
     days, *parts = match.groups()

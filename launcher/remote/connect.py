@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 import fabric
+import invoke
 import paramiko
 
 from launcher.errors import TargetError
@@ -30,6 +31,11 @@ MOST_JUMPS = 8
 EXPECTED = (TargetError, OSError, EOFError, paramiko.SSHException)
 """What a host or the network can bring about; all else is a bug."""
 FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
+READ = 1 << 16
+MOST_OUTPUT = 32 << 20
+"""Bytes that a command on a host may print."""
+COMMAND_SECONDS = 3600.0
+"""For a command on a host, unless it has its own time."""
 PROHIBITED = 1
 """Why a jump host opens no channel (RFC 4254)."""
 
@@ -57,9 +63,28 @@ class ConnectError(TargetError):
         (MaxStartups; a jump host of many hosts)."""
 
 
+class _Remote(fabric.runners.Remote):  # type: ignore[misc] # fabric ships no types
+    """A command whose output has an end. Raises OSError after MOST_OUTPUT bytes."""
+
+    came = 0
+
+    def read_proc_stdout(self, num_bytes: int) -> bytes:
+        return self._count(self.channel.recv(READ))
+
+    def read_proc_stderr(self, num_bytes: int) -> bytes:
+        return self._count(self.channel.recv_stderr(READ))
+
+    def _count(self, data: bytes) -> bytes:
+        self.came += len(data)
+        if self.came > MOST_OUTPUT:
+            self.channel.close()
+            raise OSError(f"it prints more than {MOST_OUTPUT >> 20} MiB")
+        return data
+
+
 def _config() -> Any:
     """Fabric's configuration without any file of the user: where to connect is settled."""
-    return fabric.Config(ssh_config=paramiko.SSHConfig(), lazy=True)
+    return fabric.Config(ssh_config=paramiko.SSHConfig(), overrides={"runners": {"remote": _Remote}}, lazy=True)
 
 
 class _Transport(paramiko.Transport):  # type: ignore[misc] # paramiko ships no types
@@ -199,14 +224,31 @@ class Connection:
 
     def run(self, line: str, timeout: float | None = None) -> Any:
         """Run a line in the host's shell; return Fabric's result whatever the exit status. Raises as Fabric does."""
-        return self.session.run(line, hide=True, warn=True, in_stream=False, encoding="utf-8", timeout=timeout)
+        try:
+            return self.session.run(
+                line, hide=True, warn=True, in_stream=False, encoding="utf-8", timeout=timeout or COMMAND_SECONDS
+            )
+        except invoke.exceptions.ThreadException as error:
+            raise error.exceptions[0].value from error
 
     def put(self, file: IO[bytes], path: str) -> None:
         """Write a file on the host over SFTP. Raises paramiko's errors, OSError."""
         self.session.put(file, path)
 
-    def get(self, path: str, file: IO[bytes]) -> None:
-        self.session.get(path, file)
+    def get(self, path: str, file: IO[bytes], most: int) -> None:
+        """Copy a file of the host over SFTP. Raises paramiko's errors, OSError if it has more bytes than `most`.
+
+        Not by SFTPClient.getfo, which believes any size that the host tells it.
+        """
+        sftp = self.session.sftp()
+        size = sftp.stat(path).st_size
+        if size is None or not 0 <= size <= most:
+            raise OSError(f"{path} has {size} bytes, and {most} fit here")
+        with sftp.open(path, "rb") as source:
+            source.prefetch(size)
+            while size > 0 and (block := source.read(min(READ, size))):
+                file.write(block)
+                size -= len(block)
 
     def close(self) -> None:
         transport, self.transport, proxy, self._proxy = self.transport, None, self._proxy, None

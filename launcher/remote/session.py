@@ -19,6 +19,7 @@ import paramiko
 from launcher.errors import HostfileError, TargetError
 from launcher.node.farend.payload import HELLO, OLDEST, build_payload
 from launcher.node.files import last_lines
+from launcher.remote import host_answers
 from launcher.remote.connect import KEEPALIVE, ConnectError, Connection, Options
 
 Json = dict[str, Any]
@@ -46,6 +47,10 @@ BLOCK = 1 << 18
 
 class HostError(TargetError):
     """One host cannot be reached or refuses. The text does not name the host: the table of results does."""
+
+
+class AnswerRefused(HostError):
+    """A host answered what no host answers. It is not trusted: nothing of the answer was used."""
 
 
 class Session:
@@ -104,7 +109,7 @@ class Session:
                 found = ".".join(map(str, version))
                 raise HostError(f"{self.python} is too old ({found}): 3.8 or newer, see --python")
             self._channel.settimeout(CALL_TIMEOUT)
-            self._reader = self._channel.makefile("rb", BLOCK)
+            self._reader = _Reader(self._channel)
             self._channel.sendall(build_payload(tag))
         except (OSError, EOFError) as error:
             raise HostError(f"the session broke: {error or type(error).__name__}") from error
@@ -129,13 +134,12 @@ class Session:
         What login files print before is skipped, up to GREETING_LIMIT bytes. Raises HostError that says what the matter
         is with the login files.
         """
-        hello = re.compile(rf"^{greeting} (\d+) (\d+) (\S+)\r?\n".encode(), re.MULTILINE)
+        hello = re.compile(rf"^{greeting} (\d{{1,4}}) (\d{{1,4}}) (\S{{1,64}})\r?\n".encode(), re.MULTILINE)
         started, printed, verdict = time.monotonic(), b"", ""
         ends = [started + HELLO_SECONDS * (2 if self.options.setup else 1), started + DOUBT_SECONDS]
         while len(printed) < GREETING_LIMIT:
             try:
-                self._channel.settimeout(max(0.01, ends[-1] - time.monotonic()))
-                data = self._channel.recv(GREETING_LIMIT)
+                data = _receive(self._channel, GREETING_LIMIT, ends[-1])
             except TimeoutError:
                 if verdict or len(ends) == 1:
                     seconds = time.monotonic() - started
@@ -149,7 +153,7 @@ class Session:
             printed += data
             found = hello.search(printed)
             if found:
-                return (int(found[1]), int(found[2])), found[3].decode()
+                return (int(found[1]), int(found[2])), found[3].decode(errors="replace")
             if not data:
                 raise HostError(self._explain_end(printed))
         raise HostError("the login files of this host print too much; a non-interactive login must be silent")
@@ -161,9 +165,9 @@ class Session:
         try:
             channel = self._start_python(greeting)
             channel.shutdown_write()
-            channel.settimeout(PROBE_SECONDS)
+            end = time.monotonic() + PROBE_SECONDS
             with contextlib.closing(channel):
-                while data := channel.recv(GREETING_LIMIT):
+                while len(printed) < GREETING_LIMIT and (data := _receive(channel, GREETING_LIMIT, end)):
                     printed += data
                     if f"\n{greeting} ".encode() in printed:
                         return f"a login file of this host reads standard input (~/.bashrc, ~/.zshenv): {only}"
@@ -213,6 +217,7 @@ class Session:
             return self._request({"op": "store_input", "item": dict(item), "workdir": workdir}, blocks(), SEND_TIMEOUT)
 
     def _request(self, request: Json, payload: Iterable[bytes], timeout: float) -> Json:
+        operation = request["op"]
         with self._lock:
             channel, reader = self._channel, self._reader  # Ctrl-C may close the session meanwhile
             if channel is None or reader is None:
@@ -225,23 +230,70 @@ class Session:
                     head = b""
                 if head:
                     channel.sendall(head)
-                answer: Json = json.loads(reader.readline() or b"{}")
-                if not answer:
-                    raise EOFError
-                data = reader.read(answer["payload"]) if answer["payload"] else b""
-            except (OSError, EOFError, ValueError) as error:
+                end = time.monotonic() + timeout
+                line = reader.line(host_answers.MOST_HEAD, end)
+                answer: Json = host_answers.decode(operation, line)
+                return {**answer, "payload": reader.exactly(answer["payload"], end)}
+            except host_answers.Refusal as refusal:
+                raise HostError(str(refusal)) from refusal
+            except host_answers.AnswerError as error:
+                self.close()  # nobody knows where its next answer would begin
+                raise AnswerRefused(
+                    f"{self.name} answered `{operation}` with what it never returns: {error}"
+                ) from error
+            except (OSError, EOFError) as error:
                 why = f"no answer within {timeout:g} s" if isinstance(error, TimeoutError) else "the connection broke"
                 self.close()
                 raise HostError(why) from error
-        if not answer.pop("ok"):
-            raise HostError(answer["error"])
-        return {**answer, "payload": data}
 
     def close(self) -> None:
         connection, self._connection, self._channel, self._reader = self._connection, None, None, None
         if connection is not None:
             with contextlib.suppress(Exception):  # it is being thrown away; why closing failed does not matter
                 connection.close()
+
+
+def _receive(channel: Any, most: int, end: float) -> bytes:
+    """Return what the host has sent, empty at the end of the stream. Raises TimeoutError at `end` (monotonic)."""
+    left = end - time.monotonic()
+    if left <= 0:  # also for a host that sends a byte now and then
+        raise TimeoutError
+    channel.settimeout(left)
+    return bytes(channel.recv(most))
+
+
+class _Reader:
+    """Lines and blocks of a channel, each within its size and its time."""
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+        self._held = bytearray()
+
+    def line(self, most: int, end: float) -> bytes:
+        """Raises host_answers.AnswerError for a line longer than `most`, EOFError, TimeoutError."""
+        seen = 0
+        while (cut := self._held.find(b"\n", seen)) < 0:
+            if (seen := len(self._held)) > most:
+                raise host_answers.AnswerError(f"more than {most} bytes")
+            self._more(end)
+        return self._take(cut + 1)
+
+    def exactly(self, size: int, end: float) -> bytes:
+        """Raises EOFError, TimeoutError."""
+        while len(self._held) < size:
+            self._more(end)
+        return self._take(size)
+
+    def _more(self, end: float) -> None:
+        data = _receive(self._channel, BLOCK, end)
+        if not data:
+            raise EOFError
+        self._held += data
+
+    def _take(self, size: int) -> bytes:
+        taken = bytes(self._held[:size])
+        del self._held[:size]
+        return taken
 
 
 def shell_path(path: str) -> str:

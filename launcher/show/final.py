@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import IO, Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -14,6 +13,7 @@ from launcher.rundir.picture import Picture
 from launcher.rundir.state import RunState
 from launcher.show.frame import TONE_STYLE, curve_lines, duration, score_rows
 from launcher.show.stack_table import print_stacks
+from launcher.show.terminal import Console
 
 
 def print_outcome(run: RunDir, state: RunState, *, output: IO[str]) -> None:

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Protocol
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.markup import escape
 
 from launcher.machine.interrupts import handled
+from launcher.machine.output import printable
 from launcher.rundir import summary
 from launcher.rundir.directory import RunDir
 from launcher.rundir.logs import visible
@@ -23,6 +24,7 @@ from launcher.rundir.reading import Reader
 from launcher.rundir.state import RunState
 from launcher.show.frame import frame, one_line
 from launcher.show.keys import Keys
+from launcher.show.terminal import Console
 
 POLL_SECONDS = 0.1
 FRAME_SECONDS = 0.5
@@ -153,7 +155,7 @@ class _ProgramView(_Lines):
         complete = data if last else data[: data.rfind(b"\n") + 1]
         self.offset += len(complete)
         for line in complete.removesuffix(b"\n").split(b"\n") if complete else ():
-            self.console.file.write(f"{visible(line)}\n")
+            self.console.file.write(f"{printable(visible(line))}\n")
         self.console.file.flush()
 
 

@@ -14,7 +14,7 @@ from train.answers.generation import stream
 from train.answers.trained import best_device, find_adapter, load_adapted, trained_stop_ids
 from train.data.recipe import Recipe
 from train.data.tokenizer import Tokenizer
-from train.errors import report
+from train.errors import guard_output, report
 
 Turns = list[tuple[str, str]]
 """(role, text) of each message."""
@@ -62,6 +62,7 @@ def add_options(parser: argparse.ArgumentParser, *, max_new_tokens: int) -> None
 
 def run_session(options: argparse.Namespace, use: Callable[[Session], None]) -> int:
     """Load the model that the options name and let `use` talk to it; returns the exit status."""
+    guard_output()
     device = best_device() if options.device == "auto" else options.device
     world = dist.from_environment(device, {})
     dist.prepare(world)

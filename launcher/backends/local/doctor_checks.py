@@ -10,6 +10,7 @@ from launcher.backends import container_choice, machine_report
 from launcher.backends.checklist import Cell, Row, machine_cells, size
 from launcher.backends.ssh.preflight_table import PACKAGES
 from launcher.backends.ssh.requirements import MIN_FREE_BYTES
+from launcher.errors import TargetError
 from launcher.job.spec import JobSpec
 from launcher.machine import facts, process
 from launcher.rundir import find
@@ -23,7 +24,7 @@ def examine(job: JobSpec) -> Row:
     argv = machine_report.command(python, PACKAGES, gpus=job.device != "cpu", paths=paths, env=job.env)
     try:
         (found,) = machine_report.parse(process.run(argv, timeout=180).stdout)
-    except (process.CommandError, ValueError) as error:
+    except (TargetError, ValueError) as error:
         advice = f"{str(error).splitlines()[-1].strip()}: name the training environment's interpreter with --python"
         return Row("here", {"python": Cell("no", "bad", advice)})
     return Row("here", {**machine_cells(job, found, job.local.gpus, in_image), "disk": _disk()})

@@ -93,9 +93,9 @@ def _nodes(
     argv = ["srun", f"--immediate={wait}", "--time=5", "--input=none", *words, "--export=ALL", "bash", "-c", script]
     try:
         result = shell.run([*argv, *command], timeout=wait + NODE_SECONDS)
+        found = machine_report.parse(result.stdout)
     except TargetError as error:
         return Cell("no answer", "warn", str(error).splitlines()[-1].strip()), []
-    found = machine_report.parse(result.stdout)
     if not found:
         said = " ".join(line.removeprefix("srun: ").removeprefix("error: ") for line in result.last_lines[-2:])
         busy = re.search(r"Immediate|revoked|temporarily|busy", said)

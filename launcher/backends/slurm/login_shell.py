@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import shlex
+import shutil
 import tarfile
 import tempfile
 import uuid
@@ -22,6 +22,7 @@ from launcher.errors import TargetError
 from launcher.machine.process import Result
 from launcher.node import run_files
 from launcher.remote import connect
+from launcher.rundir.foreign_archive import unpack_foreign
 
 if TYPE_CHECKING:
     from launcher.rundir.directory import RunDir
@@ -39,8 +40,10 @@ PACK_RESULTS = (
     'cd -- "$0" || exit; archive=$1 checkpoints=$2; shift 2; umask 077; '
     'for f; do shift; [ -e "$f" ] && set -- "$@" "$f"; done; '
     '[ -z "$checkpoints" ] || for f in checkpoints/step-*/COMPLETE; do [ -e "$f" ] && set -- "$@" "${f%/*}"; done; '
+    # No links: an archive with links is refused here (rundir/foreign_archive.py).
     # tar's exit status does not tell: it fails for a file that grows meanwhile, which the next fetch completes.
-    f'[ $# = 0 ] || {{ said=$(tar -czf "$archive" -- "$@" 2>&1); [ -s "$archive" ] && echo {PACKED} || '
+    '[ $# = 0 ] || { said=$(tar -czhf "$archive" --hard-dereference -- "$@" 2>&1); '
+    f'[ -s "$archive" ] && echo {PACKED} || '
     '{ printf "%s\\n" "$said" >&2; rm -f -- "$archive"; exit 1; }; }'
 )
 """bash: pack what exists of the arguments, and complete checkpoints if asked, from the run directory $0; say so."""
@@ -76,7 +79,10 @@ class LoginShell:
             except TargetError:
                 self._connection = None
                 raise
-            self._found_workdir = made.splitlines()[-1]
+            self._found_workdir = (made.splitlines() or [""])[-1]
+            if not self._found_workdir.startswith("/") or not self._found_workdir.isprintable():
+                self._connection = None
+                raise TargetError(f"slurm.login: {self.login}: {self._asked_workdir} is no directory there: {made!r}")
         return self._connection
 
     @property
@@ -150,7 +156,7 @@ class LoginShell:
         files = {link.removeprefix("inputs/"): Path(path) for path, link in inputs.items()}
         look = ["bash", "-c", MISSING_INPUTS, store, *files]
         if missing := self._run_checked(look, "look for the input files").splitlines():
-            self._send_to_store({name: files[name] for name in missing})
+            self._send_to_store({name: files[name] for name in missing if name in files})
         self._run_checked(["bash", "-c", LINK_INPUTS, store, *files], "lay out the input files", cwd=run_dir)
 
     def _send_to_store(self, names: Mapping[str, Path]) -> None:
@@ -213,12 +219,12 @@ class LoginShell:
             return []
         with tempfile.TemporaryFile() as archive:
             with self._use_connection("fetch the run's files") as connection:
-                connection.get(remote, archive)
+                connection.get(remote, archive, shutil.disk_usage(run.path).free)
             self._try_line(f"rm -f {shlex.quote(remote)}", "remove the fetched archive")
             archive.seek(0)
             try:
-                fetched = _unpack_here(archive, run.path)
-            except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+                fetched = unpack_foreign(archive, run.path)
+            except (OSError, EOFError, ValueError, tarfile.TarError, zlib.error) as error:
                 raise TargetError(f"slurm.login: {self.login}: cannot unpack the run's files here: {error}") from error
         if run_files.NODES in names:  # a new start there moves the old records away
             for record in set(run.nodes_dir.glob("node-*.json")) - {run.path / name for name in fetched}:
@@ -237,19 +243,6 @@ def sendable(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
     """Leave out what a run directory holds under a name of NOT_SENT. Deeper down such a name means something else."""
     _, *below = PurePosixPath(info.name).parts
     return None if below and below[0] in NOT_SENT else info
-
-
-def _unpack_here(archive: IO[bytes], root: Path) -> list[str]:
-    """Unpack below `root`, each file moved whole into its place, because other commands read there; return names."""
-    with tempfile.TemporaryDirectory(dir=root, prefix=".incoming-") as folder:
-        with tarfile.open(fileobj=archive, mode="r:gz") as tar:
-            names = [member.name for member in tar.getmembers() if member.isfile()]
-            tar.extractall(folder, filter="data")
-        # A checkpoint counts once COMPLETE is there, so that comes last.
-        for name in sorted(names, key=lambda name: name.endswith(f"/{run_files.COMPLETE}")):
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(Path(folder, name), root / name)
-    return names
 
 
 def _quote_path(path: str) -> str:

@@ -48,19 +48,19 @@ def parse_partitions(text: str, gpus: Mapping[str, int] | None = None) -> dict[s
         name = fields.get("PartitionName")
         if name is None:
             continue
-        total = int(fields.get("TotalNodes") or 0)
+        total = _count(fields.get("TotalNodes", "")) or 0
         limit, cpus = fields.get("MaxNodes", "UNLIMITED"), fields.get("MaxCPUsPerNode", "UNLIMITED")
-        per_gpu = re.search(r"DefCpuPerGPU=(\d+)", line)
+        per_gpu = re.search(r"DefCpuPerGPU=([0-9]{1,9})\b", line)
         new = Partition(
             name,
             fields.get("Default") == "YES",
             fields.get("State") == "UP",
             seconds_of(fields.get("MaxTime", "")),
             seconds_of(fields.get("DefaultTime", "")),
-            min(total, int(limit)) if limit.isdigit() else total,
+            total if (most := _count(limit)) is None else min(total, most),
             None if gpus is None else gpus.get(name, 0),
             int(per_gpu[1]) if per_gpu else None,
-            int(cpus) if cpus.isdigit() else None,
+            _count(cpus),
         )
         found[name] = found[name].or_on(new) if name in found else new
     return found
@@ -72,9 +72,9 @@ def gpus_of(gres: str) -> dict[str, int]:
     for item in re.sub(r"\([^)]*\)", "", gres).split(","):
         name, *rest = item.strip().split(":")
         if name == "gpu":
-            count = int(rest.pop()) if rest and rest[-1].isdigit() else 1
+            count = _count(rest.pop()) if rest and rest[-1].isdigit() else 1
             kind = ":".join(rest)
-            found[kind] = found.get(kind, 0) + count
+            found[kind] = found.get(kind, 0) + (count or 0)
     return found
 
 
@@ -83,6 +83,10 @@ def chosen(slurm: SlurmSpec, known: Mapping[str, Partition]) -> list[str]:
     if slurm.partition:
         return [name.strip() for name in slurm.partition.split(",")]
     return [partition.name for partition in known.values() if partition.is_default]
+
+
+def _count(text: str) -> int | None:
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else None
 
 
 def check_limits(slurm: SlurmSpec, gpus_per_node: int, partitions: Mapping[str, Partition]) -> None:

@@ -211,8 +211,9 @@ def live_jobs(shell: Shell) -> list[tuple[str, str]]:
     """(id, name) of this user's unfinished jobs, oldest first; elements of arrays one by one. Raises TargetError."""
     argv = ["squeue", "--me", "--array", "--noheader", "--states=all", "--format=%i|%T|%j"]
     rows = [line.strip().split("|", 2) for line in _checked(shell.run(argv)).stdout.splitlines()]
-    found = [(row[0], row[2]) for row in rows if len(row) == 3 and not run_state(row[1]).is_final]
-    return sorted(found, key=lambda job: [int(part) for part in re.findall(r"\d+", job[0])])
+    known = [row for row in rows if len(row) == 3 and re.fullmatch(r"[0-9]{1,18}(_.{1,4096})?", row[0])]
+    found = [(row[0], row[2]) for row in known if not run_state(row[1]).is_final]
+    return sorted(found, key=lambda job: [int(part) for part in re.findall(r"[0-9]{1,18}", job[0])])
 
 
 def explain_sbatch(result: Result) -> TargetError:

@@ -51,6 +51,10 @@ STATES: dict[str, RunState] = {
 }
 """JOB STATE CODES of squeue(1) and sacct(1) -> ours. PREEMPTED and TIMEOUT: Slurm ended the job for good."""
 
+LATEST = 1e11
+"""Unix seconds after which no date can be printed."""
+MOST_TASKS = 100_000
+"""Elements of one array. Slurm's own limit is below that by default (MaxArraySize)."""
 SQUEUE_FIELDS = "%i|%T|%S|%N|%r"
 """Job, state, (expected) start, nodes, reason. The reason is last because it is free text."""
 SACCT_FIELDS = "JobID,State,Start,NodeList,ExitCode,Reason"
@@ -112,7 +116,7 @@ def parse_sacct(text: str) -> dict[str, JobInfo]:
             job_id, native, start, nodes, exit_code, reason = fields
             nodes = "" if nodes == "None assigned" else nodes
             word = exit_code.partition(":")[0]
-            code = int(word) if word.isdigit() else None
+            code = _number(word)
             info = JobInfo(job_id, state_word(native), _reason(reason), parse_time(start), nodes, code)
             found.update(_by_element(info))
     return found
@@ -120,13 +124,17 @@ def parse_sacct(text: str) -> dict[str, JobInfo]:
 
 def parse_json(text: str) -> dict[str, JobInfo]:
     """Parse the output of `squeue --json` or `sacct --json` of any version: {job id: job}. Raises ValueError."""
-    document = json.loads(text)
+    try:
+        document = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("the JSON is nested too deep") from error
     jobs = document.get("jobs") if isinstance(document, dict) else None
     if not isinstance(jobs, list):
         raise ValueError("the JSON has no list of jobs")
     found: dict[str, JobInfo] = {}
     for job in jobs:
-        found.update(_by_element(_job(job)))
+        if isinstance(job, dict):
+            found.update(_by_element(_job(job)))
     return found
 
 
@@ -152,7 +160,7 @@ def _job(job: Mapping[str, Any]) -> JobInfo:
         job_id,
         state_word(job.get("job_state", details.get("current", ""))),
         _reason(str(job.get("state_reason", details.get("reason")) or "")),
-        float(start) if start else None,
+        float(start) if start and 0 < start < LATEST else None,
         str(job.get("nodes") or ""),
         _number(code.get("return_code")) if isinstance(code, dict) else None,
     )
@@ -163,8 +171,8 @@ def _number(value: Any) -> int | None:
     if isinstance(value, dict):
         return _number(value.get("number")) if value.get("set") and not value.get("infinite") else None
     if isinstance(value, str):
-        return int(value) if value.isdigit() else None
-    return value if isinstance(value, int) else None
+        return int(value) if re.fullmatch("[0-9]{1,15}", value) else None
+    return value if isinstance(value, int) and abs(value) < 10**15 else None
 
 
 def _reason(text: str) -> str:
@@ -176,7 +184,7 @@ def parse_time(text: str) -> float | None:
     """Return unix seconds for Slurm's local time `2026-11-23T23:48:33`; None for N/A, Unknown, None."""
     try:
         return time.mktime(time.strptime(text.strip()[:19], "%Y-%m-%dT%H:%M:%S"))
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
@@ -191,10 +199,11 @@ def expand(job_id: str) -> Iterable[str]:
     parent, bracket, inside = job_id.partition("_[")
     if not bracket:
         return [job_id]
-    ids = []
+    ids: list[str] = []
     for part in inside.rstrip("]").partition("%")[0].split(","):
-        numbers = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part.strip())
+        numbers = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9})(?::([0-9]{1,9}))?)?", part.strip())
         if numbers:
             first, last = int(numbers[1]), int(numbers[2] or numbers[1])
-            ids += [f"{parent}_{task}" for task in range(first, last + 1, int(numbers[3] or 1))]
+            tasks = range(first, last + 1, int(numbers[3] or 1) or 1)
+            ids += [f"{parent}_{task}" for task in tasks[: MOST_TASKS - len(ids)]]
     return ids

@@ -12,12 +12,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.backends.ssh.copy_files import download, upload
+from launcher.backends.ssh.copy_files import download, files_below, require_room, upload
 from launcher.backends.ssh.watch import HostWatch, NodePlace
+from launcher.errors import TargetError
 from launcher.node import run_files
 from launcher.remote.fleet import Fleet
 from launcher.remote.session import Session
 from launcher.rundir.directory import RunDir
+from launcher.rundir.foreign_files import is_checkpoint
 from train.rundir.checkpoints import damage, set_aside
 
 
@@ -53,15 +55,23 @@ def copy_newest_checkpoint(watch: HostWatch, former: Sequence[NodePlace]) -> int
         if absent := [session.name for session in others.sessions if not session.is_open]:
             text = f"cannot reach {', '.join(absent)}: checkpoints that lie only there are not used"
             watch.run.event("note", text=text)
-        holders = [_holder(sessions[host], run_dir) for host, run_dir in (*places, *left) if sessions[host].is_open]
+        holders = [_holder(sessions[host], run_dir) for host, run_dir in places]
+        for host, run_dir in left:
+            try:
+                holders += [_holder(sessions[host], run_dir)] if sessions[host].is_open else []
+            except TargetError as error:
+                watch.run.event("note", text=f"checkpoints on {host} are not used: {error}")
         return _copy_newest(watch.run, holders)
     finally:
         others.close()
 
 
 def _holder(session: Session, run_dir: str) -> Holder:
-    answer = session.call("tree", run_dir=run_dir, tops=[run_files.CHECKPOINTS, run_files.METRICS])
-    return Holder(session, run_dir, dict(answer["files"]))
+    def wanted(name: str) -> bool:
+        return name == run_files.METRICS or is_checkpoint(name)
+
+    tops = (run_files.CHECKPOINTS, run_files.METRICS)
+    return Holder(session, run_dir, files_below(session, run_dir, tops, wanted))
 
 
 def _copy_newest(run: RunDir, holders: Sequence[Holder]) -> int | None:
@@ -92,7 +102,9 @@ def _have_here(run: RunDir, step: int, holders: Sequence[Holder]) -> bool:
         if step not in complete_steps(holder.files):
             continue
         metrics = [run_files.METRICS] if run_files.METRICS in holder.files else []
-        for name in [*_files_of_step(holder.files, step), *metrics]:
+        names = [*_files_of_step(holder.files, step), *metrics]
+        require_room(holder.session, run, (holder.files[name] for name in names))
+        for name in names:
             download(holder.session, holder.run_dir, name, holder.files[name], run.path / name)
         if (reason := damage(place)) is None:
             return True

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from launcher.backends.ssh.watch import HostWatch
 from launcher.errors import TargetError
 from launcher.machine.storage import storage_error
 from launcher.node import run_files
-from launcher.remote.session import Session
+from launcher.node.farend.common import ANSWER
+from launcher.remote.session import AnswerRefused, HostError, Session
+from launcher.rundir.directory import RunDir
+from launcher.rundir.foreign_files import is_checkpoint, is_result, stays_below
 
 BLOCK = 4 << 20
 RESULTS = (run_files.RESULT, run_files.METRICS, run_files.PREDICTIONS, run_files.ADAPTER, run_files.ERRORS)
@@ -24,9 +29,9 @@ def download(session: Session, run_dir: str, name: str, size: int, target: Path)
         with temporary.open("wb") as file:
             while file.tell() < size:
                 data = session.call("get", run_dir=run_dir, name=name, offset=file.tell())["payload"]
-                if not data:
-                    break
                 file.write(data)
+                if len(data) < ANSWER:  # a whole block, or the file's end
+                    break
         temporary.replace(target)
     except OSError as error:
         told = storage_error(error)
@@ -47,6 +52,27 @@ def upload(session: Session, run_dir: str, name: str, source: Path) -> None:
             offset += len(block)
 
 
+def files_below(session: Session, run_dir: str, tops: Sequence[str], wanted: Callable[[str], bool]) -> dict[str, int]:
+    """Return {name: size} of the files below `tops` of a host's run directory whose names are `wanted`.
+
+    Raises HostError for a name that is not below `tops`.
+    """
+    found: dict[str, int] = {}
+    for name, size in session.call("tree", run_dir=run_dir, tops=list(tops))["files"]:
+        if not stays_below(name, tops):
+            raise AnswerRefused(f"{session.name} names a file that is none of the run's results: {name!r}")
+        if wanted(name):
+            found[name] = size
+    return found
+
+
+def require_room(session: Session, run: RunDir, sizes: Iterable[int]) -> None:
+    """Raise HostError if files of these sizes would fill the disk here."""
+    total, free = sum(sizes), shutil.disk_usage(run.path).free
+    if total > free:
+        raise HostError(f"the files on {session.name} have {total} bytes, and {free} are free at {run.path}")
+
+
 def copy_results(watch: HostWatch, *, checkpoints: bool = False) -> list[str] | None:
     """Copy all logs, and the results from node 0; return the results' names. None: node 0 is out of reach."""
     watch.poll(logs=True)
@@ -54,14 +80,18 @@ def copy_results(watch: HostWatch, *, checkpoints: bool = False) -> list[str] | 
     if not session.is_open:
         return None
     tops = [*RESULTS, *([run_files.CHECKPOINTS] if checkpoints else [])]
-    files: list[tuple[str, int]] = session.call("tree", run_dir=run_dir, tops=tops)["files"]
+    found = files_below(session, run_dir, tops, lambda name: is_result(name) or is_checkpoint(name))
+
+    def is_here(name: str, size: int) -> bool:  # a checkpoint's files never change
+        target = run.path / name
+        return is_checkpoint(name) and target.exists() and target.stat().st_size == size
+
+    files = {name: size for name, size in found.items() if not is_here(name, size)}
+    require_room(session, run, files.values())
     copied = []
     # The file that marks a checkpoint as complete comes last, so an interrupted copy does not count as one.
-    for name, size in sorted(files, key=lambda file: file[0].endswith(f"/{run_files.COMPLETE}")):
-        target = run.path / name
-        if name.startswith(f"{run_files.CHECKPOINTS}/") and target.exists() and target.stat().st_size == size:
-            continue  # a checkpoint's files never change
-        download(session, run_dir, name, size, target)
+    for name, size in sorted(files.items(), key=lambda file: file[0].endswith(f"/{run_files.COMPLETE}")):
+        download(session, run_dir, name, size, run.path / name)
         if name != run_files.METRICS:
             copied.append(name)
     return copied

@@ -3,6 +3,8 @@
 The size of a file here is the offset from which to read on there, so a copy survives any crash of the launcher. Files
 keep their names: a command that reads a run directory need not know that it is a copy. Only events.jsonl differs. Each
 file system there has its own; each is kept as `nodes/events-<r>.jsonl`, and its lines go into the one here.
+
+A host is not trusted: it may only add to files of its own node (rundir/foreign_files.py), and leave no holes in them.
 """
 
 from __future__ import annotations
@@ -14,10 +16,13 @@ from pathlib import Path
 from filelock import FileLock
 
 from launcher.node import run_files
-from launcher.remote.session import Json
+from launcher.remote.session import AnswerRefused, HostError, Json
 from launcher.rundir.directory import RunDir, write_atomic
+from launcher.rundir.foreign_files import is_of_node
 
 LOCK_TIMEOUT = 30
+MOST_LINE = 1 << 20
+"""Bytes of a line of events, beyond which it is none."""
 
 
 class Mirror:
@@ -51,28 +56,42 @@ class Mirror:
         return found
 
     def apply(self, node: int, answer: Json) -> None:
-        """Write down one answer of the far end's `poll_node`."""
-        if answer["record"] is not None:
-            write_atomic(self.run.node_record(node), json.dumps(answer["record"], indent=1))
-        start = 0
+        """Write down one answer of the far end's `poll_node`. Raises HostError, before anything is written."""
+        record, start = answer["record"], 0
+        if record is not None and record.get("node_rank", node) != node:
+            raise HostError(f"its record is that of node {record['node_rank']}, not of node {node}")
+        for name, offset, _ in answer["files"]:
+            if not is_of_node(name, node):
+                raise AnswerRefused(f"it sent a file that node {node} does not write: {name!r}")
+            if offset and offset != self._size(node, name):
+                raise AnswerRefused(f"it sent bytes of {name} from {offset} on, and {self._size(node, name)} are here")
+        if record is not None:
+            write_atomic(self.run.node_record(node), json.dumps(record, indent=1))
         for name, offset, length in answer["files"]:
             self._append(node, name, offset, answer["payload"][start : start + length])
             start += length
 
+    def _size(self, node: int, name: str) -> int:
+        path = self._local_path(node, name)
+        return path.stat().st_size if path.is_file() else 0
+
     def _append(self, node: int, name: str, offset: int, data: bytes) -> None:
         path = self._local_path(node, name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        old = path.stat().st_size if path.exists() else 0
         if name == run_files.EVENTS:
             self._append_events(path, offset, data)
         with path.open("r+b" if path.exists() else "wb") as file:
-            file.truncate(min(offset, old))
+            file.truncate(offset)
             file.seek(offset)
             file.write(data)
 
     def _append_events(self, path: Path, offset: int, data: bytes) -> None:
         """Append whole new lines to the run's events. A torn line waits for its rest."""
-        torn = path.read_bytes().rpartition(b"\n")[2] if path.exists() and offset else b""
+        torn = b""
+        if path.exists() and offset:
+            with path.open("rb") as file:
+                file.seek(max(0, offset - MOST_LINE))
+                torn = file.read().rpartition(b"\n")[2]
         lines = (torn + data).rpartition(b"\n")[0]
         if lines:
             with self.run.events.open("ab") as file:

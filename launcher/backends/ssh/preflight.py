@@ -11,7 +11,7 @@ from launcher.backends.ssh import survey
 from launcher.backends.ssh.host_request import fleet_of, requested_hosts
 from launcher.backends.ssh.image_check import ask_images
 from launcher.backends.ssh.preflight_table import PACKAGES, Inspection, make_table
-from launcher.backends.ssh.rendezvous import REACH_SECONDS, REACH_TIMEOUT, Rendezvous, open_rendezvous
+from launcher.backends.ssh.rendezvous import REACH_SECONDS, REACH_TIMEOUT, Rendezvous, open_rendezvous, require_count
 from launcher.backends.ssh.requirements import gpus_of, most_common
 from launcher.job.inputs import Input
 from launcher.job.spec import JobSpec
@@ -102,6 +102,7 @@ def _reached(session: Session, listening: Mapping[int, Rendezvous]) -> dict[int,
     """Return {host: its addresses at which this session's host got an answer}."""
     targets = [target for rendezvous in listening.values() for target in rendezvous.targets]
     answer = session.call("reach", targets=targets, seconds=REACH_SECONDS, timeout=REACH_TIMEOUT)
+    require_count(answer["reached"], targets)
     results = iter(answer["reached"])
     return {
         rank: {address for address in rendezvous.addresses if next(results)} for rank, rendezvous in listening.items()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from launcher.errors import HostsError
 from launcher.remote.fleet import Fleet
-from launcher.remote.session import Json, Session
+from launcher.remote.session import AnswerRefused, Json, Session
 
 REACH_SECONDS = 3.0
 REACH_TIMEOUT = 30
@@ -39,15 +39,27 @@ def open_rendezvous(session: Session, rank: int, facts: Mapping[int, Json], requ
 
 def probe_peers(fleet: Fleet, facts: Mapping[int, Json], token: str, rendezvous: Rendezvous) -> dict[int, Json]:
     """Return what each host sees of the others: marks in its working directory, and the first host's answers."""
-    answers = fleet.on_all_hosts(
-        "cannot ask the hosts about each other",
-        lambda rank, session: session.call(
-            "probe_peers", workdir=facts[rank]["workdir"], token=token, targets=rendezvous.targets if rank else [],
-            seconds=REACH_SECONDS, timeout=REACH_TIMEOUT,
-        ),
-    )  # fmt: skip
+
+    def probe(rank: int, session: Session) -> Json:
+        targets = rendezvous.targets if rank else []
+        answer = session.call(
+            "probe_peers", workdir=facts[rank]["workdir"], token=token, targets=targets, seconds=REACH_SECONDS,
+            timeout=REACH_TIMEOUT,
+        )  # fmt: skip
+        require_count(answer["reached"], targets)
+        if not set(answer["seen"]) <= set(range(len(fleet))):
+            raise AnswerRefused("it sees marks of hosts that nobody asked for in its working directory")
+        return answer
+
+    answers = fleet.on_all_hosts("cannot ask the hosts about each other", probe)
     fleet.sessions[0].call("unlisten")
     return answers
+
+
+def require_count(reached: Sequence[bool], targets: Sequence[object]) -> None:
+    """Raise HostError unless a host's answer has one result per target."""
+    if len(reached) != len(targets):
+        raise AnswerRefused(f"it tried {len(targets)} addresses and has {len(reached)} results")
 
 
 def choose_address(fleet: Fleet, rendezvous: Rendezvous, answers: Mapping[int, Json], requested: str | None) -> str:

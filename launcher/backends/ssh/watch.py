@@ -19,7 +19,8 @@ from launcher.errors import RunNotFound, TargetError
 from launcher.machine.storage import storage_error
 from launcher.remote.connect import Options
 from launcher.remote.fleet import Fleet
-from launcher.remote.session import Json, Session
+from launcher.remote.openssh import warn_once
+from launcher.remote.session import AnswerRefused, Json, Session
 from launcher.rundir.state import STATE_OF_NODE, RunState
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ POLL_TIMEOUT = 10.0
 """Seconds for one poll of a node. A host that is silent for longer counts as out of reach for now."""
 RETRY_SECONDS = 5.0
 """Seconds between two attempts to connect to a host again."""
+SLOWEST = 1 << 16
+"""Bytes per second of a host that still counts as sending, after POLL_TIMEOUT. One that always has more would otherwise
+hold up the poll of all others."""
+MOST_AT_ONCE = 4 << 30
+"""Bytes that one poll of a node copies at most."""
 NEVER = float("-inf")
 
 
@@ -130,20 +136,25 @@ class HostWatch:
                 str(told or error), hint=f"{hint}. The run itself continues: zlaunch status {self.run.run_id}"
             ) from None
         for node, failure in failures.items():
+            if isinstance(failure, AnswerRefused):
+                warn_once(f"an answer of {self.places[node].host} was refused: {failure}")
             self.views[node].reached, self.views[node].error = False, str(failure)
         self.polled = time.monotonic()
 
     def _poll(self, node: int, session: Session, logs: bool, rank: int | None) -> None:
         self.connect(node, session)
         tops = self.mirror.tops(node, logs, rank)
-        more = True
+        began, came, more = time.monotonic(), 0, True
         while more:
             answer = session.call(
                 "poll_node", run_dir=self.places[node].run_dir, node_rank=node, tops=tops,
                 offsets=self.mirror.offsets(node, tops), timeout=POLL_TIMEOUT,
             )  # fmt: skip
             self.mirror.apply(node, answer)
-            more = answer["more"]
+            came += len(answer["payload"])
+            more = answer["more"] and answer["payload"] != b""
+            if more and (time.monotonic() - began > POLL_TIMEOUT + came / SLOWEST or came > MOST_AT_ONCE):
+                raise AnswerRefused(f"it always has more to send: {came} bytes in {time.monotonic() - began:.0f} s")
         gone = answer["record"] is None and self.run.node_record(node).exists()
         self.views[node] = NodeView(
             answer["record"], reached=True, alive=answer["alive"], gone=gone, tried=self.views[node].tried

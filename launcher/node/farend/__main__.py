@@ -12,7 +12,7 @@ import os
 import sys
 
 from ..write_errors import explain
-from .common import Refused
+from .common import TEXT, Refused
 from .host import hello, image, remove_own_mark, shared_dir_marks
 from .network import listen, probe_peers, reach, unlisten
 from .runs import leftovers, poll_node, send_signal, start, unpack
@@ -60,14 +60,14 @@ def carry_out(request: Json, source: BinaryIO) -> Optional[Json]:
     try:
         return {**operation(**request), "ok": True}
     except Refused as error:
-        return {"ok": False, "error": str(error)}
+        return {"ok": False, "error": str(error)[:TEXT]}
     except OSError as error:
         where = " (%s)" % error.filename if error.filename else ""
         found = explain(error)
         text = "%s; %s" % found if found else "%s%s" % (error.strerror or error, where)
-        return {"ok": False, "error": text}
+        return {"ok": False, "error": text[:TEXT]}
     except Exception as error:  # a bug of ours: without an answer it would stay hidden
-        return {"ok": False, "error": "%s failed: %r" % (operation.__name__, error)}
+        return {"ok": False, "error": ("%s failed: %r" % (operation.__name__, error))[:TEXT]}
     finally:
         os.umask(umask)
 

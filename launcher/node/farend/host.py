@@ -11,6 +11,7 @@ from ..census import SECONDS, census
 from ..files import read_text
 from ..processes import boot_id, namespace
 from ..write_errors import explain
+from .common import TEXT
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def image(engine: Sequence[str], name: str, environ: Dict[str, str], **_: Any) -
         timeout=60,
     )  # fmt: skip
     output = done.stdout if done.returncode == 0 else done.stderr
-    return {"code": done.returncode, "said": output.decode("utf-8", "replace")}
+    return {"code": done.returncode, "said": output.decode("utf-8", "replace")[:TEXT]}
 
 
 def leave_mark(workdir: str, token: str, index: int) -> None:

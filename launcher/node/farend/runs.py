@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 KILL_SECONDS = 10
 """How long leftover processes are killed again and again."""
 SHOWN = 200
-"""Characters of a leftover process's command line in the answer."""
+"""Characters of a leftover process's command line, and of its run id, in the answer."""
+PATH = 4096
 
 
 def unpack(run_dir: str, links: Dict[str, str], payload: Any, **_: Any) -> Json:
@@ -191,7 +192,10 @@ def scan(run_id: Optional[str], dead_only: bool) -> Iterator[Json]:
         if dead_only and (living_supervisors(record) or is_in_container(pid, record)):
             continue
         command = read_text("/proc/%d/cmdline" % pid).replace("\0", " ").strip()[:SHOWN]
-        yield {"pid": pid, "start_time": process.start_time, "run_id": run, "run_dir": folder, "command": command}
+        run_dir = folder.encode("utf-8", "replace").decode()[:PATH]
+        yield {
+            "pid": pid, "start_time": process.start_time, "run_id": run[:SHOWN], "run_dir": run_dir, "command": command,
+        }  # fmt: skip
 
 
 def is_own(pid: int) -> bool:

@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 
 from ..files import temporary_name
-from .common import ANSWER, CHUNK, Refused
+from .common import ANSWER, CHUNK, MOST_FILES, Refused
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def tree(run_dir: str, tops: Sequence[str], **_: Any) -> Json:
 
 
 def files_below(run_dir: str, tops: Sequence[str]) -> List[Tuple[str, int]]:
-    """(relative path, size) of the regular files below `tops`."""
+    """(relative path, size) of the regular files below `tops`, at most MOST_FILES."""
     found = []
     for top in tops:
         path = os.path.join(run_dir, top)
@@ -102,9 +102,15 @@ def files_below(run_dir: str, tops: Sequence[str]) -> List[Tuple[str, int]]:
         for folder, _folders, names in os.walk(path):
             for name in sorted(names):
                 full = os.path.join(folder, name)
-                if os.path.isfile(full):
+                if os.path.isfile(full) and is_plain(os.path.relpath(full, path)):
                     found.append((os.path.relpath(full, run_dir), os.path.getsize(full)))
-    return found
+    return found[:MOST_FILES]
+
+
+def is_plain(name: str) -> bool:
+    """Whether the launcher takes a file of this name (launcher/rundir/foreign_files.py)."""
+    parts = name.split("/")
+    return name.isprintable() and "\\" not in name and len(parts) <= 16 and max(map(len, parts)) <= 200
 
 
 def added_since(run_dir: str, tops: Sequence[str], offsets: Dict[str, int]) -> Json:
