@@ -6,11 +6,12 @@ import importlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.torture.__main__ import CAMPAIGNS, HEAD, PAGE, with_rows
+from tests.torture.__main__ import CAMPAIGNS, END, HEAD, PAGE, with_rows
 from tests.torture.bounded import Wrong, judge_all
 
 SHORT = {"job_files": 120, "hostfiles": 400, "data_files": 150, "run_directories": 60, "chat_templates": 60}
@@ -39,7 +40,7 @@ def test_faults_leave_no_process_and_a_run_that_can_be_resumed() -> None:
 
 
 def test_a_case_that_hangs_crashes_or_takes_too_much_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.torture.bounded.WALL_SECONDS", 1.0)
+    monkeypatch.setattr("tests.torture.bounded.WALL_SECONDS", 5.0)
     monkeypatch.setattr("tests.torture.bounded.SECONDS", 0.1)
 
     def judge(number: int) -> str:
@@ -54,7 +55,9 @@ def test_a_case_that_hangs_crashes_or_takes_too_much_is_a_finding(monkeypatch: p
             case 4:
                 bytearray(2 << 30)
             case 5:
-                sum(range(20_000_000))
+                before = time.process_time()
+                while time.process_time() < before + 0.15:
+                    pass
         return "accepted"
 
     tally = judge_all(judge, range(7))
@@ -62,7 +65,7 @@ def test_a_case_that_hangs_crashes_or_takes_too_much_is_a_finding(monkeypatch: p
     assert {number: kind for kind, (_, number, _) in tally.found.items()} == {
         1: "wrong: other value",
         2: "process ended with status 768",
-        3: "no end within 1 s",
+        3: "no end within 5 s",
         4: next(kind for kind in tally.found if kind.startswith("MemoryError at")),
         5: "over 0.1 s",
     }
@@ -71,7 +74,7 @@ def test_a_case_that_hangs_crashes_or_takes_too_much_is_a_finding(monkeypatch: p
 def test_the_page_keeps_one_row_per_campaign() -> None:
     page = PAGE.read_text(encoding="utf-8")
     row = "| hostfiles and filters | x | 1 | 2 | y | none |"
-    assert with_rows(page, [row]).count("| hostfiles and filters |") == 1
+    assert with_rows(page, [row]).partition(END)[0].count("| hostfiles and filters |") == 1
     assert HEAD in with_rows(page, [row])
     assert with_rows(with_rows(page, [row]), [row]) == with_rows(page, [row])
 
