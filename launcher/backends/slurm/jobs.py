@@ -223,20 +223,27 @@ class SlurmBackend:
 
     def _settle(self, run: RunDir, state: RunState, job: JobInfo | None) -> RunState:
         """Copy the results of a run that is over, remove its secrets, and record a failure that no agent recorded."""
+        section = slurm_section(run)
+        # A job that Slurm ended had no time to remove its secrets.
+        elsewhere = section.get("asked", {}).get("login") or section.get("secrets")
+        to_settle = elsewhere and run.run_id not in self._settled
+        recorded = (run.path / run_files.SLURM_ERROR).exists() or first_failure(run) is not None
+        to_record = state is RunState.FAILED and not recorded
+        if not (to_settle or to_record):
+            return state
         held = run.is_claimed
         try:
             run.claim("status", exclusive=False)
         except Busy:  # what is settled now would be taken from the new start
             return state
         try:
-            if run.run_id not in self._settled:
+            if to_settle:
                 shell = self._shell_of(run)
                 shell.fetch(run, RESULTS)
-                if slurm_section(run).get("secrets"):  # a job that Slurm ended had no time to remove them
+                if section.get("secrets"):
                     shell.remove(secrets_file(run))
                 self._settled.add(run.run_id)
-            recorded = (run.path / run_files.SLURM_ERROR).exists() or first_failure(run) is not None
-            if state is RunState.FAILED and not recorded:
+            if to_record and first_failure(run) is None:  # the files that were just copied may have it
                 text = json.dumps(failure_record(run, job), ensure_ascii=False, indent=2)
                 run.write({run_files.SLURM_ERROR: text + "\n"})
         finally:
