@@ -148,10 +148,10 @@ RULES: tuple[Rule, ...] = (
         "auto",
     ),
     Rule(
-        lambda s: s.quantization == "fp8" and s.engine not in ("auto", "fused"),
-        "only the fused layers multiply in fp8",
-        "train.engine",
-        "auto",
+        lambda s: s.quantization == "fp8" and s.device == "cuda" and engine_for(s)[0] != "fused",
+        lambda s: f"only the fused layers multiply in fp8, and the engine is {' ('.join(engine_for(s))})",
+        "model.quantization",
+        "none",
     ),
     Rule(
         lambda s: s.quantization == "fp8" and s.device == "cpu",

@@ -95,6 +95,8 @@ def build(
 
 def _loss(config: TrainConfig, world: World, model: nn.Module, name: str) -> nn.Module:
     if name != "fused":
+        if config.model.quantization == "fp8":
+            raise UserError(f"only the fused layers multiply in fp8, not {name}", "set model.quantization: none")
         return AnswerLoss(model, fused=name == "unsloth" and config.device == "cuda")
     from train.fused.model import fuse
 

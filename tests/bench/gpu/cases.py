@@ -168,7 +168,6 @@ def memory_cases() -> list[Case]:
         quantised = replace(of_shape, quantization="nf4")
         found.append(replace(quantised, workload="dense:8x512"))
         found.append(replace(quantised, workload="dense:2x2048", checkpointing=True))
-        found.append(replace(of_shape, quantization="fp8", workload="dense:4x1024"))
     found += [replace(short, shape=shape, zero=2, workload="dense:2x2048") for shape in shapes[:3]]
     found += [
         replace(short, shape=shape, zero=3, engine="peft", workload="dense:2x1024", checkpointing=False)
