@@ -116,6 +116,8 @@ FAILURE = Fields(
     },
 )  # fmt: skip
 """Why a run failed (agent/causes.py)."""
+NODE = Fields({"node_rank": RANK, "host": text(256), "procs": RANK, "first_rank": RANK})
+"""A node in the table of an attempt (agent/launch.py)."""
 PROCESS = Fields({"pid": integer(1), "start_time": maybe(integer())})
 RANK_ROW = Fields(
     {"rank": RANK},

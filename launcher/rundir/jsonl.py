@@ -1,4 +1,4 @@
-"""JSON lines: a whole file, or a growing one by offset. An incomplete last line is left out until it is complete."""
+"""JSON lines of a file that may still be growing. An incomplete last line is left out until it is complete."""
 
 from __future__ import annotations
 
@@ -19,26 +19,6 @@ def read_jsonl(path: Path, shape: Any = dict[str, Any]) -> list[dict[str, Any]]:
         return []
     except OSError as error:
         raise RunNotFound(f"cannot read {path}: {error.strerror}") from error
-
-
-class JsonlTail:
-    """Reads a growing file and gives every object once."""
-
-    def __init__(self, path: Path, shape: Any = dict[str, Any]) -> None:
-        self.path, self.shape = path, shape
-        self.offset = 0
-
-    def read(self) -> list[dict[str, Any]]:
-        """The objects that were completed since the last call."""
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self.offset)
-                data = file.read()
-        except FileNotFoundError:
-            return []
-        complete = data[: data.rfind(b"\n") + 1]
-        self.offset += len(complete)
-        return list(_objects(complete, self.shape))
 
 
 def damaged_lines(path: Path, shape: Any = dict[str, Any], *, most_bytes: int = 16 << 20) -> list[int]:

@@ -106,6 +106,11 @@ def _ended(event: Line) -> str:
     return f"{node} ended{' ' + str(event['state']) if event.get('state') else ''}{reason}"
 
 
+def _checkpoint(event: Line) -> str:
+    step = event.get("step")
+    return "checkpoint of a step that was not recorded" if step is None else f"checkpoint of step {step}"
+
+
 def _evaluation(event: Line) -> str:
     scores = [f"{key} {event[key]:.3f}" for key in ("loss", "accuracy") if isinstance(event.get(key), (int, float))]
     return f"held-out records after step {event.get('step')}: {', '.join(scores)}"
@@ -120,10 +125,10 @@ _TEXTS: dict[str, Callable[[Line], str]] = {
     "slurm_end": _ended,
     "end": _ended,
     "phase": lambda e: PHASES.get(str(e.get("name")), str(e.get("name"))),
-    "resumed": lambda e: f"resumed from the checkpoint of step {e.get('step')}",
-    "checkpoint": lambda e: f"checkpoint of step {e.get('step')}",
+    "resumed": lambda e: f"resumed from the {_checkpoint(e)}",
+    "checkpoint": _checkpoint,
     "checkpoint_damaged": lambda e: f"the {e.get('checkpoint')} is damaged and not used: {e.get('reason')}",
-    "checkpoint_moved": lambda e: f"the checkpoint of step {e.get('step')} was copied to {e.get('to')}",
+    "checkpoint_moved": lambda e: f"the {_checkpoint(e)} was copied to {e.get('to')}",
     "length_changed": lambda e: (
         f"{e.get('steps')} steps in total instead of {e.get('planned')}; the learning rate follows"
     ),

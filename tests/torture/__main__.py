@@ -20,6 +20,7 @@ CAMPAIGNS = {
     "run_directories": 3_000,
     "chat_templates": 2_000,
     "checkpoints": 2_500,
+    "hostile_answers": 20_000,
     "faults": 300,
 }
 """{module: number of cases}. The first five are 20,000 inputs."""

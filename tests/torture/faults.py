@@ -2,7 +2,8 @@
 
 No process is left, the state is true, the newest checkpoint loads, a resume reaches the losses of the uninterrupted
 run, nothing outside the run directory has changed, and the run's secret is in no file and no command line. The runs
-are of imitation.py, which needs no torch; `faults_of_training.py` does the same with the smoke job.
+are of imitation.py, which writes what the training program writes and needs no torch. Faults with real training are in
+tests/train/training and tests/ssh.
 """
 
 from __future__ import annotations

@@ -1,7 +1,13 @@
-"""Node 0's end of the control channel: accepts the other agents."""
+"""Node 0's end of the control channel: accepts the other agents.
+
+Whoever reaches the port may connect, so what a connection can cost is bounded until it has proved that it knows the
+run's token: its bytes, its time, and the number of such connections.
+"""
 
 from __future__ import annotations
 
+import errno
+import resource
 import selectors
 import socket
 import time
@@ -9,14 +15,24 @@ from contextlib import suppress
 from functools import partial
 
 from .launch import beat_of
-from .wire import Connection, proof, resolve, same_proof
+from .wire import REPORTS, Connection, fits, proof, resolve, same_proof
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
-    from typing import Dict, List, Set
+    from typing import Dict, List, Optional, Set
 
     from ..files import Json
     from .coordinator import Coordinator
+
+
+PROOF_SECONDS = 10.0
+"""From the connection to the proof, however many bytes come meanwhile."""
+UNPROVEN = 64
+"""Connections without proof at a time, besides one for each node."""
+OWN_FILES = 128
+"""Descriptors that the agent itself needs."""
+PAUSE = 1.0
+"""Seconds without accepting, after the system had no descriptor or memory left."""
 
 
 class Hub:
@@ -29,28 +45,51 @@ class Hub:
         self.left: Set[int] = set()
         self.numbers: Dict[int, int] = {}
         self.beat_at = 0.0
-        family, target = resolve(launch["master_addr"], launch["control_port"])
-        everywhere = "::" if family == socket.AF_INET6 else "0.0.0.0"  # noqa: S104 - here the name may mean loopback
-        host = target[0] if target[0] in ("127.0.0.1", "::1") and all_here(launch) else everywhere
-        self.server = socket.create_server((host, launch["control_port"]), family=family, backlog=1024)
-        self.server.setblocking(False)
+        self.most_unproven = UNPROVEN + len(launch["nodes"])
+        make_room(self.most_unproven + len(launch["nodes"]) + OWN_FILES)
+        self.server = listen(launch)
+        self.accept_again: Optional[float] = None
+        """When to accept again; None: accepting."""
         selector.register(self.server, selectors.EVENT_READ, self._accept)
 
     def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                sock, _address = self.server.accept()
-                connection = Connection(sock)
-                self.connections.append(connection)
-                self.selector.register(sock, selectors.EVENT_READ, partial(self._read, connection))
-                connection.send({"nonce": connection.nonce})
+        while True:
+            try:
+                sock, address = self.server.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError:  # no descriptor or memory is left: the port stays readable, and asking again would not end
+                self.selector.unregister(self.server)
+                self.accept_again = time.monotonic() + PAUSE
+                return
+            connection = Connection(sock, str(address[0]))
+            self.connections.append(connection)
+            self.selector.register(sock, selectors.EVENT_READ, partial(self._read, connection))
+            connection.send({"nonce": connection.nonce})
+            self._bound_unproven()
+
+    def _bound_unproven(self) -> None:
+        """Close the oldest connection without proof of the address that has most of them, if there are too many."""
+        unproven = [connection for connection in self.connections if connection.peer is None]
+        if len(unproven) <= self.most_unproven:
+            return
+        by_source: Dict[str, List[Connection]] = {}
+        for connection in unproven:
+            by_source.setdefault(connection.source, []).append(connection)
+        oldest = max(by_source.values(), key=len)[0]
+        oldest.closed = ConnectionAbortedError("too many connections")
+        self._sweep(oldest)
 
     def _read(self, connection: Connection) -> None:
         for message in connection.receive():
+            if connection.closed is not None:
+                break
             if connection.peer is None:
                 self._authenticate(connection, message)
-            else:
+            elif fits(REPORTS, message.get("say"), message):
                 self._dispatch(connection.peer, message)
+            else:
+                connection.closed = ConnectionAbortedError("not our protocol")
         if connection.peer is not None:
             self.coordinator.heard(connection.peer, time.monotonic())
         self._sweep(connection)
@@ -66,7 +105,7 @@ class Hub:
         ):
             connection.closed = ConnectionAbortedError("refused")
             return
-        connection.peer = rank
+        connection.peer, connection.trusted = rank, True
         old = self.by_node.get(int(message["node_rank"]))
         if old is not None:
             old.peer = None  # the agent itself replaced this connection: it is not dead
@@ -74,7 +113,7 @@ class Hub:
             self._sweep(old)
         self.by_node[int(message["node_rank"])] = connection
         connection.send({"proof": proof(token, "hub", str(message.get("nonce")))})
-        self._dispatch(int(message["node_rank"]), message)
+        self._dispatch(int(message["node_rank"]), {"say": "hello"})
 
     def _dispatch(self, node_rank: int, message: Json) -> None:
         kind, number = message.get("say"), message.get("number")
@@ -121,9 +160,12 @@ class Hub:
         for connection in list(self.connections):
             if connection.pending:
                 connection.flush()
-            if connection.peer is None and now - connection.heard > 10:
-                connection.closed = ConnectionAbortedError("no proof within 10 s")
+            if connection.peer is None and now - connection.opened > PROOF_SECONDS:
+                connection.closed = ConnectionAbortedError("no proof in time")
             self._sweep(connection)
+        if self.accept_again is not None and now >= self.accept_again:
+            self.accept_again = None
+            self.selector.register(self.server, selectors.EVENT_READ, self._accept)
         for rank in set(self.by_node) - set(self.coordinator.active):  # a node that comes back learns that it is lost
             self.by_node[rank].closed = ConnectionAbortedError("lost")
             self._sweep(self.by_node[rank])
@@ -138,8 +180,51 @@ class Hub:
 
     def close(self) -> None:
         for sock in [self.server] + [connection.sock for connection in self.connections]:
-            self.selector.unregister(sock)
+            with suppress(KeyError):  # it waits for a free descriptor
+                self.selector.unregister(sock)
             sock.close()
+
+
+def listen(launch: Json) -> socket.socket:
+    """Listen at the address that the other nodes use. Raises OSError.
+
+    A name may mean loopback on its own host, and an address may be another one outside of the host (NAT): then listen
+    at all addresses.
+    """
+    address, port = launch["master_addr"], launch["control_port"]
+    family, target = resolve(address, port)
+    here = target[0] in ("127.0.0.1", "::1")
+    hosts = ["::" if family == socket.AF_INET6 else "0.0.0.0"]  # noqa: S104 - the last resort
+    if (here and all_here(launch)) or (not here and is_literal(address)):
+        hosts.insert(0, target[0])
+    for host in hosts:
+        try:
+            server = socket.create_server((host, port), family=family, backlog=1024)
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL or host == hosts[-1]:
+                raise
+        else:
+            server.setblocking(False)
+            return server
+    raise AssertionError("unreachable")
+
+
+def is_literal(address: str) -> bool:
+    """Whether it is an IP address rather than a name."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with suppress(OSError, ValueError):
+            socket.inet_pton(family, address.partition("%")[0])
+            return True
+    return False
+
+
+def make_room(descriptors: int) -> None:
+    """Raise the soft limit of open descriptors if so many are more than it allows, as far as the hard limit goes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < descriptors:
+        most = descriptors if hard == resource.RLIM_INFINITY else min(descriptors, hard)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def all_here(launch: Json) -> bool:

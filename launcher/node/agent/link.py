@@ -9,7 +9,7 @@ import socket
 import time
 
 from .launch import beat_of, eof_grace
-from .wire import Connection, proof, resolve, same_proof
+from .wire import COMMANDS, Connection, fits, proof, resolve, same_proof
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ class Link:
             self.connected = True
             self.selector.modify(connection.sock, selectors.EVENT_READ, self._ready)
         for message in connection.receive():
+            if connection.closed is not None:
+                break
             self._message(connection, message)
         if connection.closed is not None:
             self._drop(connection.closed)
@@ -81,9 +83,12 @@ class Link:
             if not self.trusted:
                 connection.closed = ConnectionAbortedError("not our hub")
                 return
+            connection.trusted = True
             self._alive(connection)
             for report in self.outbox:
                 connection.send(report)
+        elif not fits(COMMANDS, message.get("do"), message):
+            connection.closed = ConnectionAbortedError("not our protocol")
         else:
             self._alive(connection)
             if message.get("do") != "beat":

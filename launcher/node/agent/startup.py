@@ -20,6 +20,7 @@ from .launch import EXIT_OF_STATE, Names, StartError, load_launch
 from .recorder import Recorder
 from .signals import SIGNALS
 from .warden import guard
+from .wire import proof
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
@@ -33,12 +34,12 @@ if TYPE_CHECKING:
 def claim(launch: Json, names: Names, node_rank: int, inside: bool) -> socket.socket:
     """Become the only agent of this run and node on this host. Raises StartError.
 
-    An abstract socket name is atomic, needs no file system and vanishes with its holders (agent and warden).
+    An abstract socket name is atomic, needs no file system and vanishes with its holders (agent and warden). It is made
+    from the run's token, because any user of the host could hold a name that can be guessed.
     """
     place = os.stat(names.root)
-    name = "\0zlaunch/%s/%d/%d.%d%s" % (
-        str(launch["run_id"])[:60], node_rank, place.st_dev, place.st_ino, "/in" if inside else "",
-    )  # fmt: skip
+    text = "%s/%d/%d.%d%s" % (launch["run_id"], node_rank, place.st_dev, place.st_ino, "/in" if inside else "")
+    name = "\0zlaunch/" + proof(str(launch["token"]), "claim", text)
     lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
         lock.bind(name)

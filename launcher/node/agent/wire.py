@@ -9,10 +9,11 @@ import socket
 import time
 
 from ..addresses import stream_addresses
+from ..fields import FAILURE, NODE, STATES, Fields, boolean, integer, list_of, maybe, one_of, shallow, text
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
-    from typing import Any, List, Optional, Tuple
+    from typing import Any, Dict, List, Optional, Tuple
 
     from ..files import Json
 
@@ -21,10 +22,20 @@ class Connection:
     """JSON lines over a non-blocking socket."""
 
     LIMIT = 1 << 20
+    """Bytes of a message, once the other end is known."""
+    UNPROVEN_LIMIT = 1 << 12
+    """Bytes before that."""
+    UNREAD_LIMIT = 1 << 24
+    """Bytes that wait for an end that does not read."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, source: str = "") -> None:
         sock.setblocking(False)
         self.sock = sock
+        self.source = source
+        """The address of the other end."""
+        self.trusted = False
+        """Whether the other end has proved that it knows the token."""
+        self.opened = time.monotonic()
         self.received = b""
         self.pending = b""
         self.peer: Optional[int] = None
@@ -36,6 +47,8 @@ class Connection:
     def send(self, message: Json) -> None:
         self.pending += json.dumps(message).encode() + b"\n"
         self.flush()
+        if len(self.pending) > self.UNREAD_LIMIT:
+            self.closed = ConnectionAbortedError("reads nothing")
 
     def flush(self) -> None:
         try:
@@ -64,10 +77,47 @@ class Connection:
             messages = [json.loads(line.decode()) for line in lines if line]
         except (ValueError, RecursionError):
             messages, self.received = [None], b""
-        if len(self.received) > self.LIMIT or not all(isinstance(message, dict) for message in messages):
+        limit = self.LIMIT if self.trusted else self.UNPROVEN_LIMIT
+        if len(self.received) > limit or not all(isinstance(message, dict) for message in messages):
             self.closed = ConnectionAbortedError("not our protocol")
             return []
         return messages
+
+
+_ATTEMPT = {"attempt": integer()}
+REPORTS = {
+    "hello": Fields({}),
+    "failing": Fields({**_ATTEMPT, "failure": FAILURE}),
+    "ended": Fields({**_ATTEMPT, "outcome": text(64)}),
+    "quiet": Fields({**_ATTEMPT, "quiet": boolean}),
+    "stacks": Fields({**_ATTEMPT, "rows": list_of(shallow, 1 << 16)}),
+    "request": Fields({"request": one_of("stop", "force", "checkpoint")}),
+    "beat": Fields({}),
+    "bye": Fields({}),
+}
+"""What an agent says to node 0, by its `say`."""
+COMMANDS = {
+    "start": Fields({**_ATTEMPT, "table": list_of(NODE, 1 << 20)}),
+    "stop": Fields({}),
+    "force": Fields({}),
+    "checkpoint": Fields({}),
+    "stacks": Fields(_ATTEMPT),
+    "end": Fields(_ATTEMPT),
+    "finish": Fields({"state": one_of(*STATES), "failure": maybe(FAILURE)}),
+    "beat": Fields({}),
+}
+"""What node 0 tells the other agents to do, by its `do`."""
+
+
+def fits(table: Dict[str, Fields], kind: Any, message: Json) -> bool:
+    """Whether a message is one of the table. Its number, if it has one, is a positive integer."""
+    number = message.get("number")
+    return (
+        type(kind) is str
+        and kind in table
+        and table[kind](message)
+        and (number is None or (type(number) is int and number > 0))
+    )
 
 
 def proof(token: str, role: str, nonce: str) -> str:
