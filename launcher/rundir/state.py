@@ -118,7 +118,8 @@ def damaged_records(run: RunDir) -> dict[Path, str]:
 def _damage(run: RunDir) -> Record | None:
     """The failure of a run whose record is damaged."""
     for path, reason in damaged_records(run).items():
-        text = f"{path} is damaged ({path.stat().st_size} bytes): {reason}"
+        why = reason.removeprefix(f"cannot read {path}: ")
+        text = f"{path} is damaged: {path.stat().st_size} bytes, {why}"
         return {
             "rank": None, "node_rank": None, "host": None, "exit_code": None, "signal": None,
             "cause": "damaged_record", "message": f"{text}, so how the run ended there is not known",
