@@ -103,7 +103,7 @@ class _Printable(io.TextIOWrapper):
 def guard_output() -> None:
     """Let no control sequence of a model's answer or of a record reach the terminal through standard output."""
     old = sys.stdout
-    if isinstance(old, io.TextIOWrapper) and not isinstance(old, _Printable):
+    if isinstance(old, io.TextIOWrapper) and old is sys.__stdout__:  # else somebody has replaced it already
         encoding, errors, lines = old.encoding, old.errors, old.line_buffering
         sys.stdout = _Printable(old.detach(), encoding, errors, line_buffering=lines, write_through=True)
 
