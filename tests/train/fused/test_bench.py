@@ -55,7 +55,7 @@ def test_cases_run_in_processes_that_import_ahead_and_one_that_fails_stops_no_ot
 
     small = cases.Case(shape="smollm2-135m", workload="dense:1x16", steps=1, warmup=1)
     wrong = replace(small, shape="no-such-shape")
-    results = list(children.answers([[small, wrong], [replace(small, engine="peft")]], tmp_path, tmp_path, 120))
+    results = list(children.answers([[small, wrong], [replace(small, engine="peft")]], tmp_path, tmp_path, 400))
     good, bad, other = (line for _, line in results)
     assert good["tokens_per_second"] > 0
     assert "no-such-shape" in bad["failed"]
