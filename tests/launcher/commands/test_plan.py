@@ -14,7 +14,7 @@ from launcher.cli import cli
 from launcher.commands.plan import Planned, plan, report, table
 from launcher.errors import CompatibilityError, SpecError, UsageError
 from launcher.machine import facts
-from launcher.plan.fastest import choose
+from launcher.plan.fastest import choose, in_fp8
 from launcher.plan.situation import model_of
 from tests.beds.planning import MODELS, asked, sample
 
@@ -201,8 +201,10 @@ def test_text_and_json_say_the_same() -> None:
             best, reasons = choose(job, known, situation)
         except UsageError:
             continue
-        planned = Planned(job, known.shape, situation, False, best, reasons, None)
+        planned = Planned(job, known.shape, situation, False, best, reasons, None, in_fp8(job, known, situation, best))
         plan_report, text = report(planned), table(planned)
+        gain = plan_report["fp8_gain"]
+        assert (f"fp8 would be about {gain:.2f} times as fast" if gain else "settings") in text
         for key, item in plan_report["settings"].items():
             assert item["reason"], key
             assert re.search(rf"{re.escape(key)} +{re.escape(str(item['value']))} ", text), key

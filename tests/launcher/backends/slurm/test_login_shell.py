@@ -36,9 +36,10 @@ class Connection:
         self.modes.append(Path(remote).stat().st_mode & 0o777)
         Path(remote).write_bytes(file.read())
 
-    def get(self, remote: str, file: IO[bytes]) -> None:
+    def get(self, remote: str, file: IO[bytes], most: int) -> None:
         if self.broken is not None:
             raise self.broken
+        assert Path(remote).stat().st_size <= most
         file.write(Path(remote).read_bytes())
 
     def close(self) -> None:
