@@ -183,8 +183,8 @@ def refused(
 ) -> None:
     """Have the last start of a run end so."""
     failure = {"rank": 0, "exit_code": code, "cause": cause, "message": "made with another thing", "primary": True}
-    node = {"node_rank": 0, "state": "FAILED", "failure": failure, "host": "h", "boot_id": "b", "pid": 7, "start_time": 5,
-            "heartbeat": 1.0}  # fmt: skip
+    process = {"pid": 7, "start_time": 5, "heartbeat": 1.0}
+    node = {"node_rank": 0, "state": "FAILED", "failure": failure, "host": "h", "boot_id": "b", **process}
     run.write({"nodes/node-0.json": json.dumps(node)})
     run.event("agent_started")
     with run.events.open("a") as events:
