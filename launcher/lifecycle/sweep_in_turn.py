@@ -35,25 +35,26 @@ def run_sweep(texts: Sequence[str], load: Load, overrides: Sequence[str], start:
     points = sweep.new_sweep(sweep.name_of(jobs), backend, [(run, values) for _, run, values in made])
     for job, run, _ in made:
         write_atomic(sweep.job_file(points, run), dump_job(job))
+    is_cancelled = sweep.watch_cancelled(points)  # before `save`: from then on others find the sweep and may cancel it
     sweep.save(points)
     with sweep.claim(points, "start --sweep", in_turn=True):
-        return _run_points(points, range(len(made)), lambda index, is_cancelled: start(*made[index][:2], is_cancelled))
+        return _run_points(points, range(len(made)), lambda index: start(*made[index][:2], is_cancelled), is_cancelled)
 
 
 def resume_sweep(points: Sweep, start: Start) -> int:
     """Run the points that did not succeed: each from its checkpoint, or for the first time."""
+    is_cancelled = sweep.watch_cancelled(points)
 
-    def resume_point(index: int, is_cancelled: IsCancelled) -> int:
+    def resume_point(index: int) -> int:
         run = sweep.run_of(points.points[index])
         return start(read_job(sweep.job_file(points, run)), run, is_cancelled)
 
     with sweep.claim(points, "resume", in_turn=True):
-        return _run_points(points, sweep.unfinished(points), resume_point)
+        return _run_points(points, sweep.unfinished(points), resume_point, is_cancelled)
 
 
-def _run_points(points: Sweep, todo: Sequence[int], start: Callable[[int, IsCancelled], int]) -> int:
+def _run_points(points: Sweep, todo: Sequence[int], start: Callable[[int], int], is_cancelled: IsCancelled) -> int:
     """Start each point when the one before has ended, until the sweep is cancelled."""
-    is_cancelled = sweep.watch_cancelled(points)
     click.echo(f"sweep {points.sweep_id}: {len(todo)} points, one after another", err=True)
     codes = []
     for index in todo:
@@ -64,7 +65,7 @@ def _run_points(points: Sweep, todo: Sequence[int], start: Callable[[int, IsCanc
         values = sweep.label(points.points[index].values)
         click.echo(f"point {index + 1} of {len(points.points)}: {values}", err=True)
         try:
-            codes.append(start(index, is_cancelled))
+            codes.append(start(index))
         except ZlaunchError as error:
             click.echo(f"error: {error.text}", err=True)
             codes.append(error.exit_code)

@@ -14,6 +14,7 @@ from launcher.job import inputs
 from launcher.job.load import read_job
 from launcher.job.spec import Job
 from launcher.lifecycle import checks, sweep, sweep_array, sweep_in_turn
+from launcher.rundir.claims import Claim
 from launcher.rundir.directory import RunDir, RunRecord
 
 
@@ -226,6 +227,29 @@ def test_only_a_later_cancel_stops_a_resumed_sweep(tmp_path: Path, monkeypatch: 
     assert (first(), resumed()) == (True, False)
     sweep.mark_cancelled(points)
     assert (first(), resumed()) == (True, True)
+
+
+def test_a_cancel_as_soon_as_the_sweep_can_be_found_starts_no_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
+    save, claim = sweep.save, sweep.claim
+
+    def save_and_cancel(points: sweep.Sweep) -> None:
+        save(points)
+        sweep.mark_cancelled(points)
+
+    def cancel_and_claim(points: sweep.Sweep, doing: str, **how: bool) -> Claim:
+        sweep.mark_cancelled(points)
+        return claim(points, doing, **how)
+
+    monkeypatch.setattr(sweep, "save", save_and_cancel)
+    assert sweep_in_turn.run_sweep(["lora.r=1,2"], load, [], lambda *_: pytest.fail("started"), backend="local") == 130
+    (name,) = (path.name for path in (tmp_path / "sweeps").iterdir())
+    found = sweep.find_sweep(name)
+    assert found is not None
+    monkeypatch.setattr(sweep, "claim", cancel_and_claim)
+    assert sweep_in_turn.resume_sweep(found, lambda *_: pytest.fail("started")) == 130
 
 
 def test_the_table_has_a_dash_where_a_run_has_no_value() -> None:
