@@ -34,7 +34,8 @@ class Bed:
         run = RunDir(folder / f"{short or name}-20260101-000000-aaaa")
         run.write({"plan.json": "{}", "logs/node-0/rank-0.log": f"{HOSTILE}\n"})
         run.save_record(RunRecord(run_id=run.run_id, name=name, backend="local", created=1.0, submitted=2.0))
-        node = {"node_rank": 0, "host": "here", "state": "RUNNING", "heartbeat": 1.0, "ranks": [{"rank": 0, "pid": 1}]}
+        node = {"node_rank": 0, "host": "here", "boot_id": "b", "pid": 7, "start_time": 5, "state": "RUNNING",
+                "heartbeat": 1.0, "ranks": [{"rank": 0, "pid": 8, "start_time": 6}]}  # fmt: skip
         run.write({"nodes/node-0.json": json.dumps(node)})
         now = time.time()
         events = {"time": now, "event": "ranks_started", "node": 0}, {"time": now, "event": "phase", "name": "train"}
@@ -87,7 +88,7 @@ def test_a_loss_is_on_the_page_within_two_seconds_and_the_end_is_seen(bed: Bed, 
     page.reload()
     page.wait_for_selector("#progress:has-text('损失')")
     bed.states[bed.runs[0].run_id] = RunState.SUCCEEDED
-    page.wait_for_selector("h1:has-text('训练已完成')")
+    page.wait_for_selector("h1:has-text('没有留出数据，无法判断')")
 
 
 def test_an_end_between_the_page_and_its_stream_is_seen(bed: Bed, page: Page) -> None:
@@ -99,7 +100,7 @@ def test_an_end_between_the_page_and_its_stream_is_seen(bed: Bed, page: Page) ->
 
     page.route("**/run/*/stream", end)
     page.goto(f"http://127.0.0.1:{bed.site.port}/run/{run.run_id}")
-    page.wait_for_selector("h1:has-text('The training has finished')")
+    page.wait_for_selector("h1:has-text('Too few held-out records to judge')")
 
 
 def test_a_log_is_followed_and_stays_text(bed: Bed, page: Page) -> None:
