@@ -216,3 +216,12 @@ def test_help_loads_no_heavy_module_and_no_command():
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
+
+
+def test_looking_whether_a_report_page_is_due_does_not_load_its_template_engine():
+    code = (
+        "import sys\nimport launcher.commands.status, launcher.show.page.write\n"
+        "print([m for m in ('jinja2', 'torch', 'paramiko') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"

@@ -64,7 +64,7 @@ def print_hangs(rows: list[dict[str, Any]]) -> None:
 
 def write_page(found: Sequence[tuple[RunDir, dict[str, Any]]], file: Path, *, title: str) -> None:
     """Write the page of one run, or that of several. Raises RunNotFound, TargetError."""
-    from launcher.show.page import gather, write  # Jinja is slow to import
+    from launcher.show.page import gather, write  # slow to import, with Rich
 
     pages, swept, missing = [], [], []
     for run, values in found:

@@ -12,13 +12,15 @@ import hashlib
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jinja2
 from markupsafe import Markup, escape
 
 from launcher.machine import installation
 from launcher.show.page import words
+
+if TYPE_CHECKING:
+    import jinja2
 
 
 def render(template: str, page: dict[str, Any], data: dict[str, Any], *, live: bool = False) -> str:
@@ -111,6 +113,8 @@ def moment(value: float | None) -> str:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
+    import jinja2  # slow, and `zlaunch status` only looks whether a page is due
+
     env = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_folder()),
         undefined=jinja2.StrictUndefined,
