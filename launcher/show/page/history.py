@@ -122,9 +122,14 @@ def _chinese(event: Event) -> str | None:
     return write(event.fields) if write else None
 
 
+def _checkpoint(event: Line) -> str:
+    step = event.get("step")
+    return "步数未记录的检查点" if step is None else f"第 {step} 步的检查点"
+
+
 _CHINESE: dict[str, Callable[[Line], str]] = {
-    "checkpoint": lambda e: f"第 {e.get('step')} 步的检查点",
-    "resumed": lambda e: f"从第 {e.get('step')} 步的检查点继续",
+    "checkpoint": _checkpoint,
+    "resumed": lambda e: f"从{_checkpoint(e)}继续",
     "restart": lambda e: f"第 {e.get('count')} 次重启：{e.get('reason')}",
     "request": lambda e: f"收到请求：{e.get('request')}",
     "end": lambda e: f"节点 {e.get('node')}：{words.both(str(e.get('state')))[1]}",

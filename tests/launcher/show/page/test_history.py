@@ -73,3 +73,11 @@ def test_the_stacks_of_a_hang_are_groups_with_the_odd_one_first() -> None:
     assert ([one["ranks"] for one in found["stacks"]], [one["name"] for one in found["long"]]) == (
         ["rank 1", "ranks 0, 2-3"], ["log_tail"],
     )  # fmt: skip
+
+
+def test_a_checkpoint_without_a_recorded_step_is_one_in_chinese_too() -> None:
+    rows = [history.row(seen({"time": 1.0, "event": name, **step}), 0.0)["text_zh"]
+            for name in ("checkpoint", "resumed") for step in ({"step": 7}, {"step": None})]  # fmt: skip
+    assert rows == [
+        "第 7 步的检查点", "步数未记录的检查点", "从第 7 步的检查点继续", "从步数未记录的检查点继续",
+    ]  # fmt: skip
