@@ -98,6 +98,20 @@ class Coordinator:
         member.due = min(member.due or grace, grace)
         member.why = "its agent was killed, or the host was restarted"
 
+    def report(self, node_rank: int, message: Json) -> None:
+        """Handle a report of a node's agent (wire.REPORTS). Those about the connection alone are the hub's."""
+        kind = message["say"]
+        if kind == "request":
+            self.request(message["request"])
+        elif kind == "failing":
+            self.failing(node_rank, message["attempt"], message["failure"])
+        elif kind == "ended":
+            self.reported(node_rank, message["attempt"], message["outcome"])
+        elif kind == "quiet":
+            self.quiet(node_rank, message["attempt"], message["quiet"])
+        elif kind == "stacks":
+            self.stacks(node_rank, message["attempt"], message["rows"])
+
     def failing(self, node_rank: int, attempt: int, failure: Json) -> None:
         if attempt != self.attempt or self.phase not in ("running", "ending"):
             return

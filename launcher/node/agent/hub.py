@@ -125,18 +125,10 @@ class Hub:
             self.coordinator.heard(node_rank, time.monotonic())
             self.coordinator.arrived(node_rank)
             self.coordinator.returned(node_rank)
-        elif kind == "failing":
-            self.coordinator.failing(node_rank, message["attempt"], message["failure"])
-        elif kind == "ended":
-            self.coordinator.reported(node_rank, message["attempt"], message["outcome"])
-        elif kind == "quiet":
-            self.coordinator.quiet(node_rank, message["attempt"], message["quiet"])
-        elif kind == "stacks":
-            self.coordinator.stacks(node_rank, message["attempt"], message["rows"])
-        elif kind == "request":
-            self.coordinator.request(message["request"])
         elif kind == "bye":
             self.left.add(node_rank)
+        else:
+            self.coordinator.report(node_rank, message)
 
     def _sweep(self, connection: Connection) -> None:
         if connection.closed is None or connection not in self.connections:

@@ -174,14 +174,8 @@ class Agent:
     def _report(self, message: Json) -> None:
         if self.link is not None:
             self.link.report(message)
-        elif self.coordinator is not None and message["say"] == "failing":
-            self.coordinator.failing(0, message["attempt"], message["failure"])
-        elif self.coordinator is not None and message["say"] == "quiet":
-            self.coordinator.quiet(0, message["attempt"], message["quiet"])
-        elif self.coordinator is not None and message["say"] == "stacks":
-            self.coordinator.stacks(0, message["attempt"], message["rows"])
         elif self.coordinator is not None:
-            self.coordinator.reported(0, message["attempt"], message["outcome"])
+            self.coordinator.report(self.node_rank, message)
 
     def _take_stacks(self) -> None:
         """Start the process that takes the stacks of the ranks that run."""
