@@ -70,7 +70,7 @@ class Hub:
 
     def _bound_unproven(self) -> None:
         """Close the oldest connection without proof of the address that has most of them, if there are too many."""
-        unproven = [connection for connection in self.connections if connection.peer is None]
+        unproven = [connection for connection in self.connections if not connection.trusted]
         if len(unproven) <= self.most_unproven:
             return
         by_source: Dict[str, List[Connection]] = {}
@@ -105,7 +105,7 @@ class Hub:
         ):
             connection.closed = ConnectionAbortedError("refused")
             return
-        connection.peer, connection.trusted = rank, True
+        connection.peer = rank
         old = self.by_node.get(int(message["node_rank"]))
         if old is not None:
             old.peer = None  # the agent itself replaced this connection: it is not dead
@@ -152,7 +152,7 @@ class Hub:
         for connection in list(self.connections):
             if connection.pending:
                 connection.flush()
-            if connection.peer is None and now - connection.opened > PROOF_SECONDS:
+            if not connection.trusted and now - connection.opened > PROOF_SECONDS:
                 connection.closed = ConnectionAbortedError("no proof in time")
             self._sweep(connection)
         if self.accept_again is not None and now >= self.accept_again:

@@ -27,7 +27,6 @@ class Link:
         self.launch, self.node_rank, self.selector, self.obey = launch, node_rank, selector, obey
         self.connection: Optional[Connection] = None
         self.connected = False
-        self.trusted = False
         self.met = False
         self.outbox: List[Json] = []
         """Reports of this attempt, and requests. A new connection sends them again: the old one may have lost them."""
@@ -48,7 +47,7 @@ class Link:
         except OSError:
             return
         self.connection = Connection(sock)
-        self.connected = self.trusted = False
+        self.connected = False
         self.selector.register(sock, selectors.EVENT_WRITE, self._ready)
         code = sock.connect_ex(target)
         if code not in (0, errno.EINPROGRESS):
@@ -77,13 +76,12 @@ class Link:
             answer = proof(self.launch["token"], "agent", str(message["nonce"]))
             hello = {"say": "hello", "node_rank": self.node_rank, "run_id": self.launch["run_id"]}
             connection.send({**hello, "proof": answer, "nonce": connection.nonce})
-        elif not self.trusted:
+        elif not connection.trusted:
             expected = proof(self.launch["token"], "hub", connection.nonce)
-            self.trusted = same_proof(message.get("proof"), expected)
-            if not self.trusted:
+            if not same_proof(message.get("proof"), expected):
                 connection.closed = ConnectionAbortedError("not our hub")
                 return
-            connection.trusted = True
+            connection.peer = 0
             self._alive(connection)
             for report in self.outbox:
                 connection.send(report)
@@ -106,7 +104,7 @@ class Link:
             return
         self.selector.unregister(connection.sock)
         connection.sock.close()
-        self.connected = self.trusted = False
+        self.connected = False
         now = time.monotonic()
         # A living host without our hub answers "refused" or "reset"; a cut cable gives no answer.
         if self.met and isinstance(error, (ConnectionResetError, ConnectionRefusedError, BrokenPipeError)):
@@ -116,7 +114,7 @@ class Link:
         self.number += 1
         message = {**message, "number": self.number}
         self.outbox.append(message)
-        if self.connection is not None and self.trusted:
+        if self.connection is not None and self.connection.trusted:
             self.connection.send(message)
 
     def new_attempt(self) -> None:
@@ -129,7 +127,7 @@ class Link:
             self._drop(connection.closed)
         elif connection is not None and now - connection.heard > self.silent_after:
             self._drop(TimeoutError("silent"))
-        elif connection is not None and self.trusted and now >= self.next_beat:
+        elif connection is not None and connection.trusted and now >= self.next_beat:
             self.next_beat = now + beat_of(self.launch)
             connection.send({"say": "beat"})
         if self.connection is None and now >= self.next_try:
@@ -139,6 +137,6 @@ class Link:
         return now >= self.lost_at
 
     def close(self) -> None:
-        if self.connection is not None and self.trusted:
+        if self.connection is not None and self.connection.trusted:
             self.connection.send({"say": "bye"})
         self._drop(OSError("done"))

@@ -33,8 +33,6 @@ class Connection:
         self.sock = sock
         self.source = source
         """The address of the other end."""
-        self.trusted = False
-        """Whether the other end has proved that it knows the token."""
         self.opened = time.monotonic()
         self.received = b""
         self.pending = b""
@@ -43,6 +41,10 @@ class Connection:
         self.nonce = os.urandom(16).hex()
         self.heard = time.monotonic()
         self.closed: Optional[OSError] = None
+
+    @property
+    def trusted(self) -> bool:
+        return self.peer is not None
 
     def send(self, message: Json) -> None:
         self.pending += json.dumps(message).encode() + b"\n"
