@@ -14,8 +14,9 @@ import time
 from contextlib import suppress
 from functools import partial
 
+from ..proofs import proof, same_proof
 from .launch import beat_of
-from .wire import REPORTS, Connection, fits, proof, resolve, same_proof
+from .wire import REPORTS, Connection, fits, resolve
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:

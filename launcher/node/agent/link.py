@@ -8,8 +8,9 @@ import selectors
 import socket
 import time
 
+from ..proofs import proof, same_proof
 from .launch import beat_of, eof_grace
-from .wire import COMMANDS, Connection, fits, proof, resolve, same_proof
+from .wire import COMMANDS, Connection, fits, resolve
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:

@@ -14,13 +14,13 @@ from contextlib import suppress
 
 from ..files import read_json
 from ..processes import PR_SET_CHILD_SUBREAPER, die_with_parent, kill_descendants, prctl, start_time_of
+from ..proofs import proof
 from ..write_errors import explain
 from .causes import failure_of
 from .launch import EXIT_OF_STATE, Names, StartError, load_launch
 from .recorder import Recorder
 from .signals import SIGNALS
 from .warden import guard
-from .wire import proof
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:

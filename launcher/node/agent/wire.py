@@ -1,8 +1,7 @@
-"""The control channel: JSON lines over TCP, and how both ends prove that they know the run's token."""
+"""The control channel: JSON lines over TCP."""
 
 from __future__ import annotations
 
-import hmac
 import json
 import os
 import socket
@@ -120,16 +119,6 @@ def fits(table: Dict[str, Fields], kind: Any, message: Json) -> bool:
         and table[kind](message)
         and (number is None or (type(number) is int and number > 0))
     )
-
-
-def proof(token: str, role: str, nonce: str) -> str:
-    """Answer a challenge: proves knowledge of the token without sending it. The role prevents a mirrored answer."""
-    challenge = ("%s:%s" % (role, nonce)).encode("utf-8", "replace")
-    return hmac.digest(token.encode(), challenge, "sha256").hex()
-
-
-def same_proof(left: Any, right: str) -> bool:
-    return isinstance(left, str) and bool(hmac.compare_digest(left.encode("utf-8", "replace"), right.encode()))
 
 
 def resolve(address: str, port: int) -> Tuple[int, Any]:

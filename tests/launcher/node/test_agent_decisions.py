@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 
-from launcher.node import files
+from launcher.node import files, proofs
 from launcher.node.agent import recorder as recorder_module
-from launcher.node.agent import wire
 from launcher.node.agent.causes import CAUSES, cause_of_exit, cause_of_text, failure_of, first_cause
 from launcher.node.agent.coordinator import Coordinator
 from launcher.node.agent.launch import DEFAULTS, EOF_GRACE, REQUEST_GRACE, Names, port_of_attempt, table_without
@@ -301,6 +300,6 @@ def test_two_nodes_whose_agents_have_one_pid_write_one_file(tmp_path: Path, monk
 
 
 def test_any_answer_of_a_stranger_is_refused() -> None:
-    right = wire.proof("token", "agent", "\ud800")
-    assert wire.same_proof(right, right)
-    assert not any(wire.same_proof(wrong, right) for wrong in (None, 1, ["x"], "\ud800", right[:-1]))
+    right = proofs.proof("token", "agent", "\ud800")
+    assert proofs.same_proof(right, right)
+    assert not any(proofs.same_proof(wrong, right) for wrong in (None, 1, ["x"], "\ud800", right[:-1]))

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from launcher.machine.facts import free_ports
+from launcher.node import proofs
 from launcher.node.agent import hub as hub_module
-from launcher.node.agent import wire
 from launcher.node.agent.coordinator import Coordinator
 from launcher.node.agent.hub import Hub, is_literal, listen
 from launcher.node.agent.link import Link
@@ -64,7 +64,7 @@ class Bed:
         """A connection that has proved that it knows the token."""
         sock = self.stranger()
         nonce = json.loads(sock.recv(4096).splitlines()[0])["nonce"]
-        proof = wire.proof(self.launch["token"], "agent", nonce)
+        proof = proofs.proof(self.launch["token"], "agent", nonce)
         say(sock, {"say": "hello", "node_rank": rank, "run_id": "r", "proof": proof, "nonce": "n"})
         self.turn()
         assert rank in self.hub.by_node
@@ -255,7 +255,7 @@ def test_a_member_obeys_nothing_that_is_no_command(command: dict[str, Any]) -> N
         say(hub, {"nonce": "n"})
         turn()
         hello = json.loads(hub.recv(65536).splitlines()[-1])
-        say(hub, {"proof": wire.proof("secret", "hub", hello["nonce"])})
+        say(hub, {"proof": proofs.proof("secret", "hub", hello["nonce"])})
         say(hub, {"do": "stop"})
         turn()
         assert obeyed == [{"do": "stop"}]
