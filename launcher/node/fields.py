@@ -1,7 +1,7 @@
 """What may stand in JSON from another process or machine, checked with the standard library alone.
 
 A shape is a function: whether a value fits. With it an agent checks the messages of the control channel, and the
-launcher checks the records, metrics, events and results that a host wrote.
+launcher checks the node records that a host sends (remote/host_answers.py).
 """
 
 from __future__ import annotations
@@ -55,14 +55,6 @@ def list_of(shape: Shape, most: int) -> Shape:
     return lambda value: type(value) is list and len(value) <= most and all(map(shape, value))
 
 
-def map_of(shape: Shape, most: int) -> Shape:
-    """An object with arbitrary short keys."""
-    short = text(256)
-    return lambda value: (
-        type(value) is dict and len(value) <= most and all(short(key) and shape(item) for key, item in value.items())
-    )
-
-
 def shallow(value: Any, depth: int = 16) -> bool:
     """Whether objects and lists lie in each other at most so deep."""
     if type(value) not in (dict, list):
@@ -88,10 +80,6 @@ class Fields:
 
     def __call__(self, value: Any) -> bool:
         return self.misfit(value) is None
-
-    def fitting(self, value: Dict[str, Any]) -> Dict[str, Any]:
-        """The object without its known keys that hold something else."""
-        return {key: item for key, item in value.items() if key not in self.known or self.known[key](item)}
 
 
 RANK = integer(0, 1 << 20)
