@@ -81,7 +81,7 @@ def is_full(place: str) -> bool:
     """Whether hardly anything can be written there: a log ends before the line that says so."""
     with suppress(OSError):
         found = os.statvfs(place)
-        return found.f_bavail * found.f_frsize < SOME_ROOM or bool(found.f_files and not found.f_favail)
+        return found.f_bavail * found.f_frsize < SOME_ROOM or lacks_inodes(place)
     return False
 
 

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from launcher.node import fields
+from launcher.node.farend.common import MOST_FILES
 
 Value = TypeVar("Value")
 
@@ -20,8 +21,6 @@ MOST_HEAD = 8 << 20
 """Bytes of the line of JSON in an answer."""
 MOST_PAYLOAD = 6 << 20
 """Bytes after it: a far end's ANSWER and one more block (launcher/node/farend/common.py)."""
-MOST_FILES = 20_000
-"""Files of a run on one host."""
 MOST_SIZE = 1 << 40
 """Bytes of one file of a run."""
 
