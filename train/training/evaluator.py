@@ -63,7 +63,7 @@ class Evaluator:
     def _fits(self, place: int) -> bool:
         """Whether the expected answer of a record, with its end, is no longer than eval.max_new_tokens."""
         tokens = self.part.tokens
-        answer = len(tokens.sequence(place)[0]) - len(tokens.prompt(place))
+        answer = len(tokens.sequence(place)[0]) - tokens.prompt_size(place)
         return answer <= self.config.eval.max_new_tokens
 
     def loss(self, records: int | None = None) -> float:
