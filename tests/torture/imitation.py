@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from train.rundir.checkpoints import MARKER, SCHEMA, STATE, complete, damage, manifest, set_aside
+from train.rundir.checkpoints import MARKER, SCHEMA, STATE, complete, manifest, set_aside, undamaged
 
 EXIT_STOPPED = 75
 CHECKPOINTS = Path("checkpoints")
@@ -35,11 +35,9 @@ def next_state(state: str) -> tuple[str, float]:
 
 def newest() -> tuple[int, str, float]:
     """(step, state, loss) of the newest checkpoint that holds what was written; damaged ones are set aside."""
-    for place in reversed(complete(CHECKPOINTS)):
-        if damage(place) is None:
-            content = json.loads((place / STATE).read_text(encoding="utf-8"))
-            return content["progress"]["step"], content["state"], content["loss"]
-        set_aside(place)
+    for place in undamaged(CHECKPOINTS, lambda damaged, _: set_aside(damaged)):
+        content = json.loads((place / STATE).read_text(encoding="utf-8"))
+        return content["progress"]["step"], content["state"], content["loss"]
     return 0, "start", 0.0
 
 

@@ -71,13 +71,17 @@ def recorded(checkpoint: Path) -> dict[str, Any] | None:
         return None
 
 
-def undamaged(checkpoints: Path, on_damage: Callable[[Path, str], None]) -> Iterator[Path]:
+def undamaged(
+    checkpoints: Path,
+    on_damage: Callable[[Path, str], None],
+    damage_of: Callable[[Path], str | None] = damage,
+) -> Iterator[Path]:
     """The complete checkpoints that hold what was written, newest first; `on_damage` gets the others, with the reason.
 
-    Raises OSError as `damage` does.
+    `damage_of` may know more than `damage`. Raises OSError as it does.
     """
     for place in reversed(complete(checkpoints)):
-        reason = damage(place)
+        reason = damage_of(place)
         if reason is None:
             yield place
         else:

@@ -25,7 +25,7 @@ import torch
 from train import dist
 from train.dist import World
 from train.errors import UserError
-from train.rundir.checkpoints import MARKER, SCHEMA, STATE, STEP_NAME, complete, damage, manifest, set_aside
+from train.rundir.checkpoints import MARKER, SCHEMA, STATE, STEP_NAME, complete, damage, manifest, set_aside, undamaged
 from train.rundir.run_files import sync_directory, write_atomic, write_json
 from train.training.optimizer import State
 from train.training.strategy import Strategy
@@ -149,12 +149,11 @@ def newest_undamaged(checkpoints: Path, on_damage: Callable[[Path, str], None]) 
     Newer damaged ones are renamed to `damaged-step-<n>`, and `on_damage` gets the new name and the reason. Raises
     OSError where a checkpoint cannot be read or renamed.
     """
-    for place in reversed(complete(checkpoints)):
-        reason = damage_of_training(place)
-        if reason is None:
-            return place
+
+    def set_it_aside(place: Path, reason: str) -> None:
         on_damage(set_aside(place), reason)
-    return None
+
+    return next(undamaged(checkpoints, set_it_aside, damage_of_training), None)
 
 
 def damage_of_training(place: Path) -> str | None:

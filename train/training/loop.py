@@ -71,14 +71,14 @@ class Loop:
     total: int
     """Optimizer steps of the whole run."""
     save: Callable[[Progress], None]
-    evaluate: Callable[[], float] | None
-    """Loss on data.eval, if there is one."""
+    evaluate: Callable[[int | None], float] | None
+    """Loss on this many records of data.eval (None: all), if there is one."""
     first_step_done: Callable[[], None]
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
     also_at: tuple[int, ...] = ()
     """Steps at which to evaluate beside the multiples of eval.every: before the first, after the last."""
     records: int | None = None
-    """How many records of data.eval `evaluate` takes; None: all."""
+    """On how many records of data.eval to evaluate; None: all."""
 
     def run(self, progress: Progress) -> tuple[Progress, bool]:
         """Train from `progress` to the end, or to a request to stop: (where it stands, whether it was stopped)."""
@@ -192,7 +192,7 @@ class Loop:
         due = isinstance(every, int) and every > 0 and step % every == 0 and 0 < step < self.total
         if self.evaluate is not None and (due or step in self.also_at):
             started = time.perf_counter()
-            loss = self.evaluate()
+            loss = self.evaluate(self.records)
             log.evaluation(step, loss, records=self.records, seconds=time.perf_counter() - started)
 
     def _acknowledge(self, requests: list[str]) -> None:

@@ -287,7 +287,7 @@ def _train(run: Run) -> None:
         pad=run.loaded.tokenizer.pad_token_id,
         total=run.total,
         save=partial(_save_checkpoint, run),
-        evaluate=partial(run.evaluator.loss, run.loss_records) if run.evaluator else None,
+        evaluate=run.evaluator.loss if run.evaluator else None,
         first_step_done=first_step_done,
         heartbeat=run.heartbeat,
         also_at=run.loss_also_at,
