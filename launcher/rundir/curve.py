@@ -10,11 +10,13 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import BinaryIO
 
 import msgspec
 
 from launcher.node import files, run_files
+from launcher.rundir import shapes
+from launcher.rundir.shapes import Count
 
 MOST_BLOCKS = 1000
 """Blocks of a curve, of four points each at most."""
@@ -26,25 +28,10 @@ SEAL = 200
 """Bytes before the end of what was read, to notice that a resume has cut the file and others were appended."""
 
 
-Step = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+class Metric(shapes.Metric, gc=False, omit_defaults=True):
+    """A line of metrics.jsonl, with a loss, or the loss on the held-out records. A line without a step has step 0."""
 
-
-class Metric(msgspec.Struct, gc=False, omit_defaults=True):
-    """A line of metrics.jsonl. A line has a loss, or the loss on the held-out records."""
-
-    step: Step = 0
-    loss: float | None = None
-    eval_loss: float | None = None
-    epoch: float | None = None
-    grad_norm: float | None = None
-    learning_rate: float | None = None
-    tokens: float | None = None
-    tokens_per_second: float | None = None
-    peak_memory_bytes: float | None = None
-    time: float | None = None
-    records: int | None = None
-    """Of the held-out loss: on how many records; None: on all."""
-    seconds: float | None = None
+    step: Count = 0
 
 
 class Block(msgspec.Struct, array_like=True, gc=False):
@@ -113,7 +100,7 @@ class Series(msgspec.Struct, array_like=True):
 class _Loss(msgspec.Struct, gc=False):
     """All that must be read of every line: a third of the time of decoding all of it."""
 
-    step: Step = 0
+    step: Count = 0
     loss: float | None = None
 
 

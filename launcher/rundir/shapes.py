@@ -146,6 +146,9 @@ class Metric(msgspec.Struct):
     tokens_per_second: float | None = None
     peak_memory_bytes: float | None = None
     time: Seconds | None = None
+    records: Count | None = None
+    """Of the held-out loss: on how many records; None: on all."""
+    seconds: Seconds | None = None
 
 
 class Event(msgspec.Struct):
