@@ -322,6 +322,24 @@ def test_a_job_that_the_cluster_cannot_run_is_refused_before_it_is_queued(
     assert zl.cluster.run(["squeue", "-h"]).stdout == ""
 
 
+def test_a_job_whose_nodes_are_drained_is_queued_and_says_what_it_waits_for(zl: Zl) -> None:
+    def nodes(state: str) -> None:
+        zl.cluster.run(["scontrol", "update", "node=node[2-4]", f"state={state}", "reason=test"])
+
+    nodes("drain")
+    try:
+        # sbatch --test-only refuses both of these; only the second can never run
+        run = zl.submit("true", "--nodes", "2")
+        refused = zl("slurm", "--device", "cpu", "--set", "slurm.cpus_per_task=99", "--", "true", code=1)
+        doctor = zl("doctor", "slurm", "--device", "cpu", "--nodes", "2", "--wait", "0")
+    finally:
+        nodes("resume")
+    assert "node configuration is not available" in refused
+    assert "3 drained" in doctor
+    assert "3 drained" in run.events.read_text()
+    wait(lambda: zl.state(run) == "SUCCEEDED")
+
+
 def test_more_gpus_than_a_node_has_are_refused_and_as_many_as_it_has_are_requested(zl: Zl) -> None:
     assert "at most 2" in zl("slurm", "--gpus-per-node", "8", "--", "true", code=1)
     shown = zl("slurm", "--gpus-per-node", "2", "--print-script", "--", "true")

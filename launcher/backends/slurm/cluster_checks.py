@@ -12,7 +12,7 @@ from launcher.backends.slurm.query import explain_sbatch
 from launcher.backends.slurm.sbatch_variables import overruled
 from launcher.backends.slurm.shell import Shell
 from launcher.backends.slurm.site import Site, ask
-from launcher.backends.slurm.submit_checks import check_limits_of
+from launcher.backends.slurm.submit_checks import check_limits_of, waits_for_nodes
 from launcher.backends.ssh.preflight_table import PACKAGES
 from launcher.errors import TargetError
 from launcher.job.spec import JobSpec
@@ -46,7 +46,7 @@ def examine(job: JobSpec, shell: Shell, wait: int) -> list[Row]:
         cluster.cells["gpu"] = Cell(f"{target.gpu_name}: {reason}" if target.gpu_name else "not known")
         cores = job.slurm.cpus_per_task
         cluster.cells["cores"] = Cell(f"{cores or 'not known'} per node for {procs} GPUs")
-    cluster.cells["start"] = _start(shell, options)
+    cluster.cells["start"] = _start(shell, options, site, job, target.device)
     cluster.cells["nodes"], nodes = _nodes(job, shell, options, target.device, target.python, wait)
     if target.notes:
         cluster.cells["notes"] = Cell(f"{len(target.notes)}", "warn", "; ".join(target.notes))
@@ -62,12 +62,14 @@ def _partition(job: JobSpec, site: Site, procs: int) -> Cell:
     return Cell(name)
 
 
-def _start(shell: Shell, options: Sequence[Sequence[str | None]]) -> Cell:
-    """When sbatch would start the job, or why it refuses."""
+def _start(shell: Shell, options: Sequence[Sequence[str | None]], site: Site, job: JobSpec, device: Device) -> Cell:
+    """When sbatch would start the job, why the job would wait, or why sbatch refuses it."""
     words = [f"--{name}={value}" if value is not None else f"--{name}" for name, value in options if name != "output"]
     result = shell.run(
         ["sbatch", "--test-only", *words, "--wrap=true"], hide=overruled(str(name) for name, _ in options)
     )
+    if result.code != 0 and (waiting := waits_for_nodes(shell, site, job.slurm, device, result)):
+        return Cell("not now", "warn", waiting)
     if result.code != 0:
         error = explain_sbatch(result)
         return Cell("refused", "bad", f"{str(error).splitlines()[-1].strip()}; {error.hint or 'see `man sbatch`'}")

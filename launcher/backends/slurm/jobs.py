@@ -32,7 +32,7 @@ from launcher.backends.slurm.sbatch_variables import overruled, script_options
 from launcher.backends.slurm.shell import ClusterShell, LocalShell, Shell, name_of
 from launcher.backends.slurm.site import ASK_SECONDS, NOT_ASKED, Site, ask, parse_array_limit
 from launcher.backends.slurm.states import JobInfo
-from launcher.backends.slurm.submit_checks import check_partitions, check_paths
+from launcher.backends.slurm.submit_checks import asked_of, check_partitions, check_paths, waits_for_nodes
 from launcher.backends.slurm.synced_files import CHECKPOINTS, RESULTS
 from launcher.errors import TargetError, ZlaunchError
 from launcher.job.inputs import Sums
@@ -148,7 +148,7 @@ class SlurmBackend:
             # The cluster's copy may be that of an earlier start.
             shell.remove(run.control_dir / run_files.CANCELLED)
         try:
-            job = _sbatch(shell, script, options, hide=tuple(secrets))
+            job = self._sbatch(shell, script, options, points, hide=tuple(secrets))
         except BaseException:
             for run in runs:
                 shell.remove(secrets_file(run))
@@ -158,6 +158,36 @@ class SlurmBackend:
             with contextlib.suppress(TargetError):
                 job = next((re.sub(r"_\d+", "", found) for found in self._live_jobs(runs[:1]).values()), "")
         return job
+
+    def _sbatch(
+        self,
+        shell: Shell,
+        script: Path,
+        options: Sequence[str],
+        points: Sequence[tuple[RunDir, RunPlan]],
+        *,
+        hide: tuple[str, ...],
+    ) -> str:
+        """Test and queue a batch script; return the job id. Raises TargetError with Slurm's refusal.
+
+        Variables of the shell cannot change what the script says.
+        """
+        hide = (*hide, *overruled(script_options(script.read_text(encoding="utf-8"))))
+        words, cwd = [*options, script.name], shell.path_there(script.parent)
+        test = shell.run(["sbatch", "--test-only", *words], cwd=cwd, hide=hide)
+        waiting = ""
+        if test.code != 0:
+            plan = points[0][1]
+            waiting = waits_for_nodes(shell, self._site(shell), asked_of(plan), plan.launch.device, test)
+            if not waiting:
+                raise explain_sbatch(test)
+        result = shell.run(["sbatch", "--parsable", *words], cwd=cwd, hide=hide)
+        if result.code != 0:
+            raise explain_sbatch(result)
+        if waiting:
+            for run, _ in points:
+                run.event("note", text=waiting)
+        return job_of_sbatch(result.stdout)
 
     # State
 
@@ -327,19 +357,6 @@ def ranges(indices: Sequence[int]) -> str:
         else:
             found.append([index, index])
     return ",".join(f"{first}-{last}" if first < last else str(first) for first, last in found)
-
-
-def _sbatch(shell: Shell, script: Path, options: Sequence[str], *, hide: tuple[str, ...]) -> str:
-    """Test and queue a batch script; return the job id. Raises TargetError with Slurm's refusal.
-
-    Variables of the shell cannot change what the script says.
-    """
-    hide = (*hide, *overruled(script_options(script.read_text(encoding="utf-8"))))
-    for command in (["sbatch", "--test-only"], ["sbatch", "--parsable"]):
-        result = shell.run([*command, *options, script.name], cwd=shell.path_there(script.parent), hide=hide)
-        if result.code != 0:
-            raise explain_sbatch(result)
-    return job_of_sbatch(result.stdout)
 
 
 def shell_of(section: dict[str, Any]) -> Shell:

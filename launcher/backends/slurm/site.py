@@ -18,6 +18,7 @@ from launcher.plan import batch_job, gpus
 from launcher.plan.gpus import GpuModel
 from launcher.plan.types import Reason
 from launcher.remote.hostfile import expand_ranges
+from train.config import Device
 
 ASK_SECONDS = 15.0
 """For each question before a run. A controller that is down makes Slurm's commands wait for about ten."""
@@ -187,9 +188,9 @@ def contradiction(given: str, gpu: GpuModel, where: str) -> tuple[str, ...]:
     return (f"slurm.gpu: the job says {given}, and Slurm says {gpu.title} ({where}); planned for {given}",)
 
 
-def able_kinds(site: Site, slurm: SlurmSpec) -> list[NodeKind]:
+def able_kinds(site: Site, slurm: SlurmSpec, device: Device = "cuda") -> list[NodeKind]:
     """Return the nodes that Slurm could give to the job. Conditions that only Slurm understands leave nodes in."""
-    wanted, count = batch_job.gpus_per_node(slurm)
+    wanted, count = batch_job.gpus_per_node(slurm) if device == "cuda" else ("", 0)
     names = partitions.chosen(slurm, site.partitions)
     within = _split(slurm.nodelist) if slurm.nodelist else None
     without = set(_split(slurm.exclude or ""))
