@@ -48,7 +48,7 @@ torture: env ## damage and interrupt everything, by seed, for hours; TORTURE_ARG
 
 audit: ## check the locks with hashes for known advisories; needs a network that reaches PyPI or OSV
 	test -x .audit/bin/pip-audit || { python3 -m venv .audit && .audit/bin/pip install -q pip-audit; }
-	for lock in build cpu cuda dev; do \
+	for lock in build cpu cuda ui dev; do \
 		.audit/bin/pip-audit --disable-pip --require-hashes -r docker/requirements/$$lock.txt || exit 1; \
 	done
 

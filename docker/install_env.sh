@@ -75,7 +75,7 @@ rm -f "$venv/.stamp"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 echo "$variant $python $version" >"$venv/.variant"
 
-sh "$root/docker/install_packages.sh" "$venv/bin/python" "$variant" "$req/dev.txt"
+sh "$root/docker/install_packages.sh" "$venv/bin/python" "$variant" "$req/ui.txt" "$req/dev.txt"
 PIP_DISABLE_PIP_VERSION_CHECK=1 "$venv/bin/python" -m pip install -q --no-deps --no-index --no-build-isolation --editable "$root"
 printf '%s\n' "$stamp" >"$venv/.stamp"
 say "ready: $venv/bin/zlaunch"

@@ -113,6 +113,7 @@ FLOORS = {
         ("render", "images"),
         ("backends", "show"),
         ("lifecycle",),
+        ("web",),
         ("commands", "cli"),
     ),
     "train": (

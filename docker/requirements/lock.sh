@@ -15,8 +15,9 @@ lock() {
         -e "s/ ; $only and platform_python_implementation != 'PyPy' and sys_platform == 'linux'//" \
         -e "s/ ; $only and sys_platform == 'linux'//" "$out"
 }
-rm -f build.txt cuda.txt cpu.txt dev.txt
+rm -f build.txt cuda.txt cpu.txt ui.txt dev.txt
 lock cuda.txt train.in launcher.in build.in
 lock build.txt build.in --constraints cuda.txt
 lock cpu.txt train.in launcher.in torch-cpu.in --overrides overrides-cpu.in --constraints cuda.txt
+lock ui.txt ui.in --constraints cuda.txt
 lock dev.txt dev.in --constraints cuda.txt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -29,8 +30,13 @@ def ui(port: int, host: str, no_browser: bool) -> None:
     The page only reads. The address that is printed holds a token; without it nothing is shown. From another machine,
     forward the port: ssh -L PORT:127.0.0.1:PORT HOST.
     """
-    from launcher.show.web import LOOPBACK, Site
-
+    try:
+        from launcher.web.server import LOOPBACK, Site
+    except ModuleNotFoundError as error:
+        if error.name not in ("starlette", "uvicorn", "anyio", "h11"):
+            raise
+        missing = f"zlaunch ui needs Starlette and uvicorn, and this Python has no {error.name}"
+        raise UsageError(missing, hint=f"{sys.executable} -m pip install starlette uvicorn") from error
     try:
         site = Site(host, port, _runs, States())
     except OSError as error:
@@ -42,11 +48,7 @@ def ui(port: int, host: str, no_browser: bool) -> None:
         import webbrowser
 
         webbrowser.open(site.url)
-    try:
-        site.serve_forever(poll_interval=0.2)
-    except KeyboardInterrupt:
-        site.ending.set()
-        site.server_close()
+    site.serve()
 
 
 def _runs() -> list[RunDir]:

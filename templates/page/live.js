@@ -2,10 +2,30 @@
 (() => {
 "use strict";
 const $ = id => document.getElementById(id), { add, t, format, words, refresh } = window.zlaunch;
+/* A browser has six connections to a server, over all its tabs: a page that is hidden or left gives up its stream. */
 const follow = (path, show) => {
-  const source = new EventSource(path);
-  source.onmessage = event => { document.documentElement.dataset.live = "1"; show(JSON.parse(event.data), source); };
-  source.onerror = () => { document.documentElement.dataset.live = "0"; };
+  let source = null;
+  const close = () => { if (source) source.close(); source = null; };
+  const open = () => {
+    if (source || document.hidden) return;
+    source = new EventSource(path);
+    source.onmessage = event => {
+      document.documentElement.dataset.live = "1";
+      const value = JSON.parse(event.data);
+      trouble(value.error || "");
+      if (!value.error) show(value, close);
+    };
+    source.onerror = () => { document.documentElement.dataset.live = "0"; };
+  };
+  document.addEventListener("visibilitychange", () => document.hidden ? close() : open());
+  addEventListener("pagehide", close);
+  addEventListener("pageshow", open);
+  open();
+};
+const trouble = text => {
+  const place = $("trouble");
+  place.hidden = !text;
+  if (place.textContent !== text) place.textContent = text;
 };
 
 /* ---- one run */
@@ -23,8 +43,8 @@ const progress = live => {
     live.seconds_left === null ? "" : t(`about ${duration(live.seconds_left)} left`, `约剩 ${duration(live.seconds_left)}`)].filter(Boolean).join(" · ");
 };
 const whole = JSON.stringify(window.zlaunch.whole);
-const showRun = (live, source) => {
-  if (whole !== JSON.stringify(live.whole)) { source.close(); location.reload(); return; }
+const showRun = (live, close) => {
+  if (whole !== JSON.stringify(live.whole)) { close(); location.reload(); return; }
   refresh(live.curves);
   progress(live);
   readLog();

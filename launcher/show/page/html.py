@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,15 @@ if TYPE_CHECKING:
     import jinja2
 
 
-def render(template: str, page: dict[str, Any], data: dict[str, Any], *, live: bool = False) -> str:
+def render(
+    template: str, page: dict[str, Any], data: dict[str, Any], *, live: bool = False, more: Sequence[str] = ()
+) -> str:
     """The text of a page. `page` is for the template, `data` for the scripts.
 
-    `live`: the page is served by `zlaunch ui` and may ask that server for news.
+    `live`: the page is served by `zlaunch ui` and may ask that server for news; `more` are further scripts of it.
     """
-    sources = [_licensed("uPlot"), _licensed("jsdiff"), _source("page.js"), *([_source("live.js")] if live else [])]
+    own = ("page.js", *(("live.js",) if live else ()), *more)
+    sources = [_licensed("uPlot"), _licensed("jsdiff"), *map(_source, own)]
     scripts = [Markup(source) for source in sources]
     hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
     text = (

@@ -18,7 +18,7 @@ import pytest
 
 from launcher.rundir.directory import RunDir, RunRecord
 from launcher.rundir.state import RunState
-from launcher.show.web import Site
+from launcher.web.server import Site
 
 ROOT = Path(__file__).parents[3]
 
@@ -35,7 +35,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     runs = [a_run(tmp_path, "one"), a_run(tmp_path, "two"), a_run(tmp_path, "torn")]
     runs[2].run_json.write_text("{torn")
     made = Site("127.0.0.1", 0, lambda: runs, lambda run: RunState.RUNNING)
-    threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    threading.Thread(target=made.serve, daemon=True).start()
     yield made
     made.end()
 
@@ -62,7 +62,7 @@ def test_without_the_token_nothing_is_answered(site: Site, path: str) -> None:
 
 def test_the_address_that_is_printed_sets_the_cookie(site: Site) -> None:
     status, _, headers = get(site, site.url.partition(str(site.port))[2], cookie="")
-    assert (status, headers["Set-Cookie"]) == (200, f"{site.cookie}={site.token}; HttpOnly; SameSite=Strict; Path=/")
+    assert (status, headers["Set-Cookie"]) == (200, f"{site.cookie}={site.token}; HttpOnly; Path=/; SameSite=strict")
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,8 @@ def test_requests_from_its_own_pages_are_answered_under_each_of_its_names(site: 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
 def test_it_only_reads(site: Site, method: str) -> None:
-    assert get(site, "/", method=method)[0] == 501
+    assert get(site, "/", method=method)[0] == 403  # without an origin
+    assert get(site, "/", method=method, Origin=f"http://127.0.0.1:{site.port}")[0] == 405
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_logs_pages_and_comparisons_are_served_and_a_damaged_run_hides_no_other(
     assert get(site, f"{run}/log/5/7")[:2] == (200, "\n")
     assert get(site, run)[0] == 200
     assert get(site, "/compare?run=one-20260101-000000-aaaa&run=two-20260101-000000-aaaa")[0] == 200
-    rows = site.rows()
+    rows = site.board.rows()
     assert [row["state"] for row in rows] == [None, "RUNNING", "RUNNING"]
     assert "cannot read" in rows[0]["error"]
     assert get(site, "/run/torn-20260101-000000-aaaa")[0] == 404
@@ -152,3 +153,28 @@ def test_a_port_that_is_taken_is_a_clear_error(site: Site) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert f"cannot listen on 127.0.0.1:{site.port}" in done.stderr
+
+
+def test_without_the_extra_the_error_says_what_to_install() -> None:
+    code = "import sys; sys.modules['uvicorn'] = None; from launcher.cli import main; sys.argv[1:] = ['ui']; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert "this Python has no uvicorn" in done.stderr
+    assert "-m pip install starlette uvicorn" in done.stderr
+
+
+def test_a_damaged_file_is_reported_on_its_stream_which_goes_on(site: Site, tmp_path: Path) -> None:
+    run = tmp_path / "one-20260101-000000-aaaa"
+    connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=10)
+    connection.request("GET", f"/run/{run.name}/stream", headers={"Cookie": f"{site.cookie}={site.token}"})
+    answer = connection.getresponse()
+    assert "error" not in json.loads(answer.readline().removeprefix(b"data: "))
+    answer.readline()
+    (run / "plan.json").write_text("{torn")
+    assert "plan.json" in json.loads(answer.readline().removeprefix(b"data: "))["error"]
+    answer.readline()
+    (run / "plan.json").write_text("{}")
+    assert "error" not in json.loads(answer.readline().removeprefix(b"data: "))
+    connection.close()

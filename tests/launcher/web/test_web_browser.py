@@ -13,7 +13,7 @@ import pytest
 
 from launcher.rundir.directory import RunDir, RunRecord
 from launcher.rundir.state import RunState
-from launcher.show.web import Site
+from launcher.web.server import Site
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -52,7 +52,7 @@ class Bed:
 @pytest.fixture
 def bed(tmp_path: Path) -> Iterator[Bed]:
     made = Bed(tmp_path)
-    threading.Thread(target=made.site.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    threading.Thread(target=made.site.serve, daemon=True).start()
     yield made
     made.site.end()
 
@@ -108,6 +108,15 @@ def test_a_log_is_followed_and_stays_text(bed: Bed, page: Page) -> None:
     page.click("#logs summary")
     page.wait_for_selector("#log:has-text('window.hit')")
     assert page.locator("#log").inner_text().strip() == HOSTILE
+
+
+def test_a_hidden_page_gives_up_its_stream_and_takes_it_up_again(bed: Bed, page: Page) -> None:
+    """A browser has six connections to a server, over all its tabs."""
+    hide = "hidden => { Object.defineProperty(document, 'hidden', {value: hidden, configurable: true});"
+    with page.expect_event("requestfailed", lambda request: request.url.endswith("/stream")):
+        page.evaluate(hide + "document.dispatchEvent(new Event('visibilitychange')); }", True)
+    with page.expect_request("**/stream"):
+        page.evaluate(hide + "document.dispatchEvent(new Event('visibilitychange')); }", False)
 
 
 @pytest.mark.parametrize("page", [375], indirect=True)

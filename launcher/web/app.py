@@ -1,0 +1,45 @@
+"""The application: its routes behind the guard, and what an error looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from launcher.errors import RunNotFound, UsageError, ZlaunchError
+from launcher.web import pages
+from launcher.web.board import Board
+from launcher.web.security import Guard
+
+ROUTES = [*pages.ROUTES]
+
+
+def application(
+    board: Board, is_ending: Callable[[], bool], *, names: Iterable[str], cookie: str, token: str
+) -> Starlette:
+    """The ASGI application. `is_ending`: whether open streams should end; the rest is for the guard."""
+    made = Starlette(
+        routes=ROUTES,
+        middleware=[Middleware(Guard, names=names, cookie=cookie, token=token)],
+        exception_handlers={ZlaunchError: _refuse, HTTPException: _no_page},
+    )
+    made.state.board, made.state.is_ending = board, is_ending
+    return made
+
+
+def _refuse(request: Request, error: Any) -> Response:
+    """An error of the user: text for a page, JSON for a script of a page."""
+    status = 404 if isinstance(error, RunNotFound) else 400 if isinstance(error, UsageError) else 500
+    if request.method == "POST":
+        return JSONResponse({"error": str(error), "hint": error.hint}, status)
+    return PlainTextResponse(f"{status}: {error.text}\n", status)
+
+
+def _no_page(request: Request, error: Any) -> Response:
+    text = f"no page {request.url.path}" if error.status_code == 404 else error.detail
+    return PlainTextResponse(f"{error.status_code}: {text}\n", error.status_code, headers=error.headers)

@@ -1,0 +1,60 @@
+"""What the server shows of the runs, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from launcher.errors import RunNotFound, ZlaunchError
+from launcher.rundir import curve
+from launcher.rundir.directory import RunDir
+from launcher.rundir.picture import Picture
+from launcher.rundir.state import RunState
+from launcher.show.page import gather
+
+StateOf = Callable[[RunDir], RunState]
+
+
+class Board:
+    """The runs that `runs` lists; `state_of` asks for the state of one."""
+
+    def __init__(self, runs: Callable[[], Iterable[RunDir]], state_of: StateOf) -> None:
+        self.runs, self.state_of = runs, state_of
+
+    def find(self, run_id: str) -> RunDir:
+        """The run of the list with this id; a path or a prefix is none. Raises RunNotFound."""
+        for run in self.runs():
+            if run.run_id == run_id:
+                return run
+        raise RunNotFound(f"no run {run_id}")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row per run, newest first."""
+        return [self.row(run) for run in reversed(list(self.runs()))]
+
+    def row(self, run: RunDir) -> dict[str, Any]:
+        try:
+            record, (last, _) = run.record, curve.last_metric(run.metrics)
+            found = {"id": run.run_id, "name": record.name, "backend": record.backend, "started": record.submitted}
+            step, loss = (last.step, last.loss) if last else (None, None)
+            return {**found, "state": self.state_of(run).value, "step": step, "loss": loss, "error": None}
+        except ZlaunchError as error:  # one damaged run must not hide the others
+            return {**dict.fromkeys(("name", "backend", "started", "state", "step", "loss")), "id": run.run_id,
+                    "error": str(error)}  # fmt: skip
+
+
+def live(seen: Picture) -> dict[str, Any]:
+    """What changes on the page of a run while it lasts. If `whole` changes, the page is loaded again."""
+    shown = [event for event in seen.events if event.event not in ("progress", "memory")]
+    count = seen.count
+    return {
+        "whole": [seen.state, seen.phase, len(shown), bool(seen.curve), bool(seen.held_out), seen.is_program],
+        "final": RunState(seen.state).is_final,
+        "phase": seen.phase,
+        "done": count.done if count else None,
+        "total": count.total if count else None,
+        "seconds_left": seen.seconds_left,
+        "loss": seen.loss,
+        "tokens_per_second": seen.tokens_per_second,
+        "curves": gather.curves(seen),
+    }
