@@ -27,7 +27,8 @@ from launcher.commands.options import (
 from launcher.errors import SpecError, UsageError
 from launcher.job.spec import Job
 from launcher.lifecycle import checks, submit, sweep_array
-from launcher.lifecycle.attach import print_notes, print_rendered, start_and_follow
+from launcher.lifecycle.attach import finish_interrupted_start, print_notes, print_rendered, start_and_follow
+from launcher.lifecycle.interrupted import StartInterrupted
 from launcher.plan import batch_job
 from launcher.rundir.directory import RunDir
 
@@ -149,7 +150,10 @@ def submit_run(job: Job, *, smoke: bool, dry_run: bool, print_script: bool, foll
         click.echo(f"rendered {run.path}, the working directory of the script; nothing was submitted", err=True)
         return 0
     if not follow:
-        record = submit.submit(run, plan, backend, secrets)
+        try:
+            record = submit.submit(run, plan, backend, secrets)
+        except StartInterrupted as start:
+            return finish_interrupted_start(run, start, as_json)
         print_submitted(run, next(iter(record.ids), "without a known id"), as_json)
         return 0
     return start_and_follow(run, plan, backend, secrets, smoke=smoke, as_json=as_json)

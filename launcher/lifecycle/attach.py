@@ -50,7 +50,10 @@ def launch(
     if dry_run:
         return print_rendered(run, plan, as_json)
     if detach:
-        submit.submit(run, plan, backend, secrets, **record)
+        try:
+            submit.submit(run, plan, backend, secrets, **record)
+        except StartInterrupted as start:
+            return finish_interrupted_start(run, start, as_json)
         return _print_detached(run, as_json)
     options: dict[str, Any] = {"smoke": smoke, "as_json": as_json, "is_cancelled": is_cancelled}
     return start_and_follow(run, plan, backend, secrets, **options, **record)
@@ -79,7 +82,7 @@ def start_and_follow(
         left = 0 if is_cancelled is None else EXIT[RunState.CANCELLED]
         return attach(run, backend, smoke=smoke, as_json=as_json, left=left)
     except StartInterrupted as start:
-        return _finish_interrupted(run, RunState.CANCELLED if start.cancelled else RunState.RUNNING, as_json)
+        return finish_interrupted_start(run, start, as_json)
     except KeyboardInterrupt:  # after the start and before the first look
         if not run.run_json.exists():
             raise  # before the start
@@ -109,6 +112,13 @@ def leave(run: RunDir, *, as_json: bool = False) -> None:
     if as_json:
         click.echo(json.dumps(reading.summarize(run, RunState.RUNNING)))
     click.echo(f"{run.run_id} goes on\n  zlaunch watch {run.run_id}\n  zlaunch cancel {run.run_id}", err=as_json)
+
+
+def finish_interrupted_start(run: RunDir, start: StartInterrupted, as_json: bool) -> int:
+    """Print what became of a run whose start was cancelled, and by whom. Returns the exit code."""
+    if start.elsewhere and start.cancelled:
+        click.echo(f"{run.run_id} was cancelled during its start by another command (`zlaunch cancel`)", err=True)
+    return _finish_interrupted(run, RunState.CANCELLED if start.cancelled else RunState.RUNNING, as_json)
 
 
 def _finish_interrupted(run: RunDir, state: RunState, as_json: bool) -> int:

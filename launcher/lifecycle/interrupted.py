@@ -14,10 +14,12 @@ from launcher.rundir.state import RunState
 
 
 class StartInterrupted(KeyboardInterrupt):
-    """A Ctrl-C during the start of a run, raised after `cancel_start`."""
+    """A Ctrl-C, or a `zlaunch cancel` of another command, during the start of a run; raised after `cancel_start`."""
 
-    def __init__(self, cancelled: bool) -> None:
+    def __init__(self, cancelled: bool, *, elsewhere: bool) -> None:
         super().__init__()
+        self.elsewhere = elsewhere
+        """Whether another command cancelled the run."""
         self.cancelled = cancelled
         """False: the run may still be running; an error message was printed."""
 

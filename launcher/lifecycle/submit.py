@@ -18,7 +18,7 @@ from typing import Any
 from launcher import __version__
 from launcher.backends import container_choice
 from launcher.backends.base import Backend
-from launcher.errors import TargetError
+from launcher.errors import RunNotFound, TargetError
 from launcher.job.load import dump_job
 from launcher.job.spec import Job
 from launcher.lifecycle.checks import RecordCounts, check_checkpoint_settings, check_inputs, check_records
@@ -106,8 +106,8 @@ def write_files(run: RunDir, run_plan: RunPlan, job: Job) -> None:
 def submit(run: RunDir, run_plan: RunPlan, backend: Backend, secrets: Mapping[str, str], **record: Any) -> RunRecord:
     """Start a prepared run and write its record.
 
-    Raises TargetError; then nothing of the run is running, and a resumed run is unchanged. A Ctrl-C cancels the start
-    and raises StartInterrupted.
+    Raises TargetError; then nothing of the run is running, and a resumed run is unchanged. A Ctrl-C, or a cancel by
+    another command, cancels the start and raises StartInterrupted.
     """
     run.claim("start")
     before = write_record(run, run_plan, **record)
@@ -117,17 +117,32 @@ def submit(run: RunDir, run_plan: RunPlan, backend: Backend, secrets: Mapping[st
         if started.state == "CANCELLED":
             raise KeyboardInterrupt
         return started
-    except KeyboardInterrupt:  # its processes may have started already
-        cancelled = cancel_start(run, backend)
-        run.update_record(state="CANCELLED" if cancelled else "RUNNING")
-        raise StartInterrupted(cancelled) from None
+    except KeyboardInterrupt:
+        raise _end_start(run, backend) from None
     except StartNotRecorded:
         raise
     except BaseException as error:
+        if isinstance(error, TargetError) and _is_cancelled(run):  # the cancel killed what this command was starting
+            raise _end_start(run, backend) from error
         record_failed_start(run, before, error)
         raise
     finally:
         run.release()
+
+
+def _end_start(run: RunDir, backend: Backend) -> StartInterrupted:
+    """End what has started of a run already, and record that."""
+    elsewhere = _is_cancelled(run)
+    cancelled = cancel_start(run, backend)
+    run.update_record(state="CANCELLED" if cancelled else "RUNNING")
+    return StartInterrupted(cancelled, elsewhere=elsewhere)
+
+
+def _is_cancelled(run: RunDir) -> bool:
+    """Whether another command has recorded that it cancelled the run."""
+    with contextlib.suppress(RunNotFound):  # its record is damaged or gone
+        return run.record.state == "CANCELLED"
+    return False
 
 
 class StartNotRecorded(TargetError):

@@ -59,7 +59,6 @@ def _run_points(points: Sweep, todo: Sequence[int], start: Callable[[int], int],
     codes = []
     for index in todo:
         if is_cancelled():
-            click.echo(f"{points.sweep_id} was cancelled: no further point is started", err=True)
             codes.append(130)
             break
         values = sweep.label(points.points[index].values)
@@ -71,6 +70,8 @@ def _run_points(points: Sweep, todo: Sequence[int], start: Callable[[int], int],
             codes.append(error.exit_code)
         if codes[-1] == 130:
             break
+    if 130 in codes and is_cancelled():
+        click.echo(f"{points.sweep_id} was cancelled: no further point is started", err=True)
     click.echo(f"sweep {points.sweep_id}\n  zlaunch report {points.sweep_id}", err=True)
     if 130 in codes:
         click.echo(f"  zlaunch resume {points.sweep_id}", err=True)

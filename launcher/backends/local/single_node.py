@@ -111,5 +111,6 @@ def kill_leftovers(run_id: str) -> list[int]:
             process.signal_process(pid, start_time, processes.boot_id(), signal.SIGKILL)
         return [pid for pid, _ in found]
 
-    process.wait_until(lambda: not kill_once(), KILL_TIMEOUT)
+    if process.wait_until(lambda: not kill_once(), KILL_TIMEOUT):
+        return []  # what another command starts from now on is not what survived
     return [pid for pid, _ in processes.find_run_processes(run_id)]

@@ -13,6 +13,7 @@ from launcher.backends.base import FakeBackend
 from launcher.cli import cli
 from launcher.errors import CompatibilityError, TargetError, UsageError
 from launcher.lifecycle import attach
+from launcher.plan.types import RunPlan
 from launcher.rundir.directory import RunDir
 from launcher.rundir.state import RunState
 
@@ -107,6 +108,20 @@ def test_ctrl_c_right_after_the_submission_leaves_no_job(monkeypatch: pytest.Mon
     assert done.return_value == 130
     assert made[0].submitted == made[0].cancelled
     assert json.loads(done.stdout.splitlines()[-1])["state"] == "CANCELLED"
+
+
+def test_a_job_that_another_command_cancels_while_it_is_queued_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Cancelled(Queue):
+        def submit(self, run: RunDir, plan: RunPlan, secrets: dict[str, str]) -> tuple[str, ...]:
+            run.update_record(state="CANCELLED")
+            return super().submit(run, plan, secrets)
+
+    monkeypatch.setattr("launcher.commands.slurm.SlurmBackend", Cancelled)
+    words = ["slurm", "--device", "cpu", "--", "true"]
+    done = CliRunner().invoke(cli, words, standalone_mode=False, catch_exceptions=False)
+    assert done.return_value == 130
+    assert "was cancelled during its start by another command" in done.stderr
+    assert "to continue: zlaunch resume" in done.stdout
 
 
 def test_waiting_and_not_waiting_contradict_each_other() -> None:

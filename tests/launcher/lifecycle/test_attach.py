@@ -149,3 +149,36 @@ def test_a_run_cancelled_during_its_start_is_stopped(tmp_path: Path, capsys: pyt
     code, run = launch(tmp_path, backend, is_cancelled=lambda: backend.submitted != [])
     assert (code, run.record.state, backend.cancelled) == (130, "CANCELLED", [run.run_id])
     assert f"zlaunch resume {run.run_id}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("how", [{"detach": True}, {}, {"detach": True, "as_json": True}])
+@pytest.mark.parametrize("seen", [None, KeyboardInterrupt(), TargetError("node.sh: exit status 137")])
+def test_a_start_that_another_command_cancels_says_so_and_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], how: dict[str, bool], seen: BaseException | None
+) -> None:
+    class Cancelled(FakeBackend):
+        def submit(self, run: RunDir, plan: RunPlan, secrets: dict[str, str]) -> tuple[str, ...]:
+            run.update_record(state="CANCELLED")  # by `zlaunch cancel`; it may have killed what started here, too
+            if seen is not None:
+                raise seen
+            return super().submit(run, plan, secrets)
+
+    backend = Cancelled()
+    code, run = launch(tmp_path, backend, **how)
+    output = capsys.readouterr()
+    assert (code, run.record.state, backend.cancelled) == (130, "CANCELLED", [run.run_id])
+    assert f"{run.run_id} was cancelled during its start by another command (`zlaunch cancel`)\n" in output.err
+    assert f"to continue: zlaunch resume {run.run_id}\n" in output.out + output.err
+    assert "exit status 137" not in output.out + output.err
+    if "as_json" in how:
+        assert json.loads(output.out)["state"] == "CANCELLED"
+
+
+def test_an_interrupted_detached_start_is_reported_like_one_that_is_followed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, run = launch(tmp_path, Interrupted(), detach=True)
+    output = capsys.readouterr()
+    assert (code, "another command" in output.err) == (130, False)
+    assert output.out.startswith("CANCELLED\n")
+    assert f"to continue: zlaunch resume {run.run_id}\n" in output.out

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 
-from launcher.backends.local.single_node import LocalBackend
+from launcher.backends.local.single_node import LocalBackend, kill_leftovers
 from launcher.errors import TargetError
 from launcher.node import processes
 from launcher.plan.types import RunPlan
@@ -163,3 +163,11 @@ def test_a_run_that_is_cancelled_while_its_agent_is_started_does_not_run(make: M
     BACKEND.cancel(directory, checkpoint=False)  # as launcher.submit does then
     assert BACKEND.state(directory) is RunState.CANCELLED
     assert directory.record.state == "CANCELLED"
+
+
+def test_a_process_that_another_command_starts_after_the_kill_has_not_survived_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks = iter([[], [(os.getpid(), None)]])  # the next start of the run has begun between the two
+    monkeypatch.setattr(processes, "find_run_processes", lambda _: next(looks))
+    assert kill_leftovers("a-20260101-000000-aaaa") == []
