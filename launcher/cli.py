@@ -86,8 +86,8 @@ class LazyGroup(click.Group):
 def cli() -> None:
     """LoRA fine-tuning of language models: one job file for local GPUs, SSH hosts and Slurm.
 
-    RUN is a run id or an unambiguous prefix of one, a run directory, or `last`. Runs are kept in $ZLAUNCH_RUNS (default
-    ./runs).
+    RUN is a run's id, its name or an unambiguous prefix, a run directory, or `last`, the run that was started last.
+    Runs are kept in $ZLAUNCH_RUNS (default ./runs).
     """
 
 

@@ -23,7 +23,16 @@ from launcher.job.load import parse_set, wants_text
 from launcher.job.spec import Job, JobSpec
 from launcher.rundir.claims import Claim
 from launcher.rundir.directory import RunDir, write_atomic
-from launcher.rundir.find import AMBIGUOUS_HINT, find_run, list_runs, new_run_id, runs_root
+from launcher.rundir.find import (
+    AMBIGUOUS_HINT,
+    find_run,
+    is_dry_run,
+    list_runs,
+    matching,
+    new_run_id,
+    path_of,
+    runs_root,
+)
 from launcher.rundir.state import RunState
 
 Load = Callable[[dict[str, Any]], Job]
@@ -136,14 +145,16 @@ def save(sweep: Sweep) -> Path:
 
 
 def find_sweep(text: str) -> Sweep | None:
-    """The sweep with this id or unambiguous prefix, or None; `last` and an empty text mean runs. Raises RunNotFound."""
-    if text in ("", "last"):
+    """The sweep with this path, id, name or unambiguous prefix, or None; `last` means a run. Raises RunNotFound."""
+    path = path_of(text)
+    if text == "last" or (path is not None and path.parent != sweeps_root()):
         return None
-    names = [path.parent.name for path in sweeps_root().glob("*/sweep.json")]
-    matches = [name for name in names if name == text] or [name for name in names if name.startswith(text)]
+    names = [file.parent.name for file in sweeps_root().glob("*/sweep.json")]
+    matches = [path.name] if path is not None and path.name in names else matching(text, names)
     if len(matches) > 1:
         raise RunNotFound(
-            f"{text!r} is a prefix of {len(matches)} sweeps: {', '.join(sorted(matches)[:5])}", hint=AMBIGUOUS_HINT
+            f"{text!r} is the name or a prefix of {len(matches)} sweeps: {', '.join(sorted(matches)[:5])}",
+            hint=AMBIGUOUS_HINT,
         )
     if not matches:
         return None
@@ -164,7 +175,8 @@ def find_run_or_sweep(text: str) -> Sweep | RunDir:
     if sweep is None:
         return find_run(text, runs_root())
     points = {point.run for point in sweep.points}
-    others = [run.run_id for run in list_runs(runs_root()) if run.run_id.startswith(text) and run.run_id not in points]
+    begun = [run.run_id for run in list_runs(runs_root()) if not is_dry_run(run)]
+    others = [run_id for run_id in matching(text, begun) if run_id not in points and text != sweep.sweep_id]
     if others:
         raise RunNotFound(
             f"{text!r} is a prefix of the sweep {sweep.sweep_id} and of {', '.join(others[:5])}", hint=AMBIGUOUS_HINT

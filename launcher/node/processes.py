@@ -102,7 +102,7 @@ def find_run_processes(run_id: str) -> List[Tuple[int, int]]:
 
     Every descendant of a rank inherits ZLAUNCH_RUN_ID. The caller itself is left out.
     """
-    wanted = os.fsencode(run_id)
+    wanted = run_id.encode("utf-8", "surrogateescape")
     return [(pid, found.start_time) for pid, found, environ in run_processes() if environ[b"ZLAUNCH_RUN_ID"] == wanted]
 
 

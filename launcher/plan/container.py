@@ -8,6 +8,7 @@ included, is inside.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -92,7 +93,7 @@ def needs_of(choice: ContainerChoice, spec: JobSpec, target: Target, run_id: str
     writes = [target.cwd] if spec.program and target.cwd else []
     return Needs(
         image=choice.image,
-        name=f"zlaunch-{run_id}-{{node_rank}}",
+        name=f"zlaunch-{_container_name(run_id)}-{{node_rank}}",
         gpus=target.device == "cuda",
         stop_timeout=int(stop_deadline) + MARGIN,
         mounts=(*mounts_of(reads, writes), *map(parse_mount, (*spec.container.mounts, *choice.cache_mounts))),
@@ -100,6 +101,11 @@ def needs_of(choice: ContainerChoice, spec: JobSpec, target: Target, run_id: str
         links=("inputs", *sorted(folders)),
         caches=choice.host_caches,
     )
+
+
+def _container_name(run_id: str) -> str:
+    """The id without what engines refuse in a name: they take ASCII only. Time and number at its end stay."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "", run_id).lstrip("-.")
 
 
 def mounts_of(reads: Iterable[str], writes: Iterable[str]) -> tuple[Mount, ...]:

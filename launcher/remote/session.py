@@ -34,10 +34,12 @@ DOUBT_SECONDS = 6.0
 PROBE_SECONDS = 5.0
 GREETING_LIMIT = 65536
 """Bytes that a host's login files may print before the far end greets."""
+UTF8 = "PYTHONUTF8=1"
+"""Names of runs are UTF-8 in any locale of a host. No option -X: a Python that is too old must still say hello."""
 SETUP = (
     'zl_python=$1 zl_hello=$2 zl_greeting=$3; shift 3; printf -v zl_lines "%s\\n" "$@"; exec 3<&0 </dev/null; '
     'set -eo pipefail; eval "$zl_lines"; set +eo pipefail; exec <&3 3<&-; '
-    'exec "$zl_python" -S -c "$zl_hello" "$zl_greeting"'
+    f'{UTF8} exec "$zl_python" -S -c "$zl_hello" "$zl_greeting"'
 )
 """bash: run the lines after the first three arguments, without the launcher's input, then start the far end."""
 BUSY_PAUSES = (0.5, 1.5)
@@ -125,7 +127,7 @@ class Session:
             lines = " ".join(shlex.quote(line) for text in self.options.setup for line in text.split("\n"))
             channel.exec_command(f"exec bash -c {shlex.quote(SETUP)} bash {python} {hello} {greeting} {lines}")
         else:
-            channel.exec_command(f"exec {python} -S -c {hello} {greeting}")
+            channel.exec_command(f"exec env {UTF8} {python} -S -c {hello} {greeting}")
         return channel
 
     def _await_hello(self, greeting: str) -> tuple[tuple[int, int], str]:

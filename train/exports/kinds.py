@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -112,7 +113,8 @@ def _export_ollama(adapter: TrainedAdapter, tokenizer: Any, place: Path, tell: P
     probes.record(adapter, "ollama", place, tokenizer, asked, limits)
     for limit in limits:
         tell(f"note: {limit}")
-    tell(f"ollama create {adapter.config.run_id} -f Modelfile     (in the directory of the export)")
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "", adapter.config.run_id).lstrip("-._")  # Ollama takes ASCII only
+    tell(f"ollama create {name} -f Modelfile     (in the directory of the export)")
 
 
 def _begins_with(tokenizer: Any) -> str:

@@ -233,8 +233,12 @@ class LoginShell:
 
 
 def _pack(archive: IO[bytes], names: Mapping[str, Path], *, skip: bool = False, dereference: bool = False) -> None:
-    """Write files and directories into a tar, {name in it: path here}; `skip`: without what `sendable` leaves out."""
-    with tarfile.open(fileobj=archive, mode="w:gz", compresslevel=3, dereference=dereference) as tar:
+    """Write files and directories into a tar, {name in it: path here}; `skip`: without what `sendable` leaves out.
+
+    GNU's format: from a PAX archive, tar converts names to the locale of the login host, where no command finds them.
+    """
+    form = tarfile.GNU_FORMAT
+    with tarfile.open(fileobj=archive, mode="w:gz", compresslevel=3, dereference=dereference, format=form) as tar:
         for name, path in names.items():
             tar.add(path, arcname=name, filter=sendable if skip else None)
 

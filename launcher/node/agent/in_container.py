@@ -103,7 +103,8 @@ class ContainerAgent:
 
     def _start(self) -> int:
         run_dir = str(self.container.get("run_dir") or self.names.root)
-        program = [self.container.get("python", "python3"), "-S", run_dir + "/code/node/agent", "--run-dir", run_dir]
+        python = [self.container.get("python", "python3"), "-X", "utf8", "-S"]
+        program = [*python, run_dir + "/code/node/agent", "--run-dir", run_dir]
         argv = [*self.container["argv"], *program, "--node-rank", str(self.node_rank), "--inside", "--secrets-stdin"]
         remove(self.names.inside_record)
         if (

@@ -92,7 +92,8 @@ def start(run_dir: str, node_rank: int, environ: Dict[str, str], seconds: float,
     """Start this node's agent, detached. The payload, the secrets, is its standard input. Returns its record."""
     remove_own_mark()
     argv = ["bash", os.path.join(run_dir, "node.sh"), str(node_rank), "--secrets-stdin", "--detach"]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("SSH_")}
+    # PYTHONUTF8 was for the far end itself (launcher/remote/session.py).
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("SSH_", "PYTHONUTF8"))}
     status, output = run(argv, {**clean, **environ}, payload, seconds)
     if status is None:
         raise Refused("node.sh did not start the agent within %g s" % seconds)

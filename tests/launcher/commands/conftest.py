@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from launcher.cli import cli
-from launcher.rundir.directory import RunDir
+from launcher.rundir.directory import RunDir, RunRecord
 
 PYTHON = r"""#!/bin/sh
 printf '%s\n' "$PYTHONPATH" "$@" > "$0.called"
@@ -53,4 +53,5 @@ def adapter_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AdapterRun:
     python.write_text(PYTHON)
     python.chmod(0o755)
     run.plan_json.write_text(json.dumps({"launch": {"python": str(python)}}))
+    run.save_record(RunRecord(run_id=run.run_id, name="demo", backend="local", created=1.0, state="SUCCEEDED"))
     return AdapterRun(run, python)

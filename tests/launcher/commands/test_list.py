@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from rich.cells import cell_len
 
 from launcher.cli import cli
 from launcher.rundir.directory import RunDir, RunRecord
@@ -46,3 +47,23 @@ def test_a_run_that_does_not_answer_or_is_damaged_does_not_hide_the_others(
     assert "d-20260101-000003-aaaa" in shown.stderr
     assert "e-20260101-000004-aaaa: unknown state 'ODD' in its record" in shown.stderr
     assert "f-20260101-000005-aaaa: no backend 'elsewhere'" in shown.stderr
+
+
+def test_names_of_any_width_are_aligned_and_dry_runs_are_listed_on_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
+    for number, name in enumerate(("情感分类", "demo", "ＡＢＣ", "हिन्दी", "𠮷")):
+        run = a_run(tmp_path, f"{name}-20260101-00000{number}-aaaa", "local", "SUCCEEDED")
+        run.metrics.write_text('{"step": 3, "loss": 1.5}\n')
+    dry = RunDir(tmp_path / "情感分类-20260101-000009-aaaa")
+    dry.write({"plan.json": '{"backend": "slurm"}'})
+    shown = CliRunner().invoke(cli, ["list"], catch_exceptions=False).stdout
+    columns = {cell_len(line.partition("step 3")[0]) for line in shown.splitlines()}
+    assert len(shown.splitlines()) == 5
+    assert len(columns) == 1
+    every = CliRunner().invoke(cli, ["list", "--all"], catch_exceptions=False).stdout.splitlines()
+    assert every[-1].startswith("DRY RUN")
+    assert every[-1].endswith(dry.run_id)
+    rows = [json.loads(line) for line in CliRunner().invoke(cli, ["list", "--all", "--json"]).stdout.splitlines()]
+    assert [row["state"] for row in rows] == ["SUCCEEDED"] * 5 + ["DRY RUN"]

@@ -68,7 +68,7 @@ def test_an_odd_interpreter_path_is_run_and_not_interpreted(tmp_path):
     done = subprocess.run(
         ["bash", run / "node.sh", "0", "--detach"], check=True, capture_output=True, text=True, cwd=tmp_path
     )
-    assert done.stdout == "-S|code/node/agent/__main__.py|--run-dir|.|--node-rank|0|--detach|"
+    assert done.stdout == "-X|utf8|-S|code/node/agent/__main__.py|--run-dir|.|--node-rank|0|--detach|"
     assert not list(tmp_path.rglob("pwned"))
 
 

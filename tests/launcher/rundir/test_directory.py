@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -27,13 +26,6 @@ def make_run(root, run_id):
     return run
 
 
-@pytest.mark.parametrize("name", ["demo", "情感 $(x)", "../../etc", "a" * 300, "", "a\nb", "-rf"])
-def test_a_run_id_is_safe_whatever_the_name(name):
-    run_id = find.new_run_id(name)
-    assert re.fullmatch(r"[A-Za-z0-9_.][A-Za-z0-9._-]*-\d{8}-\d{6}-[0-9a-f]{4}", run_id)
-    assert len(run_id) < 90
-
-
 def test_a_run_is_found_by_id_prefix_path_and_last(tmp_path):
     first = make_run(tmp_path, "demo-20260101-000000-aaaa")
     second = make_run(tmp_path, "other-20260102-000000-bbbb")
@@ -41,14 +33,6 @@ def test_a_run_is_found_by_id_prefix_path_and_last(tmp_path):
     assert find.find_run("oth", tmp_path).path == second.path
     assert find.find_run("last", tmp_path).path == second.path
     assert find.find_run(str(first.path), tmp_path).path == first.path
-
-
-def test_the_last_run_is_one_that_was_started_and_not_a_later_dry_run(tmp_path):
-    started, rendered = (RunDir(tmp_path / f"a-2026010{day}-000000-aaaa") for day in (1, 2))
-    rendered.write({"plan.json": "{}"})
-    assert find.find_run("last", tmp_path).run_id == rendered.run_id
-    started.save_record(directory.RunRecord(run_id=started.run_id, name="a", backend="local", created=1.0))
-    assert find.find_run("last", tmp_path).run_id == started.run_id
 
 
 def test_an_ambiguous_or_absent_run_says_which_there_are(tmp_path):
@@ -164,21 +148,13 @@ def test_only_first_keeps_an_existing_record(tmp_path):
     assert (run.save_record(late, only_first=True), run.record.name) == (True, "late")
 
 
-def test_a_point_that_was_cancelled_before_it_started_is_not_the_last_run(tmp_path):
-    started, waiting = (RunDir(tmp_path / f"a-2026010{day}-000000-aaaa") for day in (1, 2))
-    for run in (started, waiting):
-        run.save_record(RunRecord(run_id=run.run_id, name="a", backend="local", created=1.0))
-    started.write({"plan.json": "{}"})
-    assert find.find_run("last", tmp_path).run_id == started.run_id
-
-
 def test_the_last_run_is_the_one_that_was_started_or_resumed_last(tmp_path):
     older, newer, damaged = (make_run(tmp_path, f"a-2026010{day}-000000-aaaa") for day in (1, 2, 3))
     older.update_record(created=1.0, submitted=9.0)  # a resume
     newer.update_record(created=5.0, submitted=6.0)
     damaged.run_json.write_text("{")
     assert find.find_run("last", tmp_path).run_id == older.run_id
-    newer.update_record(submitted=None, created=10.0)  # on its way
+    newer.update_record(submitted=None)  # on its way
     assert find.find_run("last", tmp_path).run_id == newer.run_id
 
 
