@@ -143,6 +143,7 @@ def _described(entry: Entry, max_length: int) -> dict[str, Any]:
         "special_tokens": {one.kind: one.records for one in meta.special},
         "unanswered": meta.unanswered,
         "untrained": meta.untrained,
+        "unlike_use": meta.unlike_use,
         "thoughts": meta.thoughts,
         "sampled": None if meta.share == 1.0 else sampled,
         "sequences": round(meta.sequences * scale),

@@ -75,6 +75,8 @@ class Meta(msgspec.Struct, frozen=True):
     """Conversations that lost turns after their last answer."""
     untrained: int = 0
     """Records whose answers are all marked as untrained."""
+    unlike_use: int = 0
+    """Records with an answer after other text than the model sees in use; only with data.turns: joined."""
     thoughts: int = 0
     """Records with thoughts, counted where the chat template asks for these or not."""
     ignored: tuple[Notice, ...] = ()
@@ -273,6 +275,7 @@ def _write(
         cut=totals.cut,
         unanswered=totals.unanswered,
         untrained=totals.untrained,
+        unlike_use=totals.unlike_use,
         thoughts=totals.thoughts,
         ignored=_notices(totals.ignored),
         lost=_notices(totals.lost),
@@ -325,6 +328,7 @@ class _Totals:
         """(number of its first record, file) of every chunk."""
         self.problems: list[Problem] = []
         self.tokens = self.unreadable = self.empty = self.too_long = self.cut = self.unanswered = self.untrained = 0
+        self.unlike_use = 0
         self.ignored, self.lost, self.special, self.wrapped = Notices(), Notices(), Notices(), Notices()
         self.thoughts = 0
         self._columns: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in _COLUMNS}
@@ -345,6 +349,7 @@ class _Totals:
         self.cut += done.cut
         self.unanswered += done.unanswered
         self.untrained += done.untrained
+        self.unlike_use += done.unlike_use
         self.thoughts += done.thoughts
         self.ignored.merge(done.ignored)
         self.lost.merge(done.lost)
@@ -479,6 +484,11 @@ def notes(meta: Meta) -> list[str]:
         found.append(f"{meta.unanswered:,} conversations end without an answer: their last turns are left out")
     if meta.untrained:
         found.append(f"{meta.untrained:,} records are left out: none of their answers is marked as trained")
+    if meta.unlike_use:
+        found.append(
+            f"{meta.unlike_use:,} records: with data.turns: joined some answers follow other text than in use, as the"
+            " chat template shows past turns differently; data.turns: each trains on the prompts in use"
+        )
     return found
 
 

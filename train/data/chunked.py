@@ -58,6 +58,8 @@ class Chunked:
     """Conversations that lost turns after their last answer."""
     untrained: int = 0
     """Records whose answers are all marked as untrained."""
+    unlike_use: int = 0
+    """Records with an answer after other text than the model sees in use; only with data.turns: joined."""
     thoughts: int = 0
     """Records with thoughts, counted where the chat template asks for these or not."""
     kept: list[int] = field(default_factory=list)

@@ -210,6 +210,7 @@ class Data:
             "conflicts": meta.conflicts,
             "unanswered": meta.unanswered,
             "untrained": meta.untrained,
+            "unlike_use": meta.unlike_use,
             "thoughts": meta.thoughts,
             "ignored_keys": {one.kind: one.records for one in meta.ignored},
             "left_out": {one.kind: one.records for one in meta.lost},

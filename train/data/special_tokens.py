@@ -16,6 +16,7 @@ import bisect
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from train.records.conversation import Details
@@ -108,7 +109,7 @@ class Guard:
             raise ValueError("the chat template escapes the placeholder of a token")
         text, spans = self._private(rendered)
         ids, encoding = self.encode_one(text)
-        return ids, encoding, Rendered(text, spans, rendered.answers, rendered.lost)
+        return ids, encoding, replace(rendered, text=text, spans=spans)
 
     def encode_one(self, text: str) -> tuple[list[int], Any]:
         """(token ids, encoding) of a text in which the template's tokens have their private names."""

@@ -203,6 +203,7 @@ class Tokenizer:
             rendered = self.template.sequences(messages, details)
         for what, text in {what: text for item in reversed(rendered) for what, text in reversed(item.lost)}.items():
             done.lost.add(what, shown, line, self.guard.restored(text))
+        done.unlike_use += not all(item.as_used for item in rendered)
         for token in special:
             done.special.add(token, shown, line, f"holds {token!r}")
         made = []

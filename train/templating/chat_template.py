@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -161,7 +161,7 @@ class ChatTemplate:
         if layout is None:
             return None
         if self.turns == "joined" or (self.turns == "auto" and self.joins(roles)):
-            return self._led(layout.render(messages), layout, roles)
+            return self._led(replace(layout.render(messages), as_used=self.joins(roles)), layout, roles)
         if self.turns == "last":
             return self._led(_only_last(layout.render(messages)), layout, roles)
         return self._each_answer(messages, layout)
@@ -213,7 +213,7 @@ class ChatTemplate:
             if lead is None:
                 return None
             spans.append((start - lead, end))
-        return [Rendered(rendered.text, tuple(spans), rendered.answers)]
+        return [replace(rendered, spans=tuple(spans))]
 
     def _lead_in(self, layout: TurnLayout, roles: tuple[str, ...]) -> int | None:
         """`_lead` of the last answer of these roles, in a layout that may be longer."""
@@ -272,23 +272,26 @@ class ChatTemplate:
 
     def _unmarked_sequences(self, messages: Turns, details: Details | None, answers: list[int]) -> list[Rendered]:
         text = self.render(messages, details=details)
+        around: set[tuple[str, str]] = set()
+
+        def prefix(number: int) -> Rendered:
+            """The sequence of an answer, as it is used."""
+            beginning = messages[: answers[number] + 1]
+            shown = text if len(beginning) == len(messages) else self.render(beginning, details=details)
+            return self._prefix(beginning, shown, details, number + 1, around)
+
         if self.turns == "joined":
             spans = tuple(self._locate(messages, text, place, details) for place in answers)
             lost = self._all_lost(messages, details, text, spans, answers)
-            return [Rendered(text, spans, len(answers), lost)]
+            return [Rendered(text, spans, len(answers), lost, _as_used(text, map(prefix, range(len(answers)))))]
         wanted = range(len(answers) - 1, len(answers)) if self.turns == "last" else range(len(answers))
-        prefixes = []
-        around: set[tuple[str, str]] = set()
-        for number in wanted:
-            place = answers[number]
-            shown = text if place == len(messages) - 1 else self.render(messages[: place + 1], details=details)
-            prefixes.append(self._prefix(messages[: place + 1], shown, details, number + 1, around))
-        if self.turns == "auto" and all(text.startswith(prefix.text[: prefix.spans[0][1]]) for prefix in prefixes):
-            lost = tuple(loss for prefix in prefixes for loss in prefix.lost)
-            return [Rendered(text, tuple(prefix.spans[0] for prefix in prefixes), len(answers), lost)]
+        prefixes = [prefix(number) for number in wanted]
+        if self.turns == "auto" and _as_used(text, prefixes):
+            lost = tuple(loss for each in prefixes for loss in each.lost)
+            return [Rendered(text, tuple(each.spans[0] for each in prefixes), len(answers), lost)]
         return [
-            replace(prefix, lost=prefix.lost + self._earlier_lost(messages[: answers[number]], prefix.text))
-            for number, prefix in zip(wanted, prefixes, strict=True)
+            replace(each, lost=each.lost + self._earlier_lost(messages[: answers[number]], each.text))
+            for number, each in zip(wanted, prefixes, strict=True)
         ]
 
     def _prefix(
@@ -371,24 +374,23 @@ class ChatTemplate:
             return self.render(messages[:place], prompt=True, details=details)
 
         whole = self._by_marks(messages, details, prompt)
-        if self.turns == "joined":
-            return [whole]
-        prefixes = []
-        for count, place in enumerate(answers, 1):
+
+        def prefix(count: int, place: int) -> Rendered:
+            """The sequence of an answer, as it is used."""
             beginning = messages[: place + 1]
             shown = whole if place == len(messages) - 1 else self._by_marks(beginning, details, prompt)
             continued = self._continued(beginning, shown.text, details) if self.thinking == "on" else None
             lost = self._lost(beginning, details, shown.text, shown.spans[-1], place)
             found = continued or Rendered(shown.text, shown.spans[-1:], count, lost)
-            prefixes.append(replace(found, answers=count))
+            return replace(found, answers=count)
+
+        if self.turns == "joined":
+            return [replace(whole, as_used=_as_used(whole.text, map(prefix, range(1, len(answers) + 1), answers)))]
+        prefixes = [prefix(count, place) for count, place in enumerate(answers, 1)]
         if self.turns == "last":
             return prefixes[-1:]
-        if self.turns == "auto" and all(
-            whole.text.startswith(prefix.text[: prefix.spans[0][1]]) and prefix.spans[0] == span
-            for prefix, span in zip(prefixes, whole.spans, strict=True)
-        ):
-            return [whole]
-        return prefixes
+        same = all(one.spans[0] == span for one, span in zip(prefixes, whole.spans, strict=True))
+        return [whole] if self.turns == "auto" and same and _as_used(whole.text, prefixes) else prefixes
 
     def _by_marks(self, messages: Turns, details: Details | None, prompt: Callable[[int], str]) -> Rendered:
         """The conversation with the answers that the template marks. `prompt(place)`: what asks for that answer."""
@@ -518,8 +520,16 @@ def _without(details: Details | None, place: int) -> Details | None:
     return Details(details.tools, fields, details.untrained)
 
 
+def _as_used(text: str, prefixes: Iterable[Rendered]) -> bool:
+    """Whether every answer follows in `text`, a whole conversation, what stands before it in its own sequence."""
+    try:
+        return all(text.startswith(prefix.text[: prefix.spans[0][1]]) for prefix in prefixes)
+    except TemplateRefusal:  # of a beginning of the conversation
+        return False
+
+
 def _only_last(rendered: Rendered) -> Rendered:
-    return Rendered(rendered.text, rendered.spans[-1:], rendered.answers, rendered.lost)
+    return replace(rendered, spans=rendered.spans[-1:])
 
 
 def _shows(text: str, content: str) -> bool:

@@ -23,6 +23,8 @@ class Rendered:
     """How many of the conversation's answers the text holds; the last of these is the last of `spans`."""
     lost: tuple[tuple[str, str], ...] = ()
     """(role or key, text) pairs that the template leaves out."""
+    as_used: bool = True
+    """Whether the model sees the same text before each answer in use."""
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ SHARES = ("accuracy", "exact_match")
 """Metrics that are a share of right answers, for which there is an interval."""
 UP_TO_ONE = (*SHARES, "macro_f1", "rouge_1", "rouge_2", "rouge_l")
 PROBLEMS = (
-    "too_long", "cut", "unreadable", "duplicates", "conflicts", "unanswered", "untrained", "ignored_keys", "left_out",
-    "special_tokens",
+    "too_long", "cut", "unreadable", "duplicates", "conflicts", "unanswered", "untrained", "unlike_use", "ignored_keys",
+    "left_out", "special_tokens",
 )  # fmt: skip
 _HIDDEN = ("schema", "run_id", "run_dir", "resume", "init_from", "predicted_peak_bytes", "verify_adapter")
 

@@ -41,6 +41,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "conflicts": ("Same question, other answer", "同题异答"),
     "unanswered": ("Turns after the last answer, left out", "末尾无回答的轮次，已舍弃"),
     "untrained": ("No answer to learn from", "没有可学习的回答"),
+    "unlike_use": ("After other text than in use (turns: joined)", "训练时的前文与使用时不同（turns: joined）"),
     "ignored_keys": ("Keys that are not used", "未使用的字段"),
     "left_out": ("Left out", "已舍弃"),
     "special_tokens": ("Special tokens in the text", "正文含特殊词元"),

@@ -149,6 +149,7 @@ def test_the_cost_of_a_sequence_per_answer_is_reported(
     assert "2.5 per record" in "\n".join(part_lines("train", report["train"]))
     joined = datacheck.check(config(model, path, chat_template=QWEN3, turns="joined"))
     assert joined["train"]["turns"] is None
+    assert (report["train"]["unlike_use"], joined["train"]["unlike_use"]) == (0, 3)  # one record has a single answer
     share = joined["train"]["tokens"]["total"] / report["train"]["tokens"]["total"]
     assert share * report["train"]["turns"]["times_the_tokens"] == pytest.approx(1, abs=0.15)
 

@@ -163,8 +163,9 @@ def test_thoughts_that_a_record_brings_along_carry_loss() -> None:
     ],
 )
 def test_the_fast_way_and_the_template_itself_say_the_same(template: str, messages: Any) -> None:
-    own = ChatTemplate(template, {"bos_token": "<|begin_of_text|>", "eos_token": "<|im_end|>"})
-    assert own.agrees(messages)
+    for turns in ("auto", "joined"):
+        own = ChatTemplate(template, {"bos_token": "<|begin_of_text|>", "eos_token": "<|im_end|>"}, turns)
+        assert own.agrees(messages)
 
 
 @pytest.mark.parametrize(
@@ -305,6 +306,40 @@ def test_the_job_chooses_how_answers_become_sequences() -> None:
                 assert [len(one.spans) for one in found] == sizes
                 start, end = found[-1].spans[-1]
                 assert "很好 2" in found[-1].text[start:end]
+
+
+DROPS_THOUGHTS = (
+    "{% for m in messages %}{% set c = m['content'] %}"
+    "{% if m['role'] == 'assistant' and not loop.last %}{% set c = c.split('</think>')[-1] %}{% endif %}"
+    "{{ '<|' + m['role'] + '|>' }}"
+    "{% if m['role'] == 'assistant' %}{% generation %}{{ c + '<|im_end|>' }}{% endgeneration %}"
+    "{% else %}{{ c }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+COUNTS_TURNS = (
+    "{% for m in messages %}{{ '[' + (messages | length | string) + ' ' + m['role'] + ']' + m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '[' + (messages | length + 1) | string + ' assistant]' }}{% endif %}"
+)
+THOUGHTS = (*THOUGHT, *THOUGHT)
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "as_used"),
+    [
+        (QWEN3, SINGLE, True), (QWEN3, MULTI, False), (QWEN3, THOUGHT, True), (QWEN3, THOUGHTS, False),
+        (SMOLLM2, MULTI, True), (SMOLLM2, THOUGHTS, True), (LLAMA3, MULTI, True), (MISTRAL, MULTI[1:], True),
+        (MARKED, MULTI[1:], True), (DROPS_THOUGHTS, MULTI, True), (DROPS_THOUGHTS, THOUGHT, True),
+        (DROPS_THOUGHTS, THOUGHTS, False), (COUNTS_TURNS, SINGLE, True), (COUNTS_TURNS, MULTI, False),
+    ],
+)  # fmt: skip
+def test_a_joined_conversation_says_whether_its_answers_follow_what_they_follow_in_use(
+    template: str, messages: Any, as_used: bool
+) -> None:
+    own = ChatTemplate(template, {"bos_token": "<s>", "eos_token": "<|im_end|>"}, "joined")
+    for found in (own.sequences(messages), own.sequences_slowly(messages)):
+        assert [one.as_used for one in found] == [as_used]
+    each = ChatTemplate(template, {"bos_token": "<s>", "eos_token": "<|im_end|>"}, "each")
+    assert all(one.as_used for one in each.sequences(messages))
 
 
 def test_text_that_a_template_leaves_out_is_named_and_a_lost_question_is_refused() -> None:
