@@ -52,7 +52,7 @@ def ui(port: int, host: str, no_browser: bool) -> None:
 
 
 def _runs() -> list[RunDir]:
-    return [run for run in find.list_runs(find.runs_root()) if run.run_json.exists()]
+    return [run for run in find.list_runs(find.runs_root()) if not find.is_dry_run(run)]
 
 
 class States:

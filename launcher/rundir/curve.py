@@ -176,13 +176,15 @@ class Curves:
 
 def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
     """The file from here on in pieces that end with a line; an incomplete last line is left out."""
-    rest = b""
-    while data := file.read(CHUNK):
+    start, length = file.tell(), CHUNK
+    while data := os.pread(file.fileno(), length, start):
         end = data.rfind(b"\n") + 1
+        start += end
         if end:
-            yield rest + data[:end]
-            rest = b""
-        rest += data[end:]
+            yield data[:end]
+        elif len(data) < length:
+            return
+        length = CHUNK if end else 2 * length  # a line longer than a piece
 
 
 def _seal(file: BinaryIO, offset: int) -> str:
@@ -218,22 +220,42 @@ NEAR_END = 2048
 """Bytes at the end of metrics.jsonl that nearly always hold the last loss."""
 
 
-def last_metric(path: Path) -> tuple[Metric | None, bool]:
+class _End(msgspec.Struct, gc=False):
+    """Whether a line has what every line has: a loss, or a held-out loss, which is null where it is no number."""
+
+    step: Count
+    loss: float | msgspec.UnsetType = msgspec.UNSET
+    eval_loss: float | msgspec.UnsetType | None = msgspec.UNSET
+
+
+_END = msgspec.json.Decoder(_End)
+
+
+def last_metric(path: str | Path) -> tuple[Metric | None, bool]:
     """(the last line with a loss, whether a line after it is damaged), from the end of the file."""
-    damaged = False
     try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            for length in (NEAR_END, files.LOG_TAIL_BYTES):
-                file.seek(max(0, size - length))
-                *lines, torn = file.read(length).split(b"\n")
-                damaged = bool(torn)
-                for line in reversed(lines[size > length :]):
-                    try:
-                        if _LOSS.decode(line).loss is not None:
-                            return _decode(line), damaged
-                    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # a crash may have torn it
-                        damaged = damaged or bool(line.strip())
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         return None, not isinstance(error, FileNotFoundError)
+    try:
+        return _last_metric(handle)
+    except OSError:
+        return None, True
+    finally:
+        os.close(handle)
+
+
+def _last_metric(handle: int) -> tuple[Metric | None, bool]:
+    damaged, size = False, os.fstat(handle).st_size
+    for length in (NEAR_END, files.LOG_TAIL_BYTES):
+        *lines, torn = os.pread(handle, length, max(0, size - length)).split(b"\n")
+        damaged = bool(torn)
+        for line in reversed(lines[size > length :]):
+            try:
+                end = _END.decode(line)
+                if end.loss is not msgspec.UNSET:
+                    return _decode(line), damaged
+                damaged = damaged or end.eval_loss is msgspec.UNSET
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # a crash may have torn it
+                damaged = damaged or bool(line.strip())
     return None, damaged

@@ -166,6 +166,14 @@ class RunDir:
 
     @property
     def record(self) -> RunRecord:
+        """run.json. Raises RunNotFound if there is none, or a damaged one."""
+        try:
+            return _RECORD.decode(shapes.read_small(f"{self.path}/{run_files.RECORD}"))
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return self._explained_record()
+
+    def _explained_record(self) -> RunRecord:
+        """The same for a record that the short way did not read: it takes longer and knows what is wrong."""
         try:
             return msgspec.convert(shapes.decode(self.run_json, RunRecord), RunRecord)
         except FileNotFoundError as error:
@@ -269,6 +277,7 @@ class RunDir:
         return read_jsonl(self.metrics, shapes.Metric)
 
 
+_RECORD = msgspec.json.Decoder(RunRecord)
 _SHAPES: dict[str, Any] = {
     run_files.PLAN: shapes.Plan,
     run_files.TRAIN: shapes.Training,

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from launcher.errors import RunNotFound
+from launcher.node import run_files
 from launcher.rundir.directory import RunDir
 
 AMBIGUOUS_HINT = "give more of the name; `last` is the run that was started last"
@@ -62,7 +63,7 @@ def list_runs(root: Path) -> list[RunDir]:
 
 def is_dry_run(run: RunDir) -> bool:
     """Whether the run was rendered and never started."""
-    return not run.run_json.exists()
+    return not os.path.lexists(f"{run.path}/{run_files.RECORD}")
 
 
 def _age(run_id: str) -> tuple[str, str]:

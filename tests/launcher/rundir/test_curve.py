@@ -40,6 +40,30 @@ def test_a_missing_file_is_an_empty_curve(tmp_path: Path) -> None:
     assert last_metric(tmp_path / "metrics.jsonl") == (None, False)
 
 
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [
+        ('{"step": 2, "eval_loss": 1.5}\n', (1, 2.0, False)),
+        ('{"step": 2, "eval_loss": null, "seconds": 1}\n', (1, 2.0, False)),
+        ('{"step": 2, "loss": 0.5}\n', (2, 0.5, False)),
+        ('{"step": 2, "loss": null}\n', (1, 2.0, True)),
+        ('{"step": 2}\n', (1, 2.0, True)),
+        ('{"loss": 0.5}\n', (1, 2.0, True)),
+        ('{"step": -1, "loss": 0.5}\n', (1, 2.0, True)),
+        ('{"step": 2, "loss": "0.5"}\n', (1, 2.0, True)),
+        ('{"step": 2, "lo', (1, 2.0, True)),
+        ("[]\n", (1, 2.0, True)),
+    ],
+)
+def test_the_last_loss_is_that_of_a_line_and_damaged_lines_after_it_are_noticed(
+    tmp_path: Path, last: str, expected: tuple[int, float, bool]
+) -> None:
+    (tmp_path / "metrics.jsonl").write_text(line(1, 2.0) + last)
+    metric, damaged = last_metric(tmp_path / "metrics.jsonl")
+    assert metric is not None
+    assert (metric.step, metric.loss, damaged) == expected
+
+
 @pytest.mark.parametrize("piece", [1, 7, 999, 100_000])
 def test_a_long_curve_keeps_its_extremes_and_its_ends(tmp_path: Path, piece: int, monkeypatch: Any) -> None:
     monkeypatch.setattr(curve, "WORTH_KEEPING", 1)
