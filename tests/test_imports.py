@@ -219,10 +219,15 @@ def test_help_loads_no_heavy_module_and_no_command():
     assert done.stdout.strip() == "[]"
 
 
-def test_looking_whether_a_report_page_is_due_does_not_load_its_template_engine():
-    code = (
-        "import sys\nimport launcher.commands.status, launcher.show.page.write\n"
-        "print([m for m in ('jinja2', 'torch', 'paramiko') if m in sys.modules])"
-    )
+@pytest.mark.parametrize(
+    ("modules", "unused"),
+    [
+        ("launcher.commands.status, launcher.show.page.write", ("jinja2", "torch", "paramiko")),
+        ("launcher.commands.local, launcher.lifecycle.attach", ("rich", "torch", "paramiko")),
+        ("train.quickcheck", ("jinja2", "torch", "numpy")),
+    ],
+)
+def test_a_short_command_loads_nothing_slow_that_it_does_not_use(modules: str, unused: tuple[str, ...]) -> None:
+    code = f"import sys\nimport {modules}\nprint([m for m in {unused} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"

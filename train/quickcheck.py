@@ -25,7 +25,6 @@ from train.records import conversations
 from train.records.conversation import RecordOptions
 from train.records.conversations import Problem
 from train.records.formats import check_columns
-from train.templating import turn_cost
 
 MEASURED = 200
 """Records whose sequences are measured."""
@@ -61,6 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def turn_cost_of(files: list[str], data: Data, model: Path) -> dict[str, float] | None:
     """See turn_cost.TurnCost; measured on the first MEASURED records. None without a template or such records."""
+    from train.templating import turn_cost  # Jinja is slow to import, and most calls only read records
+
     own = template_of(data.chat_template) if data.chat_template else None
     template = turn_cost.template_of_model(model, data.turns, own)
     if template is None:

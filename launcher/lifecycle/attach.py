@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import IO, Any
 
 import click
-from rich.markup import escape
 
 from launcher.backends.base import Backend
 from launcher.job.spec import Job
@@ -20,8 +19,6 @@ from launcher.plan.types import RunPlan, Target
 from launcher.rundir import reading, summary
 from launcher.rundir.directory import RunDir
 from launcher.rundir.state import RunState
-from launcher.show.live import Left, watch
-from launcher.show.terminal import Console
 
 EXIT = {RunState.SUCCEEDED: 0, RunState.CANCELLED: 130}
 """Exit code per final state; all others are 1."""
@@ -71,7 +68,7 @@ def start_and_follow(
     **record: Any,
 ) -> int:
     """Start a prepared run and follow it until it ends. A Ctrl-C at any time leaves nothing of the run behind."""
-    from launcher.show import final  # noqa: F401 - imports Rich before the start, so that a Ctrl-C finds it loaded
+    from launcher.show import final, live  # noqa: F401 - load Rich before the start, so that a Ctrl-C finds it there
 
     output.make_optional()
     try:
@@ -95,6 +92,8 @@ def attach(run: RunDir, backend: Backend, *, smoke: bool = False, as_json: bool 
 
     `left`: that of a user who leaves the view.
     """
+    from launcher.show.live import Left
+
     start = run.record.start
     try:
         state = follow(run, backend, output=sys.stderr if as_json else sys.stdout)
@@ -181,6 +180,11 @@ def follow(run: RunDir, backend: Backend, *, output: IO[str]) -> RunState:
 
     Returns a final state, or RUNNING for a run that a Ctrl-C could not stop. Raises Left if the user left the view.
     """
+    from rich.markup import escape
+
+    from launcher.show.live import watch
+    from launcher.show.terminal import Console
+
     console = Console(file=output)
     console.print(f"[bold]{escape(run.run_id)}[/bold]  {escape(str(run.path))}", highlight=False, soft_wrap=True)
     try:
