@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "slurm": ("launcher.commands.slurm:slurm", "Train on a Slurm cluster."),
     "build": ("launcher.commands.build:build", "Build the training image and pin it in image.lock."),
     "image": ("launcher.commands.image:image", "Copy the image to hosts without a registry: save, load, list."),
+    "completion": ("launcher.commands.completion:completion", "Complete commands, runs and keys in your shell."),
     "init": ("launcher.commands.init:init", "Write a commented job.yaml."),
     "list": ("launcher.commands.list:list_", "List the runs."),
     "watch": ("launcher.commands.watch:watch", "Show a run live, from any terminal."),
@@ -93,6 +94,8 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line. A mistake of the user ends in a clear message, a bug of ours in a traceback."""
+    if instruction := os.environ.pop("_ZLAUNCH_COMPLETE", ""):  # a shell asks what may follow
+        sys.exit(importlib.import_module("launcher.commands.completing").main(cli, instruction))
     from launcher.machine import output
     from launcher.machine.interrupts import like_ctrl_c
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import msgspec
 
 from launcher.errors import SpecError
-from launcher.job.spec import JobSpec
+from launcher.job.spec import AboutNumber, JobSpec
 
 
 class Refusal(SpecError):
@@ -37,6 +37,21 @@ def known_keys() -> Mapping[str, Any]:
 
     walk(JobSpec, "")
     return found
+
+
+def known_choices() -> dict[str, list[str]]:
+    """Every dotted key of a job that has a value of its own, and the values that its type names."""
+    return {key: _named(kind) for key, kind in known_keys().items() if not is_section(kind)}
+
+
+def _named(kind: Any) -> list[str]:
+    if kind is bool:
+        return ["true", "false"]
+    if get_origin(kind) is Literal:
+        return [str(option) for option in get_args(kind)]
+    if get_origin(kind) in (Union, UnionType):
+        return [choice for option in get_args(kind) for choice in _named(option)]
+    return ["auto"] if kind == AboutNumber else []
 
 
 def is_section(kind: Any) -> bool:

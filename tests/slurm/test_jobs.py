@@ -409,7 +409,7 @@ def test_accounting_knows_a_job_that_squeue_and_the_runs_files_have_forgotten(
     zl_accounting: Zl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     zl = zl_accounting
-    run = zl.submit("exit 3")
+    run = zl.submit("exit 3", "--name", "情感𠮷")  # the database may not know characters of four bytes
     wait(lambda: events(run, "slurm_end"))
     monkeypatch.setenv("SLURM_CONF", zl.environ["SLURM_CONF"])
 

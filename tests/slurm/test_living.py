@@ -55,7 +55,7 @@ def test_the_job_id_is_found_whatever_a_sites_wrapper_prints(zl: Zl, lines: str)
 
 
 def test_a_job_is_found_by_the_runs_name_where_its_id_was_never_recorded(zl: Zl) -> None:
-    run = zl.submit("sleep 60", "--sbatch", "hold")
+    run = zl.submit("sleep 60", "--sbatch", "hold", "--name", "情感分类 ＡＢ عربي")
     (job,) = jobs(zl, run)
     run.update_record(ids=())
     assert zl.state(run) == "PENDING"

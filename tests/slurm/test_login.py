@@ -26,6 +26,7 @@ def test_a_run_is_sent_to_the_login_host_and_followed_from_here(
     zl.environ["SSH_CONFIG_OF_THE_TEST"] = str(farm.ssh_config)
     zl.environ["TOKEN_OF_THE_TEST"] = "never-to-be-written"
     words = ["slurm", "--device", "cpu", "--nodes", "2", "--json", "--login", "node1", "--workdir", "~/my runs",
+             "--name", "情感分类 ＡＢ عربي",
              "--set", f"ssh.ssh_config={farm.ssh_config}", "--set", "secrets=[TOKEN_OF_THE_TEST]"]  # fmt: skip
     program = 'test ${#TOKEN_OF_THE_TEST} = 19; echo "rank $RANK"; while [ ! -e go ]; do sleep 0.2; done'
     output = zl(*words, "--", "bash", "-c", program)

@@ -23,12 +23,16 @@ def test_a_program_runs_on_every_host_with_its_rank_and_its_logs_are_copied_here
     assert zl.left(zl.run_id) == []
 
 
-def test_a_detached_run_is_watched_and_cancelled_by_later_commands(zl: Zl) -> None:
-    run = zl.detached("echo started on $(hostname); sleep 60")
+def test_a_detached_run_is_watched_and_cancelled_by_later_commands_whatever_its_name(zl: Zl) -> None:
+    ascii_only = "export LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0"  # what a host of another locale is like
+    run = zl.detached("echo started on $(hostname); sleep 60", "--name", "情感分类 ＡＢ/عربي",
+                      "--set", f"ssh.setup=['{ascii_only}']")  # fmt: skip
+    assert run.startswith("情感分类-ＡＢ-عربي-2")
     zl.all_running(run)
-    assert zl.status(run)["state"] == "RUNNING"
+    assert zl.status("情感")["state"] == "RUNNING"
     assert "started on node3" in zl("logs", run, "--rank", "2")
     assert "CANCELLED" in zl("cancel", run)
+    assert "logs/node-1/rank-1.log" in zl("pull", run) or (zl.runs / run / "logs/node-1/rank-1.log").exists()
     assert zl.left(run) == []
     assert zl.status(run)["state"] == "CANCELLED"
     assert "already CANCELLED" in zl("cancel", run)
