@@ -117,7 +117,7 @@ FLOORS = {
         ("commands", "cli"),
     ),
     "train": (
-        ("config", "families", "rundir"),
+        ("config", "families", "rundir", "trackers"),
         ("errors", "memory", "compat", "sandbox"),
         ("dist", "hub"),
         ("records", "original", "fused"),

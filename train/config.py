@@ -154,6 +154,7 @@ class Training(Section, frozen=True, kw_only=True):
     hang_timeout: float | Literal["auto"] = "auto"
     """Seconds without a step after which the ranks hang; see train/rundir/heartbeat.py."""
     tensorboard: bool = False
+    """Read for the sake of older runs; the launcher starts trackers, by train.report_to."""
 
 
 class Evaluation(Section, frozen=True):

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from launcher.errors import SpecError, TargetError, UsageError
 from launcher.job.load import read_job
 from launcher.job.spec import JobSpec
 from launcher.lifecycle import checks
 from launcher.machine import facts
-from launcher.plan import gpus, situation
+from launcher.plan import agent_plan, gpus, situation
 from launcher.plan.candidates import Candidate
 from launcher.plan.changes import DoesNotFit
 from launcher.plan.fastest import choose, in_fp8
@@ -199,6 +200,8 @@ def report(planned: Planned) -> dict[str, Any]:
         },
         "tokens_per_second": round(best.cost.tokens_per_second),
         "work": planned.work,
+        "trackers": planned.job.train.trackers,
+        "notices": msgspec.to_builtins(agent_plan.notify_of(planned.job)),
         "fp8_gain": planned.fp8_gain and round(planned.fp8_gain, 2),
     }
 
@@ -268,6 +271,7 @@ def table(planned: Planned) -> str:
                 f"record: {turns['times']:.1f} times the tokens of data.turns: joined"
             )
         lines += [f"note: data.train: {work['remark']}"] if work["remark"] else []
+    lines += agent_plan.reporting_lines(job.train.trackers, agent_plan.notify_of(job))
     return "\n".join(lines)
 
 

@@ -29,7 +29,7 @@ from launcher.job.spec import Job
 from launcher.lifecycle import checks, submit, sweep_array
 from launcher.lifecycle.attach import finish_interrupted_start, print_notes, print_rendered, start_and_follow
 from launcher.lifecycle.interrupted import StartInterrupted
-from launcher.plan import batch_job
+from launcher.plan import agent_plan, batch_job
 from launcher.rundir.directory import RunDir
 
 
@@ -138,7 +138,7 @@ def slurm(
 
 def submit_run(job: Job, *, smoke: bool, dry_run: bool, print_script: bool, follow: bool, as_json: bool) -> int:
     """Submit a single run and follow it if loaded, or only show its script."""
-    secrets = {} if dry_run else checks.read_secrets(job.spec.secrets)
+    secrets = {} if dry_run else checks.read_secrets(job)
     backend = SlurmBackend(announce=follow)
     run, plan = submit.prepare(job, target_of("slurm", job.spec))
     print_notes(plan)
@@ -147,6 +147,8 @@ def submit_run(job: Job, *, smoke: bool, dry_run: bool, print_script: bool, foll
             click.echo(run.sbatch.read_text(encoding="utf-8"), nl=False)
         if as_json:
             return print_rendered(run, plan, as_json)
+        for line in agent_plan.reporting_lines(plan.launch.trackers, plan.launch.notify):
+            click.echo(line, err=True)
         click.echo(f"rendered {run.path}, the working directory of the script; nothing was submitted", err=True)
         return 0
     if not follow:

@@ -139,7 +139,7 @@ def _any_of(options: Iterable[Any]) -> str:
 
 def _shown(place: str, value: Any) -> str:
     """A value as a job file has it. Of what may be secret, and of lists and mappings, only the type."""
-    if isinstance(value, (list, dict)) or place.startswith(("secrets", "env")):
+    if isinstance(value, (list, dict)) or place.startswith(("secrets", "env", "notify")):
         return type_name(value)
     return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
 

@@ -10,7 +10,7 @@ import msgspec
 import yaml
 
 from launcher.errors import SpecError
-from launcher.job import yamlfile
+from launcher.job import notify_address, yamlfile
 from launcher.job.explain import Refusal, is_section, known_keys, refusals, type_name
 from launcher.job.paths import with_absolute_paths
 from launcher.job.ranges import check_names, check_ranges
@@ -41,7 +41,8 @@ def read_job(
             places[key] = place
     tree = _merge(tree, with_absolute_paths(given, Path.cwd()))
     origin = str(file or overlay or "the command line")
-    return Job(convert(tree, where=origin, places=places), tree, origin)
+    tree, held = notify_address.take_out(tree, places, origin)
+    return Job(convert(tree, where=origin, places=places), tree, origin, held)
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -54,6 +54,12 @@ def check_names(spec: JobSpec) -> None:
             template_of(spec.data.chat_template)
         except ValueError as error:
             raise Refusal("data.chat_template", str(error)) from None
+    try:
+        _ = spec.train.trackers
+    except ValueError as error:
+        raise Refusal("train.report_to", str(error), hint="for example [tensorboard, wandb]") from None
+    if spec.notify.sign and not spec.notify.url:
+        raise Refusal("notify.sign", "there is no notify.url that it signs for")
     for number, name in enumerate(spec.secrets, start=1):
         if not _VARIABLE.fullmatch(name):  # not shown: it may be NAME=value, or the value itself
             raise Refusal(

@@ -6,11 +6,13 @@ job.yaml + flags + --set  ->  one mapping  ->  checked keys  ->  JobSpec
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import msgspec
 
+from launcher.job.notify_address import variable_of
+from launcher.job.trackers import trackers_of
 from train.config import Data, Engine, Evaluation, Lora, Model, Packing, Section
 
 Auto = Literal["auto"]
@@ -44,7 +46,14 @@ class TrainSpec(Section, frozen=True):
 
     auto: 20 times the median step, at least 600. Loading, a batch of an evaluation and a save may take six times as
     long."""
+    report_to: str | tuple[str, ...] | None = "none"
+    """Trackers: tensorboard, wandb, swanlab, mlflow, trackio. Project and account are in their own variables."""
     tensorboard: bool = False
+    """The same as `report_to: [tensorboard]`."""
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        return trackers_of(self.report_to, tensorboard=self.tensorboard)
 
 
 class ContainerSpec(Section, frozen=True):
@@ -121,6 +130,21 @@ class SlurmSpec(Section, frozen=True):
     template: str | None = None
 
 
+Occurrence = Literal["end", "failure", "preemption", "hang"]
+
+
+class NotifySpec(Section, frozen=True):
+    url: str | None = None
+    """`$NAME`: the variable that holds the address. An address itself is taken out of the job when it is read."""
+    format: Literal["auto", "json", "slack", "dingtalk", "feishu", "wecom"] = "auto"
+    """auto: by the host of the address; json where it is none of a known service."""
+    sign: str | None = None
+    """`$NAME`: the variable that holds the signing key of a DingTalk or Feishu robot."""
+    command: str | tuple[str, ...] | None = None
+    """Runs on the first node, with the notice as JSON on its standard input and as text in ZLAUNCH_NOTICE."""
+    on: Occurrence | tuple[Occurrence, ...] = ("end", "failure", "preemption", "hang")
+
+
 class JobSpec(Section, frozen=True):
     name: str = "run"
     device: Literal["auto", "cuda", "cpu"] = "auto"
@@ -136,6 +160,7 @@ class JobSpec(Section, frozen=True):
     env: dict[str, str] = {}
     secrets: tuple[str, ...] = ()
     """Names of environment variables to pass to the ranks. No file of the run holds their values."""
+    notify: NotifySpec = NotifySpec()
     verify_adapter: bool = False
     """At the end, load the saved adapter into a fresh base model and compare the logits."""
     max_restarts: int = 0
@@ -145,6 +170,12 @@ class JobSpec(Section, frozen=True):
     """Seconds that a requested stop may take before zlaunch ends the processes."""
     program: tuple[str, ...] = ()
     """The user's own program instead of the training program: the words after `--`."""
+
+    @property
+    def secret_names(self) -> tuple[str, ...]:
+        """The variables that must be set here, and whose values no file of the run holds."""
+        named = [variable_of(value) for value in (self.notify.url, self.notify.sign) if value]
+        return tuple(dict.fromkeys([*self.secrets, *filter(None, named)]))
 
     def with_values(self, values: Mapping[str, Any]) -> JobSpec:
         """The job with other values of some dotted keys, as in `{"train.zero_stage": 2}`."""
@@ -165,3 +196,5 @@ class Job:
     tree: dict[str, Any]
     """File and flags merged, with absolute paths: the content of job.yaml in the run directory."""
     origin: str
+    held: dict[str, str] = field(default_factory=dict, repr=False)
+    """{variable: secret} of secrets that the job file itself held (notify_address.py)."""

@@ -15,6 +15,7 @@ from launcher.job.spec import Job
 from launcher.lifecycle import checks, submit
 from launcher.lifecycle.interrupted import StartInterrupted, cancel_start, state_after_cancel, stop
 from launcher.machine import output
+from launcher.plan import agent_plan
 from launcher.plan.types import RunPlan, Target
 from launcher.rundir import reading, summary
 from launcher.rundir.directory import RunDir
@@ -41,7 +42,7 @@ def launch(
 
     `is_cancelled` is called once the run has started, to detect a cancel from before the run could be found.
     """
-    secrets = {} if dry_run else checks.read_secrets(job.spec.secrets)
+    secrets = {} if dry_run else checks.read_secrets(job)
     run, plan = submit.prepare(job, target, run=run)
     print_notes(plan)
     if dry_run:
@@ -162,6 +163,8 @@ def print_rendered(run: RunDir, plan: RunPlan, as_json: bool) -> int:
     click.echo(f"rendered {run.path}")
     for reason in plan.reasons:
         click.echo(f"  {reason.setting} = {reason.value}: {reason.reason}")
+    for line in agent_plan.reporting_lines(plan.launch.trackers, plan.launch.notify):
+        click.echo(f"  {line}")
     click.echo(f"  ranks: {plan.launch.world_size}, nodes: {len(plan.launch.nodes)}; nothing was started")
     return 0
 

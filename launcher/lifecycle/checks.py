@@ -10,7 +10,9 @@ from typing import NamedTuple
 import msgspec
 
 from launcher.errors import DataError, SpecError, UsageError
-from launcher.job.spec import JobSpec
+from launcher.job.notify_address import check_values, variable_of
+from launcher.job.spec import Job, JobSpec
+from launcher.job.trackers import variables_of
 from launcher.machine import facts, process, trainer
 from launcher.machine.process import CommandError
 from launcher.plan.types import RunPlan
@@ -45,16 +47,24 @@ def check_checkpoint_settings(run: RunDir, run_plan: RunPlan) -> None:
             )
 
 
-def read_secrets(names: Iterable[str], environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The values of the secrets in the environment. Raises UsageError naming those that are not set."""
-    environ = os.environ if environ is None else environ
+def read_secrets(job: Job, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The values of the job's secrets, and the variables of its trackers. Raises UsageError naming those not set."""
+    spec, environ = job.spec, {**(os.environ if environ is None else environ), **job.held}
+    names = spec.secret_names
     missing = [name for name in names if name not in environ]
+    given = {"url": spec.notify.url, "sign": spec.notify.sign}
+    of_notices = {key: name for key, value in given.items() if value and (name := variable_of(value))}
     if missing:
+        key = next((key for key, name in of_notices.items() if name == missing[0]), None)
+        leave_out = f"leave it out: --set notify.{key}=null" if key else "remove it from `secrets:`"
         raise UsageError(
             f"secrets not set in the environment: {', '.join(missing)}",
-            hint=f"export {missing[0]}=..., or remove it from `secrets:`",
+            hint=f"export {missing[0]}=..., or {leave_out}",
         )
-    return {name: environ[name] for name in names}
+    found = {name: environ[name] for name in names}
+    check_values(of_notices, found)
+    trackers = () if spec.program else spec.train.trackers
+    return {**variables_of(trackers, environ, spec.env), **found}
 
 
 def check_inputs(job: JobSpec, backend: str) -> None:

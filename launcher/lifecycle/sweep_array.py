@@ -16,6 +16,7 @@ import msgspec
 from launcher.backends import backend_of
 from launcher.backends.base import Arrays
 from launcher.errors import RunFailed, UsageError, ZlaunchError
+from launcher.job.load import read_job
 from launcher.lifecycle import checks, submit
 from launcher.lifecycle.attach import print_notes
 from launcher.lifecycle.sweep import (
@@ -78,8 +79,8 @@ def submit_sweep(
 
     `dry_run`: only write the files, and print the batch scripts unless `quiet`.
     """
-    jobs = make_points(texts, load, overrides, fixed=("slurm", "secrets", "device"))
-    secrets = {} if dry_run else checks.read_secrets(jobs[0][0].spec.secrets)
+    jobs = make_points(texts, load, overrides, fixed=("slurm", "secrets", "notify", "device"))
+    secrets = {} if dry_run else checks.read_secrets(jobs[0][0])
     for spec in distinct_data(job.spec for job, _ in jobs):
         checks.check_records(spec, facts.model_directory(spec.model.path, spec.env))
     backend = backend_of("slurm")
@@ -117,7 +118,7 @@ def resume_sweep(sweep: Sweep, *, as_json: bool) -> int:
         todo = unfinished(sweep)
         runs = [run_of(sweep.points[index]) for index in todo]
         plans = {run.run_id: msgspec.json.decode(run.plan_json.read_bytes(), type=RunPlan) for run in runs}
-        secrets = checks.read_secrets(plans[runs[0].run_id].launch.secrets)
+        secrets = checks.read_secrets(read_job(runs[0].job_yaml))
         backend = backend_of("slurm")
         assert isinstance(backend, Arrays)
         if alive := backend.alive_among(runs):  # whatever their records say

@@ -26,7 +26,8 @@ def path(kind: Kind) -> Path:
 def agent_sources() -> dict[str, Path]:
     """{path in code/ of a run directory: file or directory} of the agent and everything that it imports."""
     node = PACKAGE / "node"
-    return {**{f"node/{file.name}": file for file in sorted(node.glob("*.py"))}, "node/agent": node / "agent"}
+    own = {f"node/{file.name}": file for file in sorted(node.glob("*.py"))}
+    return {**own, **{f"node/{name}": node / name for name in ("agent", "companions")}}
 
 
 def train_package() -> Path:

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
-    from typing import Callable, Dict, Iterator, List, Optional, Tuple, Union
+    from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
     Hook = Optional[Callable[[], None]]
 
@@ -242,13 +242,20 @@ def left_below() -> List[int]:
     return descendants(os.getpid())
 
 
-def kill_descendants() -> None:
-    """Kill all descendants of this process, round after round, until none is left."""
+def kill_descendants(spared: Sequence[int] = ()) -> List[Tuple[int, int]]:
+    """Kill all descendants of this process, round after round, until none is left but `spared` and what is below it.
+
+    Returns (pid, wait status) of every child that it collected.
+    """
+    collected: List[Tuple[int, int]] = []
     while True:
         left = left_below()
+        for pid in spared if left else ():
+            below = [pid, *descendants(pid)]
+            left = [other for other in left if other not in below]
         for pid in left:
             kill_quietly(pid, signal.SIGKILL)
-        reap_children()
+        collected += reap_children()
         if not left:
-            return
+            return collected
         time.sleep(0.01)

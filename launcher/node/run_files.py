@@ -65,6 +65,15 @@ def rank_log(node_rank: int, rank: int) -> str:
     return "%s/rank-%d.log" % (node_logs(node_rank), rank)
 
 
+def noticed(start: str) -> str:
+    """The mark that the end of a job's start on Slurm was reported."""
+    return "%s/noticed-%s" % (CONTROL, start)
+
+
+def tracker_log(tracker: str) -> str:
+    return "%s/tracker-%s.log" % (node_logs(0), tracker)
+
+
 def rank_stack(node_rank: int, rank: int) -> str:
     return "%s/stack-%d.txt" % (node_logs(node_rank), rank)
 

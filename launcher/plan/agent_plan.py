@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from launcher.job.notify_address import variable_of
 from launcher.job.spec import JobSpec
 from launcher.plan.container import ContainerChoice
-from launcher.plan.types import ContainerPlan, Launch, Node, Target
+from launcher.plan.types import ContainerPlan, Launch, Node, Notify, Target
 
 CONTAINER_PYTHON = "python3"
 """The interpreter of the training environment in an image: the first on its PATH."""
@@ -35,7 +38,7 @@ def launch_of(
         argv=argv_of(spec.program, target.python if choice.runtime == "none" else CONTAINER_PYTHON),
         cwd=target.cwd if spec.program else None,
         env=env_of(spec, target, choice),
-        secrets=spec.secrets,
+        secrets=spec.secret_names,
         cooperative=not spec.program,
         stop_deadline=stop_deadline,
         kill_after=kill_after,
@@ -43,6 +46,8 @@ def launch_of(
         max_restarts=spec.max_restarts,
         elastic=spec.elastic,
         container=container,
+        trackers=() if spec.program else spec.train.trackers,
+        notify=notify_of(spec),
     )
 
 
@@ -71,3 +76,29 @@ def argv_of(program: tuple[str, ...], python: str) -> tuple[str, ...]:
     if not program:
         return (python, "-m", "train", "--config", "train.json")
     return (python, "-u", *program) if program[0].endswith(".py") else program
+
+
+def notify_of(spec: JobSpec) -> Notify | None:
+    """What the agent needs to send notices: no address, only the variable that holds it."""
+    notify = spec.notify
+    if not notify.url and not notify.command:
+        return None
+    return Notify(
+        name=spec.name,
+        url=variable_of(notify.url) if notify.url else None,
+        sign=variable_of(notify.sign) if notify.sign else None,
+        format=notify.format,
+        command=notify.command,
+        on=(notify.on,) if isinstance(notify.on, str) else notify.on,
+    )
+
+
+def reporting_lines(trackers: Sequence[str], notify: Notify | None) -> list[str]:
+    """Trackers and notices as text, one line each."""
+    found = [f"trackers: {', '.join(trackers)}"] if trackers else []
+    if notify is not None:
+        form = "" if notify.format == "auto" else f", as {notify.format}"
+        places = [f"the address in ${notify.url}{form}"] * bool(notify.url)
+        places += ["a command"] * bool(notify.command)
+        found.append(f"notices: {', '.join(notify.on)}; to {' and '.join(places)}")
+    return found

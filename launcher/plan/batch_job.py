@@ -69,7 +69,8 @@ def section(spec: JobSpec, run_id: str, device: Literal["cuda", "cpu"]) -> dict[
         "procs_per_node": procs_per_node(slurm, device),
         "max_requeues": requeue_bound(spec)[0],
         "requeues_set_by": requeue_bound(spec)[1],
-        "secrets": bool(spec.secrets),
+        "secrets": bool(spec.secret_names or spec.train.trackers),
+        "notifies": bool(spec.notify.url or spec.notify.command),
         "ports": {
             "first": FIRST_PORT,
             "slots": (LAST_PORT + 1 - FIRST_PORT) // PORTS_PER_JOB,

@@ -54,7 +54,7 @@ def plan(
     # The container comes last: its engine must wait for as long as the run has for its last checkpoint.
     container_plan, pyxis = contain(container, spec, target, run_id, stop_deadline)
     if slurm is not None:
-        slurm |= {"inputs": dict(target.paths), "pyxis": pyxis}
+        slurm |= {"inputs": dict(target.paths), "pyxis": pyxis, "python": target.python}
     if container.reason:
         reasons = (*reasons, Reason(setting="container.runtime", value=container.runtime, reason=container.reason))
     reasons += tuple(

@@ -39,6 +39,19 @@ class ContainerPlan(Frozen, frozen=True, kw_only=True):
     all_gpus: nothing says which GPUs."""
 
 
+class Notify(Frozen, frozen=True, kw_only=True):
+    """What the agent reads of plan.json to send notices."""
+
+    name: str
+    """Of the job."""
+    url: str | None
+    """The variable that holds the address; among the secrets, like that of `sign`."""
+    sign: str | None
+    format: str
+    command: str | tuple[str, ...] | None
+    on: tuple[str, ...]
+
+
 class Launch(Frozen, frozen=True, kw_only=True):
     """Everything that the agent reads of plan.json."""
 
@@ -67,6 +80,8 @@ class Launch(Frozen, frozen=True, kw_only=True):
     max_restarts: int
     elastic: bool
     container: ContainerPlan | None = None
+    trackers: tuple[str, ...] = ()
+    notify: Notify | None = None
 
 
 class Reason(Frozen, frozen=True, kw_only=True):

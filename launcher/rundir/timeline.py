@@ -116,6 +116,11 @@ def _evaluation(event: Line) -> str:
     return f"held-out records after step {event.get('step')}: {', '.join(scores)}"
 
 
+def _notice(event: Line) -> str:
+    what = f"notice of the {event.get('kind')} to {event.get('to')}"
+    return what if event.get("sent") else f"warning: {what} was not sent: {event.get('reason')}"
+
+
 _TEXTS: dict[str, Callable[[Line], str]] = {
     "submitted": lambda e: f"submitted to {e.get('backend')} ({' '.join(map(str, e.get('ids') or ()))})",
     "not_started": lambda e: f"not started: {e.get('error')}",
@@ -138,6 +143,8 @@ _TEXTS: dict[str, Callable[[Line], str]] = {
     "hang": lambda e: f"hang: {e.get('message')}",
     "node_lost": lambda e: f"node {e.get('lost')} ({e.get('host')}) is lost: {e.get('reason')}",
     "request": lambda e: f"{e.get('request')} requested{_by(e)}",
+    "tracker": lambda e: f"{e.get('tracker')}: {e.get('url')}",
+    "notice": _notice,
     "note": lambda e: str(e.get("text")),
     "warning": lambda e: f"warning: {e.get('text')}",
     "engine": lambda e: f"engine {e.get('engine')}: {e.get('reason')}",

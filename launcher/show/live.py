@@ -43,6 +43,8 @@ PLAIN_EVENTS = (
     "note",
     "engine",
     "warning",
+    "tracker",
+    "notice",
     "evaluation",
 )
 """Events that a pipe gets a line for."""

@@ -37,7 +37,6 @@ class RunDir:
         self.base_model = self.path / "base_model"
         """Only for runs with source `random`: the generated model."""
         self.cache = self.path / "cache"
-        self.tensorboard = self.path / "tensorboard"
 
     def control(self, request: str) -> Path:
         return self.path / "control" / request

@@ -1,10 +1,9 @@
-"""The log of a run's steps: metrics.jsonl, standard output and TensorBoard; and peak memory."""
+"""The log of a run's steps: metrics.jsonl and standard output; and peak memory."""
 
 from __future__ import annotations
 
 import math
 import time
-from typing import Any
 
 import torch
 
@@ -16,19 +15,11 @@ from train.training.checkpoint import Progress
 
 
 class MetricsLog:
-    """One line per step in metrics.jsonl and on standard output, and TensorBoard if the job asks for it.
-
-    Only rank 0 writes.
-    """
+    """One line per step in metrics.jsonl and on standard output. Only rank 0 writes."""
 
     def __init__(self, config: TrainConfig, rundir: RunDir, world: World, epoch_size: int, total: int) -> None:
         self.config, self.rundir, self.world = config, rundir, world
         self.epoch_size, self.total = epoch_size, total
-        self.board: Any = None
-        if world.first and config.train.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.board = SummaryWriter(str(rundir.tensorboard))
 
     def step(self, progress: Progress, loss: float, norm: float, rate: float, tokens_per_second: float) -> None:
         if not self.world.first or (progress.step % self.config.train.log_every and progress.step != self.total):
@@ -50,7 +41,6 @@ class MetricsLog:
             f"{tokens_per_second:.0f} tokens/s",
             flush=True,
         )
-        self._plot(progress.step, line)
 
     def evaluation(self, step: int, loss: float, *, records: int | None = None, seconds: float = 0.0) -> None:
         """Log the loss on data.eval; `records`: on how many of its records, if not on all."""
@@ -61,14 +51,6 @@ class MetricsLog:
                 line["records"] = records
             run_files.append_line(self.rundir.metrics, line)
             print(f"step {step}/{self.total}  eval_loss {loss:.4f}", flush=True)
-            self._plot(step, {"eval_loss": known})
-
-    def _plot(self, step: int, values: dict[str, Any]) -> None:
-        if self.board is not None:
-            for name, value in values.items():
-                if name not in ("step", "time") and value is not None:
-                    self.board.add_scalar(name, value, step)
-            self.board.flush()
 
 
 def gpu_memory(world: World) -> int | None:

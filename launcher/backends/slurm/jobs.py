@@ -140,7 +140,7 @@ class SlurmBackend:
         process.run(["bash", "-n", script])
         for run in runs:
             begin_submission(run)
-            if secrets:
+            if slurm_section(run).get("secrets"):
                 shell.write_secrets(secrets_file(run), secrets)
         shell.send([script.parent, *(run.path for run in runs if run.path != script.parent)])
         for run in runs:

@@ -76,6 +76,8 @@ DEFAULTS: Json = {
     "elastic": False,
     "container": None,
     "token": "",
+    "trackers": [],
+    "notify": None,
 }
 OVERRIDES = (
     ("ZLAUNCH_MASTER_ADDR", "master_addr", str),

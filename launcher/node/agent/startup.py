@@ -26,6 +26,7 @@ TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
     from typing import Dict, List, Optional, Tuple, Type, Union
 
+    from ..companions.beside import Companions
     from ..files import Json
     from .in_container import ContainerAgent
     from .supervisor import Agent
@@ -218,6 +219,7 @@ def main(argv: List[str]) -> int:
     if options.detach:
         redirect(names.log)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
+    beside = companions_of(launch, names, options.node_rank, secrets)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     gc.freeze()  # no collection visits what was imported, which would copy its pages
     warden, agent = os.getpid(), os.fork()
@@ -227,9 +229,20 @@ def main(argv: List[str]) -> int:
         os.close(ready)
     secrets.clear()
     start_time = start_time_of(agent)
-    code = guard(launch, names, agent, start_time)
-    lock.close()
+    code = guard(launch, names, agent, start_time, beside)
+    lock.close()  # the run may be resumed while the companions finish
+    if beside is not None:
+        beside.finish()
     return code
+
+
+def companions_of(launch: Json, names: Names, node_rank: int, secrets: Dict[str, str]) -> Optional[Companions]:
+    """Start what sends notices and feeds trackers. Few runs have it, so few hosts import it."""
+    if not launch["notify"] and not launch["trackers"]:
+        return None
+    from ..companions import beside
+
+    return beside.start(launch, names, node_rank, secrets)
 
 
 def in_child(launch: Json, names: Names, node_rank: int, secrets: Dict[str, str], warden: int, ready: int) -> int:

@@ -17,6 +17,7 @@ TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
     from typing import Optional
 
+    from ..companions.beside import Companions
     from ..files import Json
     from .launch import Names
 
@@ -24,8 +25,13 @@ if TYPE_CHECKING:
 STATE_OF_EXIT = {code: state for state, code in EXIT_OF_STATE.items()}
 
 
-def guard(launch: Json, names: Names, agent: int, start_time: Optional[int]) -> int:
-    """Pass signals on, wait for the agent, end what a killed agent left. Returns the exit status."""
+def guard(
+    launch: Json, names: Names, agent: int, start_time: Optional[int], beside: Optional[Companions] = None
+) -> int:
+    """Pass signals on, wait for the agent, end what a killed agent left. Returns the exit status.
+
+    The agent's companions, `beside` it, stay: they report the end.
+    """
     signals = Signals()
     status: Optional[int] = None
     while status is None:
@@ -33,9 +39,15 @@ def guard(launch: Json, names: Names, agent: int, start_time: Optional[int]) -> 
         for number in signals.read():
             if number in REQUEST_OF_SIGNAL:
                 kill_quietly(agent, number)
-        status = next((status for pid, status in reap_children() if pid == agent), None)
+        for pid, ended in reap_children():
+            if pid == agent:
+                status = ended
+            elif beside is not None:
+                beside.ended(pid, ended)
     code, signum = split_status(status)
-    kill_descendants()
+    for pid, ended in kill_descendants(beside.pids if beside else ()):
+        if beside is not None:
+            beside.ended(pid, ended)
     record_death(launch, names, agent, start_time, code, signum)
     return code if code is not None else 1
 
