@@ -45,6 +45,7 @@ quality: env ## compare our training with TRL's on a real model; QUALITY_ARGS="-
 
 torture: env ## damage and interrupt everything, by seed, for hours; TORTURE_ARGS="--seed 2 checkpoints" for a part
 	$(PY) -m tests.torture $(TORTURE_ARGS)
+	$(if $(TORTURE_ARGS),,ZLAUNCH_TORTURE=1 $(PY) -m pytest -n 0 tests/ssh/test_hostile.py)
 
 audit: ## check the locks with hashes for known advisories; needs a network that reaches PyPI or OSV
 	test -x .audit/bin/pip-audit || { python3 -m venv .audit && .audit/bin/pip install -q pip-audit; }

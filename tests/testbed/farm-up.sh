@@ -9,8 +9,9 @@ bash "$HERE/farm-down.sh" "$ROOT"
 mkdir -p "$ROOT" /run/sshd
 ssh-keygen -q -t ed25519 -N '' -C testbed -f "$ROOT/id_ed25519"
 cp "$ROOT/id_ed25519.pub" "$ROOT/authorized_keys"
+IFS=. read -r one two three <<< "$NET"
 for i in $(seq 1 "$N"); do
-  address=$NET.$i home=$ROOT/node$i
+  address=$one.$((two + (i - 1) / 250)).$three.$(((i - 1) % 250 + 1)) home=$ROOT/node$i # past 250: the next network
   mkdir -p "$home"
   ssh-keygen -q -t ed25519 -N '' -C "node$i" -f "$home/hostkey"
   printf '[%s]:%s %s\n' "$address" "$PORT" "$(cut -d' ' -f1,2 "$home/hostkey.pub")" >> "$ROOT/known_hosts"

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -61,8 +62,12 @@ class Case:
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
 
-    def zlaunch(self, *words: str, timeout: float = PATIENCE) -> tuple[int, str]:
-        process = self.start(*words)
+    @property
+    def patience(self) -> float:
+        return 4 * PATIENCE if isinstance(self.bed, TrainingBed) else PATIENCE
+
+    def zlaunch(self, *words: str, timeout: float = 0) -> tuple[int, str]:
+        process, timeout = self.start(*words), timeout or self.patience
         try:
             output, _ = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
@@ -80,10 +85,10 @@ class Case:
         if self.launcher is None:
             return
         try:
-            self.output, _ = self.launcher.communicate(timeout=PATIENCE)
+            self.output, _ = self.launcher.communicate(timeout=self.patience)
         except subprocess.TimeoutExpired:
             os.killpg(self.launcher.pid, signal.SIGKILL)
-            self.output = f"no end within {PATIENCE:g} s: {self.launcher.communicate()[0]}"
+            self.output = f"no end within {self.patience:g} s: {self.launcher.communicate()[0]}"
 
 
 class Bed(Protocol):
@@ -173,6 +178,28 @@ class LocalBed:
         pass
 
 
+class TrainingBed(LocalBed):
+    """This machine, with a tiny model that is really trained on two processes."""
+
+    name = "training"
+
+    def words(self, steps: int, every: int) -> list[str]:
+        settings = {"train.engine": "peft", "train.max_steps": steps, "train.checkpoint_every": every}
+        return ["--smoke", *(word for name, value in settings.items() for word in ("--set", f"{name}={value}"))]
+
+    def uninterrupted(self, steps: int, every: int) -> dict[int, float]:
+        """{step: loss} of a run that nothing disturbs."""
+        with tempfile.TemporaryDirectory(prefix="torture-training-") as folder:
+            case = Case(self, Path(folder), "secret-of-the-undisturbed")
+            code, output = case.zlaunch(
+                *self.target, "--device", "cpu", *self.words(steps, every), timeout=4 * PATIENCE
+            )
+            if code != 0:
+                raise RuntimeError(f"the uninterrupted training ended with {code}: {output[-1000:]}")
+            lines = (json.loads(line) for line in (case.run / "metrics.jsonl").read_text().splitlines())
+            return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
 class SshBed:
     """Two hosts of the lab; each has its own disk."""
 
@@ -239,7 +266,7 @@ class SlurmBed:
 @contextlib.contextmanager
 def beds(kinds: set[str]) -> Iterator[dict[str, list[Any]]]:
     """{kind: beds that can be used at the same time}; empty where this machine cannot carry them."""
-    found: dict[str, list[Any]] = {"local": [LocalBed()] * 4}
+    found: dict[str, list[Any]] = {"local": [LocalBed()] * 4, "training": [TrainingBed()]}
     with contextlib.ExitStack() as stack:
         slot = acquire() if kinds & {"ssh", "slurm"} and missing("lab") is None else None
         if slot is not None:

@@ -1,9 +1,8 @@
 """Faults at random moments of real runs: on this machine, over SSH, in Slurm; and what must hold afterwards.
 
 No process is left, the state is true, the newest checkpoint loads, a resume reaches the losses of the uninterrupted
-run, nothing outside the run directory has changed, and the run's secret is in no file and no command line. The runs
-are of imitation.py, which writes what the training program writes and needs no torch. Faults with real training are in
-tests/train/training and tests/ssh.
+run, nothing outside the run directory has changed, and the run's secret is in no file and no command line. Most runs
+are of imitation.py, which writes what the training program writes and needs no torch; some train a tiny model.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.torture.bounded import Outcome, Tally, Wrong, outcome, source
-from tests.torture.fault_beds import PATIENCE, PROGRAM, Case, SshBed, beds, wait_for
+from tests.torture.fault_beds import PATIENCE, PROGRAM, Case, SshBed, TrainingBed, beds, wait_for
 from tests.torture.imitation import next_state
 from train.rundir.checkpoints import complete, damage
 
@@ -58,6 +57,10 @@ LOCAL = (
 )
 SSH = ("signal", "signal", "signal", "cancel", "cancel now", "interrupt", "cable", "power")
 SLURM = ("signal", "signal", "signal", "cancel", "cancel now", "scancel", "controller")
+TRAINING = tuple(fault for fault in LOCAL if fault != "clock")  # libfaketime and torch's threads do not get on
+FAULTS = {"local": LOCAL, "ssh": SSH, "slurm": SLURM, "training": TRAINING}
+EACH_TRAINING = 20
+"""Of so many cases there is one more, with real training."""
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 
 
@@ -67,8 +70,10 @@ def kind_of(number: int) -> str:
 
 
 @functools.cache
-def expected() -> dict[int, float]:
+def expected(bed: Any) -> dict[int, float]:
     """{step: loss} of the uninterrupted run."""
+    if isinstance(bed, TrainingBed):
+        return bed.uninterrupted(STEPS, EVERY)
     state, found = "start", {}
     for step in range(1, STEPS + 1):
         state, found[step] = next_state(state)
@@ -79,7 +84,7 @@ def one(bed: Any, folder: Path, seed: int, number: int) -> str:
     """Run a case; return what became of it. Raises Wrong."""
     rnd = source(seed, f"{NAME} {bed.name}", number)
     case = Case(bed, folder, f"secret-{rnd.randrange(10**12)}-value")
-    fault = rnd.choice({"local": LOCAL, "ssh": SSH, "slurm": SLURM}[bed.name])
+    fault = rnd.choice(FAULTS[bed.name])
     if fault == "clock" and not FAKETIME.exists():
         fault = "signal"
     shown = f"{bed.name}, {fault}"
@@ -91,9 +96,7 @@ def one(bed: Any, folder: Path, seed: int, number: int) -> str:
         clock["DONT_FAKE_MONOTONIC"] = 1
         case.words = [word for name, value in clock.items() for word in ("--set", f"env.{name}={value}")]
     try:
-        case.begin([sys.executable, str(PROGRAM), str(STEPS), f"{rnd.choice((0.05, 0.15, 0.3))}", str(EVERY)])
-        wait_for(lambda: case.run.is_dir() or (case.launcher is not None and case.launcher.poll() is not None))
-        time.sleep(rnd.random() * 3.5)
+        _begin(case, rnd)
         shown += f" {_apply(case, fault, rnd)}"
         before = _outside(case)
         _check_secret(case, shown)
@@ -101,6 +104,26 @@ def one(bed: Any, folder: Path, seed: int, number: int) -> str:
         return _after(case, shown, fault, before, rnd)
     finally:
         _clean(case, mounted)
+
+
+def _begin(case: Case, rnd: random.Random) -> None:
+    """Start the run and wait for the moment of the fault."""
+    over = lambda: case.launcher is not None and case.launcher.poll() is not None  # noqa: E731
+    pace, moment = rnd.choice((0.05, 0.15, 0.3)), rnd.random()
+    if isinstance(case.bed, TrainingBed):
+        case.words += case.bed.words(STEPS, EVERY)
+        case.begin([])
+        lines = round(moment * STEPS)  # its start takes most of its time, so wait for a step
+        wait_for(lambda: over() or len(_lines(case.run / "metrics.jsonl")) >= lines, 2 * PATIENCE)
+        time.sleep(pace)
+        return
+    case.begin([sys.executable, str(PROGRAM), str(STEPS), f"{pace}", str(EVERY)])
+    wait_for(lambda: case.run.is_dir() or over())
+    time.sleep(moment * 3.5)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(errors="replace").splitlines() if path.is_file() else []
 
 
 def _after(case: Case, shown: str, fault: str, before: set[str], rnd: random.Random) -> str:
@@ -126,7 +149,7 @@ def _after(case: Case, shown: str, fault: str, before: set[str], rnd: random.Ran
             shown += _damage_checkpoint(case, rnd)
         elif found := [reason for path in complete(case.run / "checkpoints")[-1:] if (reason := damage(path))]:
             raise Wrong(f"the newest checkpoint is damaged: {shown}: {found}")
-        code, output = case.zlaunch("resume", case.run.name, timeout=2 * PATIENCE)
+        code, output = case.zlaunch("resume", case.run.name, timeout=2 * case.patience)
         if code != 0 or "Traceback" in output:
             raise Wrong(f"resume failed: {shown}, {state}: exit {code}: {output[-500:]}")
         case.bed.collect(case)
@@ -263,8 +286,9 @@ def _check_losses(case: Case, shown: str) -> None:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             metric = json.loads(line)
             found[metric["step"]] = metric["loss"]
-    wrong = {step for step, loss in expected().items() if found.get(step) != loss}
-    if wrong or result["loss_last"] != expected()[STEPS]:
+    losses = expected(case.bed)
+    wrong = {step for step, loss in losses.items() if found.get(step) != loss}
+    if wrong or result["loss_last"] != losses[STEPS]:
         raise Wrong(f"other losses: {shown}: steps {sorted(wrong)} of {sorted(found)}")
 
 
@@ -384,12 +408,16 @@ def _judged(run: Callable[..., str], bed: Any, folder: Path, seed: int, number: 
         return "", f"{type(error).__name__} of the campaign", "".join(traceback.format_exception(error))[-600:]
 
 
-def main(count: int, seed: int, kinds: tuple[str, ...] = ("local", "ssh", "slurm"), first: int = 0) -> Outcome:
-    """Do `count` faults."""
+def main(
+    count: int, seed: int, kinds: tuple[str, ...] = ("local", "ssh", "slurm", "training"), first: int = 0
+) -> Outcome:
+    """Do `count` faults, and some more with real training."""
     numbers: dict[str, list[int]] = {kind: [] for kind in kinds}
     for number in range(first, first + count):
         if kind_of(number) in numbers:
             numbers[kind_of(number)].append(number)
+        if "training" in numbers and number % EACH_TRAINING == 0:
+            numbers["training"].append(number)
     tally = campaign(numbers, seed, one)
     return outcome(NAME, TRIED, sum(map(len, numbers.values())), seed, tally)
 

@@ -73,9 +73,12 @@ def require_room(session: Session, run: RunDir, sizes: Iterable[int]) -> None:
         raise HostError(f"the files on {session.name} have {total} bytes, and {free} are free at {run.path}")
 
 
-def copy_results(watch: HostWatch, *, checkpoints: bool = False) -> list[str] | None:
-    """Copy all logs, and the results from node 0; return the results' names. None: node 0 is out of reach."""
-    watch.poll(logs=True)
+def copy_results(watch: HostWatch, *, checkpoints: bool = False, seconds: float = float("inf")) -> list[str] | None:
+    """Copy all logs, and the results from node 0; return the results' names. None: node 0 is out of reach.
+
+    `seconds`: for the logs of one host.
+    """
+    watch.poll(logs=True, seconds=seconds)
     run, session, run_dir = watch.run, watch.fleet.sessions[0], watch.places[0].run_dir
     if not session.is_open:
         return None

@@ -16,7 +16,15 @@ from launcher.backends.ssh import start, stop, survey
 from launcher.backends.ssh.checkpoints import copy_newest_checkpoint
 from launcher.backends.ssh.copy_files import copy_results
 from launcher.backends.ssh.survey import Survey
-from launcher.backends.ssh.watch import HostWatch, record_places, recorded_places, run_state, watch_recorded
+from launcher.backends.ssh.watch import (
+    AT_THE_END,
+    POLL_TIMEOUT,
+    HostWatch,
+    record_places,
+    recorded_places,
+    run_state,
+    watch_recorded,
+)
 from launcher.errors import HostsError, TargetError
 from launcher.job.inputs import Input, inputs
 from launcher.rundir.logs import LogBlock, LogFollower
@@ -73,7 +81,7 @@ class SshBackend:
             return _unsent_state(run)
         watch = self.watch(run)
         if watch.is_due:
-            watch.poll(logs=watch.with_output, rank=0)
+            watch.poll(logs=watch.with_output, rank=0, seconds=POLL_TIMEOUT)
         state = run_state(watch.views)
         if state is None:
             if run.record.state == RunState.RUNNING and any(view.record for view in watch.views):
@@ -83,7 +91,7 @@ class SshBackend:
         if state.is_final:
             # If agent and warden were killed together, nothing else cleans up.
             stop.kill_leftovers(watch, [node for node, view in enumerate(watch.views) if view.state is RunState.LOST])
-            copy_results(watch)
+            copy_results(watch, seconds=AT_THE_END)
         return state
 
     def is_alive(self, run: RunDir) -> bool:
@@ -101,7 +109,7 @@ class SshBackend:
         watch, follower = self.watch(run), LogFollower(run, rank=rank, tail=tail)
         nodes = _nodes_of_rank(run, rank)
         while True:
-            watch.poll(logs=True, rank=rank, nodes=nodes)
+            watch.poll(logs=True, rank=rank, nodes=nodes, seconds=POLL_TIMEOUT if follow else float("inf"))
             last = not follow or self.state(run).is_final
             if last:
                 watch.poll(logs=True, rank=rank, nodes=nodes)

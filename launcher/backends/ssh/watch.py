@@ -35,6 +35,8 @@ SLOWEST = 1 << 16
 hold up the poll of all others."""
 MOST_AT_ONCE = 4 << 30
 """Bytes that one poll of a node copies at most."""
+AT_THE_END = 30.0
+"""Seconds that copying the logs of one host may hold up the end of a run. `zlaunch pull` copies the rest."""
 NEVER = float("-inf")
 
 
@@ -117,13 +119,23 @@ class HostWatch:
     def is_due(self) -> bool:
         return time.monotonic() - self.polled >= self.interval
 
-    def poll(self, *, logs: bool = False, rank: int | None = None, nodes: Sequence[int] | None = None) -> None:
-        """Bring the copy and the views up to date. A host out of reach keeps its last record. Raises TargetError."""
+    def poll(
+        self,
+        *,
+        logs: bool = False,
+        rank: int | None = None,
+        nodes: Sequence[int] | None = None,
+        seconds: float = float("inf"),
+    ) -> None:
+        """Bring the copy and the views up to date. A host out of reach keeps its last record. Raises TargetError.
+
+        `seconds`: what copying from one host may take; what it has more is left for the next poll.
+        """
         self.run.check_exists()
         try:
             with self.mirror.lock():
                 _, failures = self.fleet.for_each_host(
-                    lambda node, session: self._poll(node, session, logs, rank), nodes
+                    lambda node, session: self._poll(node, session, logs, rank, seconds), nodes
                 )
         except filelock.Timeout:
             raise TargetError(
@@ -141,7 +153,7 @@ class HostWatch:
             self.views[node].reached, self.views[node].error = False, str(failure)
         self.polled = time.monotonic()
 
-    def _poll(self, node: int, session: Session, logs: bool, rank: int | None) -> None:
+    def _poll(self, node: int, session: Session, logs: bool, rank: int | None, seconds: float) -> None:
         self.connect(node, session)
         tops = self.mirror.tops(node, logs, rank)
         began, came, more = time.monotonic(), 0, True
@@ -153,6 +165,13 @@ class HostWatch:
             self.mirror.apply(node, answer)
             came += len(answer["payload"])
             more = answer["more"] and answer["payload"] != b""
+            if more and time.monotonic() - began > seconds:
+                if seconds >= AT_THE_END:
+                    pull = f"zlaunch pull {self.run.run_id}"
+                    warn_once(
+                        f"not all logs of {self.places[node].host} came within {seconds:g} s: {pull} copies the rest"
+                    )
+                break
             if more and (time.monotonic() - began > POLL_TIMEOUT + came / SLOWEST or came > MOST_AT_ONCE):
                 raise AnswerRefused(f"it always has more to send: {came} bytes in {time.monotonic() - began:.0f} s")
         gone = answer["record"] is None and self.run.node_record(node).exists()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -13,7 +15,7 @@ from launcher.backends.ssh.watch import HostWatch, NodeView, run_state
 from launcher.errors import TargetError
 from launcher.remote.connect import Options
 from launcher.remote.fleet import Fleet
-from launcher.remote.session import HostError
+from launcher.remote.session import HostError, Json
 from launcher.rundir.directory import RunDir, RunRecord
 from launcher.rundir.state import RunState
 from tests.beds.fake_hosts import FakeSession, fake_watch
@@ -139,3 +141,29 @@ LOST, AWAY = view("RUNNING"), view("RUNNING", reached=False)
 )
 def test_the_state_of_a_run_follows_from_what_its_hosts_show(nodes: list[NodeView], state: RunState | None) -> None:
     assert run_state(nodes) is state
+
+
+class Endless(FakeSession):
+    """A host that always has a log line more."""
+
+    def call(self, operation: str, payload: bytes = b"", *, timeout: float = 1, **arguments: Any) -> Json:
+        if operation != "poll_node":
+            return super().call(operation, payload, timeout=timeout, **arguments)
+        name, line = "logs/node-0/rank-0.log", b"a line\n"
+        start = arguments["offsets"].get(name, 0)
+        return {**self.no_record, "files": [[name, start, len(line)]], "more": True, "payload": line}
+
+
+@pytest.mark.parametrize(("seconds", "warns"), [(0.05, False), (0.2, True)])
+def test_a_host_that_always_has_more_holds_up_a_poll_for_its_time_only(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], seconds: float, warns: bool
+) -> None:
+    monkeypatch.setattr("launcher.backends.ssh.watch.AT_THE_END", 0.2)
+    watched = fake_watch(run, Endless())
+    for _ in range(2):  # the second continues where the first has stopped
+        begin = time.monotonic()
+        watched.poll(logs=True, seconds=seconds)
+        assert time.monotonic() - begin < 10
+    text = run.rank_log(0, 0).read_text()
+    assert text == "a line\n" * (len(text) // 7)
+    assert ("zlaunch pull" in capsys.readouterr().err) == warns
