@@ -247,3 +247,24 @@ def test_whatever_the_order_of_commands_one_start_lives_and_the_record_is_true(z
         assert "one" in there
         assert not {"TWO", "SWAPPED"} & {*there}, (seed, answers)
         RunDir(zl.runs / run).update_record(state="CANCELLED")
+
+
+def test_notices_and_trackers_work_on_the_hosts_after_the_launcher_has_left(zl: Zl) -> None:
+    secret = "s3cr3t-address-of-the-test"
+    zl.environ["HOOK"] = f"http://127.0.0.1:9/{secret}"  # nothing listens there
+    command = 'cat > notice.json; echo "<$HOOK>" > hook'
+    words = ["--set", "notify.url=$HOOK", "--set", f"notify.command={command}"]
+    run = zl.detached("sleep 1", *words, hosts=["node1", "node2"])
+    place = f"/root/zlaunch/runs/{run}"
+    read = ["sh", "-c", f"cat {place}/notice.json {place}/hook {place}/events.jsonl 2>&1; true"]
+    zl.wait(lambda: zl.lab.run("node1", read).stdout.count('"event": "notice"') == 2, 60)
+    text = zl.lab.run("node1", read).stdout
+    assert '"kind": "end"' in text
+    assert "no connection: [Errno 111] Connection refused" in text
+    for host in ("node1", "node2"):
+        files = "cat $(find /root/zlaunch -type f) | LC_ALL=C tr -cd '[:print:]'"
+        found = zl.lab.run(host, ["sh", "-c", f"cat /proc/[0-9]*/cmdline | tr '\\0' ' '; {files}"])
+        assert secret not in found.stdout
+    assert "No such file" in zl.lab.run("node2", ["sh", "-c", f"ls {place}/notice.json 2>&1; true"]).stdout
+    zl("status", run)
+    assert all(secret not in file.read_text(errors="replace") for file in zl.runs.rglob("*") if file.is_file())
