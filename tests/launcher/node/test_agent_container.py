@@ -15,6 +15,8 @@ import pytest
 
 from launcher.node import processes
 from tests.beds.agent_bed import FOREVER, IGNORES_TERM, UNTIL_STOP, Run, bed, wait_for
+from tests.beds.hook import SECRET, Hook, serving
+from tests.beds.places import ROOT
 
 Make = Callable[..., Run]
 
@@ -121,3 +123,29 @@ def test_secrets_enter_the_container_through_a_pipe(make: Make) -> None:
     (run.path / "s").write_text('{"TOKEN": "12345"}')
     argv = [sys.executable, "code/node/agent", "--run-dir", ".", "--node-rank", "0", "--secrets-file", "s"]
     assert subprocess.run(argv, cwd=run.path, timeout=20).returncode == 0
+
+
+def test_notices_are_sent_outside_and_trackers_fed_inside(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "wandb.py").write_text(
+        f"import os\nopen({str(tmp_path / 'told')!r}, 'w').write(str(dict(os.environ)))\n"
+    )
+    notify = {"name": "n", "url": "HOOK", "sign": None, "format": "auto", "command": "env > outside"}
+    path = f"{tmp_path}:{ROOT}"
+    with serving(Hook()) as hook:
+        run = make(
+            [sys.executable, "-S", "-c", "import os, time; print(os.environ.get('HOOK')); time.sleep(1.5)"],
+            notify={**notify, "on": ["end"]}, trackers=["wandb"], env={"PYTHONPATH": path},
+        )  # fmt: skip
+        argv = [sys.executable, "code/node/agent", "--run-dir", ".", "--node-rank", "0", "--secrets-stdin"]
+        secrets = json.dumps({"HOOK": hook.address, "WANDB_API_KEY": "k3y"}).encode()
+        subprocess.run(argv, cwd=run.path, input=secrets, timeout=40, check=True)
+    assert [said["state"] for said in hook.notices] == ["SUCCEEDED"]
+    assert run.log() == "None\n"
+    inside = (tmp_path / "told").read_text()
+    assert "'IN_CONTAINER': '1'" in inside
+    assert "k3y" in inside
+    assert SECRET not in inside
+    outside = (run.path / "outside").read_text()
+    assert "IN_CONTAINER" not in outside
+    assert SECRET not in outside
+    assert run.left() == []
