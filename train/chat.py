@@ -1,18 +1,26 @@
 """Talk to a run's adapter in the terminal.
 
-python -m train.chat --run-dir RUN
+python -m train.chat --run-dir RUN [--json]
 
 /reset starts a new conversation; /exit or the end of input leaves. Ctrl-C cuts an answer short and keeps the
 conversation; at the prompt it leaves.
+
+With --json, for programs: each line of input is a conversation, {"turns": [["user", "hello"]]}, with "temperature" and
+"max_new_tokens" if they differ from the options. The lines of output are {"ready": true} once, then {"piece": "text"}
+for each piece of an answer, and {"end": "done" | "cut"} or {"error": "...", "advice": "..."} after it.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any
 
+from train.answers.json_lines import converse_in_json, read_lines
 from train.answers.session import Session, Turns, add_options, run_session
 
 HELP = "/reset starts a new conversation, Ctrl-C cuts an answer short, /exit leaves"
@@ -66,7 +74,19 @@ def prompts(show: bool) -> Iterator[str]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m train.chat", description=(__doc__ or "").partition("\n")[0])
     add_options(parser, max_new_tokens=512)
-    return run_session(parser.parse_args(arguments), _talk)
+    parser.add_argument("--json", action="store_true", help="for programs: JSON lines in and out")
+    options = parser.parse_args(arguments)
+    return run_session(options, _talk_in_json if options.json else _talk)
+
+
+def _talk_in_json(session: Session) -> None:
+    def answer(turns: Turns, **options: Any) -> Iterator[str]:
+        return replace(session, options=argparse.Namespace(**{**vars(session.options), **options})).answer(turns)
+
+    def write(value: dict[str, Any]) -> None:
+        print(json.dumps(value), flush=True)
+
+    converse_in_json(read_lines(), answer, write, session.system)
 
 
 def _talk(session: Session) -> None:

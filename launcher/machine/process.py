@@ -130,6 +130,77 @@ class SocketProcess:
         self._errors.close()
 
 
+class LineProcess:
+    """A command in its own session that is read line by line while it runs, and may be given lines."""
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        errors_apart: bool = False,
+    ) -> None:
+        """Start it. Standard error comes with the lines, or apart as `errors`. Raises CommandError."""
+        self._errors = tempfile.TemporaryFile() if errors_apart else None  # noqa: SIM115 - closed by `end`
+        try:
+            self._process = subprocess.Popen(
+                list(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors or subprocess.STDOUT,
+                env=env, cwd=cwd, start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            raise CommandError(Result(tuple(argv), 127, "", "", 0.0), f"cannot be started: {error.strerror}") from error
+
+    def line(self) -> str | None:
+        """The next line that it writes; None at the end of its output."""
+        assert self._process.stdout is not None
+        try:
+            raw = self._process.stdout.readline()
+        except ValueError:  # `end` has closed it
+            return None
+        return raw.decode(errors="replace").rstrip("\r\n") if raw else None
+
+    def write(self, line: str) -> None:
+        """Give it a line. Raises BrokenPipeError if it has ended."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n".encode("utf-8", "replace"))
+        self._process.stdin.flush()
+
+    def errors(self, most: int = 8192) -> str:
+        """The end of what it wrote to standard error, if that is apart."""
+        if self._errors is None:
+            return ""
+        try:
+            size = os.fstat(self._errors.fileno()).st_size
+            return os.pread(self._errors.fileno(), most, max(0, size - most)).decode(errors="replace")
+        except (OSError, ValueError):  # `end` has closed it
+            return ""
+
+    def interrupt(self) -> None:
+        """Send it and what it started a Ctrl-C."""
+        with contextlib.suppress(ProcessLookupError):
+            if self._process.poll() is None:
+                os.killpg(self._process.pid, signal.SIGINT)
+
+    def wait(self) -> int:
+        """Its exit status, 128 + n after signal n, when it has ended."""
+        code = self._process.wait()
+        return code if code >= 0 else 128 - code
+
+    def end(self, seconds: float = 0.0) -> None:
+        """End it and all that it started; as after a Ctrl-C if it ends within `seconds`."""
+        if seconds:
+            self.interrupt()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(seconds)
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # a line that it never read
+            self._process.stdin.close()
+        _kill_session(self._process)
+        if self._errors is not None:
+            self._errors.close()
+
+
 ENDING_SECONDS = 5.0
 """Seconds that a command on this terminal has to end after a request, before the next harder one."""
 

@@ -12,11 +12,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from launcher.errors import RunNotFound, UsageError, ZlaunchError
-from launcher.web import pages
+from launcher.web import actions, chats, pages
 from launcher.web.board import Board
 from launcher.web.security import Guard
 
-ROUTES = [*pages.ROUTES]
+ROUTES = [*pages.ROUTES, *actions.ROUTES, *chats.ROUTES]
 
 
 def application(
@@ -29,7 +29,14 @@ def application(
         exception_handlers={ZlaunchError: _refuse, HTTPException: _no_page},
     )
     made.state.board, made.state.is_ending = board, is_ending
+    made.state.actions, made.state.chats = actions.Actions(), chats.Chats()
     return made
+
+
+def close(app: Starlette) -> None:
+    """End the processes that pages have started."""
+    app.state.chats.close()
+    app.state.actions.close()
 
 
 def _refuse(request: Request, error: Any) -> Response:

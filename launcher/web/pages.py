@@ -45,7 +45,8 @@ def run_stream(request: Request) -> Response:
     board = _board(request)
     found = board.find(request.path_params["run"])
     reader = reading.Reader(found)
-    return stream(request, lambda: live(reader.read(board.state_of(found))))
+    actions = request.app.state.actions
+    return stream(request, lambda: {**live(reader.read(board.state_of(found))), "actions": actions.of(found.run_id)})
 
 
 def log(request: Request) -> Response:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import uvicorn
 
 from launcher.rundir.directory import RunDir
-from launcher.web.app import application
+from launcher.web.app import application, close
 from launcher.web.board import Board, StateOf
 
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - recognized, not bound here
@@ -29,11 +29,13 @@ class Site:
         self.token = secrets.token_urlsafe(24)
         self.cookie = f"zlaunch-{self.port}"  # cookies know no port
         self.board = Board(runs, state_of)
-        app = application(
+        self.app = application(
             self.board, self._is_ending, token=self.token, cookie=self.cookie,
             names=[f"{_in_url(name)}:{self.port}" for name in (*LOOPBACK, host)],
         )  # fmt: skip
-        config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="off", ws="none")
+        config = uvicorn.Config(
+            self.app, log_config=None, access_log=False, server_header=False, lifespan="off", ws="none"
+        )
         config.timeout_graceful_shutdown = ENDING_SECONDS
         self._server = uvicorn.Server(config)
 
@@ -50,6 +52,7 @@ class Site:
                 self._server.run(sockets=[self._socket])
         finally:
             self._socket.close()
+            close(self.app)
 
     def end(self) -> None:
         """Have `serve` return, from another thread; open streams end by themselves."""

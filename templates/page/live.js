@@ -22,6 +22,18 @@ const follow = (path, show) => {
   addEventListener("pageshow", open);
   open();
 };
+/* The answer as a value; {error, hint} of a refusal, also where the server is gone. */
+let posting = 0;
+const post = async (path, value) => {
+  posting++;
+  try {
+    const answer = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(value) });
+    return answer.headers.get("Content-Type").startsWith("application/json") ? await answer.json() : { error: await answer.text() };
+  } catch (problem) { return { error: t("the server does not answer", "服务器没有响应"), hint: "zlaunch ui" }; } finally { posting--; }
+};
+/* Load the page again, but under no open question and no request. */
+const again = () => posting || document.querySelector("dialog[open]") ? setTimeout(again, 200) : location.reload();
+Object.assign(window.zlaunch, { post });
 const trouble = text => {
   const place = $("trouble");
   place.hidden = !text;
@@ -44,11 +56,14 @@ const progress = live => {
 };
 const whole = JSON.stringify(window.zlaunch.whole);
 const showRun = (live, close) => {
-  if (whole !== JSON.stringify(live.whole)) { close(); location.reload(); return; }
-  refresh(live.curves);
+  if (whole !== JSON.stringify(live.whole)) { close(); again(); return; }
+  const curves = JSON.stringify(live.curves);
+  if (drawn !== curves) { drawn = curves; refresh(live.curves); }
   progress(live);
   readLog();
+  document.dispatchEvent(new CustomEvent("zlaunch-run", { detail: live }));
 };
+let drawn = null;
 let reading = false;
 const readLog = async () => {
   const select = $("log-of"), place = $("log");

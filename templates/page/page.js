@@ -289,7 +289,7 @@ const setLanguage = chinese => {
   zh = chinese;
   root.lang = zh ? "zh-CN" : "en";
   root.dataset.lang = zh ? "zh" : "en";
-  for (const name of ["aria-label", "placeholder", "title", "data-label"])
+  for (const name of ["aria-label", "placeholder", "title", "label", "data-label"])
     for (const item of document.querySelectorAll(`[data-${name}-zh]`)) item.setAttribute(name, item.getAttribute(`data-${name}-${zh ? "zh" : "en"}`));
   drawCharts(); fillNumbers(); fillSelects(); drawAnswers(); drawHeat();
   document.dispatchEvent(new Event("zlaunch-language"));
@@ -330,7 +330,7 @@ startAnswers();
 setLanguage(remembered("language") ? remembered("language") === "zh" : /^zh\b/i.test(navigator.language));
 /* For live.js. */
 window.zlaunch = {
-  add, format, words, t, whole: data.whole,
+  add, format, words, t, data, whole: data.whole,
   refresh: curves => {
     const zoomed = charts[0] && { min: charts[0].scales.x.min, max: charts[0].scales.x.max }, whole = bounds();
     data.curves = curves;

@@ -51,13 +51,19 @@ def run_text(page: dict[str, Any], *, live: Sequence[Any] | None = None) -> str:
     data = {"curves": page["curves"], "answers": page["answers"]}
     if live is not None:
         data |= {"words": words.WORDS, "whole": live}
-    return html.render("run.html", page, data, live=live is not None)
+    return html.render("run.html", page, data, live=live is not None, more=() if live is None else ("actions.js",))
 
 
 def runs_text() -> str:
     """The page of all runs, of `zlaunch ui` only; its rows come by a stream."""
     page = {"title": "", "version": __version__}
     return html.render("runs.html", page, {"words": words.WORDS}, live=True)
+
+
+def chat_text(models: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]]) -> str:
+    """The page of a chat, of `zlaunch ui` only. `models`: one or two of {"run", "base", "name"}; `runs`: the choice."""
+    page = {"title": models[0]["name"], "version": __version__, "models": models, "runs": runs}
+    return html.render("chat.html", page, {"words": words.WORDS, "models": models}, live=True, more=("chat.js",))
 
 
 def write_comparison(

@@ -24,3 +24,8 @@ def test_a_system_message_may_begin_with_a_dash(adapter_run: AdapterRun) -> None
 def test_zero_new_tokens_are_refused(adapter_run: AdapterRun) -> None:
     done = CliRunner().invoke(cli, ["chat", "demo", "--max-new-tokens", "0"])
     assert done.exit_code == 2
+
+
+def test_chat_for_programs_is_the_training_programs_own(adapter_run: AdapterRun) -> None:
+    adapter_run.zlaunch("chat", "demo", "--json")
+    assert "--json" in adapter_run.called()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +17,8 @@ import pytest
 from launcher.rundir.directory import RunDir, RunRecord
 from launcher.rundir.state import RunState
 from launcher.web.server import Site
+from tests.launcher.web.conftest import talking_run
+from tests.launcher.web.test_actions import program
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -59,13 +64,28 @@ def bed(tmp_path: Path) -> Iterator[Bed]:
 
 @pytest.fixture
 def page(chromium: Browser, bed: Bed, request: pytest.FixtureRequest) -> Iterator[Page]:
+    with opened(chromium, bed.site.url, getattr(request, "param", 1280)) as found:
+        yield found
+
+
+@pytest.fixture
+def acting(chromium: Browser, live_site: Site, tmp_path: Path) -> Iterator[Page]:
+    """The same over the runs of $ZLAUNCH_RUNS, of which one talks."""
+    talking_run(tmp_path / "runs", "one-")
+    with opened(chromium, live_site.url, 375) as found:
+        yield found
+
+
+@contextmanager
+def opened(chromium: Browser, url: str, width: int) -> Iterator[Page]:
     """The list of runs, opened by the address that the command prints; at the end, no script has failed."""
-    viewport: Any = {"width": getattr(request, "param", 1280), "height": 900}
+    viewport: Any = {"width": width, "height": 900}
     context = chromium.new_context(viewport=viewport, locale="en-US")
+    context.set_default_timeout(90_000)  # zlaunch commands are started meanwhile, on a machine that others use as well
     page, problems = context.new_page(), []
     page.on("console", lambda message: problems.append(message.text))
     page.on("pageerror", lambda error: problems.append(str(error)))
-    page.goto(bed.site.url)
+    page.goto(url)
     page.wait_for_selector("html[data-live='1']")
     page.wait_for_selector("#all-runs a")
     yield page
@@ -133,3 +153,59 @@ def test_runs_are_filtered_and_compared_with_the_keyboard_on_a_narrow_screen(bed
     page.keyboard.press("Enter")
     page.wait_for_selector("h2:has-text('Runs')")
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
+
+
+def press(page: Page, selector: str) -> None:
+    """Press a button with the keyboard alone."""
+    page.focus(selector)
+    page.keyboard.press("Enter")
+
+
+def test_a_run_is_stopped_with_the_keyboard_after_a_question_and_a_reload_keeps_all(acting: Page) -> None:
+    run = program("sleep", "600")
+    while "ranks_started" not in run.events.read_text():  # each phase loads the page again
+        time.sleep(0.1)
+    acting.goto(f"{acting.url.rstrip('/')}/run/{run.run_id}")
+    acting.wait_for_selector("html[data-live='1']")
+    press(acting, "[data-ask=stop]")
+    acting.wait_for_selector("#ask-stop[open]")
+    acting.keyboard.press("Escape")
+    acting.wait_for_selector("#ask-stop", state="hidden")
+    press(acting, "[data-ask=stop]")
+    acting.focus("#ask-stop input")
+    acting.keyboard.press("Space")
+    press(acting, "#ask-stop [type=submit]")
+    acting.wait_for_selector(".eyebrow .chip:has-text('Stopped')")
+    acting.wait_for_selector(".act .chip:has-text('done')")
+    acting.reload()
+    acting.wait_for_selector(f".act code:has-text('zlaunch cancel {run.run_id} --now')")
+    assert run.record.state == "CANCELLED"
+    assert acting.evaluate("document.documentElement.scrollWidth") <= 375
+    press(acting, "[data-ask=resume]")
+    press(acting, "#ask-resume [type=submit]")
+    acting.wait_for_selector("[data-ask=stop]")
+    subprocess.run([sys.executable, "-m", "launcher", "cancel", "--now", run.run_id], check=True, capture_output=True)
+
+
+def test_a_run_and_its_base_answer_side_by_side_as_text_and_a_reload_keeps_the_talk(acting: Page) -> None:
+    acting.goto(f"{acting.url.rstrip('/')}/chat?run=one--20260101-000000-aaaa&with=base")
+    acting.wait_for_selector("[data-model='1'] .chip:has-text('ready')")
+    acting.wait_for_selector("#send:enabled")
+    acting.keyboard.type(HOSTILE)  # the question has the focus
+    acting.keyboard.press("Enter")
+    answers = acting.locator("#talk .pair p")
+    for number, name in enumerate(("one-", "base")):
+        acting.wait_for_selector(f"#talk .pair > div:nth-child({number + 1}) span:has-text(' s')")
+        assert answers.nth(number).inner_text().startswith(f"{name}: {HOSTILE}")
+    acting.reload()
+    acting.wait_for_selector("#talk .pair p")
+    acting.wait_for_selector("#send:enabled")
+    acting.keyboard.type("slow")
+    acting.keyboard.press("Enter")
+    acting.wait_for_selector("#talk article:nth-child(2) p:has-text('3 ')")
+    press(acting, "#cut")
+    acting.wait_for_selector("#talk article:nth-child(2) span:has-text('cut short')")
+    acting.click("#language")
+    acting.wait_for_selector("h1:has-text('对话')")
+    assert answers.count() == 4
+    assert acting.evaluate("document.documentElement.scrollWidth") <= 375

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+import pytest
+
+from train.answers.json_lines import converse_in_json
 from train.chat import HELP, Turns, converse
 
 
@@ -55,3 +59,40 @@ def test_an_interrupted_answer_is_cut_and_the_conversation_continues() -> None:
     converse(["讲个故事", "再讲"], answer, output.append)
     assert given[1] == [("user", "讲个故事"), ("assistant", "从前"), ("user", "再讲")]
     assert "".join(output) == "从前 (cut)\n从前\n"
+
+
+def test_json_answers_each_line_by_itself_and_reports_what_it_does_not_understand() -> None:
+    given: list[tuple[Turns, dict[str, Any]]] = []
+    output: list[dict[str, Any]] = []
+
+    def answer(turns: Turns, **options: Any) -> Iterator[str]:
+        given.append((turns, options))
+        if turns[-1][1] == "cut":
+            raise KeyboardInterrupt
+        yield from ("好", "", "<b>")
+
+    lines = [
+        '{"turns": [["user", "a"]]}',
+        '{"turns": [["user", "a"], ["assistant", "b"], ["user", "c"]], "temperature": 1, "max_new_tokens": 4}',
+        '{"turns": [["user", "cut"]]}',
+    ]
+    converse_in_json(lines, answer, output.append, "s")
+    assert given[0] == ([("system", "s"), ("user", "a")], {})
+    assert given[1][0][-1] == ("user", "c")
+    assert given[1][1] == {"temperature": 1.0, "max_new_tokens": 4}
+    answered = [{"piece": "好"}, {"piece": "<b>"}, {"end": "done"}]
+    assert output == [{"ready": True}, *answered, *answered, {"end": "cut"}]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "hello", "[]", '{"turns": []}', '{"turns": "ab"}', '{"turns": [["user"]]}', '{"turns": [["system", "a"]]}',
+     '{"turns": [["user", "a"], ["assistant", "b"]]}', '{"turns": [["user", "a"]], "temperature": -1}',
+     '{"turns": [["user", "a"]], "temperature": NaN}', '{"turns": [["user", "a"]], "temperature": 1e999}',
+     '{"turns": [["user", "a"]], "max_new_tokens": 0}', '{"turns": [["user", "a"]], "max_new_tokens": "x"}',
+     '{"turns": [["user", "a"]], "max_new_tokens": 1e999}'],
+)  # fmt: skip
+def test_a_line_that_is_no_conversation_is_an_error_and_the_next_is_answered(line: str) -> None:
+    output: list[dict[str, Any]] = []
+    converse_in_json([line, '{"turns": [["user", "a"]]}'], lambda turns, **_: iter("x"), output.append)
+    assert [next(iter(value)) for value in output] == ["ready", "error", "piece", "end"]
