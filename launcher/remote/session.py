@@ -125,9 +125,10 @@ class Session:
         python, hello = shell_path(self.python), shlex.quote(HELLO)
         if self.options.setup:
             lines = " ".join(shlex.quote(line) for text in self.options.setup for line in text.split("\n"))
-            channel.exec_command(f"exec bash -c {shlex.quote(SETUP)} bash {python} {hello} {greeting} {lines}")
+            line = f"exec bash -c {shlex.quote(SETUP)} bash {python} {hello} {greeting} {lines}"
         else:
-            channel.exec_command(f"exec env {UTF8} {python} -S -c {hello} {greeting}")
+            line = f"exec env {UTF8} {python} -S -c {hello} {greeting}"
+        channel.exec_command(for_any_shell(line))
         return channel
 
     def _await_hello(self, greeting: str) -> tuple[tuple[int, int], str]:
@@ -296,6 +297,17 @@ class _Reader:
         taken = bytes(self._held[:size])
         del self._held[:size]
         return taken
+
+
+def for_any_shell(line: str) -> str:
+    """A line for sh as one that every login shell passes to sh unchanged.
+
+    csh replaces `!` and fish some backslashes in single quotes too; a newline ends a command of csh there.
+    """
+    if not re.search(r"[!\n]|\\[\\']", line):
+        return line
+    octal = re.sub(rb"[^\w /.,:=@%+-]", lambda found: b"\\0%03o" % found[0][0], line.encode())
+    return f'exec sh -c \'eval "$(printf %b "{octal.decode()}")"\''
 
 
 def shell_path(path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -296,3 +297,44 @@ def test_setup_lines_run_before_the_far_end_and_do_not_eat_its_input(lab: Lab, t
         "did not start: no module cuda/99 (status 1; a line of ssh.setup or the login files may have said so)"
         in refusal
     )
+
+
+SHELLS = ("bash", "dash", "fish", "zsh", "tcsh", "mksh")
+
+
+@pytest.fixture
+def login_shell(lab: Lab, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The login shell of root on node1, with a login file of its own that prints."""
+    path = shutil.which(request.param)
+    if path is None:
+        pytest.skip(f"{request.param} is not installed")
+    files = ".bashrc .zshenv .tcshrc .mkshrc .profile .config/fish/config.fish"
+    lab.run("node1", ["usermod", "-s", path, "root"])
+    lab.run(
+        "node1", ["sh", "-c", f"cd; mkdir -p .config/fish; for f in {files}; do echo echo hello from $f > $f; done"]
+    )
+    yield path
+    lab.run("node1", ["sh", "-c", f"cd; rm -f {files}"])
+    lab.run("node1", ["usermod", "-s", "/bin/bash", "root"])
+
+
+SETUP_LINES = ("export ZL_SETUP='it''s \"here\" $HOME !0 a\\\\b'", "if true; then", "  cat; fi", "echo $UNSET")
+
+
+@pytest.mark.parametrize("login_shell", SHELLS, indirect=True)
+def test_any_login_shell_starts_the_far_end_with_its_setup(lab: Lab, login_shell: str, tmp_path: Path) -> None:
+    asked = ["ssh", "-F", str(lab.ssh_config), "node1", "ps -o comm= -p $$ || ps -o comm= -p $fish_pid"]
+    shown = subprocess.run(asked, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
+    assert Path(login_shell).name in shown  # sshd asks this shell, and no other
+    odd = Path("/tmp/zl odd $HOME `x` \"'é !0 \\' a\\\\b")
+    lab.run("node1", ["sh", "-c", 'mkdir -p "$1"; ln -sf "$2" "$1/python"', "sh", str(odd), sys.executable])
+    for python in (sys.executable, str(odd / "python")):
+        for setup in ((), SETUP_LINES):
+            found = Session("node1", Options(str(lab.ssh_config), setup=setup), python)
+            try:
+                found.open()
+                facts = found.call("hello", workdir="/tmp/w", token="t", index=0, packages=[], gpus=False)
+                assert facts["host"] == "node1"
+                assert bool(lab.processes("node1", 'ZL_SETUP=its "here" $HOME !0 a\\\\b')) is bool(setup)
+            finally:
+                found.close()

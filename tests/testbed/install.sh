@@ -9,6 +9,7 @@ PACKAGES=(
   openssh-server openssh-client iproute2 util-linux   # the lab of simulated hosts, the farm of sshd
   tmux                                                # the live view in a real terminal
   faketime                                            # a host with a wrong clock
+  fish tcsh zsh                                       # login shells that are not like sh
   pdsh                                                # the alternative in the fan-out benchmark
   slurm-wlm munge slurmdbd mariadb-server             # Slurm, and its accounting
   chromium fonts-noto-cjk                             # the report page in a real browser, with Chinese

@@ -22,6 +22,7 @@ from launcher.errors import TargetError
 from launcher.machine.process import Result
 from launcher.node import run_files
 from launcher.remote import connect
+from launcher.remote.session import for_any_shell
 from launcher.rundir.foreign_archive import unpack_foreign
 
 if TYPE_CHECKING:
@@ -105,9 +106,9 @@ class LoginShell:
             raise TargetError(f"slurm.login: {self.login}: cannot {what}: {error or type(error).__name__}") from error
 
     def _try_line(self, line: str, what: str, timeout: float | None = None) -> Any:
-        """Run a line in the login host's shell; return its result whatever the exit status."""
+        """Run a line of sh on the login host; return its result whatever the exit status."""
         with self._use_connection(what) as connection:
-            return connection.run(line, timeout)
+            return connection.run(for_any_shell(f"exec sh -c {shlex.quote(line)}"), timeout)
 
     def _run_line(self, line: str, what: str) -> str:
         """Return the output of a line that must succeed. Raises TargetError."""
@@ -123,7 +124,7 @@ class LoginShell:
         if cwd is not None:
             line = f"cd -- {shlex.quote(cwd)} && {line}"
         # A login shell: on many sites Slurm's commands come with the profile.
-        result = self._try_line(f"bash -lc {shlex.quote(line)}", f"run {argv[0]}", timeout)
+        result = self._try_line(f"exec bash -lc {shlex.quote(line)}", f"run {argv[0]}", timeout)
         return Result(tuple(argv), int(result.exited), result.stdout, result.stderr, 0.0)
 
     def _run_checked(self, argv: Sequence[str], what: str, *, cwd: str | None = None) -> str:
@@ -143,7 +144,8 @@ class LoginShell:
         with tempfile.TemporaryFile() as archive:
             _pack(archive, names, skip=True)
             remote, unpack = self._upload(archive, "send the run directory"), shlex.quote(self._workdir)
-        self._unpack(remote, f"tar -xzf {shlex.quote(remote)} -C {unpack}", "unpack the run directory")
+        # Not tar's -C, which reads backslashes in its directory as escapes.
+        self._unpack(remote, f"cd {unpack} && tar -xzf {shlex.quote(remote)}", "unpack the run directory")
 
     def link_inputs(self, run: RunDir, inputs: Mapping[str, str]) -> None:
         """Send each file once, keep it by its hash, and hard-link it into the run directories that read it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import threading
 from pathlib import Path
@@ -22,12 +23,13 @@ class Connection:
 
     is_connected = True
 
-    def __init__(self) -> None:
+    def __init__(self, login_shell: str = "bash") -> None:
+        self.login_shell = login_shell
         self.modes: list[int] = []
         self.broken: Exception | None = None
 
     def run(self, words: str, timeout: float | None = None) -> Any:
-        done = subprocess.run(["bash", "-c", words], capture_output=True, text=True)
+        done = subprocess.run([self.login_shell, "-c", words], capture_output=True, text=True)
         return SimpleNamespace(ok=done.returncode == 0, exited=done.returncode, stdout=done.stdout, stderr=done.stderr)
 
     def put(self, file: IO[bytes], remote: str) -> None:
@@ -60,9 +62,9 @@ def there(tmp_path: Path) -> Path:
     return place
 
 
-def shell_on(there: Path) -> LoginShell:
+def shell_on(there: Path, login_shell: str = "bash") -> LoginShell:
     shell = LoginShell("me@login", str(there))
-    shell._found_workdir, shell._connection = str(there), Connection()
+    shell._found_workdir, shell._connection = str(there), Connection(login_shell)
     return shell
 
 
@@ -76,6 +78,23 @@ def test_only_the_owner_can_read_the_files_in_transit(run: RunDir, there: Path) 
     assert json.loads(secret.read_text()) == {"TOKEN": "x"}
     assert (secret.stat().st_mode & 0o777, secret.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     assert list(there.glob(".incoming-*")) == []
+
+
+@pytest.mark.parametrize("login_shell", ["bash", "dash", "fish", "zsh", "tcsh"])
+def test_any_login_shell_passes_on_what_sh_is_to_do(run: RunDir, there: Path, login_shell: str) -> None:
+    if shutil.which(login_shell) is None:
+        pytest.skip(f"{login_shell} is not installed")
+    odd = there / "it's $HOME !0 \\' a\\\\b"
+    odd.mkdir()
+    shell = shell_on(odd, login_shell)
+    shell.send([run.path])
+    shell.write_secrets(run.path.parent / ".secrets" / "a.json", {"TOKEN": "x"})
+    assert sorted(path.name for path in odd.iterdir()) == [".secrets", run.run_id]
+    RunDir(odd / run.run_id).write({"nodes/node-0.json": "{}"})
+    assert sorted(shell.fetch(run) or ()) == ["nodes/node-0.json"]
+    done = shell.run(["printf", "%s|", "it's", "$HOME", "!0", "a\\\\b", "two\nlines"], cwd=str(odd))
+    assert done.stdout == "it's|$HOME|!0|a\\\\b|two\nlines|"
+    assert shell.run(["sh", "-c", "exit 3"]).code == 3
 
 
 @pytest.mark.parametrize("error", [OSError("Failure"), EOFError(), RuntimeError("SSH session not active")])
