@@ -45,6 +45,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Check this machine, hosts or a cluster: doctor, doctor ssh, doctor slurm.",
     ),
     "pull": ("launcher.commands.pull:pull", "Copy the results of a run on other machines here."),
+    "rm": ("launcher.commands.rm:rm", "Remove runs that are over, here and on their hosts."),
+    "clean": ("launcher.commands.clean:clean", "Remove dry runs, old checkpoints and caches."),
     "reap": ("launcher.commands.reap:reap", "Kill processes that dead runs left on hosts."),
     "eval": ("launcher.commands.eval:evaluate", "Measure a run's adapter on records."),
     "export": ("launcher.commands.export:export", "Write the adapter, merged weights or an Ollama model."),

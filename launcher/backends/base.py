@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from launcher.errors import UsageError, ZlaunchError
 from launcher.rundir.logs import LogBlock
@@ -83,6 +83,26 @@ class Pulls(Protocol):
         """Copy logs, metrics, result and adapter here; return the names of the files copied.
 
         None: the run writes its files here. Raises TargetError when the place that has them does not answer.
+        """
+
+
+class Copy(NamedTuple):
+    """What a run has on another machine."""
+
+    host: str
+    path: str
+    bytes: int
+    """What its removal frees there."""
+
+
+@runtime_checkable
+class Removes(Protocol):
+    """A backend whose runs have files on other machines, and which removes them there."""
+
+    def remove(self, run: RunDir, *, dry_run: bool) -> list[Copy]:
+        """Remove the run's files elsewhere, or with `dry_run` only name them; what is gone already frees nothing.
+
+        Raises TargetError if a machine does not answer, has something of the run alive, or cannot remove its files.
         """
 
 

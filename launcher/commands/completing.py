@@ -146,7 +146,7 @@ def _runs_for(with_sweeps: bool) -> Any:
         root = find.runs_root()
         names = [run.run_id for run in reversed(find.list_runs(root)) if not find.is_dry_run(run)]
         if with_sweeps:
-            names += sorted(file.parent.name for file in root.glob("sweeps/*/sweep.json"))
+            names += sorted(file.parent.name for file in root.glob("sweeps/[!.]*/sweep.json"))
         return _beginning(["last", *names] if names else [], unicodedata.normalize("NFC", incomplete), given)
 
     return complete

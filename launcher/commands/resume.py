@@ -118,7 +118,8 @@ def refuse_local_flags(run: RunDir, ranks: int | None) -> None:
 
 
 def refuse_if_not_resumable(run: RunDir, state: RunState, changed: bool) -> None:
-    """Raise UsageError for a run that is still running, or that has succeeded and whose job is unchanged."""
+    """Raise UsageError for a run that is running or half removed, or that has succeeded and whose job is unchanged."""
+    submit.refuse_half_removed(run)
     if not state.is_final:
         raise UsageError(f"{run.run_id} is {state.value}", hint=f"cancel it first: zlaunch cancel {run.run_id}")
     if state is RunState.SUCCEEDED and not changed:

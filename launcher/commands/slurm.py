@@ -31,6 +31,7 @@ from launcher.lifecycle.attach import finish_interrupted_start, print_notes, pri
 from launcher.lifecycle.interrupted import StartInterrupted
 from launcher.plan import agent_plan, batch_job
 from launcher.rundir.directory import RunDir
+from launcher.rundir.find import RENDERED
 
 
 def _flag(names: str, field: str, text: str, kind: Any = None, metavar: str | None = None) -> Flag:
@@ -149,6 +150,7 @@ def submit_run(job: Job, *, smoke: bool, dry_run: bool, print_script: bool, foll
             return print_rendered(run, plan, as_json)
         for line in agent_plan.reporting_lines(plan.launch.trackers, plan.launch.notify):
             click.echo(line, err=True)
+        run.event(RENDERED)
         click.echo(f"rendered {run.path}, the working directory of the script; nothing was submitted", err=True)
         return 0
     if not follow:

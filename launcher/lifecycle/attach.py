@@ -19,6 +19,7 @@ from launcher.plan import agent_plan
 from launcher.plan.types import RunPlan, Target
 from launcher.rundir import reading, summary
 from launcher.rundir.directory import RunDir
+from launcher.rundir.find import RENDERED
 from launcher.rundir.state import RunState
 
 EXIT = {RunState.SUCCEEDED: 0, RunState.CANCELLED: 130}
@@ -157,6 +158,8 @@ def print_notes(plan: RunPlan) -> None:
 
 
 def print_rendered(run: RunDir, plan: RunPlan, as_json: bool) -> int:
+    """Say what a dry run has written, and note that nobody is about to start it."""
+    run.event(RENDERED)
     if as_json:
         click.echo(json.dumps({"run": run.run_id, "directory": str(run.path), "world_size": plan.launch.world_size}))
         return 0

@@ -18,7 +18,7 @@ from typing import Any
 from launcher import __version__
 from launcher.backends import container_choice
 from launcher.backends.base import Backend
-from launcher.errors import RunNotFound, TargetError
+from launcher.errors import RunNotFound, TargetError, UsageError
 from launcher.job.load import dump_job
 from launcher.job.spec import Job
 from launcher.lifecycle.checks import RecordCounts, check_checkpoint_settings, check_inputs, check_records
@@ -147,6 +147,12 @@ def _is_cancelled(run: RunDir) -> bool:
 
 class StartNotRecorded(TargetError):
     """The target has accepted the run, and only its record could not be written."""
+
+
+def refuse_half_removed(run: RunDir) -> None:
+    """Raise UsageError for a run whose removal was interrupted: its checkpoints on other machines may be gone."""
+    if find.REMOVAL in run.record.extra:
+        raise UsageError(f"{run.run_id} is half removed", hint=f"zlaunch rm {run.run_id} removes the rest")
 
 
 def record_start(run: RunDir, run_plan: RunPlan, ids: tuple[str, ...]) -> RunRecord:

@@ -25,6 +25,7 @@ from launcher.rundir.claims import Claim
 from launcher.rundir.directory import RunDir, write_atomic
 from launcher.rundir.find import (
     AMBIGUOUS_HINT,
+    REMOVAL,
     find_run,
     is_dry_run,
     list_runs,
@@ -149,7 +150,7 @@ def find_sweep(text: str) -> Sweep | None:
     path = path_of(text)
     if text == "last" or (path is not None and path.parent != sweeps_root()):
         return None
-    names = [file.parent.name for file in sweeps_root().glob("*/sweep.json")]
+    names = [file.parent.name for file in sweeps_root().glob("[!.]*/sweep.json")]
     matches = [path.name] if path is not None and path.name in names else matching(text, names)
     if len(matches) > 1:
         raise RunNotFound(
@@ -201,8 +202,11 @@ def job_file(sweep: Sweep, run: RunDir) -> Path:
 def unfinished(sweep: Sweep) -> list[int]:
     """The indices of the points that did not succeed.
 
-    Raises UsageError if a point is still running, if all have succeeded, or if the sweep was never started.
+    Raises UsageError if a point is still running, if all have succeeded, or if the sweep was never started or is half
+    removed.
     """
+    if (sweeps_root() / sweep.sweep_id / REMOVAL).exists():
+        raise UsageError(f"{sweep.sweep_id} is half removed", hint=f"zlaunch rm {sweep.sweep_id} removes the rest")
     runs = [run_of(point) for point in sweep.points]
     if any(run.plan_json.exists() for run in runs) and not any(run.run_json.exists() for run in runs):
         raise UsageError(

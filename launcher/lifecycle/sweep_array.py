@@ -38,6 +38,7 @@ from launcher.machine import facts
 from launcher.plan.types import RunPlan
 from launcher.render import sbatch
 from launcher.rundir.directory import RunDir, RunRecord, write_atomic
+from launcher.rundir.find import RENDERED
 from launcher.rundir.state import RunState
 
 
@@ -101,6 +102,8 @@ def submit_sweep(
         if dry_run and not quiet:
             click.echo(text, nl=False)
     if dry_run:
+        for (run, _), _ in made:
+            run.event(RENDERED)
         if as_json:
             click.echo(json.dumps({"sweep": sweep.sweep_id, "runs": [*plans], "directory": str(directory)}))
         else:

@@ -113,3 +113,45 @@ def last_lines(text: str, count: int = LOG_TAIL_LINES) -> List[str]:
     """Return the last `count` non-empty lines; of a line that a progress bar rewrote, what was visible last."""
     lines = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n")]
     return [line for line in lines if line.strip()][-count:]
+
+
+REMOVING = ".removing-"
+"""Begins the name of a directory that is being removed. Whoever finds one may remove the rest."""
+
+
+def disk_usage(path: File) -> int:
+    """Return the bytes on disk that a removal of `path` frees: links are not followed, and a file with another name
+    elsewhere frees nothing."""
+    found, todo = 0, [os.fspath(path)]
+    while todo:
+        place = todo.pop()
+        with suppress(OSError):  # it has just gone, or cannot be read
+            status = os.lstat(place)
+            is_directory = (status.st_mode & 0o170000) == 0o040000
+            if is_directory:
+                todo += [os.path.join(place, name) for name in os.listdir(place)]
+            if is_directory or status.st_nlink == 1:
+                found += status.st_blocks * 512
+    return found
+
+
+def put_aside(path: File) -> str:
+    """Rename a directory to what says that it is being removed; return the new path, also where there is nothing any
+    more. Raises OSError."""
+    folder, name = os.path.split(os.fspath(path))
+    aside = os.path.join(folder, REMOVING + name)
+    if os.path.lexists(path):
+        remove_tree(aside)  # an earlier removal that was interrupted
+        os.rename(path, aside)
+    return aside
+
+
+def remove_tree(path: File) -> None:
+    """Remove a directory with all below it, or a link itself; an absent one is no error. Raises OSError."""
+    import shutil  # hosts rarely need it
+
+    if os.path.islink(path) or not os.path.isdir(path):
+        return remove(path)
+    while os.path.isdir(path):
+        with suppress(FileNotFoundError):  # another command removes it too
+            shutil.rmtree(path)

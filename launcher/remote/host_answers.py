@@ -189,10 +189,15 @@ class Leftovers(Answer):
     left: Annotated[list[Process], Meta(max_length=100_000)]
 
 
+class Removed(Answer):
+    freed: Annotated[int, Meta(ge=0, le=1 << 62)]
+
+
 ANSWERS: dict[str, type[Answer | Hello]] = {
     "hello": Hello, "image": Image, "shared_dir_marks": Marks, "listen": Listen, "unlisten": Answer, "reach": Reach,
     "probe_peers": Peers, "find_inputs": Inputs, "store_input": Stored, "tree": Tree, "get": Get, "put": Answer,
     "unpack": Answer, "start": Started, "poll_node": Polled, "send_signal": Signalled, "leftovers": Leftovers,
+    "remove_run": Removed,
 }  # fmt: skip
 """Operation -> its answer. A test holds the table against that of the far end."""
 WITH_PAYLOAD = (Get, Polled)

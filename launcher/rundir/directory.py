@@ -212,7 +212,8 @@ class RunDir:
         return record
 
     def claim(self, doing: str, *, exclusive: bool = True) -> None:
-        """Take the right to start this run, or to end or read it, until `release`. Raises Busy.
+        """Take the right to start this run, or to end or read it, until `release`. Raises Busy, and RunNotFound if
+        another command has just removed the run.
 
         A point of a sweep is part of what a command on the whole sweep works on.
         """
@@ -227,6 +228,9 @@ class RunDir:
         except Busy:
             self.release()
             raise
+        if exclusive and not self.path.is_dir():
+            self.release()
+            raise RunNotFound(f"{self.run_id} was removed meanwhile")
 
     @property
     def is_claimed(self) -> bool:

@@ -15,7 +15,11 @@ from launcher.node import run_files
 from launcher.rundir.directory import RunDir
 
 AMBIGUOUS_HINT = "give more of the name; `last` is the run that was started last"
-_RUN_ID = re.compile(r"(?P<name>.+)-(?P<stamp>[0-9]{8}-[0-9]{6})-[0-9a-f]{4}")
+_RUN_ID = re.compile(r"(?P<name>[^.].*)-(?P<stamp>[0-9]{8}-[0-9]{6})-[0-9a-f]{4}")
+REMOVAL = "removing"
+"""In `extra` of run.json: when the removal of the run began. A sweep has a file of this name."""
+RENDERED = "rendered"
+"""The event of a dry run. Without it, a directory may be of a run that another command is about to start."""
 MOST_CHARACTERS = 60
 MOST_BYTES = 180
 """Of the name in a run id, in UTF-8. A file system takes 255 for a file's name, and some names are longer than the id:

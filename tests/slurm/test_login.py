@@ -50,6 +50,12 @@ def test_a_run_is_sent_to_the_login_host_and_followed_from_here(
     assert zl.leftovers(run) == []
     shutil.rmtree(home / "my runs" / run.run_id)
     assert "cannot pack the run's files: " in zl("pull", run.run_id, code=1)
+    first = there.run_id
+    removed = json.loads(zl("rm", first, run.run_id, "--yes", "--json").splitlines()[-1])
+    assert [place["host"] for place in removed["places"]] == ["this machine", "node1"] * 2
+    assert [place["bytes"] > 10_000 for place in removed["places"]] == [True, True, True, False]
+    assert not there.path.exists()
+    assert [path.name for path in zl.runs.iterdir()] == []
 
 
 def test_a_sweep_is_one_array_on_the_login_host(zl: Zl, sshd_farm: Callable[[int], Farm]) -> None:

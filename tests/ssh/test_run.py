@@ -29,6 +29,7 @@ def test_a_detached_run_is_watched_and_cancelled_by_later_commands_whatever_its_
                       "--set", f"ssh.setup=['{ascii_only}']")  # fmt: skip
     assert run.startswith("情感分类-ＡＢ-عربي-2")
     zl.all_running(run)
+    assert "zlaunch cancel" in zl("rm", run, "--yes", code=2)
     assert zl.status("情感")["state"] == "RUNNING"
     assert "started on node3" in zl("logs", run, "--rank", "2")
     assert "CANCELLED" in zl("cancel", run)
@@ -36,6 +37,18 @@ def test_a_detached_run_is_watched_and_cancelled_by_later_commands_whatever_its_
     assert zl.left(run) == []
     assert zl.status(run)["state"] == "CANCELLED"
     assert "already CANCELLED" in zl("cancel", run)
+    places = json.loads(zl("rm", "情感", "--dry-run", "--json").splitlines()[-1])["places"]
+    assert [place["host"] for place in places] == ["this machine", *zl.lab.hosts]
+    assert all(place["bytes"] > 10_000 for place in places)
+    zl.lab.run("node3", ["mv", places[3]["path"], "/tmp/aside"])
+    zl.lab.run("node3", ["ln", "-s", "/tmp/aside", places[3]["path"]])
+    assert "is a symbolic link" in zl("rm", run, "--yes", code=1)
+    zl.lab.run("node3", ["rm", places[3]["path"]])  # what is gone already is no error
+    assert "freed" in zl("rm", run, "--yes")
+    for place in places[1:]:
+        assert zl.lab.run(place["host"], ["ls", "-A", str(Path(place["path"]).parent)]).stdout.count(run) == 0
+    assert zl.lab.run("node3", ["rm", "-r", "/tmp/aside"]).stdout == ""
+    assert not (zl.runs / run).exists()
 
 
 def test_logs_can_be_followed_to_the_end_and_no_line_comes_twice(zl: Zl) -> None:

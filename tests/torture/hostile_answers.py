@@ -191,6 +191,7 @@ def good_answer(op: str, request: dict[str, Any], node: int, state: str) -> tupl
         "reach": {"reached": [True] * len(request.get("targets", ()))},
         "probe_peers": {"seen": [node], "reached": [True] * len(request.get("targets", ()))},
         "send_signal": {"sent": True},
+        "remove_run": {"freed": 4096},
         "leftovers": {
             "found": [{"pid": 9, "start_time": 1, "run_id": RUN, "run_dir": "/w/r", "command": "python"}],
             "left": [],

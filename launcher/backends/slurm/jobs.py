@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from launcher.backends.base import Copy
 from launcher.backends.slurm.allocation import slurm_target
 from launcher.backends.slurm.cancellation import Cancellation
 from launcher.backends.slurm.job_files import (
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 
 
 class SlurmBackend:
-    """Implements Backend, Arrays and Pulls of launcher.backends.base."""
+    """Implements Backend, Arrays, Pulls and Removes of launcher.backends.base."""
 
     def __init__(self, shell: Shell | None = None, *, announce: bool = False) -> None:
         self._shell = shell
@@ -300,6 +301,12 @@ class SlurmBackend:
         """Copy logs, metrics, result and adapter from the login host; return their names. None: they are here."""
         names = [*RESULTS, *([CHECKPOINTS] if checkpoints else [])]
         return self._shell_of(run).fetch(run, names)
+
+    def remove(self, run: RunDir, *, dry_run: bool) -> list[Copy]:
+        """Remove the run's files from the login host. Raises TargetError."""
+        shell = self._base_of(run)
+        freed = shell.remove_run(run.run_id, dry_run=dry_run)
+        return [] if freed is None else [Copy(shell.name.removeprefix("login:"), shell.path_there(run.path), freed)]
 
     # Cancel
 

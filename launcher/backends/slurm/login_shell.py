@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import shlex
 import shutil
 import tarfile
@@ -48,6 +49,18 @@ PACK_RESULTS = (
     '{ printf "%s\\n" "$said" >&2; rm -f -- "$archive"; exit 1; }; }'
 )
 """bash: pack what exists of the arguments, and complete checkpoints if asked, from the run directory $0; say so."""
+
+
+REMOVE_RUN = (
+    'cd -- "$0" || exit; '
+    'if [ -L "$1" ]; then echo "$0/$1 is a symbolic link: remove it and what it leads to yourself" >&2; exit 1; fi; '
+    "case $1 in */*) aside=${1%/*}/.removing-${1##*/} ;; *) aside=.removing-$1 ;; esac; freed=0; "
+    'for f in "$1" "$aside"; do [ ! -e "$f" ] || freed=$((freed + $(du -s -B1 -- "$f" | cut -f1))); done; '
+    '[ -z "$2" ] || { rm -f -- ".secrets/$1.json" && { [ ! -e "$1" ] || { rm -rf -- "$aside" && '
+    'mv -T -- "$1" "$aside"; }; } && rm -rf -- "$aside"; } && echo "$freed"'
+)
+"""bash: print the bytes of the directory $1 below the working directory $0, and remove it if there is a $2."""
+REMOVAL_SECONDS = 600.0
 
 
 class LoginShell:
@@ -206,6 +219,14 @@ class LoginShell:
 
     def remove(self, path: Path) -> None:
         self.run(["rm", "-f", "--", self.path_there(path)])
+
+    def remove_run(self, run_id: str, *, dry_run: bool) -> int | None:
+        line = ["bash", "-c", REMOVE_RUN, self._workdir, run_id, "" if dry_run else "remove"]
+        done = self.run(line, timeout=REMOVAL_SECONDS)
+        lines = done.stdout.splitlines()
+        if done.code != 0 or not lines or not re.fullmatch("[0-9]{1,18}", lines[-1]):
+            raise TargetError(f"slurm.login: {self.login}: cannot remove {run_id}: {' '.join(done.last_lines)}")
+        return int(lines[-1])
 
     # Files from the cluster
 

@@ -66,6 +66,13 @@ class Shell(Protocol):
     def remove(self, path: Path) -> None:
         """Remove a file. An absent one is no error."""
 
+    def remove_run(self, run_id: str, *, dry_run: bool) -> int | None:
+        """Remove the directory of a run or a sweep on the cluster and return the bytes that this frees; `dry_run`: only
+        count them.
+
+        None: it is the one here. Raises TargetError.
+        """
+
 
 def name_of(login: str | None, clusters: Sequence[str] = ()) -> str:
     """Return the name of the shell that reaches these clusters from a login host, or from this machine."""
@@ -110,6 +117,9 @@ class LocalShell:
     def remove(self, path: Path) -> None:
         path.unlink(missing_ok=True)
 
+    def remove_run(self, run_id: str, *, dry_run: bool) -> int | None:
+        return None
+
 
 class ClusterShell:
     """A shell whose Slurm commands go to other clusters (`-M`), or to one of several.
@@ -125,6 +135,7 @@ class ClusterShell:
             shell.path_there, shell.send, shell.link_inputs, shell.fetch,
         )  # fmt: skip
         self.write_secrets, self.write, self.remove = shell.write_secrets, shell.write, shell.remove
+        self.remove_run = shell.remove_run
 
     def run(
         self, argv: Sequence[str], *, cwd: str | None = None, hide: Sequence[str] = (), timeout: float = TIMEOUT

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from launcher.backends.base import Copy
 from launcher.backends.ssh import start, stop, survey
 from launcher.backends.ssh.checkpoints import copy_newest_checkpoint
 from launcher.backends.ssh.copy_files import copy_results
@@ -40,7 +41,7 @@ SENDING_SECONDS = 60.0
 
 
 class SshBackend:
-    """Implements Backend and Pulls of launcher.backends.base."""
+    """Implements Backend, Pulls and Removes of launcher.backends.base."""
 
     def __init__(self) -> None:
         self._survey: Survey | None = None
@@ -149,6 +150,10 @@ class SshBackend:
             host, why = watch.places[0].host, watch.views[0].error
             raise TargetError(f"cannot reach {host}, which has the results of {run.run_id}: {why}")
         return copied
+
+    def remove(self, run: RunDir, *, dry_run: bool) -> list[Copy]:
+        """Remove the run's files from its hosts. Raises HostsError naming hosts out of reach."""
+        return stop.remove_files(self.watch(run), dry_run=dry_run) if recorded_places(run) else []
 
     def watch(self, run: RunDir) -> HostWatch:
         """Return the watch on a run, or a new one. Raises TargetError for a run that was never sent.

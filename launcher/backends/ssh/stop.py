@@ -1,4 +1,4 @@
-"""Stop a run on its hosts, and what dead agents have left of it."""
+"""Stop a run on its hosts, and what dead agents have left of it; remove its files there."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import signal
 import time
 from collections.abc import Sequence
 
+from launcher.backends.base import Copy
 from launcher.backends.ssh.watch import HostWatch
-from launcher.errors import TargetError
+from launcher.errors import HostsError, TargetError
 
 SECOND_SIGNAL_PAUSE = 0.7
 """Seconds between two signals. An agent takes one that comes sooner as an echo, and a later one as "at once"."""
@@ -39,3 +40,25 @@ def stop_now(watch: HostWatch, nodes: Sequence[int]) -> dict[int, str]:
 def kill_leftovers(watch: HostWatch, nodes: Sequence[int] | None = None) -> dict[int, TargetError]:
     """Kill processes of the run that have no agent any more; return {node: error} of hosts that did not answer."""
     return watch.call("leftovers", nodes, run_id=watch.run.run_id, kill=True, dead_only=True)[1]
+
+
+def remove_files(watch: HostWatch, *, dry_run: bool) -> list[Copy]:
+    """Remove the run's directory once per file system; `dry_run`: only say what that frees.
+
+    Raises HostsError, with a line per host, unless every host answers and has nothing of the run alive: a host out of
+    reach may still run it.
+    """
+    run_id, places = watch.run.run_id, watch.places
+    seen, failures = watch.call("remove_run", run_id=run_id, dry_run=True)
+    if not failures and not dry_run:
+        leaders = sorted({place.leader for place in places})
+        answers, failures = watch.call("remove_run", leaders, run_id=run_id, dry_run=False)
+        seen |= answers
+    if failures:
+        lines = {place.host: str(failures.get(node, "ready")) for node, place in enumerate(places)}
+        raise HostsError(
+            f"{run_id} is not removed from its hosts", lines,
+            hint="when they answer, again; --local removes only what is on this machine",
+        )  # fmt: skip
+    return [Copy(places[node].host, places[node].run_dir, seen[node]["freed"])
+            for node in sorted({place.leader for place in places})]  # fmt: skip

@@ -15,7 +15,7 @@ from ..write_errors import explain
 from .common import TEXT, Refused
 from .host import hello, image, remove_own_mark, shared_dir_marks
 from .network import listen, probe_peers, reach, unlisten
-from .runs import leftovers, poll_node, send_signal, start, unpack
+from .runs import leftovers, poll_node, remove_run, send_signal, start, unpack
 from .store import find_inputs, get, put, store_input, tree
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
@@ -28,7 +28,7 @@ OPERATIONS: Dict[str, Callable[..., Json]] = {
     operation.__name__: operation
     for operation in (
         hello, image, shared_dir_marks, listen, unlisten, reach, probe_peers, find_inputs, store_input, tree, get, put,
-        unpack, start, poll_node, send_signal, leftovers,
+        unpack, start, poll_node, send_signal, leftovers, remove_run,
     )
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ import signal
 import time
 from contextlib import suppress
 
-from ..files import read_json, read_text, write_atomic, write_new
+from ..files import REMOVING, disk_usage, put_aside, read_json, read_text, remove_tree, write_atomic, write_new
 from ..processes import boot_id, is_alive, kill_quietly, namespace, pid_namespace, run_processes, spawn, wait_for_child
 from ..run_files import CODE, NODES, node_record
 from .common import Refused
@@ -197,6 +197,25 @@ def scan(run_id: Optional[str], dead_only: bool) -> Iterator[Json]:
         yield {
             "pid": pid, "start_time": process.start_time, "run_id": run[:SHOWN], "run_dir": run_dir, "command": command,
         }  # fmt: skip
+
+
+def remove_run(run_dir: str, run_id: str, dry_run: bool, **_: Any) -> Json:
+    """Remove a run that is over from this host; `dry_run`: only say how many bytes that frees. Raises Refused, OSError.
+
+    Only a directory `runs/RUN_ID`, and no link to one.
+    """
+    folder, name = os.path.split(run_dir)
+    if name != run_id or os.path.basename(folder) != "runs" or name in ("", ".", ".."):
+        raise Refused("%s is no directory of the run %s" % (run_dir, run_id))
+    if os.path.islink(run_dir):
+        raise Refused("%s is a symbolic link: remove it and what it leads to yourself" % run_dir)
+    refuse_if_running(run_dir)
+    if left := [item["pid"] for item in scan(run_id, False)]:
+        raise Refused("processes of the run live here: %s" % ", ".join(map(str, left)))
+    freed = disk_usage(run_dir) + disk_usage(os.path.join(folder, REMOVING + name))
+    if not dry_run:
+        remove_tree(put_aside(run_dir))
+    return {"freed": freed}
 
 
 def is_own(pid: int) -> bool:
