@@ -114,6 +114,10 @@ RANK_ROW = Fields(
         "exit_code": maybe(integer(-LARGEST)), "signal": maybe(integer(0, 128)),
     },
 )  # fmt: skip
+GPU_ROW = Fields(
+    {"local_rank": RANK, "used_bytes": integer(), "total_bytes": integer()}, {"use": maybe(integer(0, 100))}
+)
+"""The GPU of a rank (gpu_load.py)."""
 STATES = ("RUNNING", "SUCCEEDED", "FAILED", "STOPPED", "CANCELLED")
 RECORD = Fields(
     {
@@ -123,7 +127,8 @@ RECORD = Fields(
     {
         "schema": integer(), "run_id": text(256), "pid_namespace": maybe(text(256)), "warden": maybe(PROCESS),
         "ranks": list_of(RANK_ROW, 4096), "started": number, "ended": maybe(number), "restarts": integer(),
-        "exit_code": maybe(integer(-LARGEST)), "failure": maybe(FAILURE),
+        "exit_code": maybe(integer(-LARGEST)), "failure": maybe(FAILURE), "gpus": list_of(GPU_ROW, 4096),
+        "gpu_trouble": maybe(text(4096)),
     },
 )  # fmt: skip
 """The record of a node (agent/recorder.py)."""

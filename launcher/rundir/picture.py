@@ -86,6 +86,10 @@ class Rank(Shown, frozen=True, kw_only=True):
     """The most memory that its tensors have taken; on a CPU, that the process has taken."""
     capacity_bytes: int | None = None
     """Memory of its GPU."""
+    gpu_use: int | None = None
+    """Percent of the last seconds in which its GPU was at work."""
+    gpu_bytes: int | None = None
+    """Memory of its GPU that is taken now, by whomever."""
 
 
 class Node(Shown, frozen=True, kw_only=True):
@@ -95,6 +99,8 @@ class Node(Shown, frozen=True, kw_only=True):
     heartbeat: float | None
     """Unix time of the agent's last sign of life."""
     restarts: int = 0
+    gpu_trouble: str | None = None
+    """Why the use of the GPUs is not known."""
     ranks: tuple[Rank, ...] = ()
 
 

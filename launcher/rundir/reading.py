@@ -397,20 +397,27 @@ def _nodes(files: _Files, last: Metric | None) -> tuple[Node, ...]:
             state=record.get("state"),
             heartbeat=record.get("heartbeat"),
             restarts=record.get("restarts") or 0,
-            ranks=tuple(_rank(row, memory.get(row.get("rank")) or {}) for row in record.get("ranks") or ()),
+            gpu_trouble=record.get("gpu_trouble"),
+            ranks=tuple(
+                _rank(row, memory.get(row.get("rank")) or {}, gpus.get(row.get("local_rank"), {}))
+                for row in record.get("ranks") or ()
+            ),
         )
         for record in files.nodes
+        for gpus in [{gpu["local_rank"]: gpu for gpu in record.get("gpus") or ()}]
     )
 
 
-def _rank(row: dict[str, Any], memory: dict[str, Any]) -> Rank:
+def _rank(row: dict[str, Any], memory: dict[str, Any], gpu: dict[str, Any]) -> Rank:
     return Rank(
         rank=int(row.get("rank") or 0),
         pid=row.get("pid"),
         exit_code=row.get("exit_code"),
         signal=row.get("signal"),
         peak_bytes=memory.get("peak_bytes"),
-        capacity_bytes=memory.get("capacity_bytes"),
+        capacity_bytes=memory.get("capacity_bytes") or gpu.get("total_bytes"),
+        gpu_use=gpu.get("use"),
+        gpu_bytes=gpu.get("used_bytes"),
     )
 
 

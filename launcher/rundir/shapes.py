@@ -37,6 +37,15 @@ class Rank(msgspec.Struct):
     signal: int | None = None
 
 
+class GpuRow(msgspec.Struct):
+    """The GPU of a rank at the last sign of life (launcher/node/gpu_load.py)."""
+
+    local_rank: Count
+    used_bytes: Count
+    total_bytes: Count
+    use: Annotated[int, msgspec.Meta(ge=0, le=100)] | None = None
+
+
 class Stack(msgspec.Struct):
     """Where some ranks of a hang stood (launcher/node/hangs.py)."""
 
@@ -72,6 +81,8 @@ class NodeRecord(Process):
     restarts: Count | None = None
     exit_code: int | None = None
     failure: Failure | None = None
+    gpus: list[GpuRow] = []
+    gpu_trouble: str | None = None
     schema: int = 1
 
 

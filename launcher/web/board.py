@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import msgspec
+
 from launcher.errors import RunNotFound, ZlaunchError
 from launcher.rundir import curve
 from launcher.rundir.directory import RunDir
@@ -57,4 +59,7 @@ def live(seen: Picture) -> dict[str, Any]:
         "loss": seen.loss,
         "tokens_per_second": seen.tokens_per_second,
         "curves": gather.curves(seen),
+        "device": seen.device,
+        "planned_bytes": seen.planned_bytes,
+        "nodes": [msgspec.to_builtins(node) for node in seen.nodes],
     }

@@ -60,10 +60,35 @@ const showRun = (live, close) => {
   const curves = JSON.stringify(live.curves);
   if (drawn !== curves) { drawn = curves; refresh(live.curves); }
   progress(live);
+  drawRanks(live);
   readLog();
   document.dispatchEvent(new CustomEvent("zlaunch-run", { detail: live }));
 };
-let drawn = null;
+let drawn = null, lastNodes = null;
+const GIB = 2 ** 30, gib = bytes => (bytes / GIB).toFixed(1);
+const meter = (parent, share, text, mark) => {
+  const box = add(parent, "div", null, { class: "meter" });
+  add(box, "i", null, { style: `width:${Math.min(100, Math.max(0, 100 * share)).toFixed(1)}%` });
+  if (mark) add(box, "b", null, { style: `left:calc(${Math.min(100, 100 * mark).toFixed(1)}% - 2px)` });
+  add(parent, "span", text, { class: "small soft" });
+};
+const drawRanks = live => {
+  const body = $("rank-rows"), text = JSON.stringify([live.nodes, document.documentElement.lang]);
+  if (!body || text === lastNodes) return;
+  lastNodes = text;
+  body.replaceChildren();
+  for (const node of live.nodes) for (const rank of node.ranks) {
+    const row = add(body, "tr"), use = add(row, "td", null, { "data-label": t("GPU at work", "GPU 利用率") }), memory = add(row, "td", null, { class: "draw" });
+    use.before(add(null, "th", String(rank.rank), { scope: "row" }), add(null, "td", node.host || "", { class: "wrap" }));
+    if (rank.gpu_use !== null) meter(use, rank.gpu_use / 100, `${rank.gpu_use}%`);
+    else use.append(live.device === "cpu" ? t("no GPU", "无 GPU") : t("not known", "未知"));
+    if (rank.gpu_bytes !== null && rank.capacity_bytes) meter(memory, rank.gpu_bytes / rank.capacity_bytes, t(`${gib(rank.gpu_bytes)} of ${gib(rank.capacity_bytes)} GiB`, `${gib(rank.gpu_bytes)} / ${gib(rank.capacity_bytes)} GiB`)
+      + (live.planned_bytes ? t(`, planned ${gib(live.planned_bytes)}`, `，计划 ${gib(live.planned_bytes)}`) : ""), live.planned_bytes && live.planned_bytes / rank.capacity_bytes);
+    else memory.append(live.device === "cpu" ? t("no GPU", "无 GPU") : t("not known", "未知"));
+  }
+  $("ranks").hidden = !body.childElementCount;
+  $("rank-note").textContent = live.nodes.filter(node => node.gpu_trouble).map(node => `${node.host}: ${node.gpu_trouble}`).join(" · ");
+};
 let reading = false;
 const readLog = async () => {
   const select = $("log-of"), place = $("log");

@@ -144,7 +144,8 @@ class ContainerAgent:
                     return status
             inside = read_json(self.names.inside_record)
             if inside and inside.get("run_id") == self.launch["run_id"]:
-                self.recorder.content.update(ranks=inside["ranks"], restarts=inside["restarts"])
+                gpus = {"gpus": inside.get("gpus", []), "gpu_trouble": inside.get("gpu_trouble")}
+                self.recorder.content.update(ranks=inside["ranks"], restarts=inside["restarts"], **gpus)
             self.recorder.tick(time.monotonic())
             if self.deadline is not None and time.monotonic() >= self.deadline:
                 self.deadline = time.monotonic() + 15

@@ -14,9 +14,10 @@ from .launch import HEARTBEAT_EVERY
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Optional
 
     from ..files import Json
+    from ..gpu_load import GpuLoad
     from .launch import Names
 
 
@@ -26,6 +27,7 @@ class Recorder:
     def __init__(self, names: Names, launch: Json, node_rank: int) -> None:
         self.names, self.node_rank = names, node_rank
         self.beat_at = 0.0
+        self.gpu_load: Optional[GpuLoad] = None
         self.vanished = False
         """Whether the run directory is gone."""
         self.content: Json = {
@@ -49,6 +51,8 @@ class Recorder:
         }
 
     def save(self, **changes: Any) -> None:
+        if self.gpu_load is not None:
+            changes.update(self.gpu_load.fields())
         self.content.update(changes, heartbeat=time.time())
         self.beat_at = time.monotonic() + HEARTBEAT_EVERY
         try:

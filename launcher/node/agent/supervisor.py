@@ -87,6 +87,7 @@ class Agent:
     def run(self) -> Tuple[str, Optional[Json]]:
         """Return (final state, failure) of the run as this node knows it. None of the node's processes is left."""
         self.join()
+        self._watch_gpus()
         while True:
             now = time.monotonic()
             self._tick(now)
@@ -100,6 +101,15 @@ class Agent:
         if self.hub is not None:
             self.hub.close()
         return self.verdict
+
+    def _watch_gpus(self) -> None:
+        if self.launch["device"] != "cuda":
+            return
+        from ..gpu_load import GpuLoad, Nvml
+
+        visible = self.launch["env"].get("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES"))
+        procs = max((int(node["procs"]) for node in self.launch["nodes"]), default=0)
+        self.recorder.gpu_load = GpuLoad(lambda: Nvml(visible, procs))
 
     def _take_signals(self) -> None:
         """Collect ranks that ended, but act on signals first: a scheduler's signal to us explains the ranks' ends.

@@ -111,6 +111,30 @@ def test_a_loss_is_on_the_page_within_two_seconds_and_the_end_is_seen(bed: Bed, 
     page.wait_for_selector("h1:has-text('没有留出数据，无法判断')")
 
 
+def test_use_and_memory_of_each_gpu_are_followed_and_what_is_not_known_says_so(bed: Bed, page: Page) -> None:
+    file = bed.runs[0].path / "nodes/node-0.json"
+    record = json.loads(file.read_text())
+    page.goto(f"http://127.0.0.1:{bed.site.port}/run/{bed.runs[0].run_id}")
+    page.wait_for_selector("#ranks:has-text('not known')")
+    record["ranks"] = [{"rank": rank, "pid": 8 + rank, "local_rank": rank} for rank in (0, 1)]
+    gpu = {"used_bytes": 12 << 30, "total_bytes": 80 << 30}
+    record["gpus"] = [{"local_rank": 0, "use": 87, **gpu}, {"local_rank": 1, "use": None, **gpu}]
+    file.write_text(json.dumps(record))
+    page.wait_for_selector("#rank-rows:has-text('87%')")
+    assert page.locator("#rank-rows tr").nth(1).inner_text().split() == [
+        "1",
+        "here",
+        "not",
+        "known",
+        "12.0",
+        "of",
+        "80.0",
+        "GiB",
+    ]
+    file.write_text(json.dumps({**record, "gpus": [], "gpu_trouble": f"no NVML {HOSTILE}"}))
+    page.wait_for_selector("#rank-note:has-text('here: no NVML')")
+
+
 def test_an_end_between_the_page_and_its_stream_is_seen(bed: Bed, page: Page) -> None:
     run = bed.runs[0]
 
