@@ -73,11 +73,14 @@ typedef struct { unsigned gpu, memory; } use_t;
 typedef struct { unsigned long long total, free, used; } memory_t;
 int nvmlInit_v2(void) { return 0; }
 int nvmlDeviceGetCount_v2(unsigned *count) { *count = 3; return 0; }
-int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) { *device = (void *)(index + 1ul); return index < 3 ? 0 : 2; }
-int nvmlDeviceGetHandleByUUID(const char *uuid, void **device) { *device = (void *)2; return strcmp(uuid, "GPU-b") ? 6 : 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
+    *device = (void *)(index + 1ul); return index < 3 ? 0 : 2; }
+int nvmlDeviceGetHandleByUUID(const char *uuid, void **device) {
+    *device = (void *)2; return strcmp(uuid, "GPU-b") ? 6 : 0; }
 int nvmlDeviceGetMemoryInfo(void *device, memory_t *memory) {
     *memory = (memory_t){80ull << 30, 0, (unsigned long)device << 30}; return 0; }
-int nvmlDeviceGetUtilizationRates(void *device, use_t *use) { *use = (use_t){10 * (unsigned long)device, 5}; return device == (void *)3 ? 3 : 0; }
+int nvmlDeviceGetUtilizationRates(void *device, use_t *use) {
+    *use = (use_t){10 * (unsigned long)device, 5}; return device == (void *)3 ? 3 : 0; }
 """
 """NVML's own signatures (nvml.h), with three GPUs of which the last has no utilization, as a MIG slice."""
 
