@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import click
 
-from launcher.backends.local.devices import assumed_target
 from launcher.commands import options
 from launcher.commands.help_groups import GroupedCommand, Option
-from launcher.errors import UsageError
-from launcher.lifecycle import checks
-from launcher.machine import facts, process, trainer
-from launcher.machine.process import CommandError
-from launcher.plan.resolve import plan
-from train.config import dump
+from launcher.lifecycle import records_report
 
 
 @click.group()
@@ -73,32 +65,7 @@ def show(ctx: click.Context, /, first: int | None, record: str | None, as_json: 
 
 def inspect(ctx: click.Context, *arguments: str) -> tuple[int, dict[str, Any]]:
     """(exit code, report) of train.datacheck for the job of this command."""
-    wanted = options.load_job(ctx).spec
-    target = assumed_target(wanted)
-    checks.check_inputs(wanted, "local")
-    model = facts.model_files(wanted.model.path, wanted.env)
-    planned = plan(wanted, target, run_id="check", model_config=model.config).train
-    if planned is None:
-        raise UsageError("the job runs a program, which reads its own data: there are no records to check")
-    return run(target.python, dump(planned), *arguments)
-
-
-def run(python: str, config: str, *arguments: str) -> tuple[int, dict[str, Any]]:
-    """(exit code, report) of the check by the training environment. Raises CommandError and UsageError."""
-    with tempfile.TemporaryDirectory(prefix="zlaunch-") as directory:
-        file = Path(directory) / "train.json"
-        file.write_text(config, encoding="utf-8")
-        argv = [python, "-m", "train.datacheck", "--config", str(file), "--json", *arguments]
-        result = process.run(argv, env={**trainer.environment(), "TMPDIR": directory}, cwd=directory, check=False)
-    try:
-        found = json.loads(result.stdout.splitlines()[-1])
-    except (ValueError, IndexError):
-        lines, advice = trainer.refusal(result.stderr)
-        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        if result.code == 2 and errors:
-            raise UsageError(errors[-1], hint=advice) from None
-        raise CommandError(result, f"exit status {result.code}") from None
-    return result.code, found
+    return records_report.inspect(options.load_job(ctx).spec, *arguments)
 
 
 def text(found: dict[str, Any]) -> str:

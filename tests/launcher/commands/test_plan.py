@@ -11,12 +11,14 @@ import pytest
 from click.testing import CliRunner
 
 from launcher.cli import cli
-from launcher.commands.plan import Planned, plan, report, table
+from launcher.commands.plan import plan, table
 from launcher.errors import CompatibilityError, SpecError, UsageError
+from launcher.lifecycle.forecast import Planned, quantized, report
 from launcher.machine import facts
 from launcher.plan.fastest import choose, in_fp8
 from launcher.plan.situation import model_of
 from tests.beds.planning import MODELS, asked, sample
+from train.memory import GIB
 
 
 def test_the_default_job_is_that_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,6 +195,21 @@ def test_the_command_plans_the_engine_that_a_run_on_that_gpu_would_take(gpu: str
     assert answer["settings"]["train.engine"]["value"] == engine
 
 
+def test_a_plan_says_what_quantized_weights_would_take_with_otherwise_the_same_settings() -> None:
+    words = ("--model", "qwen3-8b", "--gpu", "4090")
+    whole = plan_report(*words)
+    sizes = whole["quantized_bytes"]
+    assert sizes["nf4"] < sizes["int8"] < whole["predicted_peak_bytes"]
+    fixed = ("model.quantization=nf4", f"train.micro_batch_size={whole['settings']['train.micro_batch_size']['value']}")
+    checkpointing = whole["settings"]["train.gradient_checkpointing"]["value"]
+    sets = [*fixed, f"train.gradient_checkpointing={str(checkpointing).lower()}"]
+    nf4 = plan_report(*words, *(word for text in sets for word in ("--set", text)))
+    assert nf4["predicted_peak_bytes"] == sizes["nf4"]
+    assert nf4["quantized_bytes"] == {}
+    text = CliRunner().invoke(cli, ["plan", *words], catch_exceptions=False).stdout
+    assert f"with other values of model.quantization: nf4 {sizes['nf4'] / GIB:.1f} GiB, int8" in text
+
+
 def test_text_and_json_say_the_same() -> None:
     for model, settings, situation in sample(60):
         job, known = asked(model, settings), model_of(model, MODELS[model])
@@ -201,7 +218,8 @@ def test_text_and_json_say_the_same() -> None:
             best, reasons = choose(job, known, situation)
         except UsageError:
             continue
-        planned = Planned(job, known.shape, situation, False, best, reasons, None, in_fp8(job, known, situation, best))
+        gain, sizes = in_fp8(job, known, situation, best), quantized(job, known, situation, best)
+        planned = Planned(job, known.shape, situation, False, best, reasons, None, gain, sizes)
         plan_report, text = report(planned), table(planned)
         gain = plan_report["fp8_gain"]
         assert (f"fp8 would be about {gain:.2f} times as fast" if gain else "settings") in text

@@ -1,0 +1,233 @@
+"""What a job will take: memory and speed on given GPUs, every automatic setting with its reason, steps and hours."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from launcher.errors import SpecError, TargetError, UsageError
+from launcher.job.spec import JobSpec
+from launcher.lifecycle import checks
+from launcher.machine import facts
+from launcher.plan import agent_plan, gpus, situation
+from launcher.plan.candidates import Candidate
+from launcher.plan.changes import DoesNotFit
+from launcher.plan.fastest import choose, in_fp8
+from launcher.plan.resolve import with_adapter
+from launcher.plan.situation import Model, Situation
+from launcher.plan.types import Reason
+from train import memory
+from train.config import remark_on_steps, steps_of
+from train.memory import GIB, Shape
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A job, the GPUs it is planned for, and the settings chosen for it."""
+
+    job: JobSpec
+    shape: Shape
+    situation: Situation
+    assumed: bool
+    """The GPU was not given, and this machine has none."""
+    best: Candidate
+    reasons: tuple[Reason, ...]
+    work: dict[str, Any] | None
+    """Steps and hours, if the records can be counted here."""
+    fp8_gain: float | None
+    """How many times as fast the job would be with model.quantization: fp8; None: it would not."""
+    quantized: dict[str, int]
+    """Bytes per GPU with other values of model.quantization and otherwise the same settings."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A job that does not fit these GPUs, with the changes that would help."""
+
+    job: JobSpec
+    shape: Shape
+    situation: Situation
+    assumed: bool
+    error: DoesNotFit
+
+
+def forecast(wanted: JobSpec, there: Situation, *, assumed: bool, with_work: bool = True) -> Planned | Refused:
+    """Choose the settings of a job for these GPUs.
+
+    `with_work`: count the records too, which reads the whole files. Raises UsageError for a model or settings that
+    cannot be planned for.
+    """
+    if wanted.program:
+        raise UsageError(
+            "the job runs a program of its own, but `plan` is for training a model",
+            hint="zlaunch local JOB --dry-run shows how the program would be started",
+        )
+    wanted, taken = with_adapter(wanted, facts.adapter_config(wanted.lora.adapter))
+    known, shape = model_of(wanted)
+    try:
+        best, reasons = choose(wanted, known, there)
+    except DoesNotFit as error:
+        return Refused(wanted, shape, there, assumed, error)
+    return Planned(
+        wanted,
+        shape,
+        there,
+        assumed,
+        best,
+        (*taken, *reasons),
+        work_of(wanted, best) if with_work else None,
+        in_fp8(wanted, known, there, best),
+        quantized(wanted, known, there, best),
+    )
+
+
+def quantized(wanted: JobSpec, known: Model, there: Situation, best: Candidate) -> dict[str, int]:
+    """Bytes per GPU of `best` with smaller weights: {value of model.quantization: bytes}; empty if they are small."""
+    found = {}
+    for name in ("nf4", "int8") if wanted.model.quantization == "none" else ():
+        fixed = {
+            "model.quantization": name,
+            "train.micro_batch_size": best.batch.micro_batch_size,
+            "train.gradient_checkpointing": best.checkpointing,
+        }
+        with contextlib.suppress(UsageError):
+            found[name] = choose(wanted.with_values(fixed), known, there)[0].cost.memory.total
+    return {name: size for name, size in found.items() if size < best.cost.memory.total}
+
+
+def model_of(wanted: JobSpec) -> tuple[Model, Shape]:
+    """The model, from its config.json or else its name. Raises SpecError."""
+    path = wanted.model.path
+    if not path:
+        raise SpecError("no model to plan for", hint="name a job file, or use --model")
+    found = situation.model_of(path, facts.model_files(path, wanted.env).config)
+    if found.shape is not None:
+        return found, found.shape
+    if found.unknown:
+        hint = f"plan for a model of a similar size, with --model: {', '.join(memory.SHAPES)}"
+        raise SpecError(f"model.path {path!r}: {found.unknown}", hint=hint)
+    raise SpecError(
+        f"model.path {path!r}: no config.json on this machine, and no built-in shape of that name",
+        hint=f"give a directory with config.json, or one of: {', '.join(memory.SHAPES)}",
+    )
+
+
+def situation_of(gpu: str | None, gpu_memory: str | None, nodes: int, per_node: int) -> tuple[Situation, bool]:
+    """The GPUs to plan for: those given, or this machine's, or assumed H100s (True). Raises SpecError."""
+    world = nodes * per_node
+    size = gpus.parse_memory(gpu_memory) if gpu_memory is not None else None
+    if gpu is not None:
+        named = gpus.find(gpu)
+        return Situation.of(world, size or named.memory_bytes, named.title), False
+    if size is not None:
+        return Situation(world, size, f"a GPU of {size / GIB:.0f} GiB"), False
+    try:
+        found = facts.local_gpus()
+    except TargetError as error:
+        raise TargetError(str(error), hint="name the GPU to plan for: --gpu h100, or --gpu-memory 80GiB") from error
+    if found:
+        smallest = min(card.memory_bytes for card in found)
+        if not smallest:
+            message = f"nvidia-smi does not report the memory of {found[0].name}"
+            raise SpecError(message, hint="set it, for example --gpu-memory 24GiB")
+        oldest = min((card.compute_capability for card in found if card.compute_capability), default=None)
+        return Situation.of(world, smallest, found[0].name, oldest), False
+    h100 = gpus.GPUS["h100"]
+    return Situation.of(world, h100.memory_bytes, h100.title), True
+
+
+def work_of(wanted: JobSpec, best: Candidate) -> dict[str, Any] | None:
+    """Steps and hours, if the records can be counted here. Tokens are estimated from bytes.
+
+    `turns` says what it costs that a conversation becomes one sequence per answer; an epoch is all sequences.
+    """
+    records, size = checks.count_records(wanted)
+    turns = checks.turn_cost(wanted)
+    sequences = records * turns["sequences"] / turns["records"] if turns else records
+    steps = wanted.train.max_steps
+    if steps is None:
+        if not records:
+            return None
+        steps = steps_of(wanted.train.epochs, round(sequences), best.batch.global_batch_size)
+    size *= turns["times"] if turns else 1
+    tokens = min(wanted.data.max_length, size / sequences / 3.5) if records else wanted.data.max_length
+    seconds = steps * best.batch.global_batch_size * tokens / best.cost.tokens_per_second
+    found = {"records": records, "tokens_per_record": round(tokens), "steps": steps, "hours": seconds / 3600}
+    said = remark_on_steps(round(sequences), wanted.train.epochs, wanted.train.max_steps, best.batch.global_batch_size)
+    return {**found, "remark": said, **({"turns": turns} if turns else {})}
+
+
+def report(planned: Planned | Refused) -> dict[str, Any]:
+    """The plan as one JSON object."""
+    if isinstance(planned, Refused):
+        return _refusal(planned)
+    best, batch = planned.best, planned.best.batch
+    settings = {
+        "model.quantization": planned.job.model.quantization,
+        "model.dtype": best.dtype,
+        "train.engine": best.engine,
+        "train.global_batch_size": batch.global_batch_size,
+        "train.micro_batch_size": batch.micro_batch_size,
+        "train.gradient_accumulation_steps": batch.gradient_accumulation_steps,
+        "train.gradient_checkpointing": best.checkpointing,
+        "train.zero_stage": best.zero_stage,
+        "train.packing": best.packing,
+    }
+    reasons = {reason.setting: reason.reason for reason in planned.reasons}
+    reasons["train.gradient_accumulation_steps"] = (
+        f"{batch.global_batch_size} records per step / ({batch.micro_batch_size} per pass x {batch.world_size} ranks)"
+    )
+    return {
+        "fits": True,
+        **_heading(planned),
+        "predicted_peak_bytes": best.cost.memory.total,
+        "parts": best.cost.memory.parts,
+        "room_bytes": planned.situation.room,
+        "settings": {
+            key: {"value": value, "reason": reasons.get(key, "from the job, or the default")}
+            for key, value in settings.items()
+        },
+        "tokens_per_second": round(best.cost.tokens_per_second),
+        "work": planned.work,
+        "trackers": planned.job.train.trackers,
+        "notices": msgspec.to_builtins(agent_plan.notify_of(planned.job)),
+        "fp8_gain": planned.fp8_gain and round(planned.fp8_gain, 2),
+        "quantized_bytes": planned.quantized,
+    }
+
+
+def _refusal(refused: Refused) -> dict[str, Any]:
+    error = refused.error
+    return {
+        "fits": False,
+        **_heading(refused),
+        "predicted_peak_bytes": error.smallest.total,
+        "parts": error.smallest.parts,
+        "room_bytes": refused.situation.room,
+        "error": str(error),
+        "changes": [
+            {
+                "change": change.text,
+                "predicted_peak_bytes": change.candidate.cost.memory.total,
+                "tokens_per_second": round(change.candidate.cost.tokens_per_second),
+            }
+            for change in error.changes
+        ],
+    }
+
+
+def _heading(planned: Planned | Refused) -> dict[str, Any]:
+    wanted, shape, there = planned.job, planned.shape, planned.situation
+    targets = wanted.lora.target_modules if isinstance(wanted.lora.target_modules, tuple) else None
+    return {
+        "model": wanted.model.path,
+        "parameters": shape.parameters,
+        "trainable": memory.trainable(shape, wanted.lora.r, targets, wanted.lora.modules_to_save),
+        "gpu": there.gpu_name,
+        "gpu_assumed": planned.assumed,
+        "gpu_memory_bytes": there.gpu_memory_bytes,
+        "world_size": there.world_size,
+    }

@@ -1,0 +1,50 @@
+"""What the training program reports about the records of a job, from a process of its own."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from launcher.backends.local.devices import assumed_target
+from launcher.errors import UsageError
+from launcher.job.spec import JobSpec
+from launcher.lifecycle import checks
+from launcher.machine import facts, process, trainer
+from launcher.machine.process import CommandError
+from launcher.plan.resolve import plan
+from train.config import dump
+
+
+def inspect(wanted: JobSpec, *arguments: str, timeout: float | None = None) -> tuple[int, dict[str, Any]]:
+    """(exit code, report) of train.datacheck for a job.
+
+    Raises UsageError, and CommandError also if it takes longer than `timeout` seconds.
+    """
+    target = assumed_target(wanted)
+    checks.check_inputs(wanted, "local")
+    model = facts.model_files(wanted.model.path, wanted.env)
+    planned = plan(wanted, target, run_id="check", model_config=model.config).train
+    if planned is None:
+        raise UsageError("the job runs a program, which reads its own data: there are no records to check")
+    return _run(target.python, dump(planned), *arguments, timeout=timeout)
+
+
+def _run(python: str, config: str, *arguments: str, timeout: float | None) -> tuple[int, dict[str, Any]]:
+    """The check by the training environment."""
+    with tempfile.TemporaryDirectory(prefix="zlaunch-") as directory:
+        file = Path(directory) / "train.json"
+        file.write_text(config, encoding="utf-8")
+        argv = [python, "-m", "train.datacheck", "--config", str(file), "--json", *arguments]
+        env = {**trainer.environment(), "TMPDIR": directory}
+        result = process.run(argv, env=env, cwd=directory, check=False, timeout=timeout)
+    try:
+        found = json.loads(result.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        lines, advice = trainer.refusal(result.stderr)
+        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        if result.code == 2 and errors:
+            raise UsageError(errors[-1], hint=advice) from None
+        raise CommandError(result, f"exit status {result.code}") from None
+    return result.code, found
