@@ -32,12 +32,14 @@ class Model(Section, frozen=True):
     source: Literal["huggingface", "modelscope", "package", "random"] = "huggingface"
     """`random` generates a tiny untrained model and a tokenizer, for smoke runs."""
     revision: str | None = None
+    """Branch, tag or commit of the hub; null: the newest."""
     quantization: Literal["none", "nf4", "int8", "fp8"] = "none"
     """nf4 and int8: the frozen weights are loaded in bitsandbytes' formats. fp8: they are loaded as they are, and the
     fused layers multiply them in fp8, twice as fast as in bfloat16 (Ada, Hopper and newer GPUs)."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: bfloat16 on a GPU that has it, float16 on an older GPU, float32 on a CPU."""
     trust_remote_code: bool = False
+    """Run Python code that comes with the model."""
     thinking: Literal["auto", "on", "off"] = "auto"
     """Whether answers begin with thoughts, for chat templates that ask otherwise for these. auto: on if a training
     record has thoughts. off: thoughts of records are left out."""
@@ -52,12 +54,17 @@ class Source(Section, frozen=True, kw_only=True):
     """A file or hub data set and its weight in the mixture (1.0: each record once per epoch)."""
 
     path: str
+    """As in `data.train`."""
     weight: float = 1.0
+    """1.0: each record once per epoch."""
 
 
 class Data(Section, frozen=True):
     train: str | tuple[str | Source, ...] = ""
+    """Training records: a file, a directory, `hub:OWNER/NAME`, or a list of these. An entry may be `{path: FILE,
+    weight: 2}`."""
     eval: str | tuple[str | Source, ...] | None = None
+    """Held-out records, in the same form. Their loss and answers are measured."""
     max_length: int = 2048
     """Maximum tokens of a record, prompt and answer together."""
     overlong: Literal["cut", "drop"] = "cut"
@@ -113,16 +120,24 @@ def split_of(path: str) -> tuple[str, str | None]:
 
 class Lora(Section, frozen=True):
     r: int = 16
+    """Rank: the adapter holds two matrices of this width per adapted module."""
     alpha: float = 32
+    """The adapter counts `alpha / r` times (rslora: `alpha / sqrt(r)`)."""
     dropout: float = 0.0
+    """Share of the inputs of the adapter that each step leaves out."""
     target_modules: str | tuple[str, ...] = "auto"
     """auto: by the model's family; a tuple of names; or a regular expression for whole module names."""
     rslora: bool = False
+    """Scale by `alpha / sqrt(r)`, which keeps large ranks stable (Kalajdzievski 2023, arXiv 2312.03732)."""
     dora: bool = False
+    """Train magnitude and direction apart (Liu et al. 2024, arXiv 2402.09353)."""
     plus_ratio: float | None = None
     """LoRA+: learning rate of B over that of A (Hayou et al. 2024, arXiv 2402.12354)."""
     init: Literal["default", "pissa"] = "default"
+    """default: A random, B zero. pissa: the largest singular values of the weights (Meng et al. 2024, arXiv
+    2404.02948)."""
     modules_to_save: tuple[str, ...] = ()
+    """Modules to train whole beside the adapter, as in [embed_tokens, lm_head]."""
     adapter: str | None = None
     """Directory of an existing adapter (PEFT format) to continue from."""
 
@@ -131,26 +146,42 @@ class Training(Section, frozen=True, kw_only=True):
     """Resolved numbers: global_batch_size = micro_batch_size * gradient_accumulation_steps * world_size."""
 
     epochs: float = 1.0
+    """Passes over the records."""
     max_steps: int | None = None
     """Optimizer steps; overrides epochs."""
     global_batch_size: int
     micro_batch_size: int
+    """Records per forward pass of a rank."""
     gradient_accumulation_steps: int
     learning_rate: float = 2e-4
+    """Of the optimizer at its peak."""
     scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls after the warm-up."""
     warmup_ratio: float = 0.03
+    """Share of the steps in which the learning rate rises from 0."""
     weight_decay: float = 0.0
+    """Of AdamW."""
     max_grad_norm: float = 1.0
+    """Longer gradients are scaled down to this norm; 0: never."""
     seed: int = 3407
+    """The same seed gives the same records in the same order."""
     zero_stage: Literal[0, 1, 2, 3] = 0
+    """What DeepSpeed ZeRO shares among the ranks. 0: nothing. 1: optimizer states. 2: and gradients. 3: and weights."""
     offload: Literal["none", "cpu"] = "none"
+    """cpu: keep the optimizer states in the memory of the host."""
     engine: Engine = "auto"
+    """Implementation of the layers. fused: our own for NVIDIA GPUs; unsloth and peft: those packages."""
     packing: Packing = "bucket"
+    """How records share a batch. none: padded. bucket: records of similar length together. pack: in rows without
+    padding."""
     gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them: less memory, about a third slower."""
     checkpoint_every: int = 200
     """Optimizer steps between checkpoints; 0: only the last one and those on request."""
     keep_checkpoints: int = 2
+    """Older checkpoints are deleted."""
     log_every: int = 1
+    """Steps between lines of metrics.jsonl."""
     hang_timeout: float | Literal["auto"] = "auto"
     """Seconds without a step after which the ranks hang; see train/rundir/heartbeat.py."""
     tensorboard: bool = False
@@ -161,11 +192,15 @@ class Evaluation(Section, frozen=True):
     before: bool = False
     """Also generate answers for data.eval before training, for comparison."""
     after: bool = True
+    """Generate answers for data.eval after training, and score them."""
     every: int | Literal["auto"] = "auto"
     """Steps between evaluations of the loss on data.eval; auto: see `loss_schedule`; 0: only at the end."""
     max_records: int | None = None
+    """Records of data.eval that are answered; null: all."""
     max_new_tokens: int = 64
+    """The most tokens of an answer."""
     batch_size: int = 16
+    """Records that are answered together."""
     samples: int = 4
     """Answers in result.json for people to read."""
 

@@ -13,7 +13,6 @@ from rich.cells import cell_len
 
 from launcher.backends import current_state
 from launcher.errors import ZlaunchError
-from launcher.node import run_files
 from launcher.rundir import curve, find, reading
 from launcher.rundir.directory import RunDir
 from launcher.rundir.state import RunState
@@ -57,7 +56,7 @@ def list_(long: bool, with_dry_runs: bool, as_json: bool) -> None:
 def overview(run: RunDir, *, long: bool = False) -> dict[str, Any]:
     """The row of a run; with `error` if its state is only the last known one, and with the verdict if `long`."""
     record = run.record
-    last, damaged = curve.last_metric(f"{run.path}/{run_files.METRICS}")
+    last, damaged = curve.last_metric(run.metrics)
     if damaged:
         click.echo(f"warning: {run.metrics}: damaged lines", err=True)
     state, error = current_state.recorded_state(record), None

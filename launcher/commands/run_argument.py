@@ -5,10 +5,9 @@ from __future__ import annotations
 import click
 
 from launcher.errors import RunNotFound
-from launcher.node import processes
-from launcher.rundir import find, jsonl, shapes
+from launcher.rundir import find
 from launcher.rundir.directory import RunDir
-from launcher.rundir.state import damaged_records
+from launcher.rundir.state import damage
 
 
 def find_run(text: str) -> RunDir:
@@ -23,17 +22,6 @@ def find_run(text: str) -> RunDir:
             raise
         hint = f"{found.sweep_id} is a sweep: zlaunch report {found.sweep_id} shows its runs"
         raise RunNotFound(str(error), hint=hint) from None
-
-
-def damage(run: RunDir) -> list[str]:
-    """What is wrong with the node records, events and metrics of a run. What cannot be read is left out elsewhere."""
-    found = [f"{path.relative_to(run.path)}: {reason}" for path, reason in damaged_records(run).items()]
-    for path, shape in ((run.events, shapes.Event), (run.metrics, shapes.Metric)):
-        if lines := jsonl.damaged_lines(path, shape):
-            found.append(f"{path.name}: {len(lines)} cut off, the first is line {lines[0]}")
-        elif jsonl.ends_torn(path) and not processes.find_run_processes(run.run_id):
-            found.append(f"{path.name}: the last line is cut off")
-    return found
 
 
 def warn_of_damage(run: RunDir) -> None:

@@ -9,12 +9,12 @@ import click
 import msgspec
 
 from launcher.backends import current_state
-from launcher.commands.run_argument import damage, find_run, warn_of_damage
+from launcher.commands.run_argument import find_run, warn_of_damage
 from launcher.errors import TargetError
 from launcher.rundir import reading, summary
 from launcher.rundir.directory import RunDir
 from launcher.rundir.picture import Picture
-from launcher.rundir.state import RunState
+from launcher.rundir.state import RunState, damage
 
 
 @click.command()

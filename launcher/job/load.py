@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
 from launcher.errors import SpecError
 from launcher.job import notify_address, yamlfile
@@ -28,7 +27,7 @@ def read_job(
 
     Relative paths of a file are relative to that file, and those of flags to the working directory. Raises SpecError.
     """
-    tree = _merge(*(_read(path) if path is not None else {} for path in (file, overlay)))
+    tree = _merge(*(read_tree(path) if path is not None else {} for path in (file, overlay)))
     values = {key: value for key, value in (flags or {}).items() if value is not None}
     sets = [parse_set(text) for text in overrides]
     given: dict[str, Any] = {}
@@ -37,7 +36,7 @@ def read_job(
         for key, value in pairs:
             if isinstance(value, str) and (reason := yamlfile.unusable(value)):
                 raise SpecError(f"{place}: {key}: {reason}")
-            _put(given, key, value, where=f"{place}: {key}")
+            put(given, key, value, where=f"{place}: {key}")
             places[key] = place
     tree = _merge(tree, with_absolute_paths(given, Path.cwd()))
     origin = str(file or overlay or "the command line")
@@ -45,7 +44,8 @@ def read_job(
     return Job(convert(tree, where=origin, places=places), tree, origin, held)
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_tree(file: Path) -> dict[str, Any]:
+    """The content of a job file, with absolute paths; not checked yet. Raises SpecError."""
     loaded = yamlfile.load(file, is_text=wants_text)
     if loaded is None:
         return {}
@@ -59,24 +59,31 @@ def convert(tree: Mapping[str, Any], *, where: str, places: Mapping[str, str] | 
 
     `where` names the mapping in errors; `places` says where single keys or sections of it were given.
     """
+    try:
+        return checked(tree)
+    except Refusal as refusal:
+        place = _origin(refusal.key, places or {}) or where
+        told = SpecError(f"{place}: {refusal}", hint=refusal.hint)
+    raise told
+
+
+def checked(tree: Mapping[str, Any]) -> JobSpec:
+    """The same, for a caller that knows where the values come from. Raises Refusal."""
     accepted = _texts(_without_empty_sections(tree))
     try:
         spec = msgspec.convert(accepted, JobSpec, strict=False)
-        check_ranges(spec)
-        check_names(spec)
     except msgspec.ValidationError:
         refusal = next(refusals(accepted))
-    except Refusal as error:
-        refusal = error
     else:
+        check_ranges(spec)
+        check_names(spec)
         return spec
-    raise SpecError(f"{_origin(refusal.key, places or {}) or where}: {refusal}", hint=refusal.hint)
+    raise refusal
 
 
 def dump_job(job: Job) -> str:
     """The text of job.yaml, flags merged in; read_job() of it gives the same job."""
-    text = yaml.safe_dump(job.tree, allow_unicode=True, sort_keys=False)
-    return f"# {job.origin}, with the flags of the command line\n{text}"
+    return f"# {job.origin}, with the flags of the command line\n{yamlfile.dumps(job.tree)}"
 
 
 def _origin(key: str, places: Mapping[str, str]) -> str | None:
@@ -99,7 +106,8 @@ def wants_text(key: str) -> bool:
     return known_keys().get(key) in (str, str | None) or key.startswith(("env.", "slurm.sbatch."))
 
 
-def _put(tree: dict[str, Any], key: str, value: Any, *, where: str) -> None:
+def put(tree: dict[str, Any], key: str, value: Any, *, where: str) -> None:
+    """Set a dotted key of a mapping of sections. Raises SpecError where a section has a value of its own."""
     *sections, last = key.split(".")
     for section in sections:
         tree = tree.setdefault(section, {})

@@ -60,6 +60,7 @@ class ContainerSpec(Section, frozen=True):
     runtime: Literal["auto", "docker", "podman", "apptainer", "enroot", "charliecloud", "pyxis", "none"] = "auto"
     """auto: without an image none, else the first engine that the target has."""
     image: str | None = None
+    """Name or file of the image to run in; null: no container."""
     mounts: tuple[str, ...] = ()
     """More mounts, as `host:container`; read-only unless `:rw` follows."""
     args: tuple[str, ...] = ()
@@ -79,25 +80,36 @@ class SshSpec(Section, frozen=True):
     hosts: str | tuple[str, ...] | None = None
     """`a,b,user@c:2222`, a list of the same, or a hostfile in DeepSpeed's format."""
     hostfile: str | None = None
+    """Hosts and slots in DeepSpeed's format."""
     include: str | None = None
+    """Use only these hosts and slots, as in `a@b:0,1`."""
     exclude: str | None = None
+    """Leave out these hosts and slots."""
     slots: int | None = None
     """Ranks per host where the hostfile does not say; null: one per GPU of the host (CPU: 1)."""
     workdir: str = "~/zlaunch"
+    """Directory of the runs on the hosts."""
     python: str = "python3"
+    """Interpreter of the training environment on the hosts."""
     ssh_config: str | None = None
+    """SSH configuration instead of ~/.ssh/config."""
     accept_new_host_keys: bool = False
+    """Add unknown host keys to known_hosts instead of refusing them."""
     connect_timeout: float = 10.0
+    """Seconds to wait for a host."""
     master_addr: str | None = None
+    """Address of the first host, as the other hosts reach it; null: its name."""
     setup: tuple[str, ...] = ()
     """Shell lines that run on each host before its Python: module load, conda activate."""
 
 
 class SlurmSpec(Section, frozen=True):
     nodes: int = 1
+    """Nodes of the job, with one task each."""
     gpus_per_node: int | TypedCount | None = None
     """Also with a type of the site's GRES, as in `h200:2`. null: 8. Without GPUs, procs_per_node counts the ranks."""
     procs_per_node: int = 1
+    """Ranks per node on CPUs."""
     cpus_per_task: int | None = None
     """For all ranks of a node together; null: the share of a node's cores that goes with its GPUs."""
     gpu: str | None = None
@@ -105,14 +117,23 @@ class SlurmSpec(Section, frozen=True):
     cluster: str | None = None
     """Another cluster than this machine's own (`-M` of Slurm's commands), or several from which sbatch chooses."""
     partition: str | None = None
+    """Partition to submit to; null: the default of the cluster."""
     account: str | None = None
+    """Account to charge."""
     qos: str | None = None
+    """Quality of service."""
     time: str | None = None
+    """Time limit of one start, as in 1-12:00:00; a longer training is requeued."""
     constraint: str | None = None
+    """Features that the nodes must have."""
     reservation: str | None = None
+    """Reservation to run in."""
     nodelist: str | None = None
+    """Nodes that the job must include."""
     exclude: str | None = None
+    """Nodes to leave out."""
     mem: str | None = None
+    """Memory per node, as in 64G; 0: all of it."""
     array_limit: int | None = None
     """Sweep points that run at once (`%N` of --array)."""
     signal_before: int = 120
@@ -125,9 +146,14 @@ class SlurmSpec(Section, frozen=True):
     setup: tuple[str, ...] = ()
     """Shell lines that run on each node before the agent: module load, conda activate."""
     python: str | None = None
+    """Interpreter of the training environment on the nodes; null: the one that runs zlaunch, or on a login host
+    python3."""
     login: str | None = None
+    """Submit over SSH through this host, as in user@login."""
     workdir: str | None = None
+    """Directory of the runs on the login host; null: ~/zlaunch."""
     template: str | None = None
+    """A batch script of your own; see `zlaunch templates`."""
 
 
 Occurrence = Literal["end", "failure", "preemption", "hang"]
@@ -143,11 +169,14 @@ class NotifySpec(Section, frozen=True):
     command: str | tuple[str, ...] | None = None
     """Runs on the first node, with the notice as JSON on its standard input and as text in ZLAUNCH_NOTICE."""
     on: Occurrence | tuple[Occurrence, ...] = ("end", "failure", "preemption", "hang")
+    """When to send a notice."""
 
 
 class JobSpec(Section, frozen=True):
     name: str = "run"
+    """Name of the run; its id begins with it."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
+    """auto: the GPUs, or the CPU of a machine without any."""
     model: Model = Model()
     data: Data = Data()
     lora: Lora = Lora()
@@ -158,14 +187,18 @@ class JobSpec(Section, frozen=True):
     ssh: SshSpec = SshSpec()
     slurm: SlurmSpec = SlurmSpec()
     env: dict[str, str] = {}
+    """Environment variables of the ranks."""
     secrets: tuple[str, ...] = ()
     """Names of environment variables to pass to the ranks. No file of the run holds their values."""
     notify: NotifySpec = NotifySpec()
     verify_adapter: bool = False
     """At the end, load the saved adapter into a fresh base model and compare the logits."""
     max_restarts: int = 0
+    """Restarts from the newest checkpoint after a failure."""
     elastic: bool = False
+    """Restart with the nodes that are left if a node is lost."""
     heartbeat_timeout: float = 60.0
+    """Seconds without a heartbeat after which a node is lost."""
     stop_deadline: float = 25.0
     """Seconds that a requested stop may take before zlaunch ends the processes."""
     program: tuple[str, ...] = ()

@@ -92,8 +92,15 @@ _CORE = (
         "-+0123456789.",
     ),
 )
+
+
+class _CoreDumper(yaml.SafeDumper):
+    """Quotes strings that YAML 1.2 or 1.1 reads as something else."""
+
+
 for _tag, _pattern, _first in _CORE:
-    _CoreLoader.add_implicit_resolver(_tag, re.compile(rf"^(?:{_pattern})$"), ["" if c == "\0" else c for c in _first])
+    for _kind in (_CoreLoader, _CoreDumper):
+        _kind.add_implicit_resolver(_tag, re.compile(rf"^(?:{_pattern})$"), ["" if c == "\0" else c for c in _first])
 
 
 def _construct_int(loader: _CoreLoader, node: yaml.ScalarNode) -> int:
@@ -104,6 +111,15 @@ def _construct_int(loader: _CoreLoader, node: yaml.ScalarNode) -> int:
 
 
 _CoreLoader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+
+
+def dumps(value: Any, *, flow: bool = False) -> str:
+    """The text of a value, which `loads` reads back. `flow`: on one line, as in `{path: a, weight: 2}`."""
+    width = float("inf") if flow else None
+    text: str = yaml.dump(
+        value, Dumper=_CoreDumper, default_flow_style=flow, allow_unicode=True, sort_keys=False, width=width
+    )
+    return text.rstrip("\n") if flow else text
 
 
 def unusable(text: Any) -> str | None:

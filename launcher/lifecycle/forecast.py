@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from launcher.backends.ssh.host_request import requested_hosts
 from launcher.errors import SpecError, TargetError, UsageError
 from launcher.job.spec import JobSpec
 from launcher.lifecycle import checks
 from launcher.machine import facts
-from launcher.plan import agent_plan, gpus, situation
+from launcher.plan import agent_plan, batch_job, gpus, situation
 from launcher.plan.candidates import Candidate
 from launcher.plan.changes import DoesNotFit
 from launcher.plan.fastest import choose, in_fp8
@@ -128,15 +130,69 @@ def situation_of(gpu: str | None, gpu_memory: str | None, nodes: int, per_node: 
         found = facts.local_gpus()
     except TargetError as error:
         raise TargetError(str(error), hint="name the GPU to plan for: --gpu h100, or --gpu-memory 80GiB") from error
-    if found:
-        smallest = min(card.memory_bytes for card in found)
-        if not smallest:
-            message = f"nvidia-smi does not report the memory of {found[0].name}"
-            raise SpecError(message, hint="set it, for example --gpu-memory 24GiB")
-        oldest = min((card.compute_capability for card in found if card.compute_capability), default=None)
-        return Situation.of(world, smallest, found[0].name, oldest), False
+    return (_with_cards(found, world), False) if found else (_assumed(world), True)
+
+
+def situation_for(
+    wanted: JobSpec, backend: str, gpu: str | None, own: Callable[[Mapping[str, str]], facts.Gpus]
+) -> tuple[Situation, bool] | None:
+    """The GPUs that a start by `backend` would have, without asking a host; None: it trains on CPUs.
+
+    `gpu`: a name or a size that counts instead. `own`: the GPUs of this machine, for an environment. True: the GPU is
+    assumed. Raises UsageError and TargetError.
+    """
+    if wanted.device == "cpu" and not gpu:
+        return None
+    if backend == "local" and not gpu:
+        here = _here(wanted, own(wanted.env))
+        return (here, False) if here else None
+    ranks = (wanted.local.gpus or 1) if backend == "local" else ranks_of(wanted, backend)
+    name = gpu or (wanted.slurm.gpu if backend == "slurm" else None)
+    if name:
+        title, size = gpus.parse_gpu(name)
+        return Situation.of(ranks, size, title), False
+    kind = str(wanted.slurm.gpus_per_node or "").rpartition(":")[0]
+    known = gpus.of_gres(kind) if kind and backend == "slurm" else None
+    return (Situation.of(ranks, known.memory_bytes, known.title), False) if known else (_assumed(ranks), True)
+
+
+def _here(wanted: JobSpec, found: facts.Gpus) -> Situation | None:
+    """On the GPUs that a run on this machine would take; None: it would train on the CPU. Raises TargetError."""
+    if found.error:
+        raise TargetError(f"cannot tell which GPUs this machine has: {found.error}", hint=facts.GPU_HINT)
+    if not found.seen and wanted.device == "auto" and not wanted.local.gpus:
+        return None
+    ranks = wanted.local.gpus or max(1, len(found.seen))
+    if len(found.seen) < ranks:
+        raise TargetError(f"{ranks} GPUs requested, {len(found.seen)} found on this machine")
+    return _with_cards(found.seen[:ranks], ranks)
+
+
+def _with_cards(found: Sequence[facts.Gpu], world: int) -> Situation:
+    """On these GPUs of this machine. Raises SpecError."""
+    smallest = min(card.memory_bytes for card in found)
+    if not smallest:
+        message = f"nvidia-smi does not report the memory of {found[0].name}"
+        raise SpecError(message, hint="set it, for example --gpu-memory 24GiB")
+    oldest = min((card.compute_capability for card in found if card.compute_capability), default=None)
+    return Situation.of(world, smallest, found[0].name, oldest)
+
+
+def _assumed(world: int) -> Situation:
     h100 = gpus.GPUS["h100"]
-    return Situation.of(world, h100.memory_bytes, h100.title), True
+    return Situation.of(world, h100.memory_bytes, h100.title)
+
+
+GPU_TITLES = {key: gpu.title for key, gpu in gpus.GPUS.items()}
+"""{name that a job or --gpu gives: title} of the GPUs that can be planned for."""
+
+
+def ranks_of(wanted: JobSpec, backend: str) -> int:
+    """Ranks that a start by `ssh` or `slurm` would have, without asking a host: one where nothing says how many."""
+    if backend == "slurm":
+        return wanted.slurm.nodes * batch_job.procs_per_node(wanted.slurm, "cpu" if wanted.device == "cpu" else "cuda")
+    hosts = requested_hosts(wanted.ssh)
+    return sum(len(slots) for slots in hosts.slots(dict.fromkeys(hosts.pool, 1)).values())
 
 
 def work_of(wanted: JobSpec, best: Candidate) -> dict[str, Any] | None:
@@ -211,6 +267,7 @@ def _refusal(refused: Refused) -> dict[str, Any]:
         "changes": [
             {
                 "change": change.text,
+                "values": change.values,
                 "predicted_peak_bytes": change.candidate.cost.memory.total,
                 "tokens_per_second": round(change.candidate.cost.tokens_per_second),
             }

@@ -32,6 +32,8 @@ class Change:
     text: str
     """As the user would type it."""
     candidate: Candidate
+    values: Values
+    """What changes in the job, if that is enough; empty: other GPUs are needed."""
 
 
 class DoesNotFit(CompatibilityError):
@@ -75,7 +77,7 @@ def _changes(spec: JobSpec, situation: Situation, records: int, rated: Rated) ->
             texts.append(f"{place.world_size} GPUs like this one{shared}")
         elif place != situation:
             texts.append(f"a GPU of {place.gpu_memory_bytes / GIB:.0f} GiB ({place.gpu_name})")
-        yield Change(", ".join(texts), best)
+        yield Change(", ".join(texts), best, values if place == situation else {})
 
 
 def _ideas(spec: JobSpec, situation: Situation, records: int) -> Iterator[Idea]:

@@ -12,7 +12,7 @@ from typing import Any
 from launcher.errors import RunNotFound
 from launcher.node import processes, run_files
 from launcher.node.agent.causes import first_cause
-from launcher.rundir import shapes
+from launcher.rundir import jsonl, shapes
 from launcher.rundir.directory import RunDir
 
 Record = dict[str, Any]
@@ -112,6 +112,17 @@ def damaged_records(run: RunDir) -> dict[Path, str]:
             continue
         except RunNotFound as error:
             found[path] = str(error)
+    return found
+
+
+def damage(run: RunDir) -> list[str]:
+    """What is wrong with the node records, events and metrics of a run. What cannot be read is left out elsewhere."""
+    found = [f"{path.relative_to(run.path)}: {reason}" for path, reason in damaged_records(run).items()]
+    for path, shape in ((run.events, shapes.Event), (run.metrics, shapes.Metric)):
+        if lines := jsonl.damaged_lines(path, shape):
+            found.append(f"{path.name}: {len(lines)} cut off, the first is line {lines[0]}")
+        elif jsonl.ends_torn(path) and not processes.find_run_processes(run.run_id):
+            found.append(f"{path.name}: the last line is cut off")
     return found
 
 

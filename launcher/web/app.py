@@ -14,9 +14,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from launcher.errors import RunNotFound, UsageError, ZlaunchError
 from launcher.web import actions, chats, pages
 from launcher.web.board import Board
+from launcher.web.new_run import new_run_routes
 from launcher.web.security import Guard
 
-ROUTES = [*pages.ROUTES, *actions.ROUTES, *chats.ROUTES]
+ROUTES = [*pages.ROUTES, *actions.ROUTES, *chats.ROUTES, *new_run_routes.ROUTES]
 
 
 def application(

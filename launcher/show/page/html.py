@@ -29,9 +29,10 @@ def render(
 ) -> str:
     """The text of a page. `page` is for the template, `data` for the scripts.
 
-    `live`: the page is served by `zlaunch ui` and may ask that server for news; `more` are further scripts of it.
+    `live`: the page is served by `zlaunch ui` and may ask that server for news; `more` are its own scripts and style
+    sheets.
     """
-    own = ("page.js", *(("live.js",) if live else ()), *more)
+    own = ("page.js", *(("live.js",) if live else ()), *(name for name in more if name.endswith(".js")))
     sources = [_licensed("uPlot"), _licensed("jsdiff"), *map(_source, own)]
     scripts = [Markup(source) for source in sources]
     hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
@@ -42,7 +43,9 @@ def render(
             page=page,
             data=Markup(for_script(data)),
             scripts=scripts,
-            styles=Markup(_source("uPlot.min.css") + _source("page.css")),
+            styles=Markup(
+                "".join(map(_source, ("uPlot.min.css", "page.css", *(name for name in more if name.endswith(".css")))))
+            ),
             policy=f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
             f"script-src {hashes}; {_LIVE if live else _ALONE}",
             live=live,

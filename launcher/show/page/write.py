@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher import __version__
-from launcher.errors import TargetError
+from launcher.machine.storage import written
 from launcher.rundir.directory import RunDir, write_atomic
 from launcher.rundir.state import RunState
 from launcher.show.page import compare, gather, html, words
@@ -17,7 +17,7 @@ from launcher.show.page import compare, gather, html, words
 def write_report(run: RunDir, state: RunState, file: Path | None = None) -> Path:
     """Write the page of a run, by default into its directory. Returns its path.
 
-    Raises RunNotFound for damaged files, TargetError if the file cannot be written.
+    Raises RunNotFound for damaged files, StorageError if the file cannot be written.
     """
     page = gather.run_page(run, state)
     return write(file or run.report, run_text(page))
@@ -69,7 +69,7 @@ def chat_text(models: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]]) 
 def write_comparison(
     title: str, pages: Sequence[dict[str, Any]], swept: Sequence[dict[str, Any]], missing: Sequence[str], file: Path
 ) -> Path:
-    """Write the page of several runs; see comparison_text. Raises TargetError if the file cannot be written."""
+    """Write the page of several runs; see comparison_text. Raises StorageError if the file cannot be written."""
     return write(file, comparison_text(title, pages, swept, missing))
 
 
@@ -106,8 +106,6 @@ def comparison_text(
 
 
 def write(file: Path, text: str) -> Path:
-    try:
+    with written(file):
         write_atomic(file, text)
-    except OSError as error:
-        raise TargetError(f"cannot write {file}: {error.strerror}") from error
     return file

@@ -133,6 +133,20 @@ def test_a_record_is_shown_with_the_tokens_that_carry_loss_and_its_keys(tmp_path
     assert "messages[].role" in data_show.text(only)
 
 
+def test_a_form_shows_the_records_that_the_command_shows(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from launcher.web.new_run import form_answers
+
+    monkeypatch.setenv("ZLAUNCH_CACHE", str(tmp_path / "cache"))
+    records(tmp_path / "a.jsonl", GOOD[1], {"instruction": "q"})
+    values = {"device": "cpu", "model.path": str(model), "data.train": "a.jsonl"}
+    good, bad = form_answers.records(values, 3, tmp_path)["records"]
+    learned = ["".join(span["texts"]) for span in good["spans"] if span["loss"]]
+    assert learned == [f"{GOOD[1]['output']}<|im_end|>"]
+    assert "the key 'output' is missing" in bad["problem"]
+
+
 def test_the_cost_of_a_sequence_per_answer_is_reported(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
