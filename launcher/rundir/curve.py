@@ -207,8 +207,8 @@ def _readable(lines: Sequence[bytes]) -> tuple[list[bytes], list[float | None]]:
 def _decode(line: bytes) -> Metric:
     try:
         return _METRIC.decode(line)
-    except msgspec.MsgspecError:  # a value of another type, which RunDir.damage reports
-        values = msgspec.json.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError):  # a value of another type or no text: commands report the line
+        values = msgspec.json.decode(line.decode("utf-8", "replace"))
         return Metric(**{name: values[name] for name in Metric.__struct_fields__ if _is_number(values.get(name))})
 
 

@@ -277,7 +277,7 @@ def _state(case: Case, shown: str) -> str:
 
 def _check_losses(case: Case, shown: str) -> None:
     try:
-        lines = (case.run / "metrics.jsonl").read_text().splitlines()
+        lines = (case.run / "metrics.jsonl").read_text(errors="replace").splitlines()
         result = json.loads((case.run / "result.json").read_text())
     except (OSError, ValueError) as error:
         raise Wrong(f"no results: {shown}: {error}") from None
@@ -319,8 +319,10 @@ def _outside(case: Case) -> set[str]:
     run = case.run
     found = set()
     for path in case.folder.rglob("*"):
-        if path.is_relative_to(run) or path.name in ("clock", "filler") or path.name.startswith("slurm-"):
-            continue  # the last ones are the cache of what a cluster said of itself
+        if path.is_relative_to(run) or path.name in ("clock", "filler"):
+            continue
+        if path.is_relative_to(case.folder / "home" / ".cache"):  # tokens, and what a cluster said of itself
+            continue
         if path.is_file():
             found.add(path.relative_to(case.folder).as_posix())
     return found

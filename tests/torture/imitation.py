@@ -3,7 +3,7 @@
     imitation.py STEPS SECONDS_PER_STEP [CHECKPOINT_EVERY]
 
 The loss of a step follows from the state after the step before, so a run that lost or repeated a step ends elsewhere.
-Rank 0 writes; every rank steps. It uses the standard library and the room of checkpoints only.
+Rank 0 writes; every rank steps. It uses the standard library and train/rundir only.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from train.rundir.checkpoints import MARKER, SCHEMA, STATE, complete, manifest, set_aside, undamaged
+from train.rundir.run_files import append_line
 
 EXIT_STOPPED = 75
 CHECKPOINTS = Path("checkpoints")
@@ -70,8 +71,7 @@ def save(step: int, state: str, loss: float) -> None:
 
 
 def append(name: str, content: dict[str, Any]) -> None:
-    with Path(name).open("a", encoding="utf-8") as file:
-        file.write(json.dumps({**content, "time": time.time()}) + "\n")
+    append_line(Path(name), {**content, "time": time.time()})
 
 
 def finish(loss: float, steps: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from launcher.backends.ssh.watch import HostWatch
-from launcher.errors import TargetError
+from launcher.errors import HostsError, TargetError
 from launcher.machine.storage import storage_error
 from launcher.node import run_files
 from launcher.node.farend.common import ANSWER
@@ -76,12 +76,21 @@ def require_room(session: Session, run: RunDir, sizes: Iterable[int]) -> None:
 def copy_results(watch: HostWatch, *, checkpoints: bool = False, seconds: float = float("inf")) -> list[str] | None:
     """Copy all logs, and the results from node 0; return the results' names. None: node 0 is out of reach.
 
-    `seconds`: for the logs of one host.
+    `seconds`: for the logs of one host. Raises HostsError, and TargetError for a disk that is full here.
     """
     watch.poll(logs=True, seconds=seconds)
-    run, session, run_dir = watch.run, watch.fleet.sessions[0], watch.places[0].run_dir
+    session = watch.fleet.sessions[0]
     if not session.is_open:
         return None
+    try:
+        return _copy_from(session, watch, checkpoints=checkpoints)
+    except HostError as error:
+        raise HostsError("cannot copy the results of the run", {session.name: str(error)}) from error
+
+
+def _copy_from(session: Session, watch: HostWatch, *, checkpoints: bool) -> list[str]:
+    """Copy the results of a run from its first host; return their names. Raises HostError."""
+    run, run_dir = watch.run, watch.places[0].run_dir
     tops = [*RESULTS, *([run_files.CHECKPOINTS] if checkpoints else [])]
     found = files_below(session, run_dir, tops, lambda name: is_result(name) or is_checkpoint(name))
 

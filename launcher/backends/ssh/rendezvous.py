@@ -52,7 +52,7 @@ def probe_peers(fleet: Fleet, facts: Mapping[int, Json], token: str, rendezvous:
         return answer
 
     answers = fleet.on_all_hosts("cannot ask the hosts about each other", probe)
-    fleet.sessions[0].call("unlisten")
+    fleet.on_all_hosts("cannot end listening on the first host", lambda _, session: session.call("unlisten"), [0])
     return answers
 
 

@@ -119,7 +119,11 @@ def _survey(job: JobSpec, request: HostRequest, fleet: Fleet) -> Survey:
         problems[rank].append(problem)
     _refuse("the hosts are not ready", fleet, problems)
     _refuse("the hosts cannot run the image", fleet, image_problems(ask_images(fleet, job, device, ranks)))
-    rendezvous = open_rendezvous(fleet.sessions[0], 0, facts, job.ssh.master_addr)
+    rendezvous = fleet.on_all_hosts(
+        "cannot listen on the first host",
+        lambda rank, session: open_rendezvous(session, rank, facts, job.ssh.master_addr),
+        [0],
+    )[0]
     answers = probe_peers(fleet, facts, token, rendezvous)
     return Survey(
         fleet,

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from launcher.rundir import curve
+from launcher.rundir import curve, shapes
 from launcher.rundir.curve import Curves, last_metric
+from launcher.rundir.jsonl import damaged_lines
 
 
 def line(step: int, loss: float | None = None, **fields: Any) -> str:
@@ -33,6 +34,16 @@ def test_a_short_curve_is_every_line(tmp_path: Path) -> None:
         file.write(line(3, 0.5)[9:] + '{"step": 4, "loss": 0.25, "time": "odd"}\n{"step": 5, "loss": null}\n17\n')
     assert points(curves) == [(1, 2.0), (2, 1.0), (3, 0.5), (4, 0.25)]
     assert not curves.file.exists()
+
+
+@pytest.mark.parametrize(
+    "damage", [b'"x": "\xe1"', b'"epoch": "\xff"', b'"records": [1', b'"x": "\xe1", "epoch": "odd"']
+)
+def test_a_line_with_damage_beside_its_loss_ends_nothing_and_is_found(tmp_path: Path, damage: bytes) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_bytes(line(1, 2.0).encode() + b'{"step": 2, "loss": 1.5, ' + damage + b"}\n" + line(3, 1.0).encode())
+    assert {(1, 2.0), (3, 1.0)} <= set(points(Curves(metrics))) <= {(1, 2.0), (2, 1.5), (3, 1.0)}
+    assert damaged_lines(metrics, shapes.Metric) == [2]
 
 
 def test_a_missing_file_is_an_empty_curve(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from filelock import FileLock
 from launcher.backends.ssh.copy_files import copy_results
 from launcher.backends.ssh.mirror import Mirror
 from launcher.backends.ssh.watch import HostWatch, NodeView, run_state
-from launcher.errors import TargetError
+from launcher.errors import HostsError, TargetError
 from launcher.remote.connect import Options
 from launcher.remote.fleet import Fleet
-from launcher.remote.session import HostError, Json
+from launcher.remote.session import Json
 from launcher.rundir.directory import RunDir, RunRecord
 from launcher.rundir.state import RunState
 from tests.beds.fake_hosts import FakeSession, fake_watch
@@ -45,7 +45,7 @@ def watch(run: RunDir, host: FakeSession) -> HostWatch:
 def test_an_interrupted_pull_leaves_no_checkpoint_that_counts(watch: HostWatch, host: FakeSession) -> None:
     host.files = (("checkpoints/step-5/COMPLETE", 1), ("checkpoints/step-5/weights", 1))
     host.bytes_left = 1
-    with pytest.raises(HostError):
+    with pytest.raises(HostsError, match="one: "):
         copy_results(watch, checkpoints=True)
     assert watch.run.checkpoint_steps() == []
     host.bytes_left = 99
