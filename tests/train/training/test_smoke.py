@@ -57,9 +57,9 @@ def test_a_run_resumed_after_ctrl_c_ends_with_the_adapter_of_an_undisturbed_run(
         stderr=subprocess.STDOUT,
         text=True,
     )
-    wait_for(lambda: [f for f in tmp_path.glob("runs/*/metrics.jsonl") if f.read_text().count("\n") >= 3], 100)
+    wait_for(lambda: [f for f in tmp_path.glob("runs/*/metrics.jsonl") if f.read_text().count("\n") >= 3], 300)
     attached.send_signal(signal.SIGINT)
-    out, _ = attached.communicate(timeout=60)
+    out, _ = attached.communicate(timeout=200)
     run = next(tmp_path.glob("runs/*"))
     assert attached.returncode == 130, out
     assert processes_of(run.name) == []
