@@ -13,8 +13,8 @@ env: ## make .venv with everything in it; do nothing if it is current
 demo: env ## train a small real model on the bundled records, and show what it learned
 	.venv/bin/zlaunch local templates/demo/job.yaml
 
-test: env ## run the whole test suite in two processes
-	$(PY) -m pytest -n 2 --no-loadscope-reorder $(PYTEST_ARGS)
+test: env ## run the whole test suite in three processes
+	$(PY) -m pytest -n 3 --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-fast: env ## run the tests that need neither torch nor a test bed
 	$(PY) -m pytest -n 2 --no-loadscope-reorder -m "not slurm and not ssh and not container and not browser and not train" $(PYTEST_ARGS)
