@@ -140,14 +140,17 @@ def evaluation(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Columns of plain text, with a dash for a missing value."""
+    """Columns of plain text, with a dash for a missing value. Wide characters count two."""
+    from rich.cells import cell_len
+
     columns = list(dict.fromkeys(key for item in rows for key in item if key not in ("failure", "error", "hang")))
     if any("failure" in item for item in rows):
         columns.append("failure")
     cells = [columns, *([_cell(item.get(column)) for column in columns] for item in rows)]
-    widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
+    widths = [max(cell_len(line[index]) for line in cells) for index in range(len(columns))]
     return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells
+        "  ".join(text + " " * (width - cell_len(text)) for text, width in zip(line, widths, strict=True)).rstrip()
+        for line in cells
     )
 
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.cells import cell_len
 
 from launcher.cli import cli
+from launcher.commands.report import table
 from launcher.lifecycle import sweep
 from launcher.rundir.directory import RunDir, RunRecord
 from launcher.rundir.state import RunState
@@ -159,3 +161,8 @@ def test_the_page_of_a_users_program_shows_its_output(root: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert "The program has ended" in text
     assert "first\n&lt;b&gt;last&lt;/b&gt;" in text
+
+
+def test_names_of_any_width_are_aligned() -> None:
+    lines = table([{"run": "情感分类-1", "loss": 1.5}, {"run": "demo-1", "loss": 2.5}]).splitlines()
+    assert [cell_len(line.rpartition("  ")[0]) for line in lines] == [len("情感分类-1") + 4] * 3
