@@ -24,6 +24,7 @@ from train.errors import UserError, report
 from train.model import limits
 from train.model.base import local_directory
 from train.model.load import load_for_training, load_tokenizer
+from train.rundir.counter import Lines
 from train.rundir.run_files import RunDir, write_atomic, write_json
 from train.training.evaluator import Evaluator, InferenceOnly
 from train.training.loss import AnswerLoss
@@ -82,7 +83,8 @@ def evaluation_config(config: TrainConfig, options: argparse.Namespace, world: W
 def evaluate(config: TrainConfig, world: World, rundir: RunDir, adapter: TrainedAdapter, place: Path) -> None:
     """Measure the adapter on config.data.eval, and write what was found to `place` (a collective). Raises UserError."""
     evaluator = _evaluator(config, world, rundir, adapter)
-    evaluation = evaluator.evaluate()
+    answered = Lines("answered", "records").at
+    evaluation = evaluator.evaluate(answered if world.first else lambda done, total: None)
     if evaluation is None:  # rank 0 has it
         return
     place.mkdir(parents=True, exist_ok=True)

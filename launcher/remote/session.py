@@ -10,7 +10,7 @@ import secrets
 import shlex
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -201,8 +201,10 @@ class Session:
         """Call one operation of the far end. Bytes come back under `payload`. Raises HostError."""
         return self._request({"op": operation, "payload": len(payload), **arguments}, [payload], timeout)
 
-    def send_file(self, item: Mapping[str, Any], path: Path, workdir: str) -> Json:
-        """Put one file into the host's store. Raises HostError."""
+    def send_file(
+        self, item: Mapping[str, Any], path: Path, workdir: str, moved: Callable[[int], None] = lambda size: None
+    ) -> Json:
+        """Put one file into the host's store; `moved` gets the size of each block. Raises HostError."""
         try:
             file = path.open("rb")
         except OSError as error:
@@ -215,6 +217,7 @@ class Session:
                 block = file.read(min(BLOCK, left)) or b"\0" * min(BLOCK, left)
                 left -= len(block)
                 yield block
+                moved(len(block))
 
         with file:
             return self._request({"op": "store_input", "item": dict(item), "workdir": workdir}, blocks(), SEND_TIMEOUT)

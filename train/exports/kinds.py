@@ -79,6 +79,7 @@ def _write_merged(adapter: TrainedAdapter, tokenizer: Any, place: Path, tell: Pr
     model.generation_config.update(**saved_settings(tokenizer, stop), **sampling)
     longest = getattr(model.config, "max_position_embeddings", None)
     tokenizer.model_max_length = longest or tokenizer.model_max_length  # Unsloth sets it to the length of training
+    tell("writing the merged model")
     model.save_pretrained(place)
     tokenizer.save_pretrained(place)
     make_portable(place, adapter.base, adapter.revision)

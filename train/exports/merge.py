@@ -37,16 +37,19 @@ def merge(adapter: TrainedAdapter, tell: Print) -> Any:
     quantization = adapter.config.model.quantization
     quantized = adapter.config.model.loads_quantized
     dtype = torch.bfloat16 if quantized else "auto"
+    tell("loading the base model")
     base = adapter.load_base(dtype)
     adapted = PeftModel.from_pretrained(base, adapter.directory)
     trained = _logits(adapted)
     with adapted.disable_adapter():
         untrained = _logits(adapted)
     if quantized:
+        tell(f"loading it again, from {quantization} weights to 16 bits")
         del adapted, base  # two models might not fit into memory
         base = _dequantized(adapter.load_base(dtype))
         adapted = PeftModel.from_pretrained(base, adapter.directory)
     _untie_if_adapted(adapted)
+    tell("merging the adapter into the base model")
     try:
         merged = adapted.merge_and_unload(safe_merge=True)
     except (RuntimeError, ValueError, NotImplementedError) as error:

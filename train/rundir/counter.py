@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 from train.rundir.run_files import RunDir
@@ -25,3 +26,19 @@ class Counter:
             self.written = now
             known = {"total": round(total)} if total else {}
             self.rundir.event("progress", name=self.phase, unit=self.unit, done=round(done), **known)
+
+
+class Lines:
+    """The same as lines on standard error, for commands that have no run: `answered 40 of 500 records, 12 s left`."""
+
+    def __init__(self, doing: str, unit: str) -> None:
+        self.doing, self.unit = doing, unit
+        self.begun = self.written = time.monotonic()
+
+    def at(self, done: float, total: float | None = None) -> None:
+        now = time.monotonic()
+        if now - self.written >= MOST_SECONDS / 2:
+            self.written = now
+            left = f", {(now - self.begun) * (total / done - 1):.0f} s left" if total and done else ""
+            of = f" of {total:,.0f}" if total else ""
+            print(f"{self.doing} {done:,.0f}{of} {self.unit}{left}", file=sys.stderr, flush=True)

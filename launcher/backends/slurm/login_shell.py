@@ -14,12 +14,13 @@ import uuid
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from launcher.backends.slurm.sbatch_variables import CLEAN
 from launcher.backends.slurm.shell import TIMEOUT, name_of
 from launcher.backends.slurm.synced_files import CHECKPOINTS, MIRRORED, NOT_SENT, STORE
 from launcher.errors import TargetError
+from launcher.machine.byte_progress import ByteProgress, Counted
 from launcher.machine.process import Result
 from launcher.node import run_files
 from launcher.remote import connect
@@ -193,8 +194,9 @@ class LoginShell:
     def _upload(self, archive: IO[bytes], what: str) -> str:
         """Upload an archive under a new name in the working directory; return its path there."""
         remote = f"{self._workdir}/.incoming-{uuid.uuid4().hex[:8]}.tar.gz"
+        progress = ByteProgress(f"{self.login}: {what}", archive.seek(0, io.SEEK_END))
         archive.seek(0)
-        self._put(archive, remote, what)
+        self._put(cast(IO[bytes], Counted(archive, progress)), remote, what)
         return remote
 
     def _unpack(self, remote: str, line: str, what: str) -> None:

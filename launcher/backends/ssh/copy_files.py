@@ -9,6 +9,7 @@ from pathlib import Path
 
 from launcher.backends.ssh.watch import HostWatch
 from launcher.errors import HostsError, TargetError
+from launcher.machine.byte_progress import ByteProgress
 from launcher.machine.storage import storage_error
 from launcher.node import run_files
 from launcher.node.farend.common import ANSWER
@@ -21,8 +22,17 @@ RESULTS = (run_files.RESULT, run_files.METRICS, run_files.PREDICTIONS, run_files
 """Files and directories that node 0 writes."""
 
 
-def download(session: Session, run_dir: str, name: str, size: int, target: Path) -> None:
-    """Copy one file of a host's run directory to `target`, whole or not at all. Raises TargetError."""
+def _nothing(size: int) -> None:
+    """Count no bytes."""
+
+
+def download(
+    session: Session, run_dir: str, name: str, size: int, target: Path, moved: Callable[[int], None] = _nothing
+) -> None:
+    """Copy one file of a host's run directory to `target`, whole or not at all. Raises TargetError.
+
+    `moved` gets the size of each block.
+    """
     temporary = target.with_name(f".{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -30,6 +40,7 @@ def download(session: Session, run_dir: str, name: str, size: int, target: Path)
             while file.tell() < size:
                 data = session.call("get", run_dir=run_dir, name=name, offset=file.tell())["payload"]
                 file.write(data)
+                moved(len(data))
                 if len(data) < ANSWER:  # a whole block, or the file's end
                     break
         temporary.replace(target)
@@ -73,22 +84,25 @@ def require_room(session: Session, run: RunDir, sizes: Iterable[int]) -> None:
         raise HostError(f"the files on {session.name} have {total} bytes, and {free} are free at {run.path}")
 
 
-def copy_results(watch: HostWatch, *, checkpoints: bool = False, seconds: float = float("inf")) -> list[str] | None:
+def copy_results(
+    watch: HostWatch, *, checkpoints: bool = False, seconds: float = float("inf"), shown: bool = False
+) -> list[str] | None:
     """Copy all logs, and the results from node 0; return the results' names. None: node 0 is out of reach.
 
-    `seconds`: for the logs of one host. Raises HostsError, and TargetError for a disk that is full here.
+    `seconds`: for the logs of one host. `shown`: a copy that takes long prints how far it is. Raises HostsError, and
+    TargetError for a disk that is full here.
     """
     watch.poll(logs=True, seconds=seconds)
     session = watch.fleet.sessions[0]
     if not session.is_open:
         return None
     try:
-        return _copy_from(session, watch, checkpoints=checkpoints)
+        return _copy_from(session, watch, checkpoints=checkpoints, shown=shown)
     except HostError as error:
         raise HostsError("cannot copy the results of the run", {session.name: str(error)}) from error
 
 
-def _copy_from(session: Session, watch: HostWatch, *, checkpoints: bool) -> list[str]:
+def _copy_from(session: Session, watch: HostWatch, *, checkpoints: bool, shown: bool) -> list[str]:
     """Copy the results of a run from its first host; return their names. Raises HostError."""
     run, run_dir = watch.run, watch.places[0].run_dir
     tops = [*RESULTS, *([run_files.CHECKPOINTS] if checkpoints else [])]
@@ -101,9 +115,10 @@ def _copy_from(session: Session, watch: HostWatch, *, checkpoints: bool) -> list
     files = {name: size for name, size in found.items() if not is_here(name, size)}
     require_room(session, run, files.values())
     copied = []
+    moved = ByteProgress(f"copying results from {session.name}", sum(files.values())).moved if shown else _nothing
     # The file that marks a checkpoint as complete comes last, so an interrupted copy does not count as one.
     for name, size in sorted(files.items(), key=lambda file: file[0].endswith(f"/{run_files.COMPLETE}")):
-        download(session, run_dir, name, size, run.path / name)
+        download(session, run_dir, name, size, run.path / name, moved)
         if name != run_files.METRICS:
             copied.append(name)
     return copied

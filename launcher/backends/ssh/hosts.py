@@ -145,7 +145,7 @@ class SshBackend:
         Raises TargetError when the first host, which has the results, is out of reach.
         """
         watch = self.watch(run)
-        copied = copy_results(watch, checkpoints=checkpoints)
+        copied = copy_results(watch, checkpoints=checkpoints, shown=True)
         if copied is None:
             host, why = watch.places[0].host, watch.views[0].error
             raise TargetError(f"cannot reach {host}, which has the results of {run.run_id}: {why}")

@@ -11,6 +11,7 @@ from launcher.backends.ssh.stop import stop_now
 from launcher.backends.ssh.watch import HostWatch, NodePlace, NodeView
 from launcher.errors import HostsError, TargetError
 from launcher.job.inputs import Input, links_of
+from launcher.machine.byte_progress import ByteProgress
 from launcher.remote.session import Json, Session
 
 if TYPE_CHECKING:
@@ -48,22 +49,25 @@ def forget_moved_nodes(watch: HostWatch, former: Sequence[NodePlace]) -> None:
 def send_files(watch: HostWatch, inputs: Sequence[Input]) -> None:
     """Send the input files that are missing and the run's bundle, once per working directory. Raises HostsError."""
     packed = bundle.build(watch.run)
+    leaders = sorted({place.leader for place in watch.places})
+    progress = ByteProgress(f"sending input files to {len(leaders)} host{'s' if len(leaders) > 1 else ''}")
 
     def send(node: int, session: Session) -> None:
         place = watch.places[node]
-        links = _send_inputs(session, inputs, place.workdir) if inputs else {}
+        links = _send_inputs(session, inputs, place.workdir, progress) if inputs else {}
         session.call("unpack", packed, run_dir=place.run_dir, links=links)
 
-    watch.fleet.on_all_hosts("cannot send the run", send, sorted({place.leader for place in watch.places}))
+    watch.fleet.on_all_hosts("cannot send the run", send, leaders)
 
 
-def _send_inputs(session: Session, inputs: Sequence[Input], workdir: str) -> dict[str, str]:
+def _send_inputs(session: Session, inputs: Sequence[Input], workdir: str, progress: ByteProgress) -> dict[str, str]:
     """Send what the host's store lacks; return {name in the run directory: path there}."""
     items = [file.item for file in inputs]
     paths: dict[str, str] = session.call("find_inputs", inputs=items, workdir=workdir, timeout=600)["found"]
-    for file in inputs:
-        if file.sha256 not in paths:
-            paths[file.sha256] = session.send_file(file.item, file.path, workdir)["path"]
+    missing = {file.sha256: file for file in inputs if file.sha256 not in paths}
+    progress.expect(sum(file.size for file in missing.values()))
+    for digest, file in missing.items():
+        paths[digest] = session.send_file(file.item, file.path, workdir, progress.moved)["path"]
     return links_of(inputs, paths)
 
 
