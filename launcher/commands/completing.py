@@ -147,6 +147,7 @@ def _runs_for(with_sweeps: bool) -> Any:
         names = [run.run_id for run in reversed(find.list_runs(root)) if not find.is_dry_run(run)]
         if with_sweeps:
             names += sorted(file.parent.name for file in root.glob("sweeps/[!.]*/sweep.json"))
+        names = [name for name in names if name.isprintable()]  # another locale made the others: no shell can type them
         return _beginning(["last", *names] if names else [], unicodedata.normalize("NFC", incomplete), given)
 
     return complete

@@ -34,6 +34,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         run.write({"plan.json": "{}"})
         if started:
             run.save_record(RunRecord(run_id=run_id, name="x", backend="local", created=1.0))
+    odd = os.fsencode(runs) + b"/\xc7\xe9-20260101-000004-abcd"  # GBK
+    os.mkdir(odd)  # noqa: PTH102 - no path in this locale
+    shutil.copy(os.fsencode(runs / RUN / "run.json"), odd)
     (runs / "sweeps" / "网格-sweep-20260101-000003-abcd").mkdir(parents=True)
     (runs / "sweeps" / "网格-sweep-20260101-000003-abcd" / "sweep.json").touch()
     program = tmp_path / "bin" / "zlaunch"
