@@ -22,6 +22,10 @@ def current(run: RunDir) -> RunState:
         if recorded.is_final and recorded is not RunState.LOST:
             return recorded
         state = backend_of(record.backend).state(run)
+        if state.is_final and record.submitted is None:
+            # A start is under way, and the nodes' records are those of the start before. Its command would take a
+            # CANCELLED in the record for a cancel of its own start.
+            return state
         if state is recorded or store(run, state, record):
             return state
 

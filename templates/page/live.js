@@ -59,18 +59,20 @@ const showRun = (live, close) => {
   if (whole !== JSON.stringify(live.whole)) { close(); again(); return; }
   const curves = JSON.stringify(live.curves);
   if (drawn !== curves) { drawn = curves; refresh(live.curves); }
+  last = live;
   progress(live);
   drawRanks(live);
   readLog();
   document.dispatchEvent(new CustomEvent("zlaunch-run", { detail: live }));
 };
-let drawn = null, lastNodes = null;
+let drawn = null, lastNodes = null, last = null;
+document.addEventListener("zlaunch-language", () => { if (last) { progress(last); drawRanks(last); } });
 const GIB = 2 ** 30, gib = bytes => (bytes / GIB).toFixed(1);
 const meter = (parent, share, text, mark) => {
+  add(parent, "span", text, { class: "small soft" });
   const box = add(parent, "div", null, { class: "meter" });
   add(box, "i", null, { style: `width:${Math.min(100, Math.max(0, 100 * share)).toFixed(1)}%` });
   if (mark) add(box, "b", null, { style: `left:calc(${Math.min(100, 100 * mark).toFixed(1)}% - 2px)` });
-  add(parent, "span", text, { class: "small soft" });
 };
 const drawRanks = live => {
   const body = $("rank-rows"), text = JSON.stringify([live.nodes, document.documentElement.lang]);

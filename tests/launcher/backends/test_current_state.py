@@ -55,6 +55,16 @@ def test_a_slow_answer_about_an_earlier_start_is_not_written_over_the_resumed_ru
     assert (run.record.ids, run.record.submitted, run.record.state) == (("8",), 3.0, "RUNNING")
 
 
+def test_an_end_that_is_seen_while_a_start_is_under_way_is_that_of_the_start_before_and_not_kept(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its command would take the record for a cancel of its own start, and end it."""
+    run.save_record(RunRecord(run_id=RUN_ID, name="x", backend="fake", created=1.0))
+    answer_slowly(monkeypatch, [RunState.CANCELLED], lambda: None)
+    assert current_state.current(run) is RunState.CANCELLED
+    assert run.record.state == "PENDING"
+
+
 def test_a_slow_answer_does_not_bring_back_to_life_what_another_command_saw_end(
     run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
