@@ -27,8 +27,8 @@ FRESH_SECONDS = {"local": 0.5}
 def ui(port: int, host: str, no_browser: bool) -> None:
     """Show the runs under $ZLAUNCH_RUNS in a browser, live: state, curves, answers, logs, comparison.
 
-    The page only reads. The address that is printed holds a token; without it nothing is shown. From another machine,
-    forward the port: ssh -L PORT:127.0.0.1:PORT HOST.
+    Pages also start, stop, resume and export runs, and chat. The address that is printed holds a token; without it
+    nothing is shown. From another machine, forward the port: ssh -L PORT:127.0.0.1:PORT HOST.
     """
     try:
         from launcher.web.server import LOOPBACK, Site
