@@ -1,6 +1,6 @@
 # `make help` lists the targets. CI calls the same targets (.ci/run, .github/workflows/ci.yml).
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-fast lint format types bench bench-gpu bench-multi quality torture audit transformers4 two-at-once clean
+.PHONY: help env demo test test-fast lint format types bench bench-gpu bench-multi quality torture long audit transformers4 two-at-once clean
 PY := .venv/bin/python
 CODE := launcher train tests docker
 
@@ -46,6 +46,9 @@ quality: env ## compare our training with TRL's on a real model; QUALITY_ARGS="-
 torture: env ## damage and interrupt everything, by seed, for hours; TORTURE_ARGS="--seed 2 checkpoints" for a part
 	$(PY) -m tests.torture $(TORTURE_ARGS)
 	$(if $(TORTURE_ARGS),,ZLAUNCH_TORTURE=1 $(PY) -m pytest -n 0 tests/ssh/test_hostile.py)
+
+long: env ## run whole what the suite runs in part: every pair of training settings, ranks killed at every moment of a save
+	ZLAUNCH_LONG=1 $(PY) -m pytest -n 0 -m long $(PYTEST_ARGS)
 
 audit: ## check the locks with hashes for known advisories; needs a network that reaches PyPI or OSV
 	test -x .audit/bin/pip-audit || { python3 -m venv .audit && .audit/bin/pip install -q pip-audit; }

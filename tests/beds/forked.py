@@ -1,22 +1,28 @@
-"""Groups of ranks forked from one process that has imported everything: a start takes one second instead of ten.
+"""Programs forked from one process that has imported everything: a start takes one second instead of ten.
 
-The process reads one request per line and answers with the pids of the ranks, then with their exit statuses. Like the
-agent, it ends the whole group once a rank has failed. Here the others may continue for `grace` seconds.
+The process reads one request per line. A group of ranks is answered with their pids, then with their exit statuses.
+Like the agent, the process ends the whole group once a rank has failed. Here the others may continue for `grace`
+seconds. Any other program of Python is answered with its pid; a further request waits for its end.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import gc
 import importlib
 import json
 import os
 import re
+import runpy
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -46,6 +52,7 @@ class Forkserver:
             text=True,
             start_new_session=True,
         )
+        self._group: list[int] = []
 
     def start(self, run: Path, world_size: int, *, before: dict[str, Any] | None = None, grace: float = 0) -> list[int]:
         """The pids of the ranks of a run. `before`: see `die_before`; their output goes to `ranks.log`."""
@@ -53,13 +60,37 @@ class Forkserver:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         asked = {"run": str(run), "world_size": world_size, "port": port, "before": before, "grace": grace}
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(asked) + "\n")
-        self.process.stdin.flush()
-        return self._answer()
+        self._end_group()
+        self._group = self._ask(asked)
+        return self._group
 
     def wait(self) -> list[int]:
         """The exit statuses of the group that was started last; -9 for a rank that was killed."""
+        self._group = []
+        return self._answer()
+
+    def start_program(self, argv: list[str], env: dict[str, str], output: Path) -> int:
+        """The pid of `python ARGV`, with this environment, its output in a file."""
+        self._end_group()
+        (pid,) = self._ask({"argv": argv, "env": env, "output": str(output), "cwd": os.getcwd()})
+        return pid
+
+    def wait_for_program(self, pid: int, timeout: float) -> int | None:
+        """The exit status of a program; None if it still runs after `timeout` seconds."""
+        return next(iter(self._ask({"pid": pid, "timeout": timeout})), None)
+
+    def _end_group(self) -> None:
+        """End a group that a failed test did not wait for."""
+        if self._group:
+            for pid in self._group:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.wait()
+
+    def _ask(self, asked: dict[str, Any]) -> list[int]:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.flush()
         return self._answer()
 
     def _answer(self) -> list[int]:
@@ -74,6 +105,15 @@ class Forkserver:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.communicate()
+
+
+@functools.cache
+def shared(*first: str) -> Forkserver:
+    """The process that all tests of this process share. Unsloth has its own, because it patches transformers."""
+    cache = tempfile.TemporaryDirectory(prefix="zlaunch-forked-", ignore_cleanup_errors=True)
+    server = Forkserver(*first, ZLAUNCH_CACHE=cache.name)
+    atexit.register(lambda: (server.__exit__(None, None, None), cache.cleanup()))
+    return server
 
 
 def die_before(call: str, path: str, times: int) -> None:
@@ -116,6 +156,38 @@ def rank(asked: dict[str, Any], number: int) -> NoReturn:
         os._exit(status)
 
 
+def program(asked: dict[str, Any]) -> None:
+    """The child: what `python ARGV` does, without its imports."""
+    os.environ.clear()
+    os.environ |= asked["env"]
+    os.chdir(asked["cwd"])
+    null, output = os.open(os.devnull, os.O_RDONLY), os.open(asked["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for number, target in enumerate((null, output, output)):
+        os.dup2(target, number)
+    warnings.filterwarnings("ignore", "'.*' found in sys.modules", RuntimeWarning, "runpy")
+    kind, *sys.argv = asked["argv"]
+    sys.path[0] = asked["cwd"]
+    if kind == "-m":
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    elif kind == "-c":
+        exec(compile(sys.argv[0], "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        sys.argv.insert(0, kind)
+        runpy.run_path(kind, run_name="__main__")
+
+
+def end_of(pid: int, timeout: float) -> list[int]:
+    """The exit status of a child; empty if it still runs after `timeout` seconds."""
+    end = time.monotonic() + timeout
+    while True:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return [os.waitstatus_to_exitcode(status)]
+        if time.monotonic() > end:
+            return []
+        time.sleep(0.005)
+
+
 def group(asked: dict[str, Any], tell: Callable[[list[int]], None]) -> None:
     pids = []
     for number in range(asked["world_size"]):
@@ -143,9 +215,22 @@ def group(asked: dict[str, Any], tell: Callable[[list[int]], None]) -> None:
 if __name__ == "__main__":
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # keep what a library prints out of the answers
-    os.environ["DS_ACCELERATOR"] = "cpu"
+    from train import dist
+
+    dist.prepare(dist.from_environment("cpu"))  # what libraries read when they are imported
     for module in (*sys.argv[1:], *IMPORTED):
         importlib.import_module(module)
     gc.freeze()  # otherwise every child's first garbage collection copies what it shares with this process
     for line in sys.stdin:
-        group(json.loads(line), lambda numbers: print(json.dumps(numbers), file=answers, flush=True))
+        asked = json.loads(line)
+        if "run" in asked:
+            group(asked, lambda numbers: print(json.dumps(numbers), file=answers, flush=True))
+            continue
+        if "pid" in asked:
+            numbers = end_of(asked["pid"], asked["timeout"])
+        elif not (child := os.fork()):
+            program(asked)
+            break
+        else:
+            numbers = [child]
+        print(json.dumps(numbers), file=answers, flush=True)

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.beds import forked
+
 WORDS = ("好", "坏", "高兴", "难过", "天气", "电影", "快递", "朋友", "房间", "服务")
 
 
@@ -30,6 +32,11 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "train": str(write_records(place / "train.jsonl", 40)),
         "eval": str(write_records(place / "eval.jsonl", 6, start=100)),
     }
+
+
+@pytest.fixture(scope="session")
+def forkserver() -> forked.Forkserver:
+    return forked.shared()
 
 
 Configure = Callable[..., Path]

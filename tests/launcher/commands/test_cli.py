@@ -48,7 +48,7 @@ def zlaunch(cwd: Path, *args: str, code: int = 0, **env: str) -> subprocess.Comp
     return done
 
 
-def wait_for(condition, seconds: float = 20.0):
+def wait_for(condition, seconds: float = 60.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"

@@ -206,7 +206,7 @@ def test_unsloth_gives_the_same_losses_for_the_families_it_has_fast_paths_for(be
         )
         for name in WITH_UNSLOTH
     }
-    train(*runs.values(), ZLAUNCH_CACHE=bed.cache)
+    train(*runs.values(), first=("unsloth",), ZLAUNCH_CACHE=bed.cache)
     for name, run in runs.items():
         assert result(run)["engine"] == "unsloth"
         assert metrics(run) == pytest.approx(metrics(bed.runs[name]), rel=1e-3)

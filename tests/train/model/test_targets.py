@@ -47,7 +47,8 @@ def test_wrong_names_of_modules_are_a_users_mistake(
     if engine == "unsloth" and find_spec("unsloth") is None:
         pytest.skip("Unsloth is not installed here")
     runs = [configure("mistake", **over, **{"train.engine": engine}) for over, _ in cases]
-    results = tools(tmp_path, *(("train.__main__", ["--config", str(run / "train.json")]) for run in runs))
+    commands = [("train.__main__", ["--config", str(run / "train.json")]) for run in runs]
+    results = tools(tmp_path, *commands, first=("unsloth",) if engine == "unsloth" else ())
     for (over, message), (status, output) in zip(cases, results, strict=True):
         assert status == 2, (over, output)
         assert message in output

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,6 @@ from tests.train.conftest import write_records
 pytestmark = pytest.mark.train
 
 SHORT = {"train.max_steps": 2, "train.checkpoint_every": 0}
-
-
-@pytest.fixture(scope="module")
-def forkserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forkserver]:
-    with Forkserver(ZLAUNCH_CACHE=str(tmp_path_factory.mktemp("cache"))) as server:
-        yield server
 
 
 def go(server: Forkserver, run: Path, world_size: int = 1) -> list[int]:

@@ -1,25 +1,27 @@
-"""Every pair of settings that train/compat.py allows trains, on two CPU ranks, in as few runs as cover all pairs.
+"""Settings that train/compat.py allows together train, on two CPU ranks, in as few runs as cover them.
 
-Each run gives the losses of the plain run (PEFT, no ZeRO, bucketed) with the same model and quantization.
+`make long` covers every allowed pair of settings, the suite every allowed setting and every engine with ZeRO. Each run
+gives the losses of the plain run (PEFT, no ZeRO, bucketed) with the same model and quantization.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.beds.forked import Forkserver
+from tests.beds import forked
+from tests.beds.campaigns import WHOLE
 from tests.beds.models import MODELS
 from tests.beds.ranks import metrics, result
 from train import compat, families
 
-pytestmark = pytest.mark.train
+pytestmark = [pytest.mark.train, pytest.mark.long]
 
 FAMILY = {family.name: family for family in families.FAMILIES}
 KINDS = ("llama3", "qwen2", "glm4", "baichuan2-13b", "gpt-neox")
@@ -39,21 +41,22 @@ class Combination:
         asked = {name: value for name, value in vars(self).items() if name != "kind"}
         return compat.check(compat.Combination(family=FAMILY[MODELS[self.kind][0]], device="cpu", **asked)) == []
 
-    def pairs(self) -> set[Any]:
-        return set(itertools.combinations(vars(self).items(), 2))
+    def covered(self) -> set[Any]:
+        pairs = set(itertools.combinations(vars(self).items(), 2))
+        return pairs if WHOLE else {*vars(self).items(), (self.engine, self.zero_stage > 0)}
 
     def __str__(self) -> str:
         return f"{self.kind}-{self.engine}-{self.quantization}-zero{self.zero_stage}-{self.packing}"
 
 
 def covering() -> list[Combination]:
-    """Allowed combinations that cover every allowed pair: a greedy cover, most new pairs first."""
+    """Allowed combinations that cover what any allowed one does: a greedy cover, most new first."""
     values = (KINDS, ("fused", "unsloth", "peft"), ("none", "nf4", "int8"), range(4), ("none", "bucket", "pack"))
     allowed = [one for one in itertools.starmap(Combination, itertools.product(*values)) if one.allowed()]
-    missing, chosen = set().union(*(one.pairs() for one in allowed)), []
+    missing, chosen = set().union(*(one.covered() for one in allowed)), []
     while missing:
-        chosen.append(max(allowed, key=lambda one: len(one.pairs() & missing)))
-        missing -= chosen[-1].pairs()
+        chosen.append(max(allowed, key=lambda one: len(one.covered() & missing)))
+        missing -= chosen[-1].covered()
     return sorted(chosen, key=str)
 
 
@@ -71,23 +74,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Forkserver]]:
-    """The process that forks the ranks of an engine. Unsloth has its own, because it patches transformers."""
-    cache, running = str(tmp_path_factory.mktemp("cache")), dict[bool, Forkserver]()
-
-    def server(engine: str) -> Forkserver:
-        unsloth = engine == "unsloth"
-        if unsloth not in running:
-            running[unsloth] = Forkserver(*(["unsloth"] if unsloth else []), ZLAUNCH_CACHE=cache)
-        return running[unsloth]
-
-    yield server
-    for one in running.values():
-        one.__exit__(None, None, None)
-
-
-@pytest.fixture(scope="module")
-def losses(models: Any, servers: Any, configure: Any) -> Callable[[Combination], list[float]]:
+def losses(models: Any, configure: Any) -> Callable[[Combination], list[float]]:
     """The losses of a combination's three steps; each combination runs once."""
     known: dict[Combination, list[float]] = {}
 
@@ -98,8 +85,9 @@ def losses(models: Any, servers: Any, configure: Any) -> Callable[[Combination],
                 **{"train.engine": one.engine, "train.zero_stage": one.zero_stage, "train.packing": one.packing},
                 **{"train.max_steps": 3, "train.checkpoint_every": 0, "data.eval": None},
             )  # fmt: skip
-            servers(one.engine).start(place, WORLD)
-            assert servers(one.engine).wait() == [0] * WORLD, (place / "ranks.log").read_text()
+            server = forked.shared(*(["unsloth"] if one.engine == "unsloth" else []))
+            server.start(place, WORLD)
+            assert server.wait() == [0] * WORLD, (place / "ranks.log").read_text()
             assert result(place)["engine"] == one.engine
             assert result(place)["grad_norm_min"] > 0
             adapter = json.loads((place / "adapter" / "adapter_config.json").read_text())

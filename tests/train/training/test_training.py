@@ -222,7 +222,7 @@ def test_unsloth_is_the_engine_unless_a_rule_excludes_it(configure: Any, alone: 
         configure("unsloth", verify_adapter=True, **{"train.engine": "auto"}),
         configure("unsloth-nf4", **{"train.engine": "unsloth", "model.quantization": "nf4"}),
     ]
-    output = train(*runs)[0]
+    output = train(*runs, first=("unsloth",))[0]
     for run in runs:
         summary = result(run)
         assert summary["engine"] == "unsloth"
