@@ -46,7 +46,9 @@ def table(cli: click.Command) -> Table:
         found = json.loads(file.read_bytes())
         if isinstance(found, dict) and found.get("stamp") == stamp:
             return found
-    made = {"stamp": stamp, "command": _described(click.Context(cli), cli), "keys": _keys()}
+    # A context of the program's own: commands keep the help option that their first context has.
+    context = cli.make_context(None, [], resilient_parsing=True)
+    made = {"stamp": stamp, "command": _described(context, cli), "keys": _keys()}
     with contextlib.suppress(OSError):
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as new:

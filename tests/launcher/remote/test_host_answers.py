@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from launcher.backends.ssh.copy_files import copy_results
+from launcher.errors import HostsError
 from launcher.node import census
 from launcher.node.farend.__main__ import OPERATIONS, carry_out
 from launcher.remote import host_answers
@@ -154,7 +155,7 @@ def test_results_that_would_fill_the_disk_are_not_copied() -> None:
     host = FakeSession()
     watch = fake_watch(Bench().run(), host)
     host.files = (("adapter/a", 1 << 60),)
-    with pytest.raises(HostError, match=r"1152921504606846976 bytes, and \d+ are free"):
+    with pytest.raises(HostsError, match=r"1152921504606846976 bytes, and \d+ are free"):
         copy_results(watch)
 
 

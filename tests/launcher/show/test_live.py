@@ -119,7 +119,7 @@ def test_a_user_who_leaves_the_view_is_shown_the_way_back_and_a_sweep_starts_no_
     def left(*_: Any) -> RunState:
         raise live.Left
 
-    monkeypatch.setattr(attach, "watch", left)
+    monkeypatch.setattr(live, "watch", left)
     run = Recorded(tmp_path).plan().submit().ranks().run
     assert attach.attach(run, FakeBackend()) == 0
     assert f"zlaunch watch {run.run_id}" in capsys.readouterr().out

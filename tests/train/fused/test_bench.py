@@ -57,7 +57,8 @@ def test_cases_run_in_processes_that_import_ahead_and_one_that_fails_stops_no_ot
     wrong = replace(small, shape="no-such-shape")
     results = list(children.answers([[small, wrong], [replace(small, engine="peft")]], tmp_path, tmp_path, 400))
     good, bad, other = (line for _, line in results)
-    assert good["tokens_per_second"] > 0
+    assert "failed" not in good
+    assert good["losses"]
     assert "no-such-shape" in bad["failed"]
     assert other["losses"] == pytest.approx(good["losses"], rel=1e-2)
     assert sorted(path.name for path in tmp_path.glob("*.log")) == ["00-ours.log", "01-ours.log"]
