@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from launcher.errors import UsageError, ZlaunchError
@@ -27,6 +27,7 @@ from launcher.rundir.directory import RunDir
 from launcher.show.page import write
 from launcher.web import zlaunch
 from launcher.web.board import Board
+from launcher.web.pages import page
 
 HOLD_SECONDS = 150.0
 """A model ends so long after its last hold. Pages hold every 15 s; a browser lets a hidden one do so once a minute."""
@@ -188,7 +189,7 @@ def chat_page(request: Request) -> Response:
             {"run": (beside or run).run_id, "base": beside is None, "name": _name(beside) if beside else None}
         )
     runs = [{"id": one.run_id, "name": _name(one)} for one in reversed(list(board.runs())) if _can_chat(one)]
-    return HTMLResponse(write.chat_text(models, runs).encode("utf-8", "replace"))
+    return page(write.chat_text(models, runs))
 
 
 def _name(run: RunDir) -> str:

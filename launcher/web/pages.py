@@ -22,6 +22,7 @@ LOG_LINES = 500
 
 
 def page(text: str) -> Response:
+    """An answer of HTML; what UTF-8 cannot hold, such as half of a character in a file's name, becomes `?`."""
     return HTMLResponse(text.encode("utf-8", "replace"))
 
 

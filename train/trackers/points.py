@@ -1,4 +1,4 @@
-"""What a tracker is told of a run: the points of its curves, its settings, its scores. Read from the run's files."""
+"""What trackers get of a run, read from its files: the points of its curves, its settings, its scores."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ PROJECT = "zlaunch"
 
 @dataclass(frozen=True)
 class About:
-    """A run, as its tracker is told of it."""
+    """What a tracker needs to know of a run to show it."""
 
     run_id: str
     name: str
@@ -197,8 +198,6 @@ class MLflow(Service):
         self._send([(name, value, p.time, p.step) for p in points for name, value in p.values.items()])
 
     def close(self, state: str, step: int, scores: Mapping[str, float]) -> None:
-        import time
-
         self._send([(name, value, time.time(), step) for name, value in scores.items()])
         ends = {"SUCCEEDED": "FINISHED", "FAILED": "FAILED"}
         self.client.set_terminated(self.run_id, ends.get(state, "KILLED"))

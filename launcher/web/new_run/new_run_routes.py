@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from launcher.errors import RunNotFound, UsageError, ZlaunchError
@@ -25,6 +25,7 @@ from launcher.job.load import read_tree
 from launcher.lifecycle import job_file
 from launcher.machine import installation
 from launcher.rundir.directory import RunDir
+from launcher.web import pages
 from launcher.web.new_run import form_answers, new_run_page
 from launcher.web.new_run.form_values import values_of
 from launcher.web.new_run.known_models import suggestions
@@ -61,7 +62,7 @@ def page(request: Request) -> Response:
         problem, source = error.text, ""
     known = suggestions(request.app.state.board.runs())
     text = new_run_page.text(values, backend, source=source, problem=problem, suggestions=known)
-    return HTMLResponse(text.encode("utf-8", "replace"))
+    return pages.page(text)
 
 
 def _answer(make: Callable[[Sent, Path], dict[str, Any]]) -> Callable[[Request], Awaitable[Response]]:
