@@ -1,8 +1,8 @@
 # `make help` lists the targets. CI calls the same targets (.ci/run, .github/workflows/ci.yml).
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-fast lint format types bench bench-gpu bench-multi quality torture long audit transformers4 two-at-once clean
+.PHONY: help env demo test test-fast reference lint format types bench bench-gpu bench-multi quality torture long audit transformers4 two-at-once clean
 PY := .venv/bin/python
-CODE := launcher train tests docker
+CODE := launcher train tests docker docs
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -18,6 +18,9 @@ test: env ## run the whole test suite in three processes
 
 test-fast: env ## run the tests that need neither torch nor a test bed
 	$(PY) -m pytest -n 2 --no-loadscope-reorder -m "not slurm and not ssh and not container and not browser and not train" $(PYTEST_ARGS)
+
+reference: env ## write what is made from the schema of a job: the pages of its keys and of the commands, the JSON Schema
+	PYTHONPATH=. $(PY) docs/generate.py
 
 lint: env ## check rules and format with ruff, and the Dockerfile with hadolint
 	$(PY) -m ruff check $(CODE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 from pathlib import Path
 
@@ -75,3 +76,9 @@ def test_the_page_of_a_runs_files_has_every_name():
     numbered = {re.sub(r"<[rR]>", "0", name) for name in shown}
     assert names_of_a_run() - shown - numbered == set()
     assert len(names_of_a_run()) > 30
+
+
+def test_what_is_made_from_the_schema_of_a_job_is_current():
+    code = runpy.run_path(str(ROOT / "docs/generate.py"))
+    stale = [name for name, text in code["files"]().items() if (ROOT / name).read_text(encoding="utf-8") != text]
+    assert stale == [], "run `make reference`"

@@ -30,18 +30,19 @@ class Model(Section, frozen=True):
     path: str = ""
     """Hub id, local directory, or (source `package`) the name of an installed Python package that ships a GGUF file."""
     source: Literal["huggingface", "modelscope", "package", "random"] = "huggingface"
-    """`random` generates a tiny untrained model and a tokenizer, for smoke runs."""
+    """Where `path` is. `random` generates a tiny untrained model and a tokenizer, for smoke runs."""
     revision: str | None = None
     """Branch, tag or commit of the hub; null: the newest."""
     quantization: Literal["none", "nf4", "int8", "fp8"] = "none"
-    """nf4 and int8: the frozen weights are loaded in bitsandbytes' formats. fp8: they are loaded as they are, and the
-    fused layers multiply them in fp8, twice as fast as in bfloat16 (Ada, Hopper and newer GPUs)."""
+    """Form of the frozen weights. nf4 (QLoRA) and int8: loaded in bitsandbytes' formats. fp8: loaded as they are, and
+    multiplied in fp8 by the fused layers, twice as fast as in bfloat16 (Ada, Hopper and newer GPUs)."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto: bfloat16 on a GPU that has it, float16 on an older GPU, float32 on a CPU."""
+    """Type of the numbers in the computation. auto: bfloat16 on a GPU that has it, float16 on an older GPU, float32 on
+    a CPU."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model."""
     thinking: Literal["auto", "on", "off"] = "auto"
-    """Whether answers begin with thoughts, for chat templates that ask otherwise for these. auto: on if a training
+    """Whether answers begin with thoughts, for chat templates whose prompts differ for them. auto: on if a training
     record has thoughts. off: thoughts of records are left out."""
 
     @property
@@ -68,7 +69,8 @@ class Data(Section, frozen=True):
     max_length: int = 2048
     """Maximum tokens of a record, prompt and answer together."""
     overlong: Literal["cut", "drop"] = "cut"
-    """cut: remove the end of the answer and its end token; drop a record whose prompt alone is too long."""
+    """What to do about longer records. cut: remove the end of the answer and its end token; drop a record whose prompt
+    alone is too long. drop: drop them."""
     turns: Literal["auto", "joined", "each", "last"] = "auto"
     """How answers of a conversation become sequences. joined: all answers in one. each: one sequence per answer. last:
     only the last answer. auto: joined, unless the chat template writes past turns otherwise than the present one; then
@@ -122,11 +124,11 @@ class Lora(Section, frozen=True):
     r: int = 16
     """Rank: the adapter holds two matrices of this width per adapted module."""
     alpha: float = 32
-    """The adapter counts `alpha / r` times (rslora: `alpha / sqrt(r)`)."""
+    """Scale: the output of the adapter is multiplied by `alpha / r` (rslora: by `alpha / sqrt(r)`)."""
     dropout: float = 0.0
-    """Share of the inputs of the adapter that each step leaves out."""
+    """Share of the adapter's inputs that each step drops at random."""
     target_modules: str | tuple[str, ...] = "auto"
-    """auto: by the model's family; a tuple of names; or a regular expression for whole module names."""
+    """Modules to adapt: a list of names, or a regular expression for whole names. auto: by the model's family."""
     rslora: bool = False
     """Scale by `alpha / sqrt(r)`, which keeps large ranks stable (Kalajdzievski 2023, arXiv 2312.03732)."""
     dora: bool = False
@@ -134,8 +136,8 @@ class Lora(Section, frozen=True):
     plus_ratio: float | None = None
     """LoRA+: learning rate of B over that of A (Hayou et al. 2024, arXiv 2402.12354)."""
     init: Literal["default", "pissa"] = "default"
-    """default: A random, B zero. pissa: the largest singular values of the weights (Meng et al. 2024, arXiv
-    2404.02948)."""
+    """Initial values. default: A random, B zero. pissa: the largest singular values of the weights (Meng et al. 2024,
+    arXiv 2404.02948)."""
     modules_to_save: tuple[str, ...] = ()
     """Modules to train whole beside the adapter, as in [embed_tokens, lm_head]."""
     adapter: str | None = None
@@ -154,32 +156,32 @@ class Training(Section, frozen=True, kw_only=True):
     """Records per forward pass of a rank."""
     gradient_accumulation_steps: int
     learning_rate: float = 2e-4
-    """Of the optimizer at its peak."""
+    """Learning rate at its peak, after the warm-up."""
     scheduler: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate falls after the warm-up."""
     warmup_ratio: float = 0.03
     """Share of the steps in which the learning rate rises from 0."""
     weight_decay: float = 0.0
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     max_grad_norm: float = 1.0
-    """Longer gradients are scaled down to this norm; 0: never."""
+    """Gradient clipping: scale gradients of a larger norm down to this norm; 0: never."""
     seed: int = 3407
     """The same seed gives the same records in the same order."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """What DeepSpeed ZeRO shares among the ranks. 0: nothing. 1: optimizer states. 2: and gradients. 3: and weights."""
     offload: Literal["none", "cpu"] = "none"
-    """cpu: keep the optimizer states in the memory of the host."""
+    """Where the optimizer states are. cpu: in the memory of the host."""
     engine: Engine = "auto"
     """Implementation of the layers. fused: our own for NVIDIA GPUs; unsloth and peft: those packages."""
     packing: Packing = "bucket"
     """How records share a batch. none: padded. bucket: records of similar length together. pack: in rows without
     padding."""
     gradient_checkpointing: bool = False
-    """Compute activations twice instead of keeping them: less memory, about a third slower."""
+    """Recompute activations in the backward pass instead of storing them: less memory, about a third slower."""
     checkpoint_every: int = 200
     """Optimizer steps between checkpoints; 0: only the last one and those on request."""
     keep_checkpoints: int = 2
-    """Older checkpoints are deleted."""
+    """Checkpoints to keep; older ones are deleted."""
     log_every: int = 1
     """Steps between lines of metrics.jsonl."""
     hang_timeout: float | Literal["auto"] = "auto"
@@ -194,7 +196,8 @@ class Evaluation(Section, frozen=True):
     after: bool = True
     """Generate answers for data.eval after training, and score them."""
     every: int | Literal["auto"] = "auto"
-    """Steps between evaluations of the loss on data.eval; auto: see `loss_schedule`; 0: only at the end."""
+    """Optimizer steps between measurements of the loss on data.eval. auto: about ten in the run, at a cost of 5% at
+    most. 0: only at the end."""
     max_records: int | None = None
     """Records of data.eval that are answered; null: all."""
     max_new_tokens: int = 64

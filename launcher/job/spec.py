@@ -58,7 +58,7 @@ class TrainSpec(Section, frozen=True):
 
 class ContainerSpec(Section, frozen=True):
     runtime: Literal["auto", "docker", "podman", "apptainer", "enroot", "charliecloud", "pyxis", "none"] = "auto"
-    """auto: without an image none, else the first engine that the target has."""
+    """Container engine. auto: none without an image, else the first engine that the target has."""
     image: str | None = None
     """Name or file of the image to run in; null: no container."""
     mounts: tuple[str, ...] = ()
@@ -107,11 +107,12 @@ class SlurmSpec(Section, frozen=True):
     nodes: int = 1
     """Nodes of the job, with one task each."""
     gpus_per_node: int | TypedCount | None = None
-    """Also with a type of the site's GRES, as in `h200:2`. null: 8. Without GPUs, procs_per_node counts the ranks."""
+    """GPUs of each node, also with a type of the site's GRES, as in `h200:2`. null: 8. Without GPUs, procs_per_node
+    counts the ranks."""
     procs_per_node: int = 1
     """Ranks per node on CPUs."""
     cpus_per_task: int | None = None
-    """For all ranks of a node together; null: the share of a node's cores that goes with its GPUs."""
+    """Cores for all ranks of a node together; null: the share of a node's cores that goes with its GPUs."""
     gpu: str | None = None
     """The GPU of the nodes by name (h100) or memory (24GiB); null: what Slurm reports of the partition."""
     cluster: str | None = None
@@ -163,7 +164,7 @@ class NotifySpec(Section, frozen=True):
     url: str | None = None
     """`$NAME`: the variable that holds the address. An address itself is taken out of the job when it is read."""
     format: Literal["auto", "json", "slack", "dingtalk", "feishu", "wecom"] = "auto"
-    """auto: by the host of the address; json where it is none of a known service."""
+    """Form of the notice. auto: by the host of the address; json for an unknown service."""
     sign: str | None = None
     """`$NAME`: the variable that holds the signing key of a DingTalk or Feishu robot."""
     command: str | tuple[str, ...] | None = None
@@ -176,7 +177,7 @@ class JobSpec(Section, frozen=True):
     name: str = "run"
     """Name of the run; its id begins with it."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
-    """auto: the GPUs, or the CPU of a machine without any."""
+    """Where to train. auto: on the GPUs, or on the CPU of a machine without any."""
     model: Model = Model()
     data: Data = Data()
     lora: Lora = Lora()

@@ -9,7 +9,6 @@ from typing import Any
 from launcher.job.load import parse_set, read_job
 from launcher.job.spec import Job
 from launcher.machine import installation
-from launcher.render import jinja
 
 
 def load_job(
@@ -41,6 +40,15 @@ def demo_job() -> Path:
     return installation.path("templates") / "demo" / "job.yaml"
 
 
-def commented_job(model: str) -> str:
-    """A job file that explains its keys, for the model of that hub id or directory."""
-    return jinja.template("job.yaml.j2").render(model=model)
+def commented_job(model: str, *, full: bool = False) -> str:
+    """A job file that explains its keys, for the model of that hub id or directory; `full`: with every key."""
+    from launcher.job.reference import commented, json_schema
+
+    values = {"name": "my-run", "model.path": model, "data.train": "data/train.jsonl", "train.epochs": 3.0}
+    notes = {
+        "data.train": 'Records, one per line: {"instruction": ..., "input": ..., "output": ...} or {"messages": [...]}.'
+        " Paths are relative to this file.",
+        "data.eval": "Held-out records in the same form. Their loss and answers are measured.",
+    }
+    schema = installation.path("templates") / json_schema.FILE
+    return commented.commented(values, full=full, notes=notes, schema=str(schema))

@@ -9,9 +9,10 @@ from typing import Any
 from markupsafe import Markup
 
 from launcher import __version__
+from launcher.job.reference.key_reference import keys, range_in_chinese
+from launcher.job.reference.key_table import SECTIONS
 from launcher.lifecycle.forecast import GPU_TITLES
 from launcher.show.page import html
-from launcher.web.new_run.chinese import SECTIONS, help_of, label, range_of
 from launcher.web.new_run.schema_form import AT_FIRST, BACKENDS, STEPS, Field, fields
 
 EXAMPLES = {
@@ -75,16 +76,16 @@ def _at_first(field: Field) -> bool:
 
 
 def _shown(field: Field) -> dict[str, Any]:
-    english, chinese = help_of(field.key, field.help)
+    key = keys()[field.key]
     return {
         "key": field.key,
         "kind": field.kind,
         "default": field.default,
         "choices": field.choices,
         "backend": field.backend,
-        "range": html.pair(*range_of(field.range)) if field.range else "",
-        "label": label(field.key),
-        "help": html.pair(_code(english), _code(chinese)),
+        "range": html.pair(str(key.range), range_in_chinese(key.range)) if key.range else "",
+        "label": (key.label, key.row.chinese),
+        "help": html.pair(_code(key.text), _code(key.row.text)),
     }
 
 

@@ -1,4 +1,4 @@
-"""The fields of the form, read from the schema of a job: types, choices, defaults, ranges, and the schema's own help.
+"""The fields of the form, read from the schema of a job: types, choices, defaults, and how each is filled in.
 
 A new key of the schema is in the form without a change here. Only its place is chosen: the tables below say to which
 step a section belongs, and which keys are seen before "more" is opened.
@@ -6,21 +6,13 @@ step a section belongs, and which keys are seen before "more" is opened.
 
 from __future__ import annotations
 
-import ast
 import functools
-import inspect
-import textwrap
 from dataclasses import dataclass
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
-
-import msgspec
+from typing import Any, Literal, get_args, get_origin
 
 from launcher.job import yamlfile
 from launcher.job.explain import is_section
-from launcher.job.ranges import JOB_RANGES
-from launcher.job.spec import JobSpec, TrainSpec
-from train.config import Training
+from launcher.job.reference.key_reference import Key, keys, options_of
 
 Kind = Literal["choice", "switch", "number", "word", "text", "lines", "mapping"]
 """choice: one of several. switch: true or false. number: also with words, such as auto. word: a text of one line.
@@ -39,8 +31,6 @@ BACKENDS = ("local", "ssh", "slurm")
 """Sections that count for one way to start only."""
 NOT_HERE = ("program",)
 """The form trains a model."""
-SAME_AS = {TrainSpec: Training}
-"""Help of a key that a section does not describe itself is that of the same key there."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +40,6 @@ class Field:
     default: str
     """As the form holds it; empty: null, or nothing."""
     choices: tuple[str, ...] = ()
-    help: str = ""
-    range: str = ""
     single: bool = False
     """Of lines: one line is that text, and no list."""
     mapped: bool = False
@@ -82,52 +70,24 @@ class Field:
 @functools.cache
 def fields() -> dict[str, Field]:
     """{dotted key: its field}, in the order of the schema."""
-    return {field.key: field for field in _fields(JobSpec, "") if field.key not in NOT_HERE}
+    return {name: _field(key) for name, key in keys().items() if name not in NOT_HERE}
 
 
-def _fields(section: type[msgspec.Struct], prefix: str) -> list[Field]:
-    found, help_of = [], described(section)
-    for info in msgspec.structs.fields(section):
-        key = prefix + info.name
-        if is_section(info.type):
-            found += _fields(info.type, f"{key}.")
-            continue
-        default = info.default_factory() if info.default is msgspec.NODEFAULT else info.default
-        kind, choices = shape(info.type)
-        told = help_of.get(info.name, ""), str(JOB_RANGES.get(key) or "")
-        listed = _listed(info.type)
-        mapped = any(is_section(one) for several in listed for one in _options(get_args(several)[0]))
-        single = bool(listed) and str in _options(info.type)
-        found.append(Field(key, kind, as_text(kind, default), choices, *told, single, mapped))
-    return found
-
-
-def _options(kind: Any) -> tuple[Any, ...]:
-    """The types of a union, without null; of another type, itself."""
-    options = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    return tuple(one for one in options if one is not NoneType)
+def _field(key: Key) -> Field:
+    kind, choices = shape(key.kind)
+    listed = _listed(key.kind)
+    mapped = any(is_section(one) for several in listed for one in options_of(get_args(several)[0]))
+    single = bool(listed) and str in options_of(key.kind)
+    return Field(key.name, kind, as_text(kind, key.default), choices, single, mapped)
 
 
 def _listed(kind: Any) -> list[Any]:
-    return [one for one in _options(kind) if get_origin(one) is tuple]
-
-
-def described(section: type[msgspec.Struct]) -> dict[str, str]:
-    """{key: the text below it} of a section: what the schema says of its keys."""
-    texts = described(SAME_AS[section]) if section in SAME_AS else {}
-    body = ast.parse(textwrap.dedent(inspect.getsource(section))).body[0]
-    assert isinstance(body, ast.ClassDef)
-    for before, after in zip(body.body, body.body[1:], strict=False):
-        if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name) and isinstance(after, ast.Expr):
-            value = after.value
-            if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                texts[before.target.id] = " ".join(value.value.split())
-    return texts
+    return [one for one in options_of(kind) if get_origin(one) is tuple]
 
 
 def shape(kind: Any) -> tuple[Kind, tuple[str, ...]]:
     """(kind, choices) of a type of the schema."""
-    options = _options(kind)
+    options = options_of(kind)
     words = [str(word) for one in options if get_origin(one) is Literal for word in get_args(one)]
     if _listed(kind):
         return "lines", ()

@@ -1,4 +1,4 @@
-"""The form is the schema: every key, with its type, default, range and help in both languages."""
+"""The form is the schema: every key, with its type and default."""
 
 from __future__ import annotations
 
@@ -12,21 +12,16 @@ from launcher.job.load import checked, read_tree
 from launcher.job.spec import JobSpec
 from launcher.lifecycle.job_file import demo_job
 from launcher.machine import installation
-from launcher.web.new_run.chinese import CHINESE, ENGLISH, SECTIONS
 from launcher.web.new_run.form_values import job_of, values_of
-from launcher.web.new_run.schema_form import AT_FIRST, NOT_HERE, SAME_AS, Field, described, fields
+from launcher.web.new_run.schema_form import AT_FIRST, NOT_HERE, Field, fields
 
 HERE = Path("/work dir")
 
 
-def test_every_key_of_the_schema_is_a_field_with_help_in_both_languages() -> None:
+def test_every_key_of_the_schema_is_a_field() -> None:
     keys = {key for key, kind in known_keys().items() if not is_section(kind)} - set(NOT_HERE)
     assert set(fields()) == keys
-    assert [key for key, field in fields().items() if not field.help] == []
-    assert keys == set(CHINESE)
-    assert set(ENGLISH) | set(AT_FIRST) <= keys
-    assert {field.section for field in fields().values()} <= set(SECTIONS)
-    assert all(described(other) for other in SAME_AS.values())
+    assert set(AT_FIRST) <= keys
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,82 @@
+"""A job file with comments, made from the schema: what `zlaunch init` writes."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+from launcher.job.reference.key_reference import Key, choices_of, keys, value_text
+from launcher.job.reference.key_table import SECTIONS
+
+SHORT = (
+    "name",
+    "model.path", "model.quantization",
+    "data.train", "data.eval", "data.max_length",
+    "lora.r", "lora.alpha", "lora.target_modules",
+    "train.epochs", "train.learning_rate", "train.global_batch_size", "train.micro_batch_size",
+    "train.checkpoint_every", "train.seed", "train.report_to",
+    "eval.every",
+    "local.gpus",
+)  # fmt: skip
+"""Keys that stand in a new job file whatever is known of it."""
+WIDTH = 100
+_COLUMN = 36
+"""Where comments beside a value begin."""
+
+HEAD = """\
+# A zlaunch job. Every key is optional; `zlaunch keys` explains them all.
+# The command line can set any key too: zlaunch local job.yaml --set train.epochs=1
+"""
+
+
+def commented(
+    values: Mapping[str, Any],
+    *,
+    full: bool = False,
+    notes: Mapping[str, str] | None = None,
+    schema: str = "",
+    head: str = HEAD,
+) -> str:
+    """The text of a job file with these values by dotted key, the keys of SHORT, and a comment for each key.
+
+    `full`: name every other key too, as a comment with its default. `notes`: comments in place of the schema's, by key.
+    `schema`: file or address of the JSON Schema, for editors.
+    """  # fmt: skip
+    lines = [f"# yaml-language-server: $schema={schema}"] if schema else []
+    lines += [*head.splitlines()]
+    section = ""
+    for key in keys().values():
+        is_set = key.name in values or key.name in SHORT
+        if (not is_set and not full) or key.name == "program":
+            continue
+        if key.section != section:
+            section = key.section
+            lines += ["", f"{section}:".ljust(_COLUMN) + f"# {SECTIONS[section][0]}"] if section else [""]
+        lines += _lines(key, values.get(key.name, key.default), (notes or {}).get(key.name), off=not is_set)
+    return "\n".join(lines) + "\n"
+
+
+def _lines(key: Key, value: Any, note: str | None, *, off: bool) -> list[str]:
+    """The line of a key with its comment beside it, or above it where it is long. `off`: the key is a comment too."""
+    indent = "  " if key.section else ""
+    line = f"{indent}{'#' if off else ''}{key.last}: {value_text(value)}"
+    comment = note if note is not None else comment_of(key, value)
+    beside = line.ljust(_COLUMN - 2) + "  # " + comment
+    if not comment:
+        return [line]
+    if len(beside) <= WIDTH and not off:
+        return [beside]
+    above = textwrap.wrap(comment, WIDTH - len(indent), initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ",
+                          break_long_words=False, break_on_hyphens=False)  # fmt: skip
+    return [*above, line]
+
+
+def comment_of(key: Key, value: Any) -> str:
+    """What the schema says of the key: its text, the accepted values where the text does not name them, the default."""
+    words = [key.text]
+    if not all(word in key.text for word in choices_of(key.kind)):
+        words.insert(0, f"{key.type}.")
+    if value != key.default and key.default not in (None, "", (), {}):
+        words.append(f"Default: {key.default_text}.")
+    return " ".join(words)
