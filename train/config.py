@@ -10,13 +10,21 @@ import math
 import os
 from operator import attrgetter
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
 Device = Literal["cuda", "cpu"]
 Engine = Literal["auto", "fused", "unsloth", "peft"]
 Packing = Literal["none", "bucket", "pack"]
+Epochs = Annotated[
+    str, msgspec.Meta(pattern=r"^(?=.*[1-9e])(\d+(\.\d+)? )?epochs?$", description="epoch, a number of epochs")
+]
+"""A time between two events that follows the size of the data: `epoch`, `0.25 epochs`."""
+AutoOrEpochs = Annotated[
+    str,
+    msgspec.Meta(pattern=r"^(auto|(?=.*[1-9e])(\d+(\.\d+)? )?epochs?)$", description="auto, epoch, a number of epochs"),
+]
 
 EXIT_STOPPED = 75
 """Exit status of a rank that saved a checkpoint and stopped on request of `control/stop` (EX_TEMPFAIL)."""
@@ -58,12 +66,18 @@ class Source(Section, frozen=True, kw_only=True):
     """As in `data.train`."""
     weight: float = 1.0
     """1.0: each record once per epoch."""
+    first: int | None = None
+    """Train only on the first records of the source, this many; null: on all."""
+
+    def trained(self, records: int) -> int:
+        """Records of an epoch, of a source that holds `records`."""
+        return round(self.weight * min(records, self.first or records))
 
 
 class Data(Section, frozen=True):
     train: str | tuple[str | Source, ...] = ""
     """Training records: a file, a directory, `hub:OWNER/NAME`, or a list of these. An entry may be `{path: FILE,
-    weight: 2}`."""
+    weight: 2, first: 1000}`."""
     eval: str | tuple[str | Source, ...] | None = None
     """Held-out records, in the same form. Their loss and answers are measured."""
     max_length: int = 2048
@@ -161,8 +175,16 @@ class Training(Section, frozen=True, kw_only=True):
     """How the learning rate falls after the warm-up."""
     warmup_ratio: float = 0.03
     """Share of the steps in which the learning rate rises from 0."""
+    warmup_steps: int | None = None
+    """Steps in which the learning rate rises from 0; overrides warmup_ratio."""
     weight_decay: float = 0.0
     """Weight decay of AdamW."""
+    adam_beta1: float = 0.9
+    """How slowly AdamW's mean of the gradient moves."""
+    adam_beta2: float = 0.999
+    """How slowly AdamW's mean of the squared gradient moves."""
+    adam_epsilon: float = 1e-8
+    """AdamW adds it to the root of its mean of the squared gradient."""
     max_grad_norm: float = 1.0
     """Gradient clipping: scale gradients of a larger norm down to this norm; 0: never."""
     seed: int = 3407
@@ -178,8 +200,8 @@ class Training(Section, frozen=True, kw_only=True):
     padding."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass instead of storing them: less memory, about a third slower."""
-    checkpoint_every: int = 200
-    """Optimizer steps between checkpoints; 0: only the last one and those on request."""
+    checkpoint_every: int | Epochs = 200
+    """Optimizer steps between checkpoints, or `epoch`, `0.25 epochs`; 0: only the last one and those on request."""
     keep_checkpoints: int = 2
     """Checkpoints to keep; older ones are deleted."""
     log_every: int = 1
@@ -195,9 +217,9 @@ class Evaluation(Section, frozen=True):
     """Also generate answers for data.eval before training, for comparison."""
     after: bool = True
     """Generate answers for data.eval after training, and score them."""
-    every: int | Literal["auto"] = "auto"
-    """Optimizer steps between measurements of the loss on data.eval. auto: about ten in the run, at a cost of 5% at
-    most. 0: only at the end."""
+    every: int | AutoOrEpochs = "auto"
+    """Optimizer steps between measurements of the loss on data.eval, or `epoch`, `0.25 epochs`. auto: about ten in the
+    run, at a cost of 5% at most. 0: only at the end."""
     max_records: int | None = None
     """Records of data.eval that are answered; null: all."""
     max_new_tokens: int = 64
@@ -267,7 +289,11 @@ RANGES: dict[str, Range] = {
     "train.max_steps": Range(1),
     "train.learning_rate": Range(0, 1, above=True),
     "train.warmup_ratio": Range(0, 1),
+    "train.warmup_steps": Range(0),
     "train.weight_decay": Range(0),
+    "train.adam_beta1": Range(0, 0.999999),
+    "train.adam_beta2": Range(0, 0.999999999),
+    "train.adam_epsilon": POSITIVE,
     "train.max_grad_norm": Range(0),
     "train.seed": Range(0, 2**32 - 1),  # what NumPy takes
     "train.global_batch_size": Range(1),
@@ -341,6 +367,14 @@ FEW_STEPS = 10
 def steps_of(epochs: float, records: int, global_batch_size: int) -> int:
     """Optimizer steps that cover `epochs`, at least one. Each takes a whole batch."""
     return max(1, math.ceil(epochs * records / global_batch_size - 1e-9))
+
+
+def steps_between(every: int | str, records: int, global_batch_size: int) -> int:
+    """Steps between two events: a number of steps as it is, `0.25 epochs` by the records of an epoch; at least one."""
+    if isinstance(every, int):
+        return every
+    number, _, _ = every.rpartition(" ")
+    return steps_of(float(number or 1), records, global_batch_size)
 
 
 def remark_on_steps(records: int, epochs: float, max_steps: int | None, global_batch_size: int) -> str | None:

@@ -120,7 +120,7 @@ _SMALL = 8 << 20
 
 def _sources(sources: tuple[Source, ...], entry: Entry) -> list[dict[str, Any]]:
     return [
-        {"path": source.path, "weight": source.weight, "records": records}
+        {"path": source.path, "weight": source.weight, "first": source.first, "records": records}
         for source, records in zip(sources, entry.meta.records, strict=True)
     ]
 
@@ -187,8 +187,9 @@ def _distribution(lengths: npt.NDArray[np.int64]) -> dict[str, Any]:
 
 
 def _sampler(config: TrainConfig, entry: Entry) -> Sampler:
-    weights = tuple(source.weight for source in config.data.train_sources)
-    return Sampler(entry.counts(entry.tokens.kept), weights, config.train.seed)
+    sources, kept = config.data.train_sources, entry.tokens.kept
+    used = entry.used(kept, [source.first for source in sources])
+    return Sampler(entry.counts(kept), tuple(source.weight for source in sources), config.train.seed, used)
 
 
 def padding(config: TrainConfig, entry: Entry) -> dict[str, Any]:

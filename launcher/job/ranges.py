@@ -42,6 +42,11 @@ def check_ranges(spec: JobSpec) -> None:
         for number, source in enumerate(sources if isinstance(sources, tuple) else ()):
             if not isinstance(source, str) and not POSITIVE.holds(source.weight):
                 raise Refusal(f"{key}[{number}].weight", f"expected {POSITIVE}, got {source.weight!r}")
+            if not isinstance(source, str) and source.first is not None:
+                if key == "data.eval":
+                    raise Refusal(f"{key}[{number}].first", "only data.train has it", hint="set eval.max_records")
+                if not Range(1).holds(source.first):
+                    raise Refusal(f"{key}[{number}].first", f"expected {Range(1)}, got {source.first!r}")
 
 
 def check_names(spec: JobSpec) -> None:

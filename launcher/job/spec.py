@@ -13,7 +13,7 @@ import msgspec
 
 from launcher.job.notify_address import variable_of
 from launcher.job.trackers import trackers_of
-from train.config import Data, Engine, Evaluation, Lora, Model, Packing, Section
+from train.config import Data, Engine, Epochs, Evaluation, Lora, Model, Packing, Section
 
 Auto = Literal["auto"]
 AboutNumber = Annotated[str, msgspec.Meta(pattern=r"^(auto|about [1-9]\d*)$", description="auto, about N")]
@@ -27,7 +27,11 @@ class TrainSpec(Section, frozen=True):
     learning_rate: float = 2e-4
     scheduler: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: float = 0.03
+    warmup_steps: int | None = None
     weight_decay: float = 0.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
     max_grad_norm: float = 1.0
     seed: int = 3407
     global_batch_size: int | AboutNumber = "auto"
@@ -38,7 +42,7 @@ class TrainSpec(Section, frozen=True):
     engine: Engine = "auto"
     packing: Packing | Auto = "auto"
     gradient_checkpointing: bool | Auto = "auto"
-    checkpoint_every: int = 200
+    checkpoint_every: int | Epochs = 200
     keep_checkpoints: int = 2
     log_every: int = 1
     hang_timeout: float | Auto = "auto"

@@ -124,10 +124,10 @@ def check_records(job: JobSpec, model: Path | None = None) -> RecordCounts:
 
 
 def _counted(sources: Iterable[Source], counts: Mapping[str, int | None]) -> int | None:
-    known = [(counts.get(source.path), source.weight) for source in sources]
-    if any(count is None for count, _ in known):
+    known = [(source, counts.get(source.path)) for source in sources]
+    if any(count is None for _, count in known):
         return None
-    return sum(round(weight * (count or 0)) for count, weight in known)
+    return sum(source.trained(count or 0) for source, count in known)
 
 
 def turn_cost(job: JobSpec) -> dict[str, float] | None:
@@ -165,8 +165,9 @@ def count_records(job: JobSpec) -> tuple[int, float]:
             return 0, 0
         try:
             with file.open("rb") as lines:
-                records += round(source.weight * sum(1 for line in lines if line.strip()))
-            size += source.weight * file.stat().st_size
+                held = sum(1 for line in lines if line.strip())
+            records += source.trained(held)
+            size += source.trained(held) / max(1, held) * file.stat().st_size
         except OSError:
             return 0, 0
     return records, size

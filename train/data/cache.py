@@ -103,6 +103,13 @@ class Entry:
         """`asked` or `answered`: a hash for every readable record."""
         return _mapped(self.place / f"{name}.npy")
 
+    def used(self, kept: npt.NDArray[np.int64], first: Sequence[int | None]) -> tuple[int, ...]:
+        """Count those of these sequences by source that belong to its `first` records (None: all)."""
+        starts = np.cumsum([0, *self.meta.records])[:-1]
+        limits = [min(count, most or count) for count, most in zip(self.meta.records, first, strict=True)]
+        bounds = np.searchsorted(kept, np.stack([starts, starts + limits]))
+        return tuple(int(count) for count in bounds[1] - bounds[0])
+
     def counts(self, kept: npt.NDArray[np.int64]) -> tuple[int, ...]:
         """Count these sequences by source."""
         origin = np.searchsorted(np.cumsum(self.meta.records), kept, side="right")

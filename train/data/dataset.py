@@ -43,9 +43,11 @@ class Part:
     """Sequences of each source."""
     weights: tuple[float, ...]
     options: RecordOptions = PLAIN
+    used: tuple[int, ...] | None = None
+    """Sequences of each source that are trained on, its first ones; None: all."""
 
     def sampler(self, seed: int) -> Sampler:
-        return Sampler(self.counts, self.weights, seed)
+        return Sampler(self.counts, self.weights, seed, self.used)
 
     @cached_property
     def records(self) -> tuple[Record, ...]:
@@ -180,7 +182,8 @@ class Data:
         cache.refuse_problems(found.meta, shown, data.on_error)
         tokens = found.tokens if limit is None else first(found.tokens, limit)
         weights = tuple(source.weight for source in sources)
-        return Part(sources, tokens, found.counts(tokens.kept), weights, RecordOptions.of(data))
+        used = found.used(tokens.kept, [source.first for source in sources])
+        return Part(sources, tokens, found.counts(tokens.kept), weights, RecordOptions.of(data), used)
 
     def _train_entry(self, tokenizer: Any) -> Entry:
         sources = self.config.data.train_sources

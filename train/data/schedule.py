@@ -32,11 +32,17 @@ class Sampler:
     counts: tuple[int, ...]
     weights: tuple[float, ...]
     seed: int
+    used: tuple[int, ...] | None = None
+    """How many of the records of each source take part, its first ones; None: all."""
 
     @property
     def epoch_size(self) -> int:
         """Records of one epoch; the same for every epoch."""
-        return sum(self._quota(count, weight) for count, weight in zip(self.counts, self.weights, strict=True))
+        return sum(self._quota(count, weight) for count, weight in zip(self._used, self.weights, strict=True))
+
+    @property
+    def _used(self) -> tuple[int, ...]:
+        return self.counts if self.used is None else self.used
 
     def epoch(self, number: int) -> Indices:
         """The record indices of one epoch in order, shape [epoch_size]. Read-only: the array is cached."""
@@ -46,10 +52,10 @@ class Sampler:
         rng = np.random.default_rng([self.seed, number])
         parts: list[Indices] = []
         start = 0
-        for count, weight in zip(self.counts, self.weights, strict=True):
-            whole, rest = divmod(self._quota(count, weight), count) if count else (0, 0)
-            parts += [np.arange(start, start + count, dtype=np.int64)] * whole
-            parts.append(start + rng.permutation(count)[:rest].astype(np.int64))
+        for count, used, weight in zip(self.counts, self._used, self.weights, strict=True):
+            whole, rest = divmod(self._quota(used, weight), used) if used else (0, 0)
+            parts += [np.arange(start, start + used, dtype=np.int64)] * whole
+            parts.append(start + rng.permutation(used)[:rest].astype(np.int64))
             start += count
         return rng.permutation(np.concatenate(parts)) if parts else np.empty(0, np.int64)
 
@@ -122,21 +128,25 @@ def spread(count: int, world_size: int, batch_size: int) -> list[list[list[int]]
     return [batches[rank::world_size] for rank in range(world_size)]
 
 
-def learning_rate(step: int, total: int, *, peak: float, warmup_ratio: float, shape: str) -> float:
+def learning_rate(step: int, total: int, *, peak: float, warmup: int, shape: str) -> float:
     """The rate of optimizer step `step` (from 0) of `total`: linear warm-up from zero, then constant, or down to zero.
 
-    That of `get_scheduler` of transformers, whose `constant_with_warmup` is our `constant`.
+    That of `get_scheduler` of transformers, whose `constant_with_warmup` is our `constant`. `warmup`: steps.
     """
-    warmup = warmup_steps(total, warmup_ratio)
     if step < warmup:
         return peak * step / warmup
     progress = (step - warmup) / max(1, total - warmup)
     return peak * _SHAPES[shape](progress)
 
 
-def warmup_steps(total: int, ratio: float) -> int:
-    """As Trainer counts them. A run of one step has none: its only rate would be zero, and it would train nothing."""
-    return math.ceil(total * ratio) if total > 1 else 0
+def warmup_steps(total: int, ratio: float, steps: int | None = None) -> int:
+    """As Trainer counts them; `steps` overrides the ratio.
+
+    A run of one step has none: its only rate would be zero, and it would train nothing.
+    """
+    if total <= 1:
+        return 0
+    return math.ceil(total * ratio) if steps is None else steps
 
 
 _SHAPES: dict[str, Callable[[float], float]] = {

@@ -21,7 +21,7 @@ from train.config import TrainConfig
 from train.data import packing
 from train.data.batches import COLLATORS
 from train.data.dataset import Part
-from train.data.schedule import Sampler, deal, learning_rate
+from train.data.schedule import Sampler, deal, learning_rate, warmup_steps
 from train.dist import World
 from train.errors import UserError
 from train.fused import inputs
@@ -178,13 +178,12 @@ class Loop:
 
     def _rate(self, step: int) -> float:
         train = self.config.train
-        return learning_rate(
-            step, self.total, peak=train.learning_rate, warmup_ratio=train.warmup_ratio, shape=train.scheduler
-        )
+        warmup = warmup_steps(self.total, train.warmup_ratio, train.warmup_steps)
+        return learning_rate(step, self.total, peak=train.learning_rate, warmup=warmup, shape=train.scheduler)
 
     def _save_due(self, step: int) -> bool:
         every = self.config.train.checkpoint_every
-        return step == self.total or (every > 0 and step % every == 0)
+        return step == self.total or (isinstance(every, int) and every > 0 and step % every == 0)
 
     def _evaluate(self, step: int, log: MetricsLog) -> None:
         """Log the loss on data.eval, at the steps that the job asks for. Raises Interrupted."""

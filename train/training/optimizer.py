@@ -75,7 +75,8 @@ def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimiz
     return torch.optim.AdamW(
         [{"params": group, "rate_factor": rate, "weight_decay": decay} for (rate, decay), group in groups.items()],
         lr=train.learning_rate,
-        betas=(0.9, 0.999),
+        betas=(train.adam_beta1, train.adam_beta2),
+        eps=train.adam_epsilon,
         fused=fused,
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from train import dist
-from train.config import LossSchedule, TrainConfig, loss_schedule
+from train.config import LossSchedule, TrainConfig, loss_schedule, steps_between
 from train.data.dataset import Data, Part
 from train.data.prompts import end_ids, set_template, template_facts
 from train.data.tokens import fingerprint
@@ -169,11 +169,23 @@ def read_records(run: Run) -> None:
         run.rundir.event("warning", text=f"data.train: {said}")
         print(f"warning: data.train: {said}", file=sys.stderr, flush=True)
     run.eval_fingerprint = fingerprint(run.eval_part.tokens) if run.eval_part is not None else None
+    _count_epochs_as_steps(run, sampler.epoch_size)
     _schedule_loss(run)
     if run.world.first:
         run.rundir.event("steps", total_steps=run.total)
     seen = {"data.train": fingerprint(run.train_part.tokens), "data.eval": run.eval_fingerprint, "steps": run.total}
     start.check_ranks_agree(run.world, seen)
+
+
+def _count_epochs_as_steps(run: Run, records: int) -> None:
+    """Settle `checkpoint_every: epoch` and `eval.every: 0.25 epochs`: the records of an epoch are known now."""
+    config, batch = run.config, run.config.train.global_batch_size
+    saved = steps_between(config.train.checkpoint_every, records, batch)
+    measured = config.eval.every
+    measured = measured if measured == "auto" else steps_between(measured, records, batch)
+    run.config = replace(
+        config, train=replace(config.train, checkpoint_every=saved), eval=replace(config.eval, every=measured)
+    )
 
 
 def _schedule_loss(run: Run) -> None:

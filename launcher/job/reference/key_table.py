@@ -83,7 +83,8 @@ ROWS: dict[str, Row] = {
         "舍去记录中的思考内容。", "off", "enable_thinking LLaMA-Factory ms-swift; add_non_thinking_prefix ms-swift",
     ),
     "data.train": Row(
-        "训练数据", "文件、目录、`hub:所有者/名称`，或其列表（每行一个）。某一项可写作 `{path: 文件, weight: 2}`。",
+        "训练数据",
+        "文件、目录、`hub:所有者/名称`，或其列表（每行一个）。某一项可写作 `{path: 文件, weight: 2, first: 1000}`。",
         "[zh.jsonl, {path: en.jsonl, weight: 0.5}]",
         "dataset LLaMA-Factory ms-swift; datasets axolotl; dataset_name TRL; train_file HF; mix_strategy "
         "LLaMA-Factory; interleave_probs LLaMA-Factory; interleave_prob ms-swift", label="Training records",
@@ -189,9 +190,20 @@ ROWS: dict[str, Row] = {
     ),
     "train.warmup_ratio": Row(
         "预热比例", "学习率从 0 上升所占的步数比例。", "0.1",
-        "warmup_ratio HF axolotl; warmup_steps HF axolotl; warmup_num_steps DeepSpeed",
+        "warmup_ratio HF axolotl",
+    ),
+    "train.warmup_steps": Row(
+        "预热步数", "学习率从 0 上升的步数；设定后预热比例不起作用。", "100",
+        "warmup_steps HF axolotl; warmup_num_steps DeepSpeed",
     ),
     "train.weight_decay": Row("权重衰减", "AdamW 的权重衰减。", "0.01", "weight_decay HF axolotl DeepSpeed"),
+    "train.adam_beta1": Row("Adam beta1", "AdamW 的梯度均值变化得多慢。", "0.95", "adam_beta1 HF axolotl"),
+    "train.adam_beta2": Row(
+        "Adam beta2", "AdamW 的梯度平方均值变化得多慢。", "0.95", "adam_beta2 HF axolotl; betas DeepSpeed",
+    ),
+    "train.adam_epsilon": Row(
+        "Adam epsilon", "AdamW 加在梯度平方均值的平方根上的数。", "1e-6", "adam_epsilon HF axolotl; eps DeepSpeed",
+    ),
     "train.max_grad_norm": Row(
         "梯度裁剪", "范数更大的梯度缩小到此值；0：不裁剪。", "0.3",
         "max_grad_norm HF axolotl; gradient_clipping DeepSpeed; clip_grad Megatron",
@@ -234,7 +246,7 @@ ROWS: dict[str, Row] = {
         "LLaMA-Factory; activation_checkpointing DeepSpeed",
     ),
     "train.checkpoint_every": Row(
-        "检查点间隔", "两个检查点之间的步数；0：只保存最后一个和按请求保存的。", "500",
+        "检查点间隔", "两个检查点之间的步数，或 `epoch`、`0.25 epochs`；0：只保存最后一个和按请求保存的。", "epoch",
         "save_steps HF axolotl; save_strategy HF axolotl; saves_per_epoch axolotl; save_interval Megatron",
     ),
     "train.keep_checkpoints": Row("保留检查点数", "更旧的检查点会被删除。", "3", "save_total_limit HF axolotl"),
@@ -263,7 +275,7 @@ ROWS: dict[str, Row] = {
         "predict_with_generate HF; do_predict HF; do_eval HF",
     ),
     "eval.every": Row(
-        "评估间隔", "两次测量留出损失之间的步数；auto：全程约十次；0：只在结束时。", "100",
+        "评估间隔", "两次测量留出损失之间的步数，或 `epoch`、`0.25 epochs`；auto：全程约十次；0：只在结束时。", "100",
         "eval_steps HF axolotl; eval_strategy HF axolotl; evaluation_strategy HF; evals_per_epoch axolotl; "
         "eval_interval Megatron",
     ),

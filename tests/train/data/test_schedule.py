@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from train.data.schedule import Sampler, deal, learning_rate, spread
+from train.config import steps_between
+from train.data.schedule import Sampler, deal, learning_rate, spread, warmup_steps
 
 RNG = np.random.default_rng(0)
 SHAPES = [(1, 1), (1, 4), (2, 2), (4, 1), (3, 2), (8, 3)]
@@ -93,7 +94,7 @@ def test_the_learning_rate_is_that_of_transformers_step_by_step(
     name = "constant_with_warmup" if shape == "constant" else shape
     scheduler = transformers.get_scheduler(name, optimizer, theirs.get_warmup_steps(total), total)
     for step in range(total):
-        ours = learning_rate(step, total, peak=2e-4, warmup_ratio=ratio, shape=shape)
+        ours = learning_rate(step, total, peak=2e-4, warmup=warmup_steps(total, ratio), shape=shape)
         assert ours == pytest.approx(scheduler.get_last_lr()[0], rel=1e-12, abs=1e-18)
         optimizer.step()
         scheduler.step()
@@ -102,4 +103,24 @@ def test_the_learning_rate_is_that_of_transformers_step_by_step(
 @pytest.mark.parametrize("total", [1, 2, 3])
 def test_warm_up_leaves_a_step_that_trains(total: int) -> None:
     """Trainer would give the only step of a run a rate of zero."""
-    assert any(learning_rate(k, total, peak=1.0, warmup_ratio=0.03, shape="cosine") for k in range(total))
+    warmup = warmup_steps(total, 0.03)
+    assert any(learning_rate(k, total, peak=1.0, warmup=warmup, shape="cosine") for k in range(total))
+
+
+def test_a_number_of_warm_up_steps_overrides_their_share() -> None:
+    assert warmup_steps(100, 0.03) == 3
+    assert warmup_steps(100, 0.03, 0) == 0
+    assert warmup_steps(100, 0.03, 40) == 40
+
+
+def test_only_the_first_records_of_a_source_take_part() -> None:
+    sampler = Sampler((10, 6), (1.0, 2.0), 1, used=(4, 6))
+    assert sampler.epoch_size == 4 + 12
+    assert sorted(sampler.epoch(0).tolist()) == sorted([0, 1, 2, 3, *(2 * list(range(10, 16)))])
+
+
+@pytest.mark.parametrize(
+    ("every", "steps"), [(7, 7), (0, 0), ("epoch", 13), ("0.25 epochs", 4), ("2 epochs", 25), ("1 epoch", 13)]
+)
+def test_a_time_in_epochs_is_counted_in_whole_batches(every: int | str, steps: int) -> None:
+    assert steps_between(every, records=100, global_batch_size=8) == steps
