@@ -19,11 +19,14 @@ from typing import Any
 import paramiko
 
 from launcher.errors import TargetError
+from launcher.machine import process
 from launcher.remote import certificates
 from launcher.remote.openssh import Settings, warn_once
 from launcher.remote.ssh_config import in_list
 
 AUTHORITY, REVOKED = "@cert-authority", "@revoked"
+KRL_SECONDS = 10.0
+"""For ssh-keygen to look one key up."""
 _STORING = threading.Lock()
 
 
@@ -177,10 +180,8 @@ def _refuse_revoked(shown: Sequence[bytes], key: Any, settings: Settings, known:
                 f"{settings.where}: RevokedHostKeys {file}: {error.strerror}; ssh refuses it too"
             ) from error
         if data.startswith(b"SSHKRL\n"):
-            raise HostKeyError(
-                f"{settings.where}: RevokedHostKeys {file} is a binary list (KRL), which zlaunch cannot read: "
-                "name a file of public keys"
-            )
+            places += [str(file)] if _is_in_krl(file, key, settings) else []
+            continue
         revoked = {word for line in data.decode(errors="replace").splitlines() for word in line.split()}
         places += [str(file) for blob in shown if base64.b64encode(blob).decode() in revoked]
     if places:
@@ -188,6 +189,24 @@ def _refuse_revoked(shown: Sequence[bytes], key: Any, settings: Settings, known:
             f"REVOKED HOST KEY: {settings.where} shows {fingerprint(key)}, which is revoked in {', '.join(places)}: "
             "whoever has that key may pretend to be this host"
         )
+
+
+def _is_in_krl(file: Path, key: Any, settings: Settings) -> bool:
+    """Have OpenSSH look a key, or a certificate with its authority, up in a binary list of revoked ones (KRL).
+
+    Raises HostKeyError if it cannot say.
+    """
+    blob = key.public_blob.key_blob if key.public_blob else key.asbytes()
+    line = f"{paramiko.Message(blob).get_text()} {base64.b64encode(blob).decode()}\n"
+    try:
+        argv = ["ssh-keygen", "-Q", "-f", str(file), "/dev/stdin"]
+        result = process.run(argv, stdin=line.encode(), timeout=KRL_SECONDS, check=False)
+    except TargetError as error:
+        raise HostKeyError(f"{settings.where}: only ssh-keygen can read RevokedHostKeys {file}: {error}") from error
+    if result.code not in (0, 1):
+        said = " ".join(result.last_lines) or f"exit status {result.code}"
+        raise HostKeyError(f"{settings.where}: RevokedHostKeys {file} cannot be read: {said}; ssh refuses it too")
+    return result.code == 1
 
 
 def _known_without_port(blob: bytes, settings: Settings) -> bool:

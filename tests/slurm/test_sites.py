@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,47 @@ def test_the_cluster_that_sbatch_chose_of_several_is_kept(zl_other: Zl) -> None:
     wait(lambda: zl_other.state(run) == "RUNNING")
     assert "CANCELLED" in zl_other("cancel", "--now", run.run_id)
     assert queue_of(zl_other, "zlaunch") == []
+
+
+@pytest.fixture
+def federation(zl_other: Zl, slurm_other: Slurm) -> Iterator[Zl]:
+    """`zl` on the first of two clusters that are a federation until the end of the test."""
+    clusters = (zl_other.cluster, slurm_other)
+
+    def shown(text: str) -> bool:
+        return all(text in cluster.run(["scontrol", "show", "federation"]).stdout for cluster in clusters)
+
+    clusters[0].run(["sacctmgr", "-i", "add", "federation", "both", "clusters=zlaunch,other"])
+    try:
+        wait(lambda: shown("Synced:Yes"))
+        yield zl_other
+    finally:
+        for cluster in clusters:
+            cluster.run(["scancel", "--user=root"], check=False)
+        clusters[0].run(["sacctmgr", "-i", "delete", "federation", "both"])
+        wait(lambda: not shown("Sibling:"))
+
+
+def test_a_federated_run_is_followed_cancelled_and_resumed_where_it_runs(federation: Zl) -> None:
+    zl = federation
+    here = zl.submit("sleep 300", "--nodes", "4", "--sbatch", "exclusive")  # the other cluster has one node
+    assert int(here.record.ids[0]) > 1 << 26
+    wait(lambda: events(here, "ranks_started"))
+    assert zl.state(here) == "RUNNING"
+    there = zl.submit("sleep 300")  # the cluster that queues it is full: its sibling starts it
+    wait(lambda: events(there, "ranks_started"))
+    assert queue_of(zl, "other") == list(there.record.ids)
+    assert zl.squeue(there) == "REVOKED"
+    assert zl.state(there) == "RUNNING"
+    there.update_record(ids=())  # as if the launcher had died before it could record the job
+    assert "is RUNNING" in zl("resume", there.run_id, code=2)
+    assert int(there.record.ids[0]) > 1 << 26
+    assert "CANCELLED" in zl("cancel", there.run_id)
+    assert queue_of(zl, "other") == []
+    zl("resume", there.run_id, "--detach")
+    wait(lambda: queue_of(zl, "other") == list(there.record.ids))
+    zl("cancel", "--now", there.run_id)
+    assert queue_of(zl, "other") == []
 
 
 def test_a_sweep_larger_than_an_array_is_several_arrays_which_every_command_knows(zl_other: Zl) -> None:

@@ -139,6 +139,16 @@ def test_a_certificate_of_a_host_is_accepted(
     with_authority = config(f"Host *\n  Port 2222\n  UserKnownHostsFile {tmp_path}/known\n")
     assert ssh(with_authority, "node2")
     assert log_in(with_authority, "node2") == "node2"
+    authority = with_authority.replace("config", "revoking")
+    subprocess.run(["ssh-keygen", "-q", "-k", "-f", tmp_path / "krl", tmp_path / "ca.pub"], check=True)
+    Path(authority).write_text(f"RevokedHostKeys {tmp_path}/krl\n{Path(with_authority).read_text()}")
+    assert not ssh(authority, "node2")
+    assert "REVOKED HOST KEY" in refused(authority, "node2")
+    (tmp_path / "serials").write_text("id: x\n")
+    words = ["-k", "-s", tmp_path / "ca.pub", "-f", tmp_path / "krl", tmp_path / "serials"]
+    subprocess.run(["ssh-keygen", "-q", *words], check=True)
+    assert not ssh(authority, "node2")
+    assert "REVOKED HOST KEY" in refused(authority, "node2")
     (tmp_path / "known").write_text(f"@cert-authority other* {(tmp_path / 'ca.pub').read_text()}")
     assert "unknown host key" in refused(with_authority, "node2")
 

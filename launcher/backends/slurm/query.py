@@ -14,7 +14,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,21 +149,31 @@ class JobWatch:
         return version is not None and (int(version[1]), int(version[2])) >= JSON_SINCE
 
     def _squeue(self, cache: _Cache) -> dict[str, JobInfo]:
-        argv = ["squeue", "--me", "--states=all"]
+        jobs = self._own_squeue(cache)
+        here = {job_id: info for job_id, info in jobs.items() if info.native != REVOKED}
+        if set(cache.asked) & (set(jobs) - set(here)):
+            text = "\n".join(_of_federation(self.shell, [*_SQUEUE, f"--format={SQUEUE_FIELDS}"]))
+            return {**parse_squeue(text), **here}
+        return here
+
+    def _own_squeue(self, cache: _Cache) -> dict[str, JobInfo]:
         if cache.json:
             try:
-                return parse_json(_checked(self.shell.run([*argv, "--json"])).stdout)
+                return parse_json(_checked(self.shell.run(["squeue", "--me", "--states=all", "--json"])).stdout)
             except ValueError:  # built without JSON, or a wrapper prints more; every version prints text
                 cache.json = False
-        argv += ["--array", "--noheader", f"--format={SQUEUE_FIELDS}"]
-        return parse_squeue(_checked(self.shell.run(argv)).stdout)
+        return parse_squeue(_checked(self.shell.run([*_SQUEUE, f"--format={SQUEUE_FIELDS}"])).stdout)
 
     def _sacct(self, job_ids: list[str], cache: _Cache) -> dict[str, JobInfo]:
         """Return what accounting knows of these jobs. If it refuses, return nothing and do not ask for an hour."""
         found: dict[str, JobInfo] = {}
-        for start in range(0, len(job_ids), CHUNK):
-            jobs = ",".join(job_ids[start : start + CHUNK])
-            result = self.shell.run(["sacct", "--allocations", "--jobs", jobs, *_SACCT_FORM[bool(cache.json)]])
+        alone = [job_id for job_id in job_ids if not is_federated(job_id)]
+        federated = [job_id for job_id in job_ids if is_federated(job_id)]
+        chunks = [(ids[start : start + CHUNK], words) for ids, words in ((alone, []), (federated, ["--federation"]))
+                  for start in range(0, len(ids), CHUNK)]  # fmt: skip
+        for ids, words in chunks:
+            form = _SACCT_FORM[bool(cache.json)]
+            result = self.shell.run(["sacct", "--allocations", *words, "--jobs", ",".join(ids), *form])
             if result.code != 0:
                 cache.sacct_refused = self.clock()
                 break
@@ -174,6 +184,9 @@ class JobWatch:
         return found
 
 
+REVOKED = "REVOKED"
+"""Slurm's state of a job of a federation, on the cluster that queued it, when another cluster has started it."""
+_SQUEUE = ("squeue", "--me", "--array", "--noheader", "--states=all")
 _SACCT_FORM = {False: ["--noheader", "--parsable2", f"--format={SACCT_FIELDS}"], True: ["--json"]}
 
 
@@ -198,6 +211,23 @@ def cache_folder() -> Path:
         return other
 
 
+def is_federated(job_id: str) -> bool:
+    """Whether this is the id of a federation's job: its bits above the 26th say which cluster queued it."""
+    number = re.match(r"[0-9]{1,18}", job_id)
+    return number is not None and int(number[0]) >= 1 << 26
+
+
+def _of_federation(shell: Shell, argv: Sequence[str]) -> list[str]:
+    """Return what squeue prints of the jobs of all clusters of the federation, without the traces of revoked ones.
+
+    Raises TargetError.
+    """
+    shown = _checked(shell.run(["scontrol", "show", "federation"])).stdout
+    clusters = re.findall(r"^(?:Self|Sibling):\s*([\w.-]+):", shown, re.MULTILINE)
+    words = [*argv, f"--clusters={','.join(clusters)}"] if clusters else argv
+    return [line for line in _checked(shell.run(words)).stdout.splitlines() if f"|{REVOKED}|" not in line]
+
+
 def job_of_sbatch(output: str) -> str:
     """The job among the lines that `sbatch --parsable` and a site's wrapper print, as `123` or `123;cluster`. Pure.
 
@@ -209,8 +239,11 @@ def job_of_sbatch(output: str) -> str:
 
 def live_jobs(shell: Shell) -> list[tuple[str, str]]:
     """(id, name) of this user's unfinished jobs, oldest first; elements of arrays one by one. Raises TargetError."""
-    argv = ["squeue", "--me", "--array", "--noheader", "--states=all", "--format=%i|%T|%j"]
-    rows = [line.strip().split("|", 2) for line in _checked(shell.run(argv)).stdout.splitlines()]
+    argv = [*_SQUEUE, "--format=%i|%T|%j"]
+    lines = _checked(shell.run(argv)).stdout.splitlines()
+    if any(f"|{REVOKED}|" in line for line in lines):
+        lines = _of_federation(shell, argv)
+    rows = [line.strip().split("|", 2) for line in lines]
     known = [row for row in rows if len(row) == 3 and re.fullmatch(r"[0-9]{1,18}(_.{1,4096})?", row[0])]
     found = [(row[0], row[2]) for row in known if not run_state(row[1]).is_final]
     return sorted(found, key=lambda job: [int(part) for part in re.findall(r"[0-9]{1,18}", job[0])])

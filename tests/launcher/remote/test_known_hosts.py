@@ -103,8 +103,31 @@ def test_a_list_of_revoked_keys_is_heeded(tmp_path: Path) -> None:
     check(settings(tmp_path, config, known))
     (tmp_path / "revoked").unlink()
     assert "No such file" in refusal(settings(tmp_path, config, known))
+
+
+@pytest.mark.parametrize("form", ["{key}", "key: {key}", "sha256: {key}", "hash: {fingerprint}"])
+def test_a_binary_list_of_revoked_keys_is_heeded(tmp_path: Path, form: str) -> None:
+    config, known = f"RevokedHostKeys {tmp_path}/revoked", f"10.0.0.1 {RSA}\n"
+
+    def revoke(key: paramiko.PKey) -> None:
+        line = form.format(key=f"{key.get_name()} {key.get_base64()}", fingerprint=key.fingerprint)
+        (tmp_path / "list").write_text(line + "\n")
+        subprocess.run(["ssh-keygen", "-q", "-k", "-f", tmp_path / "revoked", tmp_path / "list"], check=True)
+
+    revoke(KEY)
+    assert f"which is revoked in {tmp_path}/revoked" in refusal(settings(tmp_path, config, known), accept_new=True)
+    revoke(OTHER)
+    check(settings(tmp_path, config, known))
+
+
+def test_a_binary_list_of_revoked_keys_that_cannot_be_read_lets_no_key_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = settings(tmp_path, f"RevokedHostKeys {tmp_path}/revoked", f"10.0.0.1 {RSA}\n")
     (tmp_path / "revoked").write_bytes(b"SSHKRL\n\0\0\0\0")
-    assert "binary list" in refusal(settings(tmp_path, config, known))
+    assert "revoked cannot be read: " in refusal(found)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "only ssh-keygen can read RevokedHostKeys" in refusal(found)
 
 
 def test_a_changed_key_is_refused_unless_the_user_has_switched_the_check_off(

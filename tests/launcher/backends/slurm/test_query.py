@@ -11,7 +11,7 @@ import pytest
 from launcher.backends import backend_of, current_state
 from launcher.backends.slurm.job_state import merge_states, own_state, waiting_reason
 from launcher.backends.slurm.jobs import SlurmBackend
-from launcher.backends.slurm.query import JobWatch, Snapshot, cache_folder, explain_sbatch, job_of_sbatch
+from launcher.backends.slurm.query import JobWatch, Snapshot, cache_folder, explain_sbatch, job_of_sbatch, live_jobs
 from launcher.backends.slurm.states import JobInfo, parse_time
 from launcher.errors import TargetError
 from launcher.machine.process import Result
@@ -147,6 +147,53 @@ def test_a_controller_that_is_down_is_not_asked_more_often_and_its_last_answer_c
     watch.snapshot("1")
     assert shell.questions() == ["squeue", "squeue"]
     assert waiting_reason(down) == "Slurm does not answer: squeue: squeue: error: no answer"
+
+
+FEDERATION = (
+    "Federation: both\nSelf:       here:10.0.0.1:6817 ID:1 FedState:ACTIVE Features:\n"
+    "Sibling:    there:10.0.0.2:6817 ID:2 FedState:ACTIVE Features: PersistConnSend/Recv:Yes/Yes Synced:Yes\n"
+)
+FEDERATED = str((1 << 26) + 7)
+
+
+class FederationShell(FakeShell):
+    """A cluster whose sibling has started job 7 of the federation; `there`: what squeue prints of the sibling."""
+
+    there = f"CLUSTER: there\n{FEDERATED}|RUNNING|N/A|far1|None\nCLUSTER: here\n{FEDERATED}|REVOKED|N/A||None\n"
+
+    def run(self, argv: Sequence[str], *, cwd: str | None = None, hide: Sequence[str] = ()) -> Result:
+        done = super().run(argv, cwd=cwd, hide=hide)
+        return Result(done.argv, 0, self.there, "", 0.0) if "--clusters=here,there" in argv else done
+
+
+@pytest.mark.parametrize("version", ["slurm-wlm 22.05.8", "slurm 23.11.4"])
+def test_a_job_that_another_cluster_of_the_federation_started_is_what_that_cluster_says(
+    tmp_path: Path, version: str
+) -> None:
+    jobs = {"jobs": [{"job_id": int(FEDERATED), "job_state": ["REVOKED"]}, {"job_id": 1, "job_state": ["RUNNING"]}]}
+    text = f"{RUNNING}{FEDERATED}|REVOKED|N/A||None\n"
+    answers = {"squeue": json.dumps(jobs) if "23" in version else text, "scontrol": FEDERATION, "version": version}
+    shell, clock = FederationShell(answers), Clock()
+    watch = JobWatch(shell, folder=tmp_path, clock=clock)
+    started = watch.snapshot(FEDERATED, lambda: ["1"]).job
+    assert started == JobInfo(FEDERATED, "RUNNING", "", None, "far1")
+    clock.now += 20
+    shell.there = f"{FEDERATED}|REVOKED|N/A||None\n"  # that cluster has forgotten it: now accounting is asked
+    shell.answers["sacct"] = f"{FEDERATED}|COMPLETED|Unknown|far1|0:0|\n" if "22" in version else '{"jobs": []}'
+    ended = watch.snapshot(FEDERATED).job
+    assert ended == (JobInfo(FEDERATED, "COMPLETED", "", None, "far1", 0) if "22" in version else None)
+    assert shell.asked[-1][:5] == ["sacct", "--allocations", "--federation", "--jobs", FEDERATED]
+
+
+def test_a_revoked_job_is_alive_while_another_cluster_has_it(tmp_path: Path) -> None:
+    shell = FederationShell({"squeue": f"1|RUNNING|a\n{FEDERATED}|REVOKED|b\n", "scontrol": FEDERATION})
+    shell.there = f"{FEDERATED}|RUNNING|b\n1|RUNNING|a\n{FEDERATED}|REVOKED|b\n"
+    assert live_jobs(shell) == [("1", "a"), (FEDERATED, "b")]
+    shell.there = f"1|RUNNING|a\n{FEDERATED}|REVOKED|b\n"
+    assert live_jobs(shell) == [("1", "a")]
+    shell.answers["scontrol"] = None
+    with pytest.raises(TargetError, match="no answer"):
+        live_jobs(shell)
 
 
 def test_a_damaged_cache_leads_to_a_new_query(tmp_path: Path) -> None:
