@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from launcher.errors import RunNotFound, UsageError, ZlaunchError
+from launcher.show.page.bilingual import both
 from launcher.web import actions, chats, pages
 from launcher.web.board import Board
 from launcher.web.new_run import new_run_routes
@@ -44,7 +45,8 @@ def _refuse(request: Request, error: Any) -> Response:
     """An error of the user: text for a page, JSON for a script of a page."""
     status = 404 if isinstance(error, RunNotFound) else 400 if isinstance(error, UsageError) else 500
     if request.method == "POST":
-        return JSONResponse({"error": str(error), "hint": error.hint}, status)
+        (text, text_zh), (hint, hint_zh) = both(str(error)), both(error.hint or "")
+        return JSONResponse({"error": text, "error_zh": text_zh, "hint": hint, "hint_zh": hint_zh}, status)
     return PlainTextResponse(f"{status}: {error.text}\n", status)
 
 

@@ -11,7 +11,8 @@ import uvicorn
 
 from launcher.rundir.directory import RunDir
 from launcher.web.app import application, close
-from launcher.web.board import Board, StateOf
+from launcher.web.asked_states import StateOf
+from launcher.web.board import Board
 
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - recognized, not bound here
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

@@ -8,7 +8,7 @@ const refuse = text => { $("refused").textContent = text; $("refused").hidden = 
 const start = async (name, options) => {
   refuse("");
   const answer = await post(`${here}/do/${name}`, options);
-  if (answer.error) refuse(answer.error + (answer.hint ? ` → ${answer.hint}` : ""));
+  if (answer.error) refuse(t(answer.error, answer.error_zh || answer.error) + (answer.hint ? ` → ${t(answer.hint, answer.hint_zh || answer.hint)}` : ""));
 };
 document.querySelectorAll("[data-ask]").forEach(button => button.addEventListener("click", () => $("ask-" + button.dataset.ask).showModal()));
 document.querySelectorAll("button[data-do]").forEach(button => button.addEventListener("click", () => start(button.dataset.do, {})));

@@ -125,6 +125,7 @@ const drawRuns = () => {
     add(head, "span", row.error || row.id, { class: row.error ? "small bad block" : "small soft block" });
     const state = add(line, "td");
     if (row.state) add(state, "span", words(row.state), { class: "chip " + (TONES[row.state] || "soft") });
+    else if (!row.error) add(state, "span", t("asking …", "查询中……"), { class: "small soft" });
     add(line, "td", row.backend || "");
     add(line, "td", row.started ? new Date(row.started * 1000).toLocaleString(t("en-GB", "zh-CN"), { dateStyle: "medium", timeStyle: "short" }) : "", { class: "soft" });
     add(line, "td", row.step === null ? "–" : String(row.step), { class: "n", "data-label": t("Step", "步") });

@@ -14,7 +14,7 @@ const fill = (key, value) => {
 const ask = async (path, body, signal) => {
   const answer = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal });
   const found = await answer.json().catch(() => ({ error: `${answer.status} ${answer.statusText}` }));
-  if (!answer.ok) throw Object.assign(new Error(found.error || String(answer.status)), { hint: found.hint });
+  if (!answer.ok) throw Object.assign(new Error(found.error || String(answer.status)), { message_zh: found.error_zh, hint: found.hint, hint_zh: found.hint_zh });
   return found;
 };
 
@@ -26,17 +26,30 @@ const showProblems = () => {
     const place = $("e-" + control.name), here = problems.filter(p => p.key === control.name && (tried || touched.has(p.key)));
     place.hidden = !here.length;
     place.replaceChildren();
-    for (const problem of here) { add(place, "span", problem.message); if (problem.hint) add(place, "small", problem.hint); }
+    for (const problem of here) { add(place, "span", said(problem, "message")); if (problem.hint) add(place, "small", said(problem, "hint")); offer(place, problem); }
     control[here.length ? "setAttribute" : "removeAttribute"]("aria-invalid", "true");
   }
   const rest = problems.filter(p => !$("f-" + p.key));
   refuse(tried ? rest : []);
 };
+/* A text of the server in the language of the page. */
+const said = (value, key) => t(value[key], value[key + "_zh"] || value[key]);
+/* What the advice of an error names, as buttons that fill it in. */
+const offer = (place, problem) => {
+  const fixes = Object.entries(problem.fixes || {});
+  if (!fixes.length) return;
+  const list = add(place, "ul", null, { class: "swaps" });
+  for (const [key, value] of fixes) swap(list, `${key}: ${value}`, { [key]: value });
+};
+let refused = [];
 const refuse = list => {
+  refused = list;
   $("refused").replaceChildren();
   for (const problem of list) {
-    const place = add($("refused"), "p", problem.message, { class: "notice bad small", style: "white-space:pre-wrap" });
-    if (problem.hint) add(place, "span", problem.hint, { class: "soft block" });
+    const place = add($("refused"), "div", null, { class: "notice bad small" });
+    add(place, "p", said(problem, "message"), { style: "white-space:pre-wrap;margin:0" });
+    if (problem.hint) add(place, "span", said(problem, "hint"), { class: "soft block" });
+    offer(place, problem);
   }
 };
 const toProblem = () => {
@@ -61,7 +74,7 @@ const drawPlan = () => {
   if (plan.kind === "none") add(place, "p", t("Choose a model, and its plan is here.", "选择模型后，这里显示计划。"), { class: "soft small" });
   else if (plan.kind === "cpu") add(place, "p", t("No GPU here: the run trains on the CPU, and no memory is planned. Choose a GPU below to see what it would take there.", "本机没有 GPU：将在 CPU 上训练，不计划显存。可在下面选择 GPU 查看所需显存。"), { class: "soft small" });
   else if (plan.kind === "tiny") add(place, "p", t("A random model is tiny; it fits everywhere.", "随机模型非常小，任何设备都放得下。"), { class: "soft small" });
-  else if (plan.kind === "error") { add(place, "p", plan.message, { class: "small" }); if (plan.hint) add(place, "p", plan.hint, { class: "small soft" }); }
+  else if (plan.kind === "error") { add(place, "p", t(...plan.message), { class: "small" }); if (plan.hint[0]) add(place, "p", t(...plan.hint), { class: "small soft" }); }
   else drawBar(place, open);
 };
 const drawBar = (place, open) => {
@@ -81,7 +94,7 @@ const drawBar = (place, open) => {
     add(place, "p", t("It does not fit. What would help:", "放不下。可行的改法："), { class: "bad" });
     const list = add(place, "ul", null, { class: "swaps" });
     for (const change of plan.changes) {
-      const text = `${change.change} → ${gib(change.predicted_peak_bytes)} GiB`;
+      const text = `${t(...change.change)} → ${gib(change.predicted_peak_bytes)} GiB`;
       if (Object.keys(change.values).length) swap(list, text, change.values); else add(list, "li", text, { class: "small soft" });
     }
     return;
@@ -95,7 +108,7 @@ const drawBar = (place, open) => {
   const table = add(add(details, "table"), "tbody");
   for (const [key, item] of Object.entries(plan.settings)) {
     const row = add(table, "tr"), cell = add(row, "td");
-    add(cell, "code", key); cell.append(" "); add(cell, "strong", String(item.value)); add(cell, "span", item.reason, { class: "soft block", lang: "en" });
+    add(cell, "code", key); cell.append(" "); add(cell, "strong", String(item.value)); add(cell, "span", t(...item.reason), { class: "soft block" });
   }
 };
 
@@ -121,7 +134,7 @@ const check = async () => {
     $("plan").classList.remove("stale");
     form.dataset.checked = String(Number(form.dataset.checked || 0) + 1);
   } catch (error) {
-    if (error.name !== "AbortError") refuse([{ message: error.message, hint: error.hint }]);
+    if (error.name !== "AbortError") refuse([error]);
   }
 };
 const showBackend = () => {
@@ -148,14 +161,14 @@ $("see-records").addEventListener("click", async () => {
   } catch (error) {
     state.textContent = "";
     list.replaceChildren();
-    const place = add(list, "p", error.message, { class: "notice bad small", style: "white-space:pre-wrap" });
-    if (error.hint) add(place, "span", error.hint, { class: "soft block" });
+    const place = add(list, "p", said(error, "message"), { class: "notice bad small", style: "white-space:pre-wrap" });
+    if (error.hint) add(place, "span", said(error, "hint"), { class: "soft block" });
   } finally { button.disabled = false; form.dataset.records = "1"; }
 });
 const drawRecord = (list, record) => {
   const made = add(list, "div", null, { class: "record" }), place = add(made, "p", null, { class: "place" });
   add(place, "span", record.place);
-  if (record.problem) { add(made, "p", record.problem, { class: "bad small" }); return; }
+  if (record.problem) { add(made, "p", said(record.problem, "message"), { class: "bad small" }); if (made === list.querySelector(".record")) offer(made, record.problem); return; }
   add(place, "span", t(`${record.tokens} tokens, ${record.trained} with loss`, `${record.tokens} 个词元，${record.trained} 个计入损失`));
   if (record.ignored.length) add(place, "span", t("not used: ", "未使用：") + record.ignored.join(", "), { class: "warn" });
   const text = add(made, "p", null, { class: "tokens", tabindex: "0" });
@@ -183,7 +196,7 @@ $("start").addEventListener("click", async () => {
     problems = found.problems;
     showProblems();
     toProblem();
-  } catch (error) { refuse([{ message: error.message, hint: error.hint }]); toProblem(); }
+  } catch (error) { refuse([error]); toProblem(); }
   state.textContent = "";
   button.disabled = false;
 });
@@ -200,7 +213,7 @@ try {
     for (const [key, value] of Object.entries(kept.values)) if ($("f-" + key)) { fill(key, value); if (!value) touched.delete(key); }
   }
 } catch { /* as if nothing was kept */ }
-document.addEventListener("zlaunch-language", () => { drawPlan(); showLabels(); });
+document.addEventListener("zlaunch-language", () => { const kept = refused; drawPlan(); showLabels(); showProblems(); refuse(kept); });
 const showLabels = () => { for (const option of document.querySelectorAll("option[data-label-zh]")) option.label = option.dataset[document.documentElement.dataset.lang === "zh" ? "labelZh" : "labelEn"]; };
 showBackend();
 showLabels();

@@ -17,7 +17,8 @@ from launcher.rundir import reading
 from launcher.rundir.directory import RunDir
 from launcher.rundir.picture import Picture, Score
 from launcher.rundir.state import RunState
-from launcher.show.page import answers, history, verdict_words, words
+from launcher.show.page import answers, history, words
+from launcher.show.page.bilingual import both, in_chinese
 from launcher.show.page.uncertainty import wilson
 
 OUTPUT_LINES = 200
@@ -77,9 +78,9 @@ def verdict(seen: Picture) -> dict[str, Any]:
     line, reason = seen.verdict.line, seen.verdict.reason
     return {
         "en": line[:1].upper() + line[1:],
-        "zh": verdict_words.in_chinese(line),
+        "zh": in_chinese(line),
         "why_en": reason[:1].upper() + reason[1:],
-        "why_zh": verdict_words.in_chinese(reason),
+        "why_zh": in_chinese(reason),
         "next": list(seen.next_steps),
     }
 
@@ -189,8 +190,12 @@ def settings(run: RunDir, plan: dict[str, Any], train: dict[str, Any]) -> dict[s
         asked = ""
     return {
         "asked": asked,
-        "decided": [reason for reason in plan.get("reasons") or () if isinstance(reason, dict)],
-        "notes": [str(note) for note in plan.get("notes") or ()],
+        "decided": [
+            {**reason, "reason_zh": in_chinese(str(reason.get("reason")))}
+            for reason in plan.get("reasons") or ()
+            if isinstance(reason, dict)
+        ],
+        "notes": [both(str(note)) for note in plan.get("notes") or ()],
         "used": flat({key: value for key, value in train.items() if key not in _HIDDEN}),
     }
 

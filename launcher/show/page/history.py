@@ -10,6 +10,7 @@ from typing import Any
 
 from launcher.rundir.picture import Event, Node, Picture, Rank
 from launcher.show.page import words
+from launcher.show.page.bilingual import both, in_chinese
 from launcher.show.stack_table import ranks_of
 
 Line = dict[str, Any]
@@ -105,7 +106,7 @@ def row(event: Event, zero: float) -> dict[str, Any]:
         "after": (event.time or 0.0) - zero,
         "name": event.event,
         "text": written or ", ".join(texts),
-        "text_zh": _chinese(event) or written or ", ".join(texts),
+        "text_zh": _chinese(event) or (in_chinese(written) if written else ", ".join(texts)),
         "long": long,
         "stacks": stacks(event.fields.get("stacks")),
         "count": 1,
@@ -130,7 +131,7 @@ def _checkpoint(event: Line) -> str:
 _CHINESE: dict[str, Callable[[Line], str]] = {
     "checkpoint": _checkpoint,
     "resumed": lambda e: f"从{_checkpoint(e)}继续",
-    "restart": lambda e: f"第 {e.get('count')} 次重启：{e.get('reason')}",
+    "restart": lambda e: f"第 {e.get('count')} 次重启：{in_chinese(str(e.get('reason')))}",
     "request": lambda e: f"收到请求：{e.get('request')}",
     "end": lambda e: f"节点 {e.get('node')}：{words.both(str(e.get('state')))[1]}",
     "length_changed": lambda e: f"总步数由 {e.get('planned')} 改为 {e.get('steps')}，学习率随之调整",
@@ -168,7 +169,7 @@ def exit_of(rank: Rank) -> str:
 
 
 def failure(found: dict[str, Any] | None) -> dict[str, Any] | None:
-    """{"cause", "message", "advice", "host", "rank", "long"}; None if nothing failed."""
+    """{"cause", "message", "message_zh", "advice", "host", "rank", "long"}; None if nothing failed."""
     if found is None:
         return None
     texts = {key: _text(value) for key, value in found.items() if key not in ("message", "advice") and value}
@@ -176,7 +177,8 @@ def failure(found: dict[str, Any] | None) -> dict[str, Any] | None:
     return {
         "cause": str(found.get("cause") or ""),
         "message": str(found.get("message") or ""),
-        "advice": [str(one) for one in found.get("advice") or ()],
+        "message_zh": in_chinese(str(found.get("message") or "")),
+        "advice": [both(str(one)) for one in found.get("advice") or ()],
         "host": found.get("host"),
         "rank": found.get("rank"),
         "long": [{"name": key, "text": text} for key, text in texts.items() if "\n" in text],

@@ -21,6 +21,11 @@ WORDS: dict[str, tuple[str, str]] = {
     "train": ("Training", "训练"),
     "evaluate_after": ("Evaluation after training", "训练后评估"),
     "save": ("Saving the adapter", "保存适配器"),
+    "rendered": ("Not started", "未启动"),
+    "queued": ("Waiting to start", "等待启动"),
+    "starting": ("Starting the ranks", "正在启动进程"),
+    "program": ("Running the program", "正在运行程序"),
+    "ended": ("Ended", "已结束"),
     # metrics
     "loss": ("Loss", "损失"),
     "training_loss": ("Training loss", "训练损失"),
@@ -68,11 +73,15 @@ WORDS: dict[str, tuple[str, str]] = {
     "engine": ("Engine", "引擎"),
     "evaluation": ("Evaluation", "评估"),
     "node_lost": ("Node lost", "节点失联"),
+    "failure": ("Failure", "故障"),
+    "tracker": ("Tracker", "跟踪器"),
+    "notice": ("Notice", "通知"),
+    "loss_schedule": ("Measurements of the loss", "损失测量安排"),
 }
 
 HEADLINES: dict[str, tuple[str, str]] = {
     "PENDING": ("Waiting to start", "等待启动"),
-    "RUNNING": ("Still running", "仍在训练"),
+    "RUNNING": ("Running", "运行中"),
     "SUCCEEDED": ("The training has finished", "训练已完成"),
     "PROGRAM": ("The program has ended", "程序已结束"),
     "FAILED": ("The run failed", "运行失败"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ def check(values: Mapping[str, str], backend: str, gpu: str, base: Path) -> dict
     filled = job_of(values, base)
     problems = [*filled.problems, *_missing(filled, backend)]
     return {
-        "problems": [asdict(problem) for problem in problems],
+        "problems": [problem.sent() for problem in problems],
         "job": yamlfile.dumps(filled.tree),
         "command": f"zlaunch {_backend(backend)} job.yaml",
         "plan": plan_of(filled.spec, backend, gpu) if filled.spec else {"kind": "none"},
@@ -69,11 +68,11 @@ def records(values: Mapping[str, str], first: int, base: Path) -> dict[str, Any]
     """
     filled = job_of({key: text for key, text in values.items() if key != "data.eval"}, base)
     if filled.spec is None:
-        return {"records": [], "problems": [asdict(problem) for problem in filled.problems]}
+        return {"records": [], "problems": [problem.sent() for problem in filled.problems]}
     try:
         _, found = records_report.inspect(filled.spec, f"--show={first}", timeout=RECORDS_SECONDS)
     except UsageError as error:
-        return {"records": [], "problems": [asdict(at_field(error))]}
+        return {"records": [], "problems": [at_field(error).sent()]}
     shown = [_record(record) for record in found["records"][:MOST_SEQUENCES]]
     return {"records": shown, "problems": [], "more": max(0, len(found["records"]) - len(shown))}
 
@@ -87,7 +86,7 @@ def _record(record: Mapping[str, Any]) -> dict[str, Any]:
     tokens = record["tokens"]
     return {
         "place": f"{record['file']}:{record['line']}",
-        "problem": record.get("problem"),
+        "problem": Problem("", record["problem"]).sent() if record.get("problem") else None,
         "tokens": len(tokens),
         "trained": sum(token["loss"] for token in tokens),
         "left_out": max(0, len(tokens) - MOST_TOKENS),
@@ -105,7 +104,7 @@ def start(values: Mapping[str, str], backend: str, base: Path) -> dict[str, Any]
     filled = job_of(values, base)
     problems = [*filled.problems, *_missing(filled, backend)]
     if problems:
-        return {"problems": [asdict(problem) for problem in problems]}
+        return {"problems": [problem.sent() for problem in problems]}
     with tempfile.TemporaryDirectory(prefix="zlaunch-") as folder:
         file = Path(folder) / "job.yaml"
         file.write_text(yamlfile.dumps(filled.tree), encoding="utf-8")
@@ -115,7 +114,7 @@ def start(values: Mapping[str, str], backend: str, base: Path) -> dict[str, Any]
             return {"run": str(json.loads(result.stdout.splitlines()[-1])["run"])}
         raise refusal(result)
     except UsageError as error:
-        return {"problems": [asdict(at_field(error))]}
+        return {"problems": [at_field(error).sent()]}
 
 
 def refusal(result: process.Result) -> ZlaunchError:

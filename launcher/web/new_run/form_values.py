@@ -17,6 +17,7 @@ from launcher.job.explain import Refusal, known_keys
 from launcher.job.load import checked, put, wants_text
 from launcher.job.paths import with_absolute_paths
 from launcher.job.spec import JobSpec
+from launcher.show.page.bilingual import both
 from launcher.web.new_run.schema_form import Field, as_text, fields
 
 HERE = "the form"
@@ -29,6 +30,25 @@ class Problem:
     key: str
     message: str
     hint: str | None = None
+
+    def sent(self) -> dict[str, Any]:
+        """As the page shows it, in both languages; `fixes`: {key: text of its field} that its advice names."""
+        (message, message_zh), (hint, hint_zh) = both(self.message), both(self.hint or "")
+        fixes = {key: text for key, text in _FIXES.findall(f"{message}\n{hint}") if key in fields()}
+        return {
+            "key": self.key,
+            "message": message,
+            "message_zh": message_zh,
+            "hint": hint,
+            "hint_zh": hint_zh,
+            "fixes": fixes,
+        }
+
+
+_FIXES = re.compile(
+    r"(?<![\w.])([a-z_]+(?:\.[a-z_]+)+)(?: could be |=|: )(\{[^{}]*\}|[\w.]+)(?=$|[\s,;])", re.MULTILINE
+)
+"""`data.columns could be {...}`, `set data.on_error=skip`, `set train.engine: auto`."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from launcher.errors import ZlaunchError
 from launcher.job.spec import JobSpec
 from launcher.lifecycle import forecast
 from launcher.machine import facts
+from launcher.show.page.bilingual import both
 
 FRESH_SECONDS = 60.0
 """How long the GPUs of this machine count as known; nvidia-smi may take seconds to list them."""
@@ -34,7 +35,7 @@ def plan_of(wanted: JobSpec, backend: str, gpu: str) -> dict[str, Any]:
 
     {"kind": "plan", ...forecast.report}, {"kind": "cpu"} for a run without a GPU, {"kind": "tiny"} for a random model,
     {"kind": "none"} as long as there is no model, {"kind": "error", "message", "hint"} for what cannot be planned.
-    `gpu`: a name or a size; empty: the GPUs that the run would find.
+    Texts for people are [English, Chinese]. `gpu`: a name or a size; empty: the GPUs that the run would find.
     """
     if wanted.model.source == "random":
         return {"kind": "tiny"}
@@ -47,5 +48,10 @@ def plan_of(wanted: JobSpec, backend: str, gpu: str) -> dict[str, Any]:
         there, assumed = place
         planned = forecast.forecast(wanted, there, assumed=assumed, with_work=False)
     except ZlaunchError as error:
-        return {"kind": "error", "message": str(error), "hint": error.hint}
-    return {"kind": "plan", **forecast.report(planned)}
+        return {"kind": "error", "message": both(str(error)), "hint": both(error.hint or "")}
+    found = forecast.report(planned)
+    for item in found.get("settings", {}).values():
+        item["reason"] = both(item["reason"])
+    for change in found.get("changes", ()):
+        change["change"] = both(change["change"])
+    return {"kind": "plan", **found}

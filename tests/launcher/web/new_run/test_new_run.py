@@ -50,16 +50,16 @@ def planned(backend: str = "local", gpu: str = "", **values: str) -> dict[str, A
 
 def test_the_plan_is_for_the_gpus_of_the_run(machine: Any) -> None:
     assert planned()["kind"] == "cpu"
-    assert planned(device="cuda")["message"] == "1 GPUs requested, 0 found on this machine"
+    assert planned(device="cuda")["message"][0] == "1 GPUs requested, 0 found on this machine"
     assert planned(gpu="4090")["gpu"] == "NVIDIA GeForce RTX 4090"
     machine(cards(24_000, 16_000))
     both = planned()
     assert (both["world_size"], both["gpu_memory_bytes"], both["gpu_assumed"]) == (2, 16_000 << 20, False)
     assert planned(local__gpus="1")["gpu_memory_bytes"] == 24_000 << 20
     assert planned(device="cpu")["kind"] == "cpu"
-    assert "3 GPUs requested" in planned(local__gpus="3")["message"]
+    assert "3 GPUs requested" in planned(local__gpus="3")["message"][0]
     machine(cards(error="driver is broken"))
-    assert "driver is broken" in planned()["message"]
+    assert "driver is broken" in planned()["message"][0]
     assert planned(gpu="24GiB")["kind"] == "plan"
 
 
@@ -92,10 +92,10 @@ def test_the_plan_is_that_of_the_command_and_says_what_would_help() -> None:
     assert planned(gpu="t4", **{"train__micro_batch_size": "4", **given})["fits"]
     assert any(change["values"] == {} for change in tight["changes"])  # more or larger GPUs
     assert planned(model__path="no/such-model")["kind"] == "cpu"
-    assert "no config.json" in planned(gpu="t4", model__path="no/such-model")["message"]
+    assert "no config.json" in planned(gpu="t4", model__path="no/such-model")["message"][0]
     assert planned(model__path="", gpu="t4")["kind"] == "none"
     assert planned(model__source="random", gpu="t4")["kind"] == "tiny"
-    assert "not a GPU" in planned(gpu="abacus")["message"]
+    assert "not a GPU" in planned(gpu="abacus")["message"][0]
 
 
 def test_the_job_that_is_shown_is_the_job_that_the_form_says(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_preview_is_bounded_and_keeps_every_mark(tmp_path: Path, monkeypatch: 
     first, second = shown["records"][:2]
     assert (first["tokens"], first["trained"], first["left_out"]) == (5000, 500, 5000 - form_answers.MOST_TOKENS)
     assert [(span["loss"], len(span["texts"])) for span in first["spans"]] == [(False, 90), (True, 10)] * 15
-    assert second["problem"] == "no answer"
+    assert second["problem"]["message"] == "no answer"
 
     def slow(*words: Any, timeout: float) -> Any:
         raise process.CommandError(process.Result(("x",), 1, "", "", 1.0), f"took longer than {timeout:g} s")

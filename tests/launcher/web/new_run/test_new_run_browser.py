@@ -94,7 +94,7 @@ def test_a_run_is_started_with_the_keyboard_alone_and_followed(site: Site, page:
     written = time.monotonic()
     page.wait_for_selector("figure .plot", timeout=SLOW)
     assert time.monotonic() - written < 10  # 2 s on an idle machine; here the training itself takes the processors
-    page.wait_for_selector("h1:not(:has-text('Still running'))", timeout=SLOW)
+    page.wait_for_selector("h1:not(:has-text('Running'))", timeout=SLOW)
     page.wait_for_selector(".chip.good", timeout=SLOW)
     assert width(page) <= 375
 
@@ -150,7 +150,8 @@ def test_texts_of_a_job_and_of_records_stay_text(
         {"id": 2, "text": f"ok {HOSTILE}", "loss": True},
     ]
     record = {"file": HOSTILE, "line": 1, "honoured": ["output"], "ignored": [HOSTILE], "tokens": tokens}
-    found = {"records": [record, {**record, "tokens": [], "problem": HOSTILE}]}
+    problem = f"{HOSTILE}; data.columns could be {{instruction: say, output: ok}}"
+    found = {"records": [{**record, "tokens": [], "problem": problem}, record]}
     monkeypatch.setattr(records_report, "inspect", lambda *words, timeout: (0, found))
     page.goto(address(site, f"/new?from={run.run_id}"))
     page.wait_for_selector("#new[data-checked]")
@@ -160,4 +161,6 @@ def test_texts_of_a_job_and_of_records_stay_text(
     assert page.locator("#records .record").count() == 2
     assert page.locator("#records mark").inner_text() == f"ok {HOSTILE}"
     assert HOSTILE in page.locator("#records .bad").inner_text()
+    page.click("#records button:has-text('data.columns')")  # what the error proposes
+    page.wait_for_selector("#job pre:has-text('instruction: say')")
     assert width(page) <= 1280

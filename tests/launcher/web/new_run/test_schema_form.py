@@ -12,7 +12,7 @@ from launcher.job.load import checked, read_tree
 from launcher.job.spec import JobSpec
 from launcher.lifecycle.job_file import demo_job
 from launcher.machine import installation
-from launcher.web.new_run.form_values import job_of, values_of
+from launcher.web.new_run.form_values import Problem, job_of, values_of
 from launcher.web.new_run.schema_form import AT_FIRST, NOT_HERE, Field, fields
 
 HERE = Path("/work dir")
@@ -146,3 +146,24 @@ def test_a_new_key_needs_no_change_of_the_form() -> None:
     field = Field("train.new_key", "number", "3")
     assert (field.step, field.at_first, field.backend) == ("train", False, "")
     assert (fields()["ssh.hosts"].backend, fields()["data.turns"].step) == ("ssh", "data")
+
+
+@pytest.mark.parametrize(
+    ("message", "hint", "fixes"),
+    [
+        (
+            "none of the keys 'messages' (found: a, b); data.columns could be {instruction: a, output: b}",
+            "correct these lines, or set data.on_error=skip to leave them out",
+            {"data.columns": "{instruction: a, output: b}", "data.on_error": "skip"},
+        ),
+        (
+            "DoRA needs 16 bits",
+            "set train.engine: auto, model.quantization: none",
+            {"train.engine": "auto", "model.quantization": "none"},
+        ),
+        ("train.epochs: 'x'", "no.such=key, and data.trains=1", {}),
+        ("data.train is not set", None, {}),
+    ],
+)
+def test_what_an_advice_names_can_be_filled_in(message: str, hint: str | None, fixes: dict[str, str]) -> None:
+    assert Problem("", message, hint).sent()["fixes"] == fixes

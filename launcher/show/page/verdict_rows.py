@@ -1,8 +1,6 @@
-"""The lines and reasons of launcher/rundir/verdict.py in Chinese. A text without a row here stays English."""
+"""The lines and reasons of launcher/rundir/verdict.py in Chinese."""
 
 from __future__ import annotations
-
-import re
 
 _N = r"([-+.\w%]+)"
 """A number or a share."""
@@ -85,11 +83,3 @@ ROWS = (
     (r"train longer, or with a higher train.learning_rate", "延长训练，或调高 train.learning_rate"),
     (r"set eval.before: true, or leave eval.every at auto", "请设 eval.before: true，或让 eval.every 保持 auto"),
 )
-
-
-def in_chinese(text: str) -> str:
-    for pattern, chinese in ROWS:
-        found = re.fullmatch(pattern, text)
-        if found:
-            return found.expand(chinese)
-    return text
