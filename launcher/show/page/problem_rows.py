@@ -36,6 +36,7 @@ ROWS = (
         "只写名称，如 [HF_TOKEN]；zlaunch 从环境中读取它们的值",
     ),
     (r"there is no notify.url that it signs for", "没有与此签名对应的 notify.url"),
+    (r"only data.train has it", "只有 data.train 有它"),
     (r"for example (.+)", r"例如 \1"),
     (r"(.+), line (\d+), column (\d+): (?P<t>not valid YAML: .+)", r"\1 第 \2 行第 \3 列：\g<t>"),
     (r"not valid YAML: (.+)", r"不是合法的 YAML：\1"),
