@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from typing import Any
 
 # `python -m launcher` and an empty entry of PYTHONPATH let the working directory come before the standard library. The
 # user's json.py, click.py or train.py there is not what zlaunch imports.
@@ -31,6 +32,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "image": ("launcher.commands.image:image", "Copy the image to hosts without a registry: save, load, list."),
     "completion": ("launcher.commands.completion:completion", "Complete commands, runs and keys in your shell."),
     "init": ("launcher.commands.init:init", "Write a commented job.yaml."),
+    "keys": ("launcher.commands.keys:keys_", "Explain the keys of a job, also by other programs' names for them."),
+    "schema": ("launcher.commands.schema:schema", "Print the JSON Schema of a job file."),
     "list": ("launcher.commands.list:list_", "List the runs."),
     "watch": ("launcher.commands.watch:watch", "Show a run live, from any terminal."),
     "status": ("launcher.commands.status:status", "Show the state and progress of a run."),
@@ -73,10 +76,7 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            import difflib
-
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            ctx.fail(f"no command {args[0]!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
+            args = _field_words().command_line(ctx, args, list(COMMANDS))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -124,8 +124,9 @@ def _status() -> int:
                 raise UsageError(f"{word!r} is not text in {encoding}", hint="use UTF-8, for example LC_ALL=C.UTF-8")
         status = cli(standalone_mode=False)
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        shown = _field_words().explained(error) if isinstance(error, click.UsageError) else error
+        shown.show()
+        return shown.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return 130
@@ -143,6 +144,11 @@ def _status() -> int:
         click.echo(f"error: {told.text}", err=True)
         return told.exit_code
     return status if isinstance(status, int) else 0
+
+
+def _field_words() -> Any:
+    """The words of other programs; imported only for a command line that is not understood."""
+    return importlib.import_module("launcher.commands.field_words")
 
 
 def _is_ours(error: OSError) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 import re
@@ -21,6 +20,7 @@ class Refusal(SpecError):
 
     def __init__(self, place: str, message: str, *, hint: str | None = None, unknown: bool = False) -> None:
         super().__init__(message if unknown else f"{place or 'the job'}: {message}", hint=hint)
+        self.place = place
         self.key = re.sub(r"\[\d+\]", "", place)
 
 
@@ -59,12 +59,11 @@ def is_section(kind: Any) -> bool:
 
 
 def _unknown(place: str, name: str, siblings: Iterable[str]) -> Refusal:
-    """An unknown key, with the nearest key of its section, else the nearest of any section, as a hint."""
+    """An unknown key, with what it means or was meant to be as a hint."""
+    from launcher.job.reference import unknown_words
+
     prefix = f"{place}." if place else ""
-    anywhere = {key.rpartition(".")[2]: key for key in known_keys()}
-    close = [prefix + near for near in difflib.get_close_matches(name, siblings, n=1, cutoff=0.7)]
-    close += [anywhere[near] for near in difflib.get_close_matches(name, anywhere, n=1, cutoff=0.75)]
-    hint = f"did you mean `{close[0]}`?" if close else f"known here: {', '.join(sorted(siblings))}"
+    hint = unknown_words.hint(name, place, list(siblings), known_keys())
     return Refusal(prefix + name, f"unknown key `{prefix}{name}`", hint=hint, unknown=True)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from launcher.errors import SpecError
 from launcher.job import notify_address, yamlfile
 from launcher.job.explain import Refusal, is_section, known_keys, refusals, type_name
 from launcher.job.paths import with_absolute_paths
-from launcher.job.ranges import check_names, check_ranges
+from launcher.job.ranges import numbers_out_of_range, unusable_names
 from launcher.job.spec import Job, JobSpec
 
 
@@ -27,26 +27,82 @@ def read_job(
 
     Relative paths of a file are relative to that file, and those of flags to the working directory. Raises SpecError.
     """
-    tree = _merge(*(read_tree(path) if path is not None else {} for path in (file, overlay)))
+    wrong = Mistakes(str(file or overlay or "the command line"), file)
+    tree = _merge(*(wrong.in_file(path) if path is not None else {} for path in (file, overlay)))
     values = {key: value for key, value in (flags or {}).items() if value is not None}
-    sets = [parse_set(text) for text in overrides]
     given: dict[str, Any] = {}
-    places: dict[str, str] = {}
+    sets = [pair for text in overrides for pair in wrong.in_setting(text)]
     for place, pairs in (("the command line", values.items()), ("--set", sets)):
         for key, value in pairs:
             if isinstance(value, str) and (reason := yamlfile.unusable(value)):
                 raise SpecError(f"{place}: {key}: {reason}")
             put(given, key, value, where=f"{place}: {key}")
-            places[key] = place
+            wrong.places[key] = place
     tree = _merge(tree, with_absolute_paths(given, Path.cwd()))
-    origin = str(file or overlay or "the command line")
-    tree, held = notify_address.take_out(tree, places, origin)
-    return Job(convert(tree, where=origin, places=places), tree, origin, held)
+    tree, held = notify_address.take_out(tree, wrong.places, wrong.origin)
+    return Job(wrong.convert(tree), tree, wrong.origin, held)
+
+
+class Mistakes:
+    """What is wrong with a job, collected so that all of it is reported at once, each with its place."""
+
+    def __init__(self, origin: str, file: Path | None = None, places: Mapping[str, str] | None = None) -> None:
+        self.origin = origin
+        self.file = file
+        self.places = dict(places or {})
+        """Where single keys or sections were given, other than in the file."""
+        self.found: list[SpecError] = []
+
+    def in_file(self, file: Path) -> dict[str, Any]:
+        """The content of a job file; of a key that stands twice, the last value. Raises SpecError."""
+        try:
+            return read_tree(file)
+        except yamlfile.Repeated as repeated:
+            self.found += [SpecError(": ".join(line), hint=repeated.hint) for line in repeated.lines]
+            return _checked_tree(repeated.value, file)
+
+    def in_setting(self, text: str) -> list[tuple[str, Any]]:
+        """A `--set` as key and value; none if it is malformed."""
+        try:
+            return [parse_set(text)]
+        except SpecError as error:
+            self.found.append(error)
+            return []
+
+    def convert(self, tree: Mapping[str, Any]) -> JobSpec:
+        """The mapping as JobSpec. Raises SpecError for all that is wrong."""
+        try:
+            spec = checked(tree)
+        except Refusal:
+            lines = yamlfile.lines(self.file) if self.file is not None else {}
+            placed = [(*self._place(refusal, lines), refusal) for refusal in every_refusal(tree)]
+            for line, place, refusal in sorted(placed, key=lambda one: one[0]):
+                place = f"{place}, line {line}" if line else place
+                self.found.append(SpecError(f"{place}: {refusal}", hint=refusal.hint))
+        if not self.found:
+            return spec
+        if len(self.found) == 1:
+            raise self.found[0]
+        listed = "".join("\n  " + error.text.replace("\n", "\n  ") for error in self.found)
+        raise SpecError(f"{len(self.found)} mistakes in the job:{listed}")
+
+    def _place(self, refusal: Refusal, lines: Mapping[str, int]) -> tuple[int, str]:
+        """(line or 0, where): where the key, its section, or a key below it was given."""
+        key, place = refusal.key, refusal.place
+        given = [name for name in self.places if f"{key}.".startswith(f"{name}.") or name.startswith(f"{key}.")]
+        if given and key:
+            return 0, self.places[max(given, key=len)]
+        while place and place not in lines:
+            place = place.rpartition("[" if place.endswith("]") else ".")[0]
+        return lines.get(place, 0), self.origin
 
 
 def read_tree(file: Path) -> dict[str, Any]:
     """The content of a job file, with absolute paths; not checked yet. Raises SpecError."""
-    loaded = yamlfile.load(file, is_text=wants_text)
+    return _checked_tree(yamlfile.load(file, is_text=wants_text), file)
+
+
+def _checked_tree(loaded: Any, file: Path) -> dict[str, Any]:
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
@@ -55,41 +111,56 @@ def read_tree(file: Path) -> dict[str, Any]:
 
 
 def convert(tree: Mapping[str, Any], *, where: str, places: Mapping[str, str] | None = None) -> JobSpec:
-    """A mapping as JobSpec. Raises SpecError for an unknown key, a wrong type and a value out of range.
+    """A mapping as JobSpec. Raises SpecError for every unknown key, wrong type and value out of range.
 
     `where` names the mapping in errors; `places` says where single keys or sections of it were given.
     """
-    try:
-        return checked(tree)
-    except Refusal as refusal:
-        place = _origin(refusal.key, places or {}) or where
-        told = SpecError(f"{place}: {refusal}", hint=refusal.hint)
-    raise told
+    return Mistakes(where, places=places).convert(tree)
 
 
 def checked(tree: Mapping[str, Any]) -> JobSpec:
-    """The same, for a caller that knows where the values come from. Raises Refusal."""
+    """The same, for a caller that knows where the values come from. Raises Refusal for the first mistake."""
     accepted = _texts(_without_empty_sections(tree))
     try:
         spec = msgspec.convert(accepted, JobSpec, strict=False)
     except msgspec.ValidationError:
         refusal = next(refusals(accepted))
     else:
-        check_ranges(spec)
-        check_names(spec)
-        return spec
+        in_values = next(_in_values(spec), None)
+        if in_values is None:
+            return spec
+        refusal = in_values
     raise refusal
+
+
+def every_refusal(tree: Mapping[str, Any]) -> list[Refusal]:
+    """Every mistake. What is refused is left out, so that the values of the rest are checked too."""
+    accepted = _texts(_without_empty_sections(tree))
+    found = list(refusals(accepted))
+    kept: dict[str, Any] = {}
+    for name, value in accepted.items():
+        if is_section(known_keys().get(name)) and isinstance(value, dict):
+            kept[name] = {key: inner for key, inner in value.items() if not _is_refused(f"{name}.{key}", found)}
+        elif not _is_refused(str(name), found):
+            kept[name] = value
+    sections = {refusal.key.partition(".")[0] for refusal in found}
+    values = _in_values(msgspec.convert(kept, JobSpec, strict=False))
+    return found + [one for one in values if one.key.partition(".")[0] != "notify" or "notify" not in sections]
+
+
+def _is_refused(key: str, found: Iterable[Refusal]) -> bool:
+    """Whether the value of `section.key`, or of a key without a section, has a mistake in it."""
+    return any(f"{refusal.key}.".startswith(f"{key}.") for refusal in found)
+
+
+def _in_values(spec: JobSpec) -> Iterator[Refusal]:
+    yield from numbers_out_of_range(spec)
+    yield from unusable_names(spec)
 
 
 def dump_job(job: Job) -> str:
     """The text of job.yaml, flags merged in; read_job() of it gives the same job."""
     return f"# {job.origin}, with the flags of the command line\n{yamlfile.dumps(job.tree)}"
-
-
-def _origin(key: str, places: Mapping[str, str]) -> str | None:
-    """Where the key, its section, or a key below it was given."""
-    given = [name for name in places if f"{key}.".startswith(f"{name}.") or name.startswith(f"{key}.")]
-    return places[max(given, key=len)] if given and key else None
 
 
 def parse_set(text: str) -> tuple[str, Any]:

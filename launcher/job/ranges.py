@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from launcher.job.explain import Refusal
@@ -30,44 +31,44 @@ JOB_RANGES: dict[str, Range] = {
 """The range of every number of a job, except numbers with a list of accepted values."""
 
 
-def check_ranges(spec: JobSpec) -> None:
-    """Raise Refusal for the first number out of its range."""
+def numbers_out_of_range(spec: JobSpec) -> Iterator[Refusal]:
+    """Every number out of its range."""
     for key, accepted in JOB_RANGES.items():
         value: Any = spec
         for part in key.split("."):
             value = getattr(value, part)
         if isinstance(value, (int, float)) and not accepted.holds(value):
-            raise Refusal(key, f"expected {accepted}, got {_shown(value)}")
+            yield Refusal(key, f"expected {accepted}, got {_shown(value)}")
     for key, sources in (("data.train", spec.data.train), ("data.eval", spec.data.eval)):
         for number, source in enumerate(sources if isinstance(sources, tuple) else ()):
             if not isinstance(source, str) and not POSITIVE.holds(source.weight):
-                raise Refusal(f"{key}[{number}].weight", f"expected {POSITIVE}, got {source.weight!r}")
+                yield Refusal(f"{key}[{number}].weight", f"expected {POSITIVE}, got {source.weight!r}")
             if not isinstance(source, str) and source.first is not None:
                 if key == "data.eval":
-                    raise Refusal(f"{key}[{number}].first", "only data.train has it", hint="set eval.max_records")
+                    yield Refusal(f"{key}[{number}].first", "only data.train has it", hint="set eval.max_records")
                 if not Range(1).holds(source.first):
-                    raise Refusal(f"{key}[{number}].first", f"expected {Range(1)}, got {source.first!r}")
+                    yield Refusal(f"{key}[{number}].first", f"expected {Range(1)}, got {source.first!r}")
 
 
-def check_names(spec: JobSpec) -> None:
-    """Raise Refusal for a name that the environment, a file system or the table of chat templates cannot have."""
+def unusable_names(spec: JobSpec) -> Iterator[Refusal]:
+    """Every name that the environment, a file system or the table of chat templates cannot have."""
     for name in spec.env:
         if not _VARIABLE.fullmatch(name):
-            raise Refusal("env", f"{name!r} is not a valid name of an environment variable")
+            yield Refusal("env", f"{name!r} is not a valid name of an environment variable")
     if spec.data.chat_template:
         try:
             template_of(spec.data.chat_template)
         except ValueError as error:
-            raise Refusal("data.chat_template", str(error)) from None
+            yield Refusal("data.chat_template", str(error))
     try:
         _ = spec.train.trackers
     except ValueError as error:
-        raise Refusal("train.report_to", str(error), hint="for example [tensorboard, wandb]") from None
+        yield Refusal("train.report_to", str(error), hint="for example [tensorboard, wandb]")
     if spec.notify.sign and not spec.notify.url:
-        raise Refusal("notify.sign", "there is no notify.url that it signs for")
+        yield Refusal("notify.sign", "there is no notify.url that it signs for")
     for number, name in enumerate(spec.secrets, start=1):
         if not _VARIABLE.fullmatch(name):  # not shown: it may be NAME=value, or the value itself
-            raise Refusal(
+            yield Refusal(
                 "secrets",
                 f"entry {number} is not a valid name of an environment variable",
                 hint="list names only, for example [HF_TOKEN]; zlaunch reads the values from the environment",

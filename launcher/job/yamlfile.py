@@ -7,6 +7,7 @@ a short text whose aliases expand to gigabytes must be an error, and a quick one
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,18 @@ LONGEST_NUMBER = 1000
 """Characters."""
 
 
+class Repeated(SpecError):
+    """Keys that stand twice in one mapping. `value` is what was read, with the last of each."""
+
+    def __init__(self, where: str, repeated: list[tuple[str, Any]], value: Any) -> None:
+        self.lines = [
+            (f"{where}, line {mark.line + 1}, column {mark.column + 1}", f"duplicate key {key!r}")
+            for key, mark in repeated
+        ]
+        self.value = value
+        super().__init__("\n  ".join(": ".join(line) for line in self.lines), hint="remove all but one")
+
+
 class _CoreLoader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
     yaml_constructors = {
@@ -38,6 +51,8 @@ class _CoreLoader(yaml.SafeLoader):
         self.depth = 0
         self.sizes: dict[int, int] = {}
         """Values in each finished node, by id."""
+        self.repeated: list[tuple[str, Any]] = []
+        """Keys that stand twice in one mapping, and where the second one stands."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
@@ -64,7 +79,7 @@ class _CoreLoader(yaml.SafeLoader):
             if isinstance(key, (dict, list)):
                 raise yaml.MarkedYAMLError("", None, "a key must be a plain scalar", key_node.start_mark)
             if key in seen:
-                raise yaml.MarkedYAMLError("", None, f"duplicate key {key!r}", key_node.start_mark)
+                self.repeated.append((str(key), key_node.start_mark))
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -154,13 +169,16 @@ def loads(
     try:
         loader = _CoreLoader(text)
         node = loader.get_single_node()
-        return None if node is None else loader.construct_document(_with_texts(node, key, is_text))
+        value = None if node is None else loader.construct_document(_with_texts(node, key, is_text))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{where}, line {mark.line + 1}, column {mark.column + 1}" if mark else where
         raise SpecError(f"{place}: not valid YAML: {error.problem}", hint=hint) from error
     except yaml.YAMLError as error:
         raise SpecError(f"{where}: not valid YAML: {error}", hint=hint) from error
+    if loader.repeated:
+        raise Repeated(where, loader.repeated, value)
+    return value
 
 
 _NO_NULL = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
@@ -177,6 +195,28 @@ def _with_texts(node: yaml.Node, key: str, is_text: Callable[[str], bool]) -> ya
     if isinstance(node, yaml.SequenceNode):  # the values of a sweep
         node.value = [_with_texts(value, key, is_text) for value in node.value]
     return node
+
+
+def lines(path: Path) -> dict[str, int]:
+    """{place in a file, such as `data.train[1].weight`: its line, from 1}; empty if the file cannot be read."""
+    found: dict[str, int] = {}
+
+    def walk(node: yaml.Node, place: str, depth: int = 0) -> None:
+        if isinstance(node, yaml.MappingNode) and depth < DEEPEST:
+            for name, value in node.value:
+                inner = f"{place}.{name.value}" if place else str(name.value)
+                found[inner] = name.start_mark.line + 1
+                walk(value, inner, depth + 1)
+        elif isinstance(node, yaml.SequenceNode) and depth < DEEPEST:
+            for number, value in enumerate(node.value):
+                found[f"{place}[{number}]"] = value.start_mark.line + 1
+                walk(value, f"{place}[{number}]", depth + 1)
+
+    with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
+        node = _CoreLoader(path.read_text(encoding="utf-8-sig")).get_single_node()
+        if node is not None:
+            walk(node, "")
+    return found
 
 
 def load(path: Path, *, is_text: Callable[[str], bool] = lambda _: False) -> Any:

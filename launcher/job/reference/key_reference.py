@@ -69,6 +69,11 @@ class Key:
         return in_words(self.kind)
 
     @property
+    def accepted(self) -> str:
+        """Its type and its range: `whole number or auto, at least 1`."""
+        return f"{self.type}, {self.range}" if self.range else self.type
+
+    @property
     def default_text(self) -> str:
         """As a job file has it, on one line."""
         return value_text(self.default)
@@ -164,3 +169,13 @@ def range_in_chinese(accepted: Range) -> str:
     """`至少 1` of `at least 1`."""
     chinese = str(accepted).replace("at least ", "至少 ").replace("above ", "大于 ").replace(", at most ", "，至多 ")
     return chinese.replace(" to ", " 至 ")
+
+
+def accepted_in_chinese(key: Key) -> str:
+    """`整数 或 auto，至少 1`."""
+    words = [_CHINESE.get(word, word) for word in key.type.replace(" or ", ", or, ").split(", ")]
+    kind = "、".join(words).replace("、或、", " 或 ")
+    return f"{kind}，{range_in_chinese(key.range)}" if key.range else kind
+
+
+_CHINESE = {"text": "文本", "whole number": "整数", "number": "数", "list": "列表", "mapping": "映射", "or": "或"}

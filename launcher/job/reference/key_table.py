@@ -194,7 +194,7 @@ ROWS: dict[str, Row] = {
     ),
     "train.warmup_steps": Row(
         "预热步数", "学习率从 0 上升的步数；设定后预热比例不起作用。", "100",
-        "warmup_steps HF axolotl; warmup_num_steps DeepSpeed",
+        "warmup_steps HF axolotl; warmup_num_steps DeepSpeed; lr_warmup_iters Megatron",
     ),
     "train.weight_decay": Row("权重衰减", "AdamW 的权重衰减。", "0.01", "weight_decay HF axolotl DeepSpeed"),
     "train.adam_beta1": Row("Adam beta1", "AdamW 的梯度均值变化得多慢。", "0.95", "adam_beta1 HF axolotl"),
@@ -223,7 +223,7 @@ ROWS: dict[str, Row] = {
     ),
     "train.zero_stage": Row(
         "ZeRO 阶段", "ZeRO 在进程间分摊什么。0：无；1：优化器状态；2：加梯度；3：再加权重。", "2",
-        "deepspeed HF axolotl; zero_optimization DeepSpeed; stage DeepSpeed; zero_stage Accelerate; fsdp HF "
+        "deepspeed HF axolotl; zero_optimization DeepSpeed; zero_stage Accelerate; fsdp HF "
         "axolotl; fsdp_config HF axolotl", label="ZeRO stage",
     ),
     "train.offload": Row(

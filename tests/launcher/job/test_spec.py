@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from launcher.errors import SpecError
-from launcher.job import explain, ranges, spec
+from launcher.job import explain, ranges, spec, yamlfile
 from launcher.job.load import convert, dump_job, read_job
 
 
@@ -56,7 +56,8 @@ def test_a_known_key_in_the_wrong_section_names_the_right_place():
 
 
 def test_an_unknown_key_far_from_all_lists_the_section():
-    assert "epochs" in (refusal(None, ["train.zzzzzz=2"]).hint or "")
+    assert refusal(None, ["model.zzzzzz=2"]).hint.startswith("known here: dtype, path, ")
+    assert refusal(None, ["train.zzzzzz=2"]).hint.startswith("`zlaunch keys train` lists")
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,7 @@ def test_a_refusal_says_where_the_value_was_given(write):
     error = refusal(None, ["data.train=[{path: a, weight: x}]"])
     assert str(error).startswith("--set: data.train[0].weight: ")
     file = write("train: {epochs: 0}\n")
-    assert str(refusal(file)).startswith(f"{file}: train.epochs: ")
+    assert str(refusal(file)).startswith(f"{file}, line 1: train.epochs: ")
     file = write("lora: {r: 4}\n")
     assert str(refusal(file, ["train={epochs: 0}"])).startswith("--set: train.epochs: ")
     assert str(refusal(file, [], {"train.epochs": 0})).startswith("the command line: train.epochs: ")
@@ -156,7 +157,7 @@ def test_a_refusal_says_where_the_value_was_given(write):
     assert str(refusal(file, ["lora..r=4"])).startswith("--set: unknown key `lora.`")
     assert str(refusal(file, ["lora.rr.x=4"])).startswith("--set: unknown key `lora.rr`")
     assert str(refusal(file, ["lora.r=x"], {"train.epochs": 1})).startswith("--set: lora.r: ")
-    assert str(refusal(write("lora: {r: x}\n"), [], {"lora.alpha": 4})).startswith(f"{file}: lora.r: ")
+    assert str(refusal(write("lora: {r: x}\n"), [], {"lora.alpha": 4})).startswith(f"{file}, line 1: lora.r: ")
 
 
 def test_a_wrong_secret_is_not_shown():
@@ -273,3 +274,55 @@ def test_a_secret_that_was_written_into_the_job_is_refused_and_not_shown(entry):
 @pytest.mark.parametrize("value", [10**20, 10**400], ids=["too-long-for-json", "too-long-for-a-float"])
 def test_a_number_too_large_for_a_file_is_out_of_range(key, value):
     assert f"{key}: " in str(refusal(None, [f"{key}={value}"]))
+
+
+EVERYTHING_WRONG = """\
+name: a
+learning_rate: 1e-4
+train:
+  warmup_ratio: 0.1
+  epochs: many
+  warmup_ratio: 0.2
+  learning_rte: 1
+lora: {r: 0, alpah: 1}
+data:
+  train:
+  - a.jsonl
+  - {path: b.jsonl,
+     weigt: 2}
+env: {A-B: 1}
+"""
+
+
+def test_all_mistakes_of_a_job_are_reported_at_once_each_with_its_line(write):
+    file = write(EVERYTHING_WRONG)
+    lines = str(refusal(file, ["lora.dropout=2", "nonsense", "eval.evry=3"], {"train.seed": -1})).splitlines()
+    assert lines[0] == "12 mistakes in the job:"
+    found = [line.strip().replace(str(file), "job") for line in lines[1:] if not line.strip().startswith("->")]
+    assert found == [
+        "job, line 6, column 3: duplicate key 'warmup_ratio'",
+        "--set 'nonsense': expected section.key=value",
+        "--set: unknown key `eval.evry`",
+        "--set: lora.dropout: expected 0 to 0.99, got 2.0",
+        "the command line: train.seed: expected 0 to 4294967295, got -1",
+        "job, line 2: unknown key `learning_rate`",
+        "job, line 5: train.epochs: expected a number, got 'many'",
+        "job, line 7: unknown key `train.learning_rte`",
+        "job, line 8: unknown key `lora.alpah`",
+        "job, line 8: lora.r: expected at least 1, got 0",
+        "job, line 13: unknown key `data.train[1].weigt`",
+        "job, line 14: env: 'A-B' is not a valid name of an environment variable",
+    ]
+
+
+def test_all_keys_that_stand_twice_are_named(write):
+    error = refusal(write("name: a\ntrain: {epochs: 1, epochs: 2}\nname: b\n"))
+    assert "line 3, column 1: duplicate key 'name'" in str(error)
+    assert "line 2, column 20: duplicate key 'epochs'" in str(error)
+
+
+def test_the_lines_of_a_file_are_those_of_its_keys_and_entries(write):
+    file = write("a: 1\nb:\n  c: {d: 1,\n      e: [x,\n          y]}\n")
+    assert yamlfile.lines(file) == {"a": 1, "b": 2, "b.c": 3, "b.c.d": 3, "b.c.e": 4, "b.c.e[0]": 4, "b.c.e[1]": 5}
+    assert yamlfile.lines(write("a: [")) == {}
+    assert yamlfile.lines(file.with_name("none")) == {}

@@ -1,0 +1,292 @@
+"""Words of other programs: which key of a job they mean, what differs, and why some have no key.
+
+Loaded only when a word is not understood, or for a page about it.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+from launcher.job.reference.key_table import ROWS
+
+DIFFERENCES: dict[str, str] = {
+    # model
+    "use_cpu": "true is `cpu`",
+    "use_hf": "false, the default of ms-swift, is `modelscope`",
+    "use_modelscope_hub": "1 is `modelscope`",
+    "load_in_4bit": "true is `nf4`",
+    "load_in_8bit": "true is `int8`",
+    "quantization_bit": "4 is `nf4`, 8 is `int8`; others are not trained",
+    "quant_bits": "4 is `nf4`, 8 is `int8`; others are not trained",
+    "quant_method": "bnb with 4 bits is `nf4`, with 8 bits `int8`; others are not trained",
+    "quantization_method": "bnb with 4 bits is `nf4`, with 8 bits `int8`; others are not trained",
+    "qlora": "`nf4`",
+    "fp8": "true is `fp8`",
+    "bf16": "true is `bfloat16`; auto chooses it where the GPU has it",
+    "fp16": "true is `float16`; auto chooses it on older GPUs",
+    "pure_bf16": "the adapter is float32 in any case; `bfloat16` is the computation",
+    "bfloat16": "true is `bfloat16`",
+    "float16": "true is `float16`",
+    "float32": "true is `float32`",
+    "enable_thinking": "true is `on`, false is `off`",
+    "add_non_thinking_prefix": "`off` writes what the model's template writes without thoughts",
+    # data
+    "dataset": "files, directories or hub:OWNER/NAME, not names of dataset_info.json",
+    "datasets": "a list of paths; the form of records is recognized, so `type` has no equivalent",
+    "mix_strategy": "give each source its own weight: {path: FILE, weight: 2}",
+    "interleave_probs": "give each source its own weight: {path: FILE, weight: 2}",
+    "interleave_prob": "give each source its own weight: {path: FILE, weight: 2}",
+    "truncation_strategy": "delete is `drop`, right is `cut`",
+    "excess_length_strategy": "drop is `drop`, truncate is `cut`",
+    "truncation_mode": "keep_start is `cut`",
+    "mask_history": "true is `last`",
+    "roles_to_train": "only answers carry loss; this key says which of them",
+    "loss_scale": "only answers carry loss; last_round is `last`",
+    "assistant_only_loss": "always so; this key says which answers carry loss",
+    "strict": "false is `skip`",
+    "columns": "our name first, then that of the data: {instruction: question}",
+    "tags": "our role first, then that of the data: {user: human, assistant: gpt}",
+    "roles": "our role first, then that of the data: {user: human, assistant: gpt}",
+    "template": "the template of the tokenizer by default; only another one must be named",
+    # lora
+    "lora_target": "`all` is `auto`",
+    "lora_target_linear": "true is `auto`",
+    "target_modules": "`all-linear` is `auto`",
+    "init_lora_weights": "true is `default`",
+    "pissa_init": "true is `pissa`",
+    "init_weights": "true is `default`",
+    # train
+    "max_steps": "-1 is null",
+    "gradient_accumulation_steps": "records per optimizer step of all GPUs together, that is per-device batch x "
+    "accumulation x GPUs; the accumulation follows from it",
+    "batch_size": "records per optimizer step of all GPUs together",
+    "per_device_train_batch_size": "records per optimizer step are train.global_batch_size, that is this x "
+    "accumulation x GPUs",
+    "per_gpu_train_batch_size": "records per optimizer step are train.global_batch_size, that is this x "
+    "accumulation x GPUs",
+    "betas": "the second of the two; the first is train.adam_beta1",
+    "deepspeed": "the stage of its zero_optimization",
+    "zero_optimization": "its stage",
+    "fsdp": "weights are shared by DeepSpeed ZeRO: full_shard is 3, shard_grad_op is 2",
+    "fsdp_config": "weights are shared by DeepSpeed ZeRO: full_shard is 3, shard_grad_op is 2",
+    "offload_optimizer": "device: cpu is `cpu`",
+    "use_unsloth": "true is `unsloth`",
+    "enable_liger_kernel": "`fused` has kernels of its own; auto takes it where it can",
+    "use_liger_kernel": "`fused` has kernels of its own; auto takes it where it can",
+    "liger_kernel": "`fused` has kernels of its own; auto takes it where it can",
+    "packing": "true is `pack`",
+    "neat_packing": "true is `pack`",
+    "sample_packing": "true is `pack`",
+    "padding_free": "true is `pack`",
+    "group_by_length": "true is `bucket`",
+    "pad_to_sequence_len": "false: rows are never padded to the longest that is allowed",
+    "disable_gradient_checkpointing": "true is `false`",
+    "use_gradient_checkpointing": "`unsloth` is `true`",
+    "activation_checkpointing": "`true`",
+    "save_strategy": "`epoch` is `epoch`, `no` is 0",
+    "saves_per_epoch": "4 of them are `0.25 epochs`",
+    "logging_first_step": "the first step is in the log in any case",
+    "ddp_timeout": "the time without a step, not that of one collective",
+    "use_wandb": "true is `wandb`",
+    "use_swanlab": "true is `swanlab`",
+    "use_mlflow": "true is `mlflow`",
+    "use_trackio": "true is `trackio`",
+    "wandb_project": "`wandb`; the project is in the variable WANDB_PROJECT",
+    "wandb": "`wandb`; its project is in the variable WANDB_PROJECT",
+    "swanlab_project": "`swanlab`; its project is in SwanLab's own variable",
+    "tensorboard": "true is `tensorboard` in train.report_to",
+    "logging_dir": "a directory in the run holds the curves",
+    # eval
+    "eval_strategy": "`epoch` is `epoch`, `no` is to leave out data.eval",
+    "evaluation_strategy": "`epoch` is `epoch`, `no` is to leave out data.eval",
+    "evals_per_epoch": "4 of them are `0.25 epochs`",
+    "predict_with_generate": "answers to data.eval are generated after the training",
+    "do_predict": "answers to data.eval are generated after the training",
+    "do_eval": "the loss on data.eval is measured where there is one",
+    "generation_max_length": "tokens of the answer alone",
+    # places
+    "nproc_per_node": "on this machine; on Slurm slurm.gpus_per_node, over SSH ssh.slots",
+    "num_gpus": "on this machine; on Slurm slurm.gpus_per_node, over SSH ssh.slots",
+    "num_processes": "ranks of this machine; on Slurm slurm.gpus_per_node, over SSH ssh.slots",
+    "n_gpu": "on this machine; on Slurm slurm.gpus_per_node, over SSH ssh.slots",
+    "cuda_visible_devices": "a number; which GPUs, the variable says as always",
+    "nnodes": "on Slurm; over SSH the nodes are ssh.hosts",
+    "num_nodes": "on Slurm; over SSH the nodes are ssh.hosts",
+    "num_machines": "on Slurm; over SSH the nodes are ssh.hosts",
+    "gres": "without `gpu:`, as in `h200:8`",
+    "gpus": "of each node, not of the job",
+    "gpus_per_task": "of each node, where there is one task",
+    "ntasks_per_node": "ranks on CPUs; with GPUs there is one rank per GPU",
+    "array": "the number behind `%`; the points of a sweep are --sweep",
+    "signal": "only the seconds",
+    "requeue": "a number of times; 0 is --no-requeue",
+    "export": "a mapping of variables and values",
+    "container_image": "with container.runtime `pyxis`",
+    "container_mounts": "with container.runtime `pyxis`",
+    "rdzv_endpoint": "the address alone; a free port is found",
+    "stricthostkeychecking": "accept-new is `true`",
+    "hub_token": "the name of its variable, as in [HF_TOKEN], not the token",
+    "hf_token": "the name of its variable, as in [HF_TOKEN], not the token",
+    "hf_hub_token": "the name of its variable, as in [HF_TOKEN], not the token",
+    "ms_hub_token": "the name of its variable, as in [MODELSCOPE_API_TOKEN], not the token",
+    "hf_use_auth_token": "the name of its variable, as in [HF_TOKEN], not the token",
+    "swanlab_api_key": "the name of its variable, as in [SWANLAB_API_KEY], not the key",
+    "swanlab_token": "the name of its variable, as in [SWANLAB_API_KEY], not the key",
+    "mail_type": "a list, as in [end, failure]",
+}
+"""{name of a peer: what a value of it is here}, where the value cannot be copied."""
+
+OTHERS: dict[str, tuple[str, str]] = {
+    "steps": ("train.max_steps", "instead of train.epochs"),
+    "rank": ("lora.r", "the rank of the adapter"),
+    "gradient_accumulation": ("train.global_batch_size", "all GPUs together; the accumulation follows from it"),
+    "model_type": ("", "the model's config.json has it"),
+    "type": ("", "forms of records are recognized; see docs/data.md"),
+    "adapter": ("lora.adapter", "the directory of an adapter to continue from; lora is what is trained in any case"),
+    "max_source_length": ("data.max_length", "prompt and answer together"),
+    "val_size": ("data.eval", "held-out records of their own, or a part of a data set: hub:OWNER/NAME:train[:5%]"),
+    "val_set_size": ("data.eval", "held-out records of their own, or a part of a data set: hub:OWNER/NAME:train[:5%]"),
+    "split_dataset_ratio": (
+        "data.eval", "held-out records of their own, or a part of a data set: hub:OWNER/NAME:train[:5%]"
+    ),
+    "max_samples": ("data.train", "of each source, as in [{path: FILE, first: 1000}]"),
+    "max_train_samples": ("data.train", "of each source, as in [{path: FILE, first: 1000}]"),
+    "preprocessing_num_workers": ("", "records are read by as many processes as there are cores"),
+    "dataset_num_proc": ("", "records are read by as many processes as there are cores"),
+    "dataset_processes": ("", "records are read by as many processes as there are cores"),
+    "dataloader_num_workers": ("", "records are tokens before the first step, so no loader can be slow"),
+    "overwrite_cache": ("", "cached tokens are used only for the same records, model and settings"),
+    "load_from_cache_file": ("", "cached tokens are used only for the same records, model and settings"),
+    "dataset_prepared_path": ("", "tokens are cached by the content of records, model and settings"),
+    "tokenized_path": ("", "tokens are cached by the content of records, model and settings"),
+    "dataset_dir": ("", "write the paths in data.train; they are relative to the job file"),
+    "dataset_info": ("", "write the paths in data.train, and names of columns in data.columns"),
+    "streaming": ("", "all records become tokens before the first step, in files and not in memory"),
+    "output_dir": ("", "runs are in $ZLAUNCH_RUNS (default ./runs), each in a directory named after `name`"),
+    "logging_path": ("", "logs are in the run's directory; `zlaunch logs` prints them"),
+    "overwrite_output_dir": ("", "every run has a directory of its own"),
+    "resume_from_checkpoint": ("", "`zlaunch resume RUN` continues a run from its newest checkpoint"),
+    "auto_resume_from_checkpoints": ("", "`zlaunch resume RUN` continues a run from its newest checkpoint"),
+    "load_best_model_at_end": ("", "the adapter is that of the last step; the report shows the best checkpoint"),
+    "metric_for_best_model": ("", "checkpoints are compared by the loss on data.eval"),
+    "early_stopping_patience": ("", "a run trains to its end; the verdict says since which step it overfits"),
+    "early_stopping_steps": ("", "a run trains to its end; the verdict says since which step it overfits"),
+    "save_only_model": ("", "checkpoints hold all that a resumed run needs; the adapter is separate"),
+    "save_safetensors": ("", "always so"),
+    "plot_loss": ("", "`zlaunch report RUN` draws the curves"),
+    "push_to_hub": ("", "nothing is uploaded; `zlaunch export` writes the files"),
+    "hub_model_id": ("", "nothing is uploaded; `zlaunch export` writes the files"),
+    "do_train": ("", "always so; `zlaunch eval` measures without training"),
+    "stage": ("train.zero_stage", "of DeepSpeed; of LLaMA-Factory only sft is trained, and needs no key"),
+    "rlhf_type": ("", "only supervised fine-tuning is trained, not preferences"),
+    "rl": ("", "only supervised fine-tuning is trained, not preferences"),
+    "reward_model": ("", "only supervised fine-tuning is trained, not preferences"),
+    "pref_beta": ("", "only supervised fine-tuning is trained, not preferences"),
+    "finetuning_type": ("", "always lora; full and freeze are not trained"),
+    "tuner_type": ("", "always lora; full training is not offered"),
+    "train_type": ("", "always lora; full training is not offered"),
+    "sft_type": ("", "always lora; full training is not offered"),
+    "freeze_vit": ("", "only text is trained"),
+    "freeze_vision_tower": ("", "only text is trained"),
+    "image_max_pixels": ("", "only text is trained"),
+    "media_dir": ("", "only text is trained"),
+    "flash_attn": ("", "the engine (train.engine) chooses the attention"),
+    "flash_attention": ("", "the engine (train.engine) chooses the attention"),
+    "attn_impl": ("", "the engine (train.engine) chooses the attention"),
+    "attn_implementation": ("", "the engine (train.engine) chooses the attention"),
+    "sdp_attention": ("", "the engine (train.engine) chooses the attention"),
+    "optim": ("", "the optimizer is AdamW"),
+    "optimizer": ("", "the optimizer is AdamW"),
+    "lr_scheduler_kwargs": ("", "the schedules have no further settings"),
+    "cosine_min_lr_ratio": ("", "the learning rate falls to 0"),
+    "loraplus_lr_embedding": ("", "LoRA+ has the ratio of B to A alone: lora.plus_ratio"),
+    "bias": ("", "biases are not trained"),
+    "lora_bias": ("", "biases are not trained"),
+    "train_on_inputs": ("", "only answers carry loss"),
+    "train_on_prompt": ("", "only answers carry loss"),
+    "completion_only_loss": ("", "always so: only answers carry loss"),
+    "neftune_noise_alpha": ("", "no noise is added to embeddings"),
+    "rope_scaling": ("", "positions are as the model's config.json has them"),
+    "rope_theta": ("", "positions are as the model's config.json has them"),
+    "resize_vocab": ("", "the vocabulary is that of the tokenizer"),
+    "special_tokens": ("", "tokens are those of the tokenizer; lora.modules_to_save trains their embeddings"),
+    "torch_compile": ("", "the engine (train.engine) chooses the kernels"),
+    "temperature": ("", "answers of an evaluation are greedy; chat and generate have --temperature"),
+    "top_p": ("", "answers of an evaluation are greedy"),
+    "top_k": ("", "answers of an evaluation are greedy"),
+    "do_sample": ("", "answers of an evaluation are greedy"),
+    "num_beams": ("", "answers of an evaluation are greedy"),
+    "ddp_find_unused_parameters": ("", "never needed here"),
+    "disable_tqdm": ("", "progress is shown only in a terminal"),
+    "tensor_parallel_size": ("", "ranks share a model by train.zero_stage"),
+    "pipeline_parallel_size": ("", "ranks share a model by train.zero_stage"),
+    "sequence_parallel_size": ("", "a record is computed by one rank"),
+    "context_parallel_size": ("", "a record is computed by one rank"),
+    "shuffle": ("", "always so, by train.seed"),
+    "disable_shuffling": ("", "records are always shuffled, by train.seed"),
+    "master_port": ("", "a free port is found"),
+    "main_process_port": ("", "a free port is found"),
+    "rdzv_id": ("", "agents find each other without it"),
+    "rdzv_backend": ("", "agents find each other without it"),
+    "node_rank": ("", "one command starts all nodes"),
+    "machine_rank": ("", "one command starts all nodes"),
+    "standalone": ("", "`zlaunch local` always is"),
+    "launcher": ("", "the command is the launcher: zlaunch local, ssh or slurm"),
+    "ntasks": ("", "one task per node: slurm.nodes"),
+    "wait": ("", "`zlaunch slurm --wait` follows the job"),
+    "output": ("", "logs are in the run's directory; `zlaunch logs` prints them"),
+    "error": ("", "logs are in the run's directory; `zlaunch logs` prints them"),
+}  # fmt: skip
+"""{word: (the key of which one would think, or none, why or what differs)}, for words without a key of that meaning.
+
+Where a key of that meaning comes, its row in ROWS names the word, and the word leaves this table.
+"""
+
+
+class Meaning(NamedTuple):
+    """What a word of other programs is here."""
+
+    key: str
+    """Dotted; empty: no key."""
+    note: str
+    """What differs, or why there is none; empty: nothing, the value can be copied."""
+
+    @property
+    def text(self) -> str:
+        """The end of a sentence: `not a key here: ...`, or the key and what differs."""
+        if not self.key:
+            return f"not a key here: {self.note}"
+        return f"`{self.key}` here" + (f": {self.note}" if self.note else "")
+
+
+def plain(word: str) -> str:
+    """The word as it is looked up: without dashes, in lower case."""
+    return word.strip().lstrip("-").replace("-", "_").lower()
+
+
+def find(word: str) -> list[Meaning]:
+    """What a word of other programs means; empty: not known."""
+    name = plain(word)
+    found = [Meaning(key, DIFFERENCES.get(name, "")) for key in _by_name().get(name, ())]
+    if not found and name in OTHERS:
+        found = [Meaning(*OTHERS[name])]
+    return found
+
+
+@functools.cache
+def _by_name() -> dict[str, list[str]]:
+    """{name of peers, as it is looked up: keys}."""
+    found: dict[str, list[str]] = {}
+    for key, row in ROWS.items():
+        for entry in row.peers.split(";"):
+            if entry.strip():
+                keys = found.setdefault(plain(entry.split()[0]), [])
+                if key not in keys:
+                    keys.append(key)
+    return found
+
+
+def names() -> list[str]:
+    """Every word that `find` knows."""
+    return [*_by_name(), *OTHERS]
