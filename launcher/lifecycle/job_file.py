@@ -52,3 +52,14 @@ def commented_job(model: str, *, full: bool = False) -> str:
     }
     schema = installation.path("templates") / json_schema.FILE
     return commented.commented(values, full=full, notes=notes, schema=str(schema))
+
+
+def imported_job(source: str, gpus: int | None, *, full: bool = False) -> tuple[str, list[str]]:
+    """(a job file made of another program's file or command, what to report of it). Raises SpecError."""
+    from launcher.job.importing import imported_file, recognize
+    from launcher.job.reference import json_schema
+
+    draft = recognize.read(source, gpus)
+    schema = str(installation.path("templates") / json_schema.FILE)
+    text = imported_file.text(draft, imported_file.title_of(source), schema=schema, full=full)
+    return text, list(imported_file.report(draft))
