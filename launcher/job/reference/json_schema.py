@@ -90,7 +90,7 @@ def _section(kind: type[msgspec.Struct]) -> dict[str, Any]:
     properties = {
         info.name: {
             "description": texts.get(info.name, ""),
-            **_accepting(info.type, POSITIVE if info.type is float else None),
+            **_accepting(info.type, POSITIVE if info.type is float else Range(1)),
         }
         for info in fields
     }
