@@ -67,6 +67,12 @@ def is_alive(pid: int, start_time: Optional[int]) -> bool:
     return process is not None and process.start_time == start_time and process.state not in "ZX"
 
 
+def is_stopped(pid: int, start_time: Optional[int]) -> bool:
+    """Whether this is the recorded process, and a signal such as SIGSTOP holds it: it does not end by itself."""
+    process = process_of(pid)
+    return process is not None and process.start_time == start_time and process.state in "Tt"
+
+
 def is_same_process(pid: int, start_time: Optional[int], booted: str) -> bool:
     """Whether the process, recorded at the boot `booted`, is still alive here. Other boots repeat pids and times."""
     return booted == boot_id() and is_alive(pid, start_time)
@@ -180,6 +186,12 @@ def _become(
 def kill_quietly(pid: int, signum: int) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.kill(pid, signum)
+
+
+def wake(pid: int) -> None:
+    """Let a process and all below it go on that a signal such as SIGSTOP holds; it is harmless to the others."""
+    for each in (pid, *descendants(pid)):
+        kill_quietly(each, signal.SIGCONT)
 
 
 def reap_children() -> List[Tuple[int, int]]:

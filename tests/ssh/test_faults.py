@@ -63,6 +63,19 @@ def test_killed_agent_and_warden_leave_no_rank_behind(zl: Zl) -> None:
     assert zl.left(run) == []
 
 
+def test_cancel_ends_a_stopped_warden_of_a_run_that_succeeded(zl: Zl) -> None:
+    run = zl.detached("while [ ! -e /tmp/go-$ZLAUNCH_RUN_ID ]; do sleep 0.1; done", hosts=["node1", "node2"])
+    zl.all_running(run, ["node1", "node2"])
+    zl.lab.run("node2", ["kill", "-STOP", str(zl.agents("node2")[0])])
+    for host in ("node1", "node2"):
+        zl.lab.run(host, ["touch", f"/tmp/go-{run}"])
+    zl.wait(lambda: zl.status(run)["state"] == "SUCCEEDED")
+    assert zl.agents("node2")
+    assert "SUCCEEDED" in zl("cancel", run)
+    assert zl.left(run) == []
+    assert "already SUCCEEDED" in zl("cancel", run)
+
+
 def test_when_a_host_dies_the_others_stop_within_the_heartbeat_time_out(zl: Zl) -> None:
     run = zl.detached(WORK, "--set", "heartbeat_timeout=4")
     zl.all_running(run)

@@ -91,3 +91,24 @@ def test_hosts_that_lie_end_their_own_conversations_only(zl: Zl, modes: tuple[st
             assert b"zlaunch cancel;" not in path.read_bytes(), path
     assert not (zl.home / "out").exists()
     assert not os.path.lexists("/tmp/zlaunch-out")
+
+
+@pytest.mark.skipif(not LONG, reason="waits: make torture")
+def test_a_copy_that_a_host_never_lets_end_hinders_no_cancel(zl: Zl) -> None:
+    words = zl.ssh_words("--detach", "--set", "heartbeat_timeout=8", program="sleep 300", hosts=["node1", "node2"])
+    words[words.index("--python") + 1] = PYTHON
+    with lying(zl, ("endless",)):
+        zl(*words)
+        copies = [zl.start(*command, zl.run_id) for command in (["pull"], ["logs"])]
+        zl.wait(lambda: (zl.runs / zl.run_id / "logs/node-1/rank-1.log").exists())
+        began = time.monotonic()
+        assert zl.status()["state"] == "RUNNING"
+        text = zl("cancel", "--now", zl.run_id, code=0)
+        assert time.monotonic() - began < 120
+        assert None in [process.poll() for process in copies]
+        for process in copies:
+            process.kill()
+            process.communicate()
+        assert f"{zl.run_id}: CANCELLED" in text
+        assert not zl.ranks("node1", zl.run_id)
+        assert not zl.ranks("node2", zl.run_id)

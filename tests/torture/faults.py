@@ -318,19 +318,23 @@ def _outside(case: Case) -> set[str]:
     """Files of the case's folder that are not in the run directory."""
     run = case.run
     found = set()
-    for path in case.folder.rglob("*"):
+    for path in _files(case.folder):
         if path.is_relative_to(run) or path.name in ("clock", "filler"):
             continue
         if path.is_relative_to(case.folder / "home" / ".cache"):  # tokens, and what a cluster said of itself
             continue
-        if path.is_file():
-            found.add(path.relative_to(case.folder).as_posix())
+        found.add(path.relative_to(case.folder).as_posix())
     return found
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files below a folder in which a run may be writing and removing at the same time."""
+    return [Path(place) / name for place, _, names in os.walk(folder) for name in names]
 
 
 def _check_secret(case: Case, shown: str) -> None:
     secret = case.secret.encode()
-    for path in case.folder.rglob("*"):
+    for path in _files(case.folder):
         with contextlib.suppress(OSError):
             if path.is_file() and ".secrets" not in path.parts and secret in path.read_bytes():
                 raise Wrong(f"the secret is in a file: {shown}: {path.relative_to(case.folder)}")

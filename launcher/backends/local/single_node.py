@@ -64,7 +64,9 @@ class LocalBackend:
         return derive_state(run)
 
     def is_alive(self, run: RunDir) -> bool:
-        return derive_state(run) is RunState.RUNNING or bool(processes.find_run_processes(run.run_id))
+        if derive_state(run) is RunState.RUNNING or processes.find_run_processes(run.run_id):
+            return True
+        return any(processes.is_stopped(item["pid"], item["start_time"]) for item in _supervisors(run))
 
     def logs(
         self, run: RunDir, *, rank: int | None = None, follow: bool = False, tail: int | None = None
@@ -79,11 +81,22 @@ class LocalBackend:
                 run.update_record(state=RunState.CANCELLED.value)
             record = node_records(run).get(0)
         if record is not None and is_local(record):
+            for supervisor in _supervisors(run):  # stopped ones (SIGSTOP) heed no other signal
+                processes.wake(supervisor["pid"])
             _stop_agent(run, record, checkpoint)
         left = kill_leftovers(run.run_id)
         if left:
             pids = ", ".join(map(str, left))
             raise TargetError(f"cannot kill processes of {run.run_id}: {pids}", hint="look at them with ps")
+
+
+def _supervisors(run: RunDir) -> list[dict[str, int]]:
+    """Return pid and start time of the run's agent and its warden, if they live on this machine."""
+    record = node_records(run).get(0)
+    if record is None or not is_local(record):
+        return []
+    both = (record, record.get("warden") or record)
+    return [item for item in both if processes.is_alive(item["pid"], item["start_time"])]
 
 
 def _stop_agent(run: RunDir, record: Record, checkpoint: bool) -> None:

@@ -89,10 +89,10 @@ def copy_results(
 ) -> list[str] | None:
     """Copy all logs, and the results from node 0; return the results' names. None: node 0 is out of reach.
 
-    `seconds`: for the logs of one host. `shown`: a copy that takes long prints how far it is. Raises HostsError, and
-    TargetError for a disk that is full here.
+    `seconds`: for the logs of one host. `shown`: a copy that takes long prints how far it is. Raises HostsError,
+    CopyBusy while another command copies, and TargetError for a disk that is full here.
     """
-    watch.poll(logs=True, seconds=seconds)
+    watch.poll(logs=True, seconds=seconds, must_copy=True)
     session = watch.fleet.sessions[0]
     if not session.is_open:
         return None

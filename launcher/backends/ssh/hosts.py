@@ -20,6 +20,7 @@ from launcher.backends.ssh.survey import Survey
 from launcher.backends.ssh.watch import (
     AT_THE_END,
     POLL_TIMEOUT,
+    CopyBusy,
     HostWatch,
     record_places,
     recorded_places,
@@ -28,6 +29,7 @@ from launcher.backends.ssh.watch import (
 )
 from launcher.errors import HostsError, TargetError
 from launcher.job.inputs import Input, inputs
+from launcher.remote.openssh import warn_once
 from launcher.rundir.logs import LogBlock, LogFollower
 from launcher.rundir.state import RunState, raise_if_cancelled
 
@@ -82,7 +84,7 @@ class SshBackend:
             return _unsent_state(run)
         watch = self.watch(run)
         if watch.is_due:
-            watch.poll(logs=watch.with_output, rank=0, seconds=POLL_TIMEOUT)
+            watch.poll(logs=watch.with_output, rank=0)
         state = run_state(watch.views)
         if state is None:
             if run.record.state == RunState.RUNNING and any(view.record for view in watch.views):
@@ -92,7 +94,10 @@ class SshBackend:
         if state.is_final:
             # If agent and warden were killed together, nothing else cleans up.
             stop.kill_leftovers(watch, [node for node, view in enumerate(watch.views) if view.state is RunState.LOST])
-            copy_results(watch, seconds=AT_THE_END)
+            try:
+                copy_results(watch, seconds=AT_THE_END)
+            except CopyBusy as error:
+                warn_once(f"{error}: zlaunch pull {run.run_id} copies the rest")
         return state
 
     def is_alive(self, run: RunDir) -> bool:
@@ -100,7 +105,7 @@ class SshBackend:
         if not recorded_places(run):
             return False
         watch = self.watch(run)
-        watch.poll()
+        watch.poll(copy=False)
         return any(view.alive for view in watch.views)
 
     def logs(
@@ -110,10 +115,11 @@ class SshBackend:
         watch, follower = self.watch(run), LogFollower(run, rank=rank, tail=tail)
         nodes = _nodes_of_rank(run, rank)
         while True:
-            watch.poll(logs=True, rank=rank, nodes=nodes, seconds=POLL_TIMEOUT if follow else float("inf"))
+            seconds = POLL_TIMEOUT if follow else float("inf")
+            watch.poll(logs=True, rank=rank, nodes=nodes, seconds=seconds, must_copy=True)
             last = not follow or self.state(run).is_final
             if last:
-                watch.poll(logs=True, rank=rank, nodes=nodes)
+                watch.poll(logs=True, rank=rank, nodes=nodes, seconds=float("inf"), must_copy=True)
             yield from follower.poll(last=last)
             if last:
                 return
@@ -124,16 +130,16 @@ class SshBackend:
         if not recorded_places(run):
             return  # its launcher was interrupted, or died, before it sent anything
         watch = self.watch(run)
-        watch.poll()
+        watch.poll(copy=False)
         if all(view.reached and view.record is None for view in watch.views):
             run.update_record(state=RunState.CANCELLED.value)  # a launcher that is still sending the run checks this
-            watch.poll()
+            watch.poll(copy=False)
         running = [node for node, view in enumerate(watch.views) if view.alive]
         if checkpoint and running:
             running = stop.stop_with_checkpoint(watch, running)
         left = stop.stop_now(watch, running)
-        watch.poll(logs=True)
         failures = {node: str(error) for node, error in stop.kill_leftovers(watch).items()} | left
+        watch.poll(logs=True)
         if failures:
             results = {place.host: failures.get(node, "stopped") for node, place in enumerate(watch.places)}
             hint = f"an agent that loses the others stops by itself; later: zlaunch cancel {run.run_id}"

@@ -20,7 +20,6 @@ from launcher.remote.session import AnswerRefused, HostError, Json
 from launcher.rundir.directory import RunDir, write_atomic
 from launcher.rundir.foreign_files import is_of_node
 
-LOCK_TIMEOUT = 30
 MOST_LINE = 1 << 20
 """Bytes of a line of events, beyond which it is none."""
 
@@ -31,9 +30,12 @@ class Mirror:
     def __init__(self, run: RunDir, leaders: Sequence[int]) -> None:
         self.run, self.leaders = run, list(leaders)
 
-    def lock(self) -> FileLock:
-        """Hold it while copying, so that two commands that watch one run do not append the same bytes twice."""
-        return FileLock(self.run.path / ".mirror.lock", timeout=LOCK_TIMEOUT)
+    def lock(self, seconds: float) -> FileLock:
+        """Hold it while copying, so that two commands that watch one run do not append the same bytes twice.
+
+        `seconds`: how long it is waited for.
+        """
+        return FileLock(self.run.path / ".mirror.lock", timeout=seconds)
 
     def tops(self, node: int, logs: bool, rank: int | None = None) -> list[str]:
         """Return what to read from a node. Each file is read from one node only, a shared one from its leader."""

@@ -6,8 +6,9 @@ another one.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,15 @@ MOST_AT_ONCE = 4 << 30
 """Bytes that one poll of a node copies at most."""
 AT_THE_END = 30.0
 """Seconds that copying the logs of one host may hold up the end of a run. `zlaunch pull` copies the rest."""
+LOCK_SECONDS = 30.0
+"""Seconds to wait for another command that copies files of the run, where they must be copied."""
+GLANCE_SECONDS = 1.0
+"""Seconds to wait for it elsewhere."""
 NEVER = float("-inf")
+
+
+class CopyBusy(TargetError):
+    """Another command copies files of the run."""
 
 
 @dataclass(frozen=True)
@@ -125,22 +134,26 @@ class HostWatch:
         logs: bool = False,
         rank: int | None = None,
         nodes: Sequence[int] | None = None,
-        seconds: float = float("inf"),
+        seconds: float = POLL_TIMEOUT,
+        must_copy: bool = False,
+        copy: bool = True,
     ) -> None:
         """Bring the copy and the views up to date. A host out of reach keeps its last record. Raises TargetError.
 
         `seconds`: what copying from one host may take; what it has more is left for the next poll.
+        `must_copy`: raise CopyBusy if another command copies meanwhile. Otherwise it is left to that command, and only
+        the views are brought up to date: a host can make a copy last as long as it likes. `copy`: False leaves copying
+        to later polls.
         """
         self.run.check_exists()
         try:
-            with self.mirror.lock():
+            with self._right_to_copy(must_copy) if copy else contextlib.nullcontext(False) as copies:
                 _, failures = self.fleet.for_each_host(
-                    lambda node, session: self._poll(node, session, logs, rank, seconds), nodes
+                    lambda node, session: self._poll(
+                        node, session, self.mirror.tops(node, logs, rank) if copies else (), seconds
+                    ),
+                    nodes,
                 )
-        except filelock.Timeout:
-            raise TargetError(
-                f"another command is still copying files of {self.run.run_id}", hint="try again when it is done"
-            ) from None
         except OSError as error:  # of this machine: a host's own errors come as answers
             told = storage_error(error, f"cannot write the copy of {self.run.run_id} here:")
             hint = told.hint if told and told.hint else "look at the directory of the run here"
@@ -153,18 +166,36 @@ class HostWatch:
             self.views[node].reached, self.views[node].error = False, str(failure)
         self.polled = time.monotonic()
 
-    def _poll(self, node: int, session: Session, logs: bool, rank: int | None, seconds: float) -> None:
+    @contextlib.contextmanager
+    def _right_to_copy(self, must_copy: bool) -> Iterator[bool]:
+        """Hold the right to copy files of the run; yield False if another command has it."""
+        lock = self.mirror.lock(LOCK_SECONDS if must_copy else GLANCE_SECONDS)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            if must_copy:
+                raise CopyBusy(
+                    f"another command is still copying files of {self.run.run_id}", hint="try again when it is done"
+                ) from None
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def _poll(self, node: int, session: Session, tops: Sequence[str], seconds: float) -> None:
+        """`tops`: what to copy; empty: nothing, whatever the host sends."""
         self.connect(node, session)
-        tops = self.mirror.tops(node, logs, rank)
         began, came, more = time.monotonic(), 0, True
         while more:
             answer = session.call(
                 "poll_node", run_dir=self.places[node].run_dir, node_rank=node, tops=tops,
                 offsets=self.mirror.offsets(node, tops), timeout=POLL_TIMEOUT,
             )  # fmt: skip
-            self.mirror.apply(node, answer)
+            self.mirror.apply(node, answer if tops else {**answer, "files": []})
             came += len(answer["payload"])
-            more = answer["more"] and answer["payload"] != b""
+            more = bool(tops) and answer["more"] and answer["payload"] != b""
             if more and time.monotonic() - began > seconds:
                 if seconds >= AT_THE_END:
                     pull = f"zlaunch pull {self.run.run_id}"
@@ -207,7 +238,7 @@ class HostWatch:
         left, end = list(nodes), time.monotonic() + seconds
         while left and time.monotonic() < end:
             time.sleep(min(0.2, self.interval))
-            self.poll(nodes=left)
+            self.poll(nodes=left, copy=False)
             left = [node for node in left if self.views[node].alive or not self.views[node].reached]
         return left
 

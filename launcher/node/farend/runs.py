@@ -9,7 +9,17 @@ import time
 from contextlib import suppress
 
 from ..files import REMOVING, disk_usage, put_aside, read_json, read_text, remove_tree, write_atomic, write_new
-from ..processes import boot_id, is_alive, kill_quietly, namespace, pid_namespace, run_processes, spawn, wait_for_child
+from ..processes import (
+    boot_id,
+    is_alive,
+    kill_quietly,
+    namespace,
+    pid_namespace,
+    run_processes,
+    spawn,
+    wait_for_child,
+    wake,
+)
 from ..run_files import CODE, NODES, node_record
 from .common import Refused
 from .host import remove_own_mark
@@ -158,10 +168,15 @@ def poll_node(run_dir: str, node_rank: int, offsets: Dict[str, int], tops: List[
 
 
 def send_signal(run_dir: str, node_rank: int, number: int, **_: Any) -> Json:
-    """Signal this node's agent, or its warden if only that is left; `sent`: whether there was one."""
-    for pid in living_supervisors(read_record(run_dir, node_rank))[:1]:
+    """Signal this node's agent, or its warden if only that is left; `sent`: whether there was one.
+
+    A stopped one (SIGSTOP) would not heed it, and the warden's end would not clean up, so let both go on.
+    """
+    living = living_supervisors(read_record(run_dir, node_rank))
+    for pid in living[:1]:
         with suppress(ProcessLookupError):
             os.kill(pid, number)
+            wake(living[-1])
             return {"sent": True}
     return {"sent": False}
 

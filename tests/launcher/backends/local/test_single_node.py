@@ -16,6 +16,7 @@ import pytest
 
 from launcher.backends.local.single_node import LocalBackend, kill_leftovers
 from launcher.errors import TargetError
+from launcher.lifecycle.cancel import cancel_run
 from launcher.node import processes
 from launcher.plan.types import RunPlan
 from launcher.rundir import state
@@ -95,10 +96,49 @@ def test_cancel_without_a_checkpoint_does_not_wait_for_one(make: Make) -> None:
 def test_cancel_stops_a_run_whose_agent_hangs(make: Make) -> None:
     run, directory = make(FOREVER, stop_deadline=0.1, kill_after=0.1)
     BACKEND.submit(directory, NO_PLAN, {})
-    os.kill(run.record()["pid"], signal.SIGSTOP)
+    agent, over = run.record()["pid"], threading.Event()
+
+    def hang() -> None:
+        while not over.wait(0.005):
+            processes.kill_quietly(agent, signal.SIGSTOP)
+
+    threading.Thread(target=hang).start()
     BACKEND.cancel(directory, checkpoint=False)
+    over.set()
     assert run.left() == []
     assert BACKEND.state(directory) is RunState.FAILED
+
+
+@pytest.mark.parametrize("stopped", ["agent", "warden", "both"])
+def test_cancel_lets_stopped_agents_and_wardens_go_on_and_end_the_run(make: Make, stopped: str) -> None:
+    run, directory = make(UNTIL_STOP, stop_deadline=60.0)
+    BACKEND.submit(directory, NO_PLAN, {})
+    record = run.wait_started().record()
+    pids = {"agent": [record["pid"]], "warden": [record["warden"]["pid"]]}
+    for pid in pids.get(stopped, [*pids["agent"], *pids["warden"]]):
+        os.kill(pid, signal.SIGSTOP)
+    started = time.monotonic()
+    BACKEND.cancel(directory)
+    assert time.monotonic() - started < 20
+    assert run.record()["state"] == "STOPPED"
+    assert run.left() == []
+    assert not BACKEND.is_alive(directory)
+
+
+def test_cancel_ends_a_stopped_warden_of_a_run_that_succeeded(make: Make) -> None:
+    run, directory = make("while [ ! -e go ]; do sleep 0.05; done")
+    directory.save_record(RunRecord(run_id=run.run_id, name="a", backend="local", created=1.0, submitted=1.0))
+    BACKEND.submit(directory, NO_PLAN, {})
+    record = run.wait_started().record()
+    warden = record["warden"]
+    os.kill(warden["pid"], signal.SIGSTOP)
+    (run.path / "go").touch()
+    wait_for(lambda: BACKEND.state(directory) is RunState.SUCCEEDED)
+    assert processes.is_stopped(warden["pid"], warden["start_time"])
+    assert str(cancel_run(directory, checkpoint=True)) == f"{run.run_id}: SUCCEEDED"
+    assert not processes.is_alive(warden["pid"], warden["start_time"])
+    assert directory.record.state == "SUCCEEDED"
+    assert str(cancel_run(directory, checkpoint=True)) == f"{run.run_id}: already SUCCEEDED"
 
 
 def test_cancel_kills_what_is_left_when_agent_and_warden_were_killed(make: Make) -> None:

@@ -83,4 +83,4 @@ def test_a_cancel_before_the_agents_are_up_is_left_to_the_launcher_that_starts_t
     monkeypatch.setattr(SshBackend, "watch", lambda self, run: watch)
     SshBackend().cancel(run)
     assert run.record.state == "CANCELLED"
-    assert host.called == ["poll_node", "poll_node", "poll_node", "leftovers"]
+    assert host.called == ["poll_node", "poll_node", "leftovers", "poll_node"]

@@ -6,12 +6,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from filelock import FileLock
 
 from launcher.backends.ssh.copy_files import copy_results
-from launcher.backends.ssh.mirror import Mirror
-from launcher.backends.ssh.watch import HostWatch, NodeView, run_state
+from launcher.backends.ssh.hosts import SshBackend
+from launcher.backends.ssh.watch import CopyBusy, HostWatch, NodeView, run_state
 from launcher.errors import HostsError, TargetError
 from launcher.remote.connect import Options
 from launcher.remote.fleet import Fleet
@@ -74,13 +75,29 @@ def test_a_full_disk_here_is_an_error_and_no_traceback(watch: HostWatch, host: F
     assert "move it away" in str(caught.value.hint)
 
 
-def test_a_copy_that_another_command_makes_is_waited_for_and_then_an_error(
-    run: RunDir, monkeypatch: pytest.MonkeyPatch
+def test_a_copy_that_another_command_makes_is_waited_for_where_it_matters_and_hides_no_state(
+    watch: HostWatch, host: FakeSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock = run.path / ".mirror.lock"
-    monkeypatch.setattr(Mirror, "lock", lambda self: FileLock(lock, timeout=0))
-    with FileLock(lock, is_singleton=False), pytest.raises(TargetError, match="another command is still copying"):
-        HostWatch(run, Fleet([], Options(), "python3"), []).poll()
+    monkeypatch.setattr("launcher.backends.ssh.watch.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("launcher.backends.ssh.watch.GLANCE_SECONDS", 0.1)
+    watch.run.update_record(extra={"places": [msgspec.to_builtins(place) for place in watch.places]})
+    host.node = {**host.no_record, "record": {"state": "RUNNING"}, "alive": True}
+    backend = SshBackend()
+    backend._watches[watch.run.path] = watch
+    with FileLock(watch.run.path / ".mirror.lock", is_singleton=False):
+        for work in (
+            lambda: copy_results(watch),
+            lambda: list(backend.logs(watch.run)),
+            lambda: backend.pull(watch.run),
+        ):
+            with pytest.raises(CopyBusy, match="another command is still copying"):
+                work()
+        assert backend.state(watch.run) is RunState.RUNNING
+        host.node = {**host.no_record, "record": {"state": "SUCCEEDED"}}
+        watch.polled = float("-inf")
+        assert backend.state(watch.run) is RunState.SUCCEEDED
+        backend.cancel(watch.run)
+    assert copy_results(watch) == []
 
 
 # ------------------------------------------------------------------------------------------------------------ state
