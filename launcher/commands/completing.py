@@ -34,13 +34,15 @@ FILES = (
 """Options that may name a file without being of Click's type for it."""
 
 Table = dict[str, Any]
+Choices = list[str]
+"""What a key of a job means, and then the values that the schema names."""
 
 
 # ------------------------------------------------------------------------------------------------ the table
 
 
 def table(cli: click.Command) -> Table:
-    """Return {"stamp", "command": the tree of commands, "keys": {key of a job: its choices}}; mostly from a file."""
+    """Return {"stamp", "command": the tree of commands, "keys": {key of a job: its Choices}}; mostly from a file."""
     file, stamp = cache_file(), _stamp()
     with contextlib.suppress(OSError, ValueError):
         found = json.loads(file.read_bytes())
@@ -64,7 +66,8 @@ def cache_file() -> Path:
 def _stamp() -> str:
     """Changes with every installation, and with every change of a checkout's commands or keys."""
     here = Path(__file__)
-    modules = [*here.parent.glob("*.py"), here.parents[1] / "cli.py", here.parents[1] / "job" / "spec.py"]
+    schema = (here.parents[1] / "job" / "spec.py", here.parents[2] / "train" / "config.py")
+    modules = [*here.parent.glob("*.py"), here.parents[1] / "cli.py", *filter(Path.exists, schema)]
     return f"{__version__} {here} {max(module.stat().st_mtime_ns for module in modules)}"
 
 
@@ -97,23 +100,25 @@ def _parameter(param: click.Parameter) -> Table:
 def _kind(param: click.Parameter) -> str:
     if isinstance(param, click.Argument) and param.name in RUNS:
         return "run"
-    if set(KEYS) & set(param.opts):
+    if set(KEYS) & set(param.opts) or param.name == "pattern":
         return "key"
     is_file = isinstance(param.type, click.Path) or bool(set(FILES) & set(param.opts))
     return "choice" if isinstance(param.type, click.Choice) else "file" if is_file else ""
 
 
-def _keys() -> dict[str, list[str]]:
-    """Every key of a job that takes a value, with the values that the schema names."""
+def _keys() -> dict[str, Choices]:
+    """Every key of a job that takes a value."""
+    from launcher.commands.keys import cut
     from launcher.job.explain import known_choices
+    from launcher.job.reference.key_reference import keys
 
-    return known_choices()
+    return {key: [cut(keys()[key].text, 60), *choices] for key, choices in known_choices().items()}
 
 
 # -------------------------------------------------------------------------------------- Click's view of the table
 
 
-def command_of(name: str, described: Table, keys: dict[str, list[str]]) -> click.Command:
+def command_of(name: str, described: Table, keys: dict[str, Choices]) -> click.Command:
     """A command that does nothing and completes its parameters."""
     params = [_click_parameter(name, param, keys) for param in described["params"]]
     if described["program"]:
@@ -126,10 +131,12 @@ def command_of(name: str, described: Table, keys: dict[str, list[str]]) -> click
     )
 
 
-def _click_parameter(command: str, param: Table, keys: dict[str, list[str]]) -> click.Parameter:
+def _click_parameter(command: str, param: Table, keys: dict[str, Choices]) -> click.Parameter:
     kind: Any = {"choice": click.Choice(param.get("choices", ())), "file": click.Path()}.get(param["kind"])
     if "flag" not in param:
         complete = _runs_for(command in SWEEPS) if param["kind"] == "run" else None
+        if param["kind"] == "key":
+            complete = _key_names(keys)
         return click.Argument([param["name"]], nargs=param["nargs"], type=kind, required=False, shell_complete=complete)
     complete = _keys_for(keys, "," if "--sweep" in param["opts"] else "") if param["kind"] == "key" else None
     return click.Option(
@@ -155,15 +162,22 @@ def _runs_for(with_sweeps: bool) -> Any:
     return complete
 
 
-def _keys_for(keys: dict[str, list[str]], separator: str) -> Any:
+def _keys_for(keys: dict[str, Choices], separator: str) -> Any:
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
         key, equals, value = incomplete.partition("=")
         if not equals:
             items = _beginning(keys, incomplete)
-            return [CompletionItem(f"{item.value}=", type="key", help=", ".join(keys[item.value])) for item in items]
+            return [CompletionItem(f"{item.value}=", type="key", help=keys[item.value][0]) for item in items]
         before, comma, _ = value.rpartition(separator) if separator else ("", "", value)
         head = f"{key}={before}{comma}"
-        return _beginning([head + choice for choice in keys.get(key, ())], incomplete)
+        return _beginning([head + choice for choice in keys.get(key, ())[1:]], incomplete)
+
+    return complete
+
+
+def _key_names(keys: dict[str, Choices]) -> Any:
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+        return [CompletionItem(item.value, help=keys[item.value][0]) for item in _beginning(keys, incomplete)]
 
     return complete
 

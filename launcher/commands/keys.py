@@ -161,7 +161,7 @@ def columns(text: str) -> int:
 
 def cut(text: str, width: int) -> str:
     """The first sentence of a text, or as much of it as fits, with `...` where that is not all of it."""
-    first = re.split(r"(?<=[.。]) ?(?=[^\d])", text, maxsplit=1)[0]
+    first = re.split(r"(?<=[.。])(?<!al\.) ?(?=[^\d])", text, maxsplit=1)[0]
     if columns(first) <= width:
         return first
     while columns(first) > max(width, 8) - 3:

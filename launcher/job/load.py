@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,10 @@ def read_job(
     return Job(wrong.convert(tree), tree, wrong.origin, held)
 
 
+FOREIGN = 4
+"""A file with so many unknown keys outside of the sections may be a configuration of another program."""
+
+
 class Mistakes:
     """What is wrong with a job, collected so that all of it is reported at once, each with its place."""
 
@@ -52,6 +57,8 @@ class Mistakes:
         self.places = dict(places or {})
         """Where single keys or sections were given, other than in the file."""
         self.found: list[SpecError] = []
+        self.advice: str | None = None
+        """About all of them."""
 
     def in_file(self, file: Path) -> dict[str, Any]:
         """The content of a job file; of a key that stands twice, the last value. Raises SpecError."""
@@ -75,7 +82,13 @@ class Mistakes:
             spec = checked(tree)
         except Refusal:
             lines = yamlfile.lines(self.file) if self.file is not None else {}
-            placed = [(*self._place(refusal, lines), refusal) for refusal in every_refusal(tree)]
+            refused = every_refusal(tree)
+            if (
+                self.file
+                and sum("." not in one.key and str(one).startswith("unknown key") for one in refused) >= FOREIGN
+            ):
+                self.advice = f"of another program? zlaunch init new.yaml --from {shlex.quote(str(self.file))}"
+            placed = [(*self._place(refusal, lines), refusal) for refusal in refused]
             for line, place, refusal in sorted(placed, key=lambda one: one[0]):
                 place = f"{place}, line {line}" if line else place
                 self.found.append(SpecError(f"{place}: {refusal}", hint=refusal.hint))
@@ -84,7 +97,7 @@ class Mistakes:
         if len(self.found) == 1:
             raise self.found[0]
         listed = "".join("\n  " + error.text.replace("\n", "\n  ") for error in self.found)
-        raise SpecError(f"{len(self.found)} mistakes in the job:{listed}")
+        raise SpecError(f"{len(self.found)} mistakes in the job:{listed}", hint=self.advice)
 
     def _place(self, refusal: Refusal, lines: Mapping[str, int]) -> tuple[int, str]:
         """(line or 0, where): where the key, its section, or a key below it was given."""

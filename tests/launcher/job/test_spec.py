@@ -326,3 +326,9 @@ def test_the_lines_of_a_file_are_those_of_its_keys_and_entries(write):
     assert yamlfile.lines(file) == {"a": 1, "b": 2, "b.c": 3, "b.c.d": 3, "b.c.e": 4, "b.c.e[0]": 4, "b.c.e[1]": 5}
     assert yamlfile.lines(write("a: [")) == {}
     assert yamlfile.lines(file.with_name("none")) == {}
+
+
+def test_a_file_of_another_program_is_recognized_by_its_many_unknown_keys(write):
+    file = write("lora_rank: 8\ncutoff_len: 9\nbf16: true\nstage: sft\n")
+    assert refusal(file).hint == f"of another program? zlaunch init new.yaml --from {file}"
+    assert refusal(write("lora_rank: 8\ncutoff_len: 9\ntrain: {bf16: true, stage: 2}\n")).hint is None
