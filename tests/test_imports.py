@@ -223,7 +223,10 @@ def test_help_loads_no_heavy_module_and_no_command():
     ("modules", "unused"),
     [
         ("launcher.commands.status, launcher.show.page.write", ("jinja2", "torch", "paramiko")),
-        ("launcher.commands.local, launcher.lifecycle.attach", ("rich", "torch", "paramiko")),
+        (
+            "launcher.commands.local, launcher.lifecycle.attach",
+            ("rich", "torch", "paramiko", "launcher.job.reference.key_table", "launcher.commands.field_words"),
+        ),
         ("train.quickcheck", ("jinja2", "torch", "numpy")),
     ],
 )

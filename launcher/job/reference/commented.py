@@ -20,13 +20,13 @@ SHORT = (
     "local.gpus",
 )  # fmt: skip
 """Keys that stand in a new job file whatever is known of it."""
-WIDTH = 100
-_COLUMN = 36
+WIDTH = 80
+_COLUMN = 32
 """Where comments beside a value begin."""
 
 HEAD = """\
 # A zlaunch job. Every key is optional; `zlaunch keys` explains them all.
-# The command line can set any key too: zlaunch local job.yaml --set train.epochs=1
+# The command line sets any key: zlaunch local job.yaml --set train.epochs=1
 """
 
 
@@ -75,7 +75,8 @@ def _lines(key: Key, value: Any, note: str | None, *, off: bool) -> list[str]:
 def comment_of(key: Key, value: Any) -> str:
     """What the schema says of the key: its text, the accepted values where the text does not name them, the default."""
     words = [key.text]
-    if not all(word in key.text for word in choices_of(key.kind)):
+    choices = choices_of(key.kind)
+    if len(choices) > 1 and not all(word in key.text for word in choices):
         words.insert(0, f"{key.type}.")
     if value != key.default and key.default not in (None, "", (), {}):
         words.append(f"Default: {key.default_text}.")
