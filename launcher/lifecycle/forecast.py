@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -56,11 +56,13 @@ class Refused:
     error: DoesNotFit
 
 
-def forecast(wanted: JobSpec, there: Situation, *, assumed: bool, with_work: bool = True) -> Planned | Refused:
+def forecast(
+    wanted: JobSpec, there: Situation, *, assumed: bool, with_work: bool = True, counted: Counted | None = None
+) -> Planned | Refused:
     """Choose the settings of a job for these GPUs.
 
-    `with_work`: count the records too, which reads the whole files. Raises UsageError for a model or settings that
-    cannot be planned for.
+    `with_work`: say steps and hours too, from `counted` or else by reading the whole files. Raises UsageError for a
+    model or settings that cannot be planned for.
     """
     if wanted.program:
         raise UsageError(
@@ -80,7 +82,7 @@ def forecast(wanted: JobSpec, there: Situation, *, assumed: bool, with_work: boo
         assumed,
         best,
         (*taken, *reasons),
-        work_of(wanted, best) if with_work else None,
+        work_of(wanted, best, count(wanted) if counted is None else counted) if with_work else None,
         in_fp8(wanted, known, there, best),
         quantized(wanted, known, there, best),
     )
@@ -195,19 +197,39 @@ def ranks_of(wanted: JobSpec, backend: str) -> int:
     return sum(len(slots) for slots in hosts.slots(dict.fromkeys(hosts.pool, 1)).values())
 
 
-def work_of(wanted: JobSpec, best: Candidate) -> dict[str, Any] | None:
+class Counted(NamedTuple):
+    """What an epoch holds: records and their bytes, zeros if they cannot be counted here; and checks.turn_cost."""
+
+    records: int
+    size: float
+    turns: dict[str, float] | None
+
+    @property
+    def sequences(self) -> float:
+        return self.records * self.turns["sequences"] / self.turns["records"] if self.turns else self.records
+
+    def steps(self, wanted: JobSpec, global_batch_size: int) -> int | None:
+        """Optimizer steps of a job; None where they depend on what could not be counted."""
+        if wanted.train.max_steps is not None:
+            return wanted.train.max_steps
+        return steps_of(wanted.train.epochs, round(self.sequences), global_batch_size) if self.records else None
+
+
+def count(wanted: JobSpec) -> Counted:
+    """Read the records of a job, which may take long."""
+    return Counted(*checks.count_records(wanted), checks.turn_cost(wanted))
+
+
+def work_of(wanted: JobSpec, best: Candidate, counted: Counted) -> dict[str, Any] | None:
     """Steps and hours, if the records can be counted here. Tokens are estimated from bytes.
 
     `turns` says what it costs that a conversation becomes one sequence per answer; an epoch is all sequences.
     """
-    records, size = checks.count_records(wanted)
-    turns = checks.turn_cost(wanted)
-    sequences = records * turns["sequences"] / turns["records"] if turns else records
-    steps = wanted.train.max_steps
+    records, size, turns = counted
+    sequences = counted.sequences
+    steps = counted.steps(wanted, best.batch.global_batch_size)
     if steps is None:
-        if not records:
-            return None
-        steps = steps_of(wanted.train.epochs, round(sequences), best.batch.global_batch_size)
+        return None
     size *= turns["times"] if turns else 1
     tokens = min(wanted.data.max_length, size / sequences / 3.5) if records else wanted.data.max_length
     seconds = steps * best.batch.global_batch_size * tokens / best.cost.tokens_per_second

@@ -67,10 +67,22 @@ const swap = (list, text, values) => {
   const button = add(add(list, "li"), "button", text, { type: "button" });
   button.addEventListener("click", () => { Object.entries(values).forEach(([key, value]) => fill(key, value)); changed(); });
 };
-let plan = { kind: "none" };
+let plan = { kind: "none" }, work = {};
+const hours = count => count < 1 / 60 ? t("less than a minute", "不到一分钟") : count < 1 ? t(`about ${(60 * count).toFixed(0)} min`, `约 ${(60 * count).toFixed(0)} 分`) : t(`about ${count.toFixed(1)} h`, `约 ${count.toFixed(1)} 小时`);
+const drawWork = place => {
+  if (!work.steps) return;
+  const steps = t(`${work.steps.toLocaleString("en")} step${work.steps > 1 ? "s" : ""}`, `${work.steps.toLocaleString("en")} 步`);
+  const gpus = plan.kind === "plan" ? `${plan.world_size} × ${plan.gpu}` : "";
+  add(place, "p", work.hours === null || !gpus ? steps : t(`${steps}, ${hours(work.hours)} on ${gpus}`, `${steps}，在 ${gpus} 上${hours(work.hours)}`), { id: "work" });
+  if (work.remark) add(place, "p", t(...work.remark), { class: "small warn" });
+};
 const drawPlan = () => {
   const place = $("plan"), open = place.querySelector("details[open]");
   place.replaceChildren();
+  drawPlanOf(place, open);
+  drawWork(place);
+};
+const drawPlanOf = (place, open) => {
   if (plan.kind === "none") add(place, "p", t("Choose a model, and its plan is here.", "选择模型后，这里显示计划。"), { class: "soft small" });
   else if (plan.kind === "cpu") add(place, "p", t("No GPU here: the run trains on the CPU, and no memory is planned. Choose a GPU below to see what it would take there.", "本机没有 GPU：将在 CPU 上训练，不计划显存。可在下面选择 GPU 查看所需显存。"), { class: "soft small" });
   else if (plan.kind === "tiny") add(place, "p", t("A random model is tiny; it fits everywhere.", "随机模型非常小，任何设备都放得下。"), { class: "soft small" });
@@ -128,11 +140,14 @@ const check = async () => {
     problems = found.problems;
     showProblems();
     if (found.plan.kind !== "none" || !problems.some(p => p.key !== "data.train")) plan = found.plan;
+    work = {};
     drawPlan();
     $("job").querySelector("pre").textContent = found.job;
     $("command").querySelector("pre").textContent = found.command;
     $("plan").classList.remove("stale");
     form.dataset.checked = String(Number(form.dataset.checked || 0) + 1);
+    work = problems.length ? {} : await ask("/new/work", { values: values(), backend: backend(), gpu: $("gpu").value }, mine.signal);
+    drawPlan();
   } catch (error) {
     if (error.name !== "AbortError") refuse([error]);
   }

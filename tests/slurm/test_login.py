@@ -72,6 +72,15 @@ def test_a_sweep_is_one_array_on_the_login_host(zl: Zl, sshd_farm: Callable[[int
     rows = [json.loads(line) for line in zl("report", answer["sweep"], "--json").splitlines()]
     assert [(row["env.POINT"], row["state"]) for row in rows] == [("one", "FAILED"), ("two", "SUCCEEDED")]
     assert "[0] two" in zl("logs", runs[1].run_id)
+    there = {*answer["runs"], answer["sweep"]}
+    assert {path.name for path in (home / "runs").rglob("*") if path.name in there} == there
+    sizes = json.loads(zl("rm", answer["sweep"], "--dry-run", "--json").splitlines()[-1])
+    assert {path.name for path in (home / "runs").rglob("*") if path.name in there} == there
+    removed = json.loads(zl("rm", answer["sweep"], "--yes", "--json").splitlines()[-1])
+    assert [place["host"] for place in removed["places"]].count("node1") == 3  # the sweep and its two points
+    assert [place["path"] for place in removed["places"]] == [place["path"] for place in sizes["places"]]
+    assert [path for path in (home / "runs").rglob("*") if path.name in there] == []
+    assert [path for path in zl.runs.rglob("*") if path.name in there] == []
 
 
 @pytest.mark.train

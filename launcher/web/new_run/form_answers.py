@@ -14,6 +14,7 @@ from launcher.job.spec import JobSpec
 from launcher.lifecycle import checks, forecast, records_report
 from launcher.machine import process, trainer
 from launcher.web import zlaunch
+from launcher.web.new_run import form_work
 from launcher.web.new_run.form_values import Filled, Problem, at_field, job_of
 from launcher.web.new_run.gpu_plan import plan_of
 from launcher.web.new_run.schema_form import BACKENDS
@@ -58,6 +59,12 @@ def _missing(filled: Filled, backend: str) -> list[Problem]:
 def _check_hosts(job: JobSpec, backend: str) -> None:
     if backend == "ssh":
         forecast.ranks_of(job, backend)
+
+
+def work(values: Mapping[str, str], backend: str, gpu: str, base: Path) -> dict[str, Any]:
+    """Steps and hours of the job that the form says (form_work.work_of); empty while it has errors."""
+    spec = job_of(values, base).spec
+    return form_work.work_of(spec, backend, gpu) if spec else {}
 
 
 def records(values: Mapping[str, str], first: int, base: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 GET /new                  the page; ?from=RUN fills it in as that run, ?example=demo|smoke as a job of zlaunch's own
 POST /new/check           {values, backend, gpu}    the job, its plan, and every problem at its field
+POST /new/work            {values, backend, gpu}    its steps and hours
 POST /new/records         {values, backend, first}  the first records as training sees them
 POST /new/start           {values, backend}         start the run: its id
 
@@ -88,6 +89,11 @@ ROUTES = [
     Route(
         "/new/check",
         _answer(lambda sent, base: form_answers.check(sent.values, sent.backend, sent.gpu, base)),
+        methods=["POST"],
+    ),
+    Route(
+        "/new/work",
+        _answer(lambda sent, base: form_answers.work(sent.values, sent.backend, sent.gpu, base)),
         methods=["POST"],
     ),
     Route(

@@ -13,11 +13,11 @@ import pytest
 
 from launcher.errors import TargetError, UsageError
 from launcher.job.load import read_job, read_tree
-from launcher.lifecycle import records_report
+from launcher.lifecycle import forecast, records_report
 from launcher.machine import facts, process
 from launcher.rundir.directory import RunDir, RunRecord
 from launcher.rundir.state import RunState
-from launcher.web.new_run import form_answers, gpu_plan
+from launcher.web.new_run import form_answers, form_work, gpu_plan
 from launcher.web.new_run.known_models import suggestions
 from launcher.web.server import Site
 
@@ -96,6 +96,42 @@ def test_the_plan_is_that_of_the_command_and_says_what_would_help() -> None:
     assert planned(model__path="", gpu="t4")["kind"] == "none"
     assert planned(model__source="random", gpu="t4")["kind"] == "tiny"
     assert "not a GPU" in planned(gpu="abacus")["message"][0]
+
+
+def test_steps_and_hours_are_of_the_records_and_each_state_of_a_file_is_counted_once(
+    tmp_path: Path, machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records, counted = tmp_path / "r.jsonl", []
+    records.write_text('{"instruction": "a", "output": "b"}\n' * 1000)
+    count = forecast.count
+    monkeypatch.setattr(forecast, "count", lambda job: counted.append(job) or count(job))
+
+    def work(gpu: str = "", backend: str = "local", **values: str) -> dict[str, Any]:
+        given = {**FEW, "data.train": str(records), "data.eval": "", "train.global_batch_size": "8"}
+        given |= {key.replace("__", "."): value for key, value in values.items()}
+        found: dict[str, Any] = form_answers.work(given, backend, gpu, tmp_path)
+        return found
+
+    assert work() == {"steps": 125, "hours": None, "remark": None}  # on a CPU no speed is planned
+    assert work(model__source="random", model__path="")["steps"] == 125
+    on_gpu = work("h100")
+    assert on_gpu["steps"] == 125
+    assert 0 < on_gpu["hours"] < 1
+    assert work("h100", train__epochs="2")["hours"] == pytest.approx(2 * on_gpu["hours"])
+    assert len(counted) == 2  # one per model
+    assert work("h100", train__max_steps="7")["steps"] == 7
+    assert work(backend="slurm", slurm__nodes="2", train__global_batch_size="32")["hours"] is not None
+    with records.open("a") as file:
+        file.write('{"instruction": "a", "output": "b"}\n' * 8)
+    assert work()["steps"] == 126
+    remark = work("h100", train__global_batch_size="2000")["remark"]
+    assert "each record" in remark[0]
+    assert "每条记录" in remark[1]
+    assert work("t4") == {}  # does not fit
+    assert work(data__train=str(tmp_path / "absent.jsonl")) == {}
+    assert work(train__epochs="many") == {}
+    monkeypatch.setattr(form_work, "MOST_BYTES", 100)
+    assert work() == {}
 
 
 def test_the_job_that_is_shown_is_the_job_that_the_form_says(tmp_path: Path) -> None:
