@@ -15,6 +15,7 @@ from launcher.job.spec import JobSpec
 from launcher.lifecycle import checks
 from launcher.machine import facts
 from launcher.plan import agent_plan, batch_job, gpus, situation
+from launcher.plan.batch import global_batch_of
 from launcher.plan.candidates import Candidate
 from launcher.plan.changes import DoesNotFit
 from launcher.plan.fastest import choose, in_fp8
@@ -208,8 +209,9 @@ class Counted(NamedTuple):
     def sequences(self) -> float:
         return self.records * self.turns["sequences"] / self.turns["records"] if self.turns else self.records
 
-    def steps(self, wanted: JobSpec, global_batch_size: int) -> int | None:
+    def steps(self, wanted: JobSpec, ranks: int) -> int | None:
         """Optimizer steps of a job; None where they depend on what could not be counted."""
+        global_batch_size = global_batch_of(wanted.train, ranks)
         if wanted.train.max_steps is not None:
             return wanted.train.max_steps
         return steps_of(wanted.train.epochs, round(self.sequences), global_batch_size) if self.records else None
@@ -227,7 +229,7 @@ def work_of(wanted: JobSpec, best: Candidate, counted: Counted) -> dict[str, Any
     """
     records, size, turns = counted
     sequences = counted.sequences
-    steps = counted.steps(wanted, best.batch.global_batch_size)
+    steps = counted.steps(wanted, best.batch.world_size)
     if steps is None:
         return None
     size *= turns["times"] if turns else 1

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import quote
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
@@ -164,10 +165,8 @@ def report(request: Request) -> Response:
     board = request.app.state.board
     run: RunDir = board.find(request.path_params["run"])
     text = write.run_text(gather.run_page(run, board.state_of(run))).encode("utf-8", "replace")
-    name = "".join(char if char.isascii() and (char.isalnum() or char in "-_.") else "_" for char in run.run_id)
-    return Response(
-        text, media_type="text/html", headers={"Content-Disposition": f'attachment; filename="{name}.html"'}
-    )
+    name = f"filename*=UTF-8''{quote(run.run_id, safe='')}.html"  # RFC 6266: a run may have a name in any script
+    return Response(text, media_type="text/html", headers={"Content-Disposition": f"attachment; {name}"})
 
 
 ROUTES = [

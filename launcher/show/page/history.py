@@ -16,7 +16,7 @@ from launcher.show.stack_table import ranks_of
 Line = dict[str, Any]
 
 _STARTS = ("submitted", "slurm_submit", "slurm_start", "agent_started")
-_HIDDEN = ("submitted", "agent_started", "ranks_started", "phase", "data", "progress", "memory")
+_HIDDEN = ("submitted", "agent_started", "ranks_started", "phase", "data", "steps", "progress", "memory")
 """Events that other parts of the page show."""
 _PLUMBING = ("time", "event", "node", "rank")
 
@@ -136,6 +136,7 @@ _CHINESE: dict[str, Callable[[Line], str]] = {
     "end": lambda e: f"节点 {e.get('node')}：{words.both(str(e.get('state')))[1]}",
     "length_changed": lambda e: f"总步数由 {e.get('planned')} 改为 {e.get('steps')}，学习率随之调整",
     "data_changed": lambda e: "训练数据在检查点之后发生了改变",
+    "loss_schedule": lambda e: f"每 {e.get('every')} 步测量一次，用 {e.get('of')} 条中的 {e.get('records')} 条",
     "evaluation": lambda e: f"第 {e.get('step')} 步之后的留出集评估",
 }
 

@@ -243,6 +243,18 @@ COMPAT = (
         r"the family has fused layers, the fastest path, and the job asks for plain LoRA",
         "该家族有融合层，是最快的路径，且任务只用普通 LoRA",
     ),
+    (r"Unsloth has a fast path for this family", "Unsloth 对该家族有快速路径"),
+    (r"(?P<t>.+) \(its CPU backend here\)", r"\g<t>（此处为其 CPU 后端）"),
+    (
+        r"it uses ALiBi positions, and Unsloth's attention takes no ALiBi bias",
+        "它使用 ALiBi 位置，而 Unsloth 的注意力不支持",
+    ),
+    (r"converted to Llama: (?P<t>.+)", r"转换为 Llama：\g<t>"),
+    (r"Unsloth has no path for GLM", "Unsloth 没有 GLM 的路径"),
+    (
+        r"the model's family is not in the table, and PEFT works with every linear layer",
+        "该模型家族不在表中，而 PEFT 适用于任何线性层",
+    ),
     (r"train.engine=(\w+) in the job", r"任务中 train.engine=\1"),
     (r"Unsloth is not installed here", "这里没有安装 Unsloth"),
     (r"lora\.(\w+) is (.+), but the adapter's is (.+)", r"lora.\1 为 \2，而适配器的是 \3"),

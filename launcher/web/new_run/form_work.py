@@ -11,7 +11,6 @@ import msgspec
 from launcher.errors import ZlaunchError
 from launcher.job.spec import JobSpec
 from launcher.lifecycle import forecast
-from launcher.plan.batch import global_batch_of
 from launcher.show.page.bilingual import both
 from launcher.web.new_run.gpu_plan import own_gpus
 
@@ -36,7 +35,7 @@ def work_of(wanted: JobSpec, backend: str, gpu: str) -> dict[str, Any]:
             place = forecast.situation_for(wanted, backend, gpu or None, own_gpus)
         if place is None:
             ranks = wanted.local.procs or 1 if backend == "local" else forecast.ranks_of(wanted, backend)
-            steps = counted.steps(wanted, global_batch_of(wanted.train, ranks))
+            steps = counted.steps(wanted, ranks)
             return {"steps": steps, "hours": None, "remark": None} if steps else {}
         planned = forecast.forecast(wanted, place[0], assumed=place[1], counted=counted)
     except ZlaunchError:  # the plan beside it says why

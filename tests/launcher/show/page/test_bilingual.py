@@ -18,7 +18,7 @@ from launcher.plan import autos, batch, training
 from launcher.rundir.verdict import RULES, Rule
 from launcher.show.page import verdict_rows
 from launcher.show.page.bilingual import in_chinese
-from train import compat
+from train import compat, families
 
 NUMBERS = r"\d[\d.e-]*\d|\d"
 
@@ -63,6 +63,13 @@ def test_every_rule_has_a_headline_in_chinese(rule: Rule) -> None:
 @pytest.mark.parametrize("cause", CAUSES, ids=lambda cause: cause.name)
 def test_the_advice_for_every_cause_is_there_in_chinese(cause: Cause) -> None:
     assert is_chinese(in_chinese(cause.advice))
+
+
+@pytest.mark.parametrize(
+    "why", sorted({family.why for family in families.FAMILIES} | {"Unsloth is not installed here"})
+)
+def test_why_an_engine_trains_a_family_is_there_in_chinese(why: str) -> None:
+    assert is_chinese(in_chinese(f"engine peft: {why} (its CPU backend here)"))
 
 
 VALUES = ("3", "1.5 GiB", "'x'", "DoRA", "", "5% of the training", "2 ranks", "a number", "6 and 8", "4 of 8")
