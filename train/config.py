@@ -97,6 +97,8 @@ class Data(Section, frozen=True):
     """Names of the data for our keys, as in {instruction: 问题, output: 答案}. Several are joined as lines."""
     roles: dict[str, str | tuple[str, ...]] = {}
     """Names of the data for our roles, as in {user: [客户, 买家], assistant: 客服}."""
+    replace: dict[str, str] = {}
+    """Texts of the records to replace, as in {'{{NAME}}': Ada}."""
     chat_template: str | None = None
     """A Jinja chat template instead of the tokenizer's own. A job may name one (`chatml`, ...) or its file."""
 
@@ -168,6 +170,8 @@ class Training(Section, frozen=True, kw_only=True):
     global_batch_size: int
     micro_batch_size: int
     """Records per forward pass of a rank."""
+    batch_tokens: int | None = None
+    """Tokens per optimizer step, about, in place of global_batch_size: as many records as have them on average."""
     gradient_accumulation_steps: int
     learning_rate: float = 2e-4
     """Learning rate at its peak, after the warm-up."""
@@ -298,6 +302,7 @@ RANGES: dict[str, Range] = {
     "train.seed": Range(0, 2**32 - 1),  # what NumPy takes
     "train.global_batch_size": Range(1),
     "train.micro_batch_size": Range(1),
+    "train.batch_tokens": Range(8),
     "train.checkpoint_every": Range(0),
     "train.keep_checkpoints": Range(1),
     "train.log_every": Range(1),
@@ -367,6 +372,16 @@ FEW_STEPS = 10
 def steps_of(epochs: float, records: int, global_batch_size: int) -> int:
     """Optimizer steps that cover `epochs`, at least one. Each takes a whole batch."""
     return max(1, math.ceil(epochs * records / global_batch_size - 1e-9))
+
+
+def records_of(batch_tokens: int | None, tokens: float, global_batch_size: int) -> int:
+    """Records per optimizer step: global_batch_size; with `batch_tokens`, the multiple of it nearest to these tokens.
+
+    `tokens`: those of a record, on average.
+    """
+    if batch_tokens is None:
+        return global_batch_size
+    return max(1, round(batch_tokens / max(tokens, 1e-9) / global_batch_size)) * global_batch_size
 
 
 def steps_between(every: int | str, records: int, global_batch_size: int) -> int:

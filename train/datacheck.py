@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from train.config import Source, TrainConfig, load
+from train.config import Source, TrainConfig, load, records_of
 from train.data import cache, schedule
 from train.data.cache import Entry
 from train.data.dataset import NOTHING_AT_WEIGHT, NOTHING_TO_EVALUATE, with_thoughts
@@ -200,11 +200,12 @@ def padding(config: TrainConfig, entry: Entry) -> dict[str, Any]:
     lengths = entry.tokens.lengths
     sampler = _sampler(config, entry)
     size, multiple = train.micro_batch_size, 16 if config.device == "cuda" else 1
-    steps = min(_STEPS, sampler.steps(train.epochs, train.global_batch_size))
+    batch = records_of(train.batch_tokens, float(lengths.mean()) if len(lengths) else 0, train.global_batch_size)
+    steps = min(_STEPS, sampler.steps(train.epochs, batch))
     real = 0
     padded = {"none": 0, "bucket": 0, "pack": 0}
     for step in range(steps):
-        chosen = sampler.step(step, train.global_batch_size)
+        chosen = sampler.step(step, batch)
         sizes = lengths[chosen]
         real += int(sizes.sum())
         for mode in ("none", "bucket"):
@@ -223,7 +224,7 @@ def padding(config: TrainConfig, entry: Entry) -> dict[str, Any]:
         padded["pack"] += sum(-(-int(lengths[row].sum()) // whole) * whole for share in rows for row in share)
     return {
         "planned": train.packing,
-        "global_batch_size": train.global_batch_size,
+        "global_batch_size": batch,
         "micro_batch_size": size,
         "waste": {mode: round(1 - real / total, 4) for mode, total in padded.items()},
     }

@@ -37,6 +37,7 @@ class TrainSpec(Section, frozen=True):
     global_batch_size: int | AboutNumber = "auto"
     """Records per optimizer step. `about 8`: the number nearest to 8 that the ranks can share; auto: about 64."""
     micro_batch_size: int | Auto = "auto"
+    batch_tokens: int | None = None
     zero_stage: Literal[0, 1, 2, 3] | Auto = "auto"
     offload: Literal["none", "cpu"] = "none"
     engine: Engine = "auto"

@@ -23,7 +23,7 @@ from launcher.plan.resolve import with_adapter
 from launcher.plan.situation import Model, Situation
 from launcher.plan.types import Reason
 from train import memory
-from train.config import remark_on_steps, steps_of
+from train.config import records_of, remark_on_steps, steps_of
 from train.memory import GIB, Shape
 
 
@@ -211,10 +211,20 @@ class Counted(NamedTuple):
 
     def steps(self, wanted: JobSpec, ranks: int) -> int | None:
         """Optimizer steps of a job; None where they depend on what could not be counted."""
-        global_batch_size = global_batch_of(wanted.train, ranks)
+        batch = self.batch(wanted, ranks)
         if wanted.train.max_steps is not None:
             return wanted.train.max_steps
-        return steps_of(wanted.train.epochs, round(self.sequences), global_batch_size) if self.records else None
+        return steps_of(wanted.train.epochs, round(self.sequences), batch) if self.records else None
+
+    def tokens(self, wanted: JobSpec) -> float:
+        """Tokens of a sequence, estimated from bytes; at most data.max_length, which stands for what is not counted."""
+        size = self.size * (self.turns["times"] if self.turns else 1)
+        return min(wanted.data.max_length, size / self.sequences / 3.5) if self.records else wanted.data.max_length
+
+    def batch(self, wanted: JobSpec, ranks: int) -> int:
+        """Records per optimizer step; with train.batch_tokens an estimate."""
+        planned = global_batch_of(wanted.train, ranks, wanted.data.max_length)
+        return records_of(wanted.train.batch_tokens, self.tokens(wanted), planned)
 
 
 def count(wanted: JobSpec) -> Counted:
@@ -227,16 +237,15 @@ def work_of(wanted: JobSpec, best: Candidate, counted: Counted) -> dict[str, Any
 
     `turns` says what it costs that a conversation becomes one sequence per answer; an epoch is all sequences.
     """
-    records, size, turns = counted
-    sequences = counted.sequences
+    records, _, turns = counted
     steps = counted.steps(wanted, best.batch.world_size)
     if steps is None:
         return None
-    size *= turns["times"] if turns else 1
-    tokens = min(wanted.data.max_length, size / sequences / 3.5) if records else wanted.data.max_length
-    seconds = steps * best.batch.global_batch_size * tokens / best.cost.tokens_per_second
+    sequences, tokens = counted.sequences, counted.tokens(wanted)
+    batch = counted.batch(wanted, best.batch.world_size)
+    seconds = steps * batch * tokens / best.cost.tokens_per_second
     found = {"records": records, "tokens_per_record": round(tokens), "steps": steps, "hours": seconds / 3600}
-    said = remark_on_steps(round(sequences), wanted.train.epochs, wanted.train.max_steps, best.batch.global_batch_size)
+    said = remark_on_steps(round(sequences), wanted.train.epochs, wanted.train.max_steps, batch)
     return {**found, "remark": said, **({"turns": turns} if turns else {})}
 
 

@@ -70,6 +70,9 @@ def _why_global_batch(case: Case) -> str:
     batch, micro = case.best.batch, case.spec.train.micro_batch_size
     ranks = f"{batch.world_size} rank{'s' * (batch.world_size != 1)}"
     passes = "" if micro == "auto" else f" in passes of {micro}"
+    if tokens := case.spec.train.batch_tokens:
+        length = case.spec.data.max_length
+        return f"rows of {length} tokens for {tokens} per step; the training takes more records where they are shorter"
     return f"nearest to {wanted_batch(case.spec.train.global_batch_size)} of what {ranks} can share{passes}"
 
 

@@ -28,9 +28,15 @@ def wanted_batch(given: int | str) -> int:
     return USUAL_BATCH if given == "auto" else int(str(given).removeprefix("about "))
 
 
-def global_batch_of(train: TrainSpec, world_size: int) -> int:
-    """Records per optimizer step: the job's number, or what the ranks can share that is nearest to it."""
+def global_batch_of(train: TrainSpec, world_size: int, max_length: int) -> int:
+    """Records per optimizer step: the job's number, or what the ranks can share that is nearest to it.
+
+    With train.batch_tokens, the rows of `max_length` tokens that make up a step. The training program takes more
+    records where they are shorter.
+    """
     wanted = wanted_batch(train.global_batch_size)
+    if train.batch_tokens:
+        wanted = max(1, round(train.batch_tokens / max_length))
     if isinstance(train.global_batch_size, int):
         return wanted
     step = world_size * (1 if train.micro_batch_size == "auto" else train.micro_batch_size)

@@ -49,7 +49,7 @@ def candidates_of(spec: JobSpec, situation: Situation, model: Model) -> Iterator
     largest = _largest_micro_batch(spec, situation, known=shape is not None)
     combinations = [_combination(spec, model, situation, stage) for stage in stages]
     passing = _passing(combinations, spec.data.max_length, model, known=shape is not None)
-    size = global_batch_of(spec.train, situation.world_size)
+    size = global_batch_of(spec.train, situation.world_size, spec.data.max_length)
     batches = batches_of(size, spec.train.micro_batch_size, situation.world_size, largest)
     for batch, recompute, settings in itertools.product(batches if shape else batches[-1:], checkpointing, passing):
         packing = settings.packing

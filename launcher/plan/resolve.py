@@ -63,7 +63,7 @@ def plan(
         if name not in spec.env
     )
     notes = [*target.notes, *(f"{one.setting} = {one.value}: {one.reason}" for one in taken)]
-    if config is not None and records is not None:
+    if config is not None and records is not None and not config.train.batch_tokens:
         train = config.train
         remark = remark_on_steps(records, train.epochs, train.max_steps, train.global_batch_size)
         notes += [f"data.train: {remark}"] if remark else []

@@ -51,7 +51,7 @@ def loss_reason(config: TrainConfig, trained: int | None, held_out: int | None) 
     if not config.data.eval or config.eval.every != "auto":
         return ()
     steps, batch = config.train.max_steps, config.train.global_batch_size
-    if steps is None and trained:
+    if steps is None and trained and not config.train.batch_tokens:
         steps = steps_of(config.train.epochs, trained, batch)
     if not steps or not held_out:
         told = f"the loss on data.eval is measured about {MEASUREMENTS} times, on as many records as {COST} allow"

@@ -57,6 +57,8 @@ class RecordOptions:
     """(key of the data, our key) pairs."""
     roles: tuple[tuple[str, str], ...] = ()
     """(role of the data, our role) pairs."""
+    replace: tuple[tuple[str, str], ...] = ()
+    """(text of a record, what stands there instead) pairs."""
 
     @property
     def column_names(self) -> frozenset[str]:
@@ -64,7 +66,7 @@ class RecordOptions:
 
     @staticmethod
     def of(data: Data) -> RecordOptions:
-        return RecordOptions(data.system, _inverted(data.columns), _inverted(data.roles))
+        return RecordOptions(data.system, _inverted(data.columns), _inverted(data.roles), tuple(data.replace.items()))
 
 
 def _inverted(names: Mapping[str, str | tuple[str, ...]]) -> tuple[tuple[str, str], ...]:

@@ -91,6 +91,8 @@ def to_conversation(value: Any, options: RecordOptions = PLAIN) -> Conversation:
     if known is None:
         raise Unreadable(_unknown_keys(value, shown))
     _read_common(value, reader)
+    for old, new in options.replace:
+        reader.messages[:] = [(role, text.replace(old, new)) for role, text in reader.messages]
     _add_system(value, reader, options)
     dropped = _finish(value, reader)
     reader.ignore((key for key in value if key not in known and key not in _COMMON), value)

@@ -12,7 +12,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from train import dist
-from train.config import LossSchedule, TrainConfig, loss_schedule, steps_between
+from train.config import LossSchedule, TrainConfig, loss_schedule, records_of, steps_between
 from train.data.dataset import Data, Part
 from train.data.prompts import end_ids, set_template, template_facts
 from train.data.tokens import fingerprint
@@ -62,6 +62,8 @@ class Run:
     train_part: Part = field(init=False)
     eval_part: Part | None = field(init=False)
     eval_fingerprint: str | None = field(init=False)
+    planned_batch: int = field(init=False)
+    """train.global_batch_size of train.json; with batch_tokens, `config` has another one from read_records on."""
     total: int = field(init=False)
     """Optimizer steps of the whole run."""
     loss_records: int | None = None
@@ -163,6 +165,13 @@ def read_records(run: Run) -> None:
     if run.eval_part is not None and run.world.first:
         _ = run.eval_part.records  # read and kept now: the file may have changed when training ends, hours later
     sampler = run.train_part.sampler(numbers.seed)
+    run.planned_batch = numbers.global_batch_size
+    batch = records_of(numbers.batch_tokens, float(run.train_part.lengths.mean()), numbers.global_batch_size)
+    if batch != numbers.global_batch_size:
+        numbers = replace(numbers, global_batch_size=batch)
+        run.config = replace(run.config, train=numbers)
+        if run.world.first:
+            print(f"{batch} records per step: about {numbers.batch_tokens} tokens", flush=True)
     run.total = numbers.max_steps or sampler.steps(numbers.epochs, numbers.global_batch_size)
     said = sampler.remark(numbers.epochs, numbers.max_steps, numbers.global_batch_size)
     if said and run.world.first:
@@ -231,7 +240,7 @@ def _facts(run: Run) -> dict[str, Any]:
     config, parameters = run.config, dict(trainable(run.model))
     return {
         "seed": config.train.seed,
-        "global_batch_size": config.train.global_batch_size,
+        "global_batch_size": run.planned_batch,
         "total_steps": run.total,
         **({f"lora.{key}": getattr(config.lora, key) for key in _MEANING} if config.lora.adapter is None else {}),
         "data": {"sequences": len(run.train_part.tokens), "tokens": int(run.train_part.lengths.sum())},

@@ -15,10 +15,14 @@ from launcher.job.importing.draft import Note
 
 PROGRAMS = (
     (r"(?:^|/)llamafactory-cli$|(?:^|/)lmf$", "llamafactory", ("train",)),
+    (r"(?:^|/)swift$", "swift", ("sft",)),
+    (r"(?:^|/)swift/cli/sft\.py$|^swift\.cli\.sft$", "swift", ()),
+    (r"(?:^|/)axolotl$", "axolotl", ("train",)),
+    (r"^axolotl\.cli\.train$", "axolotl", ()),
     (r"(?:^|/)src/train(?:_bash)?\.py$|^llamafactory\.launcher$|(?:^|/)llamafactory/launcher\.py$", "llamafactory", ()),
 )
 """(pattern of a word, program, words that must follow it)"""
-EXAMPLES = ("llamafactory-cli train FILE",)
+EXAMPLES = ("llamafactory-cli train FILE", "axolotl train FILE", "swift sft ...")
 _UNKNOWN = "\0"
 """Stands in a word for what only a shell could tell."""
 
@@ -120,7 +124,10 @@ def _command(words: list[str], environment: Mapping[str, str]) -> Iterator[Comma
                 lost = [Note(argument.replace(_UNKNOWN, "..."), None, "only a shell could tell")
                         for argument in arguments if _UNKNOWN in argument]  # fmt: skip
                 known = tuple(argument for argument in arguments if _UNKNOWN not in argument)
-                yield Command(program, known, environment, _gpus(words[:place], environment), tuple(lost))
+                gpus = _gpus(words[:place], environment, visible_count=program != "swift")
+                if program == "swift" and gpus is None:
+                    gpus = 1  # one process on all visible GPUs, where no NPROC_PER_NODE asks for more
+                yield Command(program, known, environment, gpus, tuple(lost))
                 return
 
 
@@ -128,8 +135,11 @@ _PER_NODE = ("nproc_per_node", "num_gpus", "gpus_per_node")
 _NODES = ("nnodes", "num_nodes", "num_machines")
 
 
-def _gpus(launcher: list[str], environment: Mapping[str, str]) -> int | None:
-    """How many ranks the launcher starts; None: it does not say."""
+def _gpus(launcher: list[str], environment: Mapping[str, str], *, visible_count: bool) -> int | None:
+    """How many ranks the launcher starts; None: it does not say.
+
+    `visible_count`: the program starts a rank on each visible GPU by itself.
+    """
     given = options(tuple(launcher))
     if (total := _count(given.get("num_processes"))) is not None:
         return total
@@ -138,8 +148,8 @@ def _gpus(launcher: list[str], environment: Mapping[str, str]) -> int | None:
     nodes = next((count for name in _NODES if (count := _count(given.get(name))) is not None), None)
     nodes = nodes if nodes is not None else _count(environment.get("NNODES"))
     if each is None:
-        visible = environment.get("CUDA_VISIBLE_DEVICES") or environment.get("ASCEND_RT_VISIBLE_DEVICES")
-        if visible is None or _UNKNOWN in visible:
+        visible = environment.get("CUDA_VISIBLE_DEVICES")
+        if visible is None or _UNKNOWN in visible or not visible_count:
             return None
         each = len([device for device in visible.split(",") if device.strip()])
     return each * (nodes or 1)
@@ -247,10 +257,26 @@ class _Reader:
             self.at += match.end()
             return _UNKNOWN
         if rest.startswith("$("):
-            self.at += _closing(rest)
-            return _UNKNOWN
+            length = _closing(rest)
+            self.at += length
+            return self._computed(rest[2 : length - 1])
         self.at += 1
         return "$" if rest[:1] == "$" else _UNKNOWN
+
+    def _computed(self, inner: str) -> str:
+        """`$(expr 32 / $N)` and `$((32 / N))` of whole numbers; of another command nobody knows."""
+        if not (inner.startswith("expr ") or (inner.startswith("(") and inner.endswith(")"))):
+            return _UNKNOWN
+        parts = _Reader(inner.removeprefix("expr ").strip("()"), self.variables).statement() or []
+        parts = [self.variables.get(part, part) for part in parts]
+        if not all(re.fullmatch(r"\d+" if place % 2 == 0 else r"[*/+-]", part) for place, part in enumerate(parts)):
+            return _UNKNOWN
+        found = int(parts[0]) if parts else 0
+        for sign, number in zip(parts[1::2], map(int, parts[2::2]), strict=False):
+            if sign == "/" and number == 0:
+                return _UNKNOWN
+            found = {"*": found * number, "/": found // max(1, number), "+": found + number, "-": found - number}[sign]
+        return str(found) if parts else _UNKNOWN
 
 
 def _closing(text: str) -> int:

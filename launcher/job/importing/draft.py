@@ -194,8 +194,8 @@ class Words:
             self.lost(f"unknown to this import of {self.draft.program}", word)
 
     def _note(self, where: list[Note], word: str, reason: str) -> None:
-        if word in self.tree:
-            self._left.pop(word, None)
+        if word in self._left:
+            del self._left[word]
             where.append(Note(self.prefix + word, self.tree[word], reason))
 
     def _wrong(self, word: str, value: Any, expected: str) -> None:

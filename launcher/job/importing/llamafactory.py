@@ -23,7 +23,6 @@ PLAIN = ("default", "empty", "fewshot")
 MULTIMODAL = re.compile(
     r"_vl\b|_vl_|vl$|\d+v$|vision|llava|omni|audio|video|pixtral|paligemma|mllama|keye|moss_vl|_ocr", re.IGNORECASE
 )
-QUANTIZED = re.compile(r"[-_](awq|gptq|aqlm|eetq|hqq)\b|[-_](awq|gptq|aqlm)[-_]", re.IGNORECASE)
 STAGES = {
     "pt": "pre-training on plain text", "rm": "reward modeling", "ppo": "PPO", "dpo": "DPO", "kto": "KTO",
 }  # fmt: skip
@@ -92,10 +91,8 @@ def _method(words: Words) -> None:
 def _model(words: Words) -> None:
     draft = words.draft
     path = words.carry("model.path", "model_name_or_path", words.text)
-    if path and (found := QUANTIZED.search(path)):
-        kind = (found[1] or found[2]).upper()
-        reason = f"weights in {kind}'s format; name the original checkpoint, with model.quantization: nf4"
-        draft.lost.append(Note("model_name_or_path", path, reason))
+    if path and trainer_arguments.QUANTIZED.search(path):
+        draft.lost.append(Note("model_name_or_path", path, trainer_arguments.PREQUANTIZED))
     words.carry("model.revision", "model_revision", words.text)
     words.carry("model.trust_remote_code", "trust_remote_code", words.flag)
     bits = words.whole("quantization_bit")
@@ -197,14 +194,7 @@ def _packing(words: Words, draft: Draft) -> None:
     neat = words.flag("neat_packing")
     if not (words.flag("packing") or neat):
         return
-    draft.set("train.packing", "pack", "neat_packing" if neat else "packing")
-    rows = draft.value("train.global_batch_size")
-    length = draft.value("data.max_length")
-    reason = (
-        f"a step takes {rows} rows of {length} tokens there, and train.global_batch_size records here: set it to "
-        f"{rows * length} divided by the tokens of a record (zlaunch data check)"
-    )
-    draft.lost.append(Note("packing", True, reason))
+    trainer_arguments.packed_rows(draft, "neat_packing" if neat else "packing")
 
 
 def _others(words: Words) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 from launcher.errors import SpecError
 from launcher.job import yamlfile
 from launcher.job.explain import type_name
-from launcher.job.importing import command_words, deepspeed_words, llamafactory
+from launcher.job.importing import axolotl, command_words, deepspeed_words, llamafactory, swift
 from launcher.job.importing.draft import Context, Draft
 
 Reader = Callable[[Mapping[str, Any], Context], Draft]
-KNOWN = "LLaMA-Factory, DeepSpeed"
+KNOWN = "LLaMA-Factory, axolotl, ms-swift, DeepSpeed"
 
 
 def read(source: str, gpus: int | None = None, here: Path | None = None) -> Draft:
@@ -84,10 +84,14 @@ def reader_of(tree: Mapping[str, Any]) -> Reader | None:
     """By words that only one program has."""
     if {"zero_optimization", "train_micro_batch_size_per_gpu", "train_batch_size"} & set(tree):
         return deepspeed_words.read
+    if "base_model" in tree and ("datasets" in tree or "adapter" in tree):
+        return axolotl.read
     if any(word in tree for word in llamafactory.V1_MARKS):
         return llamafactory.read
     if "model_name_or_path" in tree and any(word in tree for word in llamafactory.MARKS):
         return llamafactory.read
+    if "model" in tree and any(word in tree for word in swift.MARKS):
+        return swift.read
     return None
 
 
@@ -117,4 +121,4 @@ def _file_tree(command: command_words.Command, context: Context) -> dict[str, An
     return loaded if isinstance(loaded, dict) else {}
 
 
-_COMMANDS: dict[str, Reader] = {"llamafactory": llamafactory.read}
+_COMMANDS: dict[str, Reader] = {"llamafactory": llamafactory.read, "axolotl": axolotl.read, "swift": swift.read}

@@ -5,6 +5,7 @@ Each program has defaults of its own; what a configuration leaves out is written
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -66,6 +67,9 @@ HOUSEKEEPING = {
     ),
 }  # fmt: skip
 
+QUANTIZED = re.compile(r"[-_](awq|gptq|aqlm|eetq|hqq|fp8)\b|[-_](awq|gptq|aqlm|bnb)[-_]", re.IGNORECASE)
+"""Checkpoints whose names say that their weights are quantized."""
+PREQUANTIZED = "its weights are quantized already; name the original checkpoint, with model.quantization: nf4"
 CHECKPOINTING = "train.gradient_checkpointing: auto, by the memory; it changes no result"
 SCHEDULERS = {
     "linear": "linear", "cosine": "cosine", "constant": "constant", "constant_with_warmup": "constant",
@@ -148,6 +152,14 @@ def set_batch(draft: Draft, micro: int, steps: int, gpus: int | None) -> None:
     if gpus is None:
         reason = "the configuration does not say how many GPUs: 1 assumed for train.global_batch_size"
         draft.differs.append(Note("--gpus", None, reason))
+
+
+def packed_rows(draft: Draft, word: str) -> None:
+    """Packed rows: a step is counted in rows there, and in records or tokens here."""
+    rows, length = draft.value("train.global_batch_size", 1), draft.value("data.max_length", 2048)
+    draft.set("train.packing", "pack", word)
+    draft.set("train.batch_tokens", rows * length, f"{word}: {rows} rows of {length} tokens per step")
+    del draft.settings["train.global_batch_size"]
 
 
 def schedule(words: Words, word: str, defaults: Defaults) -> None:

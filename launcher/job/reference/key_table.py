@@ -131,6 +131,10 @@ ROWS: dict[str, Row] = {
         "tags LLaMA-Factory; roles axolotl; message_field_role axolotl; user_tag LLaMA-Factory; assistant_tag "
         "LLaMA-Factory",
     ),
+    "data.replace": Row(
+        "替换文字", "要在记录中替换的文字，如 {'{{NAME}}': 小智}。", "{'{{NAME}}': Ada, '{{AUTHOR}}': the Ada team}",
+        "model_name ms-swift; model_author ms-swift",
+    ),
     "data.chat_template": Row(
         "对话模板", "代替分词器自带模板的 Jinja 模板；可填名称（`chatml` 等）或文件。", "chatml",
         "template LLaMA-Factory ms-swift; chat_template axolotl ms-swift; chat_template_jinja axolotl; "
@@ -220,6 +224,9 @@ ROWS: dict[str, Row] = {
         "微批大小", "每个进程一次前向计算的记录数。", "4",
         "per_device_train_batch_size HF; micro_batch_size axolotl Megatron; train_micro_batch_size_per_gpu "
         "DeepSpeed; per_gpu_train_batch_size HF",
+    ),
+    "train.batch_tokens": Row(
+        "每步词元数", "每个优化器步的大约词元数，代替 global_batch_size：取平均共有这么多词元的记录数。", "65536", "",
     ),
     "train.zero_stage": Row(
         "ZeRO 阶段", "ZeRO 在进程间分摊什么。0：无；1：优化器状态；2：加梯度；3：再加权重。", "2",

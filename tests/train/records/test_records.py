@@ -114,3 +114,12 @@ def test_an_absent_file_and_an_unknown_kind_are_mistakes_not_bugs(tmp_path: Path
         refuse(str(tmp_path / "none.jsonl"))
     with pytest.raises(DataError, match="unknown kind of file"):
         refuse(str(tmp_path / "a.docx"))
+
+
+def test_texts_are_replaced_as_the_job_says() -> None:
+    from train.records.conversation import RecordOptions
+    from train.records.formats import to_conversation
+
+    options = RecordOptions(replace=(("{{NAME}}", "Ada"), ("{{AUTHOR}}", "us")))
+    found = to_conversation({"query": "Who are you, {{NAME}}?", "response": "{{NAME}}, by {{AUTHOR}}."}, options)
+    assert found.messages == [("user", "Who are you, Ada?"), ("assistant", "Ada, by us.")]

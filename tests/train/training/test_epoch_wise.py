@@ -33,3 +33,21 @@ def test_saves_evaluations_and_warm_up_come_at_the_steps_that_the_job_says(
     measured = [line["step"] for line in lines if "eval_loss" in line]
     assert [step for step in measured if 0 < step < 10] == [2, 4, 6, 8]
     assert [event["total_steps"] for event in events(run, "steps")] == [10]
+
+
+def test_a_batch_in_tokens_takes_as_many_records_as_have_them(configure: Any) -> None:
+    """The same job in packed rows; a resume plans the same batch."""
+    over = {
+        "train.max_steps": None, "train.epochs": 2, "train.global_batch_size": 2, "train.batch_tokens": 400,
+        "train.gradient_accumulation_steps": 1, "train.packing": "pack", "data.eval": None,
+    }  # fmt: skip
+    run: Path = configure("tokens", **over)
+    train(run)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    (data,) = events(run, "data")
+    mean = data["tokens"] / data["records"]
+    batch = round(400 / mean / 2) * 2
+    assert batch > 2
+    assert [event["total_steps"] for event in events(run, "steps")] == [-(-80 // batch)]
+    assert lines[0]["tokens"] == pytest.approx(400, rel=0.35)
+    assert lines[0]["epoch"] == pytest.approx(batch / 40)

@@ -121,6 +121,7 @@ def test_held_out_records_come_from_a_data_set_of_the_hub_and_not_from_a_file(fo
         ({"additional_target": "embed_tokens,lm_head"}, {"lora.modules_to_save": ["embed_tokens", "lm_head"]}),
         ({"max_steps": 7, "adam_beta2": 0.95}, {"train.max_steps": 7, "train.adam_beta2": 0.95}),
         ({"optim": "paged_adamw_8bit"}, {}),
+        ({"neat_packing": True, "cutoff_len": 100}, {"train.batch_tokens": 800, "train.packing": "pack"}),
     ],
 )  # fmt: skip
 def test_words_become_keys_and_nothing_is_lost(folder: Path, words: Any, settings: dict[str, Any]) -> None:
@@ -151,7 +152,7 @@ def test_what_zlaunch_does_not_train_is_refused_with_the_word_and_the_reason(
     "words",
     [
         {"no_such_word": 1}, {"neftune_noise_alpha": 5}, {"lr_scheduler_type": "polynomial"}, {"optim": "adafactor"},
-        {"packing": True}, {"dataset": "elsewhere"}, {"rope_scaling": "yarn"}, {"train_on_prompt": True},
+        {"dataset": "elsewhere"}, {"rope_scaling": "yarn"}, {"train_on_prompt": True},
         {"model_name_or_path": "someone/Model-7B-AWQ"}, {"quantization_bit": 3, "quantization_method": "hqq"},
         {"adapter_name_or_path": "a,b"}, {"mix_strategy": "interleave_under"}, {"template": "default"},
     ],

@@ -1,0 +1,134 @@
+"""Configurations of axolotl as jobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from launcher.errors import SpecError
+from launcher.job.importing import imported_file, recognize
+from launcher.job.importing.draft import Draft
+from launcher.job.load import read_job
+
+BASE: dict[str, Any] = {
+    "base_model": "NousResearch/Meta-Llama-3-8B", "adapter": "lora", "lora_r": 32, "lora_alpha": 16,
+    "lora_target_linear": True, "datasets": [{"path": "someone/talk", "type": "chat_template"}],
+    "micro_batch_size": 2, "gradient_accumulation_steps": 4, "num_epochs": 4, "learning_rate": 2e-4,
+}  # fmt: skip
+
+
+def drafted(folder: Path, gpus: int | None = 1, **words: Any) -> Draft:
+    file = folder / "config.yml"
+    file.write_text(yaml.safe_dump({**BASE, **words}))
+    return recognize.read(str(file), gpus, here=folder)
+
+
+def job_of(draft: Draft, folder: Path) -> Any:
+    file = folder / "job.yaml"
+    file.write_text(imported_file.text(draft, "config.yml"), encoding="utf-8")
+    return read_job(file).spec
+
+
+def test_defaults_of_axolotl_are_written_out(tmp_path: Path) -> None:
+    job = job_of(drafted(tmp_path, 2), tmp_path)
+    assert (job.train.global_batch_size, job.train.scheduler, job.train.warmup_ratio) == (16, "cosine", 0.03)
+    assert (job.data.max_length, job.data.overlong, job.data.train) == (512, "drop", "hub:someone/talk")
+    assert (job.train.checkpoint_every, job.train.keep_checkpoints, job.train.seed) == ("epoch", 4, 42)
+    assert (job.lora.r, job.lora.alpha, job.lora.dropout, job.lora.target_modules) == (32, 16, 0.0, "auto")
+
+
+def test_packed_rows_are_a_batch_in_tokens(tmp_path: Path) -> None:
+    draft = drafted(tmp_path, 4, sample_packing=True, sequence_len=4096)
+    job = job_of(draft, tmp_path)
+    assert (job.train.batch_tokens, job.train.packing, job.train.global_batch_size) == (
+        2 * 4 * 4 * 4096,
+        "pack",
+        "auto",
+    )
+    assert draft.whole
+
+
+def test_alpaca_records_have_the_prompt_of_axolotl(tmp_path: Path) -> None:
+    data = {"path": "someone/alpaca", "type": "alpaca", "split": "train", "name": "en"}
+    draft = drafted(tmp_path, datasets=[data], val_set_size=0.05, evals_per_epoch=4, saves_per_epoch=1)
+    job = job_of(draft, tmp_path)
+    assert job.data.train == "hub:someone/alpaca:en:train[5%:]"
+    assert job.data.eval == "hub:someone/alpaca:en:train[:5%]"
+    assert job.data.chat_template == "alpaca"
+    assert job.data.system.startswith("Below is an instruction")
+    assert (job.eval.every, job.train.checkpoint_every) == ("0.25 epochs", "epoch")
+
+
+def test_turns_are_read_by_the_names_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "talk.jsonl").write_text("{}\n")
+    data = {
+        "path": "talk.jsonl", "type": "chat_template", "field_messages": "dialog",
+        "message_property_mappings": {"role": "speaker", "content": "value"},
+        "roles": {"user": ["human"], "assistant": ["gpt", "robot"]},
+    }  # fmt: skip
+    draft = drafted(tmp_path, datasets=[data], chat_template="chatml")
+    job = job_of(draft, tmp_path)
+    assert job.data.train == str(tmp_path / "talk.jsonl")
+    assert job.data.columns == {"messages": "dialog", "role": "speaker"}
+    assert job.data.roles == {"assistant": "robot"}
+    assert job.data.chat_template == "chatml"
+    assert draft.whole
+
+
+@pytest.mark.parametrize(
+    ("words", "settings"),
+    [
+        ({"load_in_4bit": True, "adapter": "qlora"}, {"model.quantization": "nf4"}),
+        ({"load_in_8bit": True}, {"model.quantization": "int8"}),
+        ({"bf16": "auto"}, {}),
+        ({"bf16": True}, {"model.dtype": "bfloat16"}),
+        ({"warmup_steps": 10}, {"train.warmup_steps": 10}),
+        ({"warmup_ratio": 0.1}, {"train.warmup_ratio": 0.1}),
+        ({"optimizer": "adamw_bnb_8bit", "adam_beta2": 0.95}, {"train.adam_beta2": 0.95}),
+        ({"lora_target_modules": ["q_proj"], "lora_target_linear": False}, {"lora.target_modules": ["q_proj"]}),
+        ({"lora_modules_to_save": ["embed_tokens"]}, {"lora.modules_to_save": ["embed_tokens"]}),
+        ({"saves_per_epoch": 2}, {"train.checkpoint_every": "0.5 epochs"}),
+        ({"peft_use_dora": True, "loraplus_lr_ratio": 16}, {"lora.dora": True, "lora.plus_ratio": 16}),
+        ({"wandb_project": "x"}, {"train.report_to": ["wandb"]}),
+        ({"fsdp_config": {"fsdp_version": 2}, "plugins": ["axolotl.integrations.liger.LigerPlugin"]}, {}),
+        ({"special_tokens": {"pad_token": "<pad>"}, "flash_attention": True, "tf32": True}, {}),
+    ],
+)  # fmt: skip
+def test_words_become_keys_and_nothing_is_lost(tmp_path: Path, words: Any, settings: dict[str, Any]) -> None:
+    draft = drafted(tmp_path, **words)
+    assert {key: draft.value(key) for key in settings} == settings
+    assert draft.whole, draft.lost
+    job_of(draft, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"rl": "dpo"}, {"adapter": None}, {"processor_type": "AutoProcessor"}, {"reward_model": True},
+        {"datasets": [{"path": "a/b", "type": "completion"}]}, {"pretraining_dataset": [{"path": "a/b"}]},
+        {"datasets": [{"path": "a/b", "type": "bradley_terry.chat_template"}]},
+    ],
+)  # fmt: skip
+def test_other_training_is_refused(tmp_path: Path, words: Any) -> None:
+    with pytest.raises(SpecError, match="cannot train"):
+        imported_file.text(drafted(tmp_path, **words), "config.yml")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"no_such_word": 1}, {"optimizer": "lion"}, {"lr_scheduler": "rex"}, {"lora_target_parameters": ["experts"]},
+        {"train_on_inputs": True}, {"relora": True}, {"tokens": ["<a>"]}, {"gptq": True}, {"neftune_noise_alpha": 5},
+        {"datasets": [{"path": "a/b", "type": "alpaca"}, {"path": "c/d", "type": "chat_template"}]},
+        {"datasets": [{"path": "a/b", "type": {"field_output": "answer", "format": "[INST] {instruction}"}}]},
+        {"datasets": [{"path": "a/b", "type": "chat_template", "no_such_word": 1}]},
+        {"datasets": [{"path": "s3://a/b", "type": "alpaca"}]}, {"plugins": ["someone.Plugin"]},
+    ],
+)  # fmt: skip
+def test_what_a_job_cannot_say_is_named(tmp_path: Path, words: Any) -> None:
+    draft = drafted(tmp_path, **words)
+    assert draft.lost
+    job_of(draft, tmp_path)
