@@ -60,20 +60,21 @@ def prepare(
     check_inputs(job.spec, target.backend)
     records = RecordCounts() if records_checked else check_records(job.spec, model.directory)
     container = container_choice.choose_container(job.spec, target.backend, target.device)
+    here = run or find.new_run(job.spec.name)
     run_plan = plan(
         job.spec,
         target,
-        run_id=run.run_id if run else find.new_run_id(job.spec.name),
+        run_id=here.run_id,
         model_config=model.config,
         adapter_config=adapter,
         container=container,
         records=records.train,
         held_out=records.held_out,
     )
-    run = run or RunDir(find.runs_root() / run_plan.run_id)
-    check_checkpoint_settings(run, run_plan)
-    write_files(into or run, run_plan, job)
-    return into or run, run_plan
+    if run is not None:
+        check_checkpoint_settings(run, run_plan)
+    write_files(into or here, run_plan, job)
+    return into or here, run_plan
 
 
 def job_to_resume(run: RunDir) -> Path:
@@ -84,17 +85,17 @@ def job_to_resume(run: RunDir) -> Path:
 
 def write_files(run: RunDir, run_plan: RunPlan, job: Job) -> None:
     """Write every file of the run directory that exists before the run starts. Keep those of the start before."""
+    job_text, rendered = dump_job(job), texts.render(run_plan)
     is_new = not run.path.exists()
     try:
         if run.job_yaml.exists() and not summary.refused_settings(run):
             run.keep_rendered()
-        run.write({run.job_yaml.name: dump_job(job), **texts.render(run_plan)})
+        run.write({run.job_yaml.name: job_text, **rendered})
         sources = installation.agent_sources()
         if run_plan.train is not None:
             sources["train"] = installation.train_package()
         with written(run.path):
             snapshot.snapshot_code(run.code, sources)
-            snapshot.compile_code(run.code / "node")
     except OSError:  # half a run directory would pass for one that can be started
         if is_new:
             shutil.rmtree(run.path, ignore_errors=True)
@@ -110,6 +111,8 @@ def submit(run: RunDir, run_plan: RunPlan, backend: Backend, secrets: Mapping[st
     another command, cancels the start and raises StartInterrupted.
     """
     run.claim("start")
+    with contextlib.suppress(OSError):  # a full disk; agents then compile what they import
+        snapshot.compile_code(run.code / "node")
     before = write_record(run, run_plan, **record)
     try:
         ids = backend.submit(run, run_plan, dict(secrets))

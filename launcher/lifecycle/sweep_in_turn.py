@@ -12,7 +12,7 @@ from launcher.job.spec import Job
 from launcher.lifecycle import sweep
 from launcher.lifecycle.sweep import IsCancelled, Load, Sweep
 from launcher.rundir.directory import RunDir, write_atomic
-from launcher.rundir.find import new_run_id, runs_root
+from launcher.rundir.find import new_run
 
 Start = Callable[[Job, RunDir, IsCancelled], int]
 """Follows a run until it ends; returns the exit code."""
@@ -31,7 +31,7 @@ def run_sweep(texts: Sequence[str], load: Load, overrides: Sequence[str], start:
     requests.
     """
     jobs = sweep.make_points(texts, load, overrides)
-    made = [(job, RunDir(runs_root() / new_run_id(job.spec.name)), values) for job, values in jobs]
+    made = [(job, new_run(job.spec.name), values) for job, values in jobs]
     points = sweep.new_sweep(sweep.name_of(jobs), backend, [(run, values) for _, run, values in made])
     for job, run, _ in made:
         write_atomic(sweep.job_file(points, run), dump_job(job))

@@ -35,6 +35,11 @@ def new_run_id(name: str) -> str:
     return f"{safe_name(name)}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
+def new_run(name: str) -> RunDir:
+    """Return the directory of a new run of that name. It does not exist yet."""
+    return RunDir(runs_root() / new_run_id(name))
+
+
 def safe_name(name: str) -> str:
     """The name with only letters and digits of any script, `.`, `_` and `-`, so that files and jobs can have it.
 

@@ -132,8 +132,9 @@ def _after(case: Case, shown: str, fault: str, before: set[str], rnd: random.Ran
         raise Wrong(f"traceback of the launcher: {shown}: {case.output[-400:]}")
     if not case.run.is_dir():
         return "never started"
-    if left := wait_for(lambda: not case.bed.left(case), 60) is None and case.bed.left(case):
-        raise Wrong(f"processes left: {shown}: {left[:3]}")
+    seconds = 180 if case.bed.name == "slurm" else 60  # a controller that was down hears late that a job has ended
+    if left := wait_for(lambda: not case.bed.left(case), seconds) is None and case.bed.left(case):
+        raise Wrong(f"processes left: {shown}: {left[:3]}: {case.output[-300:]}")
     case.environ.clear()
     state = _state(case, shown)
     if state == "never submitted":  # the launcher ended before it; status says how to start it
