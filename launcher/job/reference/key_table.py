@@ -72,7 +72,7 @@ ROWS: dict[str, Row] = {
         "精度", "auto：支持 bfloat16 的 GPU 用 bfloat16，较旧的 GPU 用 float16，CPU 用 float32。", "bfloat16",
         "bf16 HF DeepSpeed axolotl; fp16 HF DeepSpeed axolotl; torch_dtype ms-swift; dtype TRL Unsloth; "
         "pure_bf16 LLaMA-Factory; infer_dtype LLaMA-Factory; compute_dtype LLaMA-Factory; bfloat16 axolotl; "
-        "float16 axolotl; float32 axolotl", label="Precision",
+        "float16 axolotl; float32 axolotl; mixed_precision Accelerate", label="Precision",
     ),
     "model.trust_remote_code": Row(
         "信任远程代码", "运行模型自带的 Python 代码。", "true", "trust_remote_code HF LLaMA-Factory axolotl",
@@ -194,7 +194,7 @@ ROWS: dict[str, Row] = {
     ),
     "train.warmup_ratio": Row(
         "预热比例", "学习率从 0 上升所占的步数比例。", "0.1",
-        "warmup_ratio HF axolotl",
+        "warmup_ratio HF axolotl; lr_warmup_fraction Megatron",
     ),
     "train.warmup_steps": Row(
         "预热步数", "学习率从 0 上升的步数；设定后预热比例不起作用。", "100",

@@ -81,7 +81,7 @@ def _distance(word: str, name: str) -> int | None:
     if _digits(word) != _digits(name):
         return None
     if len(ours) != len(theirs):  # `learningrte`
-        return 1 if _edits("".join(ours), "".join(theirs)) == 1 else None
+        return 1 if len("".join(ours)) >= LONG and _edits("".join(ours), "".join(theirs)) == 1 else None
     wrong = 0
     for one, other in zip(ours, theirs, strict=True):
         longest = max(len(one), len(other))

@@ -52,7 +52,7 @@ def output(*words: str) -> str:
         ("local --flash_attn fa2", "There is none: the engine"),
         ("local --master_port 1", "There is none: a free port is found"),
         ("local --output_dir x", "There is none: runs are in $ZLAUNCH_RUNS"),
-        ("local --gpu 1", "Did you mean '--gpus'?"),
+        ("local --gpu 1", "--gpu is --gpus here: a number"),
         ("local --epoch 1", "Did you mean '--epochs'?"),
         ("list --jsn", "Did you mean '--json'?"),
         ("local job.yaml lora.r=3", "is set by --set KEY=VALUE"),
@@ -63,7 +63,7 @@ def test_an_option_of_other_programs_is_answered_with_ours(words: str, part: str
     assert part in answer(*words.split())
 
 
-@pytest.mark.parametrize("words", ["local --min-steps 3", "local --zzz 3", "local --top-x 3", "list -q", "logs --gpu"])
+@pytest.mark.parametrize("words", ["local --min-steps 3", "local --zzz 3", "local --top-x 3", "list -q", "logs --q"])
 def test_no_option_of_another_meaning_is_offered(words: str) -> None:
     assert answer(*words.split()) == f"No such option {words.split()[1]!r}."
 
