@@ -40,7 +40,7 @@ def read_job(
             put(given, key, value, where=f"{place}: {key}")
             wrong.places[key] = place
     tree = _merge(tree, with_absolute_paths(given, Path.cwd()))
-    tree, held = notify_address.take_out(tree, wrong.places, wrong.origin)
+    tree, held = wrong.without_secrets(tree)
     return Job(wrong.convert(tree), tree, wrong.origin, held)
 
 
@@ -75,6 +75,14 @@ class Mistakes:
         except SpecError as error:
             self.found.append(error)
             return []
+
+    def without_secrets(self, tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+        """The mapping with names of variables where it held secrets, and these; of an unusable address, without it."""
+        try:
+            return notify_address.take_out(tree, self.places, self.origin)
+        except SpecError as error:
+            self.found.append(error)
+            return {**tree, "notify": {**tree["notify"], "url": None, "sign": None}}, {}
 
     def convert(self, tree: Mapping[str, Any]) -> JobSpec:
         """The mapping as JobSpec. Raises SpecError for all that is wrong."""
@@ -157,7 +165,10 @@ def every_refusal(tree: Mapping[str, Any]) -> list[Refusal]:
         elif not _is_refused(str(name), found):
             kept[name] = value
     sections = {refusal.key.partition(".")[0] for refusal in found}
-    values = _in_values(msgspec.convert(kept, JobSpec, strict=False))
+    try:
+        values = list(_in_values(msgspec.convert(kept, JobSpec, strict=False)))
+    except msgspec.ValidationError:  # of a key whose name cannot be told from a place, such as `a[0]`
+        values = []
     return found + [one for one in values if one.key.partition(".")[0] != "notify" or "notify" not in sections]
 
 

@@ -315,6 +315,12 @@ def test_all_mistakes_of_a_job_are_reported_at_once_each_with_its_line(write):
     ]
 
 
+@pytest.mark.parametrize("key", ["'x[0]'", "a.b", "''", "1", "~", "lora.r", "true", "'[0]'", "'a: b'", "问", '"\\n"'])
+def test_no_odd_key_hides_a_mistake_or_is_a_bug(write, key):
+    for text in (f"{key}: 1\nlora: {{rr: 0}}\n", f"lora: {{{key}: 1, alpha: x}}\n"):
+        assert str(refusal(write(text))).startswith("2 mistakes")
+
+
 def test_all_keys_that_stand_twice_are_named(write):
     error = refusal(write("name: a\ntrain: {epochs: 1, epochs: 2}\nname: b\n"))
     assert "line 3, column 1: duplicate key 'name'" in str(error)
@@ -332,3 +338,10 @@ def test_a_file_of_another_program_is_recognized_by_its_many_unknown_keys(write)
     file = write("lora_rank: 8\ncutoff_len: 9\nbf16: true\nstage: sft\n")
     assert refusal(file).hint == f"of another program? zlaunch init new.yaml --from {file}"
     assert refusal(write("lora_rank: 8\ncutoff_len: 9\ntrain: {bf16: true, stage: 2}\n")).hint is None
+
+
+def test_an_unusable_address_does_not_hide_other_mistakes_nor_show_itself(write):
+    error = refusal(write("notify: {url: nowhere-secret, sign: $KEY, frmat: json}\nlora: {r: 0}\n"))
+    assert str(error).startswith("3 mistakes")
+    assert all(part in str(error) for part in ("notify.url: not an address", "unknown key `notify.frmat`", "lora.r: "))
+    assert "nowhere-secret" not in str(error)

@@ -6,6 +6,7 @@ import pytest
 
 from launcher.job.explain import is_section, known_keys
 from launcher.job.reference import peer_words, unknown_words
+from launcher.job.reference.key_reference import keys as keys_with_rows
 from launcher.job.reference.key_table import ROWS
 
 
@@ -111,7 +112,7 @@ def test_a_word_without_an_equivalent_says_why() -> None:
 
 def test_the_tables_of_words_are_consistent() -> None:
     keys = [key for key, kind in known_keys().items() if not is_section(kind)]
-    of_rows = set(peer_words.names()) - set(peer_words.OTHERS)
+    of_rows = {peer_words.plain(peer.name) for key in keys_with_rows().values() for peer in key.peers}
     assert set(peer_words.DIFFERENCES) <= of_rows, "a difference belongs to a name in a row"
     assert not set(peer_words.OTHERS) & of_rows, "a word stands in a row or in OTHERS"
     assert {key for key, _ in peer_words.OTHERS.values()} <= {"", *keys}
