@@ -67,13 +67,23 @@ def _unknown(place: str, name: str, siblings: Iterable[str]) -> Refusal:
     return Refusal(prefix + name, f"unknown key `{prefix}{name}`", hint=hint, unknown=True)
 
 
+def value_hint(key: str, value: Any) -> str | None:
+    """What a value of other programs is here."""
+    from launcher.job.reference import peer_words
+
+    word = str(value).lower() if isinstance(value, (str, bool, int)) else "null" if value is None else ""
+    ours = peer_words.VALUES.get(key, {}).get(word)
+    return f"did you mean `{ours}`?" if ours else None
+
+
 def refusals(value: Any, kind: Any = JobSpec, place: str = "") -> Iterator[Refusal]:
     """Everything in `value` that the type `kind` does not accept."""
     options = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     form = next((option for option in options if _has_form(value, option)), None)
     if form is None:
         if not _fits(value, kind):
-            yield Refusal(place, f"expected {_any_of(options)}, got {_shown(place, value)}")
+            hint = value_hint(place, value)
+            yield Refusal(place, f"expected {_any_of(options)}, got {_shown(place, value)}", hint=hint)
     elif is_section(form):
         yield from _in_section(value, form, place)
     elif get_origin(form) is tuple:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from launcher.job.explain import Refusal
+from launcher.job.explain import Refusal, value_hint
 from launcher.job.spec import JobSpec
 from train.config import POSITIVE, RANGES, Range
 from train.families import template_of
@@ -38,7 +38,7 @@ def numbers_out_of_range(spec: JobSpec) -> Iterator[Refusal]:
         for part in key.split("."):
             value = getattr(value, part)
         if isinstance(value, (int, float)) and not accepted.holds(value):
-            yield Refusal(key, f"expected {accepted}, got {_shown(value)}")
+            yield Refusal(key, f"expected {accepted}, got {_shown(value)}", hint=value_hint(key, value))
     if spec.train.batch_tokens and spec.train.global_batch_size != "auto":
         raise Refusal("train.batch_tokens", "train.global_batch_size is given too; a step is counted in one of them")
     for key, sources in (("data.train", spec.data.train), ("data.eval", spec.data.eval)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,7 @@ def commented_job(model: str, *, full: bool = False) -> str:
         " Paths are relative to this file.",
         "data.eval": "Held-out records in the same form. Their loss and answers are measured.",
     }
-    schema = installation.path("templates") / json_schema.FILE
-    return commented.commented(values, full=full, notes=notes, schema=str(schema))
+    return commented.commented(values, full=full, notes=notes, schema=address(json_schema.FILE))
 
 
 def imported_job(source: str, gpus: int | None, *, full: bool = False) -> tuple[str, list[str]]:
@@ -60,6 +60,12 @@ def imported_job(source: str, gpus: int | None, *, full: bool = False) -> tuple[
     from launcher.job.reference import json_schema
 
     draft = recognize.read(source, gpus)
-    schema = str(installation.path("templates") / json_schema.FILE)
+    schema = address(json_schema.FILE)
     text = imported_file.text(draft, imported_file.title_of(source), schema=schema, full=full)
     return text, list(imported_file.report(draft))
+
+
+def address(template: str) -> str:
+    """A file of the templates as an editor's comment names it: its path, or its address if the path has blanks."""
+    path = installation.path("templates") / template
+    return str(path) if re.fullmatch(r"[\w./+@-]+", str(path), re.ASCII) else path.as_uri()

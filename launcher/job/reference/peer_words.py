@@ -300,6 +300,28 @@ Where a key of that meaning comes, its row in ROWS names the word, and the word 
 """
 
 
+VALUES: dict[str, dict[str, str]] = {
+    "device": {"gpu": "cuda", "cuda:0": "cuda"},
+    "model.source": {"hf": "huggingface", "hub": "huggingface", "ms": "modelscope"},
+    "model.dtype": {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"},
+    "model.quantization": {
+        "4": "nf4", "4bit": "nf4", "int4": "nf4", "qlora": "nf4", "bnb-4bit": "nf4",
+        "8": "int8", "8bit": "int8", "bnb-8bit": "int8", "null": "none", "false": "none",
+    },
+    "model.thinking": {"true": "on", "false": "off"},
+    "data.overlong": {"truncate": "cut", "right": "cut", "delete": "drop"},
+    "lora.init": {"true": "default", "kaiming": "default"},
+    "train.scheduler": {"constant_with_warmup": "constant"},
+    "train.max_steps": {"-1": "null"},
+    "train.packing": {"true": "pack", "false": "none"},
+    "train.offload": {"true": "cpu", "false": "none", "null": "none"},
+    "train.engine": {"hf": "peft", "transformers": "peft", "liger": "fused"},
+    "train.gradient_checkpointing": {"unsloth": "true"},
+    "eval.max_records": {"-1": "null"},
+    "container.runtime": {"singularity": "apptainer", "null": "none"},
+}  # fmt: skip
+"""{key: {what other programs have for a value of it: ours}}."""
+
 PREFIXES: dict[str, str] = {
     "wandb_": "the tracker's own variables, as in WANDB_ENTITY, say it",
     "mlflow_": "the tracker's own variables, as in MLFLOW_TRACKING_URI, say it",

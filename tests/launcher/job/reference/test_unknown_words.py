@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from launcher.errors import SpecError
 from launcher.job.explain import is_section, known_keys
+from launcher.job.load import read_job
 from launcher.job.reference import peer_words, unknown_words
 from launcher.job.reference.key_reference import keys as keys_with_rows
 from launcher.job.reference.key_table import ROWS
@@ -121,3 +123,33 @@ def test_the_tables_of_words_are_consistent() -> None:
     assert len(peer_words.names()) > 250
     assert all(name == peer_words.plain(name) for name in (*peer_words.DIFFERENCES, *peer_words.OTHERS))
     assert set(ROWS) == set(keys)
+
+
+@pytest.mark.parametrize(
+    ("setting", "ours"),
+    [
+        ("model.dtype=bf16", "bfloat16"),
+        ("model.dtype=FP16", "float16"),
+        ("model.quantization=4bit", "nf4"),
+        ("model.quantization=8", "int8"),
+        ("model.quantization=null", "none"),
+        ("train.packing=true", "pack"),
+        ("train.max_steps=-1", "null"),
+        ("train.scheduler=constant_with_warmup", "constant"),
+        ("container.runtime=singularity", "apptainer"),
+        ("device=gpu", "cuda"),
+    ],
+)
+def test_a_value_of_other_programs_is_answered_with_ours(setting: str, ours: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        read_job(None, [setting])
+    assert caught.value.hint == f"did you mean `{ours}`?"
+    assert read_job(None, [f"{setting.partition('=')[0]}={ours}"])
+
+
+def test_every_value_of_other_programs_is_refused_and_ours_accepted() -> None:
+    for key, values in peer_words.VALUES.items():
+        for theirs, ours in values.items():
+            assert read_job(None, [f"{key}={ours}"])
+            with pytest.raises(SpecError):
+                read_job(None, [f"{key}={theirs}"])
