@@ -65,9 +65,15 @@ transformers4: env ## load every kind of export with transformers 4.57, in an en
 		"transformers==4.57.*" "peft==$$($(PY) -c 'import peft; print(peft.__version__)')"
 	TRANSFORMERS4=$(CURDIR)/.transformers4/bin/python $(PY) -m pytest -n 0 tests/train/exports/test_portable.py
 
+.hardware-keys/sk-dummy.so: tests/testbed/software-key.sh
+	bash $< $(@D)
+
+hardware-keys: env .hardware-keys/sk-dummy.so ## log in with hardware keys, for which OpenSSH's key in software stands; needs root and apt
+	ZLAUNCH_SK_PROVIDER=$(CURDIR)/.hardware-keys/sk-dummy.so $(PY) -m pytest -n 0 tests/ssh/test_hardware_keys.py
+
 two-at-once: env ## resume, cancel, pull and ask about one run at once, in many seeded orders, here, over SSH and on Slurm
 	ZLAUNCH_INTERLEAVINGS=$(or $(COUNT),24) $(PY) -m pytest -n 0 -k "whatever_the_order" tests/launcher/lifecycle tests/ssh tests/slurm
 
 clean: ## remove the environment and all caches; keep runs
-	rm -rf .venv .transformers4 .audit .mypy_cache .pytest_cache .ruff_cache build dist unsloth_compiled_cache
+	rm -rf .venv .transformers4 .audit .hardware-keys .mypy_cache .pytest_cache .ruff_cache build dist unsloth_compiled_cache
 	find launcher train tests -name __pycache__ -type d -prune -exec rm -rf {} +

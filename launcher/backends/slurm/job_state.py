@@ -6,6 +6,7 @@ the run's own files decide.
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -34,6 +35,12 @@ ENDINGS: dict[str, tuple[str, str]] = {
     "CANCELLED": ("the job was cancelled in Slurm", "continue with `zlaunch resume`"),
 }
 """Slurm's state -> (what happened, what to do), for jobs whose agents could not say it."""
+NO_GPUS = (
+    "Unable to create step for job .*: Invalid generic resource",
+    "Slurm gave the job no GPUs, so its agents could not start",
+    "GPUs need SelectType=select/cons_tres or select/cons_res; `scontrol show config | grep SelectType` shows it",
+)
+"""(pattern of srun's words in the log, what happened, what to do)"""
 
 
 def own_state(run: RunDir) -> tuple[RunState, float]:
@@ -87,6 +94,9 @@ def failure_record(run: RunDir, job: JobInfo | None) -> dict[str, Any]:
     """Return why the run failed, where no agent could write it: Slurm's state, the last event, the log's end."""
     event = last_event(run, "slurm_end", "slurm_requeue")
     message, advice = ENDINGS.get(job.native if job else "", ("", ""))
+    log = process.last_log_lines(run.path / run_files.SLURM_LOG, TAIL_LINES)
+    if any(re.search(NO_GPUS[0], line) for line in log):
+        _, message, advice = NO_GPUS
     by_slurm = f"Slurm says {job.native} {job.reason}".strip() if job else ""
     return {
         "rank": None,
@@ -96,5 +106,5 @@ def failure_record(run: RunDir, job: JobInfo | None) -> dict[str, Any]:
         "cause": job.native.lower() if job else "slurm",
         "message": message or event.get("reason") or by_slurm,
         "advice": [advice] if advice else [],
-        "log_tail": process.last_log_lines(run.path / run_files.SLURM_LOG, TAIL_LINES),
+        "log_tail": log,
     }

@@ -51,8 +51,14 @@ class Site:
     kinds: tuple[NodeKind, ...] = ()
     unknown: str = ""
     """Why Slurm did not tell about nodes; empty: it did."""
+    gives_no_gpus: bool = False
+    """Its SelectType is select/linear, which takes a job that requests GPUs and gives it none."""
 
 
+NO_GPUS = (
+    "SelectType of this cluster is select/linear: Slurm 22.05 then takes a job that requests GPUs, gives it none, and "
+    "refuses its steps (Invalid generic resource). GPUs need select/cons_tres; a short run shows whether it gives any"
+)
 NOT_ASKED = Site({}, (), "Slurm was not asked")
 
 
@@ -76,11 +82,14 @@ def ask(shell: Shell) -> Site:
             f"Slurm does not answer: {' '.join(shown.last_lines)}",
             hint="nothing was queued; the run directory is kept: `zlaunch resume RUN` submits it later",
         )
+    config = shell.run(["scontrol", "show", "config"], timeout=ASK_SECONDS).stdout
+    linear = re.search(r"^SelectType\s*=\s*select/linear\s*$", config, re.MULTILINE) is not None
     listed = shell.run(["sinfo", "--all", "--exact", "--noheader", f"--format={SINFO_FIELDS}"], timeout=ASK_SECONDS)
     if listed.code != 0:
-        return Site(partitions.parse_partitions(shown.stdout), (), f"sinfo: {' '.join(listed.last_lines)}")
+        return Site(partitions.parse_partitions(shown.stdout), (), f"sinfo: {' '.join(listed.last_lines)}", linear)
     kinds = parse_nodes(listed.stdout)
-    return Site(partitions.parse_partitions(shown.stdout, most_gpus(kinds)), with_usable_cpus(shell, kinds))
+    known = partitions.parse_partitions(shown.stdout, most_gpus(kinds))
+    return Site(known, with_usable_cpus(shell, kinds), gives_no_gpus=linear)
 
 
 def parse_nodes(text: str) -> tuple[NodeKind, ...]:
@@ -147,6 +156,8 @@ def look(site: Site, slurm: SlurmSpec, *, cores_open: bool = True) -> Finding:
         if cores:
             reason = Reason(setting="slurm.cpus_per_task", value=cores, reason=why)
             found = replace(found, cpus_per_task=cores, reasons=(*found.reasons, reason))
+    if site.gives_no_gpus:
+        found = replace(found, notes=(*found.notes, NO_GPUS))
     sizes = sorted(kind.memory_mb for kind in able)
     if slurm.mem is None and sizes and sizes[0] < sizes[-1]:
         note = f"the nodes that can run this have {sizes[0]} to {sizes[-1]} MB of memory: slurm.mem requests enough"

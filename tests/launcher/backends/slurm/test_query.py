@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from launcher.backends import backend_of, current_state
-from launcher.backends.slurm.job_state import merge_states, own_state, waiting_reason
+from launcher.backends.slurm.job_state import failure_record, merge_states, own_state, waiting_reason
 from launcher.backends.slurm.jobs import SlurmBackend
 from launcher.backends.slurm.query import JobWatch, Snapshot, cache_folder, explain_sbatch, job_of_sbatch, live_jobs
 from launcher.backends.slurm.states import JobInfo, parse_time
 from launcher.errors import TargetError
 from launcher.machine.process import Result
+from launcher.node import run_files
 from launcher.rundir.directory import RunDir, RunRecord
 from launcher.rundir.state import RunState
 
@@ -360,6 +361,18 @@ def test_an_interrupted_submission_has_no_job_to_cancel_but_must_not_start(tmp_p
     SlurmBackend(shell).cancel(run, checkpoint=False)
     assert written == [run.control_dir / "cancelled"]
     assert [words[0] for words in shell.asked] == ["squeue"]  # for a job of the run's name
+
+
+def test_a_job_that_slurm_gave_no_gpus_says_so(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    error = "srun: error: Unable to create step for job 5: Invalid generic resource (gres) specification"
+    (run.path / run_files.SLURM_LOG).write_text(f"job 5, start 0\n{error}\nnot queued again: no verdict\n")
+    failure = failure_record(run, None)
+    assert failure["message"] == "Slurm gave the job no GPUs, so its agents could not start"
+    assert "SelectType" in failure["advice"][0]
+    assert error in failure["log_tail"]
+    (run.path / run_files.SLURM_LOG).write_text("srun: error: Unable to create step for job 5: Job is pending\n")
+    assert failure_record(run, None)["advice"] == []
 
 
 def test_a_squeue_without_json_is_queried_for_text(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from launcher.backends.slurm.allocation import slurm_target
 from launcher.backends.slurm.jobs import ranges
 from launcher.backends.slurm.partitions import parse_partitions
-from launcher.backends.slurm.site import Site, able_kinds, ask, look, parse_array_limit, parse_nodes
+from launcher.backends.slurm.site import NO_GPUS, Site, able_kinds, ask, look, parse_array_limit, parse_nodes
 from launcher.job.spec import JobSpec, Model, SlurmSpec
 from launcher.machine.process import Result
 from launcher.plan.gpus import GPUS
@@ -158,6 +158,14 @@ def test_cores_that_the_site_keeps_for_itself_are_not_requested() -> None:
     )
     cpus = {kind.names: kind.cpus for kind in ask(shell).kinds}  # type: ignore[arg-type]
     assert (cpus["node[1-4]"], cpus["old[1-2]"], cpus["odd1"]) == (88, 28, 64)
+
+
+@pytest.mark.parametrize(("select", "noted"), [("linear", True), ("cons_res", False), ("cons_tres", False)])
+def test_a_site_that_gives_no_gpus_is_noted_before_the_job_is_queued(select: str, noted: bool) -> None:
+    config = f"SelectType              = select/{select}\nSelectTypeParameters    = CR_CORE\n"
+    told = ask(Answers(scontrol_show_partition=PARTITIONS, scontrol_show_config=config, sinfo=NODES))  # type: ignore[arg-type]
+    notes = look(told, SlurmSpec(gpus_per_node=2, mem="1G")).notes
+    assert [note for note in notes if "select/linear" in note] == ([NO_GPUS] if noted else [])
 
 
 def test_a_silent_sinfo_leaves_nodes_unknown_and_limits_known() -> None:
