@@ -20,8 +20,8 @@ from launcher.lifecycle import job_file
 def init(file: Path, model: str, full: bool, source: str | None, gpus: int | None, force: bool) -> None:
     """Write a commented job file (default job.yaml).
 
-    --from reads files and commands of LLaMA-Factory, axolotl, ms-swift and DeepSpeed, and reports every word that it
-    does not carry over.
+    --from reads files and commands of LLaMA-Factory, axolotl, ms-swift and TRL, TrainingArguments as JSON, and
+    configurations of DeepSpeed. It reports every word that it does not carry over.
     """
     if file.exists() and not force:
         raise UsageError(f"{file} exists already", hint="overwrite it with --force")

@@ -15,6 +15,8 @@ from launcher.job.importing.draft import Note
 
 PROGRAMS = (
     (r"(?:^|/)llamafactory-cli$|(?:^|/)lmf$", "llamafactory", ("train",)),
+    (r"(?:^|/)trl$", "trl", ("sft",)),
+    (r"(?:^|/)scripts/sft\.py$|^sft\.py$|^trl\.scripts\.sft$", "trl", ()),
     (r"(?:^|/)swift$", "swift", ("sft",)),
     (r"(?:^|/)swift/cli/sft\.py$|^swift\.cli\.sft$", "swift", ()),
     (r"(?:^|/)axolotl$", "axolotl", ("train",)),
@@ -22,7 +24,7 @@ PROGRAMS = (
     (r"(?:^|/)src/train(?:_bash)?\.py$|^llamafactory\.launcher$|(?:^|/)llamafactory/launcher\.py$", "llamafactory", ()),
 )
 """(pattern of a word, program, words that must follow it)"""
-EXAMPLES = ("llamafactory-cli train FILE", "axolotl train FILE", "swift sft ...")
+EXAMPLES = ("llamafactory-cli train FILE", "axolotl train FILE", "swift sft ...", "trl sft ...")
 _UNKNOWN = "\0"
 """Stands in a word for what only a shell could tell."""
 

@@ -12,11 +12,11 @@ from typing import Any
 from launcher.errors import SpecError
 from launcher.job import yamlfile
 from launcher.job.explain import type_name
-from launcher.job.importing import axolotl, command_words, deepspeed_words, llamafactory, swift
+from launcher.job.importing import axolotl, command_words, deepspeed_words, llamafactory, swift, trainer_arguments, trl
 from launcher.job.importing.draft import Context, Draft
 
 Reader = Callable[[Mapping[str, Any], Context], Draft]
-KNOWN = "LLaMA-Factory, axolotl, ms-swift, DeepSpeed"
+KNOWN = "LLaMA-Factory, axolotl, ms-swift, TRL, transformers' TrainingArguments, DeepSpeed"
 
 
 def read(source: str, gpus: int | None = None, here: Path | None = None) -> Draft:
@@ -92,7 +92,9 @@ def reader_of(tree: Mapping[str, Any]) -> Reader | None:
         return llamafactory.read
     if "model" in tree and any(word in tree for word in swift.MARKS):
         return swift.read
-    return None
+    if "model_name_or_path" in tree and any(word in tree for word in trl.MARKS):
+        return trl.read
+    return trl.read_arguments if trainer_arguments.is_meant(tree) else None
 
 
 def _of_script(text: str, where: str, context: Context) -> Draft:
@@ -121,4 +123,9 @@ def _file_tree(command: command_words.Command, context: Context) -> dict[str, An
     return loaded if isinstance(loaded, dict) else {}
 
 
-_COMMANDS: dict[str, Reader] = {"llamafactory": llamafactory.read, "axolotl": axolotl.read, "swift": swift.read}
+_COMMANDS: dict[str, Reader] = {
+    "llamafactory": llamafactory.read,
+    "axolotl": axolotl.read,
+    "swift": swift.read,
+    "trl": trl.read,
+}

@@ -270,6 +270,6 @@ def sharded(words: Words, *names: str) -> None:
     words.unused("train.zero_stage: auto shards the weights where they do not fit; it changes no result", *names)
 
 
-def keys_of(tree: Mapping[str, Any]) -> bool:
+def is_meant(tree: Mapping[str, Any]) -> bool:
     """Whether a mapping looks like arguments of the Trainer."""
     return "per_device_train_batch_size" in tree or {"output_dir", "learning_rate"} <= set(tree)

@@ -1,0 +1,129 @@
+"""Commands and files of TRL, arguments of transformers' Trainer, and DeepSpeed's configurations as jobs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from launcher.errors import SpecError
+from launcher.job.importing import imported_file, recognize
+from launcher.job.importing.draft import Draft
+from launcher.job.load import read_job
+
+SFT = {
+    "model_name_or_path": "Qwen/Qwen2.5-7B-Instruct", "dataset_name": "trl-lib/Capybara", "use_peft": True,
+    "lora_r": 32, "lora_target_modules": "all-linear", "assistant_only_loss": True,
+}  # fmt: skip
+
+
+def job_of(draft: Draft, folder: Path) -> Any:
+    file = folder / "job.yaml"
+    file.write_text(imported_file.text(draft, "an import"), encoding="utf-8")
+    return read_job(file).spec
+
+
+def drafted(folder: Path, **words: Any) -> Draft:
+    (folder / "sft.yaml").write_text(yaml.safe_dump({**SFT, **words}))
+    return recognize.read("sft.yaml", 1, here=folder)
+
+
+def test_defaults_of_trl_are_written_out(tmp_path: Path) -> None:
+    job = job_of(drafted(tmp_path, eval_strategy="steps", eval_steps=100), tmp_path)
+    assert (job.train.learning_rate, job.train.scheduler, job.train.global_batch_size) == (2e-5, "linear", 8)
+    assert (job.lora.r, job.lora.alpha, job.lora.dropout, job.lora.target_modules) == (32, 32, 0.05, "auto")
+    assert (job.data.max_length, job.data.overlong) == (1024, "cut")
+    assert (job.data.train, job.data.eval) == ("hub:trl-lib/Capybara", "hub:trl-lib/Capybara:test")
+    assert job.eval.every == 100
+
+
+def test_a_command_under_accelerate(tmp_path: Path) -> None:
+    command = (
+        "accelerate launch --num_processes 4 trl/scripts/sft.py --model_name_or_path Qwen/Qwen2-0.5B "
+        "--dataset_name a/b --use_peft --lora_target_modules q_proj v_proj --per_device_train_batch_size 2 "
+        "--gradient_accumulation_steps 8 --learning_rate 2.0e-4 --packing --eos_token '<|im_end|>' --push_to_hub"
+    )
+    draft = recognize.read(command, None, here=tmp_path)
+    assert draft.value("train.batch_tokens") == 2 * 8 * 4 * 1024
+    assert draft.value("lora.target_modules") == ["q_proj", "v_proj"]
+    assert [note.word for note in draft.lost] == ["assistant_only_loss"]
+    job_of(draft, tmp_path)
+
+
+@pytest.mark.parametrize("words", [{"use_peft": False}, {"lora_task_type": "SEQ_CLS"}])
+def test_other_training_is_refused(tmp_path: Path, words: Any) -> None:
+    with pytest.raises(SpecError, match="cannot train"):
+        imported_file.text(drafted(tmp_path, **words), "sft.yaml")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [{"no_such_word": 1}, {"loss_type": "dft"}, {"truncation_mode": "keep_end"}, {"assistant_only_loss": False}],
+)
+def test_what_a_job_cannot_say_is_named(tmp_path: Path, words: Any) -> None:
+    assert drafted(tmp_path, **words).lost
+
+
+def test_everything_that_transformers_writes_of_its_arguments_is_known(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.TrainingArguments(
+        output_dir="out", use_cpu=True, num_train_epochs=2, warmup_steps=0.1, save_strategy="epoch"
+    )
+    (tmp_path / "training_args.json").write_text(theirs.to_json_string())
+    draft = recognize.read("training_args.json", 4, here=tmp_path)
+    assert draft.whole, draft.lost
+    job = job_of(draft, tmp_path)
+    assert (job.train.global_batch_size, job.train.epochs, job.train.warmup_ratio) == (32, 2, 0.1)
+    assert (job.train.checkpoint_every, job.train.learning_rate) == ("epoch", 5e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "settings"),
+    [
+        ({"train_batch_size": 64, "zero_optimization": {"stage": 2}}, {"train.global_batch_size": 64}),
+        (
+            {"train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 2, "gradient_clipping": 0.5},
+            {"train.global_batch_size": 4 * 2 * 8, "train.micro_batch_size": 4, "train.max_grad_norm": 0.5},
+        ),
+        (
+            {
+                "train_batch_size": "auto", "zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}},
+                "fp16": {"enabled": True}, "steps_per_print": 10,
+            },
+            {"train.zero_stage": 3, "train.offload": "cpu", "model.dtype": "float16"},
+        ),
+        (
+            {
+                "train_batch_size": 8,
+                "optimizer": {"type": "AdamW", "params": {"lr": 1e-4, "betas": [0.9, 0.95], "weight_decay": 0.1}},
+                "scheduler": {"type": "WarmupDecayLR", "params": {
+                    "warmup_num_steps": 10, "warmup_max_lr": 2e-4, "warmup_type": "linear", "total_num_steps": "auto"}},
+            },
+            {
+                "train.adam_beta2": 0.95, "train.weight_decay": 0.1, "train.scheduler": "linear",
+                "train.warmup_steps": 10, "train.learning_rate": 2e-4,
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_a_configuration_of_deepspeed(tmp_path: Path, config: Any, settings: dict[str, Any]) -> None:
+    (tmp_path / "ds.json").write_text(json.dumps(config))
+    draft = recognize.read("ds.json", 8, here=tmp_path)
+    assert {key: draft.value(key) for key in settings} == settings
+    assert draft.whole, draft.lost
+    job_of(draft, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"optimizer": {"type": "Lamb"}}, {"scheduler": {"type": "OneCycle"}}, {"no_such_word": 1},
+        {"curriculum_learning": {"enabled": True}},
+    ],
+)  # fmt: skip
+def test_what_zlaunch_lacks_of_deepspeed_is_named(tmp_path: Path, part: Any) -> None:
+    (tmp_path / "ds.json").write_text(json.dumps({"train_batch_size": 8, **part}))
+    assert recognize.read("ds.json", 8, here=tmp_path).lost
