@@ -155,7 +155,8 @@ def _overfits(facts: Facts) -> Finding | None:
         return None
     best, last = min(points, key=_loss_of), points[-1]
     if len(points) == 1:
-        if last.loss <= 3 * trained or last.loss - trained <= 1.0:
+        is_of_the_end = not facts.curve or last.step >= 0.8 * facts.curve[-1].step
+        if not is_of_the_end or last.loss <= 3 * trained or last.loss - trained <= 1.0:
             return None
         return f": training loss {trained:.2f}, held-out loss {last.loss:.2f}", (
             "it knows its records by heart and not others; train fewer steps, or with more records"

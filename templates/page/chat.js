@@ -72,7 +72,7 @@ const turnsFor = index => talk.flatMap(turn => {
 const numbers = () => ({ temperature: Number($("temperature").value) || 0, max_new_tokens: Math.max(1, Math.round(Number($("most").value)) || 512) });
 const ask = async (index, turn, place, signal) => {
   const answer = turn.answers[index], { run, base } = models[index], began = performance.now();
-  const finish = (note, bad) => { answer.note = note; answer.bad = bad; answerText(place, answer); };
+  const finish = (note, bad) => { answer.note = note; answer.bad = bad; answerText(place, answer); keepAtEnd(); };
   try {
     const reply = await fetch("/chat/answer", { method: "POST", signal, headers: { "Content-Type": "application/json" }, body: JSON.stringify({ run, base, turns: turnsFor(index), ...numbers() }) });
     if (!reply.ok) { const why = await reply.json(); finish(why.error + (why.hint ? ` → ${why.hint}` : ""), true); return; }
@@ -85,7 +85,7 @@ const ask = async (index, turn, place, signal) => {
       rest = lines.pop();
       for (const line of lines) {
         const got = JSON.parse(line);
-        if (got.piece !== undefined) { answer.text += got.piece; answerText(place, answer); place.scrollTop = place.scrollHeight; }
+        if (got.piece !== undefined) { answer.text += got.piece; answerText(place, answer); keepAtEnd(); }
         else if (got.error) { finish(got.error + (got.advice ? ` → ${got.advice}` : ""), true); }
         else finish(got.end === "cut" ? t("cut short", "已中断") : (answer.text ? "" : t("an empty answer · ", "回答为空 · ")) + `${((performance.now() - began) / 1000).toFixed(1)} s`, false);
       }
@@ -94,6 +94,10 @@ const ask = async (index, turn, place, signal) => {
     finish(signal.aborted ? t("cut short", "已中断") : t("the server does not answer", "服务器没有响应"), !signal.aborted);
   }
 };
+/* The last turn stays above the question, which floats over the page; unless one has scrolled up to read. */
+let above = 0;
+const toEnd = () => { const last = $("talk").lastElementChild; if (last) last.scrollIntoView({ block: "end", behavior: "instant" }); above = scrollY; };
+const keepAtEnd = () => { if (scrollY >= above - 40) toEnd(); };
 const send = async () => {
   const question = $("question").value.trim();
   if (!question || $("send").disabled) return;
@@ -105,7 +109,7 @@ const send = async () => {
   under = new AbortController();
   $("cut").hidden = false;
   showStates();
-  $("say").scrollIntoView({ block: "nearest" });
+  toEnd();
   await Promise.all(models.map((_, index) => turn.answers[index] && ask(index, turn, places[index], under.signal)));
   under = null;
   $("cut").hidden = true;

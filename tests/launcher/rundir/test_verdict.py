@@ -100,6 +100,14 @@ def test_twelve_records_by_heart_overfit_also_where_the_loss_was_measured_once(t
     assert rule(found) == "overfits"
 
 
+def test_a_loss_from_before_the_training_is_no_sign_of_overfitting(tmp_path: Path) -> None:
+    """A run that was stopped after a few steps has measured the held-out loss only before the first one."""
+    found = trained(tmp_path, loss=lambda step: 5.0 * 0.8**step, held_out={0: 5.2}, steps=7, state=RunState.CANCELLED)
+    assert found.loss_last is not None
+    assert found.loss_last < 1.6
+    assert rule(found) is None
+
+
 def test_noise_of_the_held_out_loss_is_no_overfitting(tmp_path: Path) -> None:
     held_out = {0: 3.0, 10: 2.0, 20: 1.52, 30: 1.5, 40: 1.53}
     assert rule(trained(tmp_path, held_out=held_out, after=1.52)) == "learned"

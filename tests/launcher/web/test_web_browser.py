@@ -229,6 +229,10 @@ def test_a_run_and_its_base_answer_side_by_side_as_text_and_a_reload_keeps_the_t
     acting.wait_for_selector("#talk article:nth-child(2) p:has-text('3 ')")
     press(acting, "#cut")
     acting.wait_for_selector("#talk article:nth-child(2) span:has-text('cut short')")
+    last, question = answers.last.bounding_box(), acting.locator("#say").bounding_box()
+    assert last is not None
+    assert question is not None
+    assert last["y"] + last["height"] <= question["y"]  # the newest answer is in sight
     acting.click("#language")
     acting.wait_for_selector("h1:has-text('对话')")
     assert answers.count() == 4

@@ -57,6 +57,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, configure: Callable[..., 
         "training and held-out data overlap": echoes,
         "not learning": {**echoes, "train.learning_rate": 1e-9, "train.max_steps": 10},
         "no better than the majority class": labels,
+        "too few held-out records to judge": {
+            **noise,
+            "data.eval": write_noise(place / "few.jsonl", range(100, 104)),
+            "train.max_steps": 60,
+            "train.learning_rate": 3e-2,
+        },
+        "answers": noise,  # the token that ends an answer is learned before the others
     }
     runs = {name: configure(name, **{**usual, **chosen}) for name, chosen in settings.items()}
     train(*runs.values())
@@ -65,6 +72,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, configure: Callable[..., 
 
 RULES = (
     "learned", "not learning", "training and held-out data overlap", "no better than the majority class",
+    "too few held-out records to judge", "answers",
 )  # fmt: skip
 
 
@@ -73,6 +81,12 @@ def test_a_real_training_gets_its_verdict(pictures: dict[str, Picture], rule: st
     found = pictures[rule]
     assert found.verdict is not None
     assert found.verdict.rule == rule, (found.verdict, [(p.step, p.loss) for p in found.held_out], found.loss_last)
+
+
+def test_answers_that_are_empty_are_counted(pictures: dict[str, Picture]) -> None:
+    found = pictures["answers"].verdict
+    assert found is not None
+    assert found.line == "answers are empty: 12 of 12"
 
 
 def test_the_held_out_loss_is_measured_during_the_training_for_little_work(pictures: dict[str, Picture]) -> None:
