@@ -46,7 +46,7 @@ def candidates_of(spec: JobSpec, situation: Situation, model: Model) -> Iterator
     shape = model.shape if situation.gpu_memory_bytes else None
     stages = _zero_stages(spec, situation, known=shape is not None)
     checkpointing = _checkpointing(spec, situation, known=shape is not None)
-    largest = _largest_micro_batch(spec, situation, known=shape is not None)
+    largest = _largest_micro_batch(spec, situation, stages, known=shape is not None)
     combinations = [_combination(spec, model, situation, stage) for stage in stages]
     passing = _passing(combinations, spec.data.max_length, model, known=shape is not None)
     size = global_batch_of(spec.train, situation.world_size, spec.data.max_length)
@@ -57,7 +57,7 @@ def candidates_of(spec: JobSpec, situation: Situation, model: Model) -> Iterator
             packing = "pack" if shape and settings.engine == "fused" else "bucket"
         found = Candidate(batch, settings.engine, settings.dtype, recompute, settings.zero_stage, packing)
         if shape:
-            cost = cost_of(spec, shape, situation, batch.micro_batch_size, found.engine, recompute, found.zero_stage)
+            cost = cost_of(spec, shape, situation, batch, found.engine, recompute, found.zero_stage)
             found = replace(found, cost=cost)
         yield found
 
@@ -76,8 +76,12 @@ def _checkpointing(spec: JobSpec, situation: Situation, *, known: bool) -> tuple
     return (False, True) if known else (situation.device == "cuda",)
 
 
-def _largest_micro_batch(spec: JobSpec, situation: Situation, *, known: bool) -> int:
-    return max(1, ENOUGH_TOKENS // spec.data.max_length) if known else USUAL_MICRO_BATCH[situation.device]
+def _largest_micro_batch(spec: JobSpec, situation: Situation, stages: tuple[int, ...], *, known: bool) -> int:
+    if not known:
+        return USUAL_MICRO_BATCH[situation.device]
+    if situation.hosts > 1 and 3 in stages:  # each pass gathers the weights over the network
+        return global_batch_of(spec.train, situation.world_size)
+    return max(1, ENOUGH_TOKENS // spec.data.max_length)
 
 
 def _combination(spec: JobSpec, model: Model, situation: Situation, zero_stage: int) -> compat.Combination:

@@ -14,7 +14,7 @@ import msgspec
 from launcher.errors import CompatibilityError
 from launcher.job.spec import JobSpec
 from launcher.plan import batch_job
-from launcher.plan.agent_plan import launch_of
+from launcher.plan.agent_plan import defaults_of, launch_of
 from launcher.plan.container import NO_CONTAINER, ContainerChoice, contain
 from launcher.plan.training import configure, loss_reason
 from launcher.plan.types import Reason, RunPlan, Target
@@ -55,6 +55,11 @@ def plan(
     container_plan, pyxis = contain(container, spec, target, run_id, stop_deadline)
     if slurm is not None:
         slurm |= {"inputs": dict(target.paths), "pyxis": pyxis, "python": target.python}
+    reasons += tuple(
+        Reason(setting=f"env.{name}", value=value, reason=f"{len(target.hosts)} hosts; unless they set it themselves")
+        for name, value in defaults_of(target).items()
+        if name not in {**spec.env, **target.forwarded}
+    )
     if container.reason:
         reasons = (*reasons, Reason(setting="container.runtime", value=container.runtime, reason=container.reason))
     reasons += tuple(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from launcher.plan import gpus
@@ -36,6 +36,7 @@ class Situation:
     compute_capability: float | None = None
     """Of the oldest GPU; below 8.0 it trains in float16. None: not known, and taken for newer."""
     device: Device = "cuda"
+    hosts: int = 1
 
     @staticmethod
     def of(world_size: int, memory_bytes: int, name: str | None, capability: float | None = None) -> Situation:
@@ -53,7 +54,10 @@ class Situation:
     def at(target: Target) -> Situation:
         if target.device == "cpu":
             return Situation(target.world_size, 0, device="cpu")
-        return Situation.of(target.world_size, target.gpu_memory_bytes or 0, target.gpu_name, target.compute_capability)
+        found = Situation.of(
+            target.world_size, target.gpu_memory_bytes or 0, target.gpu_name, target.compute_capability
+        )
+        return replace(found, hosts=len(target.hosts))
 
     @property
     def room(self) -> int:

@@ -72,6 +72,8 @@ class Launch(Frozen, frozen=True, kw_only=True):
     """Working directory of the ranks; null: the run directory."""
     env: dict[str, str]
     secrets: tuple[str, ...]
+    defaults: dict[str, str] = {}
+    """Variables of the ranks where neither `env` nor the host's own environment or nccl.conf sets them."""
     cooperative: bool
     """The program watches control/. false: a stop is SIGTERM at once."""
     stop_deadline: float

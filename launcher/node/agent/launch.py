@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from .. import run_files
-from ..files import read_json
+from ..files import read_json, read_text
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
@@ -162,6 +162,10 @@ def base_environment(launch: Json, names: Names, procs: int, secrets: Dict[str, 
     environ.update(secrets)
     # nvidia-smi and slots count by PCI address; CUDA by speed, unless told.
     environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    of_host = nccl_conf(environ)
+    for name, value in launch.get("defaults", {}).items():
+        if name not in of_host:
+            environ.setdefault(name, value)
     environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // max(1, procs))))
     if launch["cooperative"]:  # a program of the user's imports what it would import without zlaunch
         path = [os.path.join(names.root, run_files.CODE), environ.get("PYTHONPATH", "")]
@@ -169,6 +173,13 @@ def base_environment(launch: Json, names: Names, procs: int, secrets: Dict[str, 
         environ["PYTHONIOENCODING"] = "utf-8:backslashreplace"  # in the locale of a host, a character may be an error
     environ["ZLAUNCH_RUN_DIR"] = names.root
     return environ
+
+
+def nccl_conf(environ: Dict[str, str]) -> List[str]:
+    """Names of the variables that this host's files for NCCL set. A variable of the environment would win over them."""
+    home = os.path.expanduser("~/.nccl.conf")
+    text = read_text(environ.get("NCCL_CONF_FILE") or home) + "\n" + read_text("/etc/nccl.conf")
+    return [line.partition("=")[0].strip() for line in text.splitlines() if "=" in line and line.strip()[:1] != "#"]
 
 
 def eof_grace(launch: Json) -> float:

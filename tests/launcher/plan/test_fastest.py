@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -173,3 +175,30 @@ def test_modules_that_are_trained_whole_are_counted() -> None:
     assert isinstance(whole, Candidate)
     trained = 2 * 128256 * 4096
     assert whole.cost.memory.optimizer - plain.cost.memory.optimizer == 8 * trained
+
+
+def across(hosts: int, shape: str, gpu: str, world: int, **sections: dict[str, Any]) -> Candidate:
+    return choose(job(**sections), model_of(shape, None), replace(on(gpu, world), hosts=hosts))[0]
+
+
+def test_zero_3_across_hosts_takes_one_pass_where_memory_allows() -> None:
+    """Each pass gathers the weights over the network (docs/nodes.md)."""
+    long = {"data": {"max_length": 512}, "train": {"global_batch_size": 192, "zero_stage": 3}}
+    assert across(1, "llama3.2-1b", "h100", 2, **long).batch.gradient_accumulation_steps > 1
+    one = across(2, "llama3.2-1b", "h100", 2, **long)
+    assert one.batch.gradient_accumulation_steps == 1
+    assert on("h100", 2).holds(one.cost.memory)
+
+
+@pytest.mark.parametrize("gpu", ["3090", "a100-40", "h100"])
+@pytest.mark.parametrize("shape", ["llama3.2-1b", "qwen3-8b", "qwen2.5-14b", "llama3-70b"])
+def test_zero_3_is_never_chosen_across_hosts_where_the_model_fits_without(shape: str, gpu: str) -> None:
+    """Recomputing activations costs a third; gathering the weights over Ethernet costs several times as much."""
+    if gpu not in gpus.GPUS:
+        pytest.skip(f"no {gpu} in the table")
+    fits_without = False
+    with suppress(DoesNotFit):
+        across(2, shape, gpu, 8, train={"zero_stage": 2})
+        fits_without = True
+    with suppress(DoesNotFit):
+        assert (across(2, shape, gpu, 8).zero_stage < 3) == fits_without
