@@ -228,8 +228,8 @@ class Evaluation(Section, frozen=True):
     """Records of data.eval that are answered; null: all."""
     max_new_tokens: int = 64
     """The most tokens of an answer."""
-    batch_size: int = 16
-    """Records that are answered together."""
+    batch_size: int | Literal["auto"] = "auto"
+    """Records that are answered together; auto: 16, and with the fused layers on a GPU as many as fit, at most 64."""
     samples: int = 4
     """Answers in result.json for people to read."""
 

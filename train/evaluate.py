@@ -16,6 +16,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from train import dist
+from train.answers.fused_answers import fused_for_answers
 from train.answers.trained import TrainedAdapter, adapter_tokenizer, best_device, find_adapter
 from train.config import TrainConfig
 from train.data.dataset import Data
@@ -107,7 +108,8 @@ def _evaluator(config: TrainConfig, world: World, rundir: RunDir, adapter: Train
     model = PeftModel.from_pretrained(loaded.model, adapter.directory)
     part = data.eval(loaded.tokenizer)
     assert part is not None  # evaluation_config checked it
-    inference = InferenceOnly(AnswerLoss(model, fused=False), autocast_for(world, loaded.dtype))
+    loss = fused_for_answers(model) or AnswerLoss(model, fused=False)
+    inference = InferenceOnly(loss, autocast_for(world, loaded.dtype))
     return Evaluator(config, world, part, inference, model, loaded.tokenizer, stop_requested=lambda: False)
 
 

@@ -1,15 +1,13 @@
-"""Generate answers in batches or as a stream, greedily unless a temperature is given."""
+"""Answers by transformers' generate(), greedily unless a temperature is given; what ends them."""
 
 from __future__ import annotations
 
 import copy
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from train.data.prompts import end_ids, render
-from train.families import family_of
 from train.model import limits
 
 NO_PENALTIES: dict[str, Any] = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1}
@@ -31,13 +29,6 @@ def generation_config(tokenizer: Any, max_new_tokens: int, stop: list[int], temp
         pad_token_id=tokenizer.pad_token_id,
         use_cache=True,
     )
-
-
-def stop_ids(tokenizer: Any, config: Any) -> list[int]:
-    """Tokens that end an answer: end of sequence, what the template writes after answers, and the family's own."""
-    known = tokenizer.get_vocab()
-    own = [known[token] for token in family_of(config.to_dict()).stop_tokens if token in known]
-    return list(dict.fromkeys([*end_ids(tokenizer), *own]))
 
 
 def saved_settings(tokenizer: Any, stop: list[int]) -> dict[str, Any]:
@@ -68,14 +59,6 @@ def save_stopping(place: Path, tokenizer: Any, stop: list[int]) -> None:
     saved.save_pretrained(place)
 
 
-def answer_batch(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop: list[int], synced: bool
-) -> list[str]:
-    """Greedy answers to token prompts."""
-    options: Any = {"max_new_tokens": max_new_tokens, "stop": stop, "synced": synced}
-    return [text for text, _ in answers_and_ends(model, tokenizer, prompts, **options)]
-
-
 def answers_and_ends(
     model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop: list[int], synced: bool
 ) -> list[tuple[str, bool]]:
@@ -99,61 +82,10 @@ def answers_and_ends(
         synced_gpus=synced,
     )
     answers = [row[width:].tolist() for row in out]
-    return [(_decode(tokenizer, ids, stop), any(token in stop for token in ids)) for ids in answers]
+    return [(decode(tokenizer, ids, stop), any(token in stop for token in ids)) for ids in answers]
 
 
-def _decode(tokenizer: Any, ids: list[int], stop: list[int]) -> str:
+def decode(tokenizer: Any, ids: list[int], stop: list[int]) -> str:
     """The text up to the first stop token."""
     end = next((place for place, token in enumerate(ids) if token in stop), len(ids))
     return str(tokenizer.decode(ids[:end], skip_special_tokens=True)).strip()
-
-
-def _without_leading_blanks(pieces: Iterable[str]) -> Iterator[str]:
-    """Some formats have a blank or a line break between prompt and answer, which the model writes."""
-    begun = False
-    for piece in pieces:
-        piece = piece if begun else piece.lstrip()
-        begun = begun or bool(piece)
-        yield piece  # also an empty one: between two pieces a reader may stop
-
-
-def stream(
-    model: Any, tokenizer: Any, prompt: Sequence[int], *, max_new_tokens: int, stop: list[int], temperature: float = 0.0
-) -> Iterator[str]:
-    """Pieces of the answer to the tokens of a prompt, as the model produces them. Raises UserError for one too long.
-
-    Closing the iterator, or a Ctrl-C, stops the model after its current token.
-    """
-    import torch
-    from transformers import StoppingCriteriaList, TextIteratorStreamer
-
-    ids = torch.tensor([list(prompt)], device=model.device)
-    limits.check_prompt(model, prompt)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    failure: list[BaseException] = []
-    closed = threading.Event()
-
-    def is_closed(ids: Any, _scores: Any, **_others: Any) -> Any:
-        return torch.full((len(ids),), closed.is_set(), dtype=torch.bool, device=ids.device)
-
-    def work() -> None:
-        try:
-            config = generation_config(
-                tokenizer, limits.room_for(model, len(prompt), max_new_tokens), stop, temperature
-            )
-            stopping: Any = StoppingCriteriaList([is_closed])
-            model.generate(**inputs, generation_config=config, streamer=streamer, stopping_criteria=stopping)
-        except BaseException as error:
-            failure.append(error)
-            streamer.end()
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        yield from _without_leading_blanks(streamer)
-    finally:  # the C++ library aborts a process that ends while the model is at work
-        closed.set()
-        thread.join()
-    if failure:
-        raise failure[0]

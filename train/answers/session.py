@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from train import dist
-from train.answers.generation import stream
+from train.answers.streaming import Writer
 from train.answers.trained import best_device, find_adapter, load_adapted, trained_stop_ids
 from train.data.recipe import Recipe
 from train.data.tokenizer import Tokenizer
@@ -30,6 +30,10 @@ class Session:
     """The first message of a conversation."""
 
     @cached_property
+    def writer(self) -> Writer:
+        return Writer(self.model, self.tokenizer, stop=self.stop)
+
+    @cached_property
     def rendering(self) -> Tokenizer:
         """Training's own way from a conversation to tokens."""
         return Tokenizer(Recipe.of(self.tokenizer, max_length=self.options.max_new_tokens))
@@ -40,14 +44,9 @@ class Session:
         As in training, special tokens in contents are plain text. Raises UserError for a conversation that the chat
         template refuses.
         """
-        return stream(
-            self.model,
-            self.tokenizer,
-            self.rendering.prompt_ids(turns),
-            max_new_tokens=self.options.max_new_tokens,
-            stop=self.stop,
-            temperature=self.options.temperature,
-        )
+        options = self.options
+        ids = self.rendering.prompt_ids(turns)
+        return self.writer.pieces(ids, max_new_tokens=options.max_new_tokens, temperature=options.temperature)
 
 
 def add_options(parser: argparse.ArgumentParser, *, max_new_tokens: int) -> None:

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train.answers.generation import stop_ids
 from train.config import TrainConfig, load
-from train.data.prompts import keep_template
+from train.data.prompts import keep_template, stop_ids
 from train.errors import UserError, first_line
 from train.model.load import load_plain
 from train.rundir.checkpoints import undamaged

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from train.errors import UserError
-from train.families import STOP_TOKENS, template_of
+from train.families import STOP_TOKENS, family_of, template_of
 from train.templating import thinking as thoughts
 from train.templating.chat_template import PLAIN_TEMPLATE, ChatTemplate
 from train.templating.generation_prompt import Forms, forms
@@ -108,6 +108,13 @@ def prompt_text(tokenizer: Any, messages: Turns) -> str:
 def end_ids(tokenizer: Any) -> list[int]:
     """Tokens that end an answer, the end of sequence first."""
     return list(answer_ends(tokenizer).ends)
+
+
+def stop_ids(tokenizer: Any, config: Any) -> list[int]:
+    """Tokens that end an answer: end of sequence, what the template writes after answers, and the family's own."""
+    known = tokenizer.get_vocab()
+    own = [known[token] for token in family_of(config.to_dict()).stop_tokens if token in known]
+    return list(dict.fromkeys([*end_ids(tokenizer), *own]))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ The arithmetic equals that of transformers + PEFT: same order of operations, flo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -35,18 +35,27 @@ from train.fused.sharded import Shards, unshard
 from train.memory import CHUNK_BYTES
 
 IGNORED = -100
+Attend = Callable[[int, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, attention.Backward]]
+"""(index of the layer, query, key, value, out) -> as train.fused.attention.forward."""
 SCALE_ROWS = 2048
 """Rows of the gradient that are converted to float32 at a time."""
 
 
 @dataclass(frozen=True)
-class _Batch:
+class Batch:
     """What all layers share in one forward and backward pass."""
 
-    layout: PackedLayout
     positions: Tensor
+    """[tokens]"""
     cos: Tensor
     sin: Tensor
+    """[positions, dim / 2]"""
+    attend: Attend
+
+
+def packed_attention(layout: PackedLayout) -> Attend:
+    """Attention within the records of a packed row."""
+    return lambda _layer, q, k, v, out: attention.forward(q, k, v, layout, out)
 
 
 @dataclass
@@ -67,7 +76,8 @@ class _Saved:
 class _Layer:
     """A decoder layer: its weights, forward and backward pass."""
 
-    def __init__(self, layer: Any, config: Any, *, sharded: bool, fp8: bool) -> None:
+    def __init__(self, index: int, layer: Any, config: Any, *, sharded: bool, fp8: bool) -> None:
+        self.index = index
         attention_module = layer.self_attn
         self.dim: int = attention_module.head_dim
         self.queries = config.num_attention_heads
@@ -82,7 +92,6 @@ class _Layer:
         """Whether adjacent elements of a head are rotated as pairs, instead of one element of each half."""
         self.down = linear([layer.mlp.down_proj])
         self.shards: Shards | None = None
-        self.index = 0
         self.norm1, self.norm2 = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
         self.eps = float(config.rms_norm_eps)
         self.head_norms: tuple[Tensor, Tensor, float] | None = None
@@ -118,7 +127,7 @@ class _Layer:
     def parameters(self) -> list[Tensor]:
         return [parameter for linear in self.linears for parameter in linear.parameters]
 
-    def forward(self, x: Tensor, batch: _Batch) -> tuple[Tensor, _Saved]:
+    def forward(self, x: Tensor, batch: Batch) -> tuple[Tensor, _Saved]:
         """x [tokens, hidden] -> (output of the same shape, what the backward pass needs)."""
         tokens = x.shape[0]
         workspace = self.qkv.workspace(tokens)
@@ -137,7 +146,7 @@ class _Layer:
         q, k, v = rotated[:, : self.queries], rotated[:, self.queries : rope_heads], heads[:, rope_heads:]
         workspace = self.o.workspace(tokens)
         out = workspace[:, : self.o.inputs].unflatten(1, (self.queries, self.dim))
-        attended, attention_backward = attention.forward(q, k, v, batch.layout, out)
+        attended, attention_backward = batch.attend(self.index, q, k, v, out)
         post_attention, lora_inner_o = self.o.forward(workspace, residual=x)
         del workspace, out
         workspace = self.gate_up.workspace(tokens)
@@ -162,7 +171,7 @@ class _Layer:
         return hidden, saved
 
     def backward(
-        self, grad: Tensor, x: Tensor, saved: _Saved, batch: _Batch, *, needs_input_grad: bool
+        self, grad: Tensor, x: Tensor, saved: _Saved, batch: Batch, *, needs_input_grad: bool
     ) -> tuple[Tensor | None, list[Tensor]]:
         """grad, x [tokens, hidden] -> (gradient of x, gradients of `parameters`). Overwrites tensors of `saved`."""
         lora_inner_qkv, lora_inner_o, lora_inner_up, lora_inner_down = saved.lora_inner
@@ -195,7 +204,7 @@ class _Layer:
             result = kernels.rms_norm_backward(d_norm, x, self.norm1, saved.inverse_rms1, grad, out)
         return result, [*qkv_grads, *o_grads, *up_grads, *down_grads]
 
-    def _attention_backward(self, grad: Tensor, saved: _Saved, batch: _Batch) -> Tensor:
+    def _attention_backward(self, grad: Tensor, saved: _Saved, batch: Batch) -> Tensor:
         """Gradient of attention's output -> gradient of the output of `self.qkv`, [tokens, N]."""
         tokens = grad.shape[0]
         rope_heads = self.queries + self.keys
@@ -221,7 +230,7 @@ class _LayerFunction(torch.autograd.Function):
     """`_Layer` for autograd. Its parameters are arguments, so that each gradient triggers its parameter's hooks."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: _Layer, batch: _Batch, recompute: bool, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, layer: _Layer, batch: Batch, recompute: bool, *parameters: Tensor) -> Tensor:
         with layer.weights_gathered(direction=1):
             out, saved = layer.forward(x, batch)
         ctx.layer, ctx.batch = layer, batch
@@ -293,26 +302,48 @@ class FusedModel(nn.Module):
     takes_layout = True
     """Batches may come from train.fused.inputs.to_device."""
 
+    @property
+    def writes_answers(self) -> bool:
+        """Whether train.fused.decoding takes it: ranks that share weights do not write answers token by token."""
+        return all(layer.shards is None for layer in self.layers)
+
     def __init__(self, model: Any, *, checkpointing: bool, world: World | None, fp8: bool) -> None:
         super().__init__()
         self.model = model
         self.checkpointing = checkpointing
-        base = model.get_base_model()
+        base = _base_of(model)
         self.eps = float(base.config.rms_norm_eps)
         self._base = [base]  # in a list, so that it is not registered twice: self.model contains it
         if world is not None:
             unshard(p for name, p in base.named_parameters() if not name.endswith(_SHARDED))
-        self.layers = [_Layer(layer, base.config, sharded=world is not None, fp8=fp8) for layer in base.model.layers]
+        sharded = world is not None
+        self.layers = [
+            _Layer(index, layer, base.config, sharded=sharded, fp8=fp8) for index, layer in enumerate(base.model.layers)
+        ]
         if world is not None:
             self._shard(base, world)
         self._tables: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def embedding(self) -> nn.Module:
+        return self._base[0].model.embed_tokens  # type: ignore[no-any-return]
+
+    @property
+    def norm(self) -> Tensor:
+        """The weight of the norm before the output head, [hidden]."""
+        return self._base[0].model.norm.weight  # type: ignore[no-any-return]
+
+    @property
+    def head(self) -> Tensor:
+        """The output head, [vocabulary, hidden]."""
+        return self._base[0].lm_head.weight  # type: ignore[no-any-return]
 
     def _shard(self, base: Any, world: World) -> None:
         """Shard the layers' weights across the ranks (train/fused/sharded.py)."""
         weights = [[[part.weight for part in linear.bases] for linear in layer.linears] for layer in self.layers]
         shards = Shards(world, weights, [linear.lora_width for linear in self.layers[0].linears])
         for index, (layer, hf_layer) in enumerate(zip(self.layers, base.model.layers, strict=True)):
-            layer.shards, layer.index = shards, index
+            layer.shards = shards
             # generation calls transformers' own layers for each token: after the last layer comes the first again
             following = (index + 1) % len(self.layers)
             hf_layer.register_forward_pre_hook(lambda *_, i=index, n=following: shards.gather(i, ahead=n) and None)
@@ -340,18 +371,17 @@ class FusedModel(nn.Module):
             label_positions = torch.nonzero(flat != IGNORED).flatten()
         if position_ids is None:
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
-        cos, sin = self._rotary(layout.longest, input_ids.device)
-        batch = _Batch(layout, position_ids.reshape(-1), cos, sin)
-        (base,) = self._base
-        hidden = base.model.embed_tokens(input_ids.reshape(-1))
+        cos, sin = self.rotary(layout.longest, input_ids.device)
+        batch = Batch(position_ids.reshape(-1), cos, sin, packed_attention(layout))
+        hidden = self.embedding(input_ids.reshape(-1))
         for layer in self.layers:
             layer.refresh()
             hidden = _LayerFunction.apply(hidden, layer, batch, self.checkpointing, *layer.parameters)
         return _HeadFunction.apply(  # type: ignore[no-any-return]
-            hidden, label_positions, flat[label_positions], base.lm_head.weight, base.model.norm.weight, self.eps
+            hidden, label_positions, flat[label_positions], self.head, self.norm, self.eps
         )
 
-    def _rotary(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    def rotary(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return cos and sin for at least `length` positions, [positions, dim / 2] float32."""
         if self._tables is None or len(self._tables[0]) < length:
             at = torch.arange(max(length, 4096), device=device)[None]
@@ -371,12 +401,17 @@ def record_lengths(input_ids: Tensor, position_ids: Tensor | None) -> tuple[int,
     return tuple(end - start for start, end in zip(starts, ends, strict=True))
 
 
-def unsupported_reason(model: Any) -> str | None:
-    """Return why a PEFT model cannot be fused, or None."""
-    config = model.get_base_model().config
+def unsupported_reason(model: Any, *, training: bool = True) -> str | None:
+    """Return why a model, with a PEFT adapter or without, cannot be fused, or None."""
+    config = _base_of(model).config
     if config.model_type not in FUSED_TYPES:
         return f"no fused layers for model type {config.model_type}"
-    return unfused_reason(config.to_dict()) or _unsupported_adapter(model)
+    return unfused_reason(config.to_dict()) or _unsupported_adapter(model, training=training)
+
+
+def _base_of(model: Any) -> Any:
+    """The base model of a PEFT model; the model itself if it has no adapter."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def unaligned_reason(model: Any) -> str | None:
@@ -387,29 +422,38 @@ def unaligned_reason(model: Any) -> str | None:
     return None
 
 
-def _unsupported_adapter(model: Any) -> str | None:
+def _unsupported_adapter(model: Any, *, training: bool) -> str | None:
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not any(f".{target}.lora_" in name for target in _MAPS):
-            return f"{name} is trained"
-        if parameter.requires_grad and "lora_magnitude" in name:
+        known = any(f".{target}.lora_A." in name or f".{target}.lora_B." in name for target in _MAPS)
+        if "lora_magnitude" in name:
             return "its adapter uses DoRA"
+        if not known and ((parameter.requires_grad and training) or ".lora_" in name or ".modules_to_save." in name):
+            return f"{name} is trained"
     for name, module in model.named_modules():
-        if hasattr(module, "lora_dropout") and any(getattr(d, "p", 0) > 0 for d in module.lora_dropout.values()):
+        dropout = getattr(module, "lora_dropout", {}) if training else {}
+        if any(getattr(part, "p", 0) > 0 for part in dropout.values()):
             return "its adapter uses dropout"
-        base = getattr(module, "base_layer", None)
-        if base is not None and name.endswith(_MAPS) and type(base).__name__ not in ("Linear", "Linear4bit"):
+        base = getattr(module, "base_layer", module)
+        if name.endswith(_MAPS) and type(base).__name__ not in ("Linear", "Linear4bit"):
             return f"{name} is a {type(base).__name__}"
     return None
 
 
-def fuse(model: Any, *, checkpointing: bool = False, world: World | None = None, fp8: bool = False) -> FusedModel:
+def fuse(
+    model: Any,
+    *,
+    checkpointing: bool = False,
+    world: World | None = None,
+    fp8: bool = False,
+    training: bool = True,
+) -> FusedModel:
     """Return the model with fused layers. Raise ValueError with the reason if it is not supported (see
     `unsupported_reason`).
 
     `world`: the ranks that shard the layers' frozen weights (ZeRO-3); None: every rank has all of them. `fp8`: multiply
-    in fp8 (train/fused/fp8.py).
+    in fp8 (train/fused/fp8.py). `training`: False only for answers.
     """
-    reason = unsupported_reason(model) or (unaligned_reason(model) if fp8 else None)
+    reason = unsupported_reason(model, training=training) or (unaligned_reason(model) if fp8 else None)
     if reason is not None:
         raise ValueError(reason)
     return FusedModel(model, checkpointing=checkpointing, world=world, fp8=fp8)

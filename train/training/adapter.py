@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from train.answers.generation import save_stopping, stop_ids
+from train.answers.generation import save_stopping
 from train.config import TrainConfig
+from train.data.prompts import stop_ids
 from train.dist import World
 from train.model import pissa
 from train.model.base import BaseModel

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,15 +11,22 @@ from typing import Any
 import torch
 
 from train import dist
-from train.answers.generation import answers_and_ends, stop_ids
+from train.answers.fused_answers import FusedAnswers
+from train.answers.generation import answers_and_ends
 from train.answers.metrics import score
 from train.config import TrainConfig
 from train.data.batches import collate
 from train.data.dataset import Part
+from train.data.prompts import stop_ids
 from train.data.schedule import spread
 from train.dist import World
 from train.training.precision import Autocast, inference
 from train.training.strategy import Inference
+
+BATCH_SIZE = 16
+"""What `eval.batch_size: auto` means for padded batches."""
+_Answer = Callable[[Sequence[Sequence[int]], Callable[[int], None]], list[tuple[str, bool]]]
+"""(prompts, called with the number of answers so far) -> (answer, whether the model has ended it) of each prompt."""
 
 
 class Interrupted(Exception):
@@ -70,7 +77,7 @@ class Evaluator:
         """Cross entropy per labeled token over data.eval, or over this many records of it (a collective)."""
         everything = len(self.part.tokens)
         wanted = min(records or everything, everything)
-        shares = spread(wanted, self.world.world_size, self.config.eval.batch_size)[self.world.rank]
+        shares = spread(wanted, self.world.world_size, self._batch_size)[self.world.rank]
         total, count = 0.0, 0.0
         with self._evaluating(generating=False):
             for places in shares:
@@ -91,31 +98,61 @@ class Evaluator:
 
     def _answers(self, answered: Callable[[int, int], None]) -> list[tuple[str, bool]] | None:
         """(the model's answer, whether it ended) for every record of data.eval, on rank 0 (a collective)."""
-        tokens, options = self.part.tokens, self.config.eval
+        tokens, world = self.part.tokens, self.world
         # Prompts of similar lengths share a batch, which saves padding. The order is undone at the end.
         order = sorted(range(len(tokens)), key=lambda i: -tokens.prompt_size(i))
-        shares = spread(len(order), self.world.world_size, options.batch_size)[self.world.rank]
-        stop = stop_ids(self.tokenizer, self.model.config)
         given: dict[int, tuple[str, bool]] = {}
         with self._evaluating(generating=True):
-            for share in shares:
+            answer, at_once = self._answering(tokens.prompt_size(order[0]))
+            for share in spread(len(order), world.world_size, at_once)[world.rank]:
                 self._check_for_stop()
                 indices = [order[place] for place in share]
-                texts = answers_and_ends(
-                    self.model,
-                    self.tokenizer,
-                    [tokens.prompt(index) for index in indices or [order[-1]]],
-                    max_new_tokens=options.max_new_tokens,
-                    stop=stop,
-                    synced=self.config.train.zero_stage == 3 and self.world.many,
-                )
+                before = len(given)
+
+                def wrote(count: int, before: int = before) -> None:
+                    answered(min((before + count) * world.world_size, len(order)), len(order))
+
+                texts = answer([tokens.prompt(index) for index in indices or [order[-1]]], wrote)
                 given.update(zip(indices, texts, strict=False))
-                answered(min(len(given) * self.world.world_size, len(order)), len(order))
-        collected = dist.collect(self.world, given)
+                wrote(len(indices))
+        collected = dist.collect(world, given)
         if collected is None:
             return None
         everything = {index: text for part in collected for index, text in part.items()}
         return [everything[index] for index in range(len(tokens))]
+
+    def _answering(self, longest: int) -> tuple[_Answer, int]:
+        """What answers prompts of at most this many tokens, and how many of them at a time."""
+        stop, options = stop_ids(self.tokenizer, self.model.config), self.config.eval
+        fused = self.strategy.loss
+        if getattr(fused, "writes_answers", False):
+            slots = None if options.batch_size == "auto" else options.batch_size
+            found = FusedAnswers(
+                fused,
+                self.tokenizer,
+                longest=longest,
+                max_new_tokens=options.max_new_tokens,
+                stop=stop,
+                slots=slots,
+            )
+            return found, found.at_once
+
+        def answer(prompts: Sequence[Sequence[int]], _wrote: Callable[[int], None]) -> list[tuple[str, bool]]:
+            return answers_and_ends(
+                self.model,
+                self.tokenizer,
+                prompts,
+                max_new_tokens=options.max_new_tokens,
+                stop=stop,
+                synced=self.config.train.zero_stage == 3 and self.world.many,
+            )
+
+        return answer, self._batch_size
+
+    @property
+    def _batch_size(self) -> int:
+        """Records of a padded batch."""
+        return BATCH_SIZE if self.config.eval.batch_size == "auto" else self.config.eval.batch_size
 
     def scored(self, answers: list[str], loss: float) -> dict[str, Any]:
         """The scores of an Evaluation."""

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from tests.bench import gpu
-from tests.bench.gpu import cases, children, tables
+from tests.bench.gpu import answers, cases, children, tables
 from tests.bench.gpu.cases import Case
 
 TABLES = {"speed": cases.speed_cases, "memory": cases.memory_cases}
@@ -18,7 +18,7 @@ TABLES = {"speed": cases.speed_cases, "memory": cases.memory_cases}
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.gpu", description=(gpu.__doc__ or "").splitlines()[0])
-    parser.add_argument("what", nargs="*", metavar="speed | memory | case KEY=VALUE ...")
+    parser.add_argument("what", nargs="*", metavar="speed | memory | case KEY=VALUE ... | answers KEY=VALUE ...")
     parser.add_argument("--out", type=Path, default=Path("bench"), help="for results, profiles and logs (%(default)s)")
     parser.add_argument("--scratch", type=Path, help="for random checkpoints; default: a temporary directory")
     parser.add_argument("--timeout", type=float, default=150.0, help="seconds per case (%(default)s)")
@@ -27,6 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     what: list[str] = options.what or list(TABLES)
     if what[0] == "child":
         children.serve(what[1], options.out, options.scratch)
+        return 0
+    if what[0] == "answers":
+        answers.measure(what[1:])
         return 0
     if what[0] == "case":
         try:

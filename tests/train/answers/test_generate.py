@@ -41,9 +41,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_answers_are_greedy_and_without_penalties(run: Path) -> None:
     import torch
 
-    from train.answers.generation import answer_batch, stop_ids, stream
+    from train.answers.generation import answers_and_ends
+    from train.answers.streaming import Writer
     from train.answers.trained import find_adapter, load_adapted
-    from train.data.prompts import prompt_text
+    from train.data.prompts import prompt_text, stop_ids
 
     model, tokenizer = load_adapted(find_adapter(run), device="cpu")
     tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]  # like some tokenizers
@@ -56,9 +57,9 @@ def test_answers_are_greedy_and_without_penalties(run: Path) -> None:
         while len(best) < len(ids) + 8 and (len(best) == len(ids) or best[-1] not in stop):
             best.append(int(model(input_ids=torch.tensor([best])).logits[0, -1].argmax()))
     expected = tokenizer.decode(best[len(ids) :], skip_special_tokens=True).strip()
-    options: dict[str, Any] = {"max_new_tokens": 8, "stop": stop}
-    assert answer_batch(model, tokenizer, [ids], synced=False, **options) == [expected]
-    assert "".join(stream(model, tokenizer, ids, **options)).strip() == expected
+    ((found, _),) = answers_and_ends(model, tokenizer, [ids], synced=False, max_new_tokens=8, stop=stop)
+    assert found == expected
+    assert "".join(Writer(model, tokenizer, stop=stop).pieces(ids, max_new_tokens=8)).strip() == expected
 
 
 def test_one_answer_as_json_shows_the_tokens_of_its_prompt_and_reads_special_tokens_as_text(
@@ -85,7 +86,7 @@ def test_one_answer_as_json_shows_the_tokens_of_its_prompt_and_reads_special_tok
 def test_closing_a_stream_early_stops_the_model(run: Path) -> None:
     import threading
 
-    from train.answers.generation import stream
+    from train.answers.streaming import Writer
     from train.answers.trained import find_adapter, load_adapted
     from train.data.prompts import prompt_text
 
@@ -94,7 +95,7 @@ def test_closing_a_stream_early_stops_the_model(run: Path) -> None:
     model.get_output_embeddings().register_forward_hook(lambda *_: steps.append(1))
     before = threading.active_count()
     prompt = tokenizer(prompt_text(tokenizer, [("user", "天气")]))["input_ids"]
-    pieces = stream(model, tokenizer, prompt, max_new_tokens=5000, stop=[-1])
+    pieces = Writer(model, tokenizer, stop=[-1]).pieces(prompt, max_new_tokens=5000)
     next(pieces)
     pieces.close()
     assert len(steps) < 5000

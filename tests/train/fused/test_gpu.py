@@ -291,3 +291,53 @@ def test_the_model_learns_in_fp8(kind: str) -> None:
         assert quantized[-1] < 0.5 * quantized[0]
         apart.append(distance_of_curves(exact, quantized))
     assert mean(apart) < 0.03, apart
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(32, 8, 128), (4, 4, 64), (32, 2, 128), (6, 2, 80)])
+def test_attention_to_a_cache_agrees(heads: int, kv_heads: int, dim: int) -> None:
+    """Slots with nothing before the token, with less than a block of keys, exactly one, and several."""
+    from train.fused.decoding import attend_to_cache
+
+    lengths = torch.tensor([0, 1, 63, 64, 65, 300])
+    slots = len(lengths)
+    wide = normal(slots, heads + 2 * kv_heads, dim)  # rows of q, k, v lie in one tensor, as in a layer
+    q, k, v = wide.split([heads, kv_heads, kv_heads], dim=1)
+    keys, values = normal(slots, 320, kv_heads, dim), normal(slots, 320, kv_heads, dim)
+    on_gpu = [x.cuda() for x in (keys, values, lengths)]
+    out, gpu_out = torch.zeros(slots, heads, dim, dtype=q.dtype), torch.zeros(slots, heads, dim, dtype=q.dtype).cuda()
+    attend_to_cache(*wide.cuda().split([heads, kv_heads, kv_heads], dim=1), *on_gpu, gpu_out)
+    attend_to_cache(q, k, v, keys, values, lengths, out)
+    assert distance(gpu_out, out) < 5e-3
+    assert torch.equal(on_gpu[0].cpu(), keys)
+    assert torch.equal(on_gpu[1].cpu(), values)
+
+
+@pytest.mark.parametrize("kind", ["none", "nf4", "fp8"])
+def test_answers_are_those_of_single_passes(kind: str) -> None:
+    """The recorded pass with its cache finds the tokens that whole passes over prompt and answer find."""
+    from tests.bench.gpu import models
+    from tests.bench.gpu.cases import Case
+    from train.fused.attention import PackedLayout
+    from train.fused.decoding import Decoder
+    from train.fused.model import Batch, fuse, packed_attention
+
+    model = models.build(Case(shape="smollm2-135m", quantization="nf4" if kind == "nf4" else "none"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.02)
+    fused = fuse(model, training=False, fp8=kind == "fp8")
+    prompts = [torch.randint(10, 49000, (size,)).tolist() for size in (30, 5, 200, 64, 1)]
+    decoder = Decoder(fused, slots=2, capacity=256, stop=[-1])
+    found = {answer.place: answer.tokens for answer in decoder.answers(prompts, [24] * 5)}
+    for place, prompt in enumerate(prompts):
+        ids = torch.tensor([*prompt, *found[place]], device="cuda")
+        layout = PackedLayout.from_lengths((len(ids),), "cuda")
+        cos, sin = fused.rotary(len(ids), ids.device)
+        hidden = decoder._layers(ids, Batch(torch.arange(len(ids), device="cuda"), cos, sin, packed_attention(layout)))
+        normed = torch.empty_like(hidden)
+        kernels.rms_norm(hidden, fused.norm, fused.eps, normed)
+        logits = (normed @ fused.head.t()).float()[len(prompt) - 1 : -1]
+        chosen = logits.gather(1, torch.tensor(found[place], device="cuda")[:, None])[:, 0]
+        # other kernels round otherwise: a token that was taken is the best one, or as good as it
+        rounding = 0.2 if kind == "fp8" else 0.05
+        assert bool((chosen >= logits.amax(1) - rounding * logits.std(1)).all())
