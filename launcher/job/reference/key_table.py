@@ -296,7 +296,7 @@ ROWS: dict[str, Row] = {
         "eval_max_new_tokens axolotl; max_target_length ChatGLM",
     ),
     "eval.batch_size": Row(
-        "评估批大小", "同时回答的记录数。", "8",
+        "评估批大小", "同时回答的记录数。auto：16；融合层在 GPU 上以显存容得下为限，最多 64。", "8",
         "per_device_eval_batch_size HF; eval_batch_size axolotl; per_gpu_eval_batch_size HF",
     ),
     "eval.samples": Row("样例数", "result.json 中供人阅读的回答数。", "10"),
