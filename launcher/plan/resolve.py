@@ -47,7 +47,13 @@ def plan(
         spec = spec.with_values({"slurm.cpus_per_task": target.cpus_per_task})
     spec, taken = with_adapter(spec, adapter_config)
     config, reasons = (None, ()) if spec.program else configure(spec, target, run_id, model_config)
-    reasons = (*target.reasons, *taken, *reasons, *(loss_reason(config, records, held_out) if config else ()))
+    reasons = (
+        *target.reasons,
+        *taken,
+        *reasons,
+        *_of_sockets(spec, target),
+        *(loss_reason(config, records, held_out) if config else ()),
+    )
     on_slurm = target.backend == "slurm"
     slurm = batch_job.section(spec, run_id, target.device) if on_slurm else None
     stop_deadline, kill_after = batch_job.stop_times(spec, KILL_AFTER) if on_slurm else (spec.stop_deadline, KILL_AFTER)
@@ -55,11 +61,6 @@ def plan(
     container_plan, pyxis = contain(container, spec, target, run_id, stop_deadline)
     if slurm is not None:
         slurm |= {"inputs": dict(target.paths), "pyxis": pyxis, "python": target.python}
-    reasons += tuple(
-        Reason(setting=f"env.{name}", value=value, reason=f"{len(target.hosts)} hosts; unless they set it themselves")
-        for name, value in defaults_of(target).items()
-        if name not in {**spec.env, **target.forwarded}
-    )
     if container.reason:
         reasons = (*reasons, Reason(setting="container.runtime", value=container.runtime, reason=container.reason))
     reasons += tuple(
@@ -86,6 +87,16 @@ def plan(
         setup=spec.slurm.setup if on_slurm else (),
         slurm=slurm,
     )  # fmt: skip
+
+
+def _of_sockets(spec: JobSpec, target: Target) -> tuple[Reason, ...]:
+    given = {**spec.env, **target.forwarded}
+    reason = f"{len(target.hosts)} hosts; unless they set it themselves"
+    return tuple(
+        Reason(setting=f"env.{name}", value=value, reason=reason)
+        for name, value in defaults_of(target).items()
+        if name not in given
+    )
 
 
 def on_target(spec: JobSpec, names: Mapping[str, str]) -> JobSpec:
