@@ -6,7 +6,7 @@ of the model in its config.json; launcher/machine/facts.py and the backends gath
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -51,7 +51,6 @@ def plan(
         *target.reasons,
         *taken,
         *reasons,
-        *_of_sockets(spec, target),
         *(loss_reason(config, records, held_out) if config else ()),
     )
     on_slurm = target.backend == "slurm"
@@ -61,13 +60,9 @@ def plan(
     container_plan, pyxis = contain(container, spec, target, run_id, stop_deadline)
     if slurm is not None:
         slurm |= {"inputs": dict(target.paths), "pyxis": pyxis, "python": target.python}
+    reasons = (*reasons, *_of_environment(spec, target))
     if container.reason:
         reasons = (*reasons, Reason(setting="container.runtime", value=container.runtime, reason=container.reason))
-    reasons += tuple(
-        Reason(setting=f"env.{name}", value=value, reason=f"from {source}")
-        for name, (value, source) in target.forwarded.items()
-        if name not in spec.env
-    )
     notes = [*target.notes, *(f"{one.setting} = {one.value}: {one.reason}" for one in taken)]
     if config is not None and records is not None and not config.train.batch_tokens:
         train = config.train
@@ -89,14 +84,15 @@ def plan(
     )  # fmt: skip
 
 
-def _of_sockets(spec: JobSpec, target: Target) -> tuple[Reason, ...]:
-    given = {**spec.env, **target.forwarded}
-    reason = f"{len(target.hosts)} hosts; unless they set it themselves"
-    return tuple(
-        Reason(setting=f"env.{name}", value=value, reason=reason)
-        for name, value in defaults_of(target).items()
-        if name not in given
-    )
+def _of_environment(spec: JobSpec, target: Target) -> Iterator[Reason]:
+    """Why variables that the job does not set have their values."""
+    for name, (value, source) in target.forwarded.items():
+        if name not in spec.env:
+            yield Reason(setting=f"env.{name}", value=value, reason=f"from {source}")
+    hosts = f"{len(target.hosts)} hosts; unless they set it themselves"
+    for name, value in defaults_of(target).items():
+        if name not in {**spec.env, **target.forwarded}:
+            yield Reason(setting=f"env.{name}", value=value, reason=hosts)
 
 
 def on_target(spec: JobSpec, names: Mapping[str, str]) -> JobSpec:
