@@ -80,7 +80,7 @@ def _largest_micro_batch(spec: JobSpec, situation: Situation, stages: tuple[int,
     if not known:
         return USUAL_MICRO_BATCH[situation.device]
     if situation.hosts > 1 and 3 in stages:  # each pass gathers the weights over the network
-        return global_batch_of(spec.train, situation.world_size)
+        return global_batch_of(spec.train, situation.world_size, spec.data.max_length)
     return max(1, ENOUGH_TOKENS // spec.data.max_length)
 
 

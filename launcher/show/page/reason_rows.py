@@ -45,6 +45,8 @@ AUTOS = (
         r"DeepSpeed keeps the optimizer's state in the host's memory, from ZeRO-1 on",
         "从 ZeRO-1 起，DeepSpeed 可把优化器状态放在主机内存中",
     ),
+    # launcher/plan/resolve.py
+    (rf"{_N} hosts; unless they set it themselves", r"\1 台主机；主机自行设置的优先"),
     (r"one rank has nothing to share", "只有一个进程，无可分摊"),
     (
         r"LoRA's optimizer state is small: plain data parallelism is fastest where the weights fit each GPU",
