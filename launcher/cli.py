@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import Any
 
 # `python -m launcher` and an empty entry of PYTHONPATH let the working directory come before the standard library. The
 # user's json.py, click.py or train.py there is not what zlaunch imports.
@@ -17,6 +16,8 @@ _LIBRARY = os.path.dirname(os.__file__)
 _FIRST = sys.path.index(_LIBRARY) if _LIBRARY in sys.path else 0
 if os.path.exists(os.curdir) and not os.path.samefile(os.curdir, os.path.dirname(os.path.dirname(__file__))):
     sys.path[:_FIRST] = [entry for entry in sys.path[:_FIRST] if os.path.realpath(entry) != os.getcwd()]
+
+from typing import Any
 
 import click
 
