@@ -41,6 +41,11 @@ ROWS = (
         "只写名称，如 [HF_TOKEN]；zlaunch 从环境中读取它们的值",
     ),
     (r"there is no notify.url that it signs for", "没有与此签名对应的 notify.url"),
+    (
+        r"train.global_batch_size is given too; a step is counted in one of them",
+        "也给出了 train.global_batch_size；一步只能按其中一种计量",
+    ),
+    (r"an empty text stands everywhere; name the text to replace", "空文字处处都有；请写明要替换的文字"),
     (r"only data.train has it", "只有 data.train 有它"),
     (r"for example (.+)", r"例如 \1"),
     (r"(.+), line (\d+), column (\d+): (?P<t>not valid YAML: .+)", r"\1 第 \2 行第 \3 列：\g<t>"),

@@ -24,6 +24,10 @@ AUTOS = (
         r"\2 个进程按每次 \3 条能均分的、最接近 \1 的数",
     ),
     (rf"nearest to {_N} of what {_N} ranks? can share", r"\2 个进程能均分的、最接近 \1 的数"),
+    (
+        rf"rows of {_N} tokens for {_N} per step; the training takes more records where they are shorter",
+        r"每步 \2 个词元，由 \1 个词元的行组成；记录较短时训练会多取几条",
+    ),
     (r"saves activation memory on the GPU", "节省 GPU 上激活值的显存"),
     (
         r"a CPU has memory to spare, and recomputing costs a third more work",
