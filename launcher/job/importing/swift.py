@@ -51,9 +51,7 @@ def read(tree: Mapping[str, Any], context: Context) -> Draft:
     trainer_arguments.carry(words, context, defaults, held_out="data.eval" in draft.settings)
     if words.flag("packing"):
         trainer_arguments.packed_rows(draft, "packing")
-    elif words.flag("padding_free"):
-        draft.set("train.packing", "pack", "padding_free")
-    words.unused("rows are packed", "padding_free")
+    words.unused("train.packing: auto packs rows where the model allows it; no result changes", "padding_free")
     _others(words)
     words.finish()
     return draft

@@ -157,7 +157,7 @@ def set_batch(draft: Draft, micro: int, steps: int, gpus: int | None) -> None:
 def packed_rows(draft: Draft, word: str) -> None:
     """Packed rows: a step is counted in rows there, and in records or tokens here."""
     rows, length = draft.value("train.global_batch_size", 1), draft.value("data.max_length", 2048)
-    draft.set("train.packing", "pack", word)
+    draft.unused.append(Note(word, True, "train.packing: auto packs rows where the model allows it; no result changes"))
     draft.set("train.batch_tokens", rows * length, f"{word}: {rows} rows of {length} tokens per step")
     del draft.settings["train.global_batch_size"]
 

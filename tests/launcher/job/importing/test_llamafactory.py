@@ -121,7 +121,7 @@ def test_held_out_records_come_from_a_data_set_of_the_hub_and_not_from_a_file(fo
         ({"additional_target": "embed_tokens,lm_head"}, {"lora.modules_to_save": ["embed_tokens", "lm_head"]}),
         ({"max_steps": 7, "adam_beta2": 0.95}, {"train.max_steps": 7, "train.adam_beta2": 0.95}),
         ({"optim": "paged_adamw_8bit"}, {}),
-        ({"neat_packing": True, "cutoff_len": 100}, {"train.batch_tokens": 800, "train.packing": "pack"}),
+        ({"neat_packing": True, "cutoff_len": 100}, {"train.batch_tokens": 800}),
     ],
 )  # fmt: skip
 def test_words_become_keys_and_nothing_is_lost(folder: Path, words: Any, settings: dict[str, Any]) -> None:
