@@ -43,7 +43,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "resume": ("launcher.commands.resume:resume", "Continue a run or a sweep from its newest checkpoints."),
     "report": ("launcher.commands.report:report", "Compare runs, or the points of a sweep, in a table."),
     "ui": ("launcher.commands.ui:ui", "Show the runs in a browser, live."),
-    "templates": ("launcher.commands.templates:templates", "Use your own batch script: list, eject, diff."),
+    "templates": (
+        "launcher.commands.templates:templates",
+        "Use your own batch script, node.sh, ds_config: list, eject, diff.",
+    ),
     "doctor": (
         "launcher.commands.doctor:doctor",
         "Check this machine, hosts or a cluster: doctor, doctor ssh, doctor slurm.",

@@ -35,6 +35,7 @@ class Combination:
     """Compute capability of the GPUs. None: unknown, and rules about it do not apply."""
     zero_stage: int = 0
     offload: str = "none"
+    offload_param: str = "none"
     packing: str = "bucket"
     dora: bool = False
     init: str = "default"
@@ -58,6 +59,7 @@ class Combination:
             capability=capability,
             zero_stage=config.train.zero_stage,
             offload=config.train.offload,
+            offload_param=config.train.offload_param,
             packing=config.train.packing,
             dora=config.lora.dora,
             init=config.lora.init,
@@ -119,6 +121,7 @@ _FIELDS = {
     "model.dtype": "dtype",
     "train.zero_stage": "zero_stage",
     "train.offload": "offload",
+    "train.offload_param": "offload_param",
     "train.packing": "packing",
     "lora.init": "init",
 }
@@ -317,10 +320,16 @@ RULES: tuple[Rule, ...] = (
         "auto",
     ),
     Rule(
-        lambda s: s.offload == "cpu" and s.device == "cpu",
-        "there is no GPU to offload from",
-        "train.offload",
+        lambda s: s.offload_param != "none" and s.zero_stage != 3,
+        "DeepSpeed offloads weights under ZeRO-3 only",
+        "train.offload_param",
         "none",
+    ),
+    Rule(
+        lambda s: s.offload_param != "none" and s.zero_stage == 3 and s.engine == "fused",
+        "under ZeRO-3 the fused layers partition the frozen weights themselves and keep them on the GPUs",
+        "train.engine",
+        "auto",
     ),
 )
 

@@ -197,6 +197,8 @@ class Training(Section, frozen=True, kw_only=True):
     """What DeepSpeed ZeRO shares among the ranks. 0: nothing. 1: optimizer states. 2: and gradients. 3: and weights."""
     offload: Literal["none", "cpu"] = "none"
     """Where the optimizer states are. cpu: in the memory of the host."""
+    offload_param: Literal["none", "cpu"] = "none"
+    """Where ZeRO-3 keeps the weights between uses. none: on the GPUs; cpu: in the memory of the host."""
     engine: Engine = "auto"
     """Implementation of the layers. fused: our own for NVIDIA GPUs; unsloth and peft: those packages."""
     packing: Packing = "bucket"

@@ -225,6 +225,10 @@ class MemoryCase:
     world_size: int = 1
     offload: bool = False
     """Whether the optimizer's state is in host memory."""
+    offload_weights: bool = False
+    """Whether ZeRO-3 keeps the weights outside the GPU between uses."""
+    bucket: int | None = None
+    """Elements of DeepSpeed's reduce bucket; None: its default."""
 
 
 def shares_itself(engine: str, zero_stage: int) -> bool:
@@ -305,7 +309,8 @@ def predict(shape: Shape, setting: MemoryCase) -> Memory:
     if stage == 3:
         # a rank's share, and what is gathered at a time: two layers (one in use, one prefetched) or the head
         gathered = max(2 * layer_bytes, shape.vocab * shape.hidden * setting.weight_bytes)
-        weights = weights // world + (gathered if world > 1 else 0)
+        kept = 0 if setting.offload_weights else weights // world
+        weights = kept + (gathered if world > 1 or setting.offload_weights else 0)
     peak = max(_moments(shape, setting), key=lambda moment: moment.total)
     return Memory(
         weights=weights,
@@ -431,12 +436,16 @@ ZERO_BUCKET = 500_000_000
 def _backward_buckets(setting: MemoryCase) -> int:
     """ZeRO-1 and 2 allocate two 16-bit buckets (overlap_comm) of full size when a backward pass begins, even if the
     adapter is small."""
-    return 2 * 2 * ZERO_BUCKET if setting.zero_stage in (1, 2) else 0
+    return 2 * 2 * _bucket(setting) if setting.zero_stage in (1, 2) else 0
 
 
 def _standing_bucket(setting: MemoryCase) -> int:
     """ZeRO-3 holds one 16-bit bucket from the start."""
-    return 2 * ZERO_BUCKET if setting.zero_stage == 3 else 0
+    return 2 * _bucket(setting) if setting.zero_stage == 3 else 0
+
+
+def _bucket(setting: MemoryCase) -> int:
+    return ZERO_BUCKET if setting.bucket is None else setting.bucket
 
 
 def flops_per_token(shape: Shape, setting: MemoryCase) -> float:

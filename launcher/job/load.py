@@ -11,6 +11,7 @@ import msgspec
 
 from launcher.errors import SpecError
 from launcher.job import notify_address, yamlfile
+from launcher.job.deepspeed import ds_settings
 from launcher.job.explain import Refusal, is_section, known_keys, refusals, type_name
 from launcher.job.paths import with_absolute_paths
 from launcher.job.ranges import numbers_out_of_range, unusable_names
@@ -149,7 +150,7 @@ def checked(tree: Mapping[str, Any]) -> JobSpec:
     else:
         in_values = next(_in_values(spec), None)
         if in_values is None:
-            return spec
+            return ds_settings.applied(spec, accepted)
         refusal = in_values
     raise refusal
 
@@ -166,10 +167,18 @@ def every_refusal(tree: Mapping[str, Any]) -> list[Refusal]:
             kept[name] = value
     sections = {refusal.key.partition(".")[0] for refusal in found}
     try:
-        values = list(_in_values(msgspec.convert(kept, JobSpec, strict=False)))
+        spec = msgspec.convert(kept, JobSpec, strict=False)
+        values = [*_in_values(spec), *_in_ds_config(spec, kept)]
     except msgspec.ValidationError:  # of a key whose name cannot be told from a place, such as `a[0]`
         values = []
     return found + [one for one in values if one.key.partition(".")[0] != "notify" or "notify" not in sections]
+
+
+def _in_ds_config(spec: JobSpec, tree: Mapping[str, Any]) -> Iterator[Refusal]:
+    try:
+        ds_settings.applied(spec, tree)
+    except Refusal as refusal:
+        yield refusal
 
 
 def _is_refused(key: str, found: Iterable[Refusal]) -> bool:

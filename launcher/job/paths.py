@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import SpecError
+from launcher.job.deepspeed import ds_reading
 
 FILES = (("ssh", "hostfile"), ("ssh", "ssh_config"), ("slurm", "template"), ("lora", "adapter"))
 """(section, key) of paths that are always files or directories of this machine."""
@@ -30,8 +31,11 @@ def with_absolute_paths(tree: Mapping[str, Any], base: Path) -> dict[str, Any]:
         replace("data", key, lambda value: _absolute_sources(value, base))
     replace("model", "path", lambda value: _absolute_model(value, base))
     replace("data", "chat_template", lambda value: _text_of_template(value, base))
+    replace("train", "ds_config", lambda value: ds_reading.load(value, base))
     for section, key in FILES:
         replace(section, key, lambda value: _absolute(value, base))
+    if "node_template" in result:
+        result["node_template"] = _absolute(result["node_template"], base)
     replace("local", "python", lambda value: _absolute(value, base) if "/" in str(value) else value)
     return result
 

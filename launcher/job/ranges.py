@@ -13,6 +13,10 @@ from train.families import template_of
 
 JOB_RANGES: dict[str, Range] = {
     **RANGES,
+    "train.reduce_bucket_size": Range(1),
+    "train.allgather_bucket_size": Range(1),
+    "train.prefetch_bucket_size": Range(0),
+    "train.sub_group_size": Range(0),
     "local.gpus": Range(1),
     "local.procs": Range(1),
     "ssh.slots": Range(1),

@@ -40,6 +40,20 @@ class TrainSpec(Section, frozen=True):
     batch_tokens: int | None = None
     zero_stage: Literal[0, 1, 2, 3] | Auto = "auto"
     offload: Literal["none", "cpu"] = "none"
+    offload_param: Literal["none", "cpu"] = "none"
+    reduce_bucket_size: int | None = None
+    """Numbers of gradients that DeepSpeed reduces at a time: fewer take less memory. null: 500 million."""
+    allgather_bucket_size: int | None = None
+    """Numbers of weights that ZeRO-1 and ZeRO-2 gather at a time after a step. null: 500 million."""
+    prefetch_bucket_size: int | None = None
+    """Numbers of weights that ZeRO-3 gathers ahead of their layer. null: 50 million."""
+    sub_group_size: int | None = None
+    """Numbers of weights that ZeRO-3 updates at a time. null: one billion."""
+    round_robin_gradients: bool = False
+    """Let ZeRO-1 and ZeRO-2 share the copying of gradients to host memory among the ranks, for `offload: cpu`."""
+    ds_config: str | dict[str, Any] | None = None
+    """A DeepSpeed configuration of your own: a JSON file, or its content. It sets the keys of the job that the job
+    leaves open. Precision is that of `model.dtype`."""
     engine: Engine = "auto"
     packing: Packing | Auto = "auto"
     gradient_checkpointing: bool | Auto = "auto"
@@ -207,6 +221,8 @@ class JobSpec(Section, frozen=True):
     """Seconds without a heartbeat after which a node is lost."""
     stop_deadline: float = 25.0
     """Seconds that a requested stop may take before zlaunch ends the processes."""
+    node_template: str | None = None
+    """A node.sh of your own, for every backend; see `zlaunch templates`."""
     program: tuple[str, ...] = ()
     """The user's own program instead of the training program: the words after `--`."""
 

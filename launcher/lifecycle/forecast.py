@@ -11,6 +11,7 @@ import msgspec
 
 from launcher.backends.ssh.host_request import requested_hosts
 from launcher.errors import SpecError, TargetError, UsageError
+from launcher.job.deepspeed import ds_settings
 from launcher.job.spec import JobSpec
 from launcher.lifecycle import checks
 from launcher.machine import facts
@@ -72,6 +73,7 @@ def forecast(
         )
     wanted, taken = with_adapter(wanted, facts.adapter_config(wanted.lora.adapter))
     known, shape = model_of(wanted)
+    wanted = ds_settings.for_target(wanted, there.world_size, known.shape.hidden if known.shape else None)
     try:
         best, reasons = choose(wanted, known, there)
     except DoesNotFit as error:

@@ -95,6 +95,8 @@ def _why_checkpointing(case: Case) -> str:
 
 def _why_zero_stage(case: Case) -> str:
     ranks = case.situation.world_size
+    if case.spec.train.offload_param != "none":
+        return "only ZeRO-3 keeps weights outside the GPUs"
     if case.spec.train.offload == "cpu":
         return "DeepSpeed keeps the optimizer's state in the host's memory, from ZeRO-1 on"
     if ranks == 1:

@@ -65,6 +65,8 @@ def candidates_of(spec: JobSpec, situation: Situation, model: Model) -> Iterator
 def _zero_stages(spec: JobSpec, situation: Situation, *, known: bool) -> tuple[int, ...]:
     if spec.train.zero_stage != "auto":
         return (spec.train.zero_stage,)
+    if spec.train.offload_param != "none":
+        return (3,)
     if spec.train.offload == "cpu":
         return (2, 3) if known else (2,)
     return (0, 2, 3) if known and situation.world_size > 1 else (0,)

@@ -54,6 +54,8 @@ def cost_of(
         zero_stage=zero_stage,
         world_size=situation.world_size,
         offload=spec.train.offload == "cpu",
+        offload_weights=spec.train.offload_param != "none",
+        bucket=spec.train.reduce_bucket_size,
     )
     own_zero_3 = memory.shares_itself(engine, zero_stage)
     speed = memory.tokens_per_second(shape, case, situation.matrix_rate)

@@ -19,7 +19,7 @@ from launcher.plan.container import NO_CONTAINER, ContainerChoice, contain
 from launcher.plan.training import configure, loss_reason
 from launcher.plan.types import Reason, RunPlan, Target
 from train.compat import ADVICE, continued
-from train.config import Source, remark_on_steps, split_of
+from train.config import Source, TrainConfig, remark_on_steps, split_of
 
 KILL_AFTER = 5.0
 """Seconds between SIGTERM and SIGKILL, for processes that a requested stop did not end."""
@@ -46,13 +46,11 @@ def plan(
     if target.cpus_per_task is not None:
         spec = spec.with_values({"slurm.cpus_per_task": target.cpus_per_task})
     spec, taken = with_adapter(spec, adapter_config)
-    config, reasons = (None, ()) if spec.program else configure(spec, target, run_id, model_config)
-    reasons = (
-        *target.reasons,
-        *taken,
-        *reasons,
-        *(loss_reason(config, records, held_out) if config else ()),
-    )
+    found = None if spec.program else configure(spec, target, run_id, model_config)
+    config = found.train if found else None
+    reasons = (*target.reasons, *taken)
+    if found:
+        reasons += (*found.reasons, *loss_reason(found.train, records, held_out))
     on_slurm = target.backend == "slurm"
     slurm = batch_job.section(spec, run_id, target.device) if on_slurm else None
     stop_deadline, kill_after = batch_job.stop_times(spec, KILL_AFTER) if on_slurm else (spec.stop_deadline, KILL_AFTER)
@@ -64,10 +62,8 @@ def plan(
     if container.reason:
         reasons = (*reasons, Reason(setting="container.runtime", value=container.runtime, reason=container.reason))
     notes = [*target.notes, *(f"{one.setting} = {one.value}: {one.reason}" for one in taken)]
-    if config is not None and records is not None and not config.train.batch_tokens:
-        train = config.train
-        remark = remark_on_steps(records, train.epochs, train.max_steps, train.global_batch_size)
-        notes += [f"data.train: {remark}"] if remark else []
+    if found:
+        notes += [*found.notes, *_remarks(found.train, records)]
     return RunPlan(
         run_id=run_id,
         name=spec.name,
@@ -77,9 +73,11 @@ def plan(
             run_id=run_id, stop_deadline=stop_deadline, kill_after=kill_after,
         ),
         train=config,
+        deepspeed=found.deepspeed if found else {},
         reasons=reasons,
         notes=tuple(notes),
         setup=spec.slurm.setup if on_slurm else (),
+        node_template=spec.node_template,
         slurm=slurm,
     )  # fmt: skip
 
@@ -93,6 +91,15 @@ def _of_environment(spec: JobSpec, target: Target) -> Iterator[Reason]:
     for name, value in defaults_of(target).items():
         if name not in {**spec.env, **target.forwarded}:
             yield Reason(setting=f"env.{name}", value=value, reason=hosts)
+
+
+def _remarks(config: TrainConfig, records: int | None) -> list[str]:
+    """What a user would not expect of the number of records in an epoch."""
+    train = config.train
+    if records is None or train.batch_tokens:
+        return []
+    remark = remark_on_steps(records, train.epochs, train.max_steps, train.global_batch_size)
+    return [f"data.train: {remark}"] if remark else []
 
 
 def on_target(spec: JobSpec, names: Mapping[str, str]) -> JobSpec:

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+from launcher.job.deepspeed import ds_settings
 from launcher.job.spec import JobSpec
 from launcher.plan.autos import settled
 from launcher.plan.fastest import choose
 from launcher.plan.situation import Situation, model_of
 from launcher.plan.types import Reason, Target
+from train import memory
 from train.config import MEASUREMENTS, MOST_COST, TrainConfig, Training, loss_schedule, steps_of
 
 
-def configure(
-    spec: JobSpec, target: Target, run_id: str, model_config: dict[str, Any] | None
-) -> tuple[TrainConfig, tuple[Reason, ...]]:
-    """The configuration of the training program, and why each open setting has its value.
+@dataclass(frozen=True)
+class Configured:
+    """The configuration of the training program, and what belongs to it."""
 
-    Raises BatchError, CompatibilityError, and DoesNotFit where memory can be predicted.
-    """
+    train: TrainConfig
+    reasons: tuple[Reason, ...]
+    """Why each open setting has its value."""
+    deepspeed: dict[str, Any]
+    """As RunPlan has it."""
+    notes: tuple[str, ...]
+    """What the job says without effect."""
+
+
+def configure(spec: JobSpec, target: Target, run_id: str, model_config: dict[str, Any] | None) -> Configured:
+    """Raises BatchError, CompatibilityError, and DoesNotFit where memory can be predicted."""
     situation, model = Situation.at(target), model_of(spec.model.path, model_config)
+    hidden = model.shape.hidden if model.shape else None
+    spec = ds_settings.for_target(spec, target.world_size, hidden)
     best, reasons = choose(spec, model, situation)
     spec = settled(spec, best)
     given = {name: getattr(spec.train, name) for name in Training.__struct_fields__ if hasattr(spec.train, name)}
@@ -36,7 +49,10 @@ def configure(
         predicted_tokens_per_second=round(best.cost.tokens_per_second, 1) or None,
         verify_adapter=spec.verify_adapter,
     )
-    return config, reasons
+    shares_itself = memory.shares_itself(best.engine, best.zero_stage)
+    decided, notes = ds_settings.report(spec, config, shares_itself=shares_itself)
+    reasons += tuple(Reason(setting=key, value=value, reason=why) for key, (value, why) in decided.items())
+    return Configured(config, reasons, ds_settings.for_deepspeed(spec, config, hidden), tuple(notes))
 
 
 COST = f"{MOST_COST:.0%} of the training"

@@ -135,11 +135,15 @@ class RunPlan(Frozen, frozen=True, kw_only=True):
     launch: Launch
     train: TrainConfig | None
     """None: the user's own program runs instead."""
+    deepspeed: dict[str, Any] = {}
+    """What ds_config.json holds beside the settings of `train`: of the job's own keys and of train.ds_config."""
     reasons: tuple[Reason, ...] = ()
     """Why each setting that the job left open has its value."""
     notes: tuple[str, ...] = ()
     """What the user should know before the run starts."""
     setup: tuple[str, ...] = ()
     """Shell lines that node.sh runs before the agent."""
+    node_template: str | None = None
+    """The user's own template of node.sh, on the machine that starts the run."""
     slurm: dict[str, Any] | None = None
     """What train.sbatch needs (batch_job.section)."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from launcher.errors import SpecError
 from launcher.machine import installation
+from train import sandbox
 
 
 def template(name: str, file: Path | None = None) -> jinja2.Template:
@@ -29,6 +31,25 @@ def template(name: str, file: Path | None = None) -> jinja2.Template:
         hint = "`zlaunch templates eject` writes the stock template for you to change"
         raise SpecError(f"cannot read the template {file}: {why}", hint=hint) from error
     return _environment(SandboxedEnvironment).from_string(text)
+
+
+def rendered(name: str, own: str | None, key: str, context: Mapping[str, Any]) -> str:
+    """The text of the project's template `name`, or of the user's `own`, which the key `key` of the job names.
+
+    Raises SpecError if the user's template cannot be used.
+    """
+    if own is None:
+        return template(name).render(**context)
+    try:
+        with sandbox.bounded():
+            return template(name, Path(own)).render(**context)
+    except SpecError:
+        raise
+    except Exception as error:  # whatever a user's template does
+        raise SpecError(
+            f"{key}: {own}: {sandbox.reason_of(error)}",
+            hint="`zlaunch templates diff` shows how it differs from the stock one",
+        ) from error
 
 
 @functools.cache

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from launcher.errors import SpecError
-from launcher.render.jinja import template
-from train import sandbox
+from launcher.render import jinja
 
 ARRAY_LOG = "slurm-%a.log"
 
@@ -29,18 +26,7 @@ def script(
         "directories": list(directories),
         "array": array,
     }
-    if own is None:
-        return template("train.sbatch.j2").render(**context)
-    try:
-        with sandbox.bounded():
-            return template("train.sbatch.j2", Path(own)).render(**context)
-    except SpecError:
-        raise
-    except Exception as error:  # whatever a site's template does
-        raise SpecError(
-            f"slurm.template: {own}: {sandbox.reason_of(error)}",
-            hint="`zlaunch templates diff` shows how it differs from the stock one",
-        ) from error
+    return jinja.rendered("train.sbatch.j2", own, "slurm.template", context)
 
 
 def _options_of(slurm: Mapping[str, Any], name: str | None, tasks: int) -> list[tuple[str, str | None]]:

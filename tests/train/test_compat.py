@@ -66,7 +66,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"dtype": "bfloat16", "capability": (7, 5)}, "emulate", "model.dtype: float16"),
     ({"dtype": "float16", "device": "cpu"}, "CPU", "model.dtype: float32"),
     ({"offload": "cpu"}, "DeepSpeed", "train.zero_stage: 2"),
-    ({"offload": "cpu", "zero_stage": 2, "device": "cpu"}, "no GPU", "train.offload: none"),
+    ({"offload_param": "cpu", "zero_stage": 2}, "ZeRO-3 only", "train.offload_param: none"),
+    ({"offload_param": "cpu", "zero_stage": 3, "engine": "fused"}, "on the GPUs", "train.engine: auto"),
 ]
 
 ALLOWED: list[dict[str, Any]] = [
@@ -85,6 +86,8 @@ ALLOWED: list[dict[str, Any]] = [
     {"init": "pissa", "zero_stage": 2},
     {"dora": True, "zero_stage": 2},
     {"offload": "cpu", "zero_stage": 1},
+    {"offload": "cpu", "zero_stage": 2, "device": "cpu"},
+    {"offload_param": "cpu", "zero_stage": 3},
     {"dtype": "float16", "capability": (7, 5)},
     {"dtype": "float16", "capability": (8, 0)},
     {"engine": "fused", "dtype": "float16", "capability": (9, 0)},
@@ -131,6 +134,7 @@ def test_the_advice_leads_to_working_settings_from_every_combination() -> None:
         "capability": (None, (7, 5), (9, 0)),
         "zero_stage": (0, 2, 3),
         "offload": ("none", "cpu"),
+        "offload_param": ("none", "cpu"),
         "packing": ("bucket", "pack"),
         "dora": (False, True),
         "init": ("default", "pissa"),

@@ -66,6 +66,18 @@ def strided_kept_back(module: nn.Module) -> Iterator[None]:
             parameter.data = data
 
 
+def _link_in_round_robin(optimizer: Any) -> None:
+    """Tell where the master of each parameter lies when the ranks take turns (round_robin_gradients).
+
+    DeepSpeed 0.19 looks for the masters in the model's order then, unless parameters are padded
+    (`_link_all_hp_params` in stage_1_and_2.py). Checkpoints and the adapter would hold other parameters' weights.
+    """
+    padding = optimizer.round_robin_bit16_padding
+    optimizer.round_robin_bit16_padding = [[True] for _ in padding]
+    optimizer._link_all_hp_params()
+    optimizer.round_robin_bit16_padding = padding
+
+
 class DeepSpeedStrategy:
     """DeepSpeed's engine around torch's AdamW, so that nothing has to be compiled."""
 
@@ -87,6 +99,8 @@ class DeepSpeedStrategy:
                 model=loss, optimizer=make_optimizer(config, loss.model), config=ds_config
             )
         self.loss = self.engine
+        if ds_config["zero_optimization"].get("round_robin_gradients") and self.stage < 3:
+            _link_in_round_robin(self.engine.optimizer)
         if len(self._adam().param_groups) > 1:
             # With several groups DeepSpeed reads all moments after the first group's step, when only that group has
             # some (`_optimizer_step` in stage_1_and_2.py). So they are made beforehand.

@@ -59,6 +59,8 @@ def _accepting(kind: Any, accepted: Range | None, string: Any = "string") -> dic
     """The part of the schema that says which values a type accepts, with its numbers in a range."""
     if kind in (int, float):
         return {"type": "integer" if kind is int else "number", **_bounds(accepted)}
+    if kind is Any:
+        return {}
     if kind is str:
         return {"type": string}
     if kind is bool:

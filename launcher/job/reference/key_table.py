@@ -46,6 +46,9 @@ SECTIONS: dict[str, tuple[str, str]] = {
 ROWS: dict[str, Row] = {
     "name": Row("名称", "训练的名称，运行 ID 以它开头。", "sentiment-qwen3", "run_name HF; --job-name Slurm"),
     "device": Row("设备", "auto：使用 GPU；没有 GPU 的机器使用 CPU。", "cuda", "use_cpu HF"),
+    "node_template": Row(
+        "节点脚本", "自己的节点脚本 node.sh，用于各个后端，见 `zlaunch templates`。", "node.sh.j2", label="Node script",
+    ),
     "model.path": Row(
         "模型", "模型库 ID、本地目录，或（来源为 `package` 时）内含 GGUF 文件的已安装 Python 包的名称。",
         "Qwen/Qwen3-8B",
@@ -230,12 +233,41 @@ ROWS: dict[str, Row] = {
     ),
     "train.zero_stage": Row(
         "ZeRO 阶段", "ZeRO 在进程间分摊什么。0：无；1：优化器状态；2：加梯度；3：再加权重。", "2",
-        "deepspeed HF axolotl; zero_optimization DeepSpeed; zero_stage Accelerate; fsdp HF "
+        "zero_optimization DeepSpeed; zero_stage Accelerate; fsdp HF "
         "axolotl; fsdp_config HF axolotl", label="ZeRO stage",
     ),
     "train.offload": Row(
         "卸载", "cpu：优化器状态放在主机内存中。", "cpu",
-        "offload_optimizer DeepSpeed; offload_optimizer_device Accelerate; offload_params axolotl",
+        "offload_optimizer DeepSpeed; offload_optimizer_device Accelerate",
+    ),
+    "train.offload_param": Row(
+        "权重卸载", "ZeRO-3 把暂时不用的权重放在哪里。none：GPU；cpu：主机内存。", "cpu",
+        "offload_param DeepSpeed; offload_param_device Accelerate; offload_params axolotl", label="Offload weights",
+    ),
+    "train.reduce_bucket_size": Row(
+        "归约桶大小", "DeepSpeed 一次归约的梯度个数：越少越省显存。留空：五亿。", "200000000",
+        "reduce_bucket_size DeepSpeed",
+    ),
+    "train.allgather_bucket_size": Row(
+        "收集桶大小", "ZeRO-1 和 ZeRO-2 每步之后一次收集的权重个数。留空：五亿。", "200000000",
+        "allgather_bucket_size DeepSpeed",
+    ),
+    "train.prefetch_bucket_size": Row(
+        "预取桶大小", "ZeRO-3 在轮到某层之前提前收集的权重个数。留空：五千万。", "15000000",
+        "stage3_prefetch_bucket_size DeepSpeed",
+    ),
+    "train.sub_group_size": Row(
+        "子组大小", "ZeRO-3 一次更新的权重个数。留空：十亿。", "100000000", "sub_group_size DeepSpeed",
+    ),
+    "train.round_robin_gradients": Row(
+        "轮流复制梯度", "ZeRO-1 和 ZeRO-2 让各进程分担把梯度复制到主机内存的工作，用于 `offload: cpu`。", "true",
+        "round_robin_gradients DeepSpeed",
+    ),
+    "train.ds_config": Row(
+        "DeepSpeed 配置", "自己的 DeepSpeed 配置：JSON 文件或其内容。它设置任务未指定的键；精度由 model.dtype 决定。",
+        "{zero_optimization: {stage: 2}}",
+        "deepspeed HF axolotl ms-swift; --deepspeed_config DeepSpeed-launcher; deepspeed_config_file Accelerate",
+        label="DeepSpeed configuration",
     ),
     "train.engine": Row(
         "引擎", "模型各层的实现。fused：我们为 NVIDIA GPU 写的层；unsloth 与 peft：同名软件包。", "peft",

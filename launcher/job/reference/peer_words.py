@@ -67,7 +67,7 @@ DIFFERENCES: dict[str, str] = {
     "per_gpu_train_batch_size": "records per optimizer step are train.global_batch_size, that is this x "
     "accumulation x GPUs",
     "betas": "the second of the two; the first is train.adam_beta1",
-    "deepspeed": "the stage of its zero_optimization",
+    "deepspeed": "a file of DeepSpeed's keys, or its content",
     "zero_optimization": "its stage",
     "fsdp": "weights are shared by DeepSpeed ZeRO: full_shard is 3, shard_grad_op is 2",
     "fsdp_config": "weights are shared by DeepSpeed ZeRO: full_shard is 3, shard_grad_op is 2",

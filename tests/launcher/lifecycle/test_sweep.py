@@ -9,13 +9,16 @@ from click.testing import CliRunner
 
 from launcher.cli import cli
 from launcher.commands.report import table
+from launcher.commands.templates import TEMPLATES
 from launcher.errors import RunFailed, SpecError, UsageError
 from launcher.job import inputs
 from launcher.job.load import read_job
 from launcher.job.spec import Job
 from launcher.lifecycle import checks, sweep, sweep_array, sweep_in_turn
+from launcher.render import texts
 from launcher.rundir.claims import Claim
 from launcher.rundir.directory import RunDir, RunRecord
+from tests.beds.plans import make
 
 
 def load(values: dict[str, Any]) -> Job:
@@ -276,6 +279,27 @@ def test_templates_eject_and_diff_show_what_a_site_changed(tmp_path: Path, monke
     changed = run(cli, ["templates", "diff", str(own)], catch_exceptions=False, standalone_mode=False)
     assert changed.return_value == 1
     assert "-set -uo pipefail\n+set -euo pipefail\n" in changed.output
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_every_ejected_file_is_accepted_by_its_key_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ejected = CliRunner().invoke(cli, ["templates", "eject", name], standalone_mode=False)
+    assert TEMPLATES[name].key in ejected.output or "--template" in ejected.output or "--hostfile" in ejected.output
+    key = TEMPLATES[name].key
+    spec = read_job(None, (), {key: name}).spec
+    assert spec != read_job(None).spec
+    if name == "node.sh.j2":
+        stock = texts.render(make())["node.sh"]
+        assert texts.render(make(tree={key: name}))["node.sh"] == stock
+        Path(name).write_text("echo {{ plan.run_id }}\n")
+        with pytest.raises(SpecError, match="does not start"):
+            texts.render(make(tree={key: str(Path(name).absolute())}))
+        Path(name).write_text("{{ nothing }}\n")
+        with pytest.raises(SpecError, match=r"node_template: .*nothing"):
+            texts.render(make(tree={key: str(Path(name).absolute())}))
 
 
 def test_a_local_sweep_runs_its_points_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,7 @@ def hint(key: str) -> str:
         ("use_rslora", "lora.rslora"),
         ("loraplus_lr_ratio", "lora.plus_ratio"),
         ("fsdp", "train.zero_stage"),
+        ("deepspeed", "train.ds_config"),
         ("gradient_clipping", "train.max_grad_norm"),
         ("slurm.nnodes", "slurm.nodes"),
         ("slurm.gres", "slurm.gpus_per_node"),
