@@ -117,11 +117,11 @@ def truncate_metrics(rundir: RunDir, step: int) -> None:
     if not rundir.metrics.exists():
         return
     kept = []
-    for line in rundir.metrics.read_text(encoding="utf-8").splitlines():
+    for line in rundir.metrics.read_bytes().splitlines():
         try:
             if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError):  # a line cut off by a crash
+                kept.append(line.decode() + "\n")
+        except (ValueError, KeyError, TypeError, RecursionError):  # a line cut off by a crash, or damaged
             continue
     write_atomic(rundir.metrics, "".join(kept))
 
