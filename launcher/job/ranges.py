@@ -44,7 +44,7 @@ def numbers_out_of_range(spec: JobSpec) -> Iterator[Refusal]:
         if isinstance(value, (int, float)) and not accepted.holds(value):
             yield Refusal(key, f"expected {accepted}, got {_shown(value)}", hint=value_hint(key, value))
     if spec.train.batch_tokens and spec.train.global_batch_size != "auto":
-        raise Refusal("train.batch_tokens", "train.global_batch_size is given too; a step is counted in one of them")
+        yield Refusal("train.batch_tokens", "train.global_batch_size is given too; a step is counted in one of them")
     for key, sources in (("data.train", spec.data.train), ("data.eval", spec.data.eval)):
         for number, source in enumerate(sources if isinstance(sources, tuple) else ()):
             if not isinstance(source, str) and not POSITIVE.holds(source.weight):
@@ -62,7 +62,7 @@ def unusable_names(spec: JobSpec) -> Iterator[Refusal]:
         if not _VARIABLE.fullmatch(name):
             yield Refusal("env", f"{name!r} is not a valid name of an environment variable")
     if "" in spec.data.replace:
-        raise Refusal("data.replace", "an empty text stands everywhere; name the text to replace")
+        yield Refusal("data.replace", "an empty text stands everywhere; name the text to replace")
     if spec.data.chat_template:
         try:
             template_of(spec.data.chat_template)

@@ -49,6 +49,10 @@ AUTOS = (
         r"DeepSpeed keeps the optimizer's state in the host's memory, from ZeRO-1 on",
         "从 ZeRO-1 起，DeepSpeed 可把优化器状态放在主机内存中",
     ),
+    (
+        rf"rows of {_N} tokens for {_N} per step; the training takes more records where they are shorter",
+        r"每行 \1 个词元，每步 \2 个；记录较短时训练会取更多条",
+    ),
     # launcher/plan/resolve.py
     (rf"{_N} hosts; unless they set it themselves", r"\1 台主机；主机自行设置的优先"),
     (r"one rank has nothing to share", "只有一个进程，无可分摊"),

@@ -118,7 +118,7 @@ def test_a_checkpoint_of_an_older_version_restricts_only_what_it_records(run: Ru
 def test_the_compared_settings_are_those_that_the_training_program_records() -> None:
     written = (ROOT / "train" / "training" / "steps.py").read_text()
     (of_the_adapter,) = re.findall(r"^_MEANING = (\(.*\))$", written, re.MULTILINE)
-    facts = re.findall(r'"(\w+)": config\.train\.', written) + [
+    facts = re.findall(r'"(\w+)": (?:config\.train\.|run\.planned_)', written) + [
         f"lora.{key}" for key in ast.literal_eval(of_the_adapter)
     ]
     assert set(checks.RECORDED) == set(facts)
