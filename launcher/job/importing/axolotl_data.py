@@ -136,14 +136,14 @@ def _names(words: Words, kind: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         names = {"instruction": "field_instruction", "input": "field_input", "output": "field_output",
                  "system": "field_system"}  # fmt: skip
         return peer_data.pair_names({ours: kind.get(theirs) for ours, theirs in names.items()}), {}
-    mapping = words.take("message_property_mappings") or {}
+    mapping = words.mapping("message_property_mappings")
     role = words.text("message_field_role") or mapping.get("role")
     content = words.text("message_field_content") or mapping.get("content")
     for name in mapping:
         if name not in ("role", "content", "reasoning_content", "tool_calls", "name", "tool_call_id"):
             reason = "turns have role, content, reasoning and tool calls"
             words.draft.lost.append(Note(f"{words.prefix}message_property_mappings", {name: mapping[name]}, reason))
-    roles = words.take("roles") or {}
+    roles = words.mapping("roles")
     columns, renamed = peer_data.turn_names(words.text("field_messages"), role, content, roles)
     columns |= peer_data.pair_names({"tools": words.text("field_tools"), "system": words.text("field_system")})
     return columns, renamed

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from launcher.job.importing.draft import Context, Draft, Note, Words
+from launcher.job.importing.draft import Context, Draft, Note, Words, parsed_json
 
 _ENGINE = (
     "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer", "steps_per_print", "wall_clock_breakdown",
@@ -52,7 +51,7 @@ def carry(value: Any, draft: Draft, context: Context, word: str = "deepspeed") -
     Batch, clipping and optimizer are the training configuration's own there, which DeepSpeed's file calls `auto`.
     """
     if isinstance(value, str) and value.lstrip().startswith("{"):
-        value = json.loads(value)
+        value = parsed_json(value, word)
     tree = value if isinstance(value, Mapping) else _file(str(value), context)
     if tree is None:
         named = re.search(r"(?:zero|z|stage)_?-?([0-3])(.*)", str(value), re.IGNORECASE)
@@ -80,7 +79,7 @@ def _file(name: str, context: Context) -> Mapping[str, Any] | None:
     place = context.find(name)
     if place is None or not place.is_file():
         return None
-    found = json.loads(place.read_text(encoding="utf-8"))
+    found = parsed_json(place.read_bytes(), str(place))
     return found if isinstance(found, Mapping) else None
 
 
@@ -90,6 +89,10 @@ def _numeric(words: Words, word: str) -> float | None:
         words.unused("filled in by zlaunch", word)
         return None
     return words.number(word)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _common(words: Words) -> None:
@@ -129,9 +132,9 @@ def _optimizer(words: Words) -> None:
     if kind.lower() not in _ADAMW:
         draft.lost.append(Note(f"{words.prefix}optimizer.type", kind, "zlaunch has AdamW only"))
         return
-    if kind.lower() == "adam" and not part.get("params", {}).get("adam_w_mode", True):
+    if kind.lower() == "adam" and not _mapping(part.get("params")).get("adam_w_mode", True):
         draft.lost.append(Note(f"{words.prefix}optimizer", part, "plain Adam; zlaunch decays weights as AdamW does"))
-    inner = Words(part.get("params") or {}, draft, f"{words.prefix}optimizer.")
+    inner = Words(_mapping(part.get("params")), draft, f"{words.prefix}optimizer.")
     keys = (("lr", "learning_rate"), ("weight_decay", "weight_decay"), ("eps", "adam_epsilon"))
     for word, key in keys:
         value = _numeric(inner, word)
@@ -155,7 +158,7 @@ def _scheduler(words: Words) -> None:
         draft.lost.append(Note(f"{prefix}type", kind, NO_SCHEDULER))
         return
     draft.set("train.scheduler", shapes[kind], f"{prefix}type: {kind}")
-    inner = Words(part.get("params") or {}, draft, prefix)
+    inner = Words(_mapping(part.get("params")), draft, prefix)
     warmup, rate = _numeric(inner, "warmup_num_steps"), _numeric(inner, "warmup_max_lr")
     if warmup is not None:
         draft.set("train.warmup_steps", int(warmup), f"{prefix}warmup_num_steps")

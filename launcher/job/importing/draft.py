@@ -6,12 +6,15 @@ dropped in silence.
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from launcher.errors import SpecError
 from launcher.job import yamlfile
 
 
@@ -77,6 +80,14 @@ class Draft:
         return not self.lost and not self.refused
 
 
+def parsed_json(text: str | bytes, where: str) -> Any:
+    """Raises SpecError for a text that is not JSON."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise SpecError(f"{where}: not valid JSON: {error}") from None
+
+
 def is_off(value: Any) -> bool:
     """Whether a value asks for nothing: null, false, none, an empty list or text."""
     return value is None or value is False or value in ("", [], {}) or str(value).lower() in ("none", "false", "null")
@@ -129,6 +140,8 @@ class Words:
             if isinstance(value, bool):
                 raise ValueError
             found = float(value)
+            if not math.isfinite(found):
+                raise ValueError
         except (TypeError, ValueError):
             self._wrong(word, value, "a number")
             return default
@@ -151,6 +164,15 @@ class Words:
         if text not in ("false", "no", "off", "0", "n", "none", "null", ""):
             self._wrong(word, value, "true or false")
         return False
+
+    def mapping(self, word: str) -> Mapping[str, Any]:
+        """A mapping of names; empty where the word is absent."""
+        value = self.take(word)
+        if isinstance(value, Mapping):
+            return value
+        if not is_off(value):
+            self._wrong(word, value, "a mapping")
+        return {}
 
     def names(self, word: str) -> tuple[str, ...]:
         """A list of names, or a text with commas or blanks between them."""

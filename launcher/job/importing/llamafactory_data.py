@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.job.importing import peer_data
-from launcher.job.importing.draft import Context, Draft, Note, Words
+from launcher.job.importing.draft import Context, Draft, Note, Words, parsed_json
 from launcher.job.importing.peer_data import Sources
 
 INFO = "dataset_info.json"
@@ -52,7 +52,7 @@ def _entries(folder: Any, context: Context) -> tuple[Mapping[str, Any] | None, P
     file = None if place is None else place / INFO
     if file is None or not file.is_file():
         return None, None
-    found = json.loads(file.read_text(encoding="utf-8"))
+    found = parsed_json(file.read_bytes(), str(file))
     return (found, file.parent) if isinstance(found, dict) else (None, None)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -13,7 +12,7 @@ from launcher.errors import SpecError
 from launcher.job import yamlfile
 from launcher.job.explain import type_name
 from launcher.job.importing import axolotl, command_words, deepspeed_words, llamafactory, swift, trainer_arguments, trl
-from launcher.job.importing.draft import Context, Draft
+from launcher.job.importing.draft import Context, Draft, parsed_json
 
 Reader = Callable[[Mapping[str, Any], Context], Draft]
 KNOWN = "LLaMA-Factory, axolotl, ms-swift, TRL, transformers' TrainingArguments, DeepSpeed"
@@ -61,10 +60,7 @@ def _of_file(file: Path, context: Context) -> Draft:
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"cannot read {file}: {error}") from None
     if suffix == ".json" or text.lstrip().startswith("{"):
-        try:
-            return _of_tree(json.loads(text), str(file), context)
-        except ValueError as error:
-            raise SpecError(f"{file}: not valid JSON: {error}") from None
+        return _of_tree(parsed_json(text, str(file)), str(file), context)
     return _of_script(text, str(file), context)
 
 
@@ -119,7 +115,7 @@ def _file_tree(command: command_words.Command, context: Context) -> dict[str, An
     place = context.find(command.file)
     if place is None:
         raise SpecError(f"the command reads {command.file}, and there is no such file here")
-    loaded = yamlfile.load(place) if place.suffix != ".json" else json.loads(place.read_text(encoding="utf-8"))
+    loaded = yamlfile.load(place) if place.suffix != ".json" else parsed_json(place.read_bytes(), str(place))
     return loaded if isinstance(loaded, dict) else {}
 
 

@@ -115,13 +115,13 @@ def _names(words: Words) -> None:
     used = "self-cognition" in str(words.tree.get("dataset"))
     for word, mark in (("model_name", "{{NAME}}"), ("model_author", "{{AUTHOR}}")):
         value: Any = words.take(word)
-        if value is None:
+        named = [str(name) for name in (value if isinstance(value, list) else [value]) if name is not None]
+        if not named:
             continue
-        named = value if isinstance(value, list) else [value]
         if not used:
             draft.unused.append(Note(word, value, "only for swift/self-cognition"))
             continue
-        found[mark] = str(named[-1])
+        found[mark] = named[-1]
         if len(set(named)) > 1:
             reason = "one name for Chinese and English records: change data.replace"
             draft.lost.append(Note(word, value, reason))

@@ -232,7 +232,7 @@ def evaluations(words: Words, defaults: Defaults, *, held_out: bool) -> None:
         words.unused("there are no held-out records", *names)
         return
     strategy = words.text("eval_strategy") or words.text(old) or defaults.eval_strategy
-    every = words.number("eval_steps") or draft.value("train.log_every") or words.tree.get("logging_steps")
+    every = words.number("eval_steps") or draft.value("train.log_every") or words.number("logging_steps")
     if strategy == "epoch":
         draft.set("eval.every", "epoch", "eval_strategy: epoch")
     elif strategy == "steps":

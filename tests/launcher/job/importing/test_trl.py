@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -127,3 +128,14 @@ def test_a_configuration_of_deepspeed(tmp_path: Path, config: Any, settings: dic
 def test_what_zlaunch_lacks_of_deepspeed_is_named(tmp_path: Path, part: Any) -> None:
     (tmp_path / "ds.json").write_text(json.dumps({"train_batch_size": 8, **part}))
     assert recognize.read("ds.json", 8, here=tmp_path).lost
+
+
+@pytest.mark.parametrize("odd", [float("inf"), float("nan"), [], ["a"], {"a": 1}, "x", True, "${X}", [[1]]])
+@pytest.mark.parametrize("word", ["optimizer", "scheduler", "zero_optimization", "train_batch_size", "fp16"])
+def test_a_value_of_a_wrong_type_is_no_crash(tmp_path: Path, word: str, odd: Any) -> None:
+    (tmp_path / "ds.yaml").write_text(yaml.safe_dump({"train_batch_size": 8, word: odd}))
+    (tmp_path / "sft.yaml").write_text(yaml.safe_dump({**SFT, "learning_rate": odd, "deepspeed": {word: odd}}))
+    for name in ("ds.yaml", "sft.yaml"):
+        draft = recognize.read(name, 8, here=tmp_path)
+        with contextlib.suppress(SpecError):
+            imported_file.text(draft, name)
