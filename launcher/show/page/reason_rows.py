@@ -28,6 +28,7 @@ AUTOS = (
         rf"rows of {_N} tokens for {_N} per step; the training takes more records where they are shorter",
         r"每步 \2 个词元，由 \1 个词元的行组成；记录较短时训练会多取几条",
     ),
+    (r"only ZeRO-3 keeps weights outside the GPUs", "只有 ZeRO-3 把权重放在 GPU 之外"),
     (r"saves activation memory on the GPU", "节省 GPU 上激活值的显存"),
     (
         r"a CPU has memory to spare, and recomputing costs a third more work",
@@ -48,10 +49,6 @@ AUTOS = (
     (
         r"DeepSpeed keeps the optimizer's state in the host's memory, from ZeRO-1 on",
         "从 ZeRO-1 起，DeepSpeed 可把优化器状态放在主机内存中",
-    ),
-    (
-        rf"rows of {_N} tokens for {_N} per step; the training takes more records where they are shorter",
-        r"每行 \1 个词元，每步 \2 个；记录较短时训练会取更多条",
     ),
     # launcher/plan/resolve.py
     (rf"{_N} hosts; unless they set it themselves", r"\1 台主机；主机自行设置的优先"),
@@ -160,6 +157,11 @@ AUTOS = (
 COMPAT = (
     # train/compat.py
     (r"the fused layers do not support this model: (.+)", r"融合层不支持此模型：\1"),
+    (r"DeepSpeed offloads weights under ZeRO-3 only", "DeepSpeed 只在 ZeRO-3 下卸载权重"),
+    (
+        r"under ZeRO-3 the fused layers partition the frozen weights themselves and keep them on the GPUs",
+        "在 ZeRO-3 下，融合层自行切分冻结的权重，并把它们留在 GPU 上",
+    ),
     (r"there are no fused layers for (.+)", r"\1 没有融合层"),
     (r"the fused layers read 16-bit and nf4 weights, not int8", "融合层可读 16 位与 nf4 权重，不能读 int8"),
     (
