@@ -49,6 +49,10 @@ def test_the_wheel_holds_the_files_that_are_not_python(wheel):
     assert {f"launcher/{name}" for name in tracked} <= names
 
 
+def test_the_wheel_says_that_both_packages_are_typed(wheel):
+    assert {"launcher/py.typed", "train/py.typed"} <= set(zipfile.ZipFile(wheel).namelist())
+
+
 def test_the_wheel_holds_nothing_but_the_two_packages(wheel):
     tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"launcher", "train"}
@@ -88,3 +92,13 @@ def test_the_build_context_from_the_wheel_is_that_of_the_checkout(installed, tmp
     from_checkout = run(ROOT, "-c", code, cwd=tmp_path).stdout.split("\n")
     assert from_wheel == from_checkout
     assert "docker/Dockerfile" in from_wheel
+
+
+def test_an_interpreter_without_the_extra_is_refused_before_anything_starts():
+    from launcher.errors import TargetError
+    from launcher.machine import facts
+
+    facts.check_python(sys.executable, ("msgspec",))
+    with pytest.raises(TargetError, match="no_such_package not installed") as caught:
+        facts.check_python(sys.executable, ("msgspec", "no_such_package"))
+    assert "pip install 'zlaunch[train]'" in str(caught.value.hint)

@@ -45,6 +45,8 @@ def run_module(run: RunDir, args: Sequence[str]) -> int:
         named = read_job(run.job_yaml).spec.ssh.python
         python = named if named.startswith("/") else facts.this_python()
     ours = python == facts.this_python()
+    if ours:
+        facts.check_python(python, ("torch", "transformers", "peft"))
     environ = trainer.environment(None if ours else run.code, output.child_encoding())
     return process.passthrough([python, *args], env=environ, cwd=run.path)
 

@@ -66,9 +66,7 @@ def local(ctx: click.Context, /, **_: Any) -> int:
 
 def check_python(job: JobSpec) -> None:
     """Raise TargetError if the job's interpreter does not exist or lacks the packages that it needs."""
-    python = job.local.python
-    if python is not None and python != facts.this_python():
-        from launcher.backends.ssh import requirements
+    from launcher.backends.ssh import requirements
 
-        brings_its_own = job.program or container_choice.in_container(job, "local")
-        facts.check_python(python, () if brings_its_own else requirements.NEEDED)
+    brings_its_own = job.program or container_choice.in_container(job, "local")
+    facts.check_python(job.local.python or facts.this_python(), () if brings_its_own else requirements.NEEDED)

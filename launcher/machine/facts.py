@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,11 @@ def check_python(python: str, packages: Sequence[str]) -> None:
         "import sys; sys.path[:] = [p for p in sys.path if p not in ('', '.')]; "  # not the user's own torch/ here
         "from importlib.util import find_spec; print(*(n for n in sys.argv[1:] if not find_spec(n)))"
     )
-    absent = process.run([python, "-c", code, *packages]).stdout.split()
+    if python == this_python():
+        absent = [name for name in packages if find_spec(name) is None]
+        hint = "pip install 'zlaunch[train]', or " + hint
+    else:
+        absent = process.run([python, "-c", code, *packages]).stdout.split()
     if absent:
         raise TargetError(f"{', '.join(absent)} not installed for {python}", hint=hint)
 
