@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import msgspec
@@ -124,7 +124,11 @@ def model_of(wanted: JobSpec) -> tuple[Model, Shape]:
 
 def situation_of(gpu: str | None, gpu_memory: str | None, nodes: int, per_node: int) -> tuple[Situation, bool]:
     """The GPUs to plan for: those given, or this machine's, or assumed H100s (True). Raises SpecError."""
-    world = nodes * per_node
+    found, assumed = _cards_of(gpu, gpu_memory, nodes * per_node)
+    return replace(found, hosts=nodes), assumed
+
+
+def _cards_of(gpu: str | None, gpu_memory: str | None, world: int) -> tuple[Situation, bool]:
     size = gpus.parse_memory(gpu_memory) if gpu_memory is not None else None
     if gpu is not None:
         named = gpus.find(gpu)
@@ -151,7 +155,15 @@ def situation_for(
     if backend == "local" and not gpu:
         here = _here(wanted, own(wanted.env))
         return (here, False) if here else None
-    ranks = (wanted.local.gpus or 1) if backend == "local" else ranks_of(wanted, backend)
+    if backend == "local":
+        return _named(wanted, backend, gpu, wanted.local.gpus or 1)
+    found, assumed = _named(wanted, backend, gpu, ranks_of(wanted, backend))
+    hosts = wanted.slurm.nodes if backend == "slurm" else len(requested_hosts(wanted.ssh).pool)
+    return replace(found, hosts=hosts), assumed
+
+
+def _named(wanted: JobSpec, backend: str, gpu: str | None, ranks: int) -> tuple[Situation, bool]:
+    """On the GPUs that `gpu` or the job names, else on assumed ones."""
     name = gpu or (wanted.slurm.gpu if backend == "slurm" else None)
     if name:
         title, size = gpus.parse_gpu(name)

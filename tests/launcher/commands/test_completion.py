@@ -73,7 +73,7 @@ def test_what_is_offered_fits_its_place(home: Path) -> None:
     assert offered("zlaunch logs --ra") == ["--rank"]
     assert offered("zlaunch keys train.zero_st") == ["train.zero_stage"]
     assert offered("zlaunch local --set train.zero_st") == ["train.zero_stage="]
-    assert offered("zlaunch slurm --set=train.off") == ["--set=train.offload="]
+    assert offered("zlaunch slurm --set=train.off") == ["--set=train.offload=", "--set=train.offload_param="]
     assert offered("zlaunch local --set train.offload=") == ["train.offload=none", "train.offload=cpu"]
     assert offered("zlaunch local --sweep train.zero_stage=0,a") == ["train.zero_stage=0,auto"]
     assert offered("zlaunch resume 情感 --set train.tens") == ["train.tensorboard="]
@@ -84,7 +84,7 @@ def test_what_is_offered_fits_its_place(home: Path) -> None:
     assert offered("zlaunch status ./") == ["./"]  # a path: the shell completes directories
     assert offered("zlaunch local -- python tr") == ["tr"]
     assert "--max-steps" in offered("zlaunch ssh --smoke --")
-    assert offered('zlaunch local --set "train.off') == ["train.offload="]
+    assert offered('zlaunch local --set "train.off') == ["train.offload=", "train.offload_param="]
 
 
 def test_every_argument_that_means_a_run_completes_runs(home: Path) -> None:

@@ -89,7 +89,7 @@ def opened(chromium: Browser, url: str, width: int) -> Iterator[Page]:
     page.wait_for_selector("html[data-live='1']")
     page.wait_for_selector("#all-runs a")
     yield page
-    assert page.evaluate("window.hit") is None
+    page.wait_for_function("window.hit === undefined", timeout=10_000)  # the page may be loading itself again
     assert problems == []
     context.close()
 

@@ -144,7 +144,7 @@ def test_a_form_shows_the_records_that_the_command_shows(
     good, bad = form_answers.records(values, 3, tmp_path)["records"]
     learned = ["".join(span["texts"]) for span in good["spans"] if span["loss"]]
     assert learned == [f"{GOOD[1]['output']}<|im_end|>"]
-    assert "the key 'output' is missing" in bad["problem"]
+    assert "the key 'output' is missing" in bad["problem"]["message"]
 
 
 def test_the_cost_of_a_sequence_per_answer_is_reported(

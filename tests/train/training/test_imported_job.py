@@ -38,7 +38,7 @@ def test_rates_batches_steps_and_saves_are_those_of_the_other_program(
     assert draft.whole
     job_file.write_text(imported_file.text(draft, "sft.json"), encoding="utf-8")
     spec = read_job(job_file, ["model.source=random", "device=cpu", "train.engine=peft", "train.log_every=1"]).spec
-    config, _ = configure(spec, target(hosts=(("localhost", 1),)), "imported", None)
+    config = configure(spec, target(hosts=(("localhost", 1),)), "imported", None).train
     run = tmp_path / "run"
     run.mkdir()
     (run / "train.json").write_text(dump(config).replace('"run_dir": "."', f'"run_dir": {json.dumps(str(run))}'))
