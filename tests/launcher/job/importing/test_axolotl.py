@@ -11,7 +11,7 @@ import yaml
 from launcher.errors import SpecError
 from launcher.job.importing import imported_file, recognize
 from launcher.job.importing.draft import Draft
-from launcher.job.load import read_job
+from tests.beds.imported_jobs import job_of
 
 BASE: dict[str, Any] = {
     "base_model": "NousResearch/Meta-Llama-3-8B", "adapter": "lora", "lora_r": 32, "lora_alpha": 16,
@@ -24,12 +24,6 @@ def drafted(folder: Path, gpus: int | None = 1, **words: Any) -> Draft:
     file = folder / "config.yml"
     file.write_text(yaml.safe_dump({**BASE, **words}))
     return recognize.read(str(file), gpus, here=folder)
-
-
-def job_of(draft: Draft, folder: Path) -> Any:
-    file = folder / "job.yaml"
-    file.write_text(imported_file.text(draft, "config.yml"), encoding="utf-8")
-    return read_job(file).spec
 
 
 def test_defaults_of_axolotl_are_written_out(tmp_path: Path) -> None:

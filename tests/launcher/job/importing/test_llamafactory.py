@@ -12,7 +12,7 @@ import yaml
 from launcher.errors import SpecError
 from launcher.job.importing import imported_file, recognize
 from launcher.job.importing.draft import Draft
-from launcher.job.load import read_job
+from tests.beds.imported_jobs import job_of
 
 SFT = {
     "model_name_or_path": "Qwen/Qwen3-4B", "stage": "sft", "do_train": True, "finetuning_type": "lora",
@@ -47,12 +47,6 @@ def drafted(folder: Path, gpus: int | None = None, **words: Any) -> Draft:
     file = folder / "train.yaml"
     file.write_text(yaml.safe_dump({**SFT, **words}))
     return recognize.read(str(file), gpus, here=folder)
-
-
-def job_of(draft: Draft, folder: Path) -> Any:
-    file = folder / "job.yaml"
-    file.write_text(imported_file.text(draft, "train.yaml"), encoding="utf-8")
-    return read_job(file).spec
 
 
 def test_defaults_that_the_file_leaves_out_are_written_out(folder: Path) -> None:

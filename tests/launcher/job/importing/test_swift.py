@@ -10,7 +10,7 @@ import pytest
 from launcher.errors import SpecError
 from launcher.job.importing import imported_file, recognize
 from launcher.job.importing.draft import Draft
-from launcher.job.load import read_job
+from tests.beds.imported_jobs import job_of
 
 SCRIPT = r"""
 nproc_per_node=4
@@ -28,12 +28,6 @@ swift sft \
     --warmup_ratio 0.05 --deepspeed zero2 --eval_steps 50 --save_steps 50 \
     --model_author swift --model_name swift-robot
 """
-
-
-def job_of(draft: Draft, folder: Path) -> Any:
-    file = folder / "job.yaml"
-    file.write_text(imported_file.text(draft, "train.sh"), encoding="utf-8")
-    return read_job(file).spec
 
 
 def drafted(folder: Path, *options: str, prefix: str = "") -> Draft:

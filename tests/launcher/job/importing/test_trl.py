@@ -13,18 +13,12 @@ import yaml
 from launcher.errors import SpecError
 from launcher.job.importing import imported_file, recognize
 from launcher.job.importing.draft import Draft
-from launcher.job.load import read_job
+from tests.beds.imported_jobs import job_of
 
 SFT = {
     "model_name_or_path": "Qwen/Qwen2.5-7B-Instruct", "dataset_name": "trl-lib/Capybara", "use_peft": True,
     "lora_r": 32, "lora_target_modules": "all-linear", "assistant_only_loss": True,
 }  # fmt: skip
-
-
-def job_of(draft: Draft, folder: Path) -> Any:
-    file = folder / "job.yaml"
-    file.write_text(imported_file.text(draft, "an import"), encoding="utf-8")
-    return read_job(file).spec
 
 
 def drafted(folder: Path, **words: Any) -> Draft:
