@@ -39,7 +39,7 @@ class Writer:
         needed = len(prompt) + room
         decoder = self._decoder
         if decoder is None or decoder.capacity < needed or decoder.temperature != temperature:
-            self._decoder = None  # its memory is free before the next one's is taken
+            decoder = self._decoder = None  # its memory is free before the next one's is taken
             capacity = -(-needed // CAPACITY_STEP) * CAPACITY_STEP
             decoder = Decoder(self._fused, slots=1, capacity=capacity, stop=self.stop, temperature=temperature)
             self._decoder = decoder

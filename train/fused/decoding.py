@@ -11,7 +11,7 @@ Python needs to launch its kernels.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from train.fused import attention, kernels
 from train.fused.attention import PackedLayout
-from train.fused.model import Batch, FusedModel
+from train.fused.model import Batch, FusedModel, packed_attention
 
 READ_AT_ONCE = 8192
 """Tokens of prompts that are packed in a row; a longer prompt is read alone."""
@@ -59,15 +59,6 @@ class _Cache:
         self.keys = torch.zeros(shape, dtype=like.dtype, device=like.device)
         self.values = torch.zeros_like(self.keys)
         self.lengths = torch.zeros(slots, dtype=torch.long, device=like.device)
-
-    def keep(self, slots: Tensor, positions: Tensor) -> Callable[[int, Tensor, Tensor], None]:
-        """Return what stores the keys and values [tokens, heads, dim] of a layer; slots, positions [tokens]."""
-
-        def store(layer: int, k: Tensor, v: Tensor) -> None:
-            self.keys[layer][slots, positions] = k
-            self.values[layer][slots, positions] = v
-
-        return store
 
 
 def slots_for(model: FusedModel, capacity: int, most: int) -> int:
@@ -146,11 +137,12 @@ class Decoder:
         ids = torch.tensor([token for _, ids in prompts for token in ids], device=device)
         positions = torch.cat([torch.arange(size) for size in sizes.tolist()]).to(device)
         layout = PackedLayout.from_lengths(tuple(sizes.tolist()), device)
-        store = self.cache.keep(slots.repeat_interleave(sizes).to(device), positions)
+        slot_of_token, within_prompts = slots.repeat_interleave(sizes).to(device), packed_attention(layout)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> tuple[Tensor, attention.Backward]:
-            store(layer, k, v)
-            return attention.forward(q, k, v, layout, out)
+            self.cache.keys[layer][slot_of_token, positions] = k
+            self.cache.values[layer][slot_of_token, positions] = v
+            return within_prompts(layer, q, k, v, out)
 
         hidden = self._layers(ids, Batch(positions, self.cos, self.sin, attend))
         slots = slots.to(device)

@@ -58,7 +58,7 @@ class RecordOptions:
     roles: tuple[tuple[str, str], ...] = ()
     """(role of the data, our role) pairs."""
     replace: tuple[tuple[str, str], ...] = ()
-    """(text of a record, what stands there instead) pairs."""
+    """(text in a record, its replacement) pairs."""
 
     @property
     def column_names(self) -> frozenset[str]:

@@ -21,7 +21,7 @@ from launcher.job import yamlfile
 class Setting(NamedTuple):
     value: Any
     note: str
-    """Where it comes from: the word of the other program, or whose default it is."""
+    """Source of the value: the key of the other program, or the program whose default it is."""
 
 
 class Note(NamedTuple):
