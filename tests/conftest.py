@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,11 @@ pytest_plugins = ("tests.testbed.plugin",)
 
 # Two suites that train at once, each with one thread per core, spend their time waiting for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Container images often forbid bytecode. Each of hundreds of processes would compile torch and transformers again, and
+# the tests that train took three times as long.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # A shell that starts the suite in the background has it ignore Ctrl-C, and so would the commands that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
