@@ -11,7 +11,7 @@ from launcher.images.engine import first_engine, image_id
 from launcher.images.lock import read_lock
 from launcher.job.spec import ContainerSpec, JobSpec
 from launcher.plan.container import NO_CONTAINER, ContainerChoice
-from launcher.plan.engines import PROGRAMS, EngineName, Runtime, engines_for
+from launcher.plan.engines.table import PROGRAMS, EngineName, Runtime, engines_for
 
 
 def choose_container(spec: JobSpec, backend: str, device: str) -> ContainerChoice:

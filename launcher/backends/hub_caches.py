@@ -16,7 +16,7 @@ from typing import Literal
 from launcher.job.spec import JobSpec
 from launcher.machine.hub_places import HOME, HUB, MODELSCOPE, expand, hf_home, hub_override, model_folder
 from launcher.plan.container import ContainerChoice
-from launcher.plan.engines import Runtime
+from launcher.plan.engines.table import Runtime
 
 Where = Literal["here", "hosts", "cluster"]
 """here: this machine, or nodes that share its home directory.

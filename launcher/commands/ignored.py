@@ -34,6 +34,12 @@ IGNORED = (
         "leave out one of them; --set train.max_steps=null overrides the job file",
     ),
     IgnoredOption(
+        ("container.args", "container.omit", "container.mounts"),
+        lambda job: job.container.runtime == "none" or (job.container.runtime == "auto" and not job.container.image),
+        "the run is in no container",
+        "name an image with --image",
+    ),
+    IgnoredOption(
         ("container.image",),
         lambda job: job.container.runtime == "none",
         "container.runtime is none",

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from launcher.errors import TargetError
 from launcher.images.refusals import explain
 from launcher.machine import process
-from launcher.plan.engines import PROGRAMS, EngineName
+from launcher.plan.engines.table import PROGRAMS, EngineName
 
 
 def run(argv: Iterable[str | os.PathLike[str]], engine: str, image: str = "") -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from launcher.errors import TargetError
 from launcher.machine.process import CommandError
-from launcher.plan.engines import PROGRAMS
+from launcher.plan.engines.table import PROGRAMS
 
 PROBLEMS: tuple[tuple[str, str, str], ...] = (
     ("permission denied", "this user may not use {program}", "add the user to the group `docker`, or use podman"),

@@ -77,13 +77,16 @@ class TrainSpec(Section, frozen=True):
 
 class ContainerSpec(Section, frozen=True):
     runtime: Literal["auto", "docker", "podman", "apptainer", "enroot", "charliecloud", "pyxis", "none"] = "auto"
-    """Container engine. auto: none without an image, else the first engine that the target has."""
+    """Container engine. auto: none without an image, else the first engine that the target has.
+    apptainer, enroot and pyxis are rendered after their documentation and not run by our tests."""
     image: str | None = None
     """Name or file of the image to run in; null: no container."""
     mounts: tuple[str, ...] = ()
     """More mounts, as `host:container`; read-only unless `:rw` follows."""
     args: tuple[str, ...] = ()
-    """More arguments for the engine's run command."""
+    """More arguments for the engine's run command; one of zlaunch's own with the same name gives way."""
+    omit: tuple[str, ...] = ()
+    """Arguments of zlaunch's own to leave out, by name: `--init`, or `--ulimit=memlock`."""
 
 
 class LocalSpec(Section, frozen=True):

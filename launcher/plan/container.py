@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 from launcher.errors import UsageError
 from launcher.job.spec import JobSpec
-from launcher.plan.engines import ENGINES, PYXIS, Engine, EngineName, Runtime
+from launcher.plan.engines.own_words import OwnWords, check
+from launcher.plan.engines.table import ENGINES, PYXIS, Engine, EngineName, Runtime
 from launcher.plan.types import ContainerPlan, Target
 
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "SLURM_RESTART_COUNT")
@@ -61,8 +62,10 @@ class Needs:
     """Seconds: longer than a checkpoint takes."""
     mounts: tuple[Mount, ...] = (Mount(RUN_DIR, RUN_DIR, read_only=False),)
     """The run directory first."""
-    args: tuple[str, ...] = ()
-    """Further arguments from the user."""
+    own: OwnWords = field(default_factory=OwnWords)
+    """What the job adds to the engine's arguments, and leaves out."""
+    secrets: tuple[str, ...] = ()
+    hosts: int = 1
     links: tuple[str, ...] = ("inputs",)
     """Directories of the run directory. The files that links in them point at must be mounted as well."""
     caches: tuple[tuple[str, str], ...] = ()
@@ -97,7 +100,9 @@ def needs_of(choice: ContainerChoice, spec: JobSpec, target: Target, run_id: str
         gpus=target.device == "cuda",
         stop_timeout=int(stop_deadline) + MARGIN,
         mounts=(*mounts_of(reads, writes), *map(parse_mount, (*spec.container.mounts, *choice.cache_mounts))),
-        args=spec.container.args,
+        own=OwnWords(spec.container.args, spec.container.omit),
+        secrets=spec.secret_names,
+        hosts=len(target.hosts),
         links=("inputs", *sorted(folders)),
         caches=choice.host_caches,
     )
@@ -139,13 +144,15 @@ def container_plan(engine: EngineName, needs: Needs) -> ContainerPlan:
     values = {"name": needs.name, "stop_timeout": str(needs.stop_timeout), "image": needs.image}
     options = (
         *words.start, *words.name, *words.init, *words.network, *words.shared_memory,
-        *(words.limits if needs.gpus else ()), *words.stop, *words.user, *words.workdir,
-        *(words.gpus if needs.gpus else ()), "{when}",
+        *words.stop, *words.user, *words.workdir, *(words.gpus if needs.gpus else ()),
     )  # fmt: skip
-    mounts = (word for mount in needs.mounts for word in _mount(engine, words, mount))
-    argv = (*_fill(options, values), *mounts, *needs.args, *_fill(words.image, values))
+    mounts = [word for mount in needs.mounts for word in _mount(engine, words, mount)]
+    plans = (*_fill(options, values), *mounts)
     when = tuple(_conditions(engine, words, needs))
-    return ContainerPlan(engine=engine, image=needs.image, name=needs.name, argv=argv, when=when)
+    check(needs.own, engine, (*plans, *(word for *_, extra in when for word in extra)), needs.secrets, needs.hosts)
+    kept = tuple((kind, subject, found) for kind, subject, extra in when if (found := needs.own.kept(extra)))
+    argv = (*needs.own.kept(plans[: len(options)]), "{when}", *mounts, *needs.own.args, *_fill(words.image, values))
+    return ContainerPlan(engine=engine, image=needs.image, name=needs.name, argv=argv, when=kept)
 
 
 def _conditions(engine: str, words: Engine, needs: Needs) -> Iterator[tuple[str, str, tuple[str, ...]]]:
@@ -155,6 +162,7 @@ def _conditions(engine: str, words: Engine, needs: Needs) -> Iterator[tuple[str,
     if words.infiniband:
         yield "path", "/dev/infiniband", words.infiniband
     if needs.gpus:
+        yield from (("limit", name, _fill(words.limit, {"subject": name, "value": top})) for name, top in words.limits)
         yield from ((kind, "", arguments) for kind, arguments in words.gpus_when)
     for name in VARIABLES:
         if words.variable and not (name == "CUDA_VISIBLE_DEVICES" and words.gpus_when):
@@ -193,7 +201,8 @@ def pyxis_flags(needs: Needs) -> dict[str, list[str]]:
     """
     mounts = [word for mount in needs.mounts[1:] for word in _mount("pyxis", PYXIS, mount)]
     flags = _fill((*PYXIS.image, *PYXIS.start), {"image": pyxis_image(needs.image)})
-    return {"flags": [*flags, *needs.args], "mounts": mounts}
+    check(needs.own, "pyxis", flags, needs.secrets)
+    return {"flags": [*needs.own.kept(flags), *needs.own.args], "mounts": mounts}
 
 
 def pyxis_image(image: str) -> str:

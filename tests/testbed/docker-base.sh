@@ -9,6 +9,7 @@ prefix=$("$PYTHON" -c 'import sys; print(sys.base_prefix)')
 version=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 mkdir -p "$tree"/{bin,usr/bin,usr/local/bin,lib64,etc/ssl/certs,tmp,root,proc,sys,dev,var/tmp} "$tree$prefix"/{lib,bin}
+chmod 755 "$tree" # mktemp makes it 700, and only root could run in the image
 chmod 1777 "$tree/tmp"
 cp "$(command -v busybox)" "$tree/bin/busybox"
 for applet in $("$tree/bin/busybox" --list); do [ -e "$tree/bin/$applet" ] || ln -s busybox "$tree/bin/$applet"; done

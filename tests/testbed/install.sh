@@ -14,6 +14,7 @@ PACKAGES=(
   slurm-wlm munge slurmdbd mariadb-server             # Slurm, and its accounting
   chromium fonts-noto-cjk                             # the report page in a real browser, with Chinese
   docker.io busybox-static charliecloud-runtime       # containers: a private dockerd, a base image from busybox, ch-run
+  podman runc uidmap                                  # a container engine without a daemon, also for users without rights
 )
 
 missing=()

@@ -332,7 +332,12 @@ ROWS: dict[str, Row] = {
         "per_device_eval_batch_size HF; eval_batch_size axolotl; per_gpu_eval_batch_size HF",
     ),
     "eval.samples": Row("样例数", "result.json 中供人阅读的回答数。", "10"),
-    "container.runtime": Row("容器引擎", "auto：没有镜像时不用容器，否则用目标机器上最先找到的引擎。", "apptainer"),
+    "container.runtime": Row(
+        "容器引擎",
+        "auto：没有镜像时不用容器，否则用目标机器上最先找到的引擎。apptainer、enroot 与 pyxis 按其文档生成，"
+        "测试中没有实际运行。",
+        "apptainer",
+    ),
     "container.image": Row(
         "容器镜像", "运行所用镜像的名称或文件；留空：不用容器。", "zlaunch.sif", "--container-image Slurm",
     ),
@@ -340,7 +345,12 @@ ROWS: dict[str, Row] = {
         "挂载", "更多挂载，写作 `主机路径:容器路径`；除非加 `:rw`，否则只读。",
         '["/data:/data", "/scratch:/scratch:rw"]', "--container-mounts Slurm",
     ),
-    "container.args": Row("引擎参数", "传给引擎运行命令的更多参数。", "[--shm-size=64g]"),
+    "container.args": Row(
+        "引擎参数", "传给引擎运行命令的更多参数；zlaunch 自己的同名参数让位。", "[--shm-size=64g]",
+    ),
+    "container.omit": Row(
+        "省去的参数", "按名称省去 zlaunch 自己的参数，例如 `--init` 或 `--ulimit=memlock`。", '["--ulimit=memlock"]',
+    ),
     "local.gpus": Row(
         "GPU 数", "每个 GPU 一个进程；留空：本机的全部 GPU。", "4",
         "--nproc-per-node torchrun; --num_gpus DeepSpeed-launcher; --num_processes Accelerate; NPROC_PER_NODE "

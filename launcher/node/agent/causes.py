@@ -53,6 +53,13 @@ CAUSES = (
         "correct the job; the message above names the place",
         retryable=False,
     ),
+    Cause(
+        "engine",
+        "",
+        "the engine's words above say why; container.args adds an argument to its command line, and container.omit "
+        "leaves one of zlaunch's out",
+        retryable=False,
+    ),
     Cause("data", "", "correct the records named above", retryable=False),
     Cause(
         "gpu",

@@ -11,6 +11,7 @@ import subprocess
 import time
 from contextlib import suppress
 
+from ..engine_refusals import start_instead
 from ..files import append_line, last_lines, read_json, remove, tail
 from ..processes import descendants, kill_descendants, kill_quietly, reap_children, split_status
 from .causes import failure_of
@@ -55,14 +56,18 @@ def place_container(container: Json, run_dir: File, node_rank: int) -> Json:
         "path": lambda path: [path] if os.path.exists(path) else [],
         "variable": lambda name: [os.environ[name]] if name in os.environ else [],
         "rootless": lambda _: [str(os.getuid())] if os.getuid() else [],
+        "limit": lambda name: [name],
         # Inputs elsewhere on this host: a link's target must exist inside as well.
         "links": lambda folder: links_of(os.path.join(run_dir, folder)),
     }
     extra: List[str] = []
+    limits: Dict[str, List[str]] = {}
     for kind, subject, words in container.get("when", ()):
         filled = [word.replace("{value}", value) for value in values[kind](subject) for word in words]
         # Two variables may name one directory, and engines refuse to mount it twice. No word depends on its neighbor.
         extra += [word for word in filled if word not in extra]
+        if kind == "limit":
+            limits[subject] = filled
     known = {
         "{run_dir}": str(run_dir), "{node_rank}": str(node_rank), "{uid}": str(os.getuid()), "{gid}": str(os.getgid()),
     }  # fmt: skip
@@ -71,7 +76,7 @@ def place_container(container: Json, run_dir: File, node_rank: int) -> Json:
         return re.sub(r"\{(?:run_dir|node_rank|uid|gid)\}", lambda match: known[match.group()], word)
 
     argv = [filled for word in container["argv"] for filled in (extra if word == "{when}" else [fill(word)])]
-    return {**container, "name": fill(container["name"]), "argv": argv}
+    return {**container, "name": fill(container["name"]), "argv": argv, "limits": limits}
 
 
 def links_of(folder: str) -> List[str]:
@@ -100,6 +105,8 @@ class ContainerAgent:
         self.container: Json = launch["container"]
         self.signals = Signals()
         self.deadline: Optional[float] = None
+        self.begin = 0
+        """Where the output of the newest start begins in the agent's log."""
 
     def _start(self) -> int:
         run_dir = str(self.container.get("run_dir") or self.names.root)
@@ -112,6 +119,7 @@ class ContainerAgent:
         ):  # Slurm's batch script has removed it, and may have written a request since
             remove(self.names.signals)
         with open(self.names.log, "ab") as output:
+            self.begin = output.tell()
             child = subprocess.Popen(
                 argv, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True, cwd=self.names.root
             )
@@ -123,16 +131,31 @@ class ContainerAgent:
         return child.pid
 
     def run(self) -> Tuple[str, Optional[Json]]:
-        end_container(self.container, self.recorder, slice(-1, None))  # left by an earlier attempt of this run
-        try:
-            engine = self._start()
-        except OSError as error:
-            message = "cannot start %s: %s" % (self.container["argv"][:1], error)
-            return "FAILED", failure_of("bad_configuration", message, node_rank=self.node_rank)
-        status = self._wait(engine)
-        end_container(self.container, self.recorder)
-        kill_descendants()
-        return self._verdict(status)
+        while True:
+            end_container(self.container, self.recorder, slice(-1, None))  # left by an earlier attempt of this run
+            try:
+                engine = self._start()
+            except OSError as error:
+                message = "cannot start %s: %s" % (self.container["argv"][:1], error)
+                return "FAILED", failure_of("engine", message, node_rank=self.node_rank)
+            status = self._wait(engine)
+            end_container(self.container, self.recorder)
+            kill_descendants()
+            if not self._starts_instead():
+                return self._verdict(status)
+
+    def _starts_instead(self) -> bool:
+        """Whether the engine started nothing for an argument that it can start without."""
+        if self.deadline is not None or read_json(self.names.inside_record):
+            return False
+        with open(self.names.log, "rb") as file:
+            file.seek(self.begin)
+            changed = start_instead(self.container, file.read().decode(errors="replace"))
+        if changed is None:
+            return False
+        self.container, text = changed
+        self.recorder.event("note", text="node %d: %s" % (self.node_rank, text))
+        return True
 
     def _wait(self, engine: int) -> int:
         while True:
@@ -175,5 +198,5 @@ class ContainerAgent:
         output = [line for line in lines if not re.match(r"\d{4}-\d\d-\d\d ", line) and "--help" not in line]
         message += ": " + output[-1] if output else ""
         return "FAILED", failure_of(
-            "bad_configuration", message, node_rank=self.node_rank, exit_code=code, signum=signum, log_tail=lines
+            "engine", message, node_rank=self.node_rank, exit_code=code, signum=signum, log_tail=lines
         )

@@ -185,7 +185,7 @@ def prepare(options: Options) -> Tuple[Json, Names, Dict[str, str], socket.socke
     if launch["container"]:
         if not options.inside:  # the engine reads variables of the job: DOCKER_HOST, APPTAINER_CACHEDIR
             os.environ.update(launch["env"])
-            os.environ.setdefault("USER", str(os.getuid()))  # ch-run refuses to start without
+            os.environ.setdefault("USER", user_name())  # ch-run refuses to start without
         from .in_container import place_container
 
         launch["container"] = place_container(launch["container"], names.root, options.node_rank)
@@ -200,6 +200,16 @@ def prepare(options: Options) -> Tuple[Json, Names, Dict[str, str], socket.socke
         why = "%s; %s" % found if found else str(error)
         raise StartError("cannot write into the run directory: %s" % why) from error
     return launch, names, secrets, claim(launch, names, options.node_rank, options.inside)
+
+
+def user_name() -> str:
+    """Return the user's name, by which rootless podman finds its ranges of ids; the number of one without a name."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def main(argv: List[str]) -> int:

@@ -160,6 +160,11 @@ ROWS = (
         "会合端口被其他程序占用；请重新开始（会选新的端口）",
     ),
     (r"correct the job; the message above names the place", "请更正任务；上面的信息指出了位置"),
+    (
+        r"the engine's words above say why; container\.args adds an argument to its command line, and container\.omit "
+        r"leaves one of zlaunch's out",
+        "容器引擎的上述输出说明了原因；container.args 在其命令行中增加参数，container.omit 省去 zlaunch 的参数",
+    ),
     (r"correct the records named above", "请更正上面指出的记录"),
     (
         r"`nvidia-smi` on that host and `zlaunch doctor` tell more; mend it, or leave the host out \(--exclude\)",

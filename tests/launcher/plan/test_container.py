@@ -13,7 +13,8 @@ from launcher.job.spec import JobSpec, SlurmSpec
 from launcher.node.agent.in_container import place_container
 from launcher.plan import container
 from launcher.plan.container import ContainerChoice, Mount, Needs
-from launcher.plan.engines import ENGINES
+from launcher.plan.engines.own_words import OwnWords
+from launcher.plan.engines.table import ENGINES
 from launcher.plan.resolve import plan
 from launcher.plan.types import Target
 from tests.beds.places import GOLDEN
@@ -27,7 +28,7 @@ NEEDS = Needs(
     gpus=True,
     stop_timeout=40,
     mounts=(RUN_DIR, Mount("/data/中文", "/data/中文"), Mount("/cache/hf", "/hf", read_only=False)),
-    args=("--label=team=nlp",),
+    own=OwnWords(("--label=team=nlp",)),
 )
 DOCKER = ContainerChoice("docker", "i")
 NOT_MOUNTABLE = {"docker": '/a"b', "podman": '/a"b', "apptainer": '/a"b', "enroot": "/a:b", "charliecloud": "/a:b"}
@@ -71,8 +72,9 @@ def test_a_path_that_an_engine_cannot_express_is_refused_by_name(engine, path):
 
 
 def test_without_gpus_no_gpu_and_no_raised_limit_is_requested():
-    argv = container.container_plan("docker", Needs("i", "n", gpus=False, stop_timeout=40)).argv
-    assert not any("gpu" in word or "ulimit" in word for word in argv)
+    made = container.container_plan("docker", Needs("i", "n", gpus=False, stop_timeout=40))
+    words_ = [*made.argv, *(word for *_, extra in made.when for word in extra)]
+    assert not any("gpu" in word or "ulimit" in word for word in words_)
 
 
 def test_a_comma_in_a_path_does_not_end_the_path():
@@ -275,3 +277,98 @@ def test_engines_inside_the_task_get_the_gpu_numbers_of_the_task(tmp_path, monke
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     made = msgspec.to_builtins(container.container_plan("apptainer", NEEDS))
     assert "--env=CUDA_VISIBLE_DEVICES=0,1" in place_container(made, tmp_path, 0)["argv"]
+
+
+def made_with(engine: str, *args: str, omit: tuple[str, ...] = (), **needs: object) -> str:
+    """The arguments of an engine that a job adds to and leaves out of, one per line."""
+    asked = Needs(**{**vars(NEEDS), "own": OwnWords(args, omit), **needs})
+    return words(engine, asked)
+
+
+@pytest.mark.parametrize(
+    ("args", "gone", "there"),
+    [
+        (("--shm-size=64g",), (), ("--shm-size=64g", "--ipc=host", "memlock=-1")),
+        (("--shm-size", "64g", "--privileged"), (), ("--shm-size", "64g", "--privileged")),
+        (("--ipc=private",), ("--ipc=host",), ("--ipc=private",)),
+        (("--user=0",), ("{uid}",), ("--user=0",)),
+        (("-u", "0:0"), ("{uid}",), ("-u",)),
+        (("--net=host",), ("--network=host",), ("--net=host",)),
+        (("--ulimit=memlock=64:64",), ("memlock=-1",), ("--ulimit=memlock=64:64", "stack=67108864")),
+        (("--ulimit", "stack=1"), ("stack=67108864",), ("memlock=-1",)),
+        (("--env=A=b", "-v", "/x:/x"), (), ("--env=SLURM_JOB_ID", "--env=A=b")),
+        (("--gpus=all",), ("device={value}",), ("--gpus=all",)),
+        (("--stop-timeout=90",), ("--stop-timeout=40",), ("--stop-timeout=90",)),
+    ],
+)
+def test_an_argument_of_the_job_takes_the_place_of_the_plans(args, gone, there):
+    text = made_with("docker", *args)
+    assert [word for word in gone if word in text] == []
+    assert [word for word in there if word not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("engine", "entry", "gone", "there"),
+    [
+        ("docker", "--ulimit", "--ulimit", "--init"),
+        ("docker", "--ulimit=memlock", "memlock", "stack"),
+        ("docker", "--init", "--init", "--ipc=host"),
+        ("docker", "--gpus", "--gpus", "--init"),
+        ("docker", "--device=/dev/infiniband", "infiniband", "--gpus"),
+        ("podman", "--userns", "keep-id", "--device=nvidia.com"),
+        ("podman", "--device=nvidia.com/gpu", "nvidia", "infiniband"),
+        ("apptainer", "--no-home", "--no-home", "--nv"),
+        ("apptainer", "--nv", "--nv", "--cleanenv"),
+        ("enroot", "--rw", "--rw", "NVIDIA_VISIBLE"),
+        ("charliecloud", "--unset-env", "--unset-env", "--set-env"),
+    ],
+)
+def test_an_argument_of_the_plans_is_left_out_by_name(engine, entry, gone, there):
+    assert gone in made_with(engine)
+    text = made_with(engine, omit=(entry,))
+    assert gone not in text
+    assert there in text
+
+
+@pytest.mark.parametrize(
+    ("engine", "args", "omit", "said"),
+    [
+        ("docker", ("ubuntu",), (), "take it for the image"),
+        ("docker", ("--privileged", "ubuntu"), (), "take it for the image"),
+        ("docker", ("--a=b", "c"), (), "take it for the image"),
+        ("docker", ("--",), (), "end the engine's options"),
+        ("docker", ("-d",), (), "the agent waits"),
+        ("podman", ("--detach=true",), (), "the agent waits"),
+        ("docker", ("-t",), (), "secrets from standard input"),
+        ("docker", ("--interactive=false",), (), "secrets come on standard input"),
+        ("docker", ("--name=mine",), (), "by the name"),
+        ("docker", ("--restart", "always"), (), "max_restarts"),
+        ("docker", ("--env=TOKEN=abc",), (), "value of a secret"),
+        ("docker", ("-e", "TOKEN=abc"), (), "value of a secret"),
+        ("charliecloud", ("--set-env=TOKEN=abc",), (), "value of a secret"),
+        ("docker", ("--network=none",), (), "would not reach"),
+        ("docker", (), ("--mount",), "the run needs it"),
+        ("docker", (), ("--interactive",), "the run needs it"),
+        ("docker", (), ("--nv",), "no argument '--nv'"),
+        ("apptainer", (), ("--ulimit",), "no argument '--ulimit'"),
+        ("docker", (), ("run",), "no argument 'run'"),
+        ("docker", (), ("",), "no argument ''"),
+    ],
+)
+def test_arguments_that_would_take_the_container_from_the_agent_are_refused(engine, args, omit, said):
+    with pytest.raises(UsageError) as refused:
+        made_with(engine, *args, omit=omit, secrets=("TOKEN",), hosts=2)
+    assert said in f"{refused.value} {refused.value.hint}"
+
+
+def test_variables_and_networks_that_harm_nothing_are_taken():
+    made_with("docker", "--env=TOKEN", "--env=OTHER=x", secrets=("TOKEN",))
+    made_with("docker", "--network=none", hosts=1)
+
+
+@pytest.mark.parametrize("word", ["--nodes=3", "-n", "--container-image=x", "--container-mounts=/a:/b"])
+def test_srun_keeps_the_tasks_and_mounts_of_the_run_under_pyxis(word):
+    with pytest.raises(UsageError, match=r"container\.args"):
+        container.pyxis_flags(Needs(**{**vars(NEEDS), "own": OwnWords((word,))}))
+    left = container.pyxis_flags(Needs(**{**vars(NEEDS), "own": OwnWords(omit=("--container-writable",))}))
+    assert "--container-writable" not in left["flags"]

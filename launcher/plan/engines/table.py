@@ -1,7 +1,7 @@
 """One table: what a container needs -> the words that each engine has for it.
 
-The tests run docker and Charliecloud for real. The words for podman, Apptainer, enroot and pyxis follow their
-documentation and are held by golden files only.
+The tests run docker, podman (as root, and as a user in a user namespace) and Charliecloud for real. The words for
+Apptainer, enroot and pyxis follow their documentation and are held by golden files only: RENDERED_ONLY.
 """
 
 from __future__ import annotations
@@ -37,8 +37,10 @@ class Engine:
     """The host's own: NCCL and gloo use its addresses."""
     shared_memory: tuple[str, ...] = ()
     """The host's own /dev/shm: docker's default of 64 MB is too little for NCCL and data loaders."""
-    limits: tuple[str, ...] = ()
-    """Locked memory for RDMA, and a stack for large graphs. Only with GPUs: a machine may refuse to raise them."""
+    limits: tuple[tuple[str, str], ...] = ()
+    """(name, value): locked memory for RDMA, and a stack for large graphs. Only with GPUs. Where the engine may not
+    raise one, the agent starts the container without it (node/engine_refusals.py)."""
+    limit: tuple[str, ...] = ("--ulimit={subject}={value}",)
     stop: tuple[str, ...] = ()
     user: tuple[str, ...] = ()
     """Results belong to the user who started the run."""
@@ -61,7 +63,7 @@ _DOCKER = Engine(
     init=("--init",),
     network=("--network=host",),
     shared_memory=("--ipc=host",),
-    limits=("--ulimit=memlock=-1", "--ulimit=stack=67108864"),
+    limits=(("memlock", "-1"), ("stack", "67108864")),
     stop=("--stop-timeout={stop_timeout}",),
     user=("--user={uid}:{gid}",),
     workdir=("--workdir={run_dir}",),
@@ -122,6 +124,9 @@ PYXIS = Engine(
     image=("--container-image={image}",),
 )
 """Flags of srun instead of a program."""
+
+RENDERED_ONLY: tuple[Runtime, ...] = ("apptainer", "enroot", "pyxis")
+"""Never run for this project: none of them could be installed from a package index. Their help and docs say so."""
 
 PROGRAMS: dict[EngineName, str] = {name: engine.start[0] for name, engine in ENGINES.items()}
 """Engine -> the program that must be on the host's PATH, in the order in which `auto` looks for them."""
