@@ -1,6 +1,6 @@
 # `make help` lists the targets. CI calls the same targets (.ci/run, .github/workflows/ci.yml).
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-fast reference lint format types bench bench-gpu bench-multi quality torture long audit transformers4 two-at-once clean
+.PHONY: help env demo test test-fast reference lint format types bench bench-gpu bench-multi quality torture long dist install-check audit transformers4 two-at-once clean
 PY := .venv/bin/python
 CODE := launcher train tests docker docs
 
@@ -53,9 +53,18 @@ torture: env ## damage and interrupt everything, by seed, for hours; TORTURE_ARG
 long: env ## run whole what the suite runs in part: every pair of training settings, ranks killed at every moment of a save
 	ZLAUNCH_LONG=1 $(PY) -m pytest -n 0 -m long $(PYTEST_ARGS)
 
+dist: ## build the wheel and the sdist into dist/
+	test -x .dist/bin/hatchling || { python3 -m venv .dist && \
+		.dist/bin/pip install -q "$$(sed -n 's/^\(hatchling==[^ ]*\).*/\1/p' docker/requirements/dev.txt)"; }
+	rm -rf dist
+	.dist/bin/hatchling build -d dist
+
+install-check: dist ## install both in clean environments and use them; PYTHONS="python3.10 python3.14" for these
+	bash tests/installed.sh dist $(or $(PYTHONS),python3)
+
 audit: ## check the locks with hashes for known advisories; needs a network that reaches PyPI or OSV
 	test -x .audit/bin/pip-audit || { python3 -m venv .audit && .audit/bin/pip install -q pip-audit; }
-	for lock in build cpu cuda ui dev; do \
+	for lock in build cpu cuda cuda12 ui dev; do \
 		.audit/bin/pip-audit --disable-pip --require-hashes -r docker/requirements/$$lock.txt || exit 1; \
 	done
 
@@ -75,5 +84,5 @@ two-at-once: env ## resume, cancel, pull and ask about one run at once, in many 
 	ZLAUNCH_INTERLEAVINGS=$(or $(COUNT),24) $(PY) -m pytest -n 0 -k "whatever_the_order" tests/launcher/lifecycle tests/ssh tests/slurm
 
 clean: ## remove the environment and all caches; keep runs
-	rm -rf .venv .transformers4 .audit .hardware-keys .mypy_cache .pytest_cache .ruff_cache build dist unsloth_compiled_cache
+	rm -rf .venv .dist .transformers4 .audit .hardware-keys .mypy_cache .pytest_cache .ruff_cache build dist unsloth_compiled_cache
 	find launcher train tests -name __pycache__ -type d -prune -exec rm -rf {} +

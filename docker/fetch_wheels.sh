@@ -1,7 +1,7 @@
 #!/bin/sh
 # Fetch everything that the image installs into a directory, for `zlaunch build --wheels DIR`.
 #
-#   docker/fetch_wheels.sh DIR [cpu|cuda] [PYTHON]
+#   docker/fetch_wheels.sh DIR [cpu|cuda|cuda12] [PYTHON]
 #
 # The pip of this machine runs with its own configuration (private index, credentials, certificates, proxy). None of that
 # enters the build: no build argument, no layer. The directory also serves a build without a network.

@@ -4,8 +4,8 @@
 #   docker/install_env.sh [VENV]
 #
 # Needs only Python >= 3.10 and, on Debian and Ubuntu, apt for what their python3 leaves out. Every version comes from the
-# locks in docker/requirements, from which the image is built as well. Set ZLAUNCH_VARIANT=cpu|cuda to choose the variant,
-# and PYTHON to choose the interpreter.
+# locks in docker/requirements, from which the image is built as well. Set ZLAUNCH_VARIANT=cpu|cuda|cuda12 to choose the
+# variant instead of the driver, and PYTHON to choose the interpreter.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 venv=${1:-$root/.venv}
@@ -24,12 +24,20 @@ find_python() {
     die "no Python 3.10 to 3.14 found; install python3, or name one: make env PYTHON=/path/to/python3"
 }
 
+# One line per GPU: the version of the driver, and the compute capability. Drivers before 510 do not tell the second.
+gpus() {
+    command -v nvidia-smi >/dev/null 2>&1 || return 0
+    timeout 30 nvidia-smi --query-gpu=driver_version,compute_cap --format=csv,noheader 2>/dev/null ||
+        timeout 30 nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null || true
+}
+
+# CUDA 13 needs driver 580 and compute capability 7.5; CUDA 12 serves older ones (launcher/machine/cuda_wheel.py).
 find_variant() {
-    if command -v nvidia-smi >/dev/null 2>&1 && timeout 30 nvidia-smi -L 2>/dev/null | grep -q '^GPU'; then
-        echo cuda
-    else
-        echo cpu
-    fi
+    gpus | awk -F '[ ,]+' '
+        $1 !~ /^[0-9]+[.]/ { next }
+        { found = 1 }
+        $1 + 0 < 580 || ($2 ~ /^[0-9]+[.][0-9]+$/ && $2 + 0 < 7.5) { old = 1 }
+        END { print (!found ? "cpu" : old ? "cuda12" : "cuda") }'
 }
 
 # apt_get PACKAGE...: install what Debian's and Ubuntu's python3 leaves out, if this user is allowed to.
@@ -46,7 +54,7 @@ apt_get() {
 
 python=$(find_python)
 variant=${ZLAUNCH_VARIANT:-$(find_variant)}
-case $variant in cpu | cuda) ;; *) die "ZLAUNCH_VARIANT is '$variant', not cpu or cuda" ;; esac
+case $variant in cpu | cuda | cuda12) ;; *) die "ZLAUNCH_VARIANT is '$variant', not cpu, cuda or cuda12" ;; esac
 
 # The stamp hashes everything that the environment is made from. pyproject.toml is part of it because of its entry point.
 stamp=$({
@@ -62,7 +70,7 @@ version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 say "making $venv ($variant, Python $version); minutes the first time"
 # Debian packages the pip seed of the venv module apart. Without it, `-m venv` fails half way.
 "$python" -c 'import ensurepip, venv' 2>/dev/null || apt_get "python$version-venv"
-if [ "$variant" = cuda ]; then
+if [ "$variant" != cpu ]; then
     # Triton compiles its driver binding at the first GPU kernel. A CPU needs no compiler.
     command -v gcc >/dev/null 2>&1 || command -v clang >/dev/null 2>&1 || apt_get gcc libc6-dev
     "$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_paths()["include"] + "/Python.h"))' ||

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Install the locked packages of one variant into an existing virtual environment.
 #
-#   docker/install_packages.sh VENV_PYTHON cpu|cuda [LOCK...]
+#   docker/install_packages.sh VENV_PYTHON cpu|cuda|cuda12 [LOCK...]
 #
 # This script makes both the bare environment (install_env.sh) and the image (Dockerfile), from the same locks. The locks
 # are complete, so pip resolves nothing (--no-deps): Unsloth's own pins do not resolve on every index. Every package is
@@ -40,5 +40,5 @@ cpu_torch() {
 locked "$req/build.txt"
 # deepspeed's setup.py probes the machine's compilers when it finds torch, so torch comes after it.
 locked "$req/$variant.txt"
-[ "$variant" = cuda ] || cpu_torch
+[ "$variant" != cpu ] || cpu_torch
 for lock in "$@"; do locked "$lock"; done

@@ -88,8 +88,19 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
+def _print_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked and not ctx.resilient_parsing:
+        from launcher.machine import installation
+
+        click.echo(f"zlaunch {__version__} (revision {installation.source_revision()})")
+        ctx.exit()
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.version_option(__version__, prog_name="zlaunch")
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version,
+    help="Print the version and the source revision, and exit.",
+)  # fmt: skip
 def cli() -> None:
     """LoRA fine-tuning of language models: one job file for local GPUs, SSH hosts and Slurm.
 

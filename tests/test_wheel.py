@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -51,6 +54,98 @@ def test_the_wheel_holds_the_files_that_are_not_python(wheel):
 
 def test_the_wheel_says_that_both_packages_are_typed(wheel):
     assert {"launcher/py.typed", "train/py.typed"} <= set(zipfile.ZipFile(wheel).namelist())
+
+
+def git(*arguments: str, cwd: Path = ROOT) -> str:
+    return subprocess.run(["git", *arguments], cwd=cwd, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def copied(tmp_path) -> Path:
+    """A small checkout of another repository, with what a build needs."""
+    for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE", "launcher/__init__.py",
+                 "launcher/machine/installation.py", "train/__init__.py", "templates/node.sh.j2", "docker/Dockerfile",
+                 "slurm/train.sbatch.j2"):  # fmt: skip
+        (tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / "copy" / name)
+    return tmp_path / "copy"
+
+
+def committed(folder: Path, remote: str) -> str:
+    git("init", "-q", cwd=folder)
+    git("remote", "add", "origin", remote, cwd=folder)
+    git("add", "-A", cwd=folder)
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "m", cwd=folder)
+    return git("rev-parse", "HEAD", cwd=folder)
+
+
+def built(folder: Path, kind: str) -> Path:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", folder.parent / f"dist-{folder.name}"]
+    subprocess.run(build, cwd=folder, check=True, capture_output=True)
+    (made,) = (folder.parent / f"dist-{folder.name}").glob("*.whl" if kind == "wheel" else "*.tar.gz")
+    return made
+
+
+def of_wheel(wheel: Path) -> tuple[str, list[str]]:
+    """(revision, links) that a wheel carries."""
+    with zipfile.ZipFile(wheel) as archive:
+        (metadata,) = (name for name in archive.namelist() if name.endswith("dist-info/METADATA"))
+        written = (
+            archive.read("launcher/revision.txt").decode() if "launcher/revision.txt" in archive.namelist() else ""
+        )
+        lines = archive.read(metadata).decode().splitlines()
+    return written.strip(), [line.partition(", ")[2] for line in lines if line.startswith("Project-URL: ")]
+
+
+def test_the_installed_version_names_the_revision_of_its_source(installed, tmp_path):
+    head = git("rev-parse", "HEAD")
+    assert f"(revision {head}" in run(installed, "-m", "launcher", "--version", cwd=tmp_path).stdout
+    assert f"(revision {head}" in run(ROOT, "-m", "launcher", "--version", cwd=tmp_path).stdout
+
+
+def test_an_installation_inside_another_repository_is_not_of_its_revision(installed, tmp_path):
+    inside = tmp_path / "project"
+    shutil.copytree(installed, inside / "site")
+    (inside / "site/launcher/revision.txt").unlink()
+    committed(inside, "https://example.com/a/b")
+    assert "(revision unknown)" in run(inside / "site", "-m", "launcher", "--version", cwd=tmp_path).stdout
+
+
+def test_a_wheel_of_an_sdist_has_the_revision_and_links_of_the_checkout(copied, tmp_path):
+    commit = committed(copied, "git@example.com:group/name.git")
+    (copied / "README.md").write_text("changed")
+    with tarfile.open(built(copied, "sdist")) as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    committed(tmp_path / "unpacked", "https://example.com/another/project")  # a repository around it says nothing
+    revision, links = of_wheel(built(unpacked, "wheel"))
+    assert revision == f"{commit}-dirty"
+    assert links[:2] == ["https://example.com/group/name"] * 2
+
+
+def test_a_wheel_from_a_folder_without_git_claims_no_revision_and_no_links(copied):
+    assert of_wheel(built(copied, "wheel")) == ("", [])
+
+
+@pytest.mark.parametrize(
+    ("remote", "home"),
+    [
+        ("https://github.com/a/b.git", "https://github.com/a/b"),
+        ("https://user:secret@github.com/a/b", "https://github.com/a/b"),
+        ("ssh://git@gitlab.example.com/g/sub/b.git", "https://gitlab.example.com/g/sub/b"),
+        ("git@github.com:a/b.git", "https://github.com/a/b"),
+        ("/srv/git/b.git", None),
+        ("../b", None),
+        ("", None),
+        ("file:///srv/git/b", None),
+        ("host:b", None),
+    ],
+)
+def test_links_are_those_of_the_remote_and_never_a_secret(remote, home):
+    code = f"import hatch_build, json; print(json.dumps(hatch_build.links({remote!r})))"
+    found = json.loads(subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True).stdout)
+    assert found.get("Homepage") == home
+    assert "secret" not in str(found)
 
 
 def test_the_wheel_holds_nothing_but_the_two_packages(wheel):

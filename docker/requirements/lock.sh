@@ -15,8 +15,13 @@ lock() {
         -e "s/ ; $only and platform_python_implementation != 'PyPy' and sys_platform == 'linux'//" \
         -e "s/ ; $only and sys_platform == 'linux'//" "$out"
 }
-rm -f build.txt cuda.txt cpu.txt ui.txt dev.txt
+rm -f build.txt cuda.txt cuda12.txt cpu.txt ui.txt dev.txt
 lock cuda.txt train.in launcher.in build.in
+# CUDA 12: only torch and what belongs to it have other versions.
+held=$(mktemp)
+trap 'rm -f "$held"' EXIT
+sed -n 's/^\([a-z0-9].*\) \\$/\1/p' cuda.txt | grep -vE '^(torch|triton|(nvidia|cuda)-[a-z0-9-]*)==' >"$held"
+lock cuda12.txt train.in launcher.in build.in --overrides overrides-cuda12.in --constraints "$held"
 lock build.txt build.in --constraints cuda.txt
 lock cpu.txt train.in launcher.in torch-cpu.in --overrides overrides-cpu.in --constraints cuda.txt
 lock ui.txt ui.in --constraints cuda.txt

@@ -75,6 +75,8 @@ def environment_cell(job: JobSpec, found: Mapping[str, Any], in_image: bool, gpu
     text = f"torch {packages['torch']}" if "torch" in packages else "no torch"
     if absent:
         advice = f"{', '.join(absent)} not installed for {found['python']}: name the environment with --python"
+        if "torch" in absent and gpus.seen:
+            advice += f", or make one for driver {gpus.driver}: {cuda_wheel.remedy(gpus.driver, gpus.seen)}"
         return Cell(text, "bad", advice)
     wrong = cuda_wheel.cpu_build(packages, gpus.driver, gpus.seen) if gpus.seen else ""
     return Cell(text, "bad" if wrong else "ok", wrong)
@@ -86,7 +88,7 @@ def driver_cell(found: Gpus, packages: Mapping[str, str], in_image: bool) -> Cel
         return Cell("-")
     cuda = cuda_wheel.cuda_of(packages)
     text = ", ".join(filter(None, (found.driver or "?", f"CUDA {cuda}" if cuda else "")))
-    told = cuda_wheel.problems({} if in_image else packages, found.driver, found.seen)
+    told = cuda_wheel.problems({} if in_image else packages, found.driver, found.seen, in_image=in_image)
     if not told:
         return Cell(text)
     # What is in an image nobody has looked at; those that zlaunch builds have the locked CUDA.

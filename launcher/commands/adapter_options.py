@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from launcher.backends.ssh.requirements import NEEDED
 from launcher.commands.options import Function, compose
 from launcher.commands.run_argument import find_run
 from launcher.errors import RunNotFound, UsageError
@@ -46,7 +47,7 @@ def run_module(run: RunDir, args: Sequence[str]) -> int:
         python = named if named.startswith("/") else facts.this_python()
     ours = python == facts.this_python()
     if ours:
-        facts.check_python(python, ("torch", "transformers", "peft"))
+        facts.check_python(python, NEEDED)
     environ = trainer.environment(None if ours else run.code, output.child_encoding())
     return process.passthrough([python, *args], env=environ, cwd=run.path)
 

@@ -10,12 +10,16 @@ from launcher.errors import TargetError, UsageError
 from launcher.images import builder
 from launcher.images.engine import check_engine
 from launcher.images.lock import lock_path, read_lock, write_lock
-from launcher.machine import process
+from launcher.machine import installation, process
 
 
 @click.command()
 @click.option(
-    "--variant", type=click.Choice(["cuda", "cpu"]), default="cuda", show_default=True, help="Device to build for."
+    "--variant",
+    type=click.Choice(["cuda", "cuda12", "cpu"]),
+    default="cuda",
+    show_default=True,
+    help="Device to build for: CUDA 13, CUDA 12 (drivers before 580, Volta) or the CPU.",
 )
 @click.option("--tag", help="Name of the image (default: zlaunch:VERSION-VARIANT).")
 @click.option("--base-image", help="Base image, preferably by digest.")
@@ -45,7 +49,7 @@ def build(
         variant, tag or builder.default_tag(variant), base_image, engine, wheels is not None, network
     )
     check_engine(engine)
-    lock, revision = builder.lock_hash(variant), builder.source_revision()
+    lock, revision = builder.lock_hash(variant), installation.source_revision()
     with builder.build_context(wheels) as context:
         code = process.passthrough(builder.build_argv(request, context, revision=revision, lock=lock))
     if code != 0:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from launcher.backends.ssh.requirements import FOR_CONVERSION
 from launcher.machine import facts, output, process, trainer
 
 
@@ -14,5 +15,6 @@ from launcher.machine import facts, output, process, trainer
 @click.argument("target", metavar="DST", type=click.Path(path_type=Path))
 def convert(source: Path, target: Path) -> int:
     """Convert a ChatGLM or Baichuan checkpoint from its original layout to one that plain transformers reads."""
+    facts.check_python(facts.this_python(), FOR_CONVERSION)
     argv = [facts.this_python(), "-m", "train.convert", str(source.absolute()), str(target.absolute())]
     return process.passthrough(argv, env=trainer.environment(encoding=output.child_encoding()), cwd=trainer.NEUTRAL)

@@ -16,14 +16,18 @@ from typing import Literal
 from launcher import __version__
 from launcher.images.engine import image_id, repository_digest
 from launcher.images.lock import LockedImage
-from launcher.machine import installation, process
+from launcher.machine import installation
 
-Variant = Literal["cuda", "cpu"]
+Variant = Literal["cuda", "cuda12", "cpu"]
 
+_PYTHON = (
+    "docker.io/library/python:3.12-slim-bookworm"
+    "@sha256:782412e85d0f0984994c290652577d4018aff08145c85b262bb63dc0c7522254"
+)
 BASE_IMAGES: dict[str, str | None] = {
     "cuda": None,  # the Dockerfile's own default
-    "cpu": "docker.io/library/python:3.12-slim-bookworm"
-    "@sha256:782412e85d0f0984994c290652577d4018aff08145c85b262bb63dc0c7522254",
+    "cuda12": _PYTHON,  # torch's wheels bring CUDA; NVIDIA's image for 13 refuses to start on older drivers
+    "cpu": _PYTHON,
 }
 """Variant -> base image by digest."""
 
@@ -80,6 +84,7 @@ def build_context(wheels: Path | None = None) -> Iterator[Path]:
         context = Path(name)
         inner = shutil.ignore_patterns("__pycache__", "*.pyc", "templates", "docker", "slurm")
         shutil.copytree(package, context / "launcher", ignore=inner)
+        (context / "launcher" / installation.REVISION_FILE).write_text(installation.source_revision(), encoding="utf-8")
         shutil.copytree(installation.train_package(), context / "train", ignore=skip)
         for kind in ("templates", "docker", "slurm"):
             shutil.copytree(installation.path(kind), context / kind, ignore=skip)
@@ -100,19 +105,6 @@ def lock_hash(variant: str) -> str:
     requirements = installation.path("docker") / "requirements"
     content = b"".join((requirements / name).read_bytes() for name in ("build.txt", f"{variant}.txt", "train.in"))
     return hashlib.sha256(content).hexdigest()
-
-
-def source_revision() -> str:
-    """The commit of the checkout, with `-dirty` if it has changes; without a checkout the version. Runs git."""
-    root = installation.PACKAGE.parent
-    if not (root / ".git").exists():
-        return f"v{__version__}"
-    try:
-        commit = process.run(["git", "-C", root, "rev-parse", "HEAD"], timeout=20).stdout.strip()
-        changed = process.run(["git", "-C", root, "status", "--porcelain", "-uno"], timeout=20).stdout.strip()
-    except process.CommandError:
-        return "unknown"
-    return commit + ("-dirty" if changed else "")
 
 
 def locked_image(build: Build, *, revision: str, lock: str) -> LockedImage:

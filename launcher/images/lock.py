@@ -39,8 +39,9 @@ class ImageLock(msgspec.Struct, frozen=True, kw_only=True):
         locked = self.images.get(image)
         return (locked.digest or locked.id) if locked else image
 
-    def newest(self, variant: str) -> str | None:
-        tags = [tag for tag, image in self.images.items() if image.variant == variant]
+    def newest(self, device: str) -> str | None:
+        """The image that was built last for `cuda` (of any version) or `cpu`."""
+        tags = [tag for tag, image in self.images.items() if image.variant.rstrip("0123456789") == device]
         return tags[-1] if tags else None
 
 

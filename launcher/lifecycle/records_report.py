@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.backends.local.devices import assumed_target
+from launcher.backends.ssh.requirements import FOR_RECORDS
 from launcher.errors import UsageError
 from launcher.job.spec import JobSpec
 from launcher.lifecycle import checks
@@ -20,7 +21,8 @@ from train.config import dump
 def inspect(wanted: JobSpec, *arguments: str, timeout: float | None = None) -> tuple[int, dict[str, Any]]:
     """(exit code, report) of train.datacheck for a job.
 
-    Raises UsageError, and CommandError also if it takes longer than `timeout` seconds.
+    Raises UsageError, TargetError for an environment without the packages, and CommandError also if it takes longer
+    than `timeout` seconds.
     """
     target = assumed_target(wanted)
     checks.check_inputs(wanted, "local")
@@ -28,6 +30,7 @@ def inspect(wanted: JobSpec, *arguments: str, timeout: float | None = None) -> t
     planned = plan(wanted, target, run_id="check", model_config=model.config).train
     if planned is None:
         raise UsageError("the job runs a program, which reads its own data: there are no records to check")
+    facts.check_python(target.python, FOR_RECORDS)
     return _run(target.python, dump(planned), *arguments, timeout=timeout)
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from launcher.machine.facts import Gpu
 
-LOCKED = "13.0"
-"""CUDA of the locked environment (docker/requirements/cuda.txt)."""
+LOCKED = {"cuda": "13.0", "cuda12": "12.8"}
+"""Variant of the locked environment and of the image (docker/requirements/VARIANT.txt) -> its CUDA, newest first."""
 OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
 """Major version of CUDA -> of the driver (NVIDIA's table of minor version compatibility)."""
 WHEELS = (((13, 0), 7.5, 99.0), ((12, 8), 7.0, 99.0), ((11, 8), 5.0, 10.0), ((0, 0), 3.5, 9.0))
@@ -30,26 +30,34 @@ def cuda_of(packages: Mapping[str, str]) -> str:
 def cpu_build(packages: Mapping[str, str], driver: str, gpus: Sequence[Gpu]) -> str:
     """Say that torch cannot use any GPU, and what to do; empty: nothing says so."""
     torch = packages.get("torch", "")
-    return f"torch {torch} is a build for CPUs: {_remedy(driver, gpus)}" if "+cpu" in torch else ""
+    return f"torch {torch} is a build for CPUs: {remedy(driver, gpus)}" if "+cpu" in torch else ""
 
 
-def problems(packages: Mapping[str, str], driver: str, gpus: Sequence[Gpu]) -> list[str]:
+def problems(packages: Mapping[str, str], driver: str, gpus: Sequence[Gpu], *, in_image: bool = False) -> list[str]:
     """Say why the installed torch cannot use these GPUs under this driver, and what to do; empty: it can.
 
-    Without a torch that tells its CUDA, the locked environment's counts.
+    Without a torch that tells its CUDA, that of the newest locked environment counts.
     """
-    cuda = cuda_of(packages) or LOCKED
+    cuda = cuda_of(packages) or LOCKED["cuda"]
     found = [_driver_problem(cuda, driver), *(_card_problem(cuda, gpu) for gpu in gpus)]
     told = list(dict.fromkeys(filter(None, found)))
-    return [*told, _remedy(driver, gpus)] if told else []
+    return [*told, remedy(driver, gpus, in_image=in_image)] if told else []
 
 
-def _remedy(driver: str, gpus: Sequence[Gpu]) -> str:
-    """Name the newest wheels that fit driver and cards."""
+def remedy(driver: str, gpus: Sequence[Gpu], *, in_image: bool = False) -> str:
+    """Name the newest image, or the newest locked environment and wheels, that fit driver and cards."""
+    fitting = next((name for name, cuda in LOCKED.items() if _fits(cuda, driver, gpus)), None)
+    if in_image and fitting:
+        return f"zlaunch build --variant {fitting}"
     for cuda, index in (("13.0", "cu130"), ("12.8", "cu128"), ("12.6", "cu126"), ("11.8", "cu118")):
-        if not _driver_problem(cuda, driver) and not any(_card_problem(cuda, gpu) for gpu in gpus):
-            return f"pip install torch --index-url https://download.pytorch.org/whl/{index}"
+        if _fits(cuda, driver, gpus):
+            pip = f"pip install torch --index-url https://download.pytorch.org/whl/{index}"
+            return f"{pip}, or in a checkout: ZLAUNCH_VARIANT={fitting} make env" if fitting else pip
     return "no wheels of torch fit this driver and these cards: update the driver"
+
+
+def _fits(cuda: str, driver: str, gpus: Sequence[Gpu]) -> bool:
+    return not _driver_problem(cuda, driver) and not any(_card_problem(cuda, gpu) for gpu in gpus)
 
 
 def _driver_problem(cuda: str, driver: str) -> str:

@@ -19,7 +19,11 @@ from train.config import Device
 COMPARED = ("torch", "transformers", "peft", "deepspeed", "unsloth", "accelerate", "bitsandbytes")
 """Packages whose versions must be the same on all hosts."""
 NEEDED = ("torch", "transformers", "peft", "msgspec")
-"""Packages without which no training starts."""
+"""Packages without which no training starts, and no adapter answers."""
+FOR_RECORDS = ("transformers", "numpy", "msgspec")
+"""Packages that reading and tokenizing records needs."""
+FOR_CONVERSION = ("torch", "transformers", "safetensors")
+"""Packages that the conversion of a checkpoint needs."""
 REPORTED = (*COMPARED, "msgspec")
 """Packages whose versions a host reports."""
 OLDEST_PYTHON = (3, 8)

@@ -31,8 +31,8 @@ def test_a_build_from_wheels_has_no_network():
 
 
 def test_default_base_images_are_pinned_by_digest():
-    defaults = [*filter(None, builder.BASE_IMAGES.values()), builder._dockerfile_base()]
-    assert len(defaults) == 2
+    defaults = [base or builder._dockerfile_base() for base in builder.BASE_IMAGES.values()]
+    assert len(defaults) == 3
     assert all(re.fullmatch(r"[\w./:-]+@sha256:[0-9a-f]{64}", base) for base in defaults)
 
 

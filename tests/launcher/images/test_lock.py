@@ -22,6 +22,8 @@ def test_the_lock_remembers_images_and_pins_by_digest_before_id(lock_file):
     assert lock.pinned("r/zl:cuda") == "r/zl@sha256:bb"
     assert lock.pinned("other:1") == "other:1"
     assert (lock.newest("cpu"), lock.newest("cuda")) == ("zl:cpu", "r/zl:cuda")
+    older_driver = msgspec.structs.replace(LOCKED, variant="cuda12")
+    assert lock.with_image("zl:cuda12", older_driver).newest("cuda") == "zl:cuda12"
 
 
 def test_a_rebuilt_image_becomes_the_newest(lock_file):

@@ -122,7 +122,9 @@ def test_a_check_of_records_ends_with_all_that_it_started(zl: Zl, number: signal
     fifo = zl.home / "slow.jsonl"
     fifo.write_text('{"instruction": "a", "output": "b"}\n')
     slow = zl.home / "slow.py"
-    slow.write_text(f"#!{sys.executable}\nimport os, tempfile, time\nopen(tempfile.mkdtemp() + '/x', 'w')\n"
+    slow.write_text(f"#!{sys.executable}\nimport os, sys, tempfile, time\n"
+                    "if sys.argv[1] == '-c':\n    raise SystemExit  # asked for its packages: it has all of them\n"
+                    "open(tempfile.mkdtemp() + '/x', 'w')\n"
                     f"open({str(zl.home / 'up')!r}, 'w').write(str(os.getpid()))\ntime.sleep(300)\n")  # fmt: skip
     slow.chmod(0o755)
     process = zl.start("data", "check", "--smoke", "--device", "cpu", "--set", f"local.python={slow}")
