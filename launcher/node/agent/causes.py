@@ -77,10 +77,16 @@ CAUSES = (
         "else set env.NCCL_DEBUG=INFO and check the network interfaces",
     ),
     Cause(
+        "out_of_host_memory",
+        "",
+        "the job needs more of the host's memory than it may have: fewer ranks per host, no offload to the CPU, "
+        "or ask for more (slurm.mem, the container's limit)",
+    ),
+    Cause(
         "killed",
         "",
-        "signal 9 without a request: the kernel's out-of-memory killer is likely (dmesg | grep -i oom); "
-        "lower the memory the job needs or ask for more",
+        "another process sent a signal that nobody asked zlaunch for: a person, a scheduler's limit, systemd-oomd or "
+        "earlyoom (journalctl has them); the message says what the kernel knows",
     ),
     Cause(
         "hang",

@@ -13,6 +13,7 @@ from contextlib import suppress
 
 from ..engine_refusals import start_instead
 from ..files import append_line, last_lines, read_json, remove, tail
+from ..memory_kills import MemoryKills
 from ..processes import descendants, kill_descendants, kill_quietly, reap_children, split_status
 from .causes import failure_of
 from .launch import EXIT_OF_STATE, OVERRIDES
@@ -105,6 +106,7 @@ class ContainerAgent:
         self.container: Json = launch["container"]
         self.signals = Signals()
         self.deadline: Optional[float] = None
+        self.kills = MemoryKills()
         self.begin = 0
         """Where the output of the newest start begins in the agent's log."""
 
@@ -193,6 +195,13 @@ class ContainerAgent:
         if self.deadline is not None:
             return "CANCELLED", None
         code, signum = split_status(status)
+        if signum == signal.SIGKILL or code == 128 + signal.SIGKILL:
+            _, said = self.kills.verdict([])  # pids inside are not those of the kernel's log
+            message = "the container on %s was ended by signal 9: %s" % (os.uname().nodename, said)
+            return "FAILED", failure_of(
+                "killed", message, node_rank=self.node_rank, exit_code=code, signum=signum,
+                log_tail=last_lines(tail(self.names.log)),
+            )  # fmt: skip
         lines = last_lines(tail(self.names.log))
         message = "the container ended (code %s, signal %s) before its agent wrote a record" % (code, signum)
         output = [line for line in lines if not re.match(r"\d{4}-\d\d-\d\d ", line) and "--help" not in line]

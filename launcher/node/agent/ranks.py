@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 
 from ..addresses import interface_of
 from ..files import last_lines, read_json, remove, tail
 from ..hangs import WATCH_FD, Pulse, Pulses
+from ..memory_kills import MemoryKills
 from ..processes import (
     descendants,
     die_with_parent,
@@ -48,6 +50,8 @@ class Ranks:
         self.rows: List[Json] = []
         self.failures: List[Json] = []
         self.offsets: Dict[int, int] = {}
+        self.kills: Optional[MemoryKills] = None
+        """The kernel's count of processes that it ended for memory, before the ranks started."""
         self.pulses = Pulses()
         """Signs of progress of the ranks; none for a program of the user's."""
         self.stop_asked = False
@@ -67,6 +71,7 @@ class Ranks:
     def begin(self, attempt: int) -> None:
         """Reset for an attempt. Reports are about this attempt from here on, even if none of its ranks starts."""
         self.attempt, self.rows, self.failures, self.offsets = attempt, [], [], {}
+        self.kills = MemoryKills()
         self.pulses.clear()
         self.stop_asked = self.terminated = self.cut_short = False
         self.deadline = None
@@ -140,6 +145,11 @@ class Ranks:
         full = cause in ("bug", "disk_full") and is_full(self.names.root)
         cause = "disk_full" if full else cause
         how = "was ended by signal %s" % row["signal"] if row["signal"] else "exited with code %s" % row["exit_code"]
+        killed = victims_of(row, text) if cause in ("killed", "bug") else None
+        if killed is not None and self.kills is not None:
+            for_memory, said = self.kills.verdict(killed)
+            cause = "out_of_host_memory" if for_memory else cause
+            how += ": " + said
         lines = last_lines(text)
         detail = own.get("message") or (lines[-1].strip() if lines and not row["signal"] else "")
         return failure_of(
@@ -208,3 +218,14 @@ class Ranks:
         if EXIT_STOPPED in codes:
             return "stopped"
         return "ok" if not self.cut_short and all(code == 0 for code in codes) else "cancelled"
+
+
+def victims_of(row: Json, text: str) -> Optional[List[int]]:
+    """Return the pids that a signal 9 ended: the rank itself, or a process that loaded data for it, which torch
+    names in the log. Empty: a child whose end the rank handed on as code 137. None: no such signal is known of."""
+    if row["signal"] == signal.SIGKILL:
+        return [row["pid"]]
+    loaders = re.findall(r"DataLoader worker \(pid\(?s?\)? (\d+)\) is killed by signal: Killed", text)
+    if loaders or row["exit_code"] == 128 + signal.SIGKILL:
+        return [int(pid) for pid in loaders]
+    return None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import time
 
 from ..files import last_lines, read_json, tail
+from ..memory_kills import MemoryKills
 from ..processes import kill_descendants, kill_quietly, reap_children, split_status
 from .causes import failure_of
 from .launch import EXIT_OF_STATE
@@ -32,7 +34,7 @@ def guard(
 
     The agent's companions, `beside` it, stay: they report the end.
     """
-    signals = Signals()
+    signals, kills = Signals(), MemoryKills()
     status: Optional[int] = None
     while status is None:
         select.select([signals.reader], [], [])
@@ -48,12 +50,18 @@ def guard(
     for pid, ended in kill_descendants(beside.pids if beside else ()):
         if beside is not None:
             beside.ended(pid, ended)
-    record_death(launch, names, agent, start_time, code, signum)
+    record_death(launch, names, agent, start_time, code, signum, kills)
     return code if code is not None else 1
 
 
 def record_death(
-    launch: Json, names: Names, agent: int, start_time: Optional[int], code: Optional[int], signum: Optional[int]
+    launch: Json,
+    names: Names,
+    agent: int,
+    start_time: Optional[int],
+    code: Optional[int],
+    signum: Optional[int],
+    kills: Optional[MemoryKills] = None,
 ) -> None:
     """Write the end that a killed agent could not: only into its own record, and only if that still says running.
 
@@ -65,7 +73,11 @@ def record_death(
     state = "FAILED" if code is None else STATE_OF_EXIT.get(code, "FAILED")
     how = "killed by signal %s" % signum if signum else "ended with code %s" % code
     node_rank = int(record["node_rank"])
-    failure = failure_of("killed" if signum else "bug", "the agent on %s was %s" % (os.uname().nodename, how))
+    cause = "killed" if signum else "bug"
+    if signum == signal.SIGKILL and kills is not None:
+        for_memory, said = kills.verdict([agent])
+        cause, how = "out_of_host_memory" if for_memory else cause, "%s: %s" % (how, said)
+    failure = failure_of(cause, "the agent on %s was %s" % (os.uname().nodename, how))
     failure.update(node_rank=node_rank, signal=signum, exit_code=code, log_tail=last_lines(tail(names.log)))
     recorder = Recorder(names, launch, node_rank)
     recorder.content = record

@@ -176,10 +176,15 @@ ROWS = (
         "请先看其他进程：某个进程退出后，其他进程会看到连接中断；否则请设 env.NCCL_DEBUG=INFO 并检查网络接口",
     ),
     (
-        r"signal 9 without a request: the kernel's out-of-memory killer is likely \(dmesg \| grep -i oom\); "
-        r"lower the memory the job needs or ask for more",
-        "没有请求却收到信号 9：很可能是内核因内存不足而结束了进程（dmesg | grep -i oom）；"
-        "请减少任务所需内存，或请求更多",
+        r"the job needs more of the host's memory than it may have: fewer ranks per host, no offload to the CPU, "
+        r"or ask for more \(slurm\.mem, the container's limit\)",
+        "任务所需的主机内存超过了允许的量：请减少每台主机的进程数，不要卸载到 CPU，或请求更多（slurm.mem、容器的限制）",
+    ),
+    (
+        r"another process sent a signal that nobody asked zlaunch for: a person, a scheduler's limit, systemd-oomd or "
+        r"earlyoom \(journalctl has them\); the message says what the kernel knows",
+        "其他进程发送了未经 zlaunch 请求的信号：某个人、调度器的限制、systemd-oomd 或 earlyoom（见 journalctl）；"
+        "上面的信息说明了内核所知的情况",
     ),
     (
         r"logs/node-\*/stack-\*\.txt have the stacks of all threads; look at the rank that differs from the others\. "

@@ -81,7 +81,7 @@ def test_a_secrets_file_is_deleted_once_read(make: Make, tmp_path: Path) -> None
         ("echo 'no such key' >&2; exit 2", 2, "bad_configuration", "correct"),
         ("echo 'ValueError: x'; exit 3", 3, "bug", "last lines"),
         ("kill -SEGV $$", None, "bug", "last lines"),
-        ("kill -KILL $$", None, "killed", "out-of-memory killer"),
+        ("kill -KILL $$", None, "killed", "another process sent a signal"),
         ('echo \'{"cause": "data", "message": "line 7", "advice": ["fix it"]}\' > errors/rank-0.json; exit 2',
          2, "data", "fix it"),
     ],
