@@ -9,7 +9,9 @@ every record, and keeps the tokens for a run on this machine). Prints one JSON o
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import sys
 import tempfile
 import time
@@ -22,13 +24,16 @@ import numpy.typing as npt
 from train.config import Source, TrainConfig, load, records_of
 from train.data import cache, schedule
 from train.data.cache import Entry
-from train.data.dataset import NOTHING_AT_WEIGHT, NOTHING_TO_EVALUATE, with_thoughts
+from train.data.dataset import NOTHING_AT_WEIGHT, NOTHING_TO_EVALUATE, Data, with_thoughts
 from train.data.preview import preview
 from train.data.prompts import set_template
 from train.data.recipe import Recipe
 from train.data.schedule import Sampler
 from train.errors import EXIT_USER, DataError, TrainError, UserError, advise
-from train.hub.cachedir import cache_directory
+from train.hub import reachable
+from train.model.tokenizer_files import tokenizer_files
+from train.rundir.counter import Counted, Lines, doing
+from train.rundir.run_files import RunDir
 
 SAMPLE = 20_000
 """Records tokenized of a larger number: the mean length is then known to about half a percent."""
@@ -43,16 +48,33 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="on one line")
     parser.add_argument("--all", action="store_true", help="tokenize every record, and keep the tokens for the run")
     parser.add_argument("--show", metavar="N|FILE:LINE", help="show the first N records or one record instead")
+    parser.add_argument("--lines-to", type=int, metavar="FD", help="write how far it is to this open file")
     options = parser.parse_args(arguments)
-    try:
-        config = load(options.config)
-        found = show(config, options.show) if options.show else check(config, everything=options.all)
-    except TrainError as error:
-        print(f"error: {error}", file=sys.stderr)
-        advise(error.advice)
-        return error.exit_code
+    offline = None
+    with contextlib.ExitStack() as stack:
+        if options.lines_to is not None:
+            stack.enter_context(Lines(stack.enter_context(os.fdopen(options.lines_to, "w"))))
+        try:
+            config = load(options.config)
+            offline = _offline(config)
+            found = show(config, options.show) if options.show else check(config, everything=options.all)
+        except TrainError as error:
+            print(f"error: {error}", file=sys.stderr)
+            advise([*([offline] if offline else []), *error.advice])
+            return error.exit_code
     print(json.dumps(found, ensure_ascii=False, indent=None if options.json else 2), flush=True)
     return EXIT_USER if found.get("errors") else 0
+
+
+def _offline(config: TrainConfig) -> str | None:
+    """Why the hub cannot be asked for what the job names of it, if so. Raises UserError for what is not here either."""
+    model, sources = config.model, (*config.data.train_sources, *config.data.eval_sources)
+    of_hub = model.source == "huggingface" and not Path(model.path).expanduser().is_dir()
+    names = [source.path.removeprefix("hub:").partition(":")[0] for source in sources if source.path.startswith("hub:")]
+    doing("asking the hub")
+    return reachable.stay_offline_unless_reachable(
+        [model.path] if of_hub else [], [name for name in names if not Path(name).exists()]
+    )
 
 
 def show(config: TrainConfig, chosen: str, tokenizer: Any = None) -> dict[str, Any]:
@@ -60,8 +82,11 @@ def show(config: TrainConfig, chosen: str, tokenizer: Any = None) -> dict[str, A
     tokenizer = tokenizer or load_tokenizer(config)
     set_template(tokenizer, config.data.chat_template, config.model.thinking)
     paths = [source.path for source in config.data.train_sources]
+    read = doing("reading data.train", "records")
     with_thoughts(
-        config, tokenizer, lambda: cache.entry(paths, Recipe.of_job(tokenizer, config.data), share=_share(paths))
+        config,
+        tokenizer,
+        lambda: cache.entry(paths, Recipe.of_job(tokenizer, config.data), share=_share(paths), read=read),
     )
     chosen_one = {"first": int(chosen)} if chosen.isdecimal() else {"place": chosen, "first": 1}
     return preview(Recipe.of_job(tokenizer, config.data), paths, **chosen_one)
@@ -80,10 +105,11 @@ def check(config: TrainConfig, *, everything: bool = False, tokenizer: Any = Non
         if not sources:
             continue
         paths = [source.path for source in sources]
+        read = doing(f"reading data.{name}", "records")  # before the files of a hub are fetched
         share = 1.0 if everything else _share(paths)
 
-        def made(paths: list[str] = paths, share: float = share) -> Entry:
-            return cache.entry(paths, Recipe.of_job(tokenizer, data), share=share, tokenizer=tokenizer)
+        def made(paths: list[str] = paths, share: float = share, read: Counted = read) -> Entry:
+            return cache.entry(paths, Recipe.of_job(tokenizer, data), share=share, tokenizer=tokenizer, read=read)
 
         entry = entries[name] = with_thoughts(config, tokenizer, made) if name == "train" else made()
         report[name] = {"sources": _sources(sources, entry), **_described(entry, data.max_length)}
@@ -108,9 +134,7 @@ def check(config: TrainConfig, *, everything: bool = False, tokenizer: Any = Non
 
 def _share(paths: list[str]) -> float:
     """The share of the records that gives about SAMPLE of them, by the size of the files; 1 for small files."""
-    from train.records.files import files
-
-    size = sum(Path(file).stat().st_size for path in paths for file, _ in files(path))
+    size = cache.bytes_of(paths)
     return min(1.0, round(SAMPLE / max(1, size / _BYTES_A_RECORD), 6)) if size > _SMALL else 1.0
 
 
@@ -239,12 +263,14 @@ def _whole_hashes(entry: Entry) -> npt.NDArray[np.uint64]:
 
 def load_tokenizer(config: TrainConfig) -> Any:
     """Load the job's tokenizer as the run will. Raises UserError."""
+    fetched = doing("loading the tokenizer", "bytes")
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as made:
-        place, options = _place(config, Path(made))
+        texts = Data(config, RunDir(Path(made))).texts
+        place, options = tokenizer_files(config, Path(made), texts, fetched)
         try:
             tokenizer = AutoTokenizer.from_pretrained(
                 place, trust_remote_code=config.model.trust_remote_code, **options
@@ -257,48 +283,6 @@ def load_tokenizer(config: TrainConfig) -> Any:
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
         raise UserError(f"the tokenizer of {config.model.path} is not a fast one, or has no end-of-sequence token")
     return tokenizer
-
-
-def _place(config: TrainConfig, temporary: Path) -> tuple[str, dict[str, Any]]:
-    """(directory to load from, options): fetch or make only what the tokenizer needs."""
-    from train.data.dataset import Data
-    from train.model import random
-    from train.model.gguf import find_gguf
-    from train.rundir.run_files import RunDir
-
-    model = config.model
-    if model.source == "random":
-        random.make_random(temporary, Data(config, RunDir(temporary)).texts(), config.train.seed)
-        return str(temporary), {}
-    if model.source == "package":
-        gguf, version = find_gguf(model.path)
-        made = cache_directory() / "models" / f"{model.path}-{version}"
-        return (str(made), {}) if made.is_dir() else (str(gguf.parent), {"gguf_file": gguf.name})
-    local = Path(model.path).expanduser()
-    if local.is_dir():
-        return _converted(local, temporary), {}
-    from train.hub.download import download
-
-    return _converted(download(model, weights=False), temporary, weights=False), {}
-
-
-def _converted(local: Path, temporary: Path, *, weights: bool = True) -> str:
-    """The directory itself, or the converted tokenizer of an original ChatGLM or Baichuan checkpoint."""
-    from train.original import conversion
-
-    if not (local / "config.json").is_file() or not conversion.needs_conversion(local):
-        return str(local)
-    from train.original.checkpoint_files import ConversionError, read_source
-    from train.original.layouts import recipe_for
-
-    try:
-        source = read_source(local, weights=weights)
-        recipe = recipe_for(source)
-        conversion.write_tokenizer(source, recipe, temporary)
-        conversion.write_config(source, recipe, temporary)
-    except ConversionError as error:
-        raise UserError(str(error)) from None
-    return str(temporary)
 
 
 if __name__ == "__main__":

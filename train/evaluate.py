@@ -9,6 +9,7 @@ torchrun, on several.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -24,8 +25,8 @@ from train.dist import World
 from train.errors import UserError, report
 from train.model import limits
 from train.model.base import local_directory
-from train.model.load import load_for_training, load_tokenizer
-from train.rundir.counter import Lines
+from train.model.load import load_for_training, load_tokenizer, weights_counted
+from train.rundir.counter import Lines, doing
 from train.rundir.run_files import RunDir, write_atomic, write_json
 from train.training.evaluator import Evaluator, InferenceOnly
 from train.training.loss import AnswerLoss
@@ -83,9 +84,9 @@ def evaluation_config(config: TrainConfig, options: argparse.Namespace, world: W
 
 def evaluate(config: TrainConfig, world: World, rundir: RunDir, adapter: TrainedAdapter, place: Path) -> None:
     """Measure the adapter on config.data.eval, and write what was found to `place` (a collective). Raises UserError."""
-    evaluator = _evaluator(config, world, rundir, adapter)
-    answered = Lines("answered", "records").at
-    evaluation = evaluator.evaluate(answered if world.first else lambda done, total: None)
+    with Lines() if world.first else contextlib.nullcontext():
+        evaluator = _evaluator(config, world, rundir, adapter)
+        evaluation = evaluator.evaluate(doing("answering", "records"))
     if evaluation is None:  # rank 0 has it
         return
     place.mkdir(parents=True, exist_ok=True)
@@ -98,14 +99,17 @@ def evaluate(config: TrainConfig, world: World, rundir: RunDir, adapter: Trained
 def _evaluator(config: TrainConfig, world: World, rundir: RunDir, adapter: TrainedAdapter) -> Evaluator:
     from peft import PeftModel
 
+    counted = doing("loading the base model", "weights")
     data = Data(config, rundir)
     base = local_directory(config, rundir, data.texts)
     dist.start(world, deepspeed=False)
     tokenizer = load_tokenizer(config, base)
     limits.check(config, base, tokenizer, data.first_from)
-    loaded = load_for_training(config, world, base, "peft", None, tokenizer)
+    with weights_counted(counted):
+        loaded = load_for_training(config, world, base, "peft", None, tokenizer)
     loaded.tokenizer.chat_template = adapter_tokenizer(adapter).chat_template
     model = PeftModel.from_pretrained(loaded.model, adapter.directory)
+    doing("reading the records")
     part = data.eval(loaded.tokenizer)
     assert part is not None  # evaluation_config checked it
     loss = fused_for_answers(model) or AnswerLoss(model, fused=False)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from functools import partial
 from pathlib import Path
 
 from train import dist
@@ -23,6 +22,7 @@ from train.errors import EXIT_FAILED, guard_output, report
 from train.exports.kinds import EXPORTS, export
 from train.exports.server import Server
 from train.exports.verify import Verification, verify_directory, verify_server
+from train.rundir.counter import Lines, doing
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,20 +47,28 @@ def main(arguments: list[str] | None = None) -> int:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        return run(options)
+        with Lines():
+            return run(options)
     except Exception as error:
         return report(error, None, None, 0)
 
 
 def run(options: argparse.Namespace) -> int:
     """Export, verify or both; returns the exit status."""
+
+    def tell(text: str) -> None:
+        print(text, file=sys.stderr if options.json else None, flush=True)
+        doing(text)
+
     if options.server is not None:
+        doing("asking the run's own model and the server")
         server = Server.at(options.server, options.server_model)
         return show(verify_server(options.run_dir, server, options.prompts, options.max_new_tokens), options.json)
     if not options.verify or not options.out.exists():
-        export(options.run_dir, options.to, options.out, partial(print, file=sys.stderr if options.json else None))
+        export(options.run_dir, options.to, options.out, tell)
     if not options.verify:
         return 0
+    doing("asking the run's own model and the export")
     out = options.out.absolute()
     return show(verify_directory(options.run_dir, out, options.prompts, options.max_new_tokens), options.json)
 

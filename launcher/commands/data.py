@@ -65,7 +65,7 @@ def show(ctx: click.Context, /, first: int | None, record: str | None, as_json: 
 
 def inspect(ctx: click.Context, *arguments: str) -> tuple[int, dict[str, Any]]:
     """(exit code, report) of train.datacheck for the job of this command."""
-    return records_report.inspect(options.load_job(ctx).spec, *arguments)
+    return records_report.inspect(options.load_job(ctx).spec, *arguments, shown=True)
 
 
 def text(found: dict[str, Any]) -> str:

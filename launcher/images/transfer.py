@@ -10,6 +10,7 @@ from pathlib import Path
 from launcher.errors import UsageError
 from launcher.images.engine import inspect, run
 from launcher.machine import process
+from launcher.machine.byte_progress import waiting
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,10 @@ def save_archive(engine: str, image: str, file: Path) -> None:
         raise UsageError(f"no directory {file.parent}")
     with tempfile.TemporaryDirectory(dir=file.absolute().parent, prefix=".zlaunch-image-") as folder:
         for argv in commands:
-            words = fill(argv, image=image, file=str(file), scratch=str(Path(folder, "image.tar")))
-            run(words, words[0], image)
+            scratch = Path(folder, "image.tar")
+            words = fill(argv, image=image, file=str(file), scratch=str(scratch))
+            with waiting(f"writing {file.name}", scratch if "{scratch}" in " ".join(argv[:-1]) else file):
+                run(words, words[0], image)
 
 
 def load_archive(engine: str, file: Path) -> str:
@@ -77,7 +80,8 @@ def load_archive(engine: str, file: Path) -> str:
     commands = archive_of(file).load
     if not commands:
         raise UsageError(f"{file} needs no loading", hint=f"name it as the image: --image {file}")
-    return run(fill(commands, engine=engine, file=str(file)), engine, str(file)).strip()
+    with waiting(f"loading {file.name} into {engine}"):
+        return run(fill(commands, engine=engine, file=str(file)), engine, str(file)).strip()
 
 
 def fill(argv: Iterable[str], **values: str) -> tuple[str, ...]:
@@ -96,9 +100,10 @@ def export_directory(engine: str, image: str, folder: Path) -> None:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".zlaunch-image-") as scratch:
             tar, tree = Path(scratch, "image.tar"), Path(scratch, "tree")
             tree.mkdir()
-            run([engine, "export", f"--output={tar}", container], engine, image)
-            # Device nodes need root, and ch-run brings its own /dev.
-            process.run(["tar", "-C", tree, "--exclude=dev/*", "-xf", tar])
+            with waiting(f"exporting {image}", tar):
+                run([engine, "export", f"--output={tar}", container], engine, image)
+            with waiting(f"unpacking {image}"):  # device nodes need root, and ch-run brings its own /dev
+                process.run(["tar", "-C", tree, "--exclude=dev/*", "-xf", tar])
             for name in ("dev", "proc", "sys", "tmp", "mnt", "ch"):
                 (tree / name).mkdir(exist_ok=True)
             lines = [line for line in environment.splitlines() if "=" in line]

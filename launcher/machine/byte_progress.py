@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, Any
 
 FIRST_AFTER = 2.0
@@ -38,6 +41,26 @@ class ByteProgress:
             left = f", {max(0.0, self.total - self.done) / rate:.0f} s left" if rate and self.total else ""
             total = f" of {shown(self.total)}" if self.total else ""
             print(f"{self.what}: {shown(self.done)}{total}, {shown(rate)}/s{left}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def waiting(what: str, file: Path | None = None) -> Iterator[None]:
+    """Around a call that tells nothing: a line about how long it has taken, and how much it has written to `file`."""
+    over, begun = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        wait = FIRST_AFTER
+        while not over.wait(wait):
+            wait, seconds = EVERY, time.monotonic() - begun
+            size = file.stat().st_size if file and file.exists() else 0
+            text = f"{shown(size)}, {shown(size / seconds)}/s" if size else f"{seconds:.0f} s so far"
+            print(f"{what}: {text}", file=sys.stderr, flush=True)
+
+    threading.Thread(target=tell, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def shown(size: float) -> str:

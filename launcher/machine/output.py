@@ -118,6 +118,14 @@ def make_optional() -> None:
     _Stream.optional = True
 
 
+def error_descriptor() -> int | None:
+    """Of standard error; None where that is no open file (closed, or replaced by a program that imports us)."""
+    try:
+        return sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
 def child_encoding() -> str:
     """PYTHONIOENCODING for a child that writes to the same place."""
     return f"{getattr(sys.stdout, 'encoding', None) or 'utf-8'}:backslashreplace"

@@ -55,8 +55,9 @@ def run(
     cwd: str | os.PathLike[str] | None = None,
     env: Mapping[str, str] | None = None,
     check: bool = True,
+    descriptors: Sequence[int] = (),
 ) -> Result:
-    """Run a command in its own session and wait for it.
+    """Run a command in its own session and wait for it. It inherits `descriptors` under their numbers.
 
     After `timeout` seconds, and at Ctrl-C, the command and everything that it started are killed. Raises CommandError
     if it cannot start, takes too long or, with `check`, exits with a status other than 0.
@@ -65,7 +66,7 @@ def run(
     try:
         process = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            cwd=cwd, env=env, start_new_session=True,
+            cwd=cwd, env=env, start_new_session=True, pass_fds=descriptors,
         )  # fmt: skip
     except OSError as error:
         why = f"cannot be started: {error.strerror}"

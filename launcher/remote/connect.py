@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -235,9 +235,10 @@ class Connection:
         """Write a file on the host over SFTP. Raises paramiko's errors, OSError."""
         self.session.put(file, path)
 
-    def get(self, path: str, file: IO[bytes], most: int) -> None:
+    def get(self, path: str, file: IO[bytes], most: int, moved: Callable[[int], None]) -> None:
         """Copy a file of the host over SFTP. Raises paramiko's errors, OSError if it has more bytes than `most`.
 
+        `moved` gets the size of each block.
         Not by SFTPClient.getfo, which believes any size that the host tells it.
         """
         sftp = self.session.sftp()
@@ -248,6 +249,7 @@ class Connection:
             source.prefetch(size)
             while size > 0 and (block := source.read(min(READ, size))):
                 file.write(block)
+                moved(len(block))
                 size -= len(block)
 
     def close(self) -> None:

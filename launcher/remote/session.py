@@ -55,6 +55,13 @@ class AnswerRefused(HostError):
     """A host answered what no host answers. It is not trusted: nothing of the answer was used."""
 
 
+Moved = Callable[[int], None]
+
+
+def _nothing(size: int) -> None:
+    """Count no bytes."""
+
+
 class Session:
     """A conversation with one host; open it before the first call."""
 
@@ -197,13 +204,23 @@ class Session:
             f"{before} of this host must not exit or exec something else (~/.bashrc, ForceCommand)"
         )
 
-    def call(self, operation: str, payload: bytes = b"", *, timeout: float = CALL_TIMEOUT, **arguments: Any) -> Json:
-        """Call one operation of the far end. Bytes come back under `payload`. Raises HostError."""
-        return self._request({"op": operation, "payload": len(payload), **arguments}, [payload], timeout)
+    def call(
+        self, operation: str, payload: bytes = b"", *, timeout: float = CALL_TIMEOUT, moved: Moved = _nothing,
+        **arguments: Any,
+    ) -> Json:  # fmt: skip
+        """Call one operation of the far end. Bytes come back under `payload`. Raises HostError.
 
-    def send_file(
-        self, item: Mapping[str, Any], path: Path, workdir: str, moved: Callable[[int], None] = lambda size: None
-    ) -> Json:
+        `moved` gets the size of each block of the payload that is sent.
+        """
+
+        def blocks() -> Iterable[bytes]:
+            for at in range(0, len(payload), BLOCK):
+                yield payload[at : at + BLOCK]
+                moved(min(BLOCK, len(payload) - at))
+
+        return self._request({"op": operation, "payload": len(payload), **arguments}, blocks(), timeout)
+
+    def send_file(self, item: Mapping[str, Any], path: Path, workdir: str, moved: Moved = _nothing) -> Json:
         """Put one file into the host's store; `moved` gets the size of each block. Raises HostError."""
         try:
             file = path.open("rb")

@@ -15,6 +15,7 @@ from train.answers.trained import best_device, find_adapter, load_adapted, train
 from train.data.recipe import Recipe
 from train.data.tokenizer import Tokenizer
 from train.errors import guard_output, report
+from train.rundir.counter import Lines
 
 Turns = list[tuple[str, str]]
 """(role, text) of each message."""
@@ -68,7 +69,8 @@ def run_session(options: argparse.Namespace, use: Callable[[Session], None]) -> 
     try:
         dist.check_device(world)
         adapter = find_adapter(options.run_dir)
-        model, tokenizer = load_adapted(adapter, device=device, bare=options.base)
+        with Lines():
+            model, tokenizer = load_adapted(adapter, device=device, bare=options.base)
         system = options.system if options.system is not None else adapter.config.data.system
         use(Session(model, tokenizer, trained_stop_ids(adapter, tokenizer, model.config), options, system))
     except Exception as error:

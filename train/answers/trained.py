@@ -12,8 +12,10 @@ from typing import Any
 from train.config import TrainConfig, load
 from train.data.prompts import keep_template, stop_ids
 from train.errors import UserError, first_line
-from train.model.load import load_plain
+from train.model.base import fetched
+from train.model.load import load_plain, weights_counted
 from train.rundir.checkpoints import undamaged
+from train.rundir.counter import doing
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,14 @@ class TrainedAdapter:
 
     def load_base(self, dtype: Any, device: str | None = None) -> Any:
         """The base model, quantized as it was in training. Raises UserError."""
+        source: str | Path = self.base
         try:
-            return load_plain(self.config, self.base, dtype, revision=self.revision, device=device)
+            if not Path(
+                source
+            ).is_dir():  # the adapter comes from another machine: not by transformers, which is silent
+                source = fetched(self.base, self.revision, doing("fetching the base model", "bytes"))
+            with weights_counted(doing("loading the base model", "weights")):
+                return load_plain(self.config, source, dtype, device=device)
         except OSError as error:
             said = f"the base model {self.base} of {self.directory} cannot be loaded: {first_line(error)}"
             raise UserError(said) from error

@@ -293,6 +293,11 @@ def _write(
     write_atomic(place / "meta.json", msgspec.json.encode(meta).decode())
 
 
+def bytes_of(paths: Sequence[str]) -> int:
+    """Bytes of the files of the sources."""
+    return sum(Path(file).stat().st_size for path in paths for file, _ in file_reader.files(path))
+
+
 def _bytes_of_texts(paths: Sequence[str]) -> int | None:
     """Bytes of the sources, if all are text files: the chunks of tables are measured in rows."""
     files = [file for path in paths for file, _ in file_reader.files(path)]

@@ -26,7 +26,7 @@ from train.errors import DataError
 from train.records import conversations
 from train.records.conversation import PLAIN, RecordOptions
 from train.records.conversations import Record
-from train.rundir.counter import Counter
+from train.rundir.counter import count_in, doing
 from train.rundir.run_files import RunDir
 
 NOTHING_AT_WEIGHT = "data.train: at these weights, no record of the sources is left"
@@ -191,7 +191,8 @@ class Data:
 
     def _entry(self, tokenizer: Any, sources: tuple[Source, ...]) -> Entry:
         data = self.config.data
-        recipe, read = Recipe.of_job(tokenizer, data), Counter(self.rundir, "data", "records").at
+        count_in(self.rundir)
+        recipe, read = Recipe.of_job(tokenizer, data), doing("reading the records", "records", "data")
         paths = [source.path for source in sources]
         return cache.entry(paths, recipe, cache_of(self.rundir), tokenizer=tokenizer, read=read)
 

@@ -24,10 +24,10 @@ from train.errors import UserError
 from train.families import Family
 from train.hub import hub
 from train.hub.cachedir import cache_directory, locked, suppress_if_there
-from train.hub.download import download
+from train.hub.download import Fetched, download
 from train.model.gguf import dequantize, find_gguf, gguf_architecture
 from train.model.random import make_random
-from train.rundir.counter import Counter
+from train.rundir.counter import count_in, doing
 from train.rundir.run_files import RunDir
 
 
@@ -58,12 +58,18 @@ def _hub(config: TrainConfig, rundir: RunDir, texts: Callable[[], Iterable[str]]
     if path.is_dir():
         _check_complete(path)
         return _converted(BaseModel(path.resolve(), str(path.resolve())), rundir)
-    fetched = Counter(rundir, "model", "bytes").at  # by the one rank of the node that downloads
-    (held,) = hub.once(f"model-{_hub_key(config.model)}", lambda: [str(download(config.model, fetched=fetched))])
+    count_in(rundir)
+    counted = doing("fetching the base model", "bytes", "model")  # by the one rank of the node that downloads
+    (held,) = hub.once(f"model-{_hub_key(config.model)}", lambda: [str(download(config.model, fetched=counted))])
     directory = Path(held)
     if config.model.source == "modelscope":  # transformers cannot load the adapter's base by such an id
         return _converted(BaseModel(directory, str(directory)), rundir)
     return _converted(BaseModel(directory, config.model.path, config.model.revision), rundir)
+
+
+def fetched(path: str, revision: str | None, counted: Fetched) -> Path:
+    """The local directory of a base model that an adapter names by its hub id. Raises UserError."""
+    return download(Model(path=path, revision=revision), fetched=counted)
 
 
 def _converted(base: BaseModel, rundir: RunDir) -> BaseModel:

@@ -11,6 +11,7 @@ from typing import Any
 
 from train.errors import DataError
 from train.hub import hub
+from train.hub.cache_places import fetching_counted
 from train.hub.cachedir import cache_directory
 
 SUFFIXES = {
@@ -109,7 +110,8 @@ def _fetched(path: str, name: str, config: str | None, split: str) -> Iterable[s
     except ImportError:
         raise DataError(f"{path} needs the package `datasets`", "pip install datasets") from None
     try:
-        data = load_dataset(name, config, split=split)
+        with fetching_counted(name):
+            data = load_dataset(name, config, split=split)
     except Exception as error:  # its errors have no common base class
         first = str(error).partition("\n")[0]
         raise DataError(

@@ -244,7 +244,10 @@ class LoginShell:
             return []
         with tempfile.TemporaryFile() as archive:
             with self._use_connection("fetch the run's files") as connection:
-                connection.get(remote, archive, shutil.disk_usage(run.path).free)
+                # A look at a run, which may have a screen to itself, fetches no checkpoints.
+                progress = ByteProgress(f"{self.login}: copying results") if checkpoints else None
+                moved = progress.moved if progress else lambda size: None
+                connection.get(remote, archive, shutil.disk_usage(run.path).free, moved)
             self._try_line(f"rm -f {shlex.quote(remote)}", "remove the fetched archive")
             archive.seek(0)
             try:

@@ -15,6 +15,7 @@ from pathlib import Path
 from launcher.backends.ssh.copy_files import download, files_below, require_room, upload
 from launcher.backends.ssh.watch import HostWatch, NodePlace
 from launcher.errors import TargetError
+from launcher.machine.byte_progress import ByteProgress
 from launcher.node import run_files
 from launcher.remote.fleet import Fleet
 from launcher.remote.session import Session
@@ -84,8 +85,11 @@ def _copy_newest(run: RunDir, holders: Sequence[Holder]) -> int | None:
         if _have_here(run, step, holders):
             if run.metrics.exists():  # the curve up to here; the training drops what lies after the checkpoint
                 upload(first.session, first.run_dir, run_files.METRICS, run.metrics)
-            for name in _files_of_step(_names_here(run), step):
-                upload(first.session, first.run_dir, name, run.path / name)
+            names = _files_of_step(_names_here(run), step)
+            size = sum((run.path / name).stat().st_size for name in names)
+            moved = ByteProgress(f"sending the checkpoint of step {step} to {first.session.name}", size).moved
+            for name in names:
+                upload(first.session, first.run_dir, name, run.path / name, moved)
             return step
     return None
 
@@ -103,9 +107,12 @@ def _have_here(run: RunDir, step: int, holders: Sequence[Holder]) -> bool:
             continue
         metrics = [run_files.METRICS] if run_files.METRICS in holder.files else []
         names = [*_files_of_step(holder.files, step), *metrics]
-        require_room(holder.session, run, (holder.files[name] for name in names))
-        for name in names:
-            download(holder.session, holder.run_dir, name, holder.files[name], run.path / name)
+        sizes = {name: holder.files[name] for name in names}
+        require_room(holder.session, run, sizes.values())
+        what = f"copying the checkpoint of step {step} from {holder.session.name}"
+        moved = ByteProgress(what, sum(sizes.values())).moved
+        for name, size in sizes.items():
+            download(holder.session, holder.run_dir, name, size, run.path / name, moved)
         if (reason := damage(place)) is None:
             return True
         shutil.rmtree(place, ignore_errors=True)  # the host keeps its own

@@ -52,8 +52,11 @@ def download(
             temporary.unlink(missing_ok=True)
 
 
-def upload(session: Session, run_dir: str, name: str, source: Path) -> None:
-    """Copy a file of this machine into a host's run directory. Raises TargetError."""
+def upload(session: Session, run_dir: str, name: str, source: Path, moved: Callable[[int], None] = _nothing) -> None:
+    """Copy a file of this machine into a host's run directory. Raises TargetError.
+
+    `moved` gets the size of each block.
+    """
     size, offset, last = source.stat().st_size, 0, False
     with source.open("rb") as file:
         while not last:
@@ -61,6 +64,7 @@ def upload(session: Session, run_dir: str, name: str, source: Path) -> None:
             last = offset + len(block) >= size or not block
             session.call("put", block, run_dir=run_dir, name=name, offset=offset, last=last, timeout=600)
             offset += len(block)
+            moved(len(block))
 
 
 def files_below(session: Session, run_dir: str, tops: Sequence[str], wanted: Callable[[str], bool]) -> dict[str, int]:

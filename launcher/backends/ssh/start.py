@@ -50,12 +50,13 @@ def send_files(watch: HostWatch, inputs: Sequence[Input]) -> None:
     """Send the input files that are missing and the run's bundle, once per working directory. Raises HostsError."""
     packed = bundle.build(watch.run)
     leaders = sorted({place.leader for place in watch.places})
-    progress = ByteProgress(f"sending input files to {len(leaders)} host{'s' if len(leaders) > 1 else ''}")
+    size = len(packed) * len(leaders)
+    progress = ByteProgress(f"sending the run to {len(leaders)} host{'s' if len(leaders) > 1 else ''}", size)
 
     def send(node: int, session: Session) -> None:
         place = watch.places[node]
         links = _send_inputs(session, inputs, place.workdir, progress) if inputs else {}
-        session.call("unpack", packed, run_dir=place.run_dir, links=links)
+        session.call("unpack", packed, run_dir=place.run_dir, links=links, moved=progress.moved)
 
     watch.fleet.on_all_hosts("cannot send the run", send, leaders)
 

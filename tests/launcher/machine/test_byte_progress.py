@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +55,18 @@ def test_reads_of_a_file_are_counted() -> None:
 @pytest.mark.parametrize("size", [0, 999, 1e3, 31.5e6, 2.126e9])
 def test_sizes_have_the_unit_that_fits(size: float) -> None:
     assert re.fullmatch(r"\d{1,3}(\.\d+)? ([kMG]?B)", shown(size))
+
+
+def test_a_call_that_tells_nothing_shows_its_time_or_what_it_has_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(byte_progress, "FIRST_AFTER", 0.01)
+    monkeypatch.setattr(byte_progress, "EVERY", 0.01)
+    errors = ""
+    with byte_progress.waiting("writing image.tar", tmp_path / "image.tar"):
+        while "0 s so far" not in errors:
+            errors += capsys.readouterr().err
+        (tmp_path / "image.tar").write_bytes(bytes(2000))
+        while "writing image.tar: 2 kB, " not in errors:
+            errors += capsys.readouterr().err
+    assert "writing image.tar: 0 s so far" in errors

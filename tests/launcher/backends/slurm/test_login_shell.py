@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
@@ -38,11 +39,12 @@ class Connection:
         self.modes.append(Path(remote).stat().st_mode & 0o777)
         Path(remote).write_bytes(file.read())
 
-    def get(self, remote: str, file: IO[bytes], most: int) -> None:
+    def get(self, remote: str, file: IO[bytes], most: int, moved: Callable[[int], None]) -> None:
         if self.broken is not None:
             raise self.broken
         assert Path(remote).stat().st_size <= most
         file.write(Path(remote).read_bytes())
+        moved(Path(remote).stat().st_size)
 
     def close(self) -> None:
         self.is_connected = False
