@@ -56,10 +56,7 @@ class Facts:
 
     @cached_property
     def measured(self) -> list[HeldOut]:
-        """The longest series of held-out losses over the same records."""
-        sizes = Counter(point.records for point in self.held_out)
-        size = max(sizes, key=lambda one: (sizes[one], one or math.inf), default=None)
-        return [point for point in self.held_out if point.records == size]
+        return over_same_records(self.held_out)
 
     @cached_property
     def ends(self) -> tuple[float, float] | None:
@@ -74,6 +71,13 @@ class Facts:
     def records(self) -> int:
         """Held-out records that were measured."""
         return int(self.after.get("records") or self.data.get("measured") or self.data.get("records") or 0)
+
+
+def over_same_records(held_out: Sequence[HeldOut]) -> list[HeldOut]:
+    """The longest series of held-out losses over the same records: some may be over a part of them."""
+    sizes = Counter(point.records for point in held_out)
+    size = max(sizes, key=lambda one: (sizes[one], one or math.inf), default=None)
+    return [point for point in held_out if point.records == size]
 
 
 Finding = tuple[str, str]

@@ -9,6 +9,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from launcher.rundir.picture import Count, Node, Phase, Picture, Rank, Score
+from launcher.rundir.verdict import over_same_records
 from launcher.show.chart import chart
 
 GIB = 1 << 30
@@ -199,7 +200,7 @@ def _numbers(sheet: Sheet, picture: Picture, *, loss: bool = True) -> None:
         if picture.loss_smoothed is not None and len(picture.curve) > 2:
             value.append(f"   smoothed {picture.loss_smoothed:.4f}", style="")
         sheet.row("loss", value)
-    measured = [point for point in picture.held_out if point.records == picture.held_out[-1].records]
+    measured = over_same_records(picture.held_out)
     if measured:
         first, last = measured[0], measured[-1]
         change = f"{first.loss:.4f} to {last.loss:.4f}" if len(measured) > 1 else f"{last.loss:.4f}"
@@ -288,7 +289,7 @@ def _chart(sheet: Sheet, picture: Picture, room: int, width: int | None = None) 
     height = min(MOST_CHART, room - (4 if room < 20 else 9) if room < 40 else MOST_CHART)
     if height < LEAST_CHART or len(picture.curve) < 2:
         return []
-    held_out = [(point.step, point.loss) for point in picture.held_out if point.records == picture.held_out[-1].records]
+    held_out = [(point.step, point.loss) for point in over_same_records(picture.held_out)]
     curve = [(point.step, point.smoothed) for point in picture.curve]
     last = picture.total_steps if picture.phase == "train" else None
     title = Text("  training loss", style="cyan")

@@ -253,9 +253,16 @@ const drawHeat = () => {
   }
   const metric = $("heat-metric").value, x = $("heat-x").value, y = $("heat-y").value, sign = LOWER.includes(metric) ? -1 : 1;
   const cells = new Map(), key = index => JSON.stringify([data.settings[y][index], data.settings[x][index]]);
+  // Only scores over the same records stand beside each other: those of most runs.
+  const has = run => run.scores[metric] !== undefined && run.scores[metric] !== null, sizes = new Map(), others = [];
+  for (const run of data.runs.filter(has)) sizes.set(run.groups[metric], (sizes.get(run.groups[metric]) || 0) + 1);
+  const most = Math.max(...sizes.values());
+  const values = data.runs.filter(run => has(run) && sizes.get(run.groups[metric]) === most).map(run => sign * run.scores[metric]);
+  const first = data.runs.find(run => has(run) && sizes.get(run.groups[metric]) === most && sign * run.scores[metric] === Math.max(...values));
   data.runs.forEach((run, index) => {
     const score = run.scores[metric];
-    if (score === undefined || score === null) return;
+    if (!has(run)) return;
+    if (run.groups[metric] !== first.groups[metric]) { others.push(run.name); return; }
     const cell = cells.get(key(index)) || { value: score, count: 0 };
     cells.set(key(index), { value: sign * score > sign * cell.value ? score : cell.value, count: cell.count + 1 });
   });
@@ -276,6 +283,7 @@ const drawHeat = () => {
       });
     }
   }
+  if (others.length) add(place, "p", (zh ? "评估数据不同，未列入：" : "Scored on other records, so left out: ") + others.join(zh ? "、" : ", "), { class: "notice", id: "heat-others" });
 };
 const words = key => data.words && data.words[key] ? data.words[key][zh ? 1 : 0] : key;
 document.querySelectorAll("[data-run]").forEach(box => box.addEventListener("change", () => {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ _LOSSES = ("loss", "training_loss")
 def comparison(pages: Sequence[Mapping[str, Any]], swept: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The page of several runs, from the page of each and its values in the sweep (empty: none)."""
     rows = [_row(page, values) for page, values in zip(pages, swept, strict=True)]
+    for name in dict.fromkeys(name for row in rows for name in row["scores"]):
+        for row, group in zip(rows, _groups([_scored_on(page, name) for page in pages]), strict=True):
+            row["groups"][name] = group
     different = differing([{**page["settings"]["used"], **_circumstances(page)} for page in pages])
     first = [key for key in dict.fromkeys(key for values in swept for key in values) if key in different]
     keys = [*first, *(key for key in different if key not in first)]
@@ -47,9 +51,34 @@ def _row(page: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
         "seconds": page["seconds"],
         "values": dict(values),
         "scores": scores,
+        "groups": {},
         "intervals": {name: row["interval"] for name, row in overall.items() if row["interval"]},
         "records": max((row["records"] for row in overall.values()), default=0),
     }
+
+
+def _scored_on(page: Mapping[str, Any], metric: str) -> Any:
+    """Equal for runs whose values of a metric can be compared: those over the same records.
+
+    Records with answers are kept whole. Of others there are their place, their number and that of their tokens with
+    loss, which a loss is a mean over: it differs between tokenizers, too.
+    """
+    part = "train" if metric == "training_loss" else "eval"
+    if part == "eval" and (records := [key for key, _ in _records(page)]):
+        asked: Any = records
+    else:
+        used = page["settings"]["used"]
+        asked = {key: used[key] for key in used if key == f"data.{part}" or key.startswith(f"data.{part}.")}
+        asked["eval.max_records"] = used.get("eval.max_records") if part == "eval" else None
+    sizes = [(row["records"], row["loss_tokens"]) for row in page.get("data") or () if row["part"] == part]
+    # A host that is sent its data has them below the directory of the run.
+    return json.dumps([asked, sizes if metric in _LOSSES else None], default=str).replace(page["id"], "")
+
+
+def _groups(keys: Sequence[Any]) -> list[int]:
+    """The number of each key, in the order of their first places."""
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return [numbers[key] for key in keys]
 
 
 def _circumstances(page: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,30 +106,32 @@ def primary(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> str | 
 
 
 def best(rows: Sequence[Mapping[str, Any]], metric: str, pages: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """{"row", "value", "interval", "ties", "apart", "others"} of the best run by a metric.
+    """{"row", "value", "interval", "ties", "others", "of"} of the best run by a metric.
 
-    `ties`: runs that the records do not tell apart from it. `others`: runs scored on other records. Both hold names.
+    It is the best of the largest group of runs scored on the same records. `ties`: runs that these do not tell apart
+    from it. `others`: runs scored on other records. Both hold names.
     """
     scored = [place for place, row in enumerate(rows) if isinstance(row["scores"].get(metric), (int, float))]
     if not scored:
         return None
     sign = -1 if metric in _LOSSES else 1
-    top = max(scored, key=lambda place: sign * rows[place]["scores"][metric])
+    by_score = sorted(scored, key=lambda place: sign * rows[place]["scores"][metric], reverse=True)
+    groups = Counter(rows[place]["groups"][metric] for place in by_score)
+    group = groups.most_common(1)[0][0]  # of groups of one size, that of the best score
+    compared = [place for place in by_score if rows[place]["groups"][metric] == group]
+    top = compared[0]
     found: dict[str, Any] = {
         "row": top,
         "value": rows[top]["scores"][metric],
         "interval": rows[top]["intervals"].get(metric),
         "ties": [],
-        "others": [],
-        "of": len(scored),
+        "others": [rows[place]["name"] for place in scored if place not in compared],
+        "of": len(compared),
     }
-    for place in scored:
-        if place == top or metric == "training_loss":
-            continue
-        mine, theirs = _records(pages[top]), _records(pages[place])
-        if [key for key, _ in mine] != [key for key, _ in theirs]:
-            found["others"].append(rows[place]["name"])
-        elif metric in SHARES and mine and differ([r for _, r in mine], [r for _, r in theirs]) > SURE:
+    mine = _records(pages[top])
+    for place in sorted(compared[1:]) if metric in SHARES and mine else ():
+        theirs = _records(pages[place])
+        if differ([r for _, r in mine], [r for _, r in theirs]) > SURE:
             found["ties"].append(rows[place]["name"])
     return found
 

@@ -17,6 +17,7 @@ from launcher.rundir import reading
 from launcher.rundir.directory import RunDir
 from launcher.rundir.picture import Picture, Score
 from launcher.rundir.state import RunState
+from launcher.rundir.verdict import over_same_records
 from launcher.show.page import answers, history, words
 from launcher.show.page.bilingual import both, in_chinese
 from launcher.show.page.uncertainty import wilson
@@ -91,7 +92,7 @@ def curves(seen: Picture) -> dict[str, Any]:
     for name in SERIES:
         points = [(point.step, getattr(point, name)) for point in seen.curve]
         found[name] = _series(points)
-    found["eval_loss"] = _series([(point.step, point.loss) for point in seen.held_out])
+    found["eval_loss"] = _series([(point.step, point.loss) for point in over_same_records(seen.held_out)])
     return {name: series for name, series in found.items() if any(value is not None for value in series["value"])}
 
 

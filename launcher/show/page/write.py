@@ -95,7 +95,10 @@ def comparison_text(
     }
     rows = zip(pages, found["rows"], strict=True)
     data = {
-        "runs": [{"name": page["name"], "curves": page["curves"], "scores": row["scores"]} for page, row in rows],
+        "runs": [
+            {"name": page["name"], "curves": page["curves"], "scores": row["scores"], "groups": row["groups"]}
+            for page, row in rows
+        ],
         "settings": {key: found["different"][key] for key in found["axes"]},
         "axes": found["axes"],
         "metrics": found["metrics"],

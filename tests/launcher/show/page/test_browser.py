@@ -191,6 +191,30 @@ def test_several_runs_are_overlaid_hidden_and_mapped(comparison: Path, visit: Ca
     assert page.locator(".heat td").all_inner_texts() == ["0", "0.375", "0.125", "0.5", "0.25", "0.625"]
 
 
+def test_a_heat_map_leaves_out_runs_that_were_scored_on_other_records(
+    tmp_path: Path, visit: Callable[..., Page]
+) -> None:
+    points = [{"lora.r": rank, "train.seed": seed} for rank in (8, 16) for seed in (1, 2)]
+    pages = []
+    for number, point in enumerate(points):
+        run = copy_of(tmp_path, f"point-{number}")
+        plan = run.read_plan()
+        plan["train"]["lora"]["r"], plan["train"]["train"]["seed"] = point.values()
+        plan["train"]["data"]["eval"] = "/data/held_out.jsonl" if number else "/data/other.jsonl"
+        result = run.read_json(run.result_json) or {}
+        result["eval"]["after"].update(records=64, accuracy=0.0, loss=2.0 - number / 4 if number else 0.01)
+        run.write({"plan.json": json.dumps(plan), "result.json": json.dumps(result)})
+        run.predictions.write_text("")
+        pages.append(gather.run_page(run, RunState.SUCCEEDED))
+    page = visit(write.write_comparison("points", pages, points, [], tmp_path / "all.html"))
+    page.select_option("#heat-metric", "loss")
+    assert page.locator(".heat td").all_inner_texts() == ["–", "1.75", "1.5", "1.25"]
+    assert page.locator("#heat-others").inner_text() == "Scored on other records, so left out: point-0"
+    assert page.locator("h1").inner_text() == "Best: point-3"
+    page.evaluate("document.getElementById('language').click()")
+    assert page.locator("#heat-others").inner_text() == "评估数据不同，未列入：point-0"
+
+
 def test_a_million_steps_open_within_two_seconds_and_keep_their_extremes(
     tmp_path: Path, visit: Callable[..., Page]
 ) -> None:

@@ -50,6 +50,30 @@ def test_scores_on_other_records_are_not_compared() -> None:
     assert best(page("a", right=3, of=4), page("b", right=3, of=8))[3] == ["b"]
 
 
+def eval_of(name: str, records: int, loss_tokens: int = 900) -> dict[str, Any]:
+    data = [{"part": "eval", "records": records, "loss_tokens": loss_tokens}]
+    return {"used": {"data.eval": f"/w/runs/{name}-id/inputs/held.jsonl", "x": name}, "data": data}
+
+
+def test_losses_over_other_records_or_other_tokens_are_not_ranked_together() -> None:
+    pages = [
+        page("a", loss=2.0, **eval_of("a", 64)),
+        page("b", loss=1.5, **eval_of("b", 64)),
+        page("other", loss=0.1, **eval_of("other", 32)),
+        page("tokens", loss=0.2, **eval_of("tokens", 64, 400)),
+    ]
+    assert best(*pages) == ("loss", "b", [], ["other", "tokens"])
+    groups = [row["groups"] for row in comparison(pages, [{}] * 4)["rows"]]
+    assert [one["loss"] for one in groups] == [0, 0, 1, 2]
+    assert {one["training_loss"] for one in groups} == {0}  # of one data.train
+
+
+def test_training_losses_of_other_training_data_are_not_ranked_together() -> None:
+    pages = [page("a", loss_last=2.0, used={"data.train": "x"}), page("b", loss_last=1.0, used={"data.train": "y"})]
+    pages.append(page("c", loss_last=1.5, used={"data.train": "x"}))
+    assert best(*pages) == ("training_loss", "c", [], ["b"])
+
+
 def test_only_settings_that_differ_are_listed_and_swept_keys_come_first() -> None:
     used = [{"lora.r": 8, "train.seed": 1, "x": [1]}, {"lora.r": 16, "train.seed": 2, "x": [1], "new": None}]
     assert differing(used) == {"lora.r": [8, 16], "train.seed": [1, 2]}
