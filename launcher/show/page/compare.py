@@ -120,20 +120,21 @@ def best(rows: Sequence[Mapping[str, Any]], metric: str, pages: Sequence[Mapping
     group = groups.most_common(1)[0][0]  # of groups of one size, that of the best score
     compared = [place for place in by_score if rows[place]["groups"][metric] == group]
     top = compared[0]
-    found: dict[str, Any] = {
+    return {
         "row": top,
         "value": rows[top]["scores"][metric],
         "interval": rows[top]["intervals"].get(metric),
-        "ties": [],
+        "ties": [rows[place]["name"] for place in _ties(pages, compared)] if metric in SHARES else [],
         "others": [rows[place]["name"] for place in scored if place not in compared],
         "of": len(compared),
     }
-    mine = _records(pages[top])
-    for place in sorted(compared[1:]) if metric in SHARES and mine else ():
-        theirs = _records(pages[place])
-        if differ([r for _, r in mine], [r for _, r in theirs]) > SURE:
-            found["ties"].append(rows[place]["name"])
-    return found
+
+
+def _ties(pages: Sequence[Mapping[str, Any]], compared: Sequence[int]) -> list[int]:
+    """Places of the runs whose right answers may be as many as those of the first by chance."""
+    mine = [right for _, right in _records(pages[compared[0]])]
+    theirs = {place: [right for _, right in _records(pages[place])] for place in sorted(compared[1:])}
+    return [place for place, one in theirs.items() if mine and differ(mine, one) > SURE]
 
 
 def _records(page: Mapping[str, Any]) -> list[tuple[tuple[str, str], bool]]:
