@@ -20,9 +20,7 @@ _LOSSES = ("loss", "training_loss")
 def comparison(pages: Sequence[Mapping[str, Any]], swept: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The page of several runs, from the page of each and its values in the sweep (empty: none)."""
     rows = [_row(page, values) for page, values in zip(pages, swept, strict=True)]
-    for name in dict.fromkeys(name for row in rows for name in row["scores"]):
-        for row, group in zip(rows, _groups([_scored_on(page, name) for page in pages]), strict=True):
-            row["groups"][name] = group
+    _number_groups(rows, pages)
     different = differing([{**page["settings"]["used"], **_circumstances(page)} for page in pages])
     first = [key for key in dict.fromkeys(key for values in swept for key in values) if key in different]
     keys = [*first, *(key for key in different if key not in first)]
@@ -75,10 +73,13 @@ def _scored_on(page: Mapping[str, Any], metric: str) -> Any:
     return json.dumps([asked, sizes if metric in _LOSSES else None], default=str).replace(page["id"], "")
 
 
-def _groups(keys: Sequence[Any]) -> list[int]:
-    """The number of each key, in the order of their first places."""
-    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    return [numbers[key] for key in keys]
+def _number_groups(rows: Sequence[Mapping[str, Any]], pages: Sequence[Mapping[str, Any]]) -> None:
+    """Give each row {score: number of its group}: scores of one group can be compared."""
+    for name in dict.fromkeys(name for row in rows for name in row["scores"]):
+        keys = [_scored_on(page, name) for page in pages]
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        for row, key in zip(rows, keys, strict=True):
+            row["groups"][name] = numbers[key]
 
 
 def _circumstances(page: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,11 +115,7 @@ def best(rows: Sequence[Mapping[str, Any]], metric: str, pages: Sequence[Mapping
     scored = [place for place, row in enumerate(rows) if isinstance(row["scores"].get(metric), (int, float))]
     if not scored:
         return None
-    sign = -1 if metric in _LOSSES else 1
-    by_score = sorted(scored, key=lambda place: sign * rows[place]["scores"][metric], reverse=True)
-    groups = Counter(rows[place]["groups"][metric] for place in by_score)
-    group = groups.most_common(1)[0][0]  # of groups of one size, that of the best score
-    compared = [place for place in by_score if rows[place]["groups"][metric] == group]
+    compared = _largest_group(rows, metric, scored)
     top = compared[0]
     return {
         "row": top,
@@ -128,6 +125,14 @@ def best(rows: Sequence[Mapping[str, Any]], metric: str, pages: Sequence[Mapping
         "others": [rows[place]["name"] for place in scored if place not in compared],
         "of": len(compared),
     }
+
+
+def _largest_group(rows: Sequence[Mapping[str, Any]], metric: str, scored: Sequence[int]) -> list[int]:
+    """Places of the runs that can be compared, the best first; of groups of one size, those of the best score."""
+    sign = -1 if metric in _LOSSES else 1
+    by_score = sorted(scored, key=lambda place: sign * rows[place]["scores"][metric], reverse=True)
+    group = Counter(rows[place]["groups"][metric] for place in by_score).most_common(1)[0][0]
+    return [place for place in by_score if rows[place]["groups"][metric] == group]
 
 
 def _ties(pages: Sequence[Mapping[str, Any]], compared: Sequence[int]) -> list[int]:
