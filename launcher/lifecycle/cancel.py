@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,8 @@ from launcher.rundir.state import RunState
 OVER = (RunState.SUCCEEDED.value, RunState.FAILED.value, RunState.CANCELLED.value)
 """States with nothing left to cancel. LOST is not one: some of its processes may still run."""
 NOT_STARTED = "not started"
+AT_ONCE = 8
+"""Points of a sweep that are asked at once whether something of them lives."""
 START_WAIT = 60.0
 """Seconds to wait for a command that is about to start the run: from then on its start heeds a cancel."""
 
@@ -90,7 +94,7 @@ def cancel_sweep(points: Sweep, *, checkpoint: bool) -> list[CancelResult]:
 
 def _cancel_points(points: Sweep, *, checkpoint: bool) -> list[CancelResult]:
     backend = backend_of(points.backend)
-    found = [_before_cancel(points, sweep.run_of(point)) for point in points.points]
+    found = _observed(backend, [_before_cancel(points, sweep.run_of(point)) for point in points.points])
     todo = [item.run for item in found if item.error is None and item.was not in OVER]
     failed = _cancel_each(backend, todo, checkpoint)
     return [_after_cancel(item, failed.get(item.run.run_id), backend) if item.run in todo else item for item in found]
@@ -116,6 +120,29 @@ def _before_cancel(points: Sweep, run: RunDir) -> CancelResult:
         return CancelResult(run, was, was)
     except ZlaunchError as error:
         return CancelResult(run, None, None, error)
+
+
+def _observed(backend: Backend, found: Sequence[CancelResult]) -> list[CancelResult]:
+    """The same, but a point that is recorded as over is RUNNING if something of it lives, as for a run alone."""
+    over = [item.run for item in found if item.was in OVER]
+    try:
+        alive = _alive_among(backend, over)
+    except ZlaunchError as error:
+        return [CancelResult(item.run, None, None, error) if item.run in over else item for item in found]
+    running = RunState.RUNNING.value
+    for run in alive:
+        with contextlib.suppress(OSError):  # a full disk
+            run.update_record(state=running)
+    return [CancelResult(item.run, running, running) if item.run in alive else item for item in found]
+
+
+def _alive_among(backend: Backend, runs: Sequence[RunDir]) -> list[RunDir]:
+    """The runs of which something lives. Raises TargetError. Hosts that are gone answer slowly, so ask some at once."""
+    if isinstance(backend, Arrays):
+        alive = backend.alive_among(runs) if runs else set()
+        return [run for run in runs if run.run_id in alive]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return [run for run, lives in zip(runs, pool.map(backend.is_alive, runs), strict=True) if lives]
 
 
 def _record_as_cancelled(points: Sweep, run: RunDir) -> bool:

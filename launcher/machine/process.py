@@ -254,6 +254,16 @@ def signal_process(pid: int, start_time: int | None, boot_id: str, signum: int) 
     return True
 
 
+def working_in(folder: Path) -> list[int]:
+    """Pids of the living processes whose working directory is this one."""
+    found = []
+    for pid, living in processes.process_table().items():
+        with contextlib.suppress(OSError):
+            if living.state not in "ZX" and os.path.samefile(f"/proc/{pid}/cwd", folder):
+                found.append(pid)
+    return found
+
+
 def wait_gone(pid: int, start_time: int | None, timeout: float) -> bool:
     """Wait until the process has ended; False if it is still alive after `timeout` seconds."""
     try:

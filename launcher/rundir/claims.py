@@ -117,9 +117,12 @@ class Claim:
         except OSError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN):
                 return False
-        end = time.monotonic() + 0.5  # the other command may be about to write its file
+        end = time.monotonic() + 0.5  # the other command may be about to write its file, or only have looked
         while not (others := self._others()) and time.monotonic() < end:
             time.sleep(0.02)
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._handle, (fcntl.LOCK_EX if self._own.exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+                return True
         self.release()
         raise self._busy([other for other in others if self._own.exclusive or other.exclusive])
 
@@ -161,6 +164,26 @@ class Claim:
         while not self._ended.wait(BEAT):
             with contextlib.suppress(OSError):
                 os.utime(file)
+
+
+def is_being_started(folder: Path) -> bool:
+    """Whether a command has the right to start this run alone, as far as that is known here."""
+    for file, holder in _holders(folder):
+        with contextlib.suppress(OSError):
+            silent = time.time() - file.stat().st_mtime
+            if holder.lock == "start" and holder.exclusive and not holder.is_gone(silent):
+                return True
+    try:
+        handle = os.open(folder / ".start.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # until it is closed; who takes it meanwhile tries again
+    except OSError as error:
+        return error.errno in (errno.EWOULDBLOCK, errno.EAGAIN)
+    finally:
+        os.close(handle)
+    return False
 
 
 def _holders(folder: Path) -> Iterator[tuple[Path, Holder]]:

@@ -31,6 +31,7 @@ class Process(msgspec.Struct):
 
 class Rank(msgspec.Struct):
     rank: Count
+    local_rank: Count | None = None
     pid: Count | None = None
     start_time: Count | None = None
     exit_code: int | None = None

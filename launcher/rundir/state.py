@@ -12,7 +12,7 @@ from typing import Any
 from launcher.errors import RunNotFound
 from launcher.node import processes, run_files
 from launcher.node.agent.causes import first_cause
-from launcher.rundir import jsonl, shapes
+from launcher.rundir import claims, jsonl, shapes
 from launcher.rundir.directory import RunDir
 
 Record = dict[str, Any]
@@ -100,6 +100,15 @@ def _without_records(run: RunDir) -> RunState:
     if not damaged_records(run):
         return RunState.PENDING
     return RunState.RUNNING if processes.find_run_processes(run.run_id) else RunState.LOST
+
+
+def is_start_broken_off(run: RunDir) -> bool:
+    """Whether the last start of a run has ended without a word: its command was killed, or could not write on a full
+    disk. Raises RunNotFound.
+
+    What that command had begun may still come up.
+    """
+    return run.run_json.exists() and run.record.submitted is None and not claims.is_being_started(run.path)
 
 
 def damaged_records(run: RunDir) -> dict[Path, str]:

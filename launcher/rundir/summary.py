@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from launcher.rundir.directory import RunDir, RunRecord
-from launcher.rundir.state import first_failure
+from launcher.rundir.state import first_failure, node_records
 
 STARTS = ("submitted", "slurm_start", "agent_started")
 ENDS = ("end", "slurm_end")
 """Events that begin and end a start of a run, or its part on a node."""
-NEVER_RAN = ("not_started", "not_queued")
+NEVER_RAN = ("not_started", "not_queued", "start_broken_off")
 """Causes of a run that its target refused to start."""
 EXIT_USER = 2
 """Exit status of a rank for a user's mistake (train/errors.py)."""
@@ -31,7 +31,7 @@ def _not_started(run: RunDir, events: Sequence[dict[str, Any]]) -> dict[str, Any
     starts = [event for event in events if event.get("event") in (*STARTS, "not_started")]
     last = starts[-1] if starts else {}
     if last.get("event") != "not_started":
-        return None
+        return _broken_off(run)
     what = "queued" if run.record.backend == "slurm" else "started"
     return {
         "rank": None,
@@ -40,6 +40,22 @@ def _not_started(run: RunDir, events: Sequence[dict[str, Any]]) -> dict[str, Any
         "cause": f"not_{what}",
         "message": f"the run was never {what}: {last.get('error')}",
         "advice": [*([last["hint"]] if last.get("hint") else []), f"zlaunch resume {run.run_id}"],
+        "log_tail": [],
+    }
+
+
+def _broken_off(run: RunDir) -> dict[str, Any] | None:
+    """The failure of a run whose start ended without a word, if no agent came up either."""
+    if not run.run_json.exists() or run.record.submitted is not None or node_records(run):
+        return None
+    why = "the command that started it was killed, or could not write down on a full disk why it failed"
+    return {
+        "rank": None,
+        "exit_code": None,
+        "signal": None,
+        "cause": "start_broken_off",
+        "message": f"the start of the run was broken off: {why}",
+        "advice": [f"check the disk for space, then: zlaunch resume {run.run_id}"],
         "log_tail": [],
     }
 

@@ -20,6 +20,7 @@ from launcher.rundir.state import (
     derive_state,
     is_agent_alive,
     is_local,
+    is_start_broken_off,
     node_records,
     raise_if_cancelled,
 )
@@ -61,7 +62,10 @@ class LocalBackend:
         return (str(record["pid"]),)
 
     def state(self, run: RunDir) -> RunState:
-        return derive_state(run)
+        state = derive_state(run)
+        if state is RunState.PENDING and is_start_broken_off(run) and not process.working_in(run.path):
+            return _again(run)
+        return state
 
     def is_alive(self, run: RunDir) -> bool:
         if derive_state(run) is RunState.RUNNING or processes.find_run_processes(run.run_id):
@@ -88,6 +92,12 @@ class LocalBackend:
         if left:
             pids = ", ".join(map(str, left))
             raise TargetError(f"cannot kill processes of {run.run_id}: {pids}", hint="look at them with ps")
+
+
+def _again(run: RunDir) -> RunState:
+    """The state of a run whose start was broken off. Its agent may have come and gone since its record was read."""
+    state = derive_state(run)
+    return RunState.LOST if state is RunState.PENDING else state
 
 
 def _supervisors(run: RunDir) -> list[dict[str, int]]:

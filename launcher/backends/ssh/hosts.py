@@ -31,7 +31,7 @@ from launcher.errors import HostsError, TargetError
 from launcher.job.inputs import Input, inputs
 from launcher.remote.openssh import warn_once
 from launcher.rundir.logs import LogBlock, LogFollower
-from launcher.rundir.state import RunState, raise_if_cancelled
+from launcher.rundir.state import RunState, is_start_broken_off, raise_if_cancelled
 
 if TYPE_CHECKING:
     from launcher.job.spec import JobSpec
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from launcher.rundir.directory import RunDir
 
 SENDING_SECONDS = 60.0
-"""A run without recorded hosts counts as being sent for so long; its launcher records them within a second or so."""
+"""A run without recorded hosts counts as being sent for so long; its launcher records them within a second or so. Agents
+that no launcher waits for any more come up within this time, or never."""
 
 
 class SshBackend:
@@ -91,6 +92,8 @@ class SshBackend:
                 return RunState.RUNNING
             results = {place.host: view.error for place, view in zip(watch.places, watch.views, strict=True)}
             raise HostsError(f"no host of {run.run_id} can be reached", results, hint="the run itself may continue")
+        if state is RunState.PENDING and is_start_broken_off(run):
+            return _unsent_state(run)
         if state.is_final:
             # If agent and warden were killed together, nothing else cleans up.
             stop.kill_leftovers(watch, [node for node, view in enumerate(watch.views) if view.state is RunState.LOST])
@@ -184,7 +187,7 @@ class SshBackend:
 
 
 def _unsent_state(run: RunDir) -> RunState:
-    """State of a run without recorded hosts: being sent, or, after a while, left behind by a launcher that died."""
+    """State of a run without hosts or agents: being started, or, after a while, left behind by a launcher that died."""
     age = time.time() - run.run_json.stat().st_mtime  # a start writes the record; so does a command that finds it LOST
     lost = run.record.state == RunState.LOST or age >= SENDING_SECONDS
     return RunState.LOST if lost else RunState.PENDING

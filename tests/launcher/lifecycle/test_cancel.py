@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -69,6 +70,19 @@ def test_a_run_that_was_never_sent_can_be_resumed_once_its_launcher_must_be_gone
         refuse_if_not_resumable(run, current_state.observed(run), changed=False)
     later(run)
     assert current_state.current(run) is RunState.LOST  # which is written down, and stays so
+    refuse_if_not_resumable(run, current_state.observed(run), changed=False)
+
+
+def test_a_local_start_that_was_broken_off_is_lost_as_soon_as_nobody_is_at_it(root: Path) -> None:
+    run = died_early(root, "local")
+    run.claim("resume")
+    assert current_state.current(run) is RunState.PENDING
+    run.release()
+    with subprocess.Popen(["sleep", "60"], cwd=run.path) as setup:  # the setup lines of a launcher that was killed
+        assert current_state.current(run) is RunState.PENDING
+        setup.kill()
+    assert current_state.current(run) is RunState.LOST
+    assert "was broken off" in ask("status", "last")
     refuse_if_not_resumable(run, current_state.observed(run), changed=False)
 
 
@@ -208,6 +222,19 @@ def test_a_point_that_cannot_be_cancelled_does_not_hide_the_others(root: Path) -
     assert [(row["was"], row["state"], "error" in row) for row in rows] == [
         (None, None, True), (None, None, True), ("PENDING", "CANCELLED", False),
     ]  # fmt: skip
+
+
+def test_what_lives_of_a_point_that_is_recorded_as_over_is_ended_with_its_sweep(root: Path) -> None:
+    over, done = a_run(root, "over", "local", "CANCELLED"), a_run(root, "done", "local", "SUCCEEDED")
+    points = sweep.new_sweep("s", "local", [(run, {"lora.r": 8}) for run in (over, done)])
+    sweep.save(points)
+    with subprocess.Popen(["sleep", "300"], env={**os.environ, "ZLAUNCH_RUN_ID": over.run_id}) as left:
+        assert ask("cancel", points.sweep_id).splitlines() == [
+            f"{over.run_id}: CANCELLED",
+            f"{done.run_id}: already SUCCEEDED",
+        ]
+        assert left.wait(10) == -signal.SIGKILL
+    assert ask("cancel", points.sweep_id).splitlines()[0] == f"{over.run_id}: already CANCELLED"
 
 
 def test_a_prefix_that_a_sweep_and_another_run_share_cancels_neither(root: Path) -> None:

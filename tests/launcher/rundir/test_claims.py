@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -174,3 +175,39 @@ def test_a_command_on_a_sweep_keeps_its_points_and_its_points_keep_it(tmp_path: 
         Claim(folder, "resume")
     run.release()
     Claim(folder, "resume").release()
+
+
+@pytest.mark.usefixtures("locks")
+def test_a_start_under_way_is_seen_and_not_hindered(tmp_path: Path, hold: Hold) -> None:
+    assert not claims.is_being_started(tmp_path)
+    with Claim(tmp_path, "cancel", exclusive=False):
+        assert not claims.is_being_started(tmp_path)
+    process = hold()
+    assert claims.is_being_started(tmp_path)
+    process.kill()
+    process.wait()
+    assert not claims.is_being_started(tmp_path)
+
+
+def test_a_start_on_a_full_disk_is_seen_by_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("launcher.rundir.claims.Claim._write", lambda _: None)
+    with Claim(tmp_path, "start"):
+        assert claims.is_being_started(tmp_path)
+
+
+def test_who_only_looks_at_a_run_keeps_nobody_from_starting_it(tmp_path: Path) -> None:
+    (tmp_path / ".start.lock").touch()
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            claims.is_being_started(tmp_path)
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    try:
+        for _ in range(200):
+            Claim(tmp_path, "start").release()
+    finally:
+        stop.set()
+        looker.join()
