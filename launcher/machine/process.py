@@ -259,7 +259,7 @@ def working_in(folder: Path) -> list[int]:
     found = []
     for pid, living in processes.process_table().items():
         with contextlib.suppress(OSError):
-            if living.state not in "ZX" and os.path.samefile(f"/proc/{pid}/cwd", folder):
+            if living.state not in "ZX" and Path(f"/proc/{pid}/cwd").samefile(folder):
                 found.append(pid)
     return found
 

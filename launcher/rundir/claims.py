@@ -110,9 +110,10 @@ class Claim:
 
     def _lock(self, file: Path) -> bool:
         """Take the kernel's lock; return whether there is one. Raises Busy."""
+        mode = (fcntl.LOCK_EX if self._own.exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB
         try:
-            self._handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._handle, (fcntl.LOCK_EX if self._own.exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            self._handle = handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(handle, mode)
             return True
         except OSError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN):
@@ -121,7 +122,7 @@ class Claim:
         while not (others := self._others()) and time.monotonic() < end:
             time.sleep(0.02)
             with contextlib.suppress(OSError):
-                fcntl.flock(self._handle, (fcntl.LOCK_EX if self._own.exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+                fcntl.flock(handle, mode)
                 return True
         self.release()
         raise self._busy([other for other in others if self._own.exclusive or other.exclusive])

@@ -39,8 +39,9 @@ if TYPE_CHECKING:
     from launcher.rundir.directory import RunDir
 
 SENDING_SECONDS = 60.0
-"""A run without recorded hosts counts as being sent for so long; its launcher records them within a second or so. Agents
-that no launcher waits for any more come up within this time, or never."""
+"""A run without recorded hosts counts as being sent for so long; its launcher records them within a second or so.
+
+Agents that no launcher waits for any more come up within this time, or never."""
 
 
 class SshBackend:
