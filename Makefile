@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help env demo test test-fast reference lint format types bench bench-gpu bench-multi quality torture long dist install-check audit transformers4 two-at-once clean
 PY := .venv/bin/python
-CODE := launcher train tests docker docs
+CODE := launcher train zlaunch tests docker docs
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24

@@ -30,6 +30,10 @@ class ZlaunchError(Exception):
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.hint = hint
+        if hint and hasattr(
+            self, "add_note"
+        ):  # Python 3.11 shows it below a traceback, which users of `import zlaunch` see
+            self.add_note(f"-> {hint}")
 
     @property
     def text(self) -> str:

@@ -52,8 +52,8 @@ def test_the_wheel_holds_the_files_that_are_not_python(wheel):
     assert {f"launcher/{name}" for name in tracked} <= names
 
 
-def test_the_wheel_says_that_both_packages_are_typed(wheel):
-    assert {"launcher/py.typed", "train/py.typed"} <= set(zipfile.ZipFile(wheel).namelist())
+def test_the_wheel_says_that_its_packages_are_typed(wheel):
+    assert {"launcher/py.typed", "train/py.typed", "zlaunch/py.typed"} <= set(zipfile.ZipFile(wheel).namelist())
 
 
 def git(*arguments: str, cwd: Path = ROOT) -> str:
@@ -64,7 +64,7 @@ def git(*arguments: str, cwd: Path = ROOT) -> str:
 def copied(tmp_path) -> Path:
     """A small checkout of another repository, with what a build needs."""
     for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE", "launcher/__init__.py",
-                 "launcher/machine/installation.py", "train/__init__.py", "templates/node.sh.j2", "docker/Dockerfile",
+                 "launcher/machine/installation.py", "train/__init__.py", "zlaunch/__init__.py", "templates/node.sh.j2", "docker/Dockerfile",
                  "slurm/train.sbatch.j2"):  # fmt: skip
         (tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / "copy" / name)
@@ -148,9 +148,9 @@ def test_links_are_those_of_the_remote_and_never_a_secret(remote, home):
     assert "secret" not in str(found)
 
 
-def test_the_wheel_holds_nothing_but_the_two_packages(wheel):
+def test_the_wheel_holds_nothing_but_its_packages(wheel):
     tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"launcher", "train"}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"launcher", "train", "zlaunch"}
 
 
 def test_the_assets_of_an_installed_wheel_are_its_own(installed, tmp_path):
@@ -197,3 +197,13 @@ def test_an_interpreter_without_the_extra_is_refused_before_anything_starts():
     with pytest.raises(TargetError, match="no_such_package not installed") as caught:
         facts.check_python(sys.executable, ("msgspec", "no_such_package"))
     assert "pip install 'zlaunch[train]'" in str(caught.value.hint)
+
+
+def test_the_python_interface_of_the_wheel_plans_a_job(installed, tmp_path):
+    code = (
+        "import zlaunch\n"
+        "plan = zlaunch.plan(zlaunch.Job(model={'path': 'qwen3-8b'}), gpu='h100', gpus_per_node=8)\n"
+        "print(zlaunch.__file__, plan.fits, plan.world_size)"
+    )
+    found = run(installed, "-c", code, cwd=tmp_path).stdout.split()
+    assert found == [str(installed / "zlaunch/__init__.py"), "True", "8"]

@@ -6,13 +6,12 @@ from typing import Any
 
 import click
 
-from launcher.backends import backend_of, container_choice, target_of
+from launcher.backends import backend_of, target_of
 from launcher.backends.local.devices import refuse_procs_on_gpus
 from launcher.commands.help_groups import LaunchCommand
 from launcher.commands.options import (
     Flag,
     add_flags,
-    check_script,
     job_options,
     launch_options,
     load_job,
@@ -21,10 +20,10 @@ from launcher.commands.options import (
     sweep_option,
     take_flags,
 )
-from launcher.job.spec import Job, JobSpec
+from launcher.job.spec import Job
+from launcher.lifecycle import checks
 from launcher.lifecycle.attach import launch
 from launcher.lifecycle.sweep import IsCancelled
-from launcher.machine import facts
 from launcher.rundir.directory import RunDir
 
 LOCAL_FLAGS = (
@@ -55,18 +54,10 @@ def local(ctx: click.Context, /, **_: Any) -> int:
     def start(loaded: Job, run: RunDir | None = None, is_cancelled: IsCancelled | None = None) -> int:
         target = target_of("local", loaded.spec)
         refuse_procs_on_gpus(flags["local.procs"], target)
-        check_script(loaded.spec, "local")
+        checks.check_program(loaded.spec, "local")
         if not ctx.params["dry_run"]:
-            check_python(loaded.spec)
+            checks.check_python(loaded.spec)
         backend = backend_of("local")
         return launch(loaded, target, backend, run=run, is_cancelled=is_cancelled, **launch_options(ctx))
 
     return start_run_or_sweep(ctx, load, start, backend="local")
-
-
-def check_python(job: JobSpec) -> None:
-    """Raise TargetError if the job's interpreter does not exist or lacks the packages that it needs."""
-    from launcher.backends.ssh import requirements
-
-    brings_its_own = job.program or container_choice.in_container(job, "local")
-    facts.check_python(job.local.python or facts.this_python(), () if brings_its_own else requirements.NEEDED)

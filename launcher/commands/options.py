@@ -9,11 +9,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
-from launcher.backends import container_choice
 from launcher.commands.help_groups import Option
 from launcher.commands.ignored import IGNORED, refuse_ignored
 from launcher.errors import UsageError
-from launcher.job.spec import Job, JobSpec
+from launcher.job.spec import Job
 from launcher.lifecycle import job_file, sweep_in_turn
 from launcher.lifecycle.sweep import Load
 
@@ -157,10 +156,3 @@ def start_run_or_sweep(ctx: click.Context, load: Load, start: Callable[..., int]
         return start(load({}))
     sweep_in_turn.refuse_detach(ctx.params["detach"])
     return sweep_in_turn.run_sweep(ctx.params["sweeps"], load, ctx.params["overrides"], start, backend=backend)
-
-
-def check_script(job: JobSpec, backend: str) -> None:
-    """Raise UsageError if the program is a Python file that is missing, unless the ranks see other files than we do."""
-    script = job.program[0] if job.program else ""
-    if script.endswith(".py") and not Path(script).is_file() and not container_choice.in_container(job, backend):
-        raise UsageError(f"no such program: {script}", hint=f"paths after `--` are relative to {Path.cwd()}")

@@ -17,7 +17,6 @@ from launcher.lifecycle.attach import launch, print_rendered
 from launcher.plan.types import Target
 from launcher.rundir import summary
 from launcher.rundir.directory import RunDir
-from launcher.rundir.state import RunState
 
 
 @click.command()
@@ -70,7 +69,7 @@ def resume_run(
     """Start a run again that this command has claimed; a dry run only shows what it would do."""
     # A dry run starts nothing, so the record is enough; it also works where the cluster cannot be asked.
     state = current_state.current(found) if dry_run else current_state.observed(found)
-    refuse_if_not_resumable(found, state, bool(overrides))
+    submit.refuse_if_not_resumable(found, state, bool(overrides))
     file = submit.job_to_resume(found)
     job = read_job(file, overrides, {"local.gpus": gpus, "local.procs": procs})
     target = current_target(job, found.record.backend)
@@ -117,16 +116,6 @@ def refuse_local_flags(run: RunDir, ranks: int | None) -> None:
         )
 
 
-def refuse_if_not_resumable(run: RunDir, state: RunState, changed: bool) -> None:
-    """Raise UsageError for a run that is running or half removed, or that has succeeded and whose job is unchanged."""
-    submit.refuse_half_removed(run)
-    if not state.is_final:
-        raise UsageError(f"{run.run_id} is {state.value}", hint=f"cancel it first: zlaunch cancel {run.run_id}")
-    if state is RunState.SUCCEEDED and not changed:
-        hint = f"to train longer: zlaunch resume {run.run_id} --set train.epochs=N"
-        raise UsageError(f"{run.run_id} has succeeded", hint=hint)
-
-
 def resume_sweep(points: sweep.Sweep, *, as_json: bool) -> int:
     """Start the points that did not succeed: as one array job on Slurm, elsewhere one after another."""
     if points.backend == "slurm":
@@ -139,7 +128,7 @@ def resume_sweep(points: sweep.Sweep, *, as_json: bool) -> int:
             extra = run.record.extra
         try:
             if run.run_json.exists():
-                refuse_if_not_resumable(run, current_state.observed(run), changed=False)
+                submit.refuse_if_not_resumable(run, current_state.observed(run), changed=False)
             target, backend = current_target(job, points.backend), backend_of(points.backend)
             return launch(job, target, backend, as_json=as_json, run=run, is_cancelled=is_cancelled, extra=extra)
         finally:

@@ -15,7 +15,6 @@ from launcher.commands.help_groups import LaunchCommand
 from launcher.commands.options import (
     Flag,
     add_flags,
-    check_script,
     job_options,
     load_job,
     run_options,
@@ -121,7 +120,7 @@ def slurm(
         rules = ignored.SLURM if sweeps else ignored.SLURM + ignored.SLURM_SINGLE
         ignored.refuse_ignored(loaded.spec, rules, flags, overrides)
         if loaded.spec.slurm.login is None:
-            check_script(loaded.spec, "slurm")
+            checks.check_program(loaded.spec, "slurm")
         return loaded
 
     show = dry_run or print_script

@@ -24,17 +24,19 @@ def read_job(
     flags: Mapping[str, Any] | None = None,
     *,
     overlay: Path | None = None,
+    given_by: str = "the command line",
 ) -> Job:
     """Merge `file`, `overlay`, `flags` (dotted key -> value; None is skipped) and `--set` texts; later ones win.
 
-    Relative paths of a file are relative to that file, and those of flags to the working directory. Raises SpecError.
+    Relative paths of a file are relative to that file, and those of flags to the working directory. `given_by`: where
+    the flags come from, for messages. Raises SpecError.
     """
-    wrong = Mistakes(str(file or overlay or "the command line"), file)
+    wrong = Mistakes(str(file or overlay or given_by), file)
     tree = _merge(*(wrong.in_file(path) if path is not None else {} for path in (file, overlay)))
     values = {key: value for key, value in (flags or {}).items() if value is not None}
     given: dict[str, Any] = {}
     sets = [pair for text in overrides for pair in wrong.in_setting(text)]
-    for place, pairs in (("the command line", values.items()), ("--set", sets)):
+    for place, pairs in ((given_by, values.items()), ("--set", sets)):
         for key, value in pairs:
             if isinstance(value, str) and (reason := yamlfile.unusable(value)):
                 raise SpecError(f"{place}: {key}: {reason}")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from launcher.backends import container_choice
 from launcher.errors import DataError, SpecError, UsageError
 from launcher.job.notify_address import check_values, variable_of
 from launcher.job.spec import Job, JobSpec
@@ -65,6 +66,23 @@ def read_secrets(job: Job, environ: Mapping[str, str] | None = None) -> dict[str
     check_values(of_notices, found)
     trackers = () if spec.program else spec.train.trackers
     return {**variables_of(trackers, environ, spec.env), **found}
+
+
+def check_program(job: JobSpec, backend: str) -> None:
+    """Raise UsageError if the program is a Python file that is missing, unless the ranks see other files than we do."""
+    if backend == "ssh" or (backend == "slurm" and job.slurm.login is not None):
+        return
+    script = job.program[0] if job.program else ""
+    if script.endswith(".py") and not Path(script).is_file() and not container_choice.in_container(job, backend):
+        raise UsageError(f"no such program: {script}", hint=f"paths after `--` are relative to {Path.cwd()}")
+
+
+def check_python(job: JobSpec) -> None:
+    """Raise TargetError if the interpreter of a job here does not exist or lacks the packages that it needs."""
+    from launcher.backends.ssh import requirements
+
+    brings_its_own = job.program or container_choice.in_container(job, "local")
+    facts.check_python(job.local.python or facts.this_python(), () if brings_its_own else requirements.NEEDED)
 
 
 def check_inputs(job: JobSpec, backend: str) -> None:

@@ -30,6 +30,7 @@ from launcher.plan.types import RunPlan, Target
 from launcher.render import snapshot, texts
 from launcher.rundir import find, summary
 from launcher.rundir.directory import RunDir, RunRecord
+from launcher.rundir.state import RunState
 
 
 def with_batch_of_last_start(job: Job, run: RunDir) -> Job:
@@ -156,6 +157,16 @@ def refuse_half_removed(run: RunDir) -> None:
     """Raise UsageError for a run whose removal was interrupted: its checkpoints on other machines may be gone."""
     if find.REMOVAL in run.record.extra:
         raise UsageError(f"{run.run_id} is half removed", hint=f"zlaunch rm {run.run_id} removes the rest")
+
+
+def refuse_if_not_resumable(run: RunDir, state: RunState, changed: bool) -> None:
+    """Raise UsageError for a run that is running or half removed, or that has succeeded and whose job is unchanged."""
+    refuse_half_removed(run)
+    if not state.is_final:
+        raise UsageError(f"{run.run_id} is {state.value}", hint=f"cancel it first: zlaunch cancel {run.run_id}")
+    if state is RunState.SUCCEEDED and not changed:
+        hint = f"to train longer: zlaunch resume {run.run_id} --set train.epochs=N"
+        raise UsageError(f"{run.run_id} has succeeded", hint=hint)
 
 
 def record_start(run: RunDir, run_plan: RunPlan, ids: tuple[str, ...]) -> RunRecord:

@@ -16,9 +16,8 @@ from click.testing import CliRunner
 
 from launcher.backends import current_state
 from launcher.cli import cli
-from launcher.commands.resume import refuse_if_not_resumable
 from launcher.errors import RunNotFound, TargetError, UsageError
-from launcher.lifecycle import sweep
+from launcher.lifecycle import submit, sweep
 from launcher.node import processes
 from launcher.rundir import find
 from launcher.rundir.directory import RunDir, RunRecord
@@ -67,10 +66,10 @@ def test_a_lost_run_is_cancelled_too(root: Path) -> None:
 def test_a_run_that_was_never_sent_can_be_resumed_once_its_launcher_must_be_gone(root: Path) -> None:
     run = died_early(root, "ssh")
     with pytest.raises(UsageError, match="is PENDING"):
-        refuse_if_not_resumable(run, current_state.observed(run), changed=False)
+        submit.refuse_if_not_resumable(run, current_state.observed(run), changed=False)
     later(run)
     assert current_state.current(run) is RunState.LOST  # which is written down, and stays so
-    refuse_if_not_resumable(run, current_state.observed(run), changed=False)
+    submit.refuse_if_not_resumable(run, current_state.observed(run), changed=False)
 
 
 def test_a_local_start_that_was_broken_off_is_lost_as_soon_as_nobody_is_at_it(root: Path) -> None:
