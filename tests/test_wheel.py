@@ -64,8 +64,8 @@ def git(*arguments: str, cwd: Path = ROOT) -> str:
 def copied(tmp_path) -> Path:
     """A small checkout of another repository, with what a build needs."""
     for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE", "launcher/__init__.py",
-                 "launcher/machine/installation.py", "train/__init__.py", "zlaunch/__init__.py", "templates/node.sh.j2", "docker/Dockerfile",
-                 "slurm/train.sbatch.j2"):  # fmt: skip
+                 "launcher/machine/installation.py", "train/__init__.py", "zlaunch/__init__.py", "templates/node.sh.j2",
+                 "docker/Dockerfile", "slurm/train.sbatch.j2"):  # fmt: skip
         (tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / "copy" / name)
     return tmp_path / "copy"
