@@ -82,7 +82,7 @@ def test_a_local_start_that_was_broken_off_is_lost_as_soon_as_nobody_is_at_it(ro
         setup.kill()
     assert current_state.current(run) is RunState.LOST
     assert "was broken off" in ask("status", "last")
-    refuse_if_not_resumable(run, current_state.observed(run), changed=False)
+    submit.refuse_if_not_resumable(run, current_state.observed(run), changed=False)
 
 
 # ---------------------------------------------------------------------------------------------------------- sweeps
