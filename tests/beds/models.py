@@ -37,12 +37,13 @@ SHAPE: dict[str, Any] = {
 }
 
 
-def native(place: Path, config: str, specials: list[str], eos: str, chat: str, **shape: Any) -> Path:
-    """A random model of transformers' class for `config`, with a byte-level BPE tokenizer trained on the spot."""
-    import torch
+def tokenizer_at(place: Path, specials: list[str], eos: str, chat: str) -> Any:
+    """A byte-level BPE tokenizer, trained on the spot if `place` has none yet."""
     import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+    if (place / "tokenizer.json").is_file():
+        return transformers.AutoTokenizer.from_pretrained(place)
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -55,6 +56,15 @@ def native(place: Path, config: str, specials: list[str], eos: str, chat: str, *
         tokenizer_object=bpe, bos_token=specials[0], eos_token=eos, pad_token=specials[0], chat_template=chat
     )
     tokenizer.save_pretrained(place)
+    return tokenizer
+
+
+def native(place: Path, config: str, specials: list[str], eos: str, chat: str, **shape: Any) -> Path:
+    """A random model of transformers' class for `config`, with a tokenizer of its own."""
+    import torch
+    import transformers
+
+    tokenizer = tokenizer_at(place, specials, eos, chat)
     torch.manual_seed(0)
     settings = {**SHAPE, "vocab_size": len(tokenizer), "bos_token_id": 0, "pad_token_id": 0, **shape}
     made = getattr(transformers, config)(eos_token_id=tokenizer.eos_token_id, **settings)

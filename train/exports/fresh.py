@@ -22,19 +22,33 @@ def main() -> None:
 
 def load(request: dict[str, Any]) -> tuple[Any, Any]:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+        AutoTokenizer,
+        GenerationConfig,
+    )
 
     place = Path(request["directory"])
     options: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": request["trust_remote_code"]}
     if request["quantization"]:
         options["quantization_config"] = request["quantization"]
+    base, revision, is_adapter = str(place), None, (place / "adapter_config.json").is_file()
+    if is_adapter:
+        told = json.loads((place / "adapter_config.json").read_text(encoding="utf-8"))
+        base, revision = told["base_model_name_or_path"], told.get("revision")
     kind: Any = AutoModelForCausalLM
-    if (place / "adapter_config.json").is_file():
-        from peft import AutoPeftModelForCausalLM
-
-        kind = AutoPeftModelForCausalLM
+    config = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=request["trust_remote_code"])
+    if config.get_text_config() is not config and type(config) in AutoModelForImageTextToText._model_mapping:
+        kind = AutoModelForImageTextToText  # it also sees; its card says the same
     tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=request["trust_remote_code"])
-    model = kind.from_pretrained(place, **options).eval()
+    model = kind.from_pretrained(base, revision=revision, **options)
+    if is_adapter:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, place)
+    model.eval()
     if (place / "generation_config.json").is_file():  # PEFT does not look for one beside an adapter
         model.generation_config = GenerationConfig.from_pretrained(place)
     return model, tokenizer

@@ -14,18 +14,22 @@ from train.families import Family
 from train.model import pissa, targets
 from train.model.base import BaseModel, recorded_adapter
 from train.model.load import Loaded, is_fault_of_files
+from train.model.lora_places import Places, places
 
 
-def adapt(config: TrainConfig, loaded: Loaded, base: BaseModel, family: Family) -> Any:
-    """The PEFT model: LoRA weights in float32, everything else frozen. Raises UserError.
+def adapt(config: TrainConfig, loaded: Loaded, base: BaseModel, family: Family) -> tuple[Any, tuple[str, ...]]:
+    """(the PEFT model: LoRA weights in float32, everything else frozen; what has no LoRA and why). Raises UserError.
 
     The new weights are a function of the seed, so all ranks get the same ones.
     """
     torch.manual_seed(config.train.seed)
+    left_out: tuple[str, ...] = ()
     if config.lora.adapter is not None:
         adapted = _continue_adapter(config, loaded)
     else:
-        adapted = _add_adapter(config, loaded, family)
+        targets.check_names(config.lora, loaded.model, loaded.engine)
+        found = places(loaded.model, _target_modules(config, family), loaded.engine, config.lora)
+        adapted, left_out = _add_adapter(config, loaded, found), found.left_out
     for parameter in adapted.parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
             parameter.data = parameter.data.float()
@@ -34,23 +38,23 @@ def adapt(config: TrainConfig, loaded: Loaded, base: BaseModel, family: Family) 
         peft_config.revision = base.revision
     if config.lora.init == "pissa" and config.lora.adapter is None:
         pissa.remember(adapted)
-    return adapted
+    return adapted, left_out
 
 
-def _add_adapter(config: TrainConfig, loaded: Loaded, family: Family) -> Any:
+def _add_adapter(config: TrainConfig, loaded: Loaded, found: Places) -> Any:
     lora = config.lora
     options: dict[str, Any] = {
         "r": lora.r,
         "lora_alpha": lora.alpha,
         "lora_dropout": lora.dropout,
-        "target_modules": _target_modules(config, family),
+        "target_modules": found.modules,
+        **({"target_parameters": list(found.parameters)} if found.parameters else {}),
         "bias": "none",
         "use_rslora": lora.rslora,
         "modules_to_save": list(lora.modules_to_save) or None,
         "init_lora_weights": True if lora.init == "default" else lora.init,
     }
     add = _add_unsloth if loaded.engine == "unsloth" else _add_peft
-    targets.check_names(lora, loaded.model, loaded.engine)
     try:
         return add(config, loaded, options)
     except (TypeError, ValueError) as error:

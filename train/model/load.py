@@ -112,19 +112,39 @@ def load_plain(
 ) -> Any:
     """The causal language model at `source`, a directory or hub id, by plain transformers.
 
-    It is quantized as `config` has it. Without a `device` transformers chooses.
+    It is quantized as `config` has it. Without a `device` transformers chooses. Raises UserError if the files lack
+    weights of the model, which transformers would fill with random numbers.
     """
-    from transformers import AutoModelForCausalLM
-
     register_types(Path(source))
     options = quantization_options(config, dtype)
     if device is not None:
         options["device_map"] = {"": device}
-    model = AutoModelForCausalLM.from_pretrained(
-        source, revision=revision, dtype=dtype, trust_remote_code=config.model.trust_remote_code, **options
+    trusted = config.model.trust_remote_code
+    model, info = _class_of(source, revision, trusted).from_pretrained(
+        source, revision=revision, dtype=dtype, trust_remote_code=trusted, output_loading_info=True, **options
     )
+    missing = sorted(info.get("missing_keys") or ())
+    if missing:
+        raise UserError(
+            f"model.path: {source} has no {missing[0]}, nor {len(missing) - 1} more weights of {type(model).__name__}",
+            "download it again, or name a checkpoint of this architecture",
+        )
     _keep_four_bit_unpacked(model)
     return model
+
+
+def _class_of(source: str | Path, revision: str | None, trusted: bool) -> Any:
+    """The class of transformers that loads the whole checkpoint, also the parts of one that sees or hears.
+
+    AutoModelForCausalLM takes the text part alone of some of these, under other names: an adapter would then not fit
+    the published model. Other such models it does not know at all.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    found = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trusted)
+    many_parts = found.get_text_config() is not found
+    known = type(found) in AutoModelForImageTextToText._model_mapping  # there is no public list
+    return AutoModelForImageTextToText if many_parts and known else AutoModelForCausalLM
 
 
 def _load_transformers(

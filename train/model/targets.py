@@ -16,7 +16,7 @@ from train.families import ANY, family_of, needs_conversion
 
 TARGETS, WHOLE = "lora.target_modules", "lora.modules_to_save"
 _EXPERT_PARAMETERS = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
-"""In models with experts Unsloth takes these for parameters, although no module has these names."""
+"""In models with experts these are parameters, although no module has these names."""
 _SHOWN = 8
 """Names that an error message lists."""
 
@@ -25,7 +25,7 @@ def check_names(lora: Lora, model: Any, engine: str = "peft") -> None:
     """Raise UserError for a name of the job that no module of `model` (still without an adapter) has."""
     found = [(name, module) for name, module in model.named_modules() if name]
     names = [name for name, _ in found]
-    if engine == "unsloth" and any(name.endswith("experts") for name in names):
+    if any(name.endswith("experts") and (engine == "unsloth" or _has_weights(module)) for name, module in found):
         names += _EXPERT_PARAMETERS
     layers = [(name.rpartition(".")[2], module) for name, module in found if _has_weights(module)]
     if isinstance(lora.target_modules, str):
@@ -120,7 +120,7 @@ def explain(error: Exception) -> UserError | None:
 
 def trained_modules(parameters: Iterable[str]) -> str:
     """The modules that trainable parameters of a PEFT model belong to, such as `q_proj, v_proj`."""
-    modules = (re.split(r"\.(?:lora_|modules_to_save\.)", name)[0] for name in parameters)
+    modules = (re.split(r"(?:\.base_layer)*\.(?:lora_|modules_to_save\.)", name)[0] for name in parameters)
     return ", ".join(sorted({module.rpartition(".")[2] for module in modules}))
 
 

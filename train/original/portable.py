@@ -23,6 +23,8 @@ _RENAMED = re.compile("rope|rotary|expert")
 _OWN = ("backend", "is_local", "local_files_only")
 """What transformers 5 writes about its own loading."""
 _GPT_NEOX = {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}
+_ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
+"""Of transformers 4; Gemma 4 has another one."""
 _LOCAL_BASE = "rope_local_base_freq"
 _MODERNBERT = {"rope_theta": "global_rope_theta", _LOCAL_BASE: "local_rope_theta"}
 _OTHER_NAMES = {
@@ -88,8 +90,8 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(parameters, dict) or not parameters:
         return {}
     whole, local = parameters.get("full_attention", parameters), parameters.get("sliding_attention")
-    if "rope_theta" not in whole:  # a form that transformers 4 does not have
-        return {}
+    if "rope_theta" not in whole or whole.get("rope_type") not in (None, *_ROPE_TYPES):
+        return {}  # a form that transformers 4 does not have
     scaling = {key: value for key, value in whole.items() if key not in ("rope_theta", "partial_rotary_factor")}
     found = {"rope_theta": whole["rope_theta"], "rope_scaling": None}
     if whole.get("rope_type", "default") != "default":

@@ -23,8 +23,13 @@ def card(
     facts: Mapping[str, Any],
     scores: Mapping[str, Mapping[str, Any]],
     notes: Sequence[str] = (),
+    *,
+    sees: bool = False,
 ) -> str:
-    """`facts`: more lines of "Training". `scores`: `before` and `after` training. `notes`: warnings of the run."""
+    """`facts`: more lines of "Training". `scores`: `before` and `after` training. `notes`: warnings of the run.
+
+    `sees`: the base model has more parts than its text model, and so another class of transformers loads it.
+    """
     on_hub = _HUB_ID.fullmatch(base) is not None
     shown = base if on_hub else Path(base).name
     head = {"library_name": "peft", "pipeline_tag": "text-generation", "tags": ["lora", "zlaunch"]}
@@ -38,7 +43,7 @@ def card(
         "## Training\n\n" + _table(("setting", "value"), rows.items()),
         *_scores(scores),
         *(["## Known limits\n\n" + "\n".join(f"- {note}" for note in notes)] if notes else []),
-        _usage(shown, config.data.system),
+        _usage(shown, config.data.system, "AutoModelForImageTextToText" if sees else "AutoModelForCausalLM"),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -90,7 +95,7 @@ def _table(head: Sequence[str], rows: Any) -> str:
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _usage(base: str, system: str | None) -> str:
+def _usage(base: str, system: str | None, loader: str) -> str:
     said = [{"role": "system", "content": system}] if system else []
     messages = json.dumps([*said, {"role": "user", "content": "Hello!"}], ensure_ascii=False)
     return f"""## Use
@@ -100,11 +105,11 @@ answer. Load both:
 
 ```python
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import {loader}, AutoTokenizer, GenerationConfig
 
 base, adapter = {json.dumps(base)}, "."  # the base model, and this directory
 tokenizer = AutoTokenizer.from_pretrained(adapter)
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter)
+model = PeftModel.from_pretrained({loader}.from_pretrained(base), adapter)
 settings = GenerationConfig.from_pretrained(adapter, max_new_tokens=256)
 messages = {messages}
 inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)

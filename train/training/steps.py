@@ -154,7 +154,10 @@ def add_adapter(run: Run) -> None:
     if unknown is not None:
         run.warnings.append(unknown)
         _warn(run, unknown)
-    run.model = adapt(run.config, run.loaded, run.base, family_at(run.base.directory))
+    run.model, left_out = adapt(run.config, run.loaded, run.base, family_at(run.base.directory))
+    for sentence in left_out:
+        run.warnings.append(sentence)
+        _warn(run, sentence)
 
 
 def read_records(run: Run) -> None:
@@ -368,7 +371,9 @@ def _card(run: Run, step: int) -> str:
     }
     measured = {"before": run.before, "after": run.after}
     scores = {name: found.scores for name, found in measured.items() if found is not None}
-    return model_card.card(run.config, run.base.name, run.base.revision, facts, scores, run.warnings)
+    config = run.loaded.model.config
+    sees = config.get_text_config() is not config
+    return model_card.card(run.config, run.base.name, run.base.revision, facts, scores, run.warnings, sees=sees)
 
 
 def save_adapter(run: Run) -> None:

@@ -79,7 +79,7 @@ def test_a_layer_runs_twice_a_step_where_activations_are_recomputed(
     world = dist.from_environment("cpu", {})
     base = BaseModel(directory=Path(with_dropout), name=with_dropout, revision=None)
     loaded = load_for_training(config, world, base, engine, None, load_tokenizer(config, base))
-    model = adapt(config, loaded, base, ANY)
+    model, _ = adapt(config, loaded, base, ANY)
     strategy = build(config, world, model, loaded.dtype, None, engine)
     assert all(module.training for module in model.modules())
     seen: list[Any] = []
