@@ -60,6 +60,7 @@ JOB_FLAGS = (
     Flag("--train-data", "data.train", "File of training records."),
     Flag("--eval-data", "data.eval", "File of held-out records."),
     Flag("--seed", "train.seed", "Random seed: the same seed gives the same records in the same order.", type=int),
+    Flag("--network", "network", "Rate between hosts for the plan: 25Gb (bits), 3.1GB (bytes).", metavar="RATE"),
     Flag("--max-restarts", "max_restarts", "Restarts from the newest checkpoint after a failure.", type=int),
     Flag("--quantization", "model.quantization",
          "Quantization of the frozen weights; nf4 is QLoRA, fp8 is faster (Hopper).", "Training",

@@ -8,9 +8,12 @@ from pathlib import Path
 import click
 
 from launcher.job.load import read_job
+from launcher.job.network_rate import bytes_per_second
 from launcher.lifecycle import forecast
 from launcher.lifecycle.forecast import Planned, Refused
 from launcher.plan import agent_plan
+from launcher.plan.between_hosts import USUAL_RATE, rate_text
+from launcher.plan.fastest import STAGES
 from train.memory import GIB
 
 ASSUMED = "assumed, because this machine has no GPU; choose another with --gpu"
@@ -28,6 +31,7 @@ ASSUMED = "assumed, because this machine has no GPU; choose another with --gpu"
     type=click.IntRange(min=1),
     help="GPUs per node (default: local.gpus of the job, else 1).",
 )
+@click.option("--network", metavar="RATE", help="Rate between the nodes: 25Gb (bits), 3.1GB (bytes).")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set any key of the job. May be repeated.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def plan(
@@ -37,6 +41,7 @@ def plan(
     gpu_memory: str | None,
     nodes: int,
     gpus_per_node: int | None,
+    network: str | None,
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> int:
@@ -47,7 +52,7 @@ def plan(
     """
     if job is None and model is None and Path("job.yaml").exists():
         job = Path("job.yaml")
-    wanted = read_job(job, overrides, {"model.path": model}).spec
+    wanted = read_job(job, overrides, {"model.path": model, "network": network}).spec
     there, assumed = forecast.situation_of(gpu, gpu_memory, nodes, gpus_per_node or wanted.local.gpus or 1)
     found = forecast.forecast(wanted, there, assumed=assumed)
     if as_json:
@@ -80,6 +85,7 @@ def table(planned: Planned) -> str:
     for key, item in row["settings"].items():
         lines.append(f"  {key:<34} {item['value']!s:<8} {item['reason']}")
     lines += ["", f"about {cost.tokens_per_second:,.0f} tokens/s on all GPUs"]
+    lines += _between_hosts(planned)
     if planned.quantized:
         sizes = ", ".join(f"{name} {size / GIB:.1f} GiB" for name, size in planned.quantized.items())
         lines.append(f"with other values of model.quantization: {sizes}")
@@ -99,6 +105,28 @@ def table(planned: Planned) -> str:
         lines += [f"note: data.train: {work['remark']}"] if work["remark"] else []
     lines += agent_plan.reporting_lines(job.train.trackers, agent_plan.notify_of(job))
     return "\n".join(lines)
+
+
+def _between_hosts(planned: Planned) -> list[str]:
+    """What a step of each stage sends and waits for."""
+    if not planned.stages:
+        return []
+    there, given = planned.situation, planned.job.network
+    rate = there.network if given == "auto" else bytes_per_second(given)
+    from_where = "" if given != "auto" else " (assumed; --network RATE, or zlaunch doctor net)"
+    from_where = " (measured)" if given == "auto" and there.network != USUAL_RATE else from_where
+    lines = ["", f"between {there.hosts} nodes at {rate_text(rate)}{from_where}, a step"]
+    for stage, found in planned.stages.items():
+        if found is None:
+            lines.append(f"  {STAGES[stage]:<7} does not fit")
+            continue
+        cost = found.cost
+        lines.append(
+            f"  {STAGES[stage]:<7} sends {cost.traffic.total / 1e9:8.3f} GB, waits {cost.waits_seconds:7.2f} of "
+            f"{cost.step_seconds:.2f} s: {cost.tokens_per_second:,.0f} tokens/s"
+            f"{', recomputing activations' if found.checkpointing else ''}"
+        )
+    return lines
 
 
 def _duration(hours: float) -> str:

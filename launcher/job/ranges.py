@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from launcher.job.explain import Refusal, value_hint
+from launcher.job.network_rate import bytes_per_second
 from launcher.job.spec import JobSpec
 from train.config import POSITIVE, RANGES, Range
 from train.families import template_of
@@ -58,6 +59,11 @@ def numbers_out_of_range(spec: JobSpec) -> Iterator[Refusal]:
 
 def unusable_names(spec: JobSpec) -> Iterator[Refusal]:
     """Every name that the environment, a file system or the table of chat templates cannot have."""
+    if spec.network != "auto":
+        try:
+            bytes_per_second(spec.network)
+        except ValueError as error:
+            yield Refusal("network", str(error), hint="for example 25Gb, 200Gb or 3.1GB")
     for name in spec.env:
         if not _VARIABLE.fullmatch(name):
             yield Refusal("env", f"{name!r} is not a valid name of an environment variable")

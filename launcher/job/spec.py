@@ -209,6 +209,9 @@ class JobSpec(Section, frozen=True):
     local: LocalSpec = LocalSpec()
     ssh: SshSpec = SshSpec()
     slurm: SlurmSpec = SlurmSpec()
+    network: str = "auto"
+    """Rate between hosts that the plan reckons with, as in `25Gb` (bits) or `3.1GB` (bytes). auto: what
+    `zlaunch doctor net` has measured between them, else 25 Gb/s."""
     env: dict[str, str] = {}
     """Environment variables of the ranks."""
     secrets: tuple[str, ...] = ()

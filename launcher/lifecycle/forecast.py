@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import msgspec
@@ -14,12 +14,12 @@ from launcher.errors import SpecError, TargetError, UsageError
 from launcher.job.deepspeed import ds_settings
 from launcher.job.spec import JobSpec
 from launcher.lifecycle import checks
-from launcher.machine import facts
+from launcher.machine import facts, measured_networks
 from launcher.plan import agent_plan, batch_job, gpus, situation
 from launcher.plan.batch import global_batch_of
 from launcher.plan.candidates import Candidate
 from launcher.plan.changes import DoesNotFit
-from launcher.plan.fastest import choose, in_fp8
+from launcher.plan.fastest import choose, in_fp8, stages_between_hosts
 from launcher.plan.resolve import with_adapter
 from launcher.plan.situation import Model, Situation
 from launcher.plan.types import Reason
@@ -45,6 +45,8 @@ class Planned:
     """How many times as fast the job would be with model.quantization: fp8; None: it would not."""
     quantized: dict[str, int]
     """Bytes per GPU with other values of model.quantization and otherwise the same settings."""
+    stages: dict[int, Candidate | None] = field(default_factory=dict)
+    """On several hosts: the fastest setting of DDP (0), ZeRO-2 and ZeRO-3; None: it does not fit."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def forecast(
         work_of(wanted, best, count(wanted) if counted is None else counted) if with_work else None,
         in_fp8(wanted, known, there, best),
         quantized(wanted, known, there, best),
+        stages_between_hosts(wanted, known, there) if there.hosts > 1 else {},
     )
 
 
@@ -159,7 +162,9 @@ def situation_for(
         return _named(wanted, backend, gpu, wanted.local.gpus or 1)
     found, assumed = _named(wanted, backend, gpu, ranks_of(wanted, backend))
     hosts = wanted.slurm.nodes if backend == "slurm" else len(requested_hosts(wanted.ssh).pool)
-    return replace(found, hosts=hosts), assumed
+    names = measured_networks.of_partition(wanted.slurm.partition) if backend == "slurm" else ()
+    known = measured_networks.known(names or requested_hosts(wanted.ssh).pool)
+    return replace(found, hosts=hosts, network=known or found.network), assumed
 
 
 def _named(wanted: JobSpec, backend: str, gpu: str | None, ranks: int) -> tuple[Situation, bool]:
@@ -299,6 +304,16 @@ def report(planned: Planned | Refused) -> dict[str, Any]:
         "notices": msgspec.to_builtins(agent_plan.notify_of(planned.job)),
         "fp8_gain": planned.fp8_gain and round(planned.fp8_gain, 2),
         "quantized_bytes": planned.quantized,
+        "network": {
+            f"zero_stage_{stage}": found
+            and {
+                "bytes_per_step": round(found.cost.traffic.total),
+                "waits_seconds": round(found.cost.waits_seconds, 4),
+                "step_seconds": round(found.cost.step_seconds, 4),
+                "tokens_per_second": round(found.cost.tokens_per_second),
+            }
+            for stage, found in planned.stages.items()
+        },
     }
 
 

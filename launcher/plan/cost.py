@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from launcher.job.spec import JobSpec
 from launcher.plan.batch import Batch
+from launcher.plan.between_hosts import Traffic, traffic_of
 from launcher.plan.situation import Situation
 from train import memory
 from train.memory import EngineName, Memory, MemoryCase, Shape
@@ -15,8 +16,6 @@ ZERO_SPEED = {0: 1.0, 1: 0.95, 2: 0.95, 3: 0.8}
 """Speed relative to plain data parallelism, on one and two H100s (docs/performance.md); stage 1 as stage 2."""
 FUSED_ZERO_3_SPEED = 0.92
 """Where the fused layers share the frozen weights themselves."""
-NETWORK = 25e9 / 8
-"""Bytes per second between hosts that a plan reckons with: 25 Gb/s Ethernet."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,11 @@ class Cost:
     """Bytes on one GPU at the peak of a step."""
     tokens_per_second: float
     """Of all ranks together."""
+    step_seconds: float = 0.0
+    traffic: Traffic = field(default_factory=Traffic)
+    """Between hosts."""
+    waits_seconds: float = 0.0
+    """Of a step, for the network between hosts."""
 
 
 NOT_KNOWN = Cost(Memory(0, 0, 0, 0, 0, 0, 0), 0.0)
@@ -57,24 +61,15 @@ def cost_of(
         offload_weights=spec.train.offload_param != "none",
         bucket=spec.train.reduce_bucket_size,
     )
-    own_zero_3 = memory.shares_itself(engine, zero_stage)
-    speed = memory.tokens_per_second(shape, case, situation.matrix_rate)
-    speed *= FUSED_ZERO_3_SPEED if own_zero_3 else ZERO_SPEED[zero_stage]
+    speed = memory.tokens_per_second(shape, case, situation.matrix_rate) * relative_speed(engine, zero_stage)
     passes = batch.gradient_accumulation_steps
-    seconds = passes * case.tokens / speed + _network_seconds(shape, case, situation.hosts, passes)
-    return Cost(memory.predict(shape, case), passes * case.tokens / seconds * situation.world_size)
+    work = passes * case.tokens / speed
+    traffic = traffic_of(shape, case, situation.hosts, passes)
+    waits = traffic.waits(work, situation.network)
+    tokens_per_second = passes * case.tokens / (work + waits) * situation.world_size
+    return Cost(memory.predict(shape, case), tokens_per_second, work + waits, traffic, waits)
 
 
-def _network_seconds(shape: Shape, case: MemoryCase, hosts: int, passes: int) -> float:
-    """How long a step waits for the network between hosts.
-
-    Every step sums the gradients of the adapter. Under ZeRO-3 every pass gathers the weights of the layers twice, and
-    what the other hosts have of them crosses the network: the fused layers hide little of it behind their work.
-    """
-    if hosts == 1:
-        return 0.0
-    others = (hosts - 1) / hosts
-    sent = 2 * others * 4 * memory.lora_parameters(shape, case.lora_r, case.lora_targets)
-    if case.zero_stage == 3:
-        sent += passes * 2 * others * shape.layers * shape.layer_weights * case.weight_bytes
-    return sent / NETWORK
+def relative_speed(engine: str, zero_stage: int) -> float:
+    """Speed of a stage on one host, relative to plain data parallelism."""
+    return FUSED_ZERO_3_SPEED if memory.shares_itself(engine, zero_stage) else ZERO_SPEED[zero_stage]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from launcher.plan import gpus
+from launcher.plan.between_hosts import USUAL_RATE
 from launcher.plan.types import Target
 from train import families, memory
 from train.config import Device
@@ -37,6 +38,8 @@ class Situation:
     """Of the oldest GPU; below 8.0 it trains in float16. None: not known, and taken for newer."""
     device: Device = "cuda"
     hosts: int = 1
+    network: float = USUAL_RATE
+    """Bytes per second of a link between two hosts."""
 
     @staticmethod
     def of(world_size: int, memory_bytes: int, name: str | None, capability: float | None = None) -> Situation:
@@ -57,7 +60,7 @@ class Situation:
         found = Situation.of(
             target.world_size, target.gpu_memory_bytes or 0, target.gpu_name, target.compute_capability
         )
-        return replace(found, hosts=len(target.hosts))
+        return replace(found, hosts=len(target.hosts), network=target.network or USUAL_RATE)
 
     @property
     def room(self) -> int:

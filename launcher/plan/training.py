@@ -8,7 +8,7 @@ from typing import Any
 from launcher.job.deepspeed import ds_settings
 from launcher.job.spec import JobSpec
 from launcher.plan.autos import settled
-from launcher.plan.fastest import choose
+from launcher.plan.fastest import choose, is_of_network
 from launcher.plan.situation import Situation, model_of
 from launcher.plan.types import Reason, Target
 from train import memory
@@ -51,6 +51,7 @@ def configure(spec: JobSpec, target: Target, run_id: str, model_config: dict[str
     )
     shares_itself = memory.shares_itself(best.engine, best.zero_stage)
     decided, notes = ds_settings.report(spec, config, shares_itself=shares_itself)
+    notes = [*notes, *(f"{one.setting}: {one.reason}" for one in reasons if is_of_network(one))]
     reasons += tuple(Reason(setting=key, value=value, reason=why) for key, (value, why) in decided.items())
     return Configured(config, reasons, ds_settings.for_deepspeed(spec, config, hidden), tuple(notes))
 

@@ -111,6 +111,8 @@ class Target(Frozen, frozen=True, kw_only=True):
     gpu_name: str | None = None
     compute_capability: float | None = None
     """Of the oldest GPU; bfloat16 needs 8.0."""
+    network: float | None = None
+    """Bytes per second between two hosts, where `zlaunch doctor net` has measured it."""
     paths: dict[str, str] = {}
     """{path of an input here: its path on the target, relative to the run directory}, where they differ."""
     notes: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ from launcher.backends.slurm import sbatch_variables
 from launcher.backends.slurm.site import NOT_ASKED, Finding, Site, look
 from launcher.job import inputs
 from launcher.job.spec import JobSpec
-from launcher.machine import facts
+from launcher.machine import facts, measured_networks
 from launcher.machine.forwarded import forwarded
 from launcher.plan import batch_job, gpus
 from launcher.plan.types import Target
@@ -50,6 +50,7 @@ def slurm_target(job: JobSpec, known: inputs.Sums | None = None, site: Site = NO
         token=facts.new_token(),
         gpu_name=name,
         gpu_memory_bytes=memory,
+        network=measured_networks.known(measured_networks.of_partition(job.slurm.partition)),
         cwd=None if login else str(Path.cwd()),
         cpus_per_task=found.cpus_per_task,
         reasons=found.reasons,

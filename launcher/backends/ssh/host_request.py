@@ -11,7 +11,7 @@ from launcher.backends import container_choice
 from launcher.errors import HostfileError
 from launcher.job.inputs import inputs
 from launcher.job.spec import JobSpec, SshSpec
-from launcher.machine import facts
+from launcher.machine import facts, measured_networks
 from launcher.machine.forwarded import forwarded
 from launcher.plan.types import Target
 from launcher.remote import address, hostfile
@@ -95,6 +95,7 @@ def unasked_target(job: JobSpec) -> Target:
         master_port=UNASKED_PORTS[0],
         control_port=UNASKED_PORTS[1],
         token=facts.new_token(),
+        network=measured_networks.known(list(slots)),
         paths=inputs(job)[1],
         notes=tuple(notes),
         forwarded=forwarded(os.environ),

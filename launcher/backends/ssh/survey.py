@@ -30,6 +30,7 @@ from launcher.backends.ssh.requirements import (
 from launcher.errors import HostsError, TargetError
 from launcher.job.spec import JobSpec
 from launcher.machine import facts as machine_facts
+from launcher.machine import measured_networks
 from launcher.machine.forwarded import forwarded
 from launcher.plan.types import Target
 from launcher.remote.fleet import Fleet
@@ -215,6 +216,7 @@ def target(job: JobSpec, found: Survey, paths: Mapping[str, str]) -> Target:
         gpu_memory_bytes=min((gpu.memory_bytes for gpu in gpus), default=None),
         gpu_name=gpus[0].name if gpus else None,
         compute_capability=min(capabilities, default=None),
+        network=measured_networks.known(found.names),
         paths=dict(paths),
         notes=found.notes,
         forwarded=forwarded(os.environ),

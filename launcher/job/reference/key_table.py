@@ -469,6 +469,12 @@ ROWS: dict[str, Row] = {
         "--mail-type Slurm",
     ),
     "verify_adapter": Row("验证适配器", "结束时把保存的适配器加载到全新的基础模型，并比较 logits。", "true"),
+    "network": Row(
+        "网络速率",
+        "计划所用的主机间速率，例如 `25Gb`（比特）或 `3.1GB`（字节）。"
+        "auto：`zlaunch doctor net` 测得的值，否则 25 Gb/s。",
+        "100Gb",
+    ),
     "max_restarts": Row(
         "重启次数", "失败后从最新检查点重启的次数。", "3",
         "--max-restarts torchrun; --max_restarts Accelerate; MAX_RESTARTS LLaMA-Factory",

@@ -6,6 +6,18 @@ _N = r"([-+.,\w%]+)"
 """A number or a share."""
 _GIB = r"([\d.,]+ GiB)"
 
+NETWORK = (
+    # launcher/plan/fastest.py
+    (
+        rf"(\S+) sends {_N} GB per step between hosts: {_N} times slower than ZeRO-2 here, at (.+)",
+        r"\1 每步在主机之间发送 \2 GB：在 \4 下比 ZeRO-2 慢 \3 倍",
+    ),
+    (
+        rf"(\S+) sends {_N} GB per step between hosts, and waits {_N} of {_N} s for it, at (.+)",
+        r"\1 每步在主机之间发送 \2 GB，在 \5 下 \4 秒中有 \3 秒在等待",
+    ),
+)
+
 AUTOS = (
     # launcher/plan/autos.py
     (r"most CPUs multiply bfloat16 no faster", "多数 CPU 用 bfloat16 并不更快"),
@@ -298,4 +310,4 @@ COMPAT = (
     (rf"a GPU of {_GIB} \((.+)\)", r"一个 \1 的 GPU（\2）"),
     (r"set ((?:[a-z_]+\.[a-z_]+: [\w.]+(?:, )?)+)", r"请设 \1"),
 )
-ROWS = (*AUTOS, *COMPAT)
+ROWS = (*NETWORK, *AUTOS, *COMPAT)
