@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,8 @@ KEY = "train.ds_config"
 class DsConfig:
     """A user's configuration."""
 
+    values: dict[str, Any] = field(default_factory=dict)
+    """Every key of the file under DeepSpeed's own name today."""
     settings: dict[str, tuple[Any, str]] = field(default_factory=dict)
     """{key of the job: (value, key of DeepSpeed that says so)}"""
     passed: dict[str, Any] = field(default_factory=dict)
@@ -34,6 +37,15 @@ class DsConfig:
     """The precision that the file enables; the job's own decides."""
     idle: dict[str, str] = field(default_factory=dict)
     """{key of DeepSpeed that has no effect: why}"""
+    refusals: list[Refusal] = field(default_factory=list)
+    """What cannot be used, with its place, in the order of the file."""
+
+    @contextlib.contextmanager
+    def collecting(self) -> Iterator[None]:
+        try:
+            yield
+        except Refusal as refusal:
+            self.refusals.append(refusal)
 
 
 def load(value: Any, base: Path) -> Any:
@@ -61,17 +73,28 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def read(tree: Mapping[str, Any]) -> DsConfig:
     """Sort a configuration by its keys. Raises Refusal with the place of the first key that cannot be used."""
+    found = sort(tree)
+    if found.refusals:
+        raise found.refusals[0]
+    return found
+
+
+def sort(tree: Mapping[str, Any]) -> DsConfig:
+    """Sort a configuration by its keys, and go on behind what cannot be used."""
     found = DsConfig()
-    values = dict(_leaves(_modern(tree), ""))
+    values = found.values = dict(_leaves(_modern(tree), "", found))
     known = {name.partition(".")[0] for name in KEYS}
     if values and not any(name.partition(".")[0] in known for name in values):
-        raise Refusal(KEY, f"no key of DeepSpeed in it, only {', '.join(sorted(values)[:4])}")
-    _known_types(values)
+        found.refusals.append(Refusal(KEY, f"no key of DeepSpeed in it, only {', '.join(sorted(values)[:4])}"))
+        return found
+    for block in _unknown_types(found, values):  # nothing else of its block means anything then
+        values = {name: value for name, value in values.items() if not name.startswith(f"{block}.")}
     for name, value in values.items():
-        _sort(found, name, value)
-    _precision(found, values)
-    _optimizer(found, values)
-    _scheduler(found, values)
+        with found.collecting():
+            _sort(found, name, value)
+    for settle in (_precision, _optimizer, _scheduler):
+        with found.collecting():
+            settle(found, values)
     if "zero_optimization" in tree and "zero_optimization.stage" not in values:
         found.settings["train.zero_stage"] = (0, "zero_optimization (no stage)")
     _by_stage(found)
@@ -110,16 +133,16 @@ def _modern(tree: Mapping[str, Any]) -> dict[str, Any]:
     return changed
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def _leaves(tree: Mapping[str, Any], prefix: str, found: DsConfig) -> Iterator[tuple[str, Any]]:
     """(dotted key, value) of every key that the table has, and of those that no part of it has."""
     for key, value in tree.items():
         name = OTHER_NAMES.get(f"{prefix}{key}", f"{prefix}{key}")
         if name in KEYS or not _is_block(name):
             yield name, value
         elif isinstance(value, dict):
-            yield from _leaves(value, f"{name}.")
+            yield from _leaves(value, f"{name}.", found)
         elif value is not None:
-            raise refuse(name, "expected a block like {name: value}")
+            found.refusals.append(refuse(name, "expected a block like {name: value}"))
 
 
 def _is_block(name: str) -> bool:
@@ -216,15 +239,21 @@ ADAM = ("adam", "adamw", "fusedadam", "cpuadam", "deepspeedcpuadam", "torchadam"
 SCHEDULERS = {"WarmupLR": "constant", "WarmupDecayLR": "linear", "WarmupCosineLR": "cosine"}
 
 
-def _known_types(values: Mapping[str, Any]) -> None:
-    """Refuse an optimizer or a schedule that is not available, before anything else of its block."""
+def _unknown_types(found: DsConfig, values: Mapping[str, Any]) -> list[str]:
+    """Refuse an optimizer or a schedule that is not available; return the blocks concerned."""
+    blocks = []
     kind = values.get("optimizer.type", "AdamW")
     if str(kind).lower().replace("_", "") not in ADAM:
-        raise refuse("optimizer.type", f"the optimizer here is AdamW, not {kind}", hint="leave the block optimizer out")
-    kind = values.get("scheduler.type", "WarmupLR")
+        hint = "leave the block optimizer out"
+        found.refusals.append(refuse("optimizer.type", f"the optimizer here is AdamW, not {kind}", hint))
+        blocks.append("optimizer")
+    kind = str(values.get("scheduler.type", "WarmupLR"))
     if kind not in SCHEDULERS:
         known = ", ".join(SCHEDULERS)
-        raise refuse("scheduler.type", f"{kind} is not available; known: {known}", hint="leave the block scheduler out")
+        hint = "leave the block scheduler out"
+        found.refusals.append(refuse("scheduler.type", f"{kind} is not available; known: {known}", hint))
+        blocks.append("scheduler")
+    return blocks
 
 
 def _optimizer(found: DsConfig, values: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from launcher.job.importing import axolotl_data, deepspeed_words, trainer_arguments
-from launcher.job.importing.draft import Context, Draft, Note, Words, is_off
+from launcher.job.importing.draft import Context, Draft, Note, Words, is_off, set_batch
 from launcher.job.importing.trainer_arguments import Defaults
 
 KERNELS = (
@@ -169,7 +169,7 @@ def _training(words: Words, context: Context) -> None:
         context = replace(context, gpus=workers)
     micro, each = words.whole("micro_batch_size"), words.whole("batch_size")
     steps = words.whole("gradient_accumulation_steps") or (each // (micro or 1) if each else 1)
-    trainer_arguments.set_batch(draft, micro or (each or 1) // steps or 1, max(1, steps), context.gpus)
+    set_batch(draft, micro or (each or 1) // steps or 1, max(1, steps), context.gpus)
     words.carry("train.epochs", "num_epochs", words.number, defaults.num_train_epochs)
     if (limit := words.whole("max_steps")) and limit > 0:
         draft.set("train.max_steps", limit, "max_steps")

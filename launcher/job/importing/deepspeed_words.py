@@ -1,54 +1,47 @@
-"""DeepSpeed configurations: ZeRO stage, offloading, clipping, batch, AdamW and warm-up as keys of a job."""
+"""DeepSpeed configurations: what has a key becomes that key of the job, and the rest goes into train.ds_config.
+
+What each word becomes is decided in one place, for imports as for train.ds_config: launcher/job/deepspeed.
+"""
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from launcher.job.importing.draft import Context, Draft, Note, Words, parsed_json
+from launcher.job.deepspeed import ds_reading
+from launcher.job.deepspeed.ds_reading import DsConfig
+from launcher.job.importing.draft import Context, Draft, Note, parsed_json, set_batch
 
-_ENGINE = (
-    "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer", "steps_per_print", "wall_clock_breakdown",
-    "communication_data_type", "prescale_gradients", "gradient_predivide_factor", "sparse_gradients",
-    "dump_state", "flops_profiler", "comms_logger", "memory_breakdown", "disable_allgather",
-    "seq_parallel_communication_data_type",
-    "data_types", "elasticity", "autotuning", "graph_harvesting", "use_data_before_expert_parallelism", "timers",
-    "zero_optimization_legacy_stage1", "checkpoint", "nebula", "torch_autocast", "load_universal_checkpoint",
-)  # fmt: skip
-_ADAMW = ("adam", "adamw")
-NO_SCHEDULER = "zlaunch has cosine, linear and constant; set train.scheduler"
+_BATCH = {
+    "train.global_batch_size": "train_batch_size",
+    "train.micro_batch_size": "train_micro_batch_size_per_gpu",
+}
+_ACCUMULATION = "gradient_accumulation_steps"
+_OTHERWISE = ("scheduler.params.warmup_type", "scheduler.params.cos_min_ratio")
+"""Words without effect here that change the training a little."""
 
 
 def read(tree: Mapping[str, Any], context: Context) -> Draft:
     """A DeepSpeed configuration by itself: no model, no data."""
     draft = Draft("DeepSpeed")
-    words = Words(tree, draft)
-    micro, steps = _numeric(words, "train_micro_batch_size_per_gpu"), _numeric(words, "gradient_accumulation_steps")
-    whole = _numeric(words, "train_batch_size")
-    if micro is not None:
-        draft.set("train.micro_batch_size", int(micro), "train_micro_batch_size_per_gpu")
-    gpus = context.gpus or 1
-    if whole is not None:
-        draft.set("train.global_batch_size", int(whole), "train_batch_size")
-    elif micro is not None:
-        note = f"{int(micro)} per GPU x {int(steps or 1)} accumulated x {gpus} GPU{'s' if gpus > 1 else ''}"
-        draft.set("train.global_batch_size", int(micro * (steps or 1) * gpus), note)
-        if context.gpus is None and whole is None:
-            draft.differs.append(Note("--gpus", None, "the file does not say how many GPUs: 1 assumed"))
-    clipping = _numeric(words, "gradient_clipping")
-    draft.set("train.max_grad_norm", clipping or 0, "gradient_clipping" if clipping else "DeepSpeed clips nothing")
-    _optimizer(words)
-    _scheduler(words)
-    _common(words)
-    words.finish()
+    found = _sorted(tree, draft, "")
+    micro = draft.value("train.micro_batch_size")
+    if micro is not None and "train.global_batch_size" not in draft.settings:
+        set_batch(draft, int(micro), found.accumulation or 1, context.gpus)
+    elif found.accumulation is not None:
+        reason = "follows from the batch and the number of ranks"
+        draft.unused.append(Note(_ACCUMULATION, found.accumulation, reason))
+    if found.values.get("gradient_clipping") in (None, 0):
+        draft.set("train.max_grad_norm", 0, "DeepSpeed clips nothing")
     return draft
 
 
 def carry(value: Any, draft: Draft, context: Context, word: str = "deepspeed") -> None:
     """The configuration that a training configuration names: a file, a mapping, or a short name such as zero2.
 
-    Batch, clipping and optimizer are the training configuration's own there, which DeepSpeed's file calls `auto`.
+    The batch is the training configuration's own there, which DeepSpeed's file calls `auto`.
     """
     if isinstance(value, str) and value.lstrip().startswith("{"):
         value = parsed_json(value, word)
@@ -63,16 +56,10 @@ def carry(value: Any, draft: Draft, context: Context, word: str = "deepspeed") -
         if "offload" in named[2]:
             draft.set("train.offload", "cpu", f"{word}: {value}")
         return
-    words = Words(tree, draft, f"{word}: ")
-    for name in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
-        words.unused("the batch is that of the training configuration", name)
-    clipping = _numeric(words, "gradient_clipping")
-    if clipping is not None:
-        draft.set("train.max_grad_norm", clipping, f"{word}: gradient_clipping")
-    _optimizer(words)
-    _scheduler(words)
-    _common(words)
-    words.finish()
+    batch = {name: tree[name] for name in (*_BATCH.values(), _ACCUMULATION) if name in tree}
+    for name, given in batch.items():
+        draft.unused.append(Note(f"{word}: {name}", given, "the batch is that of the training configuration"))
+    _sorted({name: given for name, given in tree.items() if name not in batch}, draft, f"{word}: ")
 
 
 def _file(name: str, context: Context) -> Mapping[str, Any] | None:
@@ -83,92 +70,53 @@ def _file(name: str, context: Context) -> Mapping[str, Any] | None:
     return found if isinstance(found, Mapping) else None
 
 
-def _numeric(words: Words, word: str) -> float | None:
-    """A number; `auto` and an absent word are none."""
-    if words.tree.get(word) == "auto":
-        words.unused("filled in by zlaunch", word)
-        return None
-    return words.number(word)
+def _sorted(tree: Mapping[str, Any], draft: Draft, prefix: str) -> DsConfig:
+    """Put every word of a configuration into the draft; return how launcher/job/deepspeed sorted them."""
+    found = ds_reading.sort(_without_nvme(tree, draft, prefix))
+    for key, (value, name) in found.settings.items():
+        draft.set(key, value, prefix + name)
+    if "train.zero_stage" not in found.settings and "zero_optimization.stage" not in found.values:
+        draft.set("train.zero_stage", 0, f"{prefix}zero_optimization: DeepSpeed's default is stage 0")
+    if found.dtype:
+        name = "bf16" if found.dtype == "bfloat16" else "fp16"
+        draft.set("model.dtype", found.dtype, f"{prefix}{name}.enabled")
+    for name, reason in found.idle.items():
+        where = draft.differs if name in _OTHERWISE else draft.unused
+        where.append(Note(prefix + name, found.values.get(name), reason))
+    for refusal in found.refusals:
+        name = refusal.place.removeprefix(f"{ds_reading.KEY}.")
+        reason = str(refusal.args[0]).removeprefix(f"{refusal.place}: ")
+        draft.lost.append(Note(prefix + name, found.values.get(name), reason))
+    for name, value in found.values.items():
+        if value == "auto" and name not in found.by_hidden_size:
+            draft.unused.append(Note(prefix + name, value, "filled in by zlaunch"))
+    if passed := _passed(found):
+        draft.set(ds_reading.KEY, passed, f"{prefix}what has no key of its own")
+    return found
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+def _passed(found: DsConfig) -> dict[str, Any]:
+    """What has no key of its own, with the sizes that are filled in by the model."""
+    passed = copy.deepcopy(found.passed)
+    for name in found.by_hidden_size:
+        block, _, last = name.rpartition(".")
+        passed.setdefault(block, {})[last] = "auto"
+    stage = found.settings.get("train.zero_stage")
+    if stage and "zero_optimization" in passed:  # a block without a stage is stage 0
+        passed["zero_optimization"] = {"stage": stage[0], **passed["zero_optimization"]}
+    return passed
 
 
-def _common(words: Words) -> None:
-    draft = words.draft
-    zero = words.take("zero_optimization", {})
-    inner = Words(zero if isinstance(zero, Mapping) else {}, draft, f"{words.prefix}zero_optimization.")
-    stage = inner.whole("stage", 0) or 0
-    draft.set("train.zero_stage", stage, f"{words.prefix}zero_optimization.stage")
-    offload = inner.take("offload_optimizer") or {}
-    if isinstance(offload, Mapping) and str(offload.get("device", "none")) != "none":
-        draft.set("train.offload", "cpu", f"{words.prefix}offload_optimizer")
-        if offload["device"] != "cpu":
-            draft.differs.append(Note(f"{inner.prefix}offload_optimizer", offload, "to the host's memory, not to NVMe"))
-    parameters = inner.take("offload_param") or {}
-    if isinstance(parameters, Mapping) and str(parameters.get("device", "none")) != "none":
-        reason = "weights stay on the GPUs; it saves memory and changes no result"
-        draft.differs.append(Note(f"{inner.prefix}offload_param", parameters, reason))
-    for name in list(inner.tree):
-        if name not in ("stage", "offload_optimizer", "offload_param"):
-            inner.unused("speed and memory of ZeRO, chosen by zlaunch", name)
-    for name, dtype in (("bf16", "bfloat16"), ("bfloat16", "bfloat16"), ("fp16", "float16")):
-        part = words.take(name)
-        if isinstance(part, Mapping) and str(part.get("enabled")).lower() == "true":
-            draft.set("model.dtype", dtype, f"{words.prefix}{name}.enabled")
-    for name in ("amp", "compression_training", "data_efficiency", "curriculum_learning", "progressive_layer_drop",
-                 "pipeline", "tensor_parallel", "hybrid_engine"):  # fmt: skip
-        words.lost("zlaunch does not have it", name)
-    for name in ("activation_checkpointing", "aio", "tensorboard", "wandb", "csv_monitor", "comet", *_ENGINE):
-        words.unused("settings of DeepSpeed's engine that zlaunch makes itself", name)
-
-
-def _optimizer(words: Words) -> None:
-    part, draft = words.take("optimizer"), words.draft
-    if not isinstance(part, Mapping):
-        return
-    kind = str(part.get("type", ""))
-    if kind.lower() not in _ADAMW:
-        draft.lost.append(Note(f"{words.prefix}optimizer.type", kind, "zlaunch has AdamW only"))
-        return
-    if kind.lower() == "adam" and not _mapping(part.get("params")).get("adam_w_mode", True):
-        draft.lost.append(Note(f"{words.prefix}optimizer", part, "plain Adam; zlaunch decays weights as AdamW does"))
-    inner = Words(_mapping(part.get("params")), draft, f"{words.prefix}optimizer.")
-    keys = (("lr", "learning_rate"), ("weight_decay", "weight_decay"), ("eps", "adam_epsilon"))
-    for word, key in keys:
-        value = _numeric(inner, word)
-        if value is not None:
-            draft.set(f"train.{key}", value, f"{words.prefix}optimizer {word}")
-    betas = inner.take("betas")
-    if isinstance(betas, list) and len(betas) == 2:
-        draft.set("train.adam_beta1", betas[0], f"{words.prefix}optimizer betas")
-        draft.set("train.adam_beta2", betas[1], f"{words.prefix}optimizer betas")
-    inner.unused("of DeepSpeed's implementation", "adam_w_mode", "torch_adam", "bias_correction", "fused", "amsgrad")
-    inner.finish()
-
-
-def _scheduler(words: Words) -> None:
-    part, draft = words.take("scheduler"), words.draft
-    if not isinstance(part, Mapping):
-        return
-    kind, prefix = str(part.get("type", "")), f"{words.prefix}scheduler."
-    shapes = {"WarmupLR": "constant", "WarmupDecayLR": "linear", "WarmupCosineLR": "cosine"}
-    if kind not in shapes:
-        draft.lost.append(Note(f"{prefix}type", kind, NO_SCHEDULER))
-        return
-    draft.set("train.scheduler", shapes[kind], f"{prefix}type: {kind}")
-    inner = Words(_mapping(part.get("params")), draft, prefix)
-    warmup, rate = _numeric(inner, "warmup_num_steps"), _numeric(inner, "warmup_max_lr")
-    if warmup is not None:
-        draft.set("train.warmup_steps", int(warmup), f"{prefix}warmup_num_steps")
-    if rate is not None:
-        draft.set("train.learning_rate", rate, f"{prefix}warmup_max_lr")
-    if inner.tree.get("warmup_type", "log" if kind != "WarmupCosineLR" else "linear") == "log" and warmup:
-        draft.differs.append(Note(f"{prefix}warmup_type", "log", "zlaunch's warm-up is linear"))
-    inner.take("warmup_type")
-    least = _numeric(inner, "warmup_min_lr")
-    if least:
-        draft.differs.append(Note(f"{prefix}warmup_min_lr", least, "zlaunch's warm-up rises from 0"))
-    inner.unused("the number of steps is that of the run", "total_num_steps", "last_batch_iteration")
-    inner.finish()
+def _without_nvme(tree: Mapping[str, Any], draft: Draft, prefix: str) -> Mapping[str, Any]:
+    """The tree with the host's memory in place of NVMe, which changes where states lie and no result."""
+    zero = tree.get("zero_optimization")
+    if not isinstance(zero, Mapping):
+        return tree
+    changed = dict(zero)
+    for name in ("offload_optimizer", "offload_param"):
+        part = zero.get(name)
+        if isinstance(part, Mapping) and part.get("device") == "nvme":
+            changed[name] = {**part, "device": "cpu"}
+            reason = "to the host's memory, not to NVMe: more memory, the same results"
+            draft.differs.append(Note(f"{prefix}zero_optimization.{name}.device", "nvme", reason))
+    return {**tree, "zero_optimization": changed}

@@ -80,6 +80,15 @@ class Draft:
         return not self.lost and not self.refused
 
 
+def set_batch(draft: Draft, micro: int, steps: int, gpus: int | None) -> None:
+    count = gpus or 1
+    note = f"{micro} per GPU x {steps} accumulated x {count} GPU{'s' if count > 1 else ''}"
+    draft.set("train.global_batch_size", micro * steps * count, note)
+    if gpus is None:
+        reason = "the configuration does not say how many GPUs: 1 assumed for train.global_batch_size"
+        draft.differs.append(Note("--gpus", None, reason))
+
+
 def parsed_json(text: str | bytes, where: str) -> Any:
     """Raises SpecError for a text that is not JSON."""
     try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher.job.importing import deepspeed_words
-from launcher.job.importing.draft import Context, Draft, Note, Words, is_off
+from launcher.job.importing.draft import Context, Draft, Note, Words, is_off, set_batch
 from launcher.job.trackers import TRACKERS
 
 
@@ -143,15 +143,6 @@ def batch(words: Words, context: Context, defaults: Defaults, small: str = "per_
     micro = words.whole(small, defaults.per_device_train_batch_size) or 1
     steps = words.whole("gradient_accumulation_steps", defaults.gradient_accumulation_steps) or 1
     set_batch(words.draft, micro, steps, context.gpus)
-
-
-def set_batch(draft: Draft, micro: int, steps: int, gpus: int | None) -> None:
-    count = gpus or 1
-    note = f"{micro} per GPU x {steps} accumulated x {count} GPU{'s' if count > 1 else ''}"
-    draft.set("train.global_batch_size", micro * steps * count, note)
-    if gpus is None:
-        reason = "the configuration does not say how many GPUs: 1 assumed for train.global_batch_size"
-        draft.differs.append(Note("--gpus", None, reason))
 
 
 def packed_rows(draft: Draft, word: str) -> None:

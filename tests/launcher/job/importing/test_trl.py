@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 from launcher.errors import SpecError
+from launcher.job.deepspeed import ds_keys, ds_reading, ds_settings
+from launcher.job.explain import Refusal
 from launcher.job.importing import imported_file, recognize
 from launcher.job.importing.draft import Draft
 from tests.beds.imported_jobs import job_of
@@ -119,13 +121,57 @@ def test_a_configuration_of_deepspeed(tmp_path: Path, config: Any, settings: dic
 @pytest.mark.parametrize(
     "part",
     [
-        {"optimizer": {"type": "Lamb"}}, {"scheduler": {"type": "OneCycle"}}, {"no_such_word": 1},
+        {"optimizer": {"type": "Lamb"}}, {"scheduler": {"type": "OneCycle"}},
         {"curriculum_learning": {"enabled": True}},
+        {"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 8}}, {"zero_optimization": {"stag": 3}},
     ],
 )  # fmt: skip
 def test_what_zlaunch_lacks_of_deepspeed_is_named(tmp_path: Path, part: Any) -> None:
     (tmp_path / "ds.json").write_text(json.dumps({"train_batch_size": 8, **part}))
     assert recognize.read("ds.json", 8, here=tmp_path).lost
+
+
+def test_what_has_no_key_of_deepspeed_goes_into_its_own_configuration_of_the_job(tmp_path: Path) -> None:
+    zero = {
+        "stage": 3, "overlap_comm": True, "reduce_bucket_size": "auto", "sub_group_size": 1e8,
+        "offload_param": {"device": "nvme", "nvme_path": "/fast", "pin_memory": True},
+    }  # fmt: skip
+    config = {"train_batch_size": "auto", "comms_logger": {"enabled": True}, "zero_optimization": zero}
+    (tmp_path / "ds.json").write_text(json.dumps(config))
+    (tmp_path / "sft.yaml").write_text(yaml.safe_dump({**SFT, "deepspeed": "ds.json"}))
+    for name in ("ds.json", "sft.yaml"):
+        draft = recognize.read(name, 8, here=tmp_path)
+        job = job_of(draft, tmp_path)
+        assert (job.train.zero_stage, job.train.offload_param, job.train.sub_group_size) == (3, "cpu", 100_000_000)
+        assert "NVMe" in " ".join(note.reason for note in draft.differs)
+        assert job.train.ds_config == {
+            "comms_logger": {"enabled": True},
+            "zero_optimization": {
+                "stage": 3, "overlap_comm": True, "reduce_bucket_size": "auto", "offload_param": {"pin_memory": True}
+            },
+        }  # fmt: skip
+        for_two_ranks = ds_settings.for_target(job, 2, hidden=64)
+        assert for_two_ranks.train.reduce_bucket_size == 64 * 64
+
+
+def test_an_import_and_a_configuration_of_the_job_refuse_the_same_keys(tmp_path: Path) -> None:
+    """Whatever an import calls lost, train.ds_config refuses, and the other way around."""
+    for name, rule in ds_keys.KEYS.items():
+        tree: dict[str, Any] = {}
+        *blocks, last = name.split(".")
+        inner = tree
+        for block in blocks:
+            inner = inner.setdefault(block, {})
+        values = (True, 3, "cpu", "fp16", "x", [0.5])
+        inner[last] = next(value for value in values if rule.accepted is None or rule.accepted.holds(value))
+        (tmp_path / "ds.json").write_text(json.dumps({"train_batch_size": 8, **tree}))
+        lost = [note.word for note in recognize.read("ds.json", 1, here=tmp_path).lost]
+        try:
+            ds_reading.read(tree)
+            refused = []
+        except Refusal as refusal:
+            refused = [refusal.place.removeprefix("train.ds_config.")]
+        assert lost == refused, name
 
 
 @pytest.mark.parametrize("odd", [float("inf"), float("nan"), [], ["a"], {"a": 1}, "x", True, "${X}", [[1]]])
