@@ -254,6 +254,13 @@ RULES: tuple[Rule, ...] = (
         2,
     ),
     Rule(
+        lambda s: s.quantization in ("nf4", "int8") and s.family.experts and s.engine != "unsloth",
+        "bitsandbytes quantizes linear layers, and this model's experts, nearly all of its weights, are none: "
+        "they would stay in 16 bits, or become 32",
+        "model.quantization",
+        "none",
+    ),
+    Rule(
         lambda s: s.init == "pissa" and s.quantization != "none",
         lambda s: f"PiSSA decomposes the weights, and {s.quantization} weights cannot be decomposed",
         "lora.init",

@@ -172,6 +172,8 @@ class Family:
     """Whether attention can be restricted to each record of a packed row."""
     unfused: str = ""
     """Why this model has no fused layers, although others of its family do."""
+    experts: bool = False
+    """Whether this model is a mixture of experts, by its config.json."""
 
 
 _FAST = "Unsloth has a fast path for this family"
@@ -298,12 +300,25 @@ def family_of(config: Mapping[str, Any]) -> Family:
     names = [str(name) for name in listed if str(name) in _BY_ARCHITECTURE]
     by_name = _BY_ARCHITECTURE[names[0]] if names else ANY
     family = _BY_TYPE.get(str(config.get("model_type")), by_name)
+    if family is ANY and has_experts(config):
+        return replace(family, experts=True)
     if family is CHATGLM2 and "chatglm3" in str(config.get("_name_or_path", "")).lower():
         return CHATGLM3
     # Both sizes of Baichuan have the same names; only the rotary models limit their positions in config.json.
     if family is BAICHUAN and "max_position_embeddings" not in config:
         return ALIBI
     return family if family.converter else _without_fused(family, config)  # an original layout has other keys
+
+
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+"""Keys of config.json that say how many experts a layer has."""
+
+
+def has_experts(config: Mapping[str, Any]) -> bool:
+    """Whether a model is a mixture of experts."""
+    text = config.get("text_config")
+    text = text if isinstance(text, Mapping) else config
+    return any(isinstance(text.get(key), (int, list)) and text[key] not in (0, 1, []) for key in EXPERTS)
 
 
 def of_type(model_type: str) -> Family:

@@ -10,16 +10,19 @@ of transformers and PEFT line by line; Unsloth's were fitted to measurements (do
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from train.families import family_of
+from train.families import EXPERTS, family_of
 
 Quantization = Literal["none", "nf4", "int8", "fp8"]
 EngineName = Literal["fused", "unsloth", "peft"]
 
 GIB = 2**30
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 CHUNK_BYTES = 512 * 2**20
 """Size of the logits that the fused loss computes at a time: bfloat16, so 2,048 tokens of a 128k vocabulary."""
@@ -32,6 +35,24 @@ FP8_BYTES = 2.0
 
 class UnknownShape(ValueError):
     """config.json lacks keys that the arithmetic needs; the message names them."""
+
+
+@dataclass(frozen=True)
+class Experts:
+    """The experts of a mixture: gated MLPs, of which a token goes through a few."""
+
+    count: int
+    """Of a layer."""
+    active: int
+    """For one token."""
+    inner: int
+    """Width of one expert."""
+    shared: int
+    """Width of what every token goes through beside them."""
+    layers: int
+    """Layers that have experts."""
+    dense: int
+    """Width of the MLP in the other layers."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +71,12 @@ class Shape:
     qk_norm: bool = False
     family: str = "llama"
     """`model_type`, after conversion where the checkpoint's layout needs one."""
+    experts: Experts | None = None
+    """Of a mixture; `intermediate` is the width that a token goes through in a layer with experts."""
+    latent: int = 0
+    """Weights of a layer's attention that goes through latent vectors (MLA); 0: plain attention."""
+    beside: int = 0
+    """Weights of the parts for images."""
 
     @property
     def q_width(self) -> int:
@@ -74,8 +101,30 @@ class Shape:
 
     @property
     def layer_weights(self) -> int:
-        """Weights in the linear maps of a layer, which quantization shrinks."""
-        return sum(rows * columns for rows, columns in self.linears.values())
+        """Weights in the linear maps of a layer, which quantization shrinks. Of a mixture: of its mean layer."""
+        plain = sum(rows * columns for rows, columns in self.linears.values())
+        if self.latent:
+            plain += self.latent - sum(math.prod(self.linears[name]) for name in ATTENTION)
+        return round((self.layers * plain + self._more(lambda experts: experts.count)) / self.layers)
+
+    def _more(self, counted: Callable[[Experts], int]) -> int:
+        """Weights of all layers beyond those of layers that are `intermediate` wide, with this many experts each."""
+        if self.experts is None:
+            return 0
+        experts, wide = self.experts, self.intermediate
+        routed = experts.layers * (counted(experts) * experts.inner + experts.shared - wide)
+        return 3 * self.hidden * (routed + (self.layers - experts.layers) * (experts.dense - wide))
+
+    @property
+    def active_weights(self) -> int:
+        """Weights in linear maps of all layers that one token is multiplied with."""
+        idle = 0 if self.experts is None else self._more(lambda one: one.count) - self._more(lambda one: one.active)
+        return self.layers * self.layer_weights - idle
+
+    @property
+    def expert_weights(self) -> int:
+        """Weights of the experts of one layer that has them."""
+        return 0 if self.experts is None else 3 * self.hidden * self.experts.inner * self.experts.count
 
     @property
     def other_weights(self) -> int:
@@ -83,11 +132,17 @@ class Shape:
         embeddings = self.vocab * self.hidden * (1 if self.tied else 2)
         norms = (2 * self.layers + 1) * self.hidden + (2 * self.layers * self.head_dim if self.qk_norm else 0)
         biases = self.layers * (self.q_width + 2 * self.kv_width) if self.qkv_bias else 0
-        return embeddings + norms + biases
+        routers = 0 if self.experts is None else self.experts.layers * self.hidden * self.experts.count
+        return embeddings + norms + biases + routers + self.beside
 
     @property
     def parameters(self) -> int:
         return self.layers * self.layer_weights + self.other_weights
+
+    @property
+    def active_parameters(self) -> int:
+        """Parameters that one token meets; all but those of idle experts."""
+        return self.active_weights + self.other_weights
 
 
 def _shape(layers: int, hidden: int, inner: int, heads: int, kv: int, vocab: int, dim: int = 0, **more: Any) -> Shape:
@@ -158,15 +213,14 @@ def named(name: str) -> Shape | None:
 
 
 def from_config(config: Mapping[str, Any]) -> Shape:
-    """The shape in a config.json of Llama, Mistral, Qwen2/3, GLM, ChatGLM2/3, Baichuan and similar models.
+    """The shape in a config.json of Llama, Mistral, Qwen2/3, GLM, ChatGLM2/3, Baichuan and similar models, mixtures of
+    experts among them.
 
     Raises UnknownShape, which names what is missing or not supported.
     """
+    beside = _weights_beside(config)
     if isinstance(config.get("text_config"), Mapping):
         config = config["text_config"]
-    experts = next((key for key in ("num_experts", "num_local_experts", "n_routed_experts") if config.get(key)), None)
-    if experts:
-        raise UnknownShape(f"the planner cannot count mixtures of experts ({experts}) yet")
     kind = str(config.get("model_type", "llama"))
     missing: list[str] = []
 
@@ -181,11 +235,15 @@ def from_config(config: Mapping[str, Any]) -> Shape:
 
     layers = number("num_hidden_layers", "num_layers", "n_layer")
     hidden = number("hidden_size", "n_embd")
-    inner = number("intermediate_size", "ffn_hidden_size", "n_inner")
+    experts = experts_of(config, layers) if config.get("num_hidden_layers") else None
+    wide = None if experts is None else experts.active * experts.inner + experts.shared
+    inner = wide or number("intermediate_size", "ffn_hidden_size", "n_inner")
     heads = number("num_attention_heads", "n_head")
     grouped = bool(config.get("multi_query_attention"))
     kv_heads = number("multi_query_group_num") if grouped else number("num_key_value_heads", default=heads)
     vocab = number("vocab_size", "padded_vocab_size")
+    if "conv" in (config.get("layer_types") or ()):
+        raise UnknownShape("the planner does not know layers of convolutions")
     if missing:
         raise UnknownShape(f"config.json lacks {', '.join(missing)}")
     bias = bool(config.get("attention_bias") or config.get("add_qkv_bias") or kind == "qwen2")
@@ -195,13 +253,92 @@ def from_config(config: Mapping[str, Any]) -> Shape:
         intermediate=inner,
         heads=heads,
         kv_heads=kv_heads,
-        head_dim=number("head_dim", "kv_channels", default=hidden // heads),
+        head_dim=_latent_head(config) or number("head_dim", "kv_channels", default=hidden // heads),
         vocab=number("padded_vocab_size", default=vocab),
         tied=bool(config.get("tie_word_embeddings", kind in ("gemma", "gemma2"))),
         qkv_bias=bias,
-        qk_norm=kind == "qwen3",
+        qk_norm=kind in ("qwen3", "qwen3_moe"),
         family=family_of(config).becomes or kind,
+        experts=experts,
+        latent=_latent_weights(config, hidden, heads),
+        beside=beside + _weights_per_layer_input(config, layers, hidden),
     )
+
+
+_ACTIVE = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts")
+_SHARED = ("n_shared_experts", "moe_num_shared_experts", "num_shared_expert")
+_SHARED_WIDTH = ("shared_expert_intermediate_size", "shared_intermediate_size")
+
+
+def experts_of(config: Mapping[str, Any], layers: int) -> Experts | None:
+    """The experts that a config.json tells of; None: it is no mixture. Raises UnknownShape."""
+    count = _whole(config, *EXPERTS)
+    if count < 2:
+        return None
+    active, width = _whole(config, *_ACTIVE), _whole(config, "intermediate_size")
+    inner = _whole(config, "moe_intermediate_size") or width
+    if not (active and inner):
+        raise UnknownShape("config.json does not say how many experts a token goes through, or how wide they are")
+    shared = _whole(config, *_SHARED_WIDTH) or _whole(config, *_SHARED) * inner
+    dense = width
+    if "intermediate_size_mlp" in config:  # Llama 4: a shared expert as wide as the others
+        shared, dense = inner, _whole(config, "intermediate_size_mlp")
+    return Experts(count, active, inner, shared, _layers_with_experts(config, layers), dense)
+
+
+def _layers_with_experts(config: Mapping[str, Any], layers: int) -> int:
+    """How many layers have experts; models have four ways to say so."""
+    if "first_k_dense_replace" in config:
+        return layers - min(layers, _whole(config, "first_k_dense_replace"))
+    if isinstance(config.get("moe_layers"), Sequence):
+        return len(config["moe_layers"])
+    if "interleave_moe_layer_step" in config:
+        return layers // max(1, _whole(config, "interleave_moe_layer_step"))
+    first = _whole(config, "moe_layer_start_index")
+    step = _whole(config, "decoder_sparse_step", "moe_layer_interval") or 1
+    only = config.get("mlp_only_layers") or ()
+    return sum((place + 1) % step == 0 and place >= first and place not in only for place in range(layers))
+
+
+def _whole(config: Mapping[str, Any], *keys: str) -> int:
+    """The first of these keys that is a number above 0, or a list that begins with one; 0: none is."""
+    for key in keys:
+        value = config.get(key)
+        value = value[0] if isinstance(value, list) and value else value
+        if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31:
+            return value
+    return 0
+
+
+def _latent_head(config: Mapping[str, Any]) -> int:
+    """Width of a head of DeepSeek's latent attention; 0: the attention is plain."""
+    return _whole(config, "qk_nope_head_dim") + _whole(config, "qk_rope_head_dim") if config.get("kv_lora_rank") else 0
+
+
+def _latent_weights(config: Mapping[str, Any], hidden: int, heads: int) -> int:
+    rank, head = _whole(config, "kv_lora_rank"), _latent_head(config)
+    if not head:
+        return 0
+    queries, values = _whole(config, "q_lora_rank"), _whole(config, "v_head_dim")
+    ask = queries * (hidden + heads * head) if queries else hidden * heads * head
+    keys = hidden * (rank + _whole(config, "qk_rope_head_dim"))
+    return ask + keys + rank * heads * (_whole(config, "qk_nope_head_dim") + values) + heads * values * hidden
+
+
+def _weights_per_layer_input(config: Mapping[str, Any], layers: int, hidden: int) -> int:
+    """Weights of the embeddings that Gemma 3n and 4 have for each layer, and of what brings them in."""
+    wide = _whole(config, "hidden_size_per_layer_input")
+    rows = _whole(config, "vocab_size_per_layer_input") or _whole(config, "vocab_size")
+    return layers * wide * (rows + 3 * hidden)
+
+
+def _weights_beside(config: Mapping[str, Any]) -> int:
+    """About how many weights the part for images has: attention and MLP of its layers."""
+    vision = config.get("vision_config")
+    if not isinstance(vision, Mapping):
+        return 0
+    wide, layers = _whole(vision, "hidden_size", "width"), _whole(vision, "num_hidden_layers", "depth")
+    return layers * wide * (4 * wide + 2 * (_whole(vision, "intermediate_size") or 4 * wide))
 
 
 @dataclass(frozen=True)
@@ -262,7 +399,13 @@ def lora_parameters(shape: Shape, r: int, targets: tuple[str, ...] | None = None
     """Trainable weights of an adapter: r * (in + out) for every adapted linear map."""
     linears = shape.linears
     names = tuple(linears) if targets is None else tuple(name for name in _plain(targets) if name in linears)
-    return shape.layers * sum(r * sum(linears[name]) for name in names)
+    if shape.experts is None:
+        return shape.layers * sum(r * sum(linears[name]) for name in names)
+    # A parameter holds the products gate and up of all experts, and LoRA's B and A stand beside it for each of them.
+    inner = shape.experts.inner
+    of_expert = (shape.hidden + 2 * inner) * ("gate_proj" in names) + (shape.hidden + inner) * ("down_proj" in names)
+    attention = sum(sum(linears[name]) for name in names if name in ATTENTION)
+    return r * (shape.layers * attention + shape.experts.layers * shape.experts.count * of_expert)
 
 
 _FUSED_NAMES = {
@@ -271,6 +414,8 @@ _FUSED_NAMES = {
     "W_pack": ("q_proj", "k_proj", "v_proj"),
     "dense": ("o_proj",),
     "gate_up_proj": ("gate_proj", "up_proj"),
+    "experts.gate_up_proj": ("gate_proj", "up_proj"),
+    "experts.down_proj": ("down_proj",),
     "dense_h_to_4h": ("gate_proj", "up_proj"),
     "dense_4h_to_h": ("down_proj",),
 }
@@ -353,13 +498,25 @@ def _moments(shape: Shape, setting: MemoryCase) -> tuple[_Moment, ...]:
         # Unsloth moves each layer's input to host memory; the others keep it on the GPU
         layers = 0 if setting.engine == "unsloth" else shape.layers * 2 * shape.hidden
     recomputed = saved if setting.checkpointing else 0
-    backward = always + _dense_weights(shape, setting) + _backward_buckets(setting)
+    adapted = _adapted_experts(shape, setting)  # of one layer
+    kept = 0 if setting.checkpointing or shape.experts is None else (shape.experts.layers - 1) * adapted
+    backward = always + _dense_weights(shape, setting) + _backward_buckets(setting) + kept + 2 * adapted
+    always += kept + adapted
     if setting.engine == "unsloth":  # fitted as one sum
         return (_Moment(tokens * (layers + recomputed + transient), logits, backward),)
     return (
         _Moment(tokens * layers, logits, always),
         _Moment(tokens * (layers + recomputed + transient), 0, backward),
     )
+
+
+def _adapted_experts(shape: Shape, setting: MemoryCase) -> int:
+    """Bytes of one layer's experts as PEFT multiplies with them: weight and adapter as one sum, beside the weight. The
+    backward pass of a layer holds the sum's gradient too."""
+    named = None if setting.lora_targets is None else {"gate_proj", "down_proj"} & set(_plain(setting.lora_targets))
+    if shape.experts is None or named == set():
+        return 0
+    return shape.expert_weights * setting.weight_bytes
 
 
 def _fused_per_token(shape: Shape, setting: MemoryCase) -> tuple[float, float]:
@@ -399,6 +556,8 @@ def _peft_per_token(shape: Shape, setting: MemoryCase) -> tuple[float, float]:
     )
     if shape.qk_norm:
         saved += 4 * (shape.q_width + shape.kv_width)
+    if shape.experts is not None:
+        saved += 2 * 2 * shape.experts.active * shape.hidden  # a copy of the input for each expert, and their outputs
     if not setting.zero_stage:
         # LoRA in float32 under autocast: every branch keeps a 16-bit copy of its input
         saved += 2 * (3 * shape.hidden + shape.q_width + shape.intermediate)
@@ -455,12 +614,12 @@ def flops_per_token(shape: Shape, setting: MemoryCase) -> float:
     the adapter, three and a half times the two products of causal attention (half of the square), and the forward pass
     again where activations are recomputed.
     """
-    weights = shape.layers * shape.layer_weights + shape.vocab * shape.hidden
+    weights = shape.active_weights + shape.vocab * shape.hidden
     attention = shape.layers * 2 * 2 * shape.q_width * setting.sequence / 2
     forward = 2.0 * weights + attention
     backward = 2.0 * weights + 2.5 * attention
     adapter = 6.0 * lora_parameters(shape, setting.lora_r, setting.lora_targets)
-    again = 2.0 * shape.layers * shape.layer_weights + attention if setting.checkpointing else 0.0
+    again = 2.0 * shape.active_weights + attention if setting.checkpointing else 0.0
     return forward + backward + adapter + again
 
 

@@ -66,12 +66,18 @@ def plan(
     return 0
 
 
+def _active(planned: Planned) -> str:
+    """How much of a mixture of experts a token meets."""
+    shape = planned.shape
+    return f"{shape.active_parameters / 1e9:.2f} billion of them active, " if shape.experts else ""
+
+
 def table(planned: Planned) -> str:
     """The plan as text."""
     job, there, cost, work = planned.job, planned.situation, planned.best.cost, planned.work
     row = forecast.report(planned)
     lines = [
-        f"{job.model.path}: {planned.shape.parameters / 1e9:.2f} billion parameters, "
+        f"{job.model.path}: {planned.shape.parameters / 1e9:.2f} billion parameters, {_active(planned)}"
         f"{row['trainable'] / 1e6:.1f} million trained (LoRA r={job.lora.r})",
         f"on {there.world_size} x {there.gpu_name} ({there.gpu_memory_bytes / GIB:.1f} GiB each)"
         f"{f', {ASSUMED}' if planned.assumed else ''}",

@@ -285,6 +285,8 @@ def report(planned: Planned | Refused) -> dict[str, Any]:
         "train.packing": best.packing,
     }
     reasons = {reason.setting: reason.reason for reason in planned.reasons}
+    if "lora.target_modules" in reasons:  # of a mixture of experts
+        settings["lora.target_modules"] = planned.job.lora.target_modules
     reasons["train.gradient_accumulation_steps"] = (
         f"{batch.global_batch_size} records per step / ({batch.micro_batch_size} per pass x {batch.world_size} ranks)"
     )
@@ -344,6 +346,7 @@ def _heading(planned: Planned | Refused) -> dict[str, Any]:
     return {
         "model": wanted.model.path,
         "parameters": shape.parameters,
+        "active_parameters": shape.active_parameters,
         "trainable": memory.trainable(shape, wanted.lora.r, targets, wanted.lora.modules_to_save),
         "gpu": there.gpu_name,
         "gpu_assumed": planned.assumed,

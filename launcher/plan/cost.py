@@ -44,7 +44,7 @@ def cost_of(
     zero_stage: int,
 ) -> Cost:
     """The cost of a step whose records all have the greatest length."""
-    targets = spec.lora.target_modules
+    targets = _targets(spec, shape)
     case = MemoryCase(
         tokens=batch.micro_batch_size * spec.data.max_length,
         sequence=spec.data.max_length,
@@ -52,7 +52,7 @@ def cost_of(
         quantization=spec.model.quantization,
         weight_bytes=4 if spec.model.dtype == "float32" else 2,
         lora_r=spec.lora.r,
-        lora_targets=targets if isinstance(targets, tuple) else None,
+        lora_targets=targets,
         whole=spec.lora.modules_to_save,
         checkpointing=checkpointing,
         zero_stage=zero_stage,
@@ -73,3 +73,12 @@ def cost_of(
 def relative_speed(engine: str, zero_stage: int) -> float:
     """Speed of a stage on one host, relative to plain data parallelism."""
     return FUSED_ZERO_3_SPEED if memory.shares_itself(engine, zero_stage) else ZERO_SPEED[zero_stage]
+
+
+def _targets(spec: JobSpec, shape: Shape) -> tuple[str, ...] | None:
+    """Names of the adapted layers; None: all. Experts have LoRA only as PEFT has it for parameters."""
+    targets, lora = spec.lora.target_modules, spec.lora
+    if isinstance(targets, tuple):
+        return targets
+    plain = not (lora.dropout or lora.dora or lora.init != "default")
+    return None if shape.experts is None or plain else memory.ATTENTION

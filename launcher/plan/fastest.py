@@ -32,7 +32,8 @@ def choose(spec: JobSpec, model: Model, situation: Situation) -> tuple[Candidate
     if not fits:
         raise does_not_fit(spec, situation, candidates, functools.partial(candidates_of, model=model))
     best = best_of(fits)
-    return best, reasons_of(Case(spec, situation, best, candidates)) + network_warning(spec, model, situation, best)
+    reasons = reasons_of(Case(spec, situation, best, candidates)) + _of_experts(spec, model)
+    return best, reasons + network_warning(spec, model, situation, best)
 
 
 SLOW = 1.3
@@ -76,6 +77,15 @@ def stages_between_hosts(spec: JobSpec, model: Model, situation: Situation) -> d
             asked = structs.replace(spec, train=structs.replace(spec.train, zero_stage=stage))
             found[stage] = choose(asked, model, situation)[0]
     return found
+
+
+def _of_experts(spec: JobSpec, model: Model) -> tuple[Reason, ...]:
+    """What LoRA does to the routers of a mixture of experts."""
+    if not model.family.experts:
+        return ()
+    targets = spec.lora.target_modules
+    told = "routers stay frozen, and no loss balances the load of the experts (router loss: weight 0)"
+    return (Reason(setting="lora.target_modules", value=targets, reason=told),)
 
 
 FP8_PARAMETERS = 6_000_000_000

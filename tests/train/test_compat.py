@@ -27,6 +27,8 @@ def corrected(settings: Combination) -> Combination:
 
 FAMILY = {family.name: family for family in families.FAMILIES}
 
+MIXTURE = families.family_of({"model_type": "qwen3_moe", "num_experts": 128})
+
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"family": FAMILY["baichuan-alibi"], "engine": "fused"}, "no fused layers", "train.engine: auto"),
     ({"engine": "fused", "quantization": "int8"}, "int8", "train.engine: auto"),
@@ -54,6 +56,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"engine": "unsloth", "embeddings": True}, "whole matrices instead of LoRA", "train.engine: peft"),
     ({"engine": "unsloth", "device": "cpu", "init": "pissa"}, "PiSSA", "train.engine: peft"),
     ({"quantization": "int8", "zero_stage": 3}, "bitsandbytes issue 1451", "train.zero_stage: 2"),
+    ({"family": MIXTURE, "quantization": "nf4"}, "experts", "model.quantization: none"),
+    ({"family": MIXTURE, "quantization": "int8"}, "experts", "model.quantization: none"),
     ({"init": "pissa", "quantization": "nf4"}, "decomposed", "lora.init: default"),
     ({"init": "pissa", "quantization": "int8"}, "decomposed", "lora.init: default"),
     ({"init": "pissa", "zero_stage": 3}, "no rank has them", "train.zero_stage: 2"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -57,6 +58,78 @@ def test_shapes_come_from_config_json_of_every_family() -> None:
         memory.from_config({"hidden_size": 8})
     with pytest.raises(memory.UnknownShape, match="experts"):
         memory.from_config({**llama, "num_experts": 64})
+
+
+_MOE: dict[str, Any] = {"num_experts": 128, "num_experts_per_tok": 8, "num_key_value_heads": 4, "head_dim": 128}
+_DEEPSEEK: dict[str, Any] = {
+    "hidden_size": 7168, "intermediate_size": 18432, "moe_intermediate_size": 2048, "num_hidden_layers": 61,
+    "num_attention_heads": 128, "n_routed_experts": 256, "n_shared_experts": 1, "num_experts_per_tok": 8,
+    "first_k_dense_replace": 3, "q_lora_rank": 1536, "kv_lora_rank": 512, "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64, "v_head_dim": 128, "vocab_size": 129280, "model_type": "deepseek_v3",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "billions", "active"),
+    [
+        (
+            {**_MOE, "model_type": "qwen3_moe", "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 48,
+             "num_attention_heads": 32, "moe_intermediate_size": 768, "vocab_size": 151936},
+            30.5, 3.3,
+        ),
+        (
+            {**_MOE, "model_type": "qwen3_moe", "hidden_size": 4096, "intermediate_size": 12288,
+             "num_hidden_layers": 94, "num_attention_heads": 64, "moe_intermediate_size": 1536, "vocab_size": 151936},
+            235, 22,
+        ),
+        (
+            {"model_type": "mixtral", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+             "num_attention_heads": 32, "num_key_value_heads": 8, "num_local_experts": 8, "num_experts_per_tok": 2,
+             "vocab_size": 32000},
+            46.7, 12.9,
+        ),
+        (
+            {"model_type": "gpt_oss", "hidden_size": 2880, "intermediate_size": 2880, "num_hidden_layers": 24,
+             "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 64, "num_local_experts": 32,
+             "num_experts_per_tok": 4, "vocab_size": 201088},
+            20.9, 4.2,  # 3.6 without the embedding
+        ),
+        (_DEEPSEEK, 671, 37.5),
+        (
+            {"model_type": "glm4_moe", "hidden_size": 4096, "intermediate_size": 10944, "num_hidden_layers": 46,
+             "num_attention_heads": 96, "num_key_value_heads": 8, "head_dim": 128, "n_routed_experts": 128,
+             "n_shared_experts": 1, "num_experts_per_tok": 8, "moe_intermediate_size": 1408,
+             "first_k_dense_replace": 1, "vocab_size": 151552, "attention_bias": True},
+            106.9, 13,
+        ),
+        (
+            {"text_config": {"model_type": "llama4_text", "hidden_size": 5120, "intermediate_size": 8192,
+             "intermediate_size_mlp": 16384, "num_hidden_layers": 48, "num_attention_heads": 40,
+             "num_key_value_heads": 8, "head_dim": 128, "num_local_experts": 16, "num_experts_per_tok": 1,
+             "interleave_moe_layer_step": 1, "vocab_size": 202048}},
+            107.8, 17.2,
+        ),
+    ],
+    ids=["qwen3-30b-a3b", "qwen3-235b-a22b", "mixtral-8x7b", "gpt-oss-20b", "deepseek-v3", "glm-4.5-air", "scout"],
+)  # fmt: skip
+def test_mixtures_of_experts_have_the_parameters_that_their_makers_say(
+    config: dict[str, Any], billions: float, active: float
+) -> None:
+    shape = memory.from_config(config)
+    assert shape.parameters / 1e9 == pytest.approx(billions, rel=0.01)
+    assert shape.active_parameters / 1e9 == pytest.approx(active, rel=0.04)
+
+
+def test_an_adapter_on_experts_is_counted_for_each_of_them() -> None:
+    shape = memory.from_config(
+        {**_MOE, "model_type": "qwen3_moe", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "moe_intermediate_size": 32, "vocab_size": 100}
+    )  # fmt: skip
+    attention = 2 * 4 * ((64 + 512) + 2 * (64 + 512) + (512 + 64))
+    experts = 2 * 128 * 4 * ((64 + 2 * 32) + (32 + 64))
+    assert memory.lora_parameters(shape, 4) == attention + experts
+    assert memory.lora_parameters(shape, 4, memory.ATTENTION) == attention
+    assert memory.lora_parameters(shape, 4, ("down_proj",)) == 2 * 128 * 4 * (32 + 64)
 
 
 @pytest.mark.parametrize(

@@ -279,6 +279,15 @@ COMPAT = (
         r"the model's family is not in the table, and PEFT works with every linear layer",
         "该模型家族不在表中，而 PEFT 适用于任何线性层",
     ),
+    (
+        r"routers stay frozen, and no loss balances the load of the experts \(router loss: weight 0\)",
+        "路由层保持冻结，没有平衡专家负载的损失（路由损失：权重 0）",
+    ),
+    (
+        r"bitsandbytes quantizes linear layers, and this model's experts, nearly all of its weights, are none: "
+        r"they would stay in 16 bits, or become 32",
+        "bitsandbytes 只量化线性层，而该模型的专家（几乎是全部权重）不是线性层：它们会保持 16 位，或变成 32 位",
+    ),
     (r"train.engine=(\w+) in the job", r"任务中 train.engine=\1"),
     (r"Unsloth is not installed here", "这里没有安装 Unsloth"),
     (r"lora\.(\w+) is (.+), but the adapter's is (.+)", r"lora.\1 为 \2，而适配器的是 \3"),

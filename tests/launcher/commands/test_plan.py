@@ -144,7 +144,7 @@ def test_every_setting_has_a_reason_and_the_type_is_one() -> None:
     assert "per pass x 1 ranks" in settings["train.gradient_accumulation_steps"]["reason"]
 
 
-@pytest.mark.parametrize("config", [{"num_local_experts": 8}, {"hidden_size": 64}])
+@pytest.mark.parametrize("config", [{"num_local_experts": 8, "num_hidden_layers": 2}, {"hidden_size": 64}])
 def test_an_unknown_model_is_refused_with_a_hint(tmp_path: Path, config: dict[str, Any]) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **config}))
     refused = CliRunner().invoke(cli, ["plan", "--model", str(tmp_path), "--gpu", "h100"], standalone_mode=False)
@@ -247,3 +247,40 @@ def test_few_records_are_reported_by_the_plan_and_the_dry_run(tmp_path: Path, mo
     assert f"note: {plan_report}" in CliRunner().invoke(cli, as_list, catch_exceptions=False).output
     enough = [*dry, "--set", "train.global_batch_size=2", "--set", "train.epochs=4"]
     assert "note:" not in CliRunner().invoke(cli, enough, catch_exceptions=False).output
+
+
+QWEN3_235B: dict[str, Any] = {
+    "model_type": "qwen3_moe", "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 94,
+    "num_attention_heads": 64, "num_key_value_heads": 4, "head_dim": 128, "num_experts": 128,
+    "num_experts_per_tok": 8, "moe_intermediate_size": 1536, "vocab_size": 151936, "max_position_embeddings": 40960,
+}  # fmt: skip
+
+
+def test_a_mixture_of_experts_is_counted_with_what_is_active_and_shared_by_zero_3(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(QWEN3_235B))
+    sixteen = ["plan", "--model", str(tmp_path), "--gpu", "h100", "--gpus", "8", "--nodes", "2"]
+    planned = CliRunner().invoke(cli, sixteen, standalone_mode=False)
+    assert planned.exception is None
+    assert "235.09 billion parameters, 22.19 billion of them active" in planned.output
+    answer = json.loads(CliRunner().invoke(cli, [*sixteen, "--json"], standalone_mode=False).output)
+    assert answer["settings"]["train.zero_stage"]["value"] == 3
+    assert answer["parts"]["weights"] > 2 * answer["parameters"] / 16
+    assert "router loss: weight 0" in answer["settings"]["lora.target_modules"]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--gpus", "8", "--nodes", "2", "--set", "train.zero_stage=0"], "does not fit"),
+        (["--gpus", "8", "--nodes", "2", "--set", "train.gradient_checkpointing=false"], "does not fit"),
+        (["--gpus", "4"], "does not fit"),
+        (["--set", "model.quantization=nf4"], "bitsandbytes quantizes linear layers"),
+    ],
+    ids=["ddp", "no-checkpointing", "four-cards", "nf4"],
+)
+def test_a_mixture_of_experts_that_cannot_fit_is_refused(tmp_path: Path, more: list[str], words: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(QWEN3_235B))
+    command = ["plan", "--model", str(tmp_path), "--gpu", "h100", *more]
+    refused = CliRunner().invoke(cli, command, standalone_mode=False)
+    assert isinstance(refused.exception, UsageError)
+    assert words in str(refused.exception)
