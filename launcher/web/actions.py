@@ -29,6 +29,7 @@ from launcher.errors import RunNotFound, UsageError
 from launcher.machine.process import LineProcess
 from launcher.rundir.directory import RunDir
 from launcher.show.page import gather, write
+from launcher.show.page.bilingual import both
 from launcher.web import zlaunch
 
 LINES = 200
@@ -99,8 +100,9 @@ class Action:
         self.code, self.ended = self.process.wait(), time.time()
 
     def as_dict(self) -> dict[str, Any]:
+        lines = [both(line) for line in self.lines.copy()]
         return {"name": self.name, "command": self.shown, "started": self.started, "ended": self.ended,
-                "code": self.code, "lines": list(self.lines.copy())}  # fmt: skip
+                "code": self.code, "lines": lines}  # fmt: skip
 
 
 class Actions:

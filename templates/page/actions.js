@@ -36,10 +36,12 @@ const draw = () => {
     add(head, "span", new Date(action.started * 1000).toLocaleTimeString(t("en-GB", "zh-CN")), { class: "soft small" });
     add(card, "code", action.command, { class: "block small soft" });
     const output = add(card, "pre", null, { class: "fold" });
-    for (const line of action.lines) {
+    for (const [line, chinese] of action.lines) {
       const kind = line.startsWith("error: ") ? "bad" : line.startsWith("  -> ") ? "accent" : "";
-      add(output, "span", line + "\n", { class: kind });
+      add(output, "span", t(line, chinese) + "\n", { class: kind });
     }
+    if (action.lines.some(([line, chinese]) => line === chinese && /[a-z] [a-z]/i.test(line)))
+      add(card, "p", t("", "英文各行是命令本身的输出。"), { class: "small soft", lang: "zh" });
     if (!action.lines.length) output.textContent = working ? "…" : t("(no output)", "（无输出）");
     return card;
   }));

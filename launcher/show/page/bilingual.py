@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import re
 
-from launcher.show.page import problem_rows, reason_rows, verdict_rows
+from launcher.show.page import output_rows, problem_rows, reason_rows, verdict_rows
 
-TABLES = (verdict_rows.ROWS, reason_rows.ROWS, problem_rows.ROWS)
+TABLES = (verdict_rows.ROWS, reason_rows.ROWS, problem_rows.ROWS, output_rows.ROWS)
 """(pattern of the whole text, its Chinese). Of the pattern's groups, those named t, t1 ... are texts in turn, and w is
 words such as `true, false or auto`; others stay as they are."""
 _LONGEST = 2000

@@ -95,7 +95,7 @@ def test_a_run_is_stopped_and_resumed_and_its_commands_stay_on_its_page(live_sit
     assert post(f"/run/{run.run_id}/do/resume")[0] == 200
     refused = ended(live_site, run, 3)[0]
     assert refused["code"] == 2
-    assert any(line.startswith("  -> cancel it first") for line in refused["lines"])
+    assert any(line.startswith("  -> cancel it first") for line, _ in refused["lines"])
     assert post(f"/run/{run.run_id}/do/stop", {"now": True})[0] == 200
     assert ended(live_site, run, 4)[0]["code"] == 0
 
@@ -110,7 +110,7 @@ def test_an_export_is_followed_refused_twice_at_once_and_ended_with_the_server(
     while not (action := live_site.app.state.actions.of(run.run_id)[0])["lines"]:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert action["lines"] == ["merging <script>"]
+    assert action["lines"] == [("merging <script>", "merging <script>")]
     assert action["command"] == f"zlaunch export {run.run_id} --to adapter --out={tmp_path / 'new'}"
     status, answer = post(f"/run/{run.run_id}/do/export")
     assert (status, answer["error"]) == (400, f"export is at work on {run.run_id} already")

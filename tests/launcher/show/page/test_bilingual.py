@@ -18,6 +18,7 @@ from launcher.plan import autos, batch, training
 from launcher.rundir.verdict import RULES, Rule
 from launcher.show.page import verdict_rows
 from launcher.show.page.bilingual import in_chinese
+from tests.beds.places import ROOT
 from train import compat, families
 
 NUMBERS = r"\d[\d.e-]*\d|\d"
@@ -70,6 +71,49 @@ def test_the_advice_for_every_cause_is_there_in_chinese(cause: Cause) -> None:
 )
 def test_why_an_engine_trains_a_family_is_there_in_chinese(why: str) -> None:
     assert is_chinese(in_chinese(f"engine peft: {why} (its CPU backend here)"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "loading the base model: 5 s so far",
+        "answering: 40 of 500 records, 12 s left",
+        "loading the base model: 120 of 300 weights, 2 s left",
+        "fetching hub:owner/set: 31.5 MB, 3.1 MB/s",
+        "fetching the base model: 31.5 of 2,130.0 MB, 12.0 MB/s, 20 s left",
+        "copying results from node1: 31.5 MB of 2.13 GB, 3.0 MB/s, 20 s left",
+        "login: copying results: 31.5 MB, 3.0 MB/s",
+        "logits of the merged model (torch.float32) and of the trained one (not quantized): largest difference "
+        "1.2e-06, 0.01% of the largest logit",
+        "merged: /runs/demo/export-merged",
+        "error: /runs/demo/export-merged exists already",
+        "  -> name a new directory with --out, or remove this one",
+        "from the checkpoint of step 12",
+        "error: demo-1 has succeeded",
+    ],
+)
+def test_what_a_command_behind_a_button_prints_is_there_in_chinese(line: str) -> None:
+    found = in_chinese(line)
+    assert is_chinese(found)
+    assert not re.search("so far|left|of the|exists|records|weights", found)
+    assert sorted(re.findall(NUMBERS, found)) == sorted(re.findall(NUMBERS, line))
+
+
+def works() -> Iterator[str]:
+    """What a command may be at: the texts given to train.rundir.counter.doing."""
+    for file in (ROOT / "train").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "doing":
+                text = node.args[0]
+                if isinstance(text, ast.Constant):
+                    yield str(text.value)
+                elif isinstance(text, ast.JoinedStr):
+                    yield "".join(str(one.value) if isinstance(one, ast.Constant) else "train" for one in text.values)
+
+
+@pytest.mark.parametrize("work", sorted(set(works())))
+def test_every_work_of_a_command_is_there_in_chinese(work: str) -> None:
+    assert is_chinese(in_chinese(work))
 
 
 VALUES = ("3", "1.5 GiB", "'x'", "DoRA", "", "5% of the training", "2 ranks", "a number", "6 and 8", "4 of 8")
