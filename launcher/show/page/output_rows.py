@@ -41,8 +41,8 @@ ROWS = (
     (r"an adapter for (.+)", r"\1 的适配器"),
     (r"(\S+) GB of weights in (\S+)", r"权重 \1 GB，类型 \2"),
     (
-        r"logits of the merged model \((\S+)\) and of the trained one \((?P<t>.+)\): largest difference (\S+), (\S+) of "
-        r"the largest logit",
+        r"logits of the merged model \((\S+)\) and of the trained one \((?P<t>.+)\): largest difference "
+        r"(\S+), (\S+) of the largest logit",
         r"合并后的模型（\1）与训练所得模型（\g<t>）的 logits：最大差值 \3，为最大 logit 的 \4",
     ),
     (r"not quantized", "未量化"),
