@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -107,12 +108,27 @@ def judge(facts: Facts) -> Verdict | None:
 def _diverged(facts: Facts) -> Finding | None:
     if "training has diverged" in facts.failure:
         return f": {facts.failure.partition(': training')[0]}", "set a lower train.learning_rate"
-    if facts.ends is None or facts.ends[1] < 1.2 * facts.ends[0] or facts.ends[1] - facts.ends[0] < 0.1:
+    if facts.ends is None:
         return None
     begin, end = facts.ends
+    if _is_blown_up([point.loss for point in facts.curve], end):
+        begin = facts.curve[0].loss
+    elif end < 1.2 * begin or end - begin < 0.1:
+        return None
     return f": the training loss rose from {begin:.2f} to {end:.2f}", (
         f"the learning rate of {facts.learning_rate or 0:.1e} is too large for this model and batch; try a tenth"
     )
+
+
+def _is_blown_up(losses: Sequence[float], end: float) -> bool:
+    """Whether the first steps ruined the model, after which a loss far above the first one may even fall.
+
+    Losses of single steps differ, so the first must lie outside of what those of the second half spread over.
+    """
+    half = losses[len(losses) // 2 :]
+    middle = statistics.median(half)
+    spread = statistics.median(abs(loss - middle) for loss in half)
+    return end >= 2 * losses[0] and end - losses[0] >= 1.0 and losses[0] < middle - 3 * spread
 
 
 def _flat(facts: Facts) -> Finding | None:

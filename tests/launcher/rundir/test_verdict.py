@@ -131,6 +131,20 @@ def test_diverged_by_its_failure_and_by_its_loss(tmp_path: Path) -> None:
     assert found.verdict.line == "diverged: the loss of step 4 is nan"
 
 
+def test_a_model_that_the_first_steps_ruined_has_diverged_though_its_loss_falls_since(tmp_path: Path) -> None:
+    def blown_up(step: int) -> float:
+        return 5.9 if step == 1 else 60 - step + 4 * (step % 3)
+
+    found = trained(tmp_path, loss=blown_up, before=61.0, after=30.0)
+    assert found.verdict is not None
+    assert found.verdict.line.startswith("diverged: the training loss rose from 5.90 to ")
+
+
+def test_an_easy_first_batch_among_others_is_no_divergence(tmp_path: Path) -> None:
+    found = trained(tmp_path, loss=lambda step: 1.0 + (step * 7 % 5) * 0.8, before=2.7, after=2.0)
+    assert rule(found) == "learned"
+
+
 def test_majority_counts_what_always_saying_one_thing_would_give(tmp_path: Path) -> None:
     answers = choices(["yes"] * 30 + ["no"] * 20, ["yes"] * 50)
     found = trained(tmp_path, before=3.0, after=1.0, answers=answers, scores=classified(answers))

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.beds.agent_bed import bed, wait_for
+from tests.beds.agent_bed import bed, free_port, wait_for
 from tests.beds.places import ROOT
 from train.trackers import points, services
 
@@ -269,6 +271,73 @@ def test_mlflow_has_one_run_with_the_points_of_both_starts(tmp_path: Path) -> No
     assert [(metric.step, metric.value) for metric in history] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
     assert (run.info.status, run.data.metrics["final/accuracy"]) == ("FINISHED", 0.75)
     assert run.data.params["train.learning_rate"]
+
+
+def serving(command: list[str], place: Path, url: str, **environ: str) -> subprocess.Popen[bytes]:
+    """A tracker's own server on loopback, once it answers."""
+    with (place / "server.log").open("wb") as log:
+        server = subprocess.Popen(
+            command, cwd=place, env={**os.environ, **environ}, stdout=log, stderr=log, start_new_session=True
+        )
+
+    def answers() -> bool:
+        assert server.poll() is None, (place / "server.log").read_text()
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return True
+        except OSError:
+            return False
+
+    wait_for(answers, 90)
+    return server
+
+
+def ask(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        return json.load(answer)
+
+
+def test_the_server_of_tensorboard_shows_the_curves(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    real(tmp_path, "tensorboard")
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path / "tensorboard"), "--port", str(port)]
+    server = serving(command, tmp_path, f"{url}/data/environment")
+    try:
+        wait_for(lambda: ask(f"{url}/data/plugin/scalars/tags") != {}, 60)
+        (run,) = ask(f"{url}/data/plugin/scalars/tags")
+        points = ask(f"{url}/data/plugin/scalars/scalars?run={run}&tag=train%2Floss")
+        assert [(step, round(value, 3)) for _, step, value in points] == [(1, 1.0), (2, 0.5), (3, 0.333)]
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def test_a_server_of_mlflow_gets_one_run_with_the_points_of_both_starts(tmp_path: Path) -> None:
+    """The whole package: `mlflow-skinny`, which a training needs, has no server."""
+    pytest.importorskip("mlflow.server", reason="needs the server: pip install mlflow")
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    place = tmp_path / "server"
+    place.mkdir()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{place}/mlflow.db", "--default-artifact-root", str(place / "files")]
+    server = serving(command, place, f"{url}/health", MLFLOW_DISABLE_TELEMETRY="true")
+    try:
+        quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+        fed = real(tmp_path, "mlflow", MLFLOW_TRACKING_URI=url, MLFLOW_EXPERIMENT_NAME="mine", **quiet)
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=url)
+        experiment = client.get_experiment_by_name("mine")
+        (run,) = client.search_runs([experiment.experiment_id])
+        history = client.get_metric_history(run.info.run_id, "train/loss")
+        assert [(metric.step, metric.value) for metric in history] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+        assert (run.info.status, run.data.metrics["final/accuracy"]) == ("FINISHED", 0.75)
+        links = {event["url"] for event in fed.events() if event["event"] == "tracker"}
+        assert links == {f"{url}/#/experiments/{experiment.experiment_id}/runs/{run.info.run_id}"}
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
 
 
 def test_wandb_keeps_an_offline_run_in_the_run_directory(tmp_path: Path) -> None:

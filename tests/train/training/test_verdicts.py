@@ -39,6 +39,17 @@ def write_noise(path: Path, numbers: range) -> str:
     return str(path)
 
 
+def write_english(path: Path, numbers: range) -> str:
+    """Records of another kind than those in Chinese."""
+    words = ("table", "river", "green", "morning", "seven", "paper", "quick", "garden", "winter", "stone")
+    lines = []
+    for number in numbers:
+        text = " ".join(words[(number * factor + factor) % 10] for factor in (1, 3, 7, 9))
+        lines.append({"instruction": "say", "input": str(number), "output": text})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return str(path)
+
+
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory, configure: Callable[..., Path]) -> dict[str, Picture]:
     place = tmp_path_factory.mktemp("verdicts")
@@ -52,6 +63,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, configure: Callable[..., 
     }
     labels = {"data.eval": str(write_records(place / "labels.jsonl", 20, start=100))}
     usual = {"train.max_steps": 30, "train.checkpoint_every": 0, "lora.r": 8, "train.learning_rate": 2e-2}
+    # Only with a head of its own has the tiny model room to learn by heart, or to go astray: its norms bound the rest.
+    head = {"lora.modules_to_save": ["lm_head"], "eval.after": False}
     settings: dict[str, dict[str, Any]] = {
         "learned": {**noise, "train.max_steps": 60, "train.learning_rate": 3e-2},  # which characters answers have
         "training and held-out data overlap": echoes,
@@ -63,6 +76,14 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, configure: Callable[..., 
             "train.max_steps": 60,
             "train.learning_rate": 3e-2,
         },
+        "overfits": {
+            **noise,
+            **head,
+            "data.eval": write_english(place / "english.jsonl", range(12)),
+            "train.learning_rate": 1e-2,
+            "eval.every": 6,
+        },
+        "diverged": {**noise, **head, "train.learning_rate": 1.0, "train.scheduler": "constant", "train.max_steps": 15},
         "answers": noise,  # the token that ends an answer is learned before the others
     }
     runs = {name: configure(name, **{**usual, **chosen}) for name, chosen in settings.items()}
@@ -72,7 +93,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, configure: Callable[..., 
 
 RULES = (
     "learned", "not learning", "training and held-out data overlap", "no better than the majority class",
-    "too few held-out records to judge", "answers",
+    "too few held-out records to judge", "answers", "overfits", "diverged",
 )  # fmt: skip
 
 
@@ -81,6 +102,14 @@ def test_a_real_training_gets_its_verdict(pictures: dict[str, Picture], rule: st
     found = pictures[rule]
     assert found.verdict is not None
     assert found.verdict.rule == rule, (found.verdict, [(p.step, p.loss) for p in found.held_out], found.loss_last)
+
+
+def test_overfitting_names_the_step_from_which_the_held_out_loss_rose(pictures: dict[str, Picture]) -> None:
+    found = pictures["overfits"]
+    assert found.verdict is not None
+    best = min(found.held_out, key=lambda point: point.loss)
+    assert found.verdict.line.startswith(f"overfits since step {best.step}: held-out loss {best.loss:.2f} to ")
+    assert best.step < found.held_out[-1].step
 
 
 def test_answers_that_are_empty_are_counted(pictures: dict[str, Picture]) -> None:
