@@ -222,6 +222,10 @@ class Trackio(Service):
             embed=False,
         )
         self.trackio = trackio
+        if space := os.environ.get("TRACKIO_SPACE_ID"):
+            self.url = f"https://huggingface.co/spaces/{space}"
+        elif server := os.environ.get("TRACKIO_SERVER_URL"):
+            self.url = server.partition("?")[0]  # behind it stands the token that may write
 
     def log(self, points: Sequence[Point]) -> None:
         for point in points:
