@@ -1,6 +1,6 @@
 # `make help` lists the targets. CI calls the same targets (.ci/run, .github/workflows/ci.yml).
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-fast reference lint format types bench bench-gpu bench-multi quality torture long dist install-check audit transformers4 two-at-once clean
+.PHONY: docs help env demo test test-fast reference lint format types bench bench-gpu bench-multi quality torture long dist install-check audit transformers4 two-at-once clean
 PY := .venv/bin/python
 CODE := launcher train zlaunch tests docker docs
 
@@ -21,6 +21,11 @@ test-fast: env ## run the tests that need neither torch nor a test bed
 
 reference: env ## write what is made from the schema of a job: the pages of its keys and of the commands, the JSON Schema
 	PYTHONPATH=. $(PY) docs/generate.py
+
+docs: ## build the pages as a site in both languages, in an environment of its own; broken links fail
+	test -x .docs-env/bin/mkdocs || python3 -m venv .docs-env
+	.docs-env/bin/pip install -q mkdocs-material==9.8.2 mkdocs-static-i18n==1.3.1 jieba==0.42.1
+	NO_MKDOCS_2_WARNING=1 .docs-env/bin/mkdocs build -q -d site
 
 lint: env ## check rules and format with ruff, and the Dockerfile with hadolint
 	$(PY) -m ruff check $(CODE)
