@@ -122,7 +122,7 @@ FLOORS = {
         ("dist", "hub"),
         ("records", "original", "fused"),
         ("templating", "model", "convert"),
-        ("data", "quickcheck"),
+        ("data", "quickcheck", "netcheck"),
         ("answers", "datacheck"),
         ("training", "exports", "generate", "chat"),
         ("evaluate", "export", "__main__"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -73,6 +75,38 @@ def doctor_slurm(ctx: click.Context, /, wait: int, as_json: bool, **_: Any) -> i
 
     job = load_job(ctx, take_flags(SLURM_FLAGS, ctx)).spec
     return show(examine(job, SlurmBackend().shell_for(job), wait), as_json)
+
+
+@doctor.command("net", cls=GroupedCommand)
+@some_job_options("device")
+@host_options
+@json_option
+@click.pass_context
+def doctor_net(ctx: click.Context, /, as_json: bool, **_: Any) -> int:
+    """Measure the network between the hosts of JOB, or between the nodes of the Slurm allocation that this runs in.
+
+    The ranks use what a training would use, NCCL on GPUs and gloo on CPUs: latency, the rate of an all-reduce, the
+    interface that moved the bytes, and with three hosts or more the rate of each pair, which names a slow host. Later
+    plans for these hosts reckon with the measured rate.
+    """
+    from launcher.lifecycle import net_check
+    from launcher.machine import measured_networks
+
+    flags = host_flags(ctx)
+    ctx.meta["zlaunch.demo_told"] = True  # nothing is trained
+    job = hosts_of_flags(load_job(ctx, flags), flags)
+    if job.spec.ssh.hosts or job.spec.ssh.hostfile:
+        measured = net_check.measure_hosts(job)
+    else:
+        python = flags["ssh.python"] or sys.executable
+        measured = net_check.measure_allocation(python, "cpu" if job.spec.device == "cpu" else "cuda")
+        measured_networks.remember(measured_networks.of_partition(os.environ.get("SLURM_JOB_PARTITION")), measured.rate)
+    measured_networks.remember(measured.hosts, measured.rate)
+    if as_json:
+        told = {**measured.found, "places": measured.found["hosts"], "hosts": measured.hosts}
+        click.echo(json.dumps({**told, "bytes_per_second": measured.rate}))
+        return 0
+    return show(net_check.rows_of(measured), as_json)
 
 
 def show(rows: Sequence[Row], as_json: bool) -> int:

@@ -31,8 +31,9 @@ def remember(hosts: Collection[str], rate: float) -> None:
 
 
 def of_partition(partition: str | None) -> tuple[str, str]:
-    """What stands for the nodes of a Slurm partition, whose names no plan knows."""
-    return ("slurm", f"partition {partition or 'by default'}")
+    """What stands for the nodes of a Slurm partition, whose names no plan knows. None: of any partition, because a job
+    that names none gets the site's default."""
+    return ("slurm", f"partition {partition}" if partition else "slurm")
 
 
 def known(hosts: Collection[str]) -> float | None:

@@ -129,6 +129,10 @@ def test_a_measurement_is_found_again_for_the_same_hosts_and_some_of_them(
     assert measured_networks.known(["a", "b"]) == 2e9
     assert measured_networks.known(["a", "d"]) is None
     assert measured_networks.known(["a"]) is None
+    measured_networks.remember(measured_networks.of_partition("gpu"), 3e9)
+    assert measured_networks.known(measured_networks.of_partition("gpu")) == 3e9
+    assert measured_networks.known(measured_networks.of_partition(None)) == 3e9
+    assert measured_networks.known(measured_networks.of_partition("other")) is None
     for damaged in ("", "[1]", '[{"hosts": ["a", "b"]}]', json.dumps([{"hosts": ["a", "b"], "bytes_per_second": "x"}])):
         measured_networks.file().write_text(damaged)
         assert measured_networks.known(["a", "b"]) is None
