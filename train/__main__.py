@@ -13,9 +13,10 @@ import time
 
 STARTED = time.time()  # before the imports: result.json counts them too
 
-from train.rundir import heartbeat  # noqa: E402
+from train.rundir import bytecode, heartbeat  # noqa: E402
 
 heartbeat.show_stacks_on_request()
+bytecode.keep()
 
 import argparse  # noqa: E402
 import os  # noqa: E402

@@ -32,6 +32,7 @@ from train.data.schedule import Sampler
 from train.errors import EXIT_USER, DataError, TrainError, UserError, advise
 from train.hub import reachable
 from train.model.tokenizer_files import tokenizer_files
+from train.rundir import bytecode
 from train.rundir.counter import Counted, Lines, doing
 from train.rundir.run_files import RunDir
 
@@ -50,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--show", metavar="N|FILE:LINE", help="show the first N records or one record instead")
     parser.add_argument("--lines-to", type=int, metavar="FD", help="write how far it is to this open file")
     options = parser.parse_args(arguments)
+    bytecode.keep()
     offline = None
     with contextlib.ExitStack() as stack:
         if options.lines_to is not None:

@@ -14,6 +14,10 @@ import os
 import sys
 from pathlib import Path
 
+from train.rundir import bytecode
+
+bytecode.keep()  # before the imports of torch below
+
 from msgspec.structs import replace
 
 from train import dist

@@ -15,6 +15,7 @@ from train.answers.trained import best_device, find_adapter, load_adapted, train
 from train.data.recipe import Recipe
 from train.data.tokenizer import Tokenizer
 from train.errors import guard_output, report
+from train.rundir import bytecode
 from train.rundir.counter import Lines
 
 Turns = list[tuple[str, str]]
@@ -63,6 +64,7 @@ def add_options(parser: argparse.ArgumentParser, *, max_new_tokens: int) -> None
 def run_session(options: argparse.Namespace, use: Callable[[Session], None]) -> int:
     """Load the model that the options name and let `use` talk to it; returns the exit status."""
     guard_output()
+    bytecode.keep()
     device = best_device() if options.device == "auto" else options.device
     world = dist.from_environment(device, {})
     dist.prepare(world)

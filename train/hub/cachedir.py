@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from train.rundir.user_cache import cache_directory
+
+__all__ = ["NO_LOCKS", "cache_directory", "locked", "suppress_if_there"]
+
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """Errors of flock(2) on NFS without its lock service and on Lustre mounted without locks."""
-
-
-def cache_directory() -> Path:
-    """$ZLAUNCH_CACHE, else ~/.cache/zlaunch."""
-    return Path(os.environ.get("ZLAUNCH_CACHE") or Path.home() / ".cache" / "zlaunch")
 
 
 @contextmanager

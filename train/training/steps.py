@@ -22,6 +22,7 @@ from train.model import choose, end_token, limits, targets
 from train.model.adapt import adapt
 from train.model.base import BaseModel, family_at, family_of_job, local_directory
 from train.model.load import Loaded, load_for_training, load_tokenizer, weights_counted
+from train.model.read_ahead import read_ahead
 from train.rundir.counter import Counter
 from train.rundir.heartbeat import Heartbeat
 from train.rundir.run_files import RunDir, write_atomic, write_json
@@ -108,6 +109,9 @@ def choose_engine(run: Run) -> None:
     config, world, stage = run.config, run.world, run.config.train.zero_stage
     run.ds_config = deepspeed.read_ds_config(run.rundir.ds_config, config, world.world_size) if stage else None
     run.phase("model")
+    local = Path(config.model.path).expanduser()
+    if world.local_rank == 0 and config.model.path and local.is_dir():
+        read_ahead(local)
     run.choice = choose.choose_engine(config, family_of_job(config))
     if world.first:
         run.rundir.event("engine", engine=run.choice.engine, reason=run.choice.reason)
@@ -116,7 +120,7 @@ def choose_engine(run: Run) -> None:
             _warn(run, warning)
     if shares_itself(run.choice.engine, stage) and not world.many:
         run.ds_config = None  # a single rank has nobody to share weights with
-    choose.import_first(run.choice)
+    choose.import_first(run.choice, config.model)
 
 
 def _warn(run: Run, warning: str) -> None:
@@ -130,6 +134,8 @@ def load_model(run: Run) -> None:
     config, world = run.config, run.world
     run.data = Data(config, run.rundir)
     run.base = local_directory(config, run.rundir, run.data.texts)
+    if world.local_rank == 0 and run.base.directory != Path(config.model.path).expanduser().resolve():
+        read_ahead(run.base.directory)
     counted = Counter(run.rundir, "model", "weights").at if world.first else None
     tokenizer = load_tokenizer(config, run.base)
     limits.check(config, run.base, tokenizer, run.data.first_from)

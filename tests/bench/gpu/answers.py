@@ -1,9 +1,10 @@
 """Answers per second: the fused layers beside transformers' generate() with the same PEFT model.
 
-    python -m tests.bench.gpu answers [shape=llama3-8b] [quantization=none] [prompts=256] [new=64]
+    python -m tests.bench.gpu answers [shape=llama3-8b] [quantization=none] [prompts=256] [new=64] [plain=64]
 
 Prompts have the lengths of instruction records (lognormal, median 150). No token ends an answer, so both write equally
-many. "alone" is one answer as in a chat; its generate() has no autocast, as there.
+many. "alone" is one answer as in a chat; its generate() has no autocast, as there. With `plain` below `new`, generate()
+writes so many tokens and a third of them, and the time of its further tokens is taken from the difference.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ def measure(words: Iterable[str]) -> None:
 
     from tests.bench.gpu import models
 
-    given = {"shape": "llama3-8b", "quantization": "none", "prompts": "256", "new": "64", **_named(words)}
+    given = {"shape": "llama3-8b", "quantization": "none", "prompts": "256", "new": "64", "plain": "", **_named(words)}
     count, new = int(given["prompts"]), int(given["new"])
+    few = min(int(given["plain"] or new), new)
     kind = "none" if given["quantization"] == "fp8" else given["quantization"]
     model = models.build(Case(shape=given["shape"], quantization=kind)).eval()
     sizes = sorted((int(size) for size in lengths_of(Case(), count)), reverse=True)
@@ -35,10 +37,11 @@ def measure(words: Iterable[str]) -> None:
     prompts = [rng.integers(10, model.config.vocab_size - 10, size).tolist() for size in sizes]
     with torch.no_grad():
         _generate(model, prompts[-1:], 2)
+        middle = prompts[len(prompts) // 2 :][:1]
         plain = {
-            "alone": _timed(lambda: _generate(model, prompts[len(prompts) // 2 :][:1], new, autocast=False)),
-            "batches of 16": _timed(lambda: _in_batches(model, prompts[: min(64, count)], new, 16)),
-            "batches of 64": _timed(lambda: _in_batches(model, prompts[: min(128, count)], new, 64)),
+            "alone": _generated(model, middle, new, few, 1, autocast=False),
+            "batches of 16": _generated(model, prompts[: min(16 if few < new else 64, count)], new, few, 16),
+            "batches of 64": _generated(model, prompts[: min(64 if few < new else 128, count)], new, few, 64),
         }
     from train.answers.fused_answers import MOST_SLOTS
     from train.fused.decoding import Decoder
@@ -87,8 +90,20 @@ def _timed(work: Callable[[], int]) -> tuple[int, float]:
     return count, time.perf_counter() - start
 
 
-def _in_batches(model: Any, prompts: list[list[int]], new: int, size: int) -> int:
-    return sum(_generate(model, prompts[at : at + size], new) for at in range(0, len(prompts), size))
+def _generated(
+    model: Any, prompts: list[list[int]], new: int, few: int, size: int, *, autocast: bool = True
+) -> tuple[int, float]:
+    """(answers of `new` tokens, seconds that generate() takes for them), from `few` tokens of each if that is less."""
+
+    def written(tokens: int) -> float:
+        batches = (prompts[at : at + size] for at in range(0, len(prompts), size))
+        return _timed(lambda: sum(_generate(model, batch, tokens, autocast=autocast) for batch in batches))[1]
+
+    long = written(few)
+    if few == new:
+        return len(prompts), long
+    short = max(1, few // 3)
+    return len(prompts), long + (new - few) * (long - written(short)) / (few - short)
 
 
 def _generate(model: Any, prompts: list[list[int]], new: int, *, autocast: bool = True) -> int:
