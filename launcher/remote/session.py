@@ -36,6 +36,8 @@ GREETING_LIMIT = 65536
 """Bytes that a host's login files may print before the far end greets."""
 UTF8 = "PYTHONUTF8=1"
 """Names of runs are UTF-8 in any locale of a host. No option -X: a Python that is too old must still say hello."""
+HELLO_LINE = re.compile(rb"^(\w{16}) (\d{1,4}) (\d{1,4}) (\S{1,64})\r?\n", re.MULTILINE)
+"""Greeting, version and tag of a host's Python."""
 SETUP = (
     'zl_python=$1 zl_hello=$2 zl_greeting=$3; shift 3; printf -v zl_lines "%s\\n" "$@"; exec 3<&0 </dev/null; '
     'set -eo pipefail; eval "$zl_lines"; set +eo pipefail; exec <&3 3<&-; '
@@ -144,7 +146,6 @@ class Session:
         What login files print before is skipped, up to GREETING_LIMIT bytes. Raises HostError that says what the matter
         is with the login files.
         """
-        hello = re.compile(rf"^{greeting} (\d{{1,4}}) (\d{{1,4}}) (\S{{1,64}})\r?\n".encode(), re.MULTILINE)
         started, printed, verdict = time.monotonic(), b"", ""
         ends = [started + HELLO_SECONDS * (2 if self.options.setup else 1), started + DOUBT_SECONDS]
         while len(printed) < GREETING_LIMIT:
@@ -161,9 +162,9 @@ class Session:
                     ends.append(min(ends[0], time.monotonic() + PROBE_SECONDS))
                 continue
             printed += data
-            found = hello.search(printed)
-            if found:
-                return (int(found[1]), int(found[2])), found[3].decode(errors="replace")
+            for found in HELLO_LINE.finditer(printed):
+                if found[1] == greeting.encode():
+                    return (int(found[2]), int(found[3])), found[4].decode(errors="replace")
             if not data:
                 raise HostError(self._explain_end(printed))
         raise HostError("the login files of this host print too much; a non-interactive login must be silent")
