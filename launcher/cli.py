@@ -49,8 +49,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "doctor": (
         "launcher.commands.doctor:doctor",
-        "Check this machine, hosts or a cluster: doctor, doctor ssh, doctor slurm.",
+        "Check this machine, hosts, a cluster or a network: doctor, doctor ssh, slurm, net.",
     ),
+    "hostfile": ("launcher.commands.hostfile:hostfile", "Write the hosts and slots of a Slurm allocation."),
     "pull": ("launcher.commands.pull:pull", "Copy the results of a run on other machines here."),
     "rm": ("launcher.commands.rm:rm", "Remove runs that are over, here and on their hosts."),
     "clean": ("launcher.commands.clean:clean", "Remove dry runs, old checkpoints and caches."),

@@ -15,6 +15,7 @@ from typing import Any
 
 from launcher.backends import backend_of, target_of
 from launcher.backends.checklist import Cell, Row
+from launcher.backends.own_allocation import hostnames
 from launcher.errors import TargetError, UsageError
 from launcher.job.spec import Job
 from launcher.lifecycle import submit
@@ -91,8 +92,7 @@ def measure_allocation(python: str, device: str) -> Measured:
     """
     if "SLURM_JOB_ID" not in os.environ:
         raise UsageError("no hosts are named, and this is no Slurm allocation", hint="--hosts a,b, or run it in salloc")
-    listed = process.run(["scontrol", "show", "hostnames", os.environ.get("SLURM_JOB_NODELIST", "")], timeout=20)
-    hosts = tuple(listed.stdout.split())
+    hosts = tuple(hostnames(os.environ.get("SLURM_JOB_NODELIST", "")))
     if len(hosts) < 2:
         raise UsageError("a network needs two nodes, and this allocation has one", hint="salloc -N 2")
     port = 20000 + int(os.environ["SLURM_JOB_ID"]) % 10000

@@ -140,7 +140,17 @@ def test_a_rank_that_hangs_on_the_second_host_is_found_and_the_run_restarts(zl: 
     assert zl.left(zl.run_id) == []
 
 
-def test_the_run_directory_can_be_started_by_hand_with_deepspeeds_launcher(zl: Zl, alone: dict[int, float]) -> None:
+TORCHRUN = (
+    "cd {run}; PYTHONPATH=code {python} -m torch.distributed.run --nnodes 2 --nproc-per-node 1 --node-rank {rank} "
+    "--master-addr node1 --master-port {port} -m train --config train.json"
+)
+"""As docs/nodes.md has it."""
+
+
+@pytest.mark.parametrize("command", ["bash {run}/deepspeed.sh {rank}", TORCHRUN], ids=["deepspeed.sh", "torchrun"])
+def test_the_run_directory_can_be_started_by_hand_with_the_launchers_of_others(
+    zl: Zl, alone: dict[int, float], command: str
+) -> None:
     hosts = ["node1", "node2"]
     zl.ssh("--smoke", "--zero-stage", "2", "--set", "train.max_steps=4", "--dry-run", "--check", hosts=hosts)
     run = zl.runs / zl.run_id
@@ -153,8 +163,10 @@ def test_the_run_directory_can_be_started_by_hand_with_deepspeeds_launcher(zl: Z
         (by_hand / link).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(installation.path("templates") / "smoke.jsonl", by_hand / link)
     for rank, host in reversed(list(enumerate(hosts))):
-        command = f"OMP_NUM_THREADS=1 bash {by_hand}/deepspeed.sh {rank} >{by_hand}/ds-{rank}.log 2>&1"
-        zl.lab.run(host, ["sh", "-c", f"( {command}; echo $? > {by_hand}/exit-{rank} ) >/dev/null 2>&1 &"])
+        port = json.loads((run / "plan.json").read_text())["launch"]["master_port"]
+        text = command.format(run=by_hand, rank=rank, python=zl.lab.python, port=port)
+        started = f"(export OMP_NUM_THREADS=1; {text}) >{by_hand}/ds-{rank}.log 2>&1"
+        zl.lab.run(host, ["sh", "-c", f"( {started}; echo $? > {by_hand}/exit-{rank} ) >/dev/null 2>&1 &"])
     zl.wait(lambda: (by_hand / "exit-0").exists() and (by_hand / "exit-1").exists(), 250)
     log = (by_hand / "ds-0.log").read_text(errors="replace")
     assert (by_hand / "exit-0").read_text().strip() == "0", log[-3000:]
