@@ -16,6 +16,8 @@ from launcher.commands.keys import flags
 from launcher.job.reference import json_schema, peer_words
 from launcher.job.reference.key_reference import Key, accepted_in_chinese, keys
 from launcher.job.reference.key_table import PEERS, SECTIONS
+from train import compat, families
+from train.families import Family
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 100
@@ -91,7 +93,100 @@ def files() -> dict[str, str]:
         "docs/job.md": job_page(chinese=False),
         "docs/job.zh-CN.md": job_page(chinese=True),
         "docs/commands.md": commands_page(),
+        "docs/models.md": models_page(),
     }
+
+
+MODELS = """# Models
+
+*Made from the tables in `train/families.py` and the rules in `train/compat.py` by `make reference`.*
+
+Any causal language model of transformers can be trained. This page says by which engine, and with which settings, as
+`train.engine: auto` chooses on a GPU. `zlaunch plan` says it for your job, with the reason of each choice.
+
+## Families with layers of their own
+
+Yi, DeepSeek's distilled models, TinyLlama and SmolLM2 are Llama or Qwen to transformers, and to zlaunch. Tokens per
+second on one H100 beside Unsloth stand in [performance.md](performance.md).
+
+{families}
+## Models that plain transformers and PEFT train
+
+A tiny random checkpoint of each row is trained, resumed, evaluated, asked and exported on a CPU by every run of the
+test suite; losses and gradients of packed rows are compared with those of single records. `make long` also trains each
+row on nf4 and int8 weights, and compares the losses of two ranks under ZeRO-2 and ZeRO-3 with those of one. On GPUs
+these rows were not measured. Unsloth is taken only if the job says `train.engine: unsloth`, because it was not measured
+to be faster with them.
+
+{others}
+*Sees*: the checkpoint has a part for images. Its text model is trained, the rest stays as it is, and exports keep it.
+
+## Mixtures of experts
+
+- LoRA goes on attention, on MLPs and on the weights of all experts. With
+  `lora.target_modules: [q_proj, k_proj, v_proj, o_proj]` experts stay frozen; `gate_proj`, `up_proj` and `down_proj`
+  name their products. Experts take no `lora.dropout`, `lora.dora` or other `lora.init`: by default they then stay
+  frozen, and a job that names them is refused.
+- Routers never have LoRA. They stay frozen, and no loss balances the load of the experts: its weight is 0.
+- Shared experts and first dense layers have LoRA where PEFT can tell their names from those of experts: in Llama 4,
+  Qwen2-MoE, Qwen3.5-MoE and Granite 4. In the others the run says that they stay frozen.
+- PEFT adds weight and adapter of all experts of a layer for each pass, so without `train.gradient_checkpointing` the
+  experts take their memory twice. `zlaunch plan` counts that.
+
+## Refused
+
+| what | why |
+|---|---|
+{refused}| a checkpoint that lacks weights of its architecture | transformers would fill them with random numbers |
+| an architecture that transformers lacks (InternLM 3) | it brings code: `model.trust_remote_code: true`; not tested |
+| `lora.target_modules` with `gate_proj` but not `up_proj` in a mixture | one weight holds both |
+"""
+_QUANTIZATIONS = ("nf4", "int8", "fp8")
+
+
+def models_page() -> str:
+    """Every family and architecture with the settings that no rule refuses."""
+    heads = {"family": "| models | `model_type` | engines | packed rows | quantized | ZeRO |", "any": ""}
+    heads["any"] = "| models | `model_type` | experts | sees | packed rows | quantized | ZeRO |"
+    named = [family for family in families.FAMILIES if family.name != families.ANY.name]
+    table = [heads["family"], "|---|---|---|---|---|---|", *map(_family_row, named)]
+    others = [heads["any"], "|---|---|---|---|---|---|---|"]
+    for one in families.ARCHITECTURES:
+        family = _known(one)
+        types = ", ".join(f"`{name}`" for name in one.model_types)
+        marks = f"{'yes' if one.mixture else ''} | {'yes' if one.sees else ''}"
+        others.append(f"| {one.title} | {types} | {marks} | {_settings(family)} |")
+    reasons: dict[str, list[str]] = {}
+    for one in families.ARCHITECTURES:
+        if one.unpacked:
+            reasons.setdefault(one.unpacked, []).append(one.title)
+    refused = "".join(f"| packed rows: {', '.join(who)} | {why} |\n" for why, who in reasons.items())
+    experts = compat.check(compat.Combination(_known(families.ARCHITECTURES[0]), "peft", "nf4"))[0].reason
+    refused += f"| nf4 and int8: mixtures of experts | {experts} |\n"
+    return MODELS.format(families="\n".join(table) + "\n", others="\n".join(others) + "\n", refused=refused)
+
+
+def _known(one: families.Architecture) -> Family:
+    return families.family_of({"model_type": one.model_types[0], **({"num_experts": 8} if one.mixture else {})})
+
+
+def _family_row(family: Family) -> str:
+    kinds = family.model_types or (family.becomes,)
+    types = ", ".join(f"`{name}`" for name in kinds)
+    return f"| {family.title} | {types} | {', '.join(family.engines)} | {_settings(family)} |"
+
+
+def _settings(family: Family) -> str:
+    """Packed rows, quantizations and ZeRO stages that work with the family."""
+
+    def works(**settings: object) -> bool:
+        asked = compat.Combination(family=family, capability=(9, 0), **settings)  # type: ignore[arg-type]
+        return not compat.check(asked)
+
+    packs = "yes" if works(packing="pack") else "no"
+    quantized = ", ".join(name for name in _QUANTIZATIONS if works(quantization=name)) or "no"
+    stages = ", ".join(str(stage) for stage in (1, 2, 3) if works(zero_stage=stage))
+    return f"{packs} | {quantized} | {stages}"
 
 
 def job_page(*, chinese: bool) -> str:

@@ -297,8 +297,18 @@ RULES: tuple[Rule, ...] = (
         2,
     ),
     Rule(
+        lambda s: s.packing == "pack" and s.engine == "unsloth" and s.family.name == families.ANY.name,
+        "only plain transformers was seen to keep the records of this model's packed rows apart",
+        "train.engine",
+        "peft",
+    ),
+    Rule(
         lambda s: s.packing == "pack" and not s.family.packs,
-        "this model's attention is unknown, so records in one packed row could see each other",
+        lambda s: (
+            f"records of a packed row would see each other: {s.family.unpacked}"
+            if s.family.unpacked
+            else "this model's attention is unknown, so records in one packed row could see each other"
+        ),
         "train.packing",
         "bucket",
     ),

@@ -256,6 +256,8 @@ class TrainConfig(Section, frozen=True, kw_only=True):
 
     For a train.json written by hand. The launcher leaves it empty; `zlaunch resume` continues from the run's own.
     """
+    engine_reason: str = ""
+    """Why the plan has this train.engine; empty: the job names it, or the training program chooses."""
     predicted_peak_bytes: int | None = None
     predicted_tokens_per_second: float | None = None
     """Of all ranks together."""

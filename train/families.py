@@ -170,6 +170,8 @@ class Family:
     positions: Literal["rope", "alibi", "unknown"] = "rope"
     packs: bool = True
     """Whether attention can be restricted to each record of a packed row."""
+    unpacked: str = ""
+    """Why not, where that is known."""
     unfused: str = ""
     """Why this model has no fused layers, although others of its family do."""
     experts: bool = False
@@ -300,14 +302,84 @@ def family_of(config: Mapping[str, Any]) -> Family:
     names = [str(name) for name in listed if str(name) in _BY_ARCHITECTURE]
     by_name = _BY_ARCHITECTURE[names[0]] if names else ANY
     family = _BY_TYPE.get(str(config.get("model_type")), by_name)
-    if family is ANY and has_experts(config):
-        return replace(family, experts=True)
+    if family is ANY:
+        return _plain(config)
     if family is CHATGLM2 and "chatglm3" in str(config.get("_name_or_path", "")).lower():
         return CHATGLM3
     # Both sizes of Baichuan have the same names; only the rotary models limit their positions in config.json.
     if family is BAICHUAN and "max_position_embeddings" not in config:
         return ALIBI
     return family if family.converter else _without_fused(family, config)  # an original layout has other keys
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Models of the family `any` that were trained with plain transformers and PEFT (tests/beds/architectures.py)."""
+
+    title: str
+    model_types: tuple[str, ...]
+    unpacked: str = ""
+    """Why its records cannot share a row; empty: with a mask they can, and losses and gradients stay the same."""
+    mixture: bool = False
+    """Whether it has experts."""
+    sees: bool = False
+    """Whether some of its checkpoints have a part for images."""
+
+
+_CARRIES = "layers without attention carry what they read from one record of a row to the next"
+
+ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture("Llama 4", ("llama4", "llama4_text"), mixture=True, sees=True),
+    Architecture("Qwen2-MoE", ("qwen2_moe",), mixture=True),
+    Architecture("Qwen3-MoE (30B-A3B, 235B-A22B, 2507)", ("qwen3_moe",), mixture=True),
+    Architecture("Qwen3-Next", ("qwen3_next",), _CARRIES, mixture=True),
+    Architecture("Qwen3.5", ("qwen3_5", "qwen3_5_text"), _CARRIES, sees=True),
+    Architecture("Qwen3.5-MoE", ("qwen3_5_moe", "qwen3_5_moe_text"), _CARRIES, mixture=True, sees=True),
+    Architecture(
+        "Qwen2.5-VL", ("qwen2_5_vl",), "its positions have three parts, which a packed row does not give", sees=True
+    ),
+    Architecture("Qwen3-VL", ("qwen3_vl",), sees=True),
+    Architecture("Gemma 2", ("gemma2",)),
+    Architecture("Gemma 3", ("gemma3", "gemma3_text"), sees=True),
+    Architecture("Gemma 4", ("gemma4", "gemma4_text"), sees=True),  # one of them has experts
+    Architecture("Phi-3, Phi-4", ("phi3",)),
+    Architecture("Ministral", ("ministral", "ministral3")),
+    Architecture("Mistral Small 3", ("mistral3",), sees=True),
+    Architecture("Mixtral", ("mixtral",), mixture=True),
+    Architecture("GLM-4-0414", ("glm4",)),
+    Architecture("GLM-4.5-Air, GLM-4.6", ("glm4_moe",), mixture=True),
+    Architecture("GLM-4.7-Flash", ("glm4_moe_lite",), mixture=True),
+    Architecture("gpt-oss", ("gpt_oss",), "transformers gives its attention no mask between records", mixture=True),
+    Architecture("DeepSeek V2", ("deepseek_v2",), mixture=True),
+    Architecture("DeepSeek V3, R1", ("deepseek_v3",), mixture=True),
+    Architecture("SmolLM3", ("smollm3",)),
+    Architecture("Granite 3", ("granite",)),
+    Architecture("Granite 3 MoE", ("granitemoe",), mixture=True),
+    Architecture("Granite 4", ("granitemoehybrid",), _CARRIES, mixture=True),
+    Architecture("Hunyuan", ("hunyuan_v1_dense",)),
+    Architecture("Hunyuan-MoE (A13B)", ("hunyuan_v1_moe",), mixture=True),
+    Architecture("ERNIE 4.5", ("ernie4_5",)),
+    Architecture("ERNIE 4.5 MoE", ("ernie4_5_moe",), mixture=True),
+    Architecture("Seed-OSS", ("seed_oss",)),
+    Architecture("Command R", ("cohere",)),
+    Architecture("Command R7B, Command A", ("cohere2",)),
+    Architecture("OLMo 3", ("olmo3",)),
+    Architecture("EXAONE 4", ("exaone4",)),
+    Architecture("LFM2", ("lfm2",), _CARRIES),
+    Architecture("GPT-NeoX, Pythia", ("gpt_neox",)),
+)
+_ARCHITECTURE_OF = {model_type: one for one in ARCHITECTURES for model_type in one.model_types}
+_UNMEASURED = "this model has no fused layers, and Unsloth was not measured to be faster with it"
+
+
+def _plain(config: Mapping[str, Any]) -> Family:
+    """The family `any` with what is known of the model's architecture."""
+    found, experts = _ARCHITECTURE_OF.get(str(config.get("model_type"))), has_experts(config)
+    if found is None:
+        return replace(ANY, experts=True) if experts else ANY
+    return replace(
+        ANY, title=found.title, why=_UNMEASURED, packs=not found.unpacked, unpacked=found.unpacked, experts=experts
+    )
 
 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")

@@ -281,6 +281,8 @@ def experts_of(config: Mapping[str, Any], layers: int) -> Experts | None:
         raise UnknownShape("config.json does not say how many experts a token goes through, or how wide they are")
     shared = _whole(config, *_SHARED_WIDTH) or _whole(config, *_SHARED) * inner
     dense = width
+    if config.get("enable_moe_block"):  # Gemma 4: beside its dense MLP
+        shared = width
     if "intermediate_size_mlp" in config:  # Llama 4: a shared expert as wide as the others
         shared, dense = inner, _whole(config, "intermediate_size_mlp")
     return Experts(count, active, inner, shared, _layers_with_experts(config, layers), dense)

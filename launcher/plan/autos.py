@@ -119,7 +119,7 @@ def _why_engine(case: Case) -> str:
     return {
         "fused": "the model's family has fused layers here, the fastest path measured",
         "unsloth": "Unsloth's kernels (PEFT, if it is not installed): the fused layers do not cover this setting",
-        "peft": "plain transformers and PEFT: neither faster engine covers this setting",
+        "peft": f"plain transformers and PEFT: {case.best.why_engine}",
     }[case.best.engine]
 
 

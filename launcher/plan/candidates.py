@@ -35,6 +35,8 @@ class Candidate:
     zero_stage: int
     packing: str
     cost: Cost = NOT_KNOWN
+    why_engine: str = ""
+    """Why train/compat.py chose the engine."""
 
 
 def candidates_of(spec: JobSpec, situation: Situation, model: Model) -> Iterator[Candidate]:
@@ -49,13 +51,15 @@ def candidates_of(spec: JobSpec, situation: Situation, model: Model) -> Iterator
     largest = _largest_micro_batch(spec, situation, stages, known=shape is not None)
     combinations = [_combination(spec, model, situation, stage) for stage in stages]
     passing = _passing(combinations, spec.data.max_length, model, known=shape is not None)
+    why = {settings.zero_stage: compat.engine_for(settings)[1] for settings in combinations}
     size = global_batch_of(spec.train, situation.world_size, spec.data.max_length)
     batches = batches_of(size, spec.train.micro_batch_size, situation.world_size, largest)
     for batch, recompute, settings in itertools.product(batches if shape else batches[-1:], checkpointing, passing):
         packing = settings.packing
         if packing == "auto":
             packing = "pack" if shape and settings.engine == "fused" else "bucket"
-        found = Candidate(batch, settings.engine, settings.dtype, recompute, settings.zero_stage, packing)
+        stage = settings.zero_stage
+        found = Candidate(batch, settings.engine, settings.dtype, recompute, stage, packing, why_engine=why[stage])
         if shape:
             cost = cost_of(spec, shape, situation, batch, found.engine, recompute, found.zero_stage)
             found = replace(found, cost=cost)

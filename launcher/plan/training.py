@@ -45,6 +45,7 @@ def configure(spec: JobSpec, target: Target, run_id: str, model_config: dict[str
         lora=spec.lora,
         train=Training(**{**given, "gradient_accumulation_steps": best.batch.gradient_accumulation_steps}),
         eval=spec.eval,
+        engine_reason=next((one.reason for one in reasons if one.setting == "train.engine"), ""),
         predicted_peak_bytes=best.cost.memory.total or None,
         predicted_tokens_per_second=round(best.cost.tokens_per_second, 1) or None,
         verify_adapter=spec.verify_adapter,

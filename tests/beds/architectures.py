@@ -66,6 +66,10 @@ class Row:
     more: Mapping[str, Any] = field(default_factory=dict)
     """Further keys of a multimodal checkpoint."""
 
+    @property
+    def mixture(self) -> bool:
+        return any("expert" in key for key in self.shape)
+
 
 ROWS: dict[str, Row] = {
     "llama3": Row("LlamaConfig"),
@@ -113,11 +117,20 @@ ROWS: dict[str, Row] = {
         {"depth": 2, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 48},
     ),
     "qwen3.5-moe": Row("Qwen3_5MoeTextConfig", {**_EXPERTS, **_DELTA, "shared_expert_intermediate_size": 32}),
+    "qwen3.5-moe-sees": Row(
+        "Qwen3_5MoeConfig",
+        {**_EXPERTS, **_DELTA, "shared_expert_intermediate_size": 32},
+        {"depth": 2, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 48},
+    ),
     "gemma2": Row("Gemma2Config"),
     "gemma3-text": Row("Gemma3TextConfig", {"num_hidden_layers": 6, "sliding_window": 16}),
     "gemma3": Row("Gemma3Config", {"num_hidden_layers": 6, "sliding_window": 16}, _VISION),
     "gemma4-text": Row("Gemma4TextConfig", _GEMMA4),
     "gemma4": Row("Gemma4Config", _GEMMA4, _VISION),
+    "gemma4-moe": Row(
+        "Gemma4TextConfig",
+        {**_GEMMA4, "enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 32},
+    ),
     "phi4": Row("Phi3Config"),
     "mistral": Row("MistralConfig", {"sliding_window": None}),
     "mistral-window": Row("MistralConfig", {"sliding_window": 16}),

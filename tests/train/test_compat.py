@@ -27,6 +27,8 @@ def corrected(settings: Combination) -> Combination:
 
 FAMILY = {family.name: family for family in families.FAMILIES}
 
+RECURRENT = families.family_of({"model_type": "qwen3_next"})
+PHI = families.family_of({"model_type": "phi3"})
 MIXTURE = families.family_of({"model_type": "qwen3_moe", "num_experts": 128})
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
@@ -67,6 +69,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"dora": True, "quantization": "nf4", "zero_stage": 3}, "no rank has them", "train.zero_stage: 2"),
     ({"dora": True, "zero_stage": 3}, "no rank has them", "train.zero_stage: 2"),
     ({"family": families.ANY, "packing": "pack"}, "see each other", "train.packing: bucket"),
+    ({"family": RECURRENT, "packing": "pack"}, "carry what they read", "train.packing: bucket"),
+    ({"family": PHI, "engine": "unsloth", "packing": "pack"}, "only plain transformers", "train.engine: peft"),
     ({"dtype": "bfloat16", "capability": (7, 5)}, "emulate", "model.dtype: float16"),
     ({"dtype": "float16", "device": "cpu"}, "CPU", "model.dtype: float32"),
     ({"offload": "cpu"}, "DeepSpeed", "train.zero_stage: 2"),

@@ -37,6 +37,8 @@ def check_settings(config: TrainConfig, family: Family) -> None:
 
 def choose_engine(config: TrainConfig, family: Family) -> EngineChoice:
     """The engine that trains, and why."""
+    if config.train.engine != "auto" and config.engine_reason:
+        return EngineChoice(config.train.engine, config.engine_reason)
     return EngineChoice(*compat.engine_for(_combination(config, family), unsloth_installed=_has_unsloth()))
 
 

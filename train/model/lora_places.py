@@ -61,17 +61,23 @@ def places(model: Any, asked: str | Iterable[str], engine: str, lora: Lora) -> P
         return Places(asked if isinstance(asked, str) else list(asked))
     wanted = _Wanted(None if every else asked)
     linears = [name for name in parts.linears if wanted.takes(name)]
-    experts = [name for name in parts.experts if wanted.takes_expert(name)] if engine == "peft" else []
-    if experts:
-        wanted.check_halves(parts.experts)
-        if not every or not linears:
-            _check_experts(lora)
-        elif _unfit(lora):
-            experts = []
+    experts = _adapted_experts(parts, wanted, lora) if engine == "peft" else []
     parameters = tuple(sorted({".".join(name.split(".")[-2:]) for name in experts}))
     lost = _taken_for_experts(model, linears) if engine == "peft" else []
     kept = [name for name in linears if name not in set(lost)]
-    return Places(_shortened(model, kept), parameters, tuple(_left_out(parts, wanted, lost, bool(experts), lora)))
+    frozen = "" if experts else _unfit(lora) if engine == "peft" else engine
+    return Places(_shortened(model, kept), parameters, tuple(_left_out(parts, wanted, lost, frozen)))
+
+
+def _adapted_experts(parts: _Parts, wanted: _Wanted, lora: Lora) -> list[str]:
+    """Weights of experts that get LoRA. Raises UserError if the job names some that cannot."""
+    experts = [name for name in parts.experts if wanted.takes_expert(name)]
+    if not experts:
+        return []
+    wanted.check_halves(parts.experts)
+    if not wanted.every:
+        _check_experts(lora)
+    return [] if _unfit(lora) else experts
 
 
 class _Wanted:
@@ -218,14 +224,16 @@ def _shortened(model: Any, names: list[str]) -> list[str]:
     return sorted({leaf if (leaf := name.rpartition(".")[2]) not in others else name for name in names})
 
 
-def _left_out(parts: _Parts, wanted: _Wanted, lost: list[str], experts: bool, lora: Lora) -> Iterator[str]:
+def _left_out(parts: _Parts, wanted: _Wanted, lost: list[str], frozen: str) -> Iterator[str]:
+    """`frozen`: the setting or the engine for which experts have no LoRA; empty: they have it."""
     if parts.routers and (parts.experts or any(map(wanted.takes, parts.routers))):
         yield (
             f"no LoRA on {_leaves(parts.routers)}: routers stay frozen, and no loss balances the load of the experts "
             "(router loss: weight 0)"
         )
-    if parts.experts and wanted.every and not experts:
-        yield f"no LoRA on the experts ({_leaves(parts.experts)}): PEFT has no {_unfit(lora)} for them"
+    if parts.experts and wanted.every and frozen:
+        why = f"PEFT has no {frozen} for them" if "." in frozen else f"the engine {frozen} puts none there"
+        yield f"no LoRA on the experts ({_leaves(parts.experts)}): {why}"
     if lost:
         yield (
             f"no LoRA on {_leaves(lost)} of shared experts and dense layers: PEFT reads these names as the experts' own"

@@ -43,7 +43,7 @@ def check_names_of_files(lora: Lora, folder: Path) -> None:
     """
     config = _read_object(folder / "config.json")
     names = _names_in_files(folder)
-    if family_of(config) is ANY or needs_conversion(config) or not names:
+    if family_of(config).name == ANY.name or needs_conversion(config) or not names:
         return
     known = [name.rpartition(".")[2] for name in names if "norm" not in name.lower()]
     names += [".".join(parts[:end]) for name in names if (parts := name.split(".")) for end in range(1, len(parts))]

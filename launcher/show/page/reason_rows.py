@@ -88,8 +88,8 @@ AUTOS = (
         "使用 Unsloth 的内核（未安装时用 PEFT）：融合层不支持这种设置",
     ),
     (
-        r"plain transformers and PEFT: neither faster engine covers this setting",
-        "使用普通的 transformers 与 PEFT：两个更快的引擎都不支持这种设置",
+        r"plain transformers and PEFT: (?P<t>.+)",
+        r"使用普通的 transformers 与 PEFT：\g<t>",
     ),
     # launcher/plan/training.py
     (
@@ -287,6 +287,27 @@ COMPAT = (
         r"bitsandbytes quantizes linear layers, and this model's experts, nearly all of its weights, are none: "
         r"they would stay in 16 bits, or become 32",
         "bitsandbytes 只量化线性层，而该模型的专家（几乎是全部权重）不是线性层：它们会保持 16 位，或变成 32 位",
+    ),
+    (
+        r"this model has no fused layers, and Unsloth was not measured to be faster with it",
+        "该模型没有融合层，而 Unsloth 未被测得更快",
+    ),
+    (
+        r"only plain transformers was seen to keep the records of this model's packed rows apart",
+        "只有原生 transformers 被验证能隔开该模型打包行中的记录",
+    ),
+    (r"records of a packed row would see each other: (?P<t>.+)", r"打包行中的记录会互相可见：\g<t>"),
+    (
+        r"layers without attention carry what they read from one record of a row to the next",
+        "无注意力的层会把读到的内容从一条记录带到同一行的下一条",
+    ),
+    (
+        r"its positions have three parts, which a packed row does not give",
+        "它的位置有三部分，而打包的行不提供",
+    ),
+    (
+        r"transformers gives its attention no mask between records",
+        "transformers 不给它的注意力加记录之间的掩码",
     ),
     (r"train.engine=(\w+) in the job", r"任务中 train.engine=\1"),
     (r"Unsloth is not installed here", "这里没有安装 Unsloth"),

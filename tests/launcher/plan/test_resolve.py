@@ -38,7 +38,7 @@ def test_a_program_of_the_users_own_replaces_the_training():
         (("train.offload=cpu", "train.zero_stage=0"), None, "train.zero_stage: 2"),
         (("train.engine=unsloth",), {"model_type": "alibi_llama"}, "train.engine: peft"),
         (("model.quantization=int8", "train.zero_stage=3"), {"model_type": "llama"}, "train.zero_stage: 2"),
-        (("train.packing=pack",), {"model_type": "mixtral"}, "train.packing: bucket"),
+        (("train.packing=pack",), {"model_type": "qwen3_next"}, "train.packing: bucket"),
         (("data.max_length=2048",), {"model_type": "gpt2", "n_positions": 1024}, "data.max_length: 1024"),
     ],
 )

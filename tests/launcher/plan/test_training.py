@@ -123,3 +123,31 @@ def test_an_unknown_compute_capability_follows_from_the_name_of_the_gpu() -> Non
     assert run.train.model.dtype == "float16"
     with pytest.raises(CompatibilityError, match="bfloat16"):
         make("model.dtype=bfloat16", device="cuda", gpu_memory_bytes=32 * GIB, gpu_name="Tesla V100-SXM2-32GB")
+
+
+PHI3 = {
+    "model_type": "phi3", "num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128,
+    "num_attention_heads": 4, "vocab_size": 1000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "words"),
+    [
+        (CHATGLM2, ("lora.dropout=0.1",), "the fused layers do not support LoRA dropout"),
+        (CHATGLM2, (), "fused layers here, the fastest path measured"),
+        (PHI3, (), "Unsloth was not measured to be faster with it"),
+        (CHATGLM2, ("train.engine=peft",), ""),
+    ],
+    ids=["dropout", "fused", "phi3", "named"],
+)
+def test_train_json_has_the_reason_of_an_engine_that_the_plan_chose(
+    config: dict[str, Any], settings: tuple[str, ...], words: str
+) -> None:
+    plan = make(
+        "train.global_batch_size=64", *settings, device="cuda", gpu_memory_bytes=80 * GIB, gpu_name="NVIDIA H100",
+        compute_capability=9.0, hosts=(("localhost", 1),), model_config=config,
+    )  # fmt: skip
+    assert plan.train is not None
+    assert words in plan.train.engine_reason
+    assert bool(plan.train.engine_reason) is bool(words)
