@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from launcher.rundir.state import RunState, first_failure
 
 MEASURES = ("loss_first", "loss_last", "eval_loss", "accuracy_before", "accuracy_after", "seconds")
 """Columns for the results of a run, if it has them."""
+MOST_COMPARED = 8
+"""Runs whose differing settings stand below the table; a page shows those of more."""
 
 
 @click.command()
@@ -45,10 +48,34 @@ def report(names: tuple[str, ...], file: Path | None, as_json: bool) -> None:
             click.echo(json.dumps(item, ensure_ascii=False))
         return
     click.echo(table(rows))
+    if 1 < len(runs) <= MOST_COMPARED and not any(values for _, values in runs):
+        print_differences([run for run, _ in runs])
     print_hangs(rows)
     for item in rows:
         if "error" in item:
             click.echo(f"{item['run']}: {item['error']}", err=True)
+
+
+def print_differences(runs: Sequence[RunDir]) -> None:
+    """Print what differs between runs that are no sweep, and which of their scores cannot be compared."""
+    from launcher.show.page import compare, gather  # slow to import, with Rich
+
+    pages = []
+    for run in runs:
+        with contextlib.suppress(ZlaunchError):  # the table says what is damaged
+            pages.append(gather.run_page(run, current_state.recorded_state(run.record)))
+    if len(pages) < 2:
+        return
+    found = compare.comparison(pages, [{}] * len(pages))
+    names = [item["name"] for item in found["rows"]]
+    if found["different"]:
+        rows = [{"differs": key, **dict(zip(names, values, strict=True))} for key, values in found["different"].items()]
+        click.echo(f"\n{table(rows)}")
+    if found["best"] and found["best"]["others"]:
+        best = names[found["best"]["row"]]
+        click.echo(
+            f"scored on other records than {best}, so not comparable with it: {', '.join(found['best']['others'])}"
+        )
 
 
 def print_hangs(rows: list[dict[str, Any]]) -> None:

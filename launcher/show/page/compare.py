@@ -19,7 +19,8 @@ _LOSSES = ("loss", "training_loss")
 
 def comparison(pages: Sequence[Mapping[str, Any]], swept: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The page of several runs, from the page of each and its values in the sweep (empty: none)."""
-    rows = [_row(page, values) for page, values in zip(pages, swept, strict=True)]
+    labels = _labels(pages, swept)
+    rows = [_row(page, values, label) for page, values, label in zip(pages, swept, labels, strict=True)]
     _number_groups(rows, pages)
     different = differing([{**page["settings"]["used"], **_circumstances(page)} for page in pages])
     first = [key for key in dict.fromkeys(key for values in swept for key in values) if key in different]
@@ -37,14 +38,25 @@ def comparison(pages: Sequence[Mapping[str, Any]], swept: Sequence[Mapping[str, 
     }
 
 
-def _row(page: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+def _labels(pages: Sequence[Mapping[str, Any]], swept: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A name for each run that no other has: the points of a sweep, and tries of one job, share theirs."""
+    names = [str(page["name"]) for page in pages]
+    points = [", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in values.items()) for values in swept]
+    ends = [str(page["id"]).rpartition("-")[2] for page in pages]
+    for more in (points, ends):
+        counts = Counter(names)
+        names = [f"{name} {end}".strip() if counts[name] > 1 else name for name, end in zip(names, more, strict=True)]
+    return names
+
+
+def _row(page: Mapping[str, Any], values: Mapping[str, Any], label: str) -> dict[str, Any]:
     overall = {row["metric"]: row for row in page["scores"] if row["task"] is None}
     scores = {name: row["after"] for name, row in overall.items()}
     if page["loss_last"] is not None:
         scores["training_loss"] = page["loss_last"]
     return {
         "id": page["id"],
-        "name": page["name"],
+        "name": label,
         "state": page["state"],
         "seconds": page["seconds"],
         "values": dict(values),

@@ -96,7 +96,7 @@ def comparison_text(
     rows = zip(pages, found["rows"], strict=True)
     data = {
         "runs": [
-            {"name": page["name"], "curves": page["curves"], "scores": row["scores"], "groups": row["groups"]}
+            {"name": row["name"], "curves": page["curves"], "scores": row["scores"], "groups": row["groups"]}
             for page, row in rows
         ],
         "settings": {key: found["different"][key] for key in found["axes"]},

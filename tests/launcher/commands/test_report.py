@@ -83,6 +83,20 @@ def test_the_stacks_of_a_run_that_hung_stand_side_by_side_with_the_odd_rank_mark
     assert "hangs" not in CliRunner().invoke(cli, [command, run.run_id], catch_exceptions=False).output
 
 
+def test_what_differs_between_two_runs_and_what_cannot_be_compared_stand_below_the_table(root: Path) -> None:
+    for name, rate, data in (("one", 1e-3, "a.jsonl"), ("two", 2e-3, "b.jsonl")):
+        run = a_run(root, name, "local", "SUCCEEDED", {"eval": {"after": {"loss": 1.0, "records": 4}}})
+        plan = {"train": {"train": {"learning_rate": rate, "epochs": 1}, "data": {"eval": data}}}
+        run.plan_json.write_text(json.dumps(plan))
+    lines = report("one", "two").output.splitlines()
+    assert [line.split() for line in lines[4:7]] == [
+        ["differs", "one", "two"],
+        ["train.learning_rate", "0.001", "0.002"],
+        ["data.eval", "a.jsonl", "b.jsonl"],
+    ]
+    assert lines[7] == "scored on other records than one, so not comparable with it: two"
+
+
 def test_a_damaged_sweep_file_is_reported(root: Path) -> None:
     points = sweep.new_sweep("s", "local", [])
     (sweep.save(points) / "sweep.json").write_text("{torn")

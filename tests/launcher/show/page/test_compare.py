@@ -16,7 +16,7 @@ def page(name: str, *, right: int = 0, of: int = 0, loss: float | None = None, *
         scores.append({"task": None, "metric": "loss", "after": loss, "interval": None, "records": of})
     used = changed.pop("used", {})
     return {
-        "id": f"{name}-id", "name": name, "state": "SUCCEEDED", "seconds": 1.0, "scores": scores, "curves": {},
+        "id": changed.pop("id", f"{name}-id"), "name": name, "state": "SUCCEEDED", "seconds": 1.0, "scores": scores, "curves": {},
         "loss_last": 1.0, "answers": [{"name": None, "rows": rows}] if of else [], "settings": {"used": used},
         "world_size": 1, "nodes": 1, "device": "cpu", **changed,
     }  # fmt: skip
@@ -72,6 +72,16 @@ def test_training_losses_of_other_training_data_are_not_ranked_together() -> Non
     pages = [page("a", loss_last=2.0, used={"data.train": "x"}), page("b", loss_last=1.0, used={"data.train": "y"})]
     pages.append(page("c", loss_last=1.5, used={"data.train": "x"}))
     assert best(*pages) == ("training_loss", "c", [], ["b"])
+
+
+def test_runs_of_one_name_are_told_apart_by_their_point_or_the_end_of_their_id() -> None:
+    pages = [page("grid", id=f"grid-2026-{end}", loss=1.0) for end in ("aa11", "bb22", "cc33")]
+    pages.append(page("alone", loss=2.0))
+    points: list[dict[str, Any]] = [{"lora.r": 4, "train.seed": 1}, {"lora.r": 8, "train.seed": 1}, {}, {}]
+    names = [row["name"] for row in comparison(pages, points)["rows"]]
+    assert names == ["grid r=4, seed=1", "grid r=8, seed=1", "grid", "alone"]
+    names = [row["name"] for row in comparison(pages, [{}] * 4)["rows"]]
+    assert names == ["grid aa11", "grid bb22", "grid cc33", "alone"]
 
 
 def test_only_settings_that_differ_are_listed_and_swept_keys_come_first() -> None:
