@@ -60,6 +60,12 @@ class Facts:
         return over_same_records(self.held_out)
 
     @cached_property
+    def compared(self) -> list[HeldOut]:
+        """What the verdict names: the losses over all held-out records if there are two, else those over a part."""
+        whole = [point for point in self.held_out if point.records is None]
+        return whole if len(whole) > 1 else self.measured
+
+    @cached_property
     def ends(self) -> tuple[float, float] | None:
         """The training loss at the begin and at the end, each a mean over a tenth of the steps; None: too few."""
         losses = [point.loss for point in self.curve]
@@ -217,22 +223,23 @@ def _too_few(facts: Facts) -> Finding | None:
     if not facts.data and not facts.held_out:
         return f": there are none{trained}", "name records that are not trained on as data.eval"
     if facts.records and facts.records < FEW:
-        change = _change(facts.measured)
+        change = _change(facts.compared)
         return f": {facts.records}{change}", f"give data.eval at least {FEW} records, better some hundred"
     return None
 
 
 def _learned(facts: Facts) -> Finding | None:
-    points = facts.measured
+    points = facts.compared
     if len(points) < 2 or _fall(points[0].loss, points[-1].loss) < LITTLE:
         return None
-    falling = points[-1].loss <= min(point.loss for point in points)
+    series = facts.measured  # over a part of the records, but more often
+    falling = series[-1].loss <= min(point.loss for point in series)
     more = "the held-out loss was still falling at the end: training longer may help" if falling else ""
-    return _change(points), more or f"the held-out loss was smallest after step {min(points, key=_loss_of).step}"
+    return _change(points), more or f"the held-out loss was smallest after step {min(series, key=_loss_of).step}"
 
 
 def _little(facts: Facts) -> Finding | None:
-    points = facts.measured
+    points = facts.compared
     if len(points) < 2:
         return None
     return _change(points), "train longer, or with a higher train.learning_rate"
@@ -247,7 +254,8 @@ def _unmeasured(facts: Facts) -> Finding | None:
 def _change(points: Sequence[HeldOut]) -> str:
     if len(points) < 2:
         return ""
-    return f": {points[0].loss:.2f} to {points[-1].loss:.2f} on the held-out records"
+    part = f"{points[0].records} of " if points[0].records else ""
+    return f": {points[0].loss:.2f} to {points[-1].loss:.2f} on {part}the held-out records"
 
 
 def _loss_of(point: HeldOut) -> float:

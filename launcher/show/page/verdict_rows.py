@@ -26,7 +26,7 @@ ROWS = (
     (rf"overfits: training loss {_N}, held-out loss {_N}", r"过拟合：训练损失 \1，留出集损失 \2"),
     (r"no better than the majority class: (.+)", r"不比总猜多数类更好：\1"),
     (
-        rf"too few held-out records to judge: {_N}: {_N} to {_N} on the held-out records",
+        rf"too few held-out records to judge: {_N}: {_N} to {_N} on (?:{_N} of )?the held-out records",
         r"留出数据太少，无法判断：\1 条，损失从 \2 到 \3",
     ),
     (
@@ -36,7 +36,9 @@ ROWS = (
     (r"too few held-out records to judge: there are none", "没有留出数据，无法判断"),
     (rf"too few held-out records to judge: {_N}", r"留出数据太少，无法判断：\1 条"),
     (rf"learned: {_N} to {_N} on the held-out records", r"学到了：留出集损失从 \1 降到 \2"),
+    (rf"learned: {_N} to {_N} on {_N} of the held-out records", r"学到了：留出集中 \3 条的损失从 \1 降到 \2"),
     (rf"learned little: {_N} to {_N} on the held-out records", r"学到的不多：留出集损失从 \1 到 \2"),
+    (rf"learned little: {_N} to {_N} on {_N} of the held-out records", r"学到的不多：留出集中 \3 条的损失从 \1 到 \2"),
     (
         rf"not judged: held-out loss {_N} after the training, and none before it",
         r"未作判断：训练后留出集损失 \1，训练前没有测量",

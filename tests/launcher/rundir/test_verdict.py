@@ -193,8 +193,20 @@ def test_losses_on_other_records_are_not_compared(tmp_path: Path) -> None:
     recorded.result(steps=30, eval={"after": {"loss": 2.9, "records": 500, "accuracy": 0.1}}).end()
     found = reading.read(recorded.run, RunState.SUCCEEDED)
     assert found.verdict is not None
-    assert found.verdict.line == "learned: 3.00 to 1.50 on the held-out records"
+    assert found.verdict.line == "learned: 3.00 to 1.50 on 20 of the held-out records"
     assert [(point.step, point.records) for point in found.held_out] == [(0, 20), (15, 20), (30, 20), (30, None)]
+
+
+def test_the_verdict_names_the_losses_over_all_records_where_there_are_two(tmp_path: Path) -> None:
+    recorded = Recorded(tmp_path).plan().submit().ranks().phase("train", total_steps=30)
+    recorded.event("data", part="eval", records=500, measured=500, in_training=0)
+    for step, loss in ((0, 3.0), (15, 2.0), (30, 1.5)):
+        recorded._append("metrics.jsonl", {"step": step, "eval_loss": loss, "records": 20, "seconds": 0.1})
+        recorded.steps(step + 1, min(step + 15, 30), loss=falling)
+    recorded.result(steps=30, eval={"before": {"loss": 4.0}, "after": {"loss": 2.5, "records": 500}}).end()
+    found = reading.read(recorded.run, RunState.SUCCEEDED)
+    assert found.verdict is not None
+    assert found.verdict.line == "learned: 4.00 to 2.50 on the held-out records"
 
 
 def test_nothing_is_said_of_a_run_that_goes_well_so_far_or_of_a_program(tmp_path: Path) -> None:

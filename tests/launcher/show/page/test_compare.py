@@ -16,7 +16,7 @@ def page(name: str, *, right: int = 0, of: int = 0, loss: float | None = None, *
         scores.append({"task": None, "metric": "loss", "after": loss, "interval": None, "records": of})
     used = changed.pop("used", {})
     return {
-        "id": changed.pop("id", f"{name}-id"), "name": name, "state": "SUCCEEDED", "seconds": 1.0, "scores": scores, "curves": {},
+        "id": f"{name}-id", "name": name, "state": "SUCCEEDED", "seconds": 1.0, "scores": scores, "curves": {},
         "loss_last": 1.0, "answers": [{"name": None, "rows": rows}] if of else [], "settings": {"used": used},
         "world_size": 1, "nodes": 1, "device": "cpu", **changed,
     }  # fmt: skip
