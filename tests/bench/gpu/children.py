@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.gpu.cases import Case
+from train.rundir import bytecode
 
 IMPORTS = 120.0
 """Seconds that a process may take for its imports."""
@@ -105,6 +106,7 @@ def serve(kind: str, out: Path, scratch: Path) -> None:
     """The child's side: import, then print one line of results per case from standard input."""
     wire = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # output of libraries goes to the log
+    bytecode.keep()
     preload(kind)
     print(json.dumps({"ready": kind}), file=wire, flush=True)
     measure = _measure(out, scratch)
