@@ -1,6 +1,6 @@
 # `make help` lists the targets. CI calls the same targets (.ci/run, .github/workflows/ci.yml).
 .DEFAULT_GOAL := help
-.PHONY: docs help env demo test test-fast reference lint format types bench bench-gpu bench-multi quality torture long dist install-check audit transformers4 two-at-once clean
+.PHONY: docs help env demo test test-fast reference lint format types bench bench-gpu bench-multi bench-nodes quality torture long dist install-check audit transformers4 two-at-once clean
 PY := .venv/bin/python
 CODE := launcher train zlaunch tests docker docs
 
@@ -47,6 +47,9 @@ bench-gpu: ## on a GPU: measure the speed of every workload and of the alternati
 
 bench-multi: ## on several GPUs: check equal losses and faults, measure scaling; BENCH_ARGS="--device cpu" tries it
 	$(or $(wildcard .venv/bin/python),python3) -m tests.bench.multi $(BENCH_ARGS)
+
+bench-nodes: ## over several hosts, simulated on this machine's GPUs or real: losses, scaling, faults, Slurm; BENCH_ARGS="--device cpu" tries it
+	$(or $(wildcard .venv/bin/python),python3) -m tests.bench.nodes $(BENCH_ARGS)
 
 quality: env ## compare our training with TRL's on a real model; QUALITY_ARGS="--records 400 --seeds 1" for a CPU
 	$(PY) -m tests.bench.quality $(QUALITY_ARGS)

@@ -195,6 +195,9 @@ class Training(Section, frozen=True, kw_only=True):
     """The same seed gives the same records in the same order."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """What DeepSpeed ZeRO shares among the ranks. 0: nothing. 1: optimizer states. 2: and gradients. 3: and weights."""
+    zero_group: Literal["auto", "host", "all"] = "auto"
+    """Which ranks share the weights of the fused layers under ZeRO-3. host: those of one host, so that no weights cross
+    the network. auto: those of one host where that fits, else all."""
     offload: Literal["none", "cpu"] = "none"
     """Where the optimizer states are. cpu: in the memory of the host."""
     offload_param: Literal["none", "cpu"] = "none"

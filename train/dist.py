@@ -29,6 +29,8 @@ JOIN_TIMEOUT = timedelta(minutes=10)
 """How long ranks wait for each other at the start and in any collective. Rank 0 may be saving or downloading."""
 WATCHED_TIMEOUT = timedelta(days=30)
 """The same where an agent looks for hangs: it knows what each rank is doing, and takes stacks before it ends them."""
+timeouts = {"collectives": JOIN_TIMEOUT}
+"""Of the process group that `start` formed. Groups of some of the ranks would otherwise have torch's default."""
 
 FINISHED = (0, EXIT_STOPPED)
 """Exit statuses of a rank that finished its work."""
@@ -123,7 +125,8 @@ def start(world: World, *, deepspeed: bool, watched: bool = False) -> None:
     if group.is_initialized():
         pass
     elif world.many:
-        group.init_process_group(world.backend, timeout=WATCHED_TIMEOUT if watched else JOIN_TIMEOUT)
+        timeouts["collectives"] = WATCHED_TIMEOUT if watched else JOIN_TIMEOUT
+        group.init_process_group(world.backend, timeout=timeouts["collectives"])
     elif deepspeed:  # DeepSpeed needs a group even for one rank; a store in memory needs no port
         group.init_process_group(world.backend, store=group.HashStore(), rank=0, world_size=1)
         os.environ.setdefault("RANK", "0")
@@ -216,6 +219,31 @@ def sum_tensors(world: World, tensors: list[torch.Tensor]) -> None:
         group.all_reduce(flat)
         for tensor, part in zip(same, flat.split([tensor.numel() for tensor in same]), strict=True):
             tensor.copy_(part.view_as(tensor))
+
+
+@dataclass(frozen=True)
+class Sharers:
+    """Ranks that share something between them, and this rank's place among them."""
+
+    count: int
+    index: int
+    group: Any = None
+    """Of torch.distributed; None: all ranks."""
+
+
+def everyone(world: World) -> Sharers:
+    return Sharers(world.world_size, world.rank)
+
+
+def on_my_host(world: World) -> Sharers:
+    """The ranks of this rank's host (a collective: every rank calls it)."""
+    import torch.distributed as group
+
+    nodes: list[int] = [0] * world.world_size
+    group.all_gather_object(nodes, world.node_rank)
+    ranks = {node: [rank for rank, other in enumerate(nodes) if other == node] for node in sorted(set(nodes))}
+    mine, _ = group.new_subgroups_by_enumeration(list(ranks.values()), timeout=timeouts["collectives"])
+    return Sharers(len(ranks[world.node_rank]), ranks[world.node_rank].index(world.rank), mine)
 
 
 def share(world: World, value: Any) -> Any:

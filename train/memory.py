@@ -362,6 +362,8 @@ class MemoryCase:
     checkpointing: bool = False
     zero_stage: int = 0
     world_size: int = 1
+    weight_ranks: int | None = None
+    """Ranks that share the frozen weights of the fused layers under ZeRO-3; None: all."""
     offload: bool = False
     """Whether the optimizer's state is in host memory."""
     offload_weights: bool = False
@@ -452,7 +454,7 @@ def predict(shape: Shape, setting: MemoryCase) -> Memory:
     layer_bytes = round(shape.layer_weights * linear_bytes)
     weights = shape.layers * layer_bytes + shape.other_weights * setting.weight_bytes
     if own and world > 1:  # a rank's share, and the two layers that are gathered
-        weights += (2 - shape.layers) * layer_bytes + shape.layers * layer_bytes // world
+        weights += (2 - shape.layers) * layer_bytes + shape.layers * layer_bytes // (setting.weight_ranks or world)
     if stage == 3:
         # a rank's share, and what is gathered at a time: two layers (one in use, one prefetched) or the head
         gathered = max(2 * layer_bytes, shape.vocab * shape.hidden * setting.weight_bytes)

@@ -39,6 +39,7 @@ class TrainSpec(Section, frozen=True):
     micro_batch_size: int | Auto = "auto"
     batch_tokens: int | None = None
     zero_stage: Literal[0, 1, 2, 3] | Auto = "auto"
+    zero_group: Literal["auto", "host", "all"] = "auto"
     offload: Literal["none", "cpu"] = "none"
     offload_param: Literal["none", "cpu"] = "none"
     reduce_bucket_size: int | None = None

@@ -128,7 +128,7 @@ def model_of(wanted: JobSpec) -> tuple[Model, Shape]:
 def situation_of(gpu: str | None, gpu_memory: str | None, nodes: int, per_node: int) -> tuple[Situation, bool]:
     """The GPUs to plan for: those given, or this machine's, or assumed H100s (True). Raises SpecError."""
     found, assumed = _cards_of(gpu, gpu_memory, nodes * per_node)
-    return replace(found, hosts=nodes), assumed
+    return replace(found, hosts=nodes, ranks_per_host=per_node), assumed
 
 
 def _cards_of(gpu: str | None, gpu_memory: str | None, world: int) -> tuple[Situation, bool]:
@@ -164,7 +164,8 @@ def situation_for(
     hosts = wanted.slurm.nodes if backend == "slurm" else len(requested_hosts(wanted.ssh).pool)
     names = measured_networks.of_partition(wanted.slurm.partition) if backend == "slurm" else ()
     known = measured_networks.known(names or requested_hosts(wanted.ssh).pool)
-    return replace(found, hosts=hosts, network=known or found.network), assumed
+    each = found.world_size // hosts
+    return replace(found, hosts=hosts, ranks_per_host=each, network=known or found.network), assumed
 
 
 def _named(wanted: JobSpec, backend: str, gpu: str | None, ranks: int) -> tuple[Situation, bool]:

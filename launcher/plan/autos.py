@@ -108,6 +108,12 @@ def _why_zero_stage(case: Case) -> str:
     return f"a rank alone needs more memory than one GPU has; {ranks} ranks share it"
 
 
+def _why_zero_group(case: Case) -> str:
+    if case.best.zero_group == "host":
+        return "the ranks of each host share the weights among themselves, so that no weights cross the network"
+    return f"one host's {case.situation.ranks_per_host} ranks cannot hold the weights, so all ranks share them"
+
+
 def _why_packing(case: Case) -> str:
     return {
         "pack": "records share rows without padding and without seeing each other; as fast as dense batches",
@@ -129,6 +135,7 @@ RULES: tuple[Rule, ...] = (
     Rule("train.micro_batch_size", lambda best: best.batch.micro_batch_size, _why_micro_batch),
     Rule("train.gradient_checkpointing", lambda best: best.checkpointing, _why_checkpointing),
     Rule("train.zero_stage", lambda best: best.zero_stage, _why_zero_stage),
+    Rule("train.zero_group", lambda best: best.zero_group, _why_zero_group),
     Rule("train.packing", lambda best: best.packing, _why_packing),
     Rule("train.engine", lambda best: best.engine, _why_engine),
 )

@@ -16,6 +16,7 @@ from launcher.plan.batch import Batch, batches_of, global_batch_of
 from launcher.plan.cost import NOT_KNOWN, Cost, cost_of
 from launcher.plan.situation import Model, Situation
 from train import compat
+from train.memory import shares_itself
 
 ENOUGH_TOKENS = 32_768
 """A pass over more tokens is no faster: the fixed cost of a pass is 1% by then."""
@@ -34,6 +35,8 @@ class Candidate:
     checkpointing: bool
     zero_stage: int
     packing: str
+    zero_group: str = "auto"
+    """Which ranks share the weights; `auto` where there is no choice."""
     cost: Cost = NOT_KNOWN
     why_engine: str = ""
     """Why train/compat.py chose the engine."""
@@ -60,10 +63,18 @@ def candidates_of(spec: JobSpec, situation: Situation, model: Model) -> Iterator
             packing = "pack" if shape and settings.engine == "fused" else "bucket"
         stage = settings.zero_stage
         found = Candidate(batch, settings.engine, settings.dtype, recompute, stage, packing, why_engine=why[stage])
-        if shape:
-            cost = cost_of(spec, shape, situation, batch, found.engine, recompute, found.zero_stage)
-            found = replace(found, cost=cost)
-        yield found
+        for group in _zero_groups(spec, situation, found):
+            cost = NOT_KNOWN
+            if shape:
+                cost = cost_of(spec, shape, situation, batch, found.engine, recompute, found.zero_stage, group)
+            yield replace(found, zero_group=group, cost=cost)
+
+
+def _zero_groups(spec: JobSpec, situation: Situation, found: Candidate) -> tuple[str, ...]:
+    """Weights can stay inside each host where several hosts have several ranks each, in our own ZeRO-3."""
+    if not shares_itself(found.engine, found.zero_stage) or situation.hosts == 1 or situation.ranks_per_host == 1:
+        return ("auto",)
+    return ("host", "all") if spec.train.zero_group == "auto" else (spec.train.zero_group,)
 
 
 def _zero_stages(spec: JobSpec, situation: Situation, *, known: bool) -> tuple[int, ...]:

@@ -42,6 +42,7 @@ def cost_of(
     engine: str,
     checkpointing: bool,
     zero_stage: int,
+    zero_group: str,
 ) -> Cost:
     """The cost of a step whose records all have the greatest length."""
     targets = _targets(spec, shape)
@@ -57,6 +58,7 @@ def cost_of(
         checkpointing=checkpointing,
         zero_stage=zero_stage,
         world_size=situation.world_size,
+        weight_ranks=situation.ranks_per_host if zero_group == "host" else None,
         offload=spec.train.offload == "cpu",
         offload_weights=spec.train.offload_param != "none",
         bucket=spec.train.reduce_bucket_size,

@@ -40,6 +40,8 @@ class Situation:
     hosts: int = 1
     network: float = USUAL_RATE
     """Bytes per second of a link between two hosts."""
+    ranks_per_host: int = 1
+    """Of the host with the fewest."""
 
     @staticmethod
     def of(world_size: int, memory_bytes: int, name: str | None, capability: float | None = None) -> Situation:
@@ -60,7 +62,8 @@ class Situation:
         found = Situation.of(
             target.world_size, target.gpu_memory_bytes or 0, target.gpu_name, target.compute_capability
         )
-        return replace(found, hosts=len(target.hosts), network=target.network or USUAL_RATE)
+        each = min(ranks for _, ranks in target.hosts)
+        return replace(found, hosts=len(target.hosts), ranks_per_host=each, network=target.network or USUAL_RATE)
 
     @property
     def room(self) -> int:

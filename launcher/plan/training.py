@@ -35,6 +35,7 @@ def configure(spec: JobSpec, target: Target, run_id: str, model_config: dict[str
     spec = ds_settings.for_target(spec, target.world_size, hidden)
     best, reasons = choose(spec, model, situation)
     spec = settled(spec, best)
+    alone = spec.train.zero_group != "auto" and best.zero_group == "auto"
     given = {name: getattr(spec.train, name) for name in Training.__struct_fields__ if hasattr(spec.train, name)}
     config = TrainConfig(
         run_id=run_id,
@@ -43,7 +44,13 @@ def configure(spec: JobSpec, target: Target, run_id: str, model_config: dict[str
         model=spec.model,
         data=spec.data,
         lora=spec.lora,
-        train=Training(**{**given, "gradient_accumulation_steps": best.batch.gradient_accumulation_steps}),
+        train=Training(
+            **{
+                **given,
+                "zero_group": best.zero_group,
+                "gradient_accumulation_steps": best.batch.gradient_accumulation_steps,
+            }
+        ),
         eval=spec.eval,
         engine_reason=next((one.reason for one in reasons if one.setting == "train.engine"), ""),
         predicted_peak_bytes=best.cost.memory.total or None,
@@ -53,6 +60,11 @@ def configure(spec: JobSpec, target: Target, run_id: str, model_config: dict[str
     shares_itself = memory.shares_itself(best.engine, best.zero_stage)
     decided, notes = ds_settings.report(spec, config, shares_itself=shares_itself)
     notes = [*notes, *(f"{one.setting}: {one.reason}" for one in reasons if is_of_network(one))]
+    if alone:
+        notes = [
+            *notes,
+            "train.zero_group has no effect: only ZeRO-3 of the fused layers, on hosts with several ranks, has it",
+        ]
     reasons += tuple(Reason(setting=key, value=value, reason=why) for key, (value, why) in decided.items())
     return Configured(config, reasons, ds_settings.for_deepspeed(spec, config, hidden), tuple(notes))
 

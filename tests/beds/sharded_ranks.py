@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,10 +29,11 @@ def answer(model: Any) -> list[int]:
 
 def main() -> None:
     world = dist.from_environment("cpu")
+    world = replace(world, node_rank=world.rank // 2)  # of three ranks, two are on one host and one on another
     dist.start(world, deepspeed=False)
-    for name in ("llama", "qwen2"):  # qwen2 has biases
+    for name, inside_hosts in (("llama", False), ("qwen2", False), ("llama", True)):  # qwen2 has biases
         own, shared = build(name, layers=5), build(name, layers=5)
-        whole, parts = fuse(own), fuse(shared, world=world)
+        whole, parts = fuse(own), fuse(shared, world=world, inside_hosts=inside_hosts)
         for checkpointing in (False, True):
             whole.checkpointing = parts.checkpointing = checkpointing
             for _ in range(2):  # the second pass starts with what the first one left in the buffers
@@ -43,7 +45,8 @@ def main() -> None:
         kept = sum(p.numel() for n, p in shared.named_parameters() if n.endswith("_proj.base_layer.weight"))
         assert kept == 0, "a layer's weights are still whole"
         layer = sum(linear.buffer.numel() for linear in whole.layers[0].linears)
-        assert parts.layers[0].shards.shards[0].numel() == -(-layer // world.world_size)
+        sharers = (2, 2, 1)[world.rank] if inside_hosts else world.world_size
+        assert parts.layers[0].shards.shards[0].numel() == -(-layer // sharers)
     dist.stop()
     print("equal")
 

@@ -56,10 +56,16 @@ class Lab:
     tag: str
     network: str
     size: int = 4
+    gpus: int | None = None
+    """GPUs of this machine that each host has for itself; None: hosts share /dev."""
+    mtu: int | None = None
+    disk: str = "1g"
 
     def start(self, bind: Sequence[Path] = ()) -> None:
         directories = " ".join(map(str, [*interpreter_directories(), *bind]))
-        script("lab-up.sh", self.root, self.size, TAG=self.tag, NET=self.network, BIND=directories)
+        more = {"GPUS": self.gpus, "MTU": self.mtu, "DISK": self.disk}
+        more = {name: value for name, value in more.items() if value is not None}
+        script("lab-up.sh", self.root, self.size, TAG=self.tag, NET=self.network, BIND=directories, **more)
 
     def stop(self) -> None:
         script("lab-down.sh", self.root)
@@ -244,6 +250,11 @@ class Slurm:
             timeout=timeout,
             stdin=subprocess.DEVNULL,
         )
+
+    def start_node(self, host: str) -> None:
+        """Start the slurmd of a lab's host that was switched off."""
+        assert self.lab is not None
+        self.lab.run(host, ["/usr/sbin/slurmd", "-f", self.environment["SLURM_CONF"], "-N", host])
 
     def stop_controller(self) -> None:
         """End slurmctld only; jobs continue."""

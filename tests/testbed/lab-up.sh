@@ -2,6 +2,8 @@
 # Start N simulated hosts, node1..nodeN at NET.11, NET.12, ... Each has its own network, hostname, processes, IPC, private
 # writable file system (an overlay on tmpfs over that of this machine) and a real sshd. ROOT/shared is their NFS.
 # usage: TAG=zl0 NET=10.97.0 [BIND="/dir /dir"] lab-up.sh ROOT N        (stops an older lab of the same ROOT first)
+#   GPUS=G   a /dev of its own for every host, with G of this machine's GPUs that no other host has (0: without any)
+#   MTU=9000 of the network (default: the kernel's); DISK=24g size of a host's disk in memory (default 1g)
 # The bridge is named TAGbr, the cables TAGv1.., the network namespaces TAG-node1..; two labs need different TAG and NET.
 set -euo pipefail
 ROOT=${1:?} N=${2:?}; : "${TAG:?}" "${NET:?}"
@@ -10,13 +12,17 @@ HERE=$(cd "$(dirname "$0")" && pwd)
 bash "$HERE/lab-down.sh" "$ROOT"
 mkdir -p "$ROOT"/{ssh,run,shared,upper}
 chmod 755 "$ROOT" "$ROOT/ssh"
-printf 'TAG=%q\nNET=%q\nN=%q\nBIND=%q\n' "$TAG" "$NET" "$N" "${BIND:-}" > "$ROOT/lab.env"
+# With GPUs, hosts also see what this machine has mounted below its system directories: drivers and CUDA often are.
+[ -z "${GPUS:-}" ] || BIND="${BIND:-} $(findmnt -rn -o TARGET | grep -E '^/(opt|usr|lib)' | tr '\n' ' ' || true)"
+printf 'TAG=%q\nNET=%q\nN=%q\nBIND=%q\nGPUS=%q\nDISK=%q\n' "$TAG" "$NET" "$N" "${BIND:-}" "${GPUS:-}" "${DISK:-1g}" \
+  > "$ROOT/lab.env"
 
 # While a host is down, nothing may leak to the default route: a lab address without a cable is unreachable.
 ip route replace blackhole "$NET.0/24" metric 4096
 ip link add "${TAG}br" type bridge
 ip addr add "$NET.1/24" dev "${TAG}br"
-ip link set "${TAG}br" up
+ip link set "${TAG}br" ${MTU:+mtu "$MTU"} up
+ip link set lo up    # a bare virtual machine may lack even this one
 
 ssh-keygen -q -t ed25519 -N '' -C testbed -f "$ROOT/ssh/id_ed25519"
 cp "$ROOT/ssh/id_ed25519.pub" "$ROOT/ssh/authorized_keys"
@@ -26,9 +32,9 @@ for i in $(seq 1 "$N"); do
   address=$NET.$((10 + i)) namespace=$TAG-node$i
   ip netns add "$namespace"
   ip link add "${TAG}v$i" type veth peer name eth0 netns "$namespace"
-  ip link set "${TAG}v$i" master "${TAG}br" up
+  ip link set "${TAG}v$i" master "${TAG}br" ${MTU:+mtu "$MTU"} up
   ip -n "$namespace" addr add "$address/24" dev eth0
-  ip -n "$namespace" link set eth0 up
+  ip -n "$namespace" link set eth0 ${MTU:+mtu "$MTU"} up
   ip -n "$namespace" link set lo up
 
   ssh-keygen -q -t ed25519 -N '' -C "node$i" -f "$ROOT/ssh/hostkey$i"

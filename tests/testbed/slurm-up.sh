@@ -18,8 +18,16 @@ chmod 700 "$ROOT/munge"
 controller=127.0.0.1
 if [ -n "$LAB" ]; then . "$LAB/lab.env"; controller=$NET.1; : > "$ROOT/lab"; fi
 
-# Two GPUs per node that are only device files (with the numbers of /dev/null): enough for --gres, never used.
+# Two GPUs per node that are only device files (with the numbers of /dev/null): enough for --gres, never used. Hosts of
+# a lab that have real GPUs offer these.
 for gpu in 0 1; do mknod -m 666 "$ROOT/dev/nvidia$gpu" c 1 3; done
+G=${GPUS:-0}
+if [ "$G" = 0 ]; then
+  cpus=4 memory=4000 gres="gpu:h200:2" devices="NodeName=node[1-$N] Name=gpu Type=h200 File=$ROOT/dev/nvidia[0-1]"
+else
+  cpus=$(($(nproc) / N)) memory=$(($(awk "/^MemTotal:/ {print \$2}" /proc/meminfo) / 1024 / N)) gres="gpu:$G"
+  devices=$(for i in $(seq 1 "$N"); do echo "NodeName=node$i Name=gpu File=/dev/nvidia[$(((i - 1) * G))-$((i * G - 1))]"; done)
+fi
 
 CLUSTER=${CLUSTER:-zlaunch} DBD=${DBD:-}
 MUNGE=${DBD:-$ROOT}/munge-run/munge.socket # clusters of one slurmdbd share a key
@@ -44,7 +52,7 @@ JobAcctGatherFrequency=5"
 else
   storage="AccountingStorageType=accounting_storage/none"
 fi
-hardware="CPUs=4 Boards=1 SocketsPerBoard=1 CoresPerSocket=4 ThreadsPerCore=1 RealMemory=4000 Gres=gpu:h200:2 State=UNKNOWN"
+hardware="CPUs=$cpus Boards=1 SocketsPerBoard=1 CoresPerSocket=$cpus ThreadsPerCore=1 RealMemory=$memory Gres=$gres State=UNKNOWN"
 if [ -n "$LAB" ]; then
   nodes=$(for i in $(seq 1 "$N"); do echo "NodeName=node$i NodeAddr=$NET.$((10 + i)) Port=$((BASE_PORT + 100)) $hardware"; done)
 else
@@ -105,7 +113,7 @@ PartitionName=odd Nodes=odd1 State=UP DefCpuPerGPU=3
 CONF
 cat > "$ROOT/etc/gres.conf" <<CONF
 AutoDetect=off
-NodeName=node[1-$N] Name=gpu Type=h200 File=$ROOT/dev/nvidia[0-1]
+$devices
 NodeName=mixed1 Name=gpu Type=h100 Count=4
 NodeName=mixed2 Name=gpu Type=a10 Count=4
 NodeName=plain[1-2] Name=gpu Count=4

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from train import dist
 from train.dist import World
 from train.families import FUSED_TYPES, unfused_reason
 from train.fused import attention, kernels
@@ -307,7 +308,7 @@ class FusedModel(nn.Module):
         """Whether train.fused.decoding takes it: ranks that share weights do not write answers token by token."""
         return all(layer.shards is None for layer in self.layers)
 
-    def __init__(self, model: Any, *, checkpointing: bool, world: World | None, fp8: bool) -> None:
+    def __init__(self, model: Any, *, checkpointing: bool, world: World | None, inside_hosts: bool, fp8: bool) -> None:
         super().__init__()
         self.model = model
         self.checkpointing = checkpointing
@@ -321,7 +322,7 @@ class FusedModel(nn.Module):
             _Layer(index, layer, base.config, sharded=sharded, fp8=fp8) for index, layer in enumerate(base.model.layers)
         ]
         if world is not None:
-            self._shard(base, world)
+            self._shard(base, world, inside_hosts)
         self._tables: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -338,10 +339,11 @@ class FusedModel(nn.Module):
         """The output head, [vocabulary, hidden]."""
         return self._base[0].lm_head.weight  # type: ignore[no-any-return]
 
-    def _shard(self, base: Any, world: World) -> None:
+    def _shard(self, base: Any, world: World, inside_hosts: bool) -> None:
         """Shard the layers' weights across the ranks (train/fused/sharded.py)."""
         weights = [[[part.weight for part in linear.bases] for linear in layer.linears] for layer in self.layers]
-        shards = Shards(world, weights, [linear.lora_width for linear in self.layers[0].linears])
+        sharers = dist.on_my_host(world) if inside_hosts else dist.everyone(world)
+        shards = Shards(sharers, weights, [linear.lora_width for linear in self.layers[0].linears])
         for index, (layer, hf_layer) in enumerate(zip(self.layers, base.model.layers, strict=True)):
             layer.shards = shards
             # generation calls transformers' own layers for each token: after the last layer comes the first again
@@ -444,16 +446,18 @@ def fuse(
     *,
     checkpointing: bool = False,
     world: World | None = None,
+    inside_hosts: bool = False,
     fp8: bool = False,
     training: bool = True,
 ) -> FusedModel:
     """Return the model with fused layers. Raise ValueError with the reason if it is not supported (see
     `unsupported_reason`).
 
-    `world`: the ranks that shard the layers' frozen weights (ZeRO-3); None: every rank has all of them. `fp8`: multiply
-    in fp8 (train/fused/fp8.py). `training`: False only for answers.
+    `world`: the ranks that shard the layers' frozen weights (ZeRO-3); None: every rank has all of them. `inside_hosts`:
+    the ranks of each host shard all of them. `fp8`: multiply in fp8 (train/fused/fp8.py). `training`: False only for
+    answers.
     """
     reason = unsupported_reason(model, training=training) or (unaligned_reason(model) if fp8 else None)
     if reason is not None:
         raise ValueError(reason)
-    return FusedModel(model, checkpointing=checkpointing, world=world, fp8=fp8)
+    return FusedModel(model, checkpointing=checkpointing, world=world, inside_hosts=inside_hosts, fp8=fp8)

@@ -6,9 +6,12 @@ hooks, whose Python time is close to a layer's compute time (measured on two H10
 one collective per layer, only the first layer of a run waits. The weights never change, so a pass reuses what the
 previous one left in the buffers.
 
+Across hosts, the ranks of each host can share all weights among themselves (`on_my_host`): every host then has a copy,
+and the gathers stay on NVLink or PCIe. DeepSpeed calls the like hpZ, torch hybrid sharding.
+
 Embeddings, head, norms and the adapter are complete on every rank: 2 GiB of an 8B model, whose layers have 13 GiB.
 
-    shards = Shards(world, [[[q, k, v], [o], [gate, up], [down]], ...], [48, 16, 32, 16])
+    shards = Shards(everyone(world), [[[q, k, v], [o], [gate, up], [down]], ...], [48, 16, 32, 16])
                                                      weights to concatenate by rows; LoRA's width for each group
     qkv, o, gate_up, down = shards.gather(3, ahead=4)   buffers of layer 3 (train/fused/linears.py), valid until
     shards.release(3)
@@ -25,7 +28,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from train.dist import World
+from train.dist import Sharers
 
 SLOTS = 2
 """Layers that are gathered at a time; train/memory.py counts them."""
@@ -48,13 +51,13 @@ class _Slot:
 
 
 class Shards:
-    def __init__(self, world: World, layers: Sequence[Layer], lora_widths: Sequence[int]) -> None:
+    def __init__(self, sharers: Sharers, layers: Sequence[Layer], lora_widths: Sequence[int]) -> None:
         """Move the content of the parameters to the shards. They stay empty until their layer is gathered.
 
         `lora_widths`: additional rows and columns of each concatenated weight of a layer. They are gathered too (1% of
         the bytes), so that a gathered weight has the same layout as an unsharded one.
         """
-        self.world = world
+        self.sharers = sharers
         self.lora_widths = list(lora_widths)
         self.layers = [list(layer) for layer in layers]
         self.shards: list[Tensor] = []
@@ -86,8 +89,8 @@ class Shards:
     def _shard(self, layer: Layer) -> Tensor:
         """Return this rank's shard of a layer: an equal slice of all its weights, flattened and padded."""
         flat = torch.cat([self._padded(*each).flatten() for each in zip(layer, self.lora_widths, strict=True)])
-        size = -(-flat.numel() // self.world.world_size)
-        mine = flat[size * self.world.rank : size * (self.world.rank + 1)]
+        size = -(-flat.numel() // self.sharers.count)
+        mine = flat[size * self.sharers.index : size * (self.sharers.index + 1)]
         return torch.cat([mine, mine.new_zeros(size - mine.numel())])
 
     def _padded(self, parameters: Sequence[nn.Parameter], lora_width: int) -> Tensor:
@@ -96,7 +99,7 @@ class Shards:
 
     def _new_slot(self, shapes: Sequence[tuple[int, int]]) -> _Slot:
         shard = self.shards[0]
-        flat = shard.new_empty(shard.numel() * self.world.world_size)
+        flat = shard.new_empty(shard.numel() * self.sharers.count)
         sizes = [rows * columns for rows, columns in shapes]
         used = flat[: sum(sizes)]
         return _Slot(flat, [w.view(shape) for w, shape in zip(used.split(sizes), shapes, strict=True)])
@@ -145,7 +148,8 @@ class Shards:
 
     def _all_gather(self, slot: _Slot, index: int) -> None:
         # as bytes: gloo does not support every dtype
-        dist.all_gather_into_tensor(slot.flat.view(torch.uint8), self.shards[index].view(torch.uint8))
+        whole, shard = slot.flat.view(torch.uint8), self.shards[index].view(torch.uint8)
+        dist.all_gather_into_tensor(whole, shard, group=self.sharers.group)
 
 
 def free(parameter: Any) -> None:

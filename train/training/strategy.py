@@ -103,7 +103,8 @@ def _loss(config: TrainConfig, world: World, model: nn.Module, name: str) -> nn.
     stage, checkpointing = config.train.zero_stage, config.train.gradient_checkpointing
     try:
         sharing = world if shares_itself(name, stage) and world.many else None
-        return fuse(model, checkpointing=checkpointing, world=sharing, fp8=config.model.quantization == "fp8")
+        fp8, inside = config.model.quantization == "fp8", config.train.zero_group == "host"
+        return fuse(model, checkpointing=checkpointing, world=sharing, inside_hosts=inside, fp8=fp8)
     except ValueError as error:
         advice = "set train.engine: unsloth or peft"
         raise UserError(f"the fused layers do not support this model: {error}", advice) from error

@@ -236,6 +236,11 @@ ROWS: dict[str, Row] = {
         "zero_optimization DeepSpeed; zero_stage Accelerate; fsdp HF "
         "axolotl; fsdp_config HF axolotl", label="ZeRO stage",
     ),
+    "train.zero_group": Row(
+        "ZeRO 组", "融合层在 ZeRO-3 下由哪些进程分担权重。host：同一台主机的进程，权重不经过网络；all：全部进程。"
+        "auto：放得下时为 host，否则为 all。", "host",
+        "zero_hpz_partition_size DeepSpeed", label="ZeRO group",
+    ),
     "train.offload": Row(
         "卸载", "cpu：优化器状态放在主机内存中。", "cpu",
         "offload_optimizer DeepSpeed; offload_optimizer_device Accelerate",

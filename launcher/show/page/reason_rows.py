@@ -78,6 +78,18 @@ AUTOS = (
         r"单个进程所需的显存超过一个 GPU；由 \1 个进程分摊",
     ),
     (
+        r"the ranks of each host share the weights among themselves, so that no weights cross the network",
+        "每台主机的进程各自分担全部权重，权重不经过网络",
+    ),
+    (
+        rf"one host's {_N} ranks cannot hold the weights, so all ranks share them",
+        r"一台主机的 \1 个进程放不下权重，因此由全部进程分担",
+    ),
+    (
+        r"train\.zero_group has no effect: only ZeRO-3 of the fused layers, on hosts with several ranks, has it",
+        "train.zero_group 不起作用：只有融合层的 ZeRO-3，且每台主机有多个进程时才用到它",
+    ),
+    (
         r"records share rows without padding and without seeing each other; as fast as dense batches",
         "记录拼成没有填充的行，互不可见；与满批一样快",
     ),

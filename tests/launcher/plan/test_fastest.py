@@ -17,6 +17,7 @@ from launcher.plan.changes import DoesNotFit
 from launcher.plan.fastest import choose
 from launcher.plan.situation import Situation, model_of
 from tests.beds.planning import MODELS, answer, on
+from train import memory
 from train.memory import GIB
 
 
@@ -177,8 +178,10 @@ def test_modules_that_are_trained_whole_are_counted() -> None:
     assert whole.cost.memory.optimizer - plain.cost.memory.optimizer == 8 * trained
 
 
-def across(hosts: int, shape: str, gpu: str, world: int, **sections: dict[str, Any]) -> Candidate:
-    return choose(job(**sections), model_of(shape, None), replace(on(gpu, world), hosts=hosts))[0]
+def across(hosts: int, shape: str, gpu: str, world: int, *, each: int = 1, **sections: dict[str, Any]) -> Candidate:
+    """`each`: the fewest ranks of a host."""
+    situation = replace(on(gpu, world), hosts=hosts, ranks_per_host=each)
+    return choose(job(**sections), model_of(shape, None), situation)[0]
 
 
 def test_zero_3_across_hosts_takes_one_pass_where_memory_allows() -> None:
@@ -200,3 +203,25 @@ def test_zero_3_is_never_chosen_across_hosts_where_the_model_fits_without(shape:
         fits_without = True
     with suppress(DoesNotFit):
         assert (across(2, shape, gpu, 8).zero_stage < 3) == fits_without
+
+
+def test_the_ranks_of_each_host_share_the_weights_where_one_host_holds_them() -> None:
+    zero_3 = {"train": {"zero_stage": 3}}
+    inside = across(2, "llama3-8b", "h100", 4, each=2, **zero_3)
+    assert inside.zero_group == "host"
+    everywhere = across(2, "llama3-8b", "h100", 4, each=2, train={"zero_stage": 3, "zero_group": "all"})
+    assert everywhere.zero_group == "all"
+    assert inside.cost.tokens_per_second > 2 * everywhere.cost.tokens_per_second
+    layers = memory.SHAPES["llama3-8b"]
+    shares = 2 * layers.layers * layers.layer_weights
+    assert inside.cost.memory.weights - everywhere.cost.memory.weights == pytest.approx(shares / 4, rel=1e-3)
+    assert across(2, "llama3-70b", "h100", 4, each=2).zero_group == "all"
+    assert across(2, "llama3-70b", "h100", 16, each=8).zero_group == "host"
+
+
+@pytest.mark.parametrize(("hosts", "each", "more"), [(1, 4, {}), (4, 1, {}), (2, 2, {"engine": "peft"})])
+def test_without_several_hosts_with_several_ranks_there_is_no_group_to_choose(
+    hosts: int, each: int, more: dict[str, Any]
+) -> None:
+    train = {"zero_stage": 3, "zero_group": "host", **more}
+    assert across(hosts, "llama3.2-1b", "h100", 4, each=each, train=train).zero_group == "auto"
