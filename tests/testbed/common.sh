@@ -30,10 +30,9 @@ stop_recorded() { # SIGNAL PIDFILE...: signal each of our recorded processes, wa
 }
 
 wait_for() { # SECONDS COMMAND...: until the command succeeds
-  local tries=$(($1 * 20))
+  local end=$((SECONDS + $1))
   shift
-  for _ in $(seq 1 "$tries"); do "$@" >/dev/null 2>&1 && return 0; sleep 0.05; done
-  return 1
+  until "$@" >/dev/null 2>&1; do [ $SECONDS -lt $end ] || return 1; sleep 0.05; done
 }
 
 sshd_options() { # the lines that every sshd of the test bed shares; $1: file of authorized keys

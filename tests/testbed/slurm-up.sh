@@ -140,5 +140,5 @@ for i in $(seq 1 "$N"); do
     slurmd -f "$SLURM_CONF" -N "node$i" >/dev/null 2>&1
   fi
 done
-idle() { [ "$(sinfo -h -p gpu -t idle -o %D 2>/dev/null)" = "$N" ]; }
+idle() { [ "$(timeout 5 sinfo -h -p gpu -t idle -o %D 2>/dev/null)" = "$N" ]; }
 wait_for 20 idle || { sinfo -N -l >&2; tail -n 5 "$ROOT"/log/slurm*.log >&2; exit 1; }

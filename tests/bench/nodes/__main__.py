@@ -70,7 +70,8 @@ def hosts_of(options: argparse.Namespace) -> AbstractContextManager[Hosts]:
         count = options.count or gpus // options.gpus_per_host
         if count < 2 or count * options.gpus_per_host > gpus:
             sys.exit(f"two hosts with {options.gpus_per_host} GPUs each are needed; this machine has {gpus} GPUs")
-    return simulated(count, options.gpus_per_host, options.device, options.models)
+    with_slurm = not options.parts or "slurm" in options.parts
+    return simulated(count, options.gpus_per_host, options.device, options.models, with_slurm=with_slurm)
 
 
 def write_models(runner: Runner, shapes: list[str]) -> None:

@@ -119,8 +119,15 @@ def _preempted(runner: Runner) -> None:
     runner.table.add(
         "slurm", "USR2: saved and requeued", ok=bool(queued and whole and not left), seconds=seconds, note=note
     )
-    _slurm(runner, "scontrol", "update", f"jobid={job}", "starttime=now")
-    ok = runner.wait(lambda: len(losses(run)) >= saved + 3, runner.sizes.seconds)
+
+    def resumed() -> bool:
+        # A requeued job waits two minutes. It takes no earlier start while its old processes are being counted out.
+        if _slurm(runner, "squeue", "-h", "-j", job, "-o", "%T") == "PENDING":
+            _slurm(runner, "scontrol", "update", f"jobid={job}", "starttime=now")
+            time.sleep(1)
+        return len(losses(run)) >= saved + 3
+
+    ok = runner.wait(resumed, runner.sizes.seconds)
     steps = [line["step"] for line in losses(run)]
     ok = bool(ok) and steps == list(range(1, len(steps) + 1))
     note = "no step lost or repeated" if ok else f"{len(steps)} steps, the last {steps[-1:]}"

@@ -84,8 +84,9 @@ def have_slurm() -> bool:
 
 
 @contextmanager
-def simulated(count: int, per_host: int, device: str, models: Path | None) -> Iterator[Hosts]:
+def simulated(count: int, per_host: int, device: str, models: Path | None, *, with_slurm: bool) -> Iterator[Hosts]:
     """Hosts on this machine; on CPUs `per_host` ranks share its cores. Slurm runs in them where it is installed."""
+    with_slurm = with_slurm and have_slurm()
     slot = slots.acquire()
     gpus = per_host if device == "cuda" else 0
     lab = Lab(slot.root / "lab", slot.tag, slot.lab_network, count, gpus=gpus, mtu=9000, disk="16g" if gpus else "2g")
@@ -93,12 +94,12 @@ def simulated(count: int, per_host: int, device: str, models: Path | None) -> It
     try:
         lab.start([models] if models else [])
         hosts = Hosts(lab.hosts, per_host, device, lab.shared, lab.python, lab.ssh_config, lab)
-        if have_slurm():
+        if with_slurm:
             slurm.start()
             hosts.slurm = slurm
         yield hosts
     finally:
-        if have_slurm():
+        if with_slurm:
             slurm.stop()
         lab.stop()
         slot.release()

@@ -25,7 +25,7 @@ plugins=/usr/lib/x86_64-linux-gnu/slurm-wlm
 mkdir -p "$kit$plugins"
 cp -a "$plugins/." "$kit$plugins/"
 # Plugins that no cluster of the test bed loads would bring half of the libraries.
-for unused in 'jobcomp_[ek]' acct_gather_profile_ acct_gather_energy_ipmi auth_jwt mysql mpi_pmix lua openapi_ rest_auth_; do
+for unused in 'jobcomp_[ek]' acct_gather_profile_hdf5 acct_gather_profile_influxdb acct_gather_energy_ipmi auth_jwt mysql mpi_pmix lua openapi_ rest_auth_; do
   find "$kit$plugins" -name "*$unused*" -delete
 done
 
