@@ -1,8 +1,8 @@
 """What a step sends between hosts, and how long it waits for that. Pure.
 
 Every step sums the gradients of the adapter over the ranks, under each ZeRO stage. Under ZeRO-3 every pass also gathers
-the weights of the layers twice: for the forward, and for the backward, with or without recomputing. Where the ranks of
-each host share the weights among themselves, no weights cross the network. The numbers are those of one link between two
+the weights of the layers twice: for the forward, and for the backward, with or without recomputing. Where the ranks
+of each host share the weights among themselves, none cross the network. The numbers are those of one link between two
 hosts: a ring of all ranks crosses it once for each direction.
 
 How much of the gathering hides behind the work was measured on two hosts with one H200 each (docs/nodes.md).
