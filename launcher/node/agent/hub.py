@@ -128,6 +128,8 @@ class Hub:
             self.coordinator.returned(node_rank)
         elif kind == "bye":
             self.left.add(node_rank)
+        elif kind == "again":  # the agent lives, heard nothing for long, and connects anew when its host lets it
+            self.by_node[node_rank].closed = ConnectionAbortedError("the agent connects anew")
         else:
             self.coordinator.report(node_rank, message)
 

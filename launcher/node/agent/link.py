@@ -127,6 +127,9 @@ class Link:
         if connection is not None and connection.closed is not None:
             self._drop(connection.closed)
         elif connection is not None and now - connection.heard > self.silent_after:
+            if connection.trusted:
+                # A close without a word would leave 5 s to return. On an overloaded host that is too little.
+                connection.send({"say": "again"})
             self._drop(TimeoutError("silent"))
         elif connection is not None and connection.trusted and now >= self.next_beat:
             self.next_beat = now + beat_of(self.launch)

@@ -94,6 +94,7 @@ REPORTS = {
     "stacks": Fields({**_ATTEMPT, "rows": list_of(shallow, 1 << 16)}),
     "request": Fields({"request": one_of("stop", "force", "checkpoint")}),
     "beat": Fields({}),
+    "again": Fields({}),
     "bye": Fields({}),
 }
 """What an agent says to node 0, by its `say`."""

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from launcher.node import processes
+from launcher.node.agent.launch import EOF_GRACE
 from tests.beds.agent_bed import FOREVER, IGNORES_TERM, UNTIL_STOP, Run, bed, wait_for
 
 Make = Callable[..., Run]
@@ -112,6 +113,22 @@ def test_a_short_silence_changes_nothing(make: Make) -> None:
     run.signal(0)
     assert run.wait() == [75, 75]
     assert run.record()["restarts"] == 0
+
+
+def test_an_agent_that_heard_nothing_for_long_has_the_whole_timeout_to_connect_anew(make: Make) -> None:
+    """It closed its connection itself, and its host is too busy to let it return at once."""
+    run = make(UNTIL_STOP, nodes=[1, 1], heartbeat_timeout=12.0).start().wait_started()
+    run.signal(0, signal.SIGSTOP)
+    time.sleep(5.2)  # the other agent gives the connection up after 4 s of silence
+    run.signal(1, signal.SIGSTOP)
+    run.signal(0, signal.SIGCONT)
+    time.sleep(EOF_GRACE + 0.7)
+    run.signal(1, signal.SIGCONT)
+    time.sleep(1.0)
+    assert [process.poll() for process in run.agents.values()] == [None, None]
+    run.signal(0)
+    assert run.wait() == [75, 75]
+    assert run.events("node_lost") == []
 
 
 def test_all_nodes_restart_together(make: Make) -> None:
