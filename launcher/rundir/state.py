@@ -106,9 +106,11 @@ def is_start_broken_off(run: RunDir) -> bool:
     """Whether the last start of a run has ended without a word: its command was killed, or could not write on a full
     disk. Raises RunNotFound.
 
-    What that command had begun may still come up.
+    What that command had begun may still come up. Where this command has claimed the run, no other one starts it.
     """
-    return run.run_json.exists() and run.record.submitted is None and not claims.is_being_started(run.path)
+    if not run.run_json.exists() or run.record.submitted is not None:
+        return False
+    return run.is_claimed or not claims.is_being_started(run.path)
 
 
 def damaged_records(run: RunDir) -> dict[Path, str]:

@@ -1,6 +1,6 @@
-"""Large runs and many: seconds of processor, wall seconds and memory of `list`, `status` and `report`.
+"""Large runs and many: seconds of processor, wall seconds and memory of `list`, `status` and `report`, and of dry runs.
 
-    python -m tests.bench.large [--runs 10000] [--lines 1000000]
+    python -m tests.bench.large [--runs 10000] [--lines 1000000] [--nodes 4096]
 
 Processor seconds are what another load on this machine changes least. Each command is a process of its own with warm
 bytecode; the smallest of three rounds counts. `first` is a reading without the index that a reading leaves behind.
@@ -26,6 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--lines", type=int, default=1_000_000)
+    parser.add_argument("--nodes", type=int, default=4096)
     chosen, _ = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:
         bytecode, many, one = (Path(folder) / name for name in ("bytecode", "many", "one"))
@@ -44,6 +45,29 @@ def main() -> None:
             name = f"zlaunch {command}, {chosen.lines:,} lines of metrics"
             measure(f"{name}, first", [command, "last"], one, bytecode, forget)
             measure(name, [command, "last"], one, bytecode)
+        measure_dry_runs(Path(folder), chosen.nodes, bytecode)
+
+
+def measure_dry_runs(folder: Path, nodes: int, bytecode: Path) -> None:
+    """Render a training on many nodes of eight GPUs."""
+    records, hostfile, model = folder / "records.jsonl", folder / "hostfile", folder / "model"
+    records.write_text('{"instruction": "a", "input": "", "output": "b"}\n' * 50)
+    hostfile.write_text("".join(f"node{number:04d} slots=8\n" for number in range(nodes)))
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps(MODEL))
+    values = {"data.train": records, "model.path": model, "train.global_batch_size": 8 * nodes}
+    words = ["--dry-run", *(word for key, value in values.items() for word in ("--set", f"{key}={value}"))]
+    places = {"ssh": ["--hostfile", str(hostfile)], "slurm": ["--nodes", str(nodes), "--gpus-per-node", "8"]}
+    for command, place in places.items():
+        measure(f"zlaunch {command} --dry-run, {nodes:,} nodes", [command, *place, *words], folder / "dry", bytecode)
+
+
+MODEL = {
+    "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 4096, "num_hidden_layers": 36,
+    "intermediate_size": 12288, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
+    "vocab_size": 151936, "max_position_embeddings": 40960, "tie_word_embeddings": False,
+}  # fmt: skip
+"""The config.json of Qwen3-8B, as far as the plan reads it."""
 
 
 def write_run(root: Path, number: int, lines: int) -> Path:

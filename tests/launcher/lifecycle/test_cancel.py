@@ -74,14 +74,16 @@ def test_a_run_that_was_never_sent_can_be_resumed_once_its_launcher_must_be_gone
 
 def test_a_local_start_that_was_broken_off_is_lost_as_soon_as_nobody_is_at_it(root: Path) -> None:
     run = died_early(root, "local")
-    run.claim("resume")
+    other = RunDir(run.path)
+    other.claim("start")
     assert current_state.current(run) is RunState.PENDING
-    run.release()
+    other.release()
     with subprocess.Popen(["sleep", "60"], cwd=run.path) as setup:  # the setup lines of a launcher that was killed
         assert current_state.current(run) is RunState.PENDING
         setup.kill()
     assert current_state.current(run) is RunState.LOST
     assert "was broken off" in ask("status", "last")
+    run.claim("resume")
     submit.refuse_if_not_resumable(run, current_state.observed(run), changed=False)
 
 

@@ -153,8 +153,8 @@ def test_answers_of_a_model_are_text_too() -> None:
 
 def test_both_packages_escape_the_same() -> None:
     assert errors.CONTROL.pattern == output.CONTROL.pattern
-    every = "".join(map(chr, range(0x3000)))
-    utf8 = [char for char in every if output._CONTROL_BYTES.search(char.encode())]
+    every = "".join(map(chr, [*range(0x3000), *range(0xFE00, 0x10000)]))
+    utf8 = [char for char in every if output.has_control(f"好 {char}\u2588".encode())]
     assert utf8 == output.CONTROL.findall(every)
 
 
