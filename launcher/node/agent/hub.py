@@ -16,11 +16,11 @@ from functools import partial
 
 from ..proofs import proof, same_proof
 from .launch import beat_of
-from .wire import REPORTS, Connection, fits, resolve
+from .wire import REPORTS, Connection, fits, line_of, resolve
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
-    from typing import Dict, List, Optional, Set
+    from typing import Dict, List, Optional, Set, Tuple
 
     from ..files import Json
     from .coordinator import Coordinator
@@ -45,6 +45,8 @@ class Hub:
         self.by_node: Dict[int, Connection] = {}
         self.left: Set[int] = set()
         self.numbers: Dict[int, int] = {}
+        self.encoded: Optional[Tuple[Json, bytes]] = None
+        """The newest command, and its line: the rank table of hundreds of nodes takes long to write for each."""
         self.beat_at = 0.0
         self.most_unproven = UNPROVEN + len(launch["nodes"])
         make_room(self.most_unproven + len(launch["nodes"]) + OWN_FILES)
@@ -149,7 +151,9 @@ class Hub:
     def send(self, node_rank: int, command: Json) -> None:
         connection = self.by_node.get(node_rank)
         if connection is not None:
-            connection.send(command)
+            if self.encoded is None or self.encoded[0] is not command:  # one command goes to all nodes
+                self.encoded = (command, line_of(command))
+            connection.send_line(self.encoded[1])
 
     def tick(self, now: float) -> None:
         for connection in list(self.connections):

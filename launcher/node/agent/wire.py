@@ -46,7 +46,10 @@ class Connection:
         return self.peer is not None
 
     def send(self, message: Json) -> None:
-        self.pending += json.dumps(message).encode() + b"\n"
+        self.send_line(line_of(message))
+
+    def send_line(self, line: bytes) -> None:
+        self.pending += line
         self.flush()
         if len(self.pending) > self.UNREAD_LIMIT:
             self.closed = ConnectionAbortedError("reads nothing")
@@ -83,6 +86,10 @@ class Connection:
             self.closed = ConnectionAbortedError("not our protocol")
             return []
         return messages
+
+
+def line_of(message: Json) -> bytes:
+    return json.dumps(message).encode() + b"\n"
 
 
 _ATTEMPT = {"attempt": integer()}
