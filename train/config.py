@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -74,12 +75,35 @@ class Source(Section, frozen=True, kw_only=True):
         return round(self.weight * min(records, self.first or records))
 
 
+class HeldOut(NamedTuple):
+    """How many records of data.train are set apart: a share of them, or a number of different ones."""
+
+    share: float
+    number: int | None
+
+    def of(self, records: int) -> int:
+        """About how many of this many records."""
+        return round(self.share * records) if self.number is None else min(self.number, records)
+
+
+def held_out(value: Any) -> HeldOut | None:
+    """What `5%` or a number as data.eval asks for; None for anything else."""
+    if not isinstance(value, (int, str)) or not (found := re.fullmatch(r"(\d+)(\.\d+)?(%?)", str(value))):
+        return None
+    if found[3]:
+        return HeldOut(float(found[1] + (found[2] or "")) / 100, None)
+    return None if found[2] else HeldOut(0.0, int(found[1]))
+
+
 class Data(Section, frozen=True):
     train: str | tuple[str | Source, ...] = ""
     """Training records: a file, a directory, `hub:OWNER/NAME`, or a list of these. An entry may be `{path: FILE,
-    weight: 2, first: 1000}`."""
-    eval: str | tuple[str | Source, ...] | None = None
-    """Held-out records, in the same form. Their loss and answers are measured."""
+    weight: 2, first: 1000}`, and `FILE#1000` means its first 1000 records."""
+    eval: str | int | tuple[str | Source, ...] | None = None
+    """Held-out records, in the same form. Their loss and answers are measured. `5%` or a number instead sets so many
+    records of data.train apart, by their hash: equal records stay together, and an added record moves no other."""
+    max_samples: int | None = None
+    """Train on at most this many records of each source, its first ones; null: on all."""
     max_length: int = 2048
     """Maximum tokens of a record, prompt and answer together."""
     overlong: Literal["cut", "drop"] = "cut"
@@ -104,12 +128,23 @@ class Data(Section, frozen=True):
 
     @property
     def train_sources(self) -> tuple[Source, ...]:
-        """`train` as sources with weights."""
-        return _as_sources(self.train)
+        """`train` as sources with weights, and no longer than max_samples."""
+        return tuple(
+            source
+            if self.max_samples is None
+            else msgspec.structs.replace(source, first=min(source.first or self.max_samples, self.max_samples))
+            for source in _as_sources(self.train)
+        )
+
+    @property
+    def held_out(self) -> HeldOut | None:
+        """What part of data.train is held out; None: `eval` names records of its own, or none."""
+        return held_out(self.eval)
 
     @property
     def eval_sources(self) -> tuple[Source, ...]:
-        return _as_sources(self.eval)
+        """Empty also where a part of data.train is held out."""
+        return () if isinstance(self.eval, int) or self.held_out else _as_sources(self.eval)
 
     @property
     def sources(self) -> list[tuple[str, str]]:
@@ -291,7 +326,9 @@ class Range(NamedTuple):
 
 POSITIVE = Range(0, above=True)
 RANGES: dict[str, Range] = {
+    "data.eval": Range(1),
     "data.max_length": Range(8),
+    "data.max_samples": Range(1),
     "lora.r": Range(1),
     "lora.alpha": POSITIVE,
     "lora.dropout": Range(0, 0.99),

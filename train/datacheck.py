@@ -22,13 +22,14 @@ import numpy as np
 import numpy.typing as npt
 
 from train.config import Source, TrainConfig, load, records_of
-from train.data import cache, schedule
+from train.data import cache, schedule, split
 from train.data.cache import Entry
-from train.data.dataset import NOTHING_AT_WEIGHT, NOTHING_TO_EVALUATE, Data, with_thoughts
+from train.data.dataset import NOTHING_AT_WEIGHT, NOTHING_TO_EVALUATE, Data, nothing_to_train, with_thoughts
 from train.data.preview import preview
 from train.data.prompts import set_template
 from train.data.recipe import Recipe
 from train.data.schedule import Sampler
+from train.data.tokens import Tokens, select
 from train.errors import EXIT_USER, DataError, TrainError, UserError, advise
 from train.hub import reachable
 from train.model.tokenizer_files import tokenizer_files
@@ -101,7 +102,14 @@ def check(config: TrainConfig, *, everything: bool = False, tokenizer: Any = Non
     tokenizer = tokenizer or load_tokenizer(config)
     set_template(tokenizer, config.data.chat_template, config.model.thinking)
     data = config.data
-    report: dict[str, Any] = {"errors": [], "train": None, "eval": None, "eval_in_train": None, "packing": None}
+    report: dict[str, Any] = {
+        "errors": [],
+        "train": None,
+        "eval": None,
+        "eval_in_train": None,
+        "held_out": None,
+        "packing": None,
+    }
     entries: dict[str, Entry] = {}
     for name, sources in parts:
         if not sources:
@@ -119,16 +127,19 @@ def check(config: TrainConfig, *, everything: bool = False, tokenizer: Any = Non
             cache.refuse_problems(entry.meta, f"data.{name}", data.on_error)
         except DataError as error:
             report["errors"].append(str(error))
-    if "train" not in entries or not len(entries["train"].tokens):
-        report["errors"].append("data.train holds no record that can be trained on")
+    parted = split.parts(entries["train"], data) if "train" in entries else None
+    if parted is not None:
+        report["held_out"] = _held_out(entries["train"], parted)
+    if "train" not in entries or not len(_trained(entries["train"], config)):
+        report["errors"].append(nothing_to_train(data, parted))
     elif not _sampler(config, entries["train"]).epoch_size:
         report["errors"].append(NOTHING_AT_WEIGHT)
     else:
         report["packing"] = padding(config, entries["train"])
-    if "eval" in entries and not len(entries["eval"].tokens):
+    if (parted is not None and not parted.held.any()) or ("eval" in entries and not len(entries["eval"].tokens)):
         report["errors"].append(NOTHING_TO_EVALUATE)
     if len(entries) == 2:
-        seen = [_whole_hashes(entries[name]) for name in ("train", "eval")]
+        seen = [split.whole_hashes(entries[name]) for name in ("train", "eval")]
         report["eval_in_train"] = int(np.isin(seen[1], seen[0]).sum())
     report["seconds"] = round(time.perf_counter() - started, 2)
     return report
@@ -212,8 +223,21 @@ def _distribution(lengths: npt.NDArray[np.int64]) -> dict[str, Any]:
     }
 
 
+def _trained(entry: Entry, config: TrainConfig) -> Tokens:
+    """The sequences that are not held out."""
+    parted = split.parts(entry, config.data)
+    return entry.tokens if parted is None else select(entry.tokens, np.flatnonzero(parted.trained[entry.tokens.kept]))
+
+
+def _held_out(entry: Entry, parted: split.Parts) -> dict[str, int]:
+    """What the part of data.train that is held out comes to."""
+    asked = np.asarray(entry.array("asked"))
+    shared = np.isin(asked[parted.held], asked[parted.trained])
+    return {"records": int(parted.held.sum()), "asked_in_training": int(shared.sum())}
+
+
 def _sampler(config: TrainConfig, entry: Entry) -> Sampler:
-    sources, kept = config.data.train_sources, entry.tokens.kept
+    sources, kept = config.data.train_sources, _trained(entry, config).kept
     used = entry.used(kept, [source.first for source in sources])
     return Sampler(entry.counts(kept), tuple(source.weight for source in sources), config.train.seed, used)
 
@@ -223,7 +247,7 @@ def padding(config: TrainConfig, entry: Entry) -> dict[str, Any]:
     from train.data import packing
 
     train, world = config.train, config.world_size
-    lengths = entry.tokens.lengths
+    lengths = _trained(entry, config).lengths
     sampler = _sampler(config, entry)
     size, multiple = train.micro_batch_size, 16 if config.device == "cuda" else 1
     batch = records_of(train.batch_tokens, float(lengths.mean()) if len(lengths) else 0, train.global_batch_size)
@@ -254,13 +278,6 @@ def padding(config: TrainConfig, entry: Entry) -> dict[str, Any]:
         "micro_batch_size": size,
         "waste": {mode: round(1 - real / total, 4) for mode, total in padded.items()},
     }
-
-
-def _whole_hashes(entry: Entry) -> npt.NDArray[np.uint64]:
-    """One hash per record of question and answer together."""
-    asked, answered = np.asarray(entry.array("asked")), np.asarray(entry.array("answered"))
-    mixed: npt.NDArray[np.uint64] = asked * np.uint64(0x9E3779B97F4A7C15) ^ answered
-    return mixed
 
 
 def load_tokenizer(config: TrainConfig) -> Any:

@@ -76,6 +76,14 @@ def text(found: dict[str, Any]) -> str:
             lines += [*part_lines(name, found[name]), ""]
     if found["eval_in_train"]:
         lines += [f"{found['eval_in_train']} eval records are also in data.train: scores on them mean little", ""]
+    if found["held_out"]:
+        held = found["held_out"]
+        also = (
+            f"; {held['asked_in_training']:,} share their question with a trained one"
+            if held["asked_in_training"]
+            else ""
+        )
+        lines += [f"data.eval: {held['records']:,} of the records of data.train are held out{also}", ""]
     if found["packing"]:
         lines += [*packing_lines(found["packing"]), ""]
     lines += [f"error: {error}" for error in found["errors"]] or ["no problem that would stop a run"]

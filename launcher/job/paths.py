@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from launcher.errors import SpecError
 from launcher.job.deepspeed import ds_reading
+from train.config import held_out
 
 FILES = (("ssh", "hostfile"), ("ssh", "ssh_config"), ("slurm", "template"), ("lora", "adapter"))
 """(section, key) of paths that are always files or directories of this machine."""
@@ -28,7 +30,7 @@ def with_absolute_paths(tree: Mapping[str, Any], base: Path) -> dict[str, Any]:
             part[key] = absolute(part[key])
 
     for key in ("train", "eval"):
-        replace("data", key, lambda value: _absolute_sources(value, base))
+        replace("data", key, lambda value: _listed_sources(value, base))
     replace("model", "path", lambda value: _absolute_model(value, base))
     replace("data", "chat_template", lambda value: _text_of_template(value, base))
     replace("train", "ds_config", lambda value: ds_reading.load(value, base))
@@ -48,6 +50,12 @@ def _absolute(value: Any, base: Path) -> Any:
         return str(base / Path(value).expanduser())
     except RuntimeError as error:
         raise SpecError(f"{value}: this machine has no such user") from error
+
+
+def _listed_sources(value: Any, base: Path) -> Any:
+    """All of data.train or data.eval; one source with its limit is a list of one."""
+    found = _absolute_sources(value, base)
+    return [found] if isinstance(value, str) and isinstance(found, dict) else found
 
 
 def _text_of_template(value: Any, base: Path) -> Any:
@@ -73,9 +81,19 @@ def _absolute_model(value: Any, base: Path) -> Any:
     return value
 
 
+def _absolute_source(value: str, base: Path) -> Any:
+    """One source of records. `FILE#1000` becomes its first 1000 records, unless that is the name of a file."""
+    if not value or held_out(value):
+        return value
+    limited = re.fullmatch(r"(.+)#([1-9]\d*)", value)
+    if limited and not os.path.exists(base / Path(value).expanduser()):  # noqa: PTH110 - as for a model
+        return {"path": _absolute_source(limited[1], base), "first": int(limited[2])}
+    return value if "://" in value or value.startswith("hub:") else _absolute(value, base)
+
+
 def _absolute_sources(value: Any, base: Path) -> Any:
     if isinstance(value, str):
-        return _absolute(value, base) if value and "://" not in value and not value.startswith("hub:") else value
+        return _absolute_source(value, base)
     if isinstance(value, (list, tuple)):
         return [_absolute_sources(item, base) for item in value]
     if isinstance(value, dict) and "path" in value:

@@ -46,6 +46,16 @@ def numbers_out_of_range(spec: JobSpec) -> Iterator[Refusal]:
             yield Refusal(key, f"expected {accepted}, got {_shown(value)}", hint=value_hint(key, value))
     if spec.train.batch_tokens and spec.train.global_batch_size != "auto":
         yield Refusal("train.batch_tokens", "train.global_batch_size is given too; a step is counted in one of them")
+    yield from _unusable_sources(spec)
+
+
+def _unusable_sources(spec: JobSpec) -> Iterator[Refusal]:
+    """Weights and limits of data.train and data.eval, and a part of data.train that cannot be held out."""
+    held = spec.data.held_out
+    if held and held.number is None and not 0 < held.share < 1:
+        yield Refusal("data.eval", f"expected a share above 0% and below 100%, got {spec.data.eval}")
+    if held and held.number == 0 and not isinstance(spec.data.eval, int):
+        yield Refusal("data.eval", f"expected {Range(1)}, got {spec.data.eval}")
     for key, sources in (("data.train", spec.data.train), ("data.eval", spec.data.eval)):
         for number, source in enumerate(sources if isinstance(sources, tuple) else ()):
             if not isinstance(source, str) and not POSITIVE.holds(source.weight):

@@ -138,7 +138,14 @@ def check_records(job: JobSpec, model: Path | None = None) -> RecordCounts:
     if result.code:
         raise CommandError(result, "cannot check the records and the model")
     counts: dict[str, int | None] = msgspec.json.decode(result.stdout)
-    return RecordCounts(_counted(job.data.train_sources, counts), _counted(job.data.eval_sources, counts))
+    trained = _counted(job.data.train_sources, counts)
+    if (held := job.data.held_out) is None:
+        return RecordCounts(trained, _counted(job.data.eval_sources, counts))
+    once = [msgspec.structs.replace(source, weight=1.0) for source in job.data.train_sources]
+    records = _counted(once, counts)
+    if not records or trained is None:
+        return RecordCounts(trained, None)
+    return RecordCounts(round(trained * (1 - held.of(records) / records)), held.of(records))
 
 
 def _counted(sources: Iterable[Source], counts: Mapping[str, int | None]) -> int | None:
@@ -184,8 +191,10 @@ def count_records(job: JobSpec) -> tuple[int, float]:
         try:
             with file.open("rb") as lines:
                 held = sum(1 for line in lines if line.strip())
-            records += source.trained(held)
-            size += source.trained(held) / max(1, held) * file.stat().st_size
+            trained = source.trained(held)
+            trained -= 0 if job.data.held_out is None else job.data.held_out.of(trained)
+            records += trained
+            size += trained / max(1, held) * file.stat().st_size
         except OSError:
             return 0, 0
     return records, size

@@ -111,7 +111,7 @@ def on_target(spec: JobSpec, names: Mapping[str, str]) -> JobSpec:
             return f"{names[folder]}:{split}" if split and folder in names else names.get(value, value)
         if isinstance(value, Source):
             return msgspec.structs.replace(value, path=sources(value.path))
-        return None if value is None else tuple(sources(item) for item in value)
+        return value if value is None or isinstance(value, int) else tuple(sources(item) for item in value)
 
     adapter = spec.lora.adapter
     return msgspec.structs.replace(

@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from train import config
 from train.config import Source, TrainConfig
-from train.data import cache, workers
+from train.data import cache, split, workers
 from train.data.cache import Entry
 from train.data.prompts import expect_thoughts, set_template
 from train.data.recipe import Recipe
 from train.data.schedule import Sampler
-from train.data.tokens import Tokens, first, lengths
+from train.data.tokens import Tokens, first, lengths, select
 from train.errors import DataError
 from train.records import conversations
 from train.records.conversation import PLAIN, RecordOptions
@@ -123,7 +124,7 @@ class Data:
                 loaded = tokenizer()
                 set_template(loaded, self.config.data.chat_template, self.config.model.thinking)
                 self._train_entry(loaded)
-                if self.config.data.eval:
+                if self.config.data.eval_sources:
                     self._entry(loaded, self.config.data.eval_sources)
 
         threading.Thread(target=make, name="tokens", daemon=True).start()
@@ -133,9 +134,11 @@ class Data:
 
         Gives the tokenizer's chat template the form for answers with thoughts, if records have them.
         """
-        part = self._part("train", self.config.data.train_sources, self._train_entry(tokenizer))
+        entry = self._train_entry(tokenizer)
+        parts = split.parts(entry, self.config.data)
+        part = self._part("train", self.config.data.train_sources, entry, chosen=parts and parts.trained)
         if not len(part.tokens):
-            raise DataError("data.train holds no record that can be trained on")
+            raise DataError(nothing_to_train(self.config.data, parts))
         if not part.sampler(self.config.train.seed).epoch_size:
             raise DataError(NOTHING_AT_WEIGHT, "a weight is how many times an epoch sees each record of its source")
         return part
@@ -144,8 +147,15 @@ class Data:
         """None without a data.eval. Raises DataError if nothing of it is left to evaluate on."""
         if not self.config.data.eval:
             return None
-        entry = self._entry(tokenizer, self.config.data.eval_sources)
-        part = self._part("eval", self.config.data.eval_sources, entry, self.config.eval.max_records)
+        sources, limit = self.config.data.eval_sources, self.config.eval.max_records
+        if self.config.data.held_out:
+            sources = self.config.data.train_sources
+            entry = self.entries.get("train") or self._train_entry(tokenizer)
+            parts = split.parts(entry, self.config.data)
+            assert parts is not None
+            part = self._part("eval", sources, entry, chosen=split.first(parts.held, limit), trained=parts.trained)
+        else:
+            part = self._part("eval", sources, self._entry(tokenizer, sources), limit)
         if not len(part.tokens):
             raise DataError(NOTHING_TO_EVALUATE, "`zlaunch data check` shows what becomes of its records")
         return part
@@ -173,14 +183,24 @@ class Data:
                 return record.file, record.line, int(tokens.tokens[places[0]])
         return None
 
-    def _part(self, name: str, sources: tuple[Source, ...], found: Entry, limit: int | None = None) -> Part:
+    def _part(
+        self, name: str, sources: tuple[Source, ...], found: Entry, limit: int | None = None,
+        chosen: split.Bools | None = None, trained: split.Bools | None = None,
+    ) -> Part:  # fmt: skip
+        """`chosen`: the records of this part, `trained`: those of the other one; None: all of the sources."""
         data = self.config.data
         self.entries[name] = found
+        tokens = found.tokens
+        if chosen is not None:
+            tokens = select(tokens, np.flatnonzero(chosen[tokens.kept]))
         if self.rundir.rank == 0:
-            self._tell(name, found, limit)
+            if chosen is not None and trained is not None:  # all else was said of data.train
+                self._report(name, {**_sizes(tokens), **_overlap(found, found, chosen, trained)}, reused=True)
+            else:
+                self._tell(name, found, limit, {} if chosen is None else _sizes(tokens))
         shown = sources[0].path if len(sources) == 1 else f"data.{name}"
         cache.refuse_problems(found.meta, shown, data.on_error)
-        tokens = found.tokens if limit is None else first(found.tokens, limit)
+        tokens = tokens if limit is None else first(tokens, limit)
         weights = tuple(source.weight for source in sources)
         used = found.used(tokens.kept, [source.first for source in sources])
         return Part(sources, tokens, found.counts(tokens.kept), weights, RecordOptions.of(data), used)
@@ -196,7 +216,8 @@ class Data:
         paths = [source.path for source in sources]
         return cache.entry(paths, recipe, cache_of(self.rundir), tokenizer=tokenizer, read=read)
 
-    def _tell(self, name: str, found: Entry, limit: int | None) -> None:
+    def _tell(self, name: str, found: Entry, limit: int | None, sizes: dict[str, Any]) -> None:
+        """`sizes`: of this part, if its sources hold more."""
         meta = found.meta
         shown: list[Any] = [*(meta.problems if self.config.data.on_error == "skip" else ()), *meta.warnings]
         for problem in shown[: conversations.SHOWN_PROBLEMS]:
@@ -220,18 +241,41 @@ class Data:
             "left_out": {one.kind: one.records for one in meta.lost},
             "special_tokens": {one.kind: one.records for one in meta.special},
             "lengths": lengths(found.tokens),
-            **(_overlap(found, self.entries["train"], limit) if name == "eval" and "train" in self.entries else {}),
+            **sizes,
         }
+        if name == "eval" and "train" in self.entries:
+            facts |= _overlap(found, self.entries["train"], slice(limit), slice(None))
+        self._report(name, facts, reused=not found.made)
+
+    def _report(self, name: str, facts: dict[str, Any], *, reused: bool) -> None:
         self.summary[name] = facts
-        self.rundir.event("data", part=name, **facts, reused=not found.made)
+        self.rundir.event("data", part=name, **facts, reused=reused)
 
 
-def _overlap(held_out: Entry, training: Entry, limit: int | None) -> dict[str, int]:
-    """How many of the held-out records are training records too, and how many share their question with one."""
-    asked, known = held_out.array("asked")[:limit], training.array("asked")
+def _sizes(tokens: Tokens) -> dict[str, Any]:
+    """What a part of the records comes to."""
+    counts = {"tokens": int(tokens.lengths.sum()), "loss_tokens": int(tokens.loss_tokens.sum())}
+    return {"records": len(tokens), **counts, "lengths": lengths(tokens)}
+
+
+def nothing_to_train(data: config.Data, parts: split.Parts | None) -> str:
+    """Why no record is left to train on."""
+    if parts is not None and parts.held.any():
+        return f"data.eval: {data.eval} holds out every record of data.train"
+    return "data.train holds no record that can be trained on"
+
+
+def _overlap(
+    held_out: Entry, training: Entry, which: slice | split.Bools, trained: slice | split.Bools
+) -> dict[str, int]:
+    """How many of the held-out records are training records too, and how many share their question with one.
+
+    `which`: the records of `held_out` that are measured; `trained`: those of `training` that are trained on.
+    """
+    asked, known = held_out.array("asked")[which], training.array("asked")[trained]
     both, known_both = (
-        questions * np.uint64(31) + part.array("answered")[: len(questions)]
-        for part, questions in ((held_out, asked), (training, known))
+        questions * np.uint64(31) + part.array("answered")[chosen]
+        for part, questions, chosen in ((held_out, asked, which), (training, known, trained))
     )
     return {
         "measured": len(asked),

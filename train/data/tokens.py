@@ -41,13 +41,17 @@ class Tokens:
     """Answers that each sequence holds of its conversation; the last may be cut. None: all."""
     next_turn: tuple[int, int] | None = None
     """(token, prediction): where this token carries loss, the model predicts another one: prompts.AnswerEnds."""
+    places: npt.NDArray[np.int64] | None = None
+    """Where among `offsets` each sequence is, if these are a selection; None: all, in order."""
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return len(self.offsets) - 1 if self.places is None else len(self.places)
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
-        return np.diff(self.offsets)
+        return (
+            np.diff(self.offsets) if self.places is None else self.offsets[self.places + 1] - self.offsets[self.places]
+        )
 
     @cached_property
     def loss_tokens(self) -> npt.NDArray[np.int64]:
@@ -56,11 +60,12 @@ class Tokens:
             return np.asarray(self.counted, dtype=np.int64)
         sums = np.concatenate([[0], np.cumsum(self.labelled, dtype=np.int64)])
         found: npt.NDArray[np.int64] = sums[self.offsets[1:]] - sums[self.offsets[:-1]]
-        return found
+        return found if self.places is None else found[self.places]
 
     def sequence(self, index: int) -> tuple[Int32, Bools]:
         """(tokens, labelled) of one sequence."""
-        part = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+        place = index if self.places is None else int(self.places[index])
+        part = slice(int(self.offsets[place]), int(self.offsets[place + 1]))
         return self.tokens[part], self.labelled[part]
 
     def targets(self, index: int) -> Int32:
@@ -94,12 +99,17 @@ def fingerprint(tokens: Tokens) -> str:
 def first(tokens: Tokens, records: int) -> Tokens:
     """Return the sequences of the first `records` records."""
     count = int(np.searchsorted(tokens.kept, records, side="left"))
+    return select(tokens, np.arange(count))
+
+
+def select(tokens: Tokens, which: npt.NDArray[np.int64]) -> Tokens:
+    """Return these sequences, in this order; the tokens themselves stay where they are."""
     return replace(
         tokens,
-        offsets=tokens.offsets[: count + 1],
-        kept=tokens.kept[:count],
-        counted=None if tokens.counted is None else tokens.counted[:count],
-        answers=None if tokens.answers is None else tokens.answers[:count],
+        places=which if tokens.places is None else tokens.places[which],
+        kept=tokens.kept[which],
+        counted=None if tokens.counted is None else tokens.counted[which],
+        answers=None if tokens.answers is None else tokens.answers[which],
     )
 
 

@@ -71,6 +71,8 @@ def _training(config: TrainConfig) -> dict[str, Any]:
 
 
 def _names(data: Data, key: str) -> str:
+    if key == "data.eval" and data.held_out:
+        return f"{data.eval} of the records, by their hash"
     paths = [path for name, path in data.sources if name == key]
     return ", ".join(path if path.startswith("hub:") else Path(path).name for path in paths)
 

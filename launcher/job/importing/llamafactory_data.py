@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from launcher.job.importing import peer_data
-from launcher.job.importing.draft import Context, Draft, Note, Words, parsed_json
+from launcher.job.importing.draft import Context, Note, Words, parsed_json
 from launcher.job.importing.peer_data import Sources
 
 INFO = "dataset_info.json"
@@ -24,24 +23,18 @@ def carry(words: Words, context: Context) -> None:
     for word, key in (("dataset", "data.train"), ("eval_dataset", "data.eval")):
         sources = Sources(draft, word)
         for name in words.names(word):
-            _add(sources, name, entries, base, folder, limit if key == "data.train" else None)
+            _add(sources, name, entries, base, folder)
         if key == "data.train" and (share := words.number("val_size")):
             sources.hold_out(share, "val_size")
         sources.finish(key)
         if key == "data.eval" and limit and sources.found:
             draft.set("eval.max_records", limit, "max_samples")
-    if limit and not any(source_has_limit(draft)):
-        draft.unused.append(Note("max_samples", limit, "no data set here has more records"))
+    if limit:
+        draft.set("data.max_samples", limit, "max_samples")
     if words.text("mix_strategy", "concat") != "concat":
         draft.lost.append(Note("mix_strategy", words.tree["mix_strategy"], "give the sources weights in data.train"))
     words.lost("give the sources weights in data.train", "interleave_probs")
     words.lost("zlaunch reads files, not streams", "streaming")
-
-
-def source_has_limit(draft: Draft) -> list[bool]:
-    entries = draft.value("data.train", [])
-    listed = entries if isinstance(entries, list) else [entries]
-    return [isinstance(entry, dict) and "first" in entry for entry in listed]
 
 
 def _entries(folder: Any, context: Context) -> tuple[Mapping[str, Any] | None, Path | None]:
@@ -56,20 +49,18 @@ def _entries(folder: Any, context: Context) -> tuple[Mapping[str, Any] | None, P
     return (found, file.parent) if isinstance(found, dict) else (None, None)
 
 
-def _add(
-    sources: Sources, name: str, entries: Mapping[str, Any] | None, base: Path | None, folder: Any, limit: int | None
-) -> None:
+def _add(sources: Sources, name: str, entries: Mapping[str, Any] | None, base: Path | None, folder: Any) -> None:
     """Add the data set of that name; a note where it cannot be had."""
     draft, word = sources.draft, sources.word
     if folder == "ONLINE":
-        sources.add(peer_data.hub(name), limit)
+        sources.add(peer_data.hub(name))
         return
     if entries is None or base is None:
         reason = f"no {INFO} in {folder}: run this where LLaMA-Factory runs, or name the file in data.train"
         if str(folder).startswith("REMOTE:"):
             reason = f"its {INFO} is on the hub: download {str(folder)[7:]}, and set dataset_dir to the folder"
         draft.lost.append(Note(word, name, reason))
-        sources.add(f"data/{name}.json", limit)
+        sources.add(f"data/{name}.json")
         return
     entry = entries.get(name)
     if not isinstance(entry, Mapping):
@@ -83,11 +74,9 @@ def _add(
         reason = "only on ModelScope or a cloud store, or made by a script: save its records as a file"
         draft.lost.append(Note(word, name, reason))
         return
-    count = _records(path) if limit else None
-    sources.add(path, None if count is not None and limit and count <= limit else limit)
+    sources.add(path, entry.get("num_samples"))
     if number := entry.get("num_samples"):
         draft.differs.append(Note(f"{word}: {name}: num_samples", number, "the first records, not random ones"))
-        sources.found[-1] = peer_data.Source(path, min(number, limit or number))
     if entry.get("folder"):
         draft.lost.append(Note(f"{word}: {name}: folder", entry["folder"], "name its files in data.train"))
     sources.rename(name, *_names(entry))
@@ -109,21 +98,6 @@ def _path(entry: Mapping[str, Any], base: Path) -> str | None:
     if "ms_hub_url" in entry or "om_hub_url" in entry or not entry.get("file_name"):
         return None
     return str(base / str(entry["file_name"]))
-
-
-def _records(path: str) -> int | None:
-    """Records of a small JSON file here; None: not counted."""
-    file = Path(path)
-    try:
-        if file.suffix == ".json" and file.stat().st_size < 1 << 26:
-            found = json.loads(file.read_bytes())
-            return len(found) if isinstance(found, list) else None
-        if file.suffix == ".jsonl" and file.stat().st_size < 1 << 30:
-            with file.open("rb") as lines:
-                return sum(1 for line in lines if line.strip())
-    except (OSError, ValueError):
-        pass
-    return None
 
 
 def _names(entry: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -61,32 +61,12 @@ class Sources:
                 self.draft.set(name, {**self.draft.value(name, {}), **names}, f"{self.word}: names of its records")
 
     def hold_out(self, share: float, word: str) -> None:
-        """Set records apart for data.eval: a share of each source, or of all together a number of records."""
-        local = [source.path for source in self.found if not source.path.startswith("hub:")]
-        if local or not self.found:
-            reason = "records of files are not set apart: put them into a file of their own, and name it in data.eval"
-            self.draft.lost.append(Note(word, share, reason))
-            return
-        held, trained = [], []
-        for source in self.found:
-            path, limit = _without_part(source.path), source.first
-            if share < 1 and limit is None:
-                percent = max(1, round(share * 100))
-                cut = f"{percent}%"
-            else:
-                count = share * limit if share < 1 and limit else share / len(self.found)
-                cut = str(max(1, round(count)))
-            held.append(f"{path}[:{cut}]")
-            trained.append(Source(f"{path}[{cut}:{limit or ''}]"))
-        self.found = trained
-        self.draft.set("data.eval", held[0] if len(held) == 1 else held, word)
-        self.draft.differs.append(Note(word, share, "the first records are held out, not random ones"))
-
-
-def _without_part(path: str) -> str:
-    """`hub:owner/name[:config]:split`; the split is written out."""
-    name, *rest = path.removeprefix("hub:").split(":")
-    return f"hub:{':'.join([name, *(rest or ['train'])])}"
+        """Set records apart for data.eval: a share of them, or a number."""
+        if self.found:
+            self.draft.set("data.eval", f"{share * 100:g}%" if share < 1 else round(share), word)
+            self.draft.differs.append(
+                Note(word, share, "held-out records are chosen by their hash, not drawn at random")
+            )
 
 
 def hub(name: str, config: str | None = None, split: str | None = None) -> str:

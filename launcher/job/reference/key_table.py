@@ -87,15 +87,22 @@ ROWS: dict[str, Row] = {
     ),
     "data.train": Row(
         "训练数据",
-        "文件、目录、`hub:所有者/名称`，或其列表（每行一个）。某一项可写作 `{path: 文件, weight: 2, first: 1000}`。",
+        "文件、目录、`hub:所有者/名称`，或其列表（每行一个）。某一项可写作 `{path: 文件, weight: 2, first: 1000}`，"
+        "`文件#1000` 表示其前 1000 条记录。",
         "[zh.jsonl, {path: en.jsonl, weight: 0.5}]",
         "dataset LLaMA-Factory ms-swift; datasets axolotl; dataset_name TRL; train_file HF; mix_strategy "
         "LLaMA-Factory; interleave_probs LLaMA-Factory; interleave_prob ms-swift", label="Training records",
     ),
     "data.eval": Row(
-        "留出数据", "格式相同的留出记录，用来测量损失与回答。", "eval.jsonl",
+        "留出数据",
+        "格式相同的留出记录，用来测量损失与回答。写成 `5%` 或一个数时，按记录的哈希从 data.train 中留出这么多条："
+        "相同的记录总在一边，新增记录不影响其他记录。", "5%",
         "eval_dataset LLaMA-Factory; val_dataset ms-swift; test_datasets axolotl; validation_file HF",
         label="Held-out records",
+    ),
+    "data.max_samples": Row(
+        "每个来源的最多记录", "每个来源最多用这么多条记录训练，取最前面的；null：全部。", "1000",
+        "max_samples LLaMA-Factory; max_train_samples HF",
     ),
     "data.max_length": Row(
         "最大长度", "一条记录的最多词元数，提示与回答合计。", "4096",

@@ -201,13 +201,10 @@ OTHERS: dict[str, tuple[str, str]] = {
     "type": ("", "forms of records are recognized; see docs/data.md"),
     "adapter": ("lora.adapter", "the directory of an adapter to continue from; lora is what is trained in any case"),
     "max_source_length": ("data.max_length", "prompt and answer together"),
-    "val_size": ("data.eval", "held-out records of their own, or a part of a data set: hub:OWNER/NAME:train[:5%]"),
-    "val_set_size": ("data.eval", "held-out records of their own, or a part of a data set: hub:OWNER/NAME:train[:5%]"),
-    "split_dataset_ratio": (
-        "data.eval", "held-out records of their own, or a part of a data set: hub:OWNER/NAME:train[:5%]"
-    ),
-    "max_samples": ("data.train", "of each source, as in [{path: FILE, first: 1000}]"),
-    "max_train_samples": ("data.train", "of each source, as in [{path: FILE, first: 1000}]"),
+    "val_size": ("data.eval", "a share, as in 5%, or a number; records are chosen by their hash"),
+    "val_set_size": ("data.eval", "a share, as in 5%, or a number; records are chosen by their hash"),
+    "split_dataset_ratio": ("data.eval", "a share, as in 5%, or a number; records are chosen by their hash"),
+    "test_split_size": ("data.eval", "a share, as in 5%, or a number; records are chosen by their hash"),
     "preprocessing_num_workers": ("", "records are read by as many processes as there are cores"),
     "dataset_num_proc": ("", "records are read by as many processes as there are cores"),
     "dataset_processes": ("", "records are read by as many processes as there are cores"),

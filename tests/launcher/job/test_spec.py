@@ -345,3 +345,45 @@ def test_an_unusable_address_does_not_hide_other_mistakes_nor_show_itself(write)
     assert str(error).startswith("3 mistakes")
     assert all(part in str(error) for part in ("notify.url: not an address", "unknown key `notify.frmat`", "lora.r: "))
     assert "nowhere-secret" not in str(error)
+
+
+def test_a_source_may_end_with_its_number_of_records_unless_a_file_has_that_name(write, tmp_path):
+    (tmp_path / "c.jsonl#3").write_text("")
+    job = read_job(write("data: {train: [a.jsonl#500, 'hub:o/n#20', c.jsonl#3, 'd#x'], eval: 5%, max_samples: 100}\n"))
+    assert [(source.path.rpartition("/")[2], source.first) for source in job.spec.data.train_sources] == [
+        ("a.jsonl", 100), ("n", 20), ("c.jsonl#3", 100), ("d#x", 100),
+    ]  # fmt: skip
+    assert job.spec.data.train[1].path == "hub:o/n"
+    assert job.spec.data.eval == "5%"
+    assert read_job(write(dump_job(job), "again.yaml")).spec == job.spec
+    (one,) = read_job(write("data: {train: a.jsonl#7}\n")).spec.data.train
+    assert (one.path, one.first) == (str(tmp_path / "a.jsonl"), 7)
+
+
+@pytest.mark.parametrize(("text", "of_1000"), [("5%", 50), ("0.5%", 5), ("200", 200), ("5000", 1000), ("'200'", 200)])
+def test_data_eval_may_be_a_part_of_data_train(write, text, of_1000):
+    data = read_job(write(f"data: {{train: a.jsonl, eval: {text}}}\n")).spec.data
+    assert (data.held_out.of(1000), data.eval_sources) == (of_1000, ())
+    assert [key for key, _ in data.sources] == ["data.train"]
+
+
+@pytest.mark.parametrize("text", ["./5%", "5 %", "eval.jsonl", "[5%]", "five%"])
+def test_other_values_of_data_eval_name_files(write, text):
+    data = read_job(write(f"data: {{train: a.jsonl, eval: '{text}'}}\n")).spec.data
+    assert data.held_out is None
+    assert len(data.eval_sources) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("0%", "above 0%"), ("100%", "below 100%"), ("250%", "below 100%"), ("0", "data.eval"), ("-3", "data.eval"),
+        ("0.05", "data.eval"), ("true", "data.eval"), ("'0'", "data.eval"),
+    ],
+)  # fmt: skip
+def test_a_part_that_cannot_be_is_refused(write, text, words):
+    assert words in str(refusal(write(f"data: {{train: a.jsonl, eval: {text}}}\n")))
+
+
+def test_the_first_records_of_held_out_files_are_no_part_of_them(write):
+    assert "eval.max_records" in refusal(write("data: {train: a.jsonl, eval: b.jsonl#10}\n")).text

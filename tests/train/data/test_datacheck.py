@@ -177,3 +177,13 @@ def test_weights_that_leave_no_record_are_an_error(
     path = records(tmp_path / "a.jsonl", *GOOD)
     report = datacheck.check(config(model, [{"path": path, "weight": 0.001}]))
     assert report["errors"] == [datacheck.NOTHING_AT_WEIGHT]
+
+
+def test_the_part_of_the_training_records_that_is_held_out_is_counted(checked: Any) -> None:
+    found = checked(*GOOD, *({**one, "output": "another answer"} for one in GOOD), eval=20)
+    assert found["errors"] == []
+    assert found["held_out"]["records"] == 20
+    assert 0 < found["held_out"]["asked_in_training"] <= 20
+    assert found["packing"]["waste"]
+    assert "eval holds out every record" in " ".join(checked(*GOOD, eval=40)["errors"]).replace("data.eval: 40", "eval")
+    assert "no record that can be evaluated" in " ".join(checked(*GOOD, eval="0.0001%")["errors"])

@@ -50,11 +50,16 @@ def weights(run: Path) -> dict[str, Any]:
     return load_file(run / "adapter" / "adapter_model.safetensors")
 
 
+SPLIT = {"data.eval": "30%", "data.max_samples": 36, "eval.every": 2}
+
+
 @pytest.fixture(scope="module")
 def alone(configure: Any) -> dict[str, Path]:
-    """Runs on one process, by name: plain, dropout with LoRA+, packed, bfloat16, nf4, ZeRO-3, fused layers."""
+    """Runs on one process, by name: plain, with a part of the records held out, dropout with LoRA+, packed, bfloat16,
+    nf4, ZeRO-3, fused layers."""
     runs = {
         "plain": configure("plain", verify_adapter=True, **{"eval.before": True}),
+        "split": configure("split", **SPLIT),
         "dropout": configure("dropout", **{"lora.dropout": 0.2, "lora.plus_ratio": 4.0, "train.packing": "none"}),
         "packed": configure("packed", **{"train.packing": "pack"}),
         "bf16": configure("bf16", verify_adapter=True, **{"model.dtype": "bfloat16"}),
@@ -199,6 +204,7 @@ def test_a_resumed_run_ends_with_the_same_adapter_to_the_bit(
     """Also with dropout, and from a ZeRO-3 checkpoint of two processes."""
     again = {
         "plain": copy_run(alone["plain"], configure, "again"),
+        "split": copy_run(alone["split"], configure, "again-split", **SPLIT),
         "dropout": copy_run(
             alone["dropout"],
             configure,
@@ -211,10 +217,14 @@ def test_a_resumed_run_ends_with_the_same_adapter_to_the_bit(
     train(*again.values(), shrunk)
     for name, run in again.items():
         assert metrics(run) == metrics(alone[name])
+        assert metrics(run, "eval_loss") == metrics(alone[name], "eval_loss")
         mine, theirs = weights(run), weights(alone[name])
         assert mine.keys() == theirs.keys()
         assert all(mine[key].equal(theirs[key]) for key in mine)
     assert metrics(shrunk) == pytest.approx(metrics(alone["plain"]), rel=1e-3)
+    trained, held = (result(again["split"])["data"][part]["records"] for part in ("train", "eval"))
+    assert (trained + held, result(again["split"])["data"]["eval"]["in_training"]) == (36, 0)
+    assert 0 < held < 30
 
 
 def test_unsloth_is_the_engine_unless_a_rule_excludes_it(configure: Any, alone: dict[str, Path]) -> None:

@@ -45,8 +45,7 @@ def test_alpaca_records_have_the_prompt_of_axolotl(tmp_path: Path) -> None:
     data = {"path": "someone/alpaca", "type": "alpaca", "split": "train", "name": "en"}
     draft = drafted(tmp_path, datasets=[data], val_set_size=0.05, evals_per_epoch=4, saves_per_epoch=1)
     job = job_of(draft, tmp_path)
-    assert job.data.train == "hub:someone/alpaca:en:train[5%:]"
-    assert job.data.eval == "hub:someone/alpaca:en:train[:5%]"
+    assert (job.data.train, job.data.eval) == ("hub:someone/alpaca:en:train", "5%")
     assert job.data.chat_template == "alpaca"
     assert job.data.system.startswith("Below is an instruction")
     assert (job.eval.every, job.train.checkpoint_every) == ("0.25 epochs", "epoch")

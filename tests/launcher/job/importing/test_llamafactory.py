@@ -78,20 +78,21 @@ def test_data_sets_are_found_by_name_with_their_columns_and_roles(folder: Path) 
     assert job.data.roles == {"user": "customer", "assistant": "agent"}
 
 
-def test_a_limit_of_records_is_kept_where_a_data_set_has_more(folder: Path) -> None:
-    assert drafted(folder, max_samples=3).value("data.train") == [{"path": str(folder / "data/mine.json"), "first": 3}]
-    unlimited = drafted(folder, max_samples=5)
-    assert unlimited.value("data.train") == str(folder / "data/mine.json")
-    assert unlimited.whole
-    assert job_of(drafted(folder, dataset="usual", max_samples=9), folder).data.train_sources[0].first == 9
+def test_a_limit_of_records_holds_for_each_data_set(folder: Path) -> None:
+    job = job_of(drafted(folder, dataset=["mine", "usual"], max_samples=3), folder)
+    assert job.data.max_samples == 3
+    assert [source.first for source in job.data.train_sources] == [3, 3]
 
 
-def test_held_out_records_come_from_a_data_set_of_the_hub_and_not_from_a_file(folder: Path) -> None:
-    draft = drafted(folder, dataset="usual", val_size=0.1, eval_strategy="epoch")
-    assert draft.value("data.train") == "hub:someone/usual:en:train[10%:]"
-    assert draft.value("data.eval") == "hub:someone/usual:en:train[:10%]"
+@pytest.mark.parametrize(("size", "eval_"), [(0.1, "10%"), (0.005, "0.5%"), (200, 200), (200.0, 200)])
+@pytest.mark.parametrize("name", ["mine", "usual"])
+def test_held_out_records_are_a_part_of_files_and_of_data_sets_of_the_hub(
+    folder: Path, name: str, size: float, eval_: Any
+) -> None:
+    draft = drafted(folder, dataset=name, val_size=size, eval_strategy="epoch")
+    assert draft.whole
     assert draft.value("eval.every") == "epoch"
-    assert [note.word for note in drafted(folder, val_size=0.1).lost] == ["val_size"]
+    assert job_of(draft, folder).data.eval == eval_
 
 
 @pytest.mark.parametrize(

@@ -40,12 +40,10 @@ def test_a_script_becomes_a_job(tmp_path: Path) -> None:
     draft = recognize.read("train.sh", None, here=tmp_path)
     job = job_of(draft, tmp_path)
     assert (job.model.source, job.train.global_batch_size, job.train.zero_stage) == ("modelscope", 1 * 4 * 8, 2)
-    assert job.data.train == (
-        "hub:llm-wizard/alpaca-gpt4-data-zh:train[50:500]", "hub:modelscope/self-cognition:train[30:300]",
-    )  # fmt: skip
-    assert job.data.eval == (
-        "hub:llm-wizard/alpaca-gpt4-data-zh:train[:50]", "hub:modelscope/self-cognition:train[:30]",
-    )  # fmt: skip
+    assert [(source.path, source.first) for source in job.data.train_sources] == [
+        ("hub:llm-wizard/alpaca-gpt4-data-zh", 500), ("hub:modelscope/self-cognition", 300),
+    ]  # fmt: skip
+    assert job.data.eval == "10%"
     assert job.data.replace == {"{{NAME}}": "swift-robot", "{{AUTHOR}}": "swift"}
     assert (job.data.system, job.data.overlong) == ("You are a helpful assistant.", "drop")
     assert (job.lora.r, job.lora.alpha, job.lora.dropout) == (8, 32, 0.05)

@@ -30,7 +30,6 @@ def hint(key: str) -> str:
         ("lora.lora_r", "lora.r"),
         ("lora.rank", "lora.r"),
         ("warmup_steps", "train.warmup_steps"),
-        ("max_samples", "data.train"),
         ("cutoff_len", "data.max_length"),
         ("max_seq_length", "data.max_length"),
         ("sequence_len", "data.max_length"),
