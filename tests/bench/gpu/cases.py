@@ -20,7 +20,8 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "gate
 @dataclass(frozen=True)
 class Case:
     engine: str = "fused"
-    """fused, peft (transformers + PEFT, padded); unsloth (its notebooks), trl (Unsloth + TRL packing as documented)"""
+    """fused, peft (transformers + PEFT, padded), liger and torchao (peft with these); unsloth (its notebooks), trl
+    (Unsloth + TRL packing as documented)"""
     workload: str = "records"
     """records, or dense:ROWSxTOKENS"""
     shape: str = "llama3-8b"
@@ -120,7 +121,7 @@ def setting_of(case: Case) -> MemoryCase:
             tokens = -(-fullest // MULTIPLE) * MULTIPLE
         else:
             tokens = case.capacity if case.engine == "trl" else 16 * 512
-    engine: Any = {"trl": "unsloth"}.get(case.engine, case.engine)
+    engine: Any = {"trl": "unsloth", "liger": "peft", "torchao": "peft"}.get(case.engine, case.engine)
     return MemoryCase(
         tokens=tokens, sequence=longest, engine=engine, quantization=case.quantization,  # type: ignore[arg-type]
         checkpointing=case.checkpointing, zero_stage=case.zero,
@@ -144,6 +145,11 @@ def speed_cases() -> list[Case]:
         Case(capacity=ONE_ROW, quantization="nf4", profile=True),
         Case(capacity=ONE_ROW, quantization="fp8", profile=True),
         Case(workload=dense, quantization="fp8"),
+        Case(workload="dense:4x4096", shape="llama2-7b", quantization="fp8", steps=3),
+        Case(workload="dense:2x4096", shape="llama2-13b", quantization="fp8", steps=3),
+        Case(workload=dense, engine="torchao", quantization="fp8", checkpointing=True, steps=4),
+        Case(workload=dense, engine="liger", steps=4),
+        Case(workload=dense, engine="unsloth", quantization="fp8", steps=4),
         Case(engine="unsloth", checkpointing=True, steps=3),
         Case(engine="unsloth", workload=dense, checkpointing=True, steps=4),
         Case(engine="unsloth", workload=dense, steps=4),

@@ -23,6 +23,8 @@ from typing import Any
 from tests.bench.gpu.cases import Case
 from train.rundir import bytecode
 
+PLAIN = ("liger", "torchao")
+"""Engines of tests/bench/gpu/plain.py."""
 IMPORTS = 120.0
 """Seconds that a process may take for its imports."""
 
@@ -130,6 +132,7 @@ def preload(kind: str) -> None:
 def _measure(out: Path, scratch: Path) -> Any:
     from tests.bench.gpu.others import Loaded, run_unsloth
     from tests.bench.gpu.ours import Held, run_case
+    from tests.bench.gpu.plain import run_plain
     from tests.bench.gpu.rate import heading
 
     held, loaded, about = Held(), Loaded(), {}
@@ -140,7 +143,10 @@ def _measure(out: Path, scratch: Path) -> Any:
         if not about:  # the first use of the GPU: not before a case arrives
             about.update(heading())
         try:
-            line = run_case(case, held, out) if case.ours else run_unsloth(case, loaded, scratch)
+            if case.ours:
+                line = run_case(case, held, out)
+            else:
+                line = run_plain(case, scratch) if case.engine in PLAIN else run_unsloth(case, loaded, scratch)
         except torch.cuda.OutOfMemoryError:
             line = {"out_of_memory": True}
             traceback.clear_frames(sys.exc_info()[2])  # their tensors

@@ -53,7 +53,7 @@ def build(case: Case) -> Any:
     model.config.use_cache = False
     if case.quantization == "nf4":
         _to_nf4(model)
-    if case.engine == "peft" and case.checkpointing:
+    if case.engine != "fused" and case.checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
     lora = LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, lora_dropout=0.0, target_modules=list(TARGETS))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tests.bench.gpu.cases import TARGETS, Case, data_of, lengths_of
-from tests.bench.gpu.models import checkpoint
+from tests.bench.gpu.models import checkpoint, device_kind
 from tests.bench.gpu.tables import result
 from train.memory import SHAPES
 
@@ -44,7 +44,7 @@ def run_unsloth(case: Case, loaded: Loaded, place: Path) -> dict[str, Any]:
         armed = any(getattr(m, "gradient_checkpointing", False) and m.training for m in model.modules())
         if armed != case.checkpointing:
             raise RuntimeError(f"gradient checkpointing is {'on' if armed else 'off'}, not as the case says")
-    run = _trl_steps if case.engine == "trl" else _unsloth_steps
+    run = _trl_steps if case.engine == "trl" else dense_or_padded_steps
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -63,7 +63,8 @@ def _load(case: Case, place: Path) -> tuple[Any, Any]:
     longest = case.capacity if case.engine == "trl" else LONGEST
     model, tokenizer = FastLanguageModel.from_pretrained(
         str(checkpoint(case.shape, place)), max_seq_length=longest, dtype=torch.bfloat16,
-        load_in_4bit=case.quantization == "nf4", use_gradient_checkpointing=checkpointing,
+        load_in_4bit=case.quantization == "nf4", load_in_fp8=case.quantization == "fp8",
+        use_gradient_checkpointing=checkpointing,
     )  # fmt: skip
     model = FastLanguageModel.get_peft_model(
         model, r=16, lora_alpha=32, lora_dropout=0, target_modules=list(TARGETS), bias="none",
@@ -72,14 +73,15 @@ def _load(case: Case, place: Path) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _unsloth_steps(
+def dense_or_padded_steps(
     case: Case, model: Any, tokenizer: Any, place: Path
 ) -> tuple[list[float], float, float, list[float]]:
     """Rows unchanged (dense), or an optimizer step of padded micro batches of similar lengths (records)."""
     import torch
 
+    device = device_kind()
     data = data_of(case, SHAPES[case.shape].vocab)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-4, fused=True)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-4, fused=device == "cuda")
     seconds, losses = [], []
     sampler = data.sampler(0)
     for step in range(case.steps + case.warmup):
@@ -95,7 +97,7 @@ def _unsloth_steps(
             labels = np.full_like(ids, -100)
             for row, tokens in enumerate(rows):
                 ids[row, : len(tokens)] = labels[row, : len(tokens)] = tokens
-            batch = {"input_ids": torch.from_numpy(ids).cuda(), "labels": torch.from_numpy(labels).cuda()}
+            batch = {"input_ids": torch.from_numpy(ids).to(device), "labels": torch.from_numpy(labels).to(device)}
             loss = model(**batch).loss / (len(order) // size)
             loss.backward()
             total += float(loss)
@@ -103,7 +105,8 @@ def _unsloth_steps(
         assert float(norm) > 0, "no gradients"
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        torch.cuda.synchronize()
+        if device == "cuda":
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
         losses.append(total)
     tokens = float(data.lengths.sum()) / (case.steps + case.warmup)

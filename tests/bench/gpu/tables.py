@@ -34,7 +34,14 @@ def with_share(case: Case, line: dict[str, Any]) -> dict[str, Any]:
     return {**line, "share_of_limit": round(line["tokens_per_second"] * needed / line["matrix_tflops"] / 1e12, 3)}
 
 
-NAMES = {"fused": "**fused**", "peft": "transformers + PEFT", "unsloth": "Unsloth", "trl": "Unsloth + TRL packing"}
+NAMES = {
+    "fused": "**fused**",
+    "peft": "transformers + PEFT",
+    "liger": "transformers + PEFT + Liger",
+    "torchao": "transformers + PEFT + torchao float8",
+    "unsloth": "Unsloth",
+    "trl": "Unsloth + TRL packing",
+}
 
 
 def markdown(name: str, lines: list[tuple[Case, dict[str, Any]]]) -> str:
@@ -46,17 +53,17 @@ def markdown(name: str, lines: list[tuple[Case, dict[str, Any]]]) -> str:
 
 
 def _speed(lines: list[tuple[Case, dict[str, Any]]]) -> list[str]:
-    best = {_workload(case): line["tokens_per_second"] for case, line in reversed(lines) if _leads(case, line)}
+    best = {_row(case): line["tokens_per_second"] for case, line in reversed(lines) if _leads(case, line)}
     rows = [
         "| workload | engine | tokens/s | records/s | speedup | peak GiB | predicted | of limit | first step, s |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for case, line in lines:
-        start = f"| {_workload(case)} | {NAMES[case.engine]}{', checkpointing' if case.checkpointing else ''} | "
+        start = f"| {_row(case)} | {NAMES[case.engine]}{', checkpointing' if case.checkpointing else ''} | "
         if "tokens_per_second" not in line:
             rows.append(start + ("out of memory" if line.get("out_of_memory") else "failed") + " | | | | | | |")
             continue
-        ours, rate = best.get(_workload(case)), line["tokens_per_second"]
+        ours, rate = best.get(_row(case)), line["tokens_per_second"]
         times = "" if ours in (None, rate) else f"{ours / rate:.2f} times"
         rows.append(
             f"{start}{rate:,} | {line['records_per_second']} | {times} | {line['peak_gib']} | "
@@ -68,6 +75,11 @@ def _speed(lines: list[tuple[Case, dict[str, Any]]]) -> list[str]:
 def _leads(case: Case, line: dict[str, Any]) -> bool:
     """Whether the program would choose this case for its workload: fused layers, no activation computed twice."""
     return case.engine == "fused" and not case.checkpointing and "tokens_per_second" in line
+
+
+def _row(case: Case) -> str:
+    """The workload, with the shape if it is not that of the other rows."""
+    return _workload(case) if case.shape == Case.shape else f"{case.shape}, {_workload(case)}"
 
 
 def _workload(case: Case) -> str:
