@@ -236,6 +236,20 @@ def test_a_sweep_is_one_array_and_resume_starts_only_failed_points(zl: Zl) -> No
     assert [len(events(run, "slurm_start")) for run in runs] == [1, 2, 1]
 
 
+@pytest.mark.parametrize(("stopped", "now"), [("warden", True), ("both", False)])
+def test_cancel_lets_stopped_agents_and_wardens_go_on_and_end_the_job(zl: Zl, stopped: str, now: bool) -> None:
+    run = zl.submit('until [ -e "$ZLAUNCH_RUN_DIR/control/stop" ]; do sleep 0.1; done; exit 75')
+    wait(lambda: events(run, "ranks_started"))
+    record = json.loads(run.node_record(0).read_text())
+    for process in [record["warden"], *([record] if stopped == "both" else [])]:
+        os.kill(process["pid"], signal.SIGSTOP)
+    began = time.monotonic()
+    assert zl("cancel", run.run_id, *(["--now"] if now else [])) == f"{run.run_id}: CANCELLED\n"
+    assert time.monotonic() - began < 60  # a stop_deadline and Slurm's KillWait are longer together
+    assert zl.squeue(run) == ""
+    assert zl.leftovers(run) == []
+
+
 def test_a_cancelled_sweep_leaves_nothing_running_or_queued_and_can_be_resumed(zl: Zl) -> None:
     tools, calls = zl.home / "tools", zl.home / "calls"
     tools.mkdir()
@@ -260,7 +274,7 @@ def test_a_cancelled_sweep_leaves_nothing_running_or_queued_and_can_be_resumed(z
     assert [len(events(run, "slurm_start")) for run in runs] == [1, 1, 0]
     assert [len(events(run, "slurm_requeue")) for run in runs] == [0, 0, 0]
     assert calls.read_text().splitlines()[0] == runs[2].record.ids[0]  # before the end of another point starts it
-    assert len(calls.read_text().splitlines()) <= 2
+    assert len(calls.read_text().splitlines()) <= 3  # one of them wakes what was stopped
     assert zl("cancel", answer["sweep"]) == "".join(f"{run.run_id}: already CANCELLED\n" for run in runs)
     assert {json.loads(line)["state"] for line in zl("list", "--json").splitlines()} == {"CANCELLED"}
     go.touch()

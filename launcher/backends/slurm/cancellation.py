@@ -63,13 +63,18 @@ class Cancellation:
         if running and waiting:  # otherwise the end of a running job starts a waiting one
             self._scancel(waiting)
         if running:
+            self._wake(running)
             self._signal_agents(running, checkpoint)
             process.wait_until(
                 lambda: all(self._refresh(run).is_final for run in running),
-                max(sum(run.stop_seconds()) + 10.0 for run in running),
+                max(sum(run.stop_seconds()[0 if checkpoint else 1 :]) + 10.0 for run in running),
                 POLL,
             )
             time.sleep(CLEAR_SECONDS)
+
+    def _wake(self, runs: Sequence[RunDir]) -> None:
+        """Let agents and wardens go on that were stopped (SIGSTOP): they would heed no file, and their job stays."""
+        self.shell.run(["scancel", "--signal=CONT", *map(job_id, runs)])
 
     def _signal_agents(self, runs: Sequence[RunDir], checkpoint: bool) -> None:
         """Signal through files: a signal that Slurm sends reaches every process of the ranks, too."""
