@@ -41,6 +41,8 @@ from tests.torture.bounded import Outcome, Wrong, from_command_line, judge_all, 
 NAME = "hostile answers"
 TRIED = "answers of SSH hosts, archives and queue answers of login hosts, and files of ranks, damaged by seed"
 RUN = "run-20261127-120000-abcd"
+MOST_ENTRIES = 1_000_000
+"""Of a list that was made longer three times: this campaign has bounds, too."""
 SLOW = 5.0
 """Seconds, after which a host that answers nonsense has held a command up."""
 NAMES = (
@@ -109,7 +111,8 @@ def damaged(rnd: random.Random, value: Any, odd: tuple[Any, ...] = (*ODD, *NAMES
         elif what < 0.25 and isinstance(holder, dict):
             holder["added"] = copy.deepcopy(rnd.choice(odd))
         elif what < 0.35 and isinstance(holder, list):
-            holder += holder * rnd.choice((1, 5, 400))
+            times = rnd.choice((1, 5, 400))
+            holder += holder * min(times, MOST_ENTRIES // max(1, len(holder)))
         else:
             holder[key] = copy.deepcopy(rnd.choice(odd))
     return value
