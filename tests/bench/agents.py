@@ -1,6 +1,6 @@
 """Agents of many nodes on one machine, without training: what the first node's agent pays, and how long decisions take.
 
-    python -m tests.bench.agents [--nodes 64,256,512] [--seconds 20]
+    python -m tests.bench.agents [--nodes 64] [--seconds 20]
 
 The agents are real, meet over loopback and share the processors, so times of all of them together (start, failure,
 cancel) are mostly this machine's. The processor time, memory and sockets of the first agent are its own on any machine.
@@ -146,7 +146,7 @@ def measure(root: Path, nodes: int, seconds: float) -> Figures:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--nodes", default="64,256,512")
+    parser.add_argument("--nodes", default="64")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long nothing happens but heartbeats")
     chosen, _ = parser.parse_known_args()
     for nodes in map(int, chosen.nodes.split(",")):
