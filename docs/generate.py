@@ -130,6 +130,7 @@ to be faster with them.
 - Routers never have LoRA. They stay frozen, and no loss balances the load of the experts: its weight is 0.
 - Shared experts and first dense layers have LoRA where PEFT can tell their names from those of experts: in Llama 4,
   Qwen2-MoE, Qwen3.5-MoE and Granite 4. In the others the run says that they stay frozen.
+- gpt-oss is published in MXFP4; it is unpacked to 16 bits at loading.
 - PEFT adds weight and adapter of all experts of a layer for each pass, so without `train.gradient_checkpointing` the
   experts take their memory twice. `zlaunch plan` counts that.
 

@@ -143,6 +143,10 @@ ROWS: dict[str, Row] = {
     "glm4.5-air": Row("Glm4MoeConfig", _ROUTED),
     "glm4.7-flash": Row("Glm4MoeLiteConfig", {**_ROUTED, **_LATENT}),
     "gpt-oss": Row("GptOssConfig", {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 16}),
+    "gpt-oss-wide": Row(
+        "GptOssConfig",
+        {"num_local_experts": 4, "num_experts_per_tok": 2, "hidden_size": 64, "sliding_window": 16},
+    ),
     "deepseek-v2": Row("DeepseekV2Config", {**_ROUTED, **_LATENT, "n_shared_experts": 1}),
     "deepseek-v3": Row("DeepseekV3Config", {**_ROUTED, **_LATENT, "n_shared_experts": 1}),
     "smollm3": Row("SmolLM3Config", {"num_hidden_layers": 4}),
@@ -193,3 +197,23 @@ def make(name: str, place: Path) -> Path:
         config = kind(text_config=text, vision_config=dict(row.vision), **row.more)
         transformers.AutoModelForImageTextToText.from_config(config).save_pretrained(place)
     return place
+
+
+def pack_in_mxfp4(place: Path) -> None:
+    """Replace the experts of a checkpoint of gpt-oss by random ones in MXFP4, as it is published."""
+    import json
+
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    tensors, generator = load_file(place / "model.safetensors"), torch.Generator().manual_seed(0)
+    for name in [name for name in tensors if name.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
+        experts, rows, columns = tensors.pop(name).shape
+        blocks, scales = (experts, columns, rows // 32, 16), (experts, columns, rows // 32)
+        tensors[f"{name}_blocks"] = torch.randint(0, 256, blocks, generator=generator, dtype=torch.uint8)
+        tensors[f"{name}_scales"] = torch.randint(118, 122, scales, generator=generator, dtype=torch.uint8)
+    save_file(tensors, place / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((place / "config.json").read_text())
+    kept = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
+    config |= {"dtype": "bfloat16", "quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": kept}}
+    (place / "config.json").write_text(json.dumps(config))

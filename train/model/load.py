@@ -117,6 +117,10 @@ def load_plain(
     """
     register_types(Path(source))
     options = quantization_options(config, dtype)
+    if _published_in_mxfp4(source):
+        from transformers import Mxfp4Config
+
+        options["quantization_config"] = Mxfp4Config(dequantize=True)  # kernels for it would keep it packed, past LoRA
     if device is not None:
         options["device_map"] = {"": device}
     trusted = config.model.trust_remote_code
@@ -131,6 +135,13 @@ def load_plain(
         )
     _keep_four_bit_unpacked(model)
     return model
+
+
+def _published_in_mxfp4(source: str | Path) -> bool:
+    """Whether a directory holds weights as gpt-oss is published. A hub id is one of an adapter's base: its directory
+    is not known here, and transformers decides."""
+    found = (read_config(Path(source)) or {}).get("quantization_config")
+    return isinstance(found, dict) and found.get("quant_method") == "mxfp4"
 
 
 def _class_of(source: str | Path, revision: str | None, trusted: bool) -> Any:

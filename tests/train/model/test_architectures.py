@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.beds.architectures import ROWS, make
+from tests.beds.architectures import ROWS, make, pack_in_mxfp4
 from tests.beds.campaigns import WHOLE
 from tests.beds.ranks import events, metrics, result, tools, train
 from tests.train.conftest import write_records
@@ -272,3 +272,21 @@ def test_a_start_shows_the_reason_of_the_plan_for_the_engine_that_the_plan_chose
     assert train(run)[0].splitlines()[0] == f"engine peft: {planned}"
     assert result(run)["engine_reason"] == planned
     assert events(bed.runs["phi4"], "engine")[0]["reason"] == "train.engine=peft in the job"
+
+
+def test_gpt_oss_as_it_is_published_in_mxfp4_trains_and_is_exported_in_16_bits(
+    bed: Bed, configure: Any, tmp_path: Path
+) -> None:
+    """Experts are unpacked at loading, also where kernels could multiply with packed ones: LoRA needs the weights."""
+    place = make("gpt-oss-wide", bed.place / "gpt-oss-mxfp4")
+    pack_in_mxfp4(place)
+    data = {"data.train": str(bed.place / "train.jsonl"), "train.global_batch_size": 4}
+    model = {"path": str(place)}
+    run = configure("mxfp4", model=model, **SHORT, **data, **{"train.gradient_accumulation_steps": 2})
+    train(run)
+    assert result(run)["loss_last"] < result(run)["loss_first"]
+    assert [one for one in adapted(run) if "experts" in one]
+    out = str(tmp_path / "merged")
+    ((status, output),) = tools(tmp_path, ("train.export", ["--run-dir", str(run), "--to", "merged", "--out", out]))
+    assert status == 0, output
+    assert "quantization_config" not in json.loads((tmp_path / "merged" / "config.json").read_text())
