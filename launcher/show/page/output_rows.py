@@ -85,7 +85,7 @@ ROWS = (
     (r"(/.+): all files of this (\w+) run are already here", r"\1：这次 \2 训练的文件都已在此"),
     # hub: train/hub/reachable.py, train/records
     (
-        r"(hub:\S+|model\.path: \S+) is not in the cache, and (\S+) does not answer: (.+)",
+        r"((?:model\.path: )?\S+) is not in the cache, and (\S+) does not answer: (.+)",
         r"\1 不在缓存中，而 \2 没有应答：\3",
     ),
     (

@@ -90,6 +90,7 @@ def test_why_an_engine_trains_a_family_is_there_in_chinese(why: str) -> None:
         "  -> name a new directory with --out, or remove this one",
         "from the checkpoint of step 12",
         "error: demo-1 has succeeded",
+        "owner/tiny is not in the cache, and https://hub.example does not answer: [Errno -2] Name or service not known",
     ],
 )
 def test_what_a_command_behind_a_button_prints_is_there_in_chinese(line: str) -> None:
