@@ -68,6 +68,12 @@ ROWS = (
     ),
     (r"no such directory: (.+)", r"没有这个目录：\1"),
     (r"a local path must contain (.+)", r"本地路径须含有 \1"),
+    (
+        r"the start of the run was broken off: the command that started it was killed, or could not write down on a "
+        r"full disk why it failed",
+        "启动中断了：启动它的命令被杀掉，或者磁盘已满，没能写下失败的原因",
+    ),
+    (r"check the disk for space, then: (.+)", r"检查磁盘空间，然后执行：\1"),
     (r"cannot read (.+?): No such file or directory", r"无法读取 \1：没有这个文件或目录"),
     (r"cannot read (.+?): Permission denied", r"无法读取 \1：没有权限"),
     (r"cannot read (.+?): (.+)", r"无法读取 \1：\2"),
