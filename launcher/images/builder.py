@@ -85,7 +85,8 @@ def build_context(wheels: Path | None = None) -> Iterator[Path]:
         inner = shutil.ignore_patterns("__pycache__", "*.pyc", "templates", "docker", "slurm")
         shutil.copytree(package, context / "launcher", ignore=inner)
         (context / "launcher" / installation.REVISION_FILE).write_text(installation.source_revision(), encoding="utf-8")
-        shutil.copytree(installation.train_package(), context / "train", ignore=skip)
+        for name in ("train", "zlaunch"):
+            shutil.copytree(package.parent / name, context / name, ignore=skip)
         for kind in ("templates", "docker", "slurm"):
             shutil.copytree(installation.path(kind), context / kind, ignore=skip)
         if wheels is not None:

@@ -17,7 +17,7 @@ from launcher.lifecycle.interrupted import StartInterrupted, cancel_start, state
 from launcher.machine import output
 from launcher.plan import agent_plan
 from launcher.plan.types import RunPlan, Target
-from launcher.rundir import reading, summary
+from launcher.rundir import summary
 from launcher.rundir.directory import RunDir
 from launcher.rundir.find import RENDERED
 from launcher.rundir.state import RunState
@@ -108,10 +108,16 @@ def attach(run: RunDir, backend: Backend, *, smoke: bool = False, as_json: bool 
     return conclude(run, state, smoke=smoke, as_json=as_json)
 
 
+def _summary(run: RunDir, state: RunState) -> dict[str, Any]:
+    from launcher.rundir import reading  # a dry run reads no run
+
+    return reading.summarize(run, state)
+
+
 def leave(run: RunDir, *, as_json: bool = False) -> None:
     """Say how to come back to a run that goes on."""
     if as_json:
-        click.echo(json.dumps(reading.summarize(run, RunState.RUNNING)))
+        click.echo(json.dumps(_summary(run, RunState.RUNNING)))
     click.echo(f"{run.run_id} goes on\n  zlaunch watch {run.run_id}\n  zlaunch cancel {run.run_id}", err=as_json)
 
 
@@ -135,7 +141,7 @@ def conclude(run: RunDir, state: RunState, *, smoke: bool = False, as_json: bool
     """
     if not state.is_final:
         if as_json:
-            click.echo(json.dumps(reading.summarize(run, state)))
+            click.echo(json.dumps(_summary(run, state)))
         return EXIT[RunState.CANCELLED]
     from launcher.show import final
     from launcher.show.page import write
@@ -147,7 +153,7 @@ def conclude(run: RunDir, state: RunState, *, smoke: bool = False, as_json: bool
     for problem in problems:
         click.echo(f"smoke: {problem}", err=True)
     if as_json:
-        click.echo(json.dumps({**reading.summarize(run, state), **({"smoke_problems": problems} if smoke else {})}))
+        click.echo(json.dumps({**_summary(run, state), **({"smoke_problems": problems} if smoke else {})}))
     return 1 if problems else EXIT.get(state, 1)
 
 

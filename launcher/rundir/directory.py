@@ -267,6 +267,12 @@ class RunDir:
         """plan.json; empty for a run that was never rendered."""
         return self.read_json(self.plan_json) or {}
 
+    @property
+    def lacks_plan(self) -> bool:
+        """Whether plan.json is another object than a plan: that has a training, or null for a program."""
+        plan = self.read_json(self.plan_json)
+        return plan is not None and "train" not in plan
+
     def stop_seconds(self) -> tuple[float, float]:
         """(stop_deadline, kill_after) of the plan. A damaged plan gives the defaults, so that a cancel works."""
         launch = dict(DEFAULTS)

@@ -123,7 +123,8 @@ def draw(files: _Files) -> Picture:
     last = _last(files.index)
     nodes, numbers, held_out = _nodes(files, last), _numbers_of(files, last), _held_out(files)
     scores = scores_of(files.result.get("eval") or {})
-    verdict = None if files.is_program else judge(_facts(files, numbers["curve"], held_out, scores))
+    is_training = not (files.is_program or files.run.lacks_plan)
+    verdict = judge(_facts(files, numbers["curve"], held_out, scores)) if is_training else None
     return Picture(
         **_identity(files),
         **_progress(files, last),

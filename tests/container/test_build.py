@@ -46,7 +46,14 @@ def test_any_uid_runs_the_locked_packages_without_a_compiler(engine: Engine, ima
 
 def test_the_image_runs_as_a_plain_user_by_default(engine: Engine, image: str) -> None:
     output = engine("docker", "run", "--rm", "--network=none", image, "sh", "-c", "id -u; zlaunch --version")
-    assert output.split() == ["1000", "zlaunch,", "version", __version__]
+    user, *version = output.split()
+    assert (user, version[:2]) == ("1000", ["zlaunch", __version__])
+    assert re.fullmatch(r"\(revision [0-9a-f]{40}(-dirty)?\)", " ".join(version[2:]))
+
+
+def test_the_image_has_the_interface_for_python(engine: Engine, image: str) -> None:
+    code = "import zlaunch; print(zlaunch.Job(name='a').spec.name)"
+    assert engine("docker", "run", "--rm", "--network=none", image, "python", "-c", code).strip() == "a"
 
 
 def test_no_wheel_index_or_secret_is_left_in_the_image(engine: Engine, image: str) -> None:

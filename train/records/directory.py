@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable
@@ -119,6 +118,8 @@ def _fetched(path: str, name: str, config: str | None, split: str) -> Iterable[s
             "check the spelling and the split; a private one needs HF_TOKEN in `secrets`; offline it must be cached",
         ) from None
     if "[" in split or "+" in split:  # its cache files hold the whole splits
+        import hashlib
+
         key = hashlib.blake2b(f"{path} {data._fingerprint}".encode(), digest_size=12).hexdigest()
         file = cache_directory() / "datasets" / f"{key}.parquet"
         file.parent.mkdir(parents=True, exist_ok=True)

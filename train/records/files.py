@@ -9,7 +9,6 @@ hub (directory.py).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,6 @@ from train.records.directory import SUFFIXES, files_of_directory, hub_files
 from train.records.encoding import UTF16_BOMS, conversion_advice
 from train.records.json_text import cut_json, cut_lines, read_lines, read_list
 from train.records.tables import cut_arrow, cut_csv, cut_parquet, read_arrow, read_csv, read_parquet
-from train.records.workbook import cut_workbook, read_workbook
 
 
 def chunks(path: str) -> Iterator[Chunk]:
@@ -76,6 +74,8 @@ def _starts_with(file: str, marks: tuple[bytes, ...]) -> bool:
 
 def digest(file: str) -> str:
     """Hash of a file's content; a file that cannot be read raises DataError."""
+    import hashlib  # OpenSSL, which the first look at the records before every start does without
+
     found = hashlib.blake2b(digest_size=16)
     try:
         with open(file, "rb") as content:  # noqa: PTH123 - hashing is all that happens here
@@ -86,12 +86,24 @@ def digest(file: str) -> str:
     return found.hexdigest()
 
 
+def _cut_workbook(path: str, shown: str) -> Iterator[Chunk]:
+    from train.records.workbook import cut_workbook  # zip and XML, for few files
+
+    return cut_workbook(path, shown)
+
+
+def _read_workbook(chunk: Chunk) -> Objects:
+    from train.records.workbook import read_workbook
+
+    return read_workbook(chunk)
+
+
 _READERS: dict[str, Reader] = {
     "lines": Reader(cut_lines, read_lines),
     "json": Reader(cut_json, read_list),
     "list": Reader(cut_json, read_list),
     "csv": Reader(cut_csv, read_csv),
-    "xlsx": Reader(cut_workbook, read_workbook),
+    "xlsx": Reader(_cut_workbook, _read_workbook),
     "parquet": Reader(cut_parquet, read_parquet),
     "arrow": Reader(cut_arrow, read_arrow),
 }
