@@ -11,7 +11,7 @@ import click
 import msgspec
 from rich.cells import cell_len
 
-from launcher.backends import current_state
+from launcher.backends import BACKENDS, current_state
 from launcher.errors import ZlaunchError
 from launcher.rundir import curve, find, reading
 from launcher.rundir.directory import RunDir
@@ -60,7 +60,9 @@ def overview(run: RunDir, *, long: bool = False) -> dict[str, Any]:
     if damaged:
         click.echo(f"warning: {run.metrics}: damaged lines", err=True)
     state, error = current_state.recorded_state(record), None
-    if not state.is_final or state is RunState.LOST:
+    if record.backend not in BACKENDS:
+        error = f"{run.run_json} names no known backend"
+    elif not state.is_final or state is RunState.LOST:
         state, error = current_state.last_seen(run)
     return {
         "run": run.run_id,

@@ -268,10 +268,13 @@ class RunDir:
         return self.read_json(self.plan_json) or {}
 
     @property
-    def lacks_plan(self) -> bool:
-        """Whether plan.json is another object than a plan: that has a training, or null for a program."""
+    def plan_trouble(self) -> str:
+        """Why it is not known what a run trains; empty: its plan has a training's settings, or null for a program."""
         plan = self.read_json(self.plan_json)
-        return plan is not None and "train" not in plan
+        if plan is None:
+            return "it is missing" if self.run_json.exists() and self.record.submitted is not None else ""
+        training = plan.get("train", {})
+        return "" if training is None or "train" in training else "this is no plan of a run"
 
     def stop_seconds(self) -> tuple[float, float]:
         """(stop_deadline, kill_after) of the plan. A damaged plan gives the defaults, so that a cancel works."""

@@ -123,7 +123,7 @@ def draw(files: _Files) -> Picture:
     last = _last(files.index)
     nodes, numbers, held_out = _nodes(files, last), _numbers_of(files, last), _held_out(files)
     scores = scores_of(files.result.get("eval") or {})
-    is_training = not (files.is_program or files.run.lacks_plan)
+    is_training = not (files.is_program or files.run.plan_trouble)
     verdict = judge(_facts(files, numbers["curve"], held_out, scores)) if is_training else None
     return Picture(
         **_identity(files),

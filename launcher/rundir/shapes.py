@@ -121,6 +121,7 @@ class Launch(msgspec.Struct):
     world_size: Count | msgspec.UnsetType = msgspec.UNSET
     nodes: list[PlannedNode] = []
     python: str | msgspec.UnsetType = msgspec.UNSET
+    device: str | msgspec.UnsetType = msgspec.UNSET
     stop_deadline: Seconds | msgspec.UnsetType = msgspec.UNSET
     kill_after: Seconds | msgspec.UnsetType = msgspec.UNSET
 

@@ -70,7 +70,7 @@ def sweep_of(root: Path, count: int) -> sweep.Sweep:
     runs = []
     for index in range(count):
         run = RunDir(root / f"zh-{index}-20260101-000000-aaaa")
-        run.write({"plan.json": '{"train": {}}'})
+        run.write({"plan.json": '{"train": {"train": {}}}'})
         run.save_record(RunRecord(run_id=run.run_id, name="zh", backend="slurm", created=1.0, state="LOST"))
         runs.append((run, {"lora.r": index}))
     points = sweep.new_sweep("zh", "slurm", runs)

@@ -31,7 +31,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     runs = tmp_path / "runs"
     for run_id, started in ((RUN, True), ("demo-20260101-000001-abcd", True), ("dry-20260101-000002-abcd", False)):
         run = RunDir(runs / run_id)
-        run.write({"plan.json": '{"train": {}}'})
+        run.write({"plan.json": '{"train": {"train": {}}}'})
         if started:
             run.save_record(RunRecord(run_id=run_id, name="x", backend="local", created=1.0))
     odd = os.fsencode(runs) + b"/\xc7\xe9-20260101-000004-abcd"  # GBK

@@ -16,7 +16,7 @@ from tests.beds.run_bed import out_of_reach
 
 def a_run(root: Path, name: str, backend: str, state: str) -> RunDir:
     run = RunDir(root / name)
-    run.write({"plan.json": '{"train": {}}'})
+    run.write({"plan.json": '{"train": {"train": {}}}'})
     run.save_record(RunRecord(run_id=name, name="x", backend=backend, created=1.0, state=state))
     return run
 

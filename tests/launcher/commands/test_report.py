@@ -28,7 +28,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def a_run(root: Path, name: str, backend: str, state: str, result: dict[str, Any] | None = None) -> RunDir:
     run = RunDir(root / f"{name}-20260101-000000-aaaa")
-    run.write({"plan.json": '{"train": {}}', **({} if result is None else {"result.json": json.dumps(result)})})
+    run.write(
+        {"plan.json": '{"train": {"train": {}}}', **({} if result is None else {"result.json": json.dumps(result)})}
+    )
     run.save_record(RunRecord(run_id=run.run_id, name=name, backend=backend, created=1.0, state=state))
     return run
 

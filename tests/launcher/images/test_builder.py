@@ -43,7 +43,9 @@ def test_the_build_context_holds_what_the_dockerfile_copies_and_nothing_else(tmp
         copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (context / "docker/Dockerfile").read_text(), re.MULTILINE)
         assert all((context / word).exists() for line in copied for word in line.split())
         assert (context / "docker/requirements/wheels/a.whl").read_text() == "a"
-        assert sorted(path.name for path in context.iterdir()) == ["docker", "launcher", "slurm", "templates", "train"]
+        assert sorted(path.name for path in context.iterdir()) == [
+            *("docker", "launcher", "slurm", "templates", "train", "zlaunch")
+        ]
         assert not list(context.rglob("*.pyc"))
     assert not context.exists()
 

@@ -35,7 +35,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def died_early(root: Path, backend: str) -> RunDir:
     """A run whose launcher was killed before it started or sent anything."""
     run = RunDir(root / "a-20260101-000000-aaaa")
-    run.write({"plan.json": '{"train": {}}'})
+    run.write({"plan.json": '{"train": {"train": {}}}'})
     run.save_record(RunRecord(run_id=run.run_id, name="a", backend=backend, created=1.0))
     return run
 
@@ -100,7 +100,7 @@ def rows_of(name: str) -> list[dict[str, Any]]:
 
 def a_run(root: Path, name: str, backend: str, state: str) -> RunDir:
     run = RunDir(root / f"{name}-20260101-000000-aaaa")
-    run.write({"plan.json": '{"train": {}}'})
+    run.write({"plan.json": '{"train": {"train": {}}}'})
     run.save_record(RunRecord(run_id=run.run_id, name=name, backend=backend, created=1.0, state=state))
     return run
 

@@ -199,7 +199,7 @@ def test_the_removed_directory_may_be_renamed_already_by_another_command(tmp_pat
 
 def test_a_dry_run_and_names_given_twice(zl: Zl, root: Path) -> None:
     dry = RunDir(root / "dry-20260101-000000-aaaa")
-    dry.write({"plan.json": '{"train": {}}'})
+    dry.write({"plan.json": '{"train": {"train": {}}}'})
     run = make_run(root, "a-20260101-000000-aaaa")
     made = make_sweep(root, "s-sweep-20260101-000000-aaaa", make_run(root, "s-0-20260101-000000-aaaa").run_id)
     zl("rm", dry.run_id, "a", run.run_id, str(run.path), made.sweep_id, "s-sweep", "--yes")

@@ -21,7 +21,7 @@ from train.rundir.checkpoints import MARKER
 
 def make_run(root, run_id):
     run = RunDir(root / run_id)
-    run.write({"plan.json": '{"train": {}}'})
+    run.write({"plan.json": '{"train": {"train": {}}}'})
     run.save_record(RunRecord(run_id=run_id, name="x", backend="local", created=1.0))
     return run
 

@@ -19,7 +19,7 @@ from launcher.rundir.directory import RunDir, RunRecord
 
 def make_run(root: Path, run_id: str, *, submitted: float | None = 1.0, state: str = "SUCCEEDED") -> RunDir:
     run = RunDir(root / run_id)
-    run.write({"plan.json": '{"train": {}}'})
+    run.write({"plan.json": '{"train": {"train": {}}}'})
     run.save_record(
         RunRecord(run_id=run_id, name="x", backend="local", created=1.0, submitted=submitted, state=state)
     )  # fmt: skip
@@ -92,7 +92,7 @@ def test_a_run_is_found_from_inside_the_directories(tmp_path: Path, monkeypatch:
 
 def test_dry_runs_have_no_short_name_and_are_never_last(tmp_path: Path) -> None:
     dry = RunDir(tmp_path / "demo-20260103-000000-bbbb")
-    dry.write({"plan.json": '{"train": {}}'})
+    dry.write({"plan.json": '{"train": {"train": {}}}'})
     with pytest.raises(RunNotFound, match="was started"):
         find.find_run("last", tmp_path)
     run = make_run(tmp_path, "demo-20260101-000000-aaaa")

@@ -124,7 +124,7 @@ def test_a_run_directory_that_is_removed_ends_the_command_and_the_run(tmp_path: 
 
 def a_run(root: Path, state: str = "PENDING") -> RunDir:
     run = RunDir(root / "cut-20260101-000000-aaaa")
-    run.write({"plan.json": '{"train": {}}'})
+    run.write({"plan.json": '{"train": {"train": {}}}'})
     run.save_record(RunRecord(run_id=run.run_id, name="cut", backend="local", created=1.0, state=state))
     return run
 

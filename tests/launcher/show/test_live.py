@@ -65,7 +65,7 @@ def test_what_keeps_the_state_from_being_known_is_said_once(tmp_path: Path) -> N
 )
 def test_a_failure_says_only_what_is_known(tmp_path: Path, failure: dict[str, Any], says: str) -> None:
     run = RunDir(tmp_path / "a-20260101-000000-aaaa")
-    run.write({"errors/slurm.json": json.dumps({**failure, "cause": "bug"}), "plan.json": '{"train": {}}'})
+    run.write({"errors/slurm.json": json.dumps({**failure, "cause": "bug"}), "plan.json": '{"train": {"train": {}}}'})
     run.save_record(RunRecord(run_id=run.run_id, name="a", backend="slurm", created=1.0, state="FAILED"))
     shown = io.StringIO()
     final.print_outcome(run, RunState.FAILED, output=shown)

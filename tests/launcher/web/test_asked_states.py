@@ -43,7 +43,7 @@ class Cluster:
 
 def a_run(folder: Path, name: str, state: str = "PENDING") -> RunDir:
     run = RunDir(folder / name)
-    run.write({"plan.json": '{"train": {}}'})
+    run.write({"plan.json": '{"train": {"train": {}}}'})
     run.save_record(RunRecord(run_id=name, name=name, backend="slurm", created=1.0, submitted=2.0, state=state))
     return run
 

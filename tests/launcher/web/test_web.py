@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[3]
 
 def a_run(folder: Path, name: str) -> RunDir:
     run = RunDir(folder / f"{name}-20260101-000000-aaaa")
-    run.write({"plan.json": '{"train": {}}', "logs/node-0/rank-0.log": "one\ntwo\n"})
+    run.write({"plan.json": '{"train": {"train": {}}}', "logs/node-0/rank-0.log": "one\ntwo\n"})
     run.save_record(RunRecord(run_id=run.run_id, name=name, backend="local", created=1.0, submitted=2.0))
     return run
 
@@ -175,6 +175,6 @@ def test_a_damaged_file_is_reported_on_its_stream_which_goes_on(site: Site, tmp_
     (run / "plan.json").write_text("{torn")
     assert "plan.json" in json.loads(answer.readline().removeprefix(b"data: "))["error"]
     answer.readline()
-    (run / "plan.json").write_text('{"train": {}}')
+    (run / "plan.json").write_text('{"train": {"train": {}}}')
     assert "error" not in json.loads(answer.readline().removeprefix(b"data: "))
     connection.close()

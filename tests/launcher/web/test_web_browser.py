@@ -37,7 +37,7 @@ class Bed:
 
     def add(self, folder: Path, name: str, short: str | None = None) -> RunDir:
         run = RunDir(folder / f"{short or name}-20260101-000000-aaaa")
-        run.write({"plan.json": '{"train": {}}', "logs/node-0/rank-0.log": f"{HOSTILE}\n"})
+        run.write({"plan.json": '{"train": {"train": {}}}', "logs/node-0/rank-0.log": f"{HOSTILE}\n"})
         run.save_record(RunRecord(run_id=run.run_id, name=name, backend="local", created=1.0, submitted=2.0))
         node = {"node_rank": 0, "host": "here", "boot_id": "b", "pid": 7, "start_time": 5, "state": "RUNNING",
                 "heartbeat": 1.0, "ranks": [{"rank": 0, "pid": 8, "start_time": 6}]}  # fmt: skip

@@ -53,7 +53,7 @@ class Connection:
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
     made = RunDir(tmp_path / "runs" / "demo-20261124-120000-abcd")
-    made.write({"plan.json": '{"train": {}}', "logs/old.log": "", "code/train/a.py": ""})
+    made.write({"plan.json": '{"train": {"train": {}}}', "logs/old.log": "", "code/train/a.py": ""})
     return made
 
 

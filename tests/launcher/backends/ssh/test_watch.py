@@ -25,7 +25,7 @@ from tests.beds.fake_hosts import FakeSession, fake_watch
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
     run = RunDir(tmp_path / "a-20260101-000000-aaaa")
-    run.write({"plan.json": '{"train": {}}'})
+    run.write({"plan.json": '{"train": {"train": {}}}'})
     run.save_record(RunRecord(run_id=run.run_id, name="a", backend="ssh", created=1.0, state="RUNNING"))
     return run
 

@@ -198,10 +198,10 @@ def test_a_refused_start_keeps_its_words_and_its_kind() -> None:
 def site(tmp_path: Path) -> Iterator[Site]:
     run = RunDir(tmp_path / "one-20260101-000000-aaaa")
     job = f"name: {json.dumps(HOSTILE)}\nmodel: {{path: own/model}}\ntrain: {{epochs: 3}}\n"
-    run.write({"plan.json": '{"train": {}}', "job.yaml": job})
+    run.write({"plan.json": '{"train": {"train": {}}}', "job.yaml": job})
     run.save_record(RunRecord(run_id=run.run_id, name="one", backend="slurm", created=1.0, submitted=2.0))
     program = RunDir(tmp_path / "own-20260101-000000-bbbb")
-    program.write({"plan.json": '{"train": {}}', "job.yaml": "program: [x.py]\n"})
+    program.write({"plan.json": '{"train": {"train": {}}}', "job.yaml": "program: [x.py]\n"})
     program.save_record(RunRecord(run_id=program.run_id, name="own", backend="local", created=1.0, submitted=2.0))
     made = Site("127.0.0.1", 0, lambda: [run, program], lambda run: RunState.RUNNING)
     threading.Thread(target=made.serve, daemon=True).start()

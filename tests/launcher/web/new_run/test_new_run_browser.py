@@ -143,7 +143,7 @@ def test_texts_of_a_job_and_of_records_stay_text(
     run = RunDir(find.runs_root() / "hostile-20260101-000000-aaaa")
     data = {"train": str(tmp_path / "r.jsonl"), "system": HOSTILE}
     job = {"name": HOSTILE, "model": {"source": "random"}, "data": data}
-    run.write({"plan.json": '{"train": {}}', "job.yaml": json.dumps(job)})
+    run.write({"plan.json": '{"train": {"train": {}}}', "job.yaml": json.dumps(job)})
     run.save_record(RunRecord(run_id=run.run_id, name="x", backend="local", created=1.0, submitted=2.0))
     tokens = [
         {"id": 1, "text": f"say {HOSTILE}\u202e", "loss": False},
