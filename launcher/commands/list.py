@@ -60,10 +60,10 @@ def overview(run: RunDir, *, long: bool = False) -> dict[str, Any]:
     if damaged:
         click.echo(f"warning: {run.metrics}: damaged lines", err=True)
     state, error = current_state.recorded_state(record), None
-    if record.backend not in BACKENDS:
-        error = f"{run.run_json} names no known backend"
-    elif not state.is_final or state is RunState.LOST:
+    if not state.is_final or state is RunState.LOST:
         state, error = current_state.last_seen(run)
+    elif record.backend not in BACKENDS:
+        error = f"{run.run_json} names no known backend"
     return {
         "run": run.run_id,
         "state": state.value,
