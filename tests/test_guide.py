@@ -6,6 +6,7 @@ page's, so that no hub, host or GPU is needed. Commands about `last` have one fi
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -71,7 +72,8 @@ def finished(tmp_path_factory) -> Path:
     argv = ["local", "job.yaml", "--device", "cpu", "--set", "model.source=random", "--max-steps", "4"]
     done = subprocess.run(
         [shutil.which("zlaunch", path=str(ROOT / ".venv/bin")) or "zlaunch", *argv],
-        cwd=folder, capture_output=True, text=True, timeout=400, check=False,
+        cwd=folder, env={**os.environ, "ZLAUNCH_RUNS": str(folder / "runs")},
+        capture_output=True, text=True, timeout=400, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "runs"

@@ -94,7 +94,8 @@ def test_hosts_with_gpus_of_their_own_see_no_other_device(lab: Lab) -> None:
         alone.start()
         assert "nvidia0" not in alone.run("node1", ["ls", "/dev"]).stdout.split()
         assert alone.run("node1", ["mknod", "/dev/nvidia0", "c", "195", "0"], check=False).returncode != 0
-        assert alone.run("node1", ["sh", "-c", "echo > /dev/null && touch /dev/shm/x && head -c 1 /dev/urandom"]).stdout
+        uses = "echo > /dev/null && touch /dev/shm/x && head -c 1 /dev/urandom | wc -c"
+        assert alone.run("node1", ["sh", "-c", uses]).stdout.strip() == "1"
         assert alone.read("node1", "/sys/class/net/eth0/mtu").strip() == "9000"
         assert alone.run("node1", ["ls", "/sys/class/net"]).stdout.split() == ["eth0", "lo"]
     finally:

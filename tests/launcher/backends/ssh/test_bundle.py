@@ -20,7 +20,7 @@ from launcher.rundir.directory import RunDir
 def make_run(path: Path) -> RunDir:
     run = RunDir(path)
     code = {"code/agent/main.py": "print()", "code/train/a b.py": "x = 1"}
-    run.write({"plan.json": '{"train": {"train": {}}}', "node.sh": "#!/bin/sh\n", **code})
+    run.write({"plan.json": "{}", "node.sh": "#!/bin/sh\n", **code})
     (run.path / "run.json").write_text("{}")
     (run.path / "events.jsonl").write_text("{}\n")
     return run
