@@ -27,7 +27,7 @@ ELSEWHERE = {
     "make env": "made the environment of this test",
     "source .venv/bin/activate": "changes a shell",
     "make demo": "minutes; CI runs it",
-    "pip config set global.index-url https://pypi.tuna.tsinghua.edu.cn/simple": "changes the user's settings",
+    'pip config set global.index-url "$MIRROR"': "changes the user's settings",
     "PIP_FIND_LINKS=/data/wheels make env": "installs",
     "pip install modelscope": "installs",
     "zlaunch resume last": "refused: the run of this test has succeeded",

@@ -1,7 +1,7 @@
 """Whether the kernel's out-of-memory killer ended a process: its own counters and its log say so, a signal 9 does not.
 
 The kernel counts its kills in /proc/vmstat (the whole host) and in the files of each memory cgroup. Where neither can
-be read, nothing is known, and people are told so.
+be read, nothing is known, and the message says so.
 """
 
 from __future__ import annotations

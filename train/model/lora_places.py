@@ -2,7 +2,7 @@
 
 LoRA goes on the linear layers of the text model and on the weights of experts, which transformers 5 holds as parameters
 with three dimensions (PEFT's `target_parameters`). It never goes on a router, even if a name or a pattern matches one:
-an adapted router sends tokens to other experts, and nothing here balances their load. What is left out is told.
+an adapted router sends tokens to other experts, and nothing here balances their load. The run names what is left out.
 """
 
 from __future__ import annotations
