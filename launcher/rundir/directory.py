@@ -267,13 +267,14 @@ class RunDir:
         """plan.json; empty for a run that was never rendered."""
         return self.read_json(self.plan_json) or {}
 
-    @property
-    def plan_trouble(self) -> str:
-        """Why it is not known what a run trains; empty: its plan has a training's settings, or null for a program."""
-        plan = self.read_json(self.plan_json)
-        if plan is None:
+    def plan_trouble(self, content: dict[str, Any] | None) -> str:
+        """Why it is not known what a run trains; empty: its plan has a training's settings, or null for a program.
+
+        `content`: of plan.json, None if the file does not exist.
+        """
+        if content is None:
             return "it is missing" if self.run_json.exists() and self.record.submitted is not None else ""
-        training = plan.get("train", {})
+        training = content.get("train", {})
         return "" if training is None or "train" in training else "this is no plan of a run"
 
     def stop_seconds(self) -> tuple[float, float]:

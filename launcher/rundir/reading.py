@@ -86,8 +86,12 @@ class _Files:
         return self.run.record if self.run.run_json.exists() else None
 
     @cached_property
+    def written_plan(self) -> dict[str, Any] | None:
+        return self.run.read_json(self.run.plan_json)
+
+    @property
     def plan(self) -> dict[str, Any]:
-        return self.run.read_plan()
+        return self.written_plan or {}
 
     @cached_property
     def result(self) -> dict[str, Any]:
@@ -123,7 +127,7 @@ def draw(files: _Files) -> Picture:
     last = _last(files.index)
     nodes, numbers, held_out = _nodes(files, last), _numbers_of(files, last), _held_out(files)
     scores = scores_of(files.result.get("eval") or {})
-    is_training = not (files.is_program or files.run.plan_trouble)
+    is_training = not (files.is_program or files.run.plan_trouble(files.written_plan))
     verdict = judge(_facts(files, numbers["curve"], held_out, scores)) if is_training else None
     return Picture(
         **_identity(files),

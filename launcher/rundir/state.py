@@ -130,8 +130,8 @@ def damage(run: RunDir) -> list[str]:
     """What is wrong with the node records, events and metrics of a run. What cannot be read is left out elsewhere."""
     found = [f"{path.relative_to(run.path)}: {reason}" for path, reason in damaged_records(run).items()]
     with contextlib.suppress(RunNotFound):  # unreadable: every command says so
-        if run.plan_trouble:
-            found.append(f"{run.plan_json.name}: {run.plan_trouble}, so what the run trains is not known")
+        if trouble := run.plan_trouble(run.read_json(run.plan_json)):
+            found.append(f"{run.plan_json.name}: {trouble}, so what the run trains is not known")
     for path, shape in ((run.events, shapes.Event), (run.metrics, shapes.Metric)):
         if lines := jsonl.damaged_lines(path, shape):
             found.append(f"{path.name}: {len(lines)} cut off, the first is line {lines[0]}")

@@ -53,6 +53,18 @@ def cpu(pid: int) -> float:
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e6
 
 
+def cpu_until_the_end(run: Run, first: int, before: float) -> float:
+    """The last `cpu` of the first agent that can be read, at least `before`."""
+    spent = before
+    while run.agents[0].poll() is None:
+        try:
+            spent = max(spent, cpu(first))
+        except OSError:
+            break
+        time.sleep(0.05)
+    return spent
+
+
 def memory(pid: int, key: str) -> float:
     """MiB of a line of smaps_rollup."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
@@ -112,13 +124,7 @@ def measure(root: Path, nodes: int, seconds: float) -> Figures:
         while Path(f"/proc/{own}").exists():
             time.sleep(0.005)
         figures.failure_seconds = time.monotonic() - since
-        spent = cpu(first)
-        while run.agents[0].poll() is None:
-            try:
-                spent = max(spent, cpu(first))
-            except OSError:
-                break
-            time.sleep(0.05)
+        spent = cpu_until_the_end(run, first, before)
         figures.failure_ms_per_node = (spent - before) / nodes
         figures.failure_all_seconds = ended(run, since)
         states = {run.record(node)["state"] for node in range(nodes)}
@@ -129,13 +135,7 @@ def measure(root: Path, nodes: int, seconds: float) -> Figures:
         _, first = begin(run)
         before, since = cpu(first), time.monotonic()
         run.signal(0, signal.SIGINT)
-        spent = before
-        while run.agents[0].poll() is None:
-            try:
-                spent = cpu(first)
-            except OSError:
-                break
-            time.sleep(0.05)
+        spent = cpu_until_the_end(run, first, before)
         figures.cancel_ms_per_node = (spent - before) / nodes
         figures.cancel_seconds = ended(run, since)
         states = {run.record(node)["state"] for node in range(nodes)}

@@ -67,3 +67,10 @@ def test_names_of_any_width_are_aligned_and_dry_runs_are_listed_on_request(
     assert every[-1].endswith(dry.run_id)
     rows = [json.loads(line) for line in CliRunner().invoke(cli, ["list", "--all", "--json"]).stdout.splitlines()]
     assert [row["state"] for row in rows] == ["SUCCEEDED"] * 5 + ["DRY RUN"]
+
+
+def test_a_run_that_is_over_with_an_unknown_backend_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZLAUNCH_RUNS", str(tmp_path))
+    a_run(tmp_path, "a-20260101-000000-aaaa", "../../x", "SUCCEEDED")
+    (row,) = map(json.loads, CliRunner().invoke(cli, ["list", "--json"], catch_exceptions=False).stdout.splitlines())
+    assert (row["state"], "names no known backend" in row["error"]) == ("SUCCEEDED", True)

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from launcher.rundir import reading
+from launcher.rundir.directory import RunDir, RunRecord
 from launcher.rundir.picture import Count, Picture
-from launcher.rundir.state import RunState
+from launcher.rundir.state import RunState, damage
 from tests.beds.pictured import BEGIN, Recorded
 
 
@@ -144,3 +145,20 @@ def test_events_of_any_kind_are_kept(tmp_path: Path, event: dict[str, Any]) -> N
     recorded = Recorded(tmp_path).plan().submit()
     recorded._append("events.jsonl", event)
     assert seen(recorded).events[-1].fields == event
+
+
+@pytest.mark.parametrize("content", [None, "{}", '{"a": 1}', '{"train": {}}', '{"train": {"model": 1}, "launch": {}}'])
+def test_a_run_without_a_plan_gets_no_verdict_and_says_so(tmp_path: Path, content: str | None) -> None:
+    recorded = Recorded(tmp_path).plan().submit().ranks().phase("train", total_steps=2).steps(1, 2)
+    assert reading.read(recorded.run, RunState.SUCCEEDED).verdict is not None
+    recorded.run.plan_json.unlink()
+    if content is not None:
+        recorded.run.plan_json.write_text(content)
+    assert reading.read(recorded.run, RunState.SUCCEEDED).verdict is None
+    assert [text for text in damage(recorded.run) if text.startswith("plan.json: ") and "is not known" in text]
+
+
+def test_a_run_that_never_started_lacks_no_plan(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "tiny-20260101-000000-aaaa")
+    run.save_record(RunRecord(run_id=run.run_id, name="tiny", backend="local", created=1.0, state="CANCELLED"))
+    assert damage(run) == []

@@ -184,12 +184,18 @@ def test_records_that_are_trained_on_show_nothing(tmp_path: Path) -> None:
     assert rule(trained(tmp_path / "b", before=4.0, after=1.0, data={"in_training": 1})) == "learned"
 
 
-def test_losses_on_other_records_are_not_compared(tmp_path: Path) -> None:
-    recorded = Recorded(tmp_path).plan().submit().ranks().phase("train", total_steps=30)
+def measured_in_part(root: Path) -> Recorded:
+    """A run of thirty steps that has measured 20 of its 500 held-out records three times."""
+    recorded = Recorded(root).plan().submit().ranks().phase("train", total_steps=30)
     recorded.event("data", part="eval", records=500, measured=500, in_training=0)
     for step, loss in ((0, 3.0), (15, 2.0), (30, 1.5)):
         recorded._append("metrics.jsonl", {"step": step, "eval_loss": loss, "records": 20, "seconds": 0.1})
         recorded.steps(step + 1, min(step + 15, 30), loss=falling)
+    return recorded
+
+
+def test_losses_on_other_records_are_not_compared(tmp_path: Path) -> None:
+    recorded = measured_in_part(tmp_path)
     recorded.result(steps=30, eval={"after": {"loss": 2.9, "records": 500, "accuracy": 0.1}}).end()
     found = reading.read(recorded.run, RunState.SUCCEEDED)
     assert found.verdict is not None
@@ -198,11 +204,7 @@ def test_losses_on_other_records_are_not_compared(tmp_path: Path) -> None:
 
 
 def test_the_verdict_names_the_losses_over_all_records_where_there_are_two(tmp_path: Path) -> None:
-    recorded = Recorded(tmp_path).plan().submit().ranks().phase("train", total_steps=30)
-    recorded.event("data", part="eval", records=500, measured=500, in_training=0)
-    for step, loss in ((0, 3.0), (15, 2.0), (30, 1.5)):
-        recorded._append("metrics.jsonl", {"step": step, "eval_loss": loss, "records": 20, "seconds": 0.1})
-        recorded.steps(step + 1, min(step + 15, 30), loss=falling)
+    recorded = measured_in_part(tmp_path)
     recorded.result(steps=30, eval={"before": {"loss": 4.0}, "after": {"loss": 2.5, "records": 500}}).end()
     found = reading.read(recorded.run, RunState.SUCCEEDED)
     assert found.verdict is not None
