@@ -127,7 +127,9 @@ to be faster with them.
   `lora.target_modules: [q_proj, k_proj, v_proj, o_proj]` experts stay frozen; `gate_proj`, `up_proj` and `down_proj`
   name their products. Experts take no `lora.dropout`, `lora.dora` or other `lora.init`: by default they then stay
   frozen, and a job that names them is refused.
-- Routers never have LoRA. They stay frozen, and no loss balances the load of the experts: its weight is 0.
+- Routers never have LoRA. They stay frozen. `train.router_loss` adds the loss that balances the load of the experts,
+  with a weight or with the model's own (`auto`); it acts through the adapters, and is in metrics.jsonl as
+  `router_loss`. It is that of transformers, which has it for {balanced}.
 - Shared experts and first dense layers have LoRA where PEFT can tell their names from those of experts: in Llama 4,
   Qwen2-MoE, Qwen3.5-MoE and Granite 4. In the others the run says that they stay frozen.
 - gpt-oss is published in MXFP4; it is unpacked to 16 bits at loading.
@@ -138,7 +140,8 @@ to be faster with them.
 
 | what | why |
 |---|---|
-{refused}| a checkpoint that lacks weights of its architecture | transformers would fill them with random numbers |
+{refused}| `train.router_loss`: {unbalanced} | transformers computes no such loss for them |
+| a checkpoint that lacks weights of its architecture | transformers would fill them with random numbers |
 | an architecture that transformers lacks (InternLM 3) | it brings code: `model.trust_remote_code: true`; not tested |
 | `lora.target_modules` with `gate_proj` but not `up_proj` in a mixture | one weight holds both |
 """
@@ -164,7 +167,17 @@ def models_page() -> str:
     refused = "".join(f"| packed rows: {', '.join(who)} | {why} |\n" for why, who in reasons.items())
     experts = compat.check(compat.Combination(_known(families.ARCHITECTURES[0]), "peft", "nf4"))[0].reason
     refused += f"| nf4 and int8: mixtures of experts | {experts} |\n"
-    return MODELS.format(families="\n".join(table) + "\n", others="\n".join(others) + "\n", refused=refused)
+    mixtures = [one for one in families.ARCHITECTURES if one.mixture]
+    balanced, unbalanced = (
+        ", ".join(one.title for one in mixtures if one.balanced is is_so) for is_so in (True, False)
+    )
+    return MODELS.format(
+        families="\n".join(table) + "\n",
+        others="\n".join(others) + "\n",
+        refused=refused,
+        balanced=balanced,
+        unbalanced=unbalanced,
+    )
 
 
 def _known(one: families.Architecture) -> Family:

@@ -44,6 +44,8 @@ class Combination:
     dropout: bool = False
     embeddings: bool = False
     """The job asks for LoRA on the embeddings or the output head, or trains both of them in full."""
+    router_loss: bool = False
+    """The job adds a loss that balances the load of experts."""
     wide: bool = False
     """The job trains more than LoRA on the layers' own projections: other modules, or whole modules."""
 
@@ -66,6 +68,7 @@ class Combination:
             adapter=config.lora.adapter is not None,
             dropout=config.lora.dropout > 0,
             embeddings=_names_embeddings(config.lora),
+            router_loss=config.train.router_loss != 0,
             wide=bool(config.lora.modules_to_save) or not _usual(config.lora.target_modules),
         )
 
@@ -124,6 +127,7 @@ _FIELDS = {
     "train.offload_param": "offload_param",
     "train.packing": "packing",
     "lora.init": "init",
+    "train.router_loss": "router_loss",
 }
 
 
@@ -311,6 +315,21 @@ RULES: tuple[Rule, ...] = (
         ),
         "train.packing",
         "bucket",
+    ),
+    Rule(
+        lambda s: s.router_loss and bool(s.family.unbalanced),
+        lambda s: (
+            f"a loss of routers balances the load of experts, and for {s.family.title} there is none: "
+            f"{s.family.unbalanced}"
+        ),
+        "train.router_loss",
+        0,
+    ),
+    Rule(
+        lambda s: s.router_loss and s.engine == "unsloth",
+        "Unsloth computes its own loss, without that of routers",
+        "train.engine",
+        "peft",
     ),
     Rule(
         lambda s: s.dtype == "bfloat16" and s.device == "cuda" and s.capability is not None and s.capability < AMPERE,

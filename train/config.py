@@ -244,6 +244,9 @@ class Training(Section, frozen=True, kw_only=True):
     padding."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass instead of storing them: less memory, about a third slower."""
+    router_loss: float | Literal["auto"] = 0.0
+    """Weight of the loss that balances the load of a mixture's experts; 0: none. auto: the weight in the model's
+    config.json."""
     checkpoint_every: int | Epochs = 200
     """Optimizer steps between checkpoints, or `epoch`, `0.25 epochs`; 0: only the last one and those on request."""
     keep_checkpoints: int = 2
@@ -347,6 +350,7 @@ RANGES: dict[str, Range] = {
     "train.global_batch_size": Range(1),
     "train.micro_batch_size": Range(1),
     "train.batch_tokens": Range(8),
+    "train.router_loss": Range(0),
     "train.checkpoint_every": Range(0),
     "train.keep_checkpoints": Range(1),
     "train.log_every": Range(1),

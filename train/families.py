@@ -174,6 +174,8 @@ class Family:
     """Why not, where that is known."""
     unfused: str = ""
     """Why this model has no fused layers, although others of its family do."""
+    unbalanced: str = ""
+    """Why no loss of routers can be added; empty: it can, or nothing is known of the model."""
     experts: bool = False
     """Whether this model is a mixture of experts, by its config.json."""
 
@@ -322,6 +324,8 @@ class Architecture:
     """Why its records cannot share a row; empty: with a mask they can, and losses and gradients stay the same."""
     mixture: bool = False
     """Whether it has experts."""
+    balanced: bool = True
+    """Whether transformers has a loss that balances the load of its experts."""
     sees: bool = False
     """Whether some of its checkpoints have a part for images."""
 
@@ -329,7 +333,7 @@ class Architecture:
 _CARRIES = "layers without attention carry what they read from one record of a row to the next"
 
 ARCHITECTURES: tuple[Architecture, ...] = (
-    Architecture("Llama 4", ("llama4", "llama4_text"), mixture=True, sees=True),
+    Architecture("Llama 4", ("llama4", "llama4_text"), mixture=True, balanced=False, sees=True),
     Architecture("Qwen2-MoE", ("qwen2_moe",), mixture=True),
     Architecture("Qwen3-MoE (30B-A3B, 235B-A22B, 2507)", ("qwen3_moe",), mixture=True),
     Architecture("Qwen3-Next", ("qwen3_next",), _CARRIES, mixture=True),
@@ -341,23 +345,23 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture("Qwen3-VL", ("qwen3_vl",), sees=True),
     Architecture("Gemma 2", ("gemma2",)),
     Architecture("Gemma 3", ("gemma3", "gemma3_text"), sees=True),
-    Architecture("Gemma 4", ("gemma4", "gemma4_text"), sees=True),  # one of them has experts
+    Architecture("Gemma 4", ("gemma4", "gemma4_text"), balanced=False, sees=True),  # one of them has experts
     Architecture("Phi-3, Phi-4", ("phi3",)),
     Architecture("Ministral", ("ministral", "ministral3")),
     Architecture("Mistral Small 3", ("mistral3",), sees=True),
     Architecture("Mixtral", ("mixtral",), mixture=True),
     Architecture("GLM-4-0414", ("glm4",)),
-    Architecture("GLM-4.5-Air, GLM-4.6", ("glm4_moe",), mixture=True),
-    Architecture("GLM-4.7-Flash", ("glm4_moe_lite",), mixture=True),
+    Architecture("GLM-4.5-Air, GLM-4.6", ("glm4_moe",), mixture=True, balanced=False),
+    Architecture("GLM-4.7-Flash", ("glm4_moe_lite",), mixture=True, balanced=False),
     Architecture("gpt-oss", ("gpt_oss",), "transformers gives its attention no mask between records", mixture=True),
-    Architecture("DeepSeek V2", ("deepseek_v2",), mixture=True),
-    Architecture("DeepSeek V3, R1", ("deepseek_v3",), mixture=True),
+    Architecture("DeepSeek V2", ("deepseek_v2",), mixture=True, balanced=False),
+    Architecture("DeepSeek V3, R1", ("deepseek_v3",), mixture=True, balanced=False),
     Architecture("SmolLM3", ("smollm3",)),
     Architecture("Granite 3", ("granite",)),
-    Architecture("Granite 3 MoE", ("granitemoe",), mixture=True),
-    Architecture("Granite 4", ("granitemoehybrid",), _CARRIES, mixture=True),
+    Architecture("Granite 3 MoE", ("granitemoe",), mixture=True, balanced=False),
+    Architecture("Granite 4", ("granitemoehybrid",), _CARRIES, mixture=True, balanced=False),
     Architecture("Hunyuan", ("hunyuan_v1_dense",)),
-    Architecture("Hunyuan-MoE (A13B)", ("hunyuan_v1_moe",), mixture=True),
+    Architecture("Hunyuan-MoE (A13B)", ("hunyuan_v1_moe",), mixture=True, balanced=False),
     Architecture("ERNIE 4.5", ("ernie4_5",)),
     Architecture("ERNIE 4.5 MoE", ("ernie4_5_moe",), mixture=True),
     Architecture("Seed-OSS", ("seed_oss",)),
@@ -378,8 +382,22 @@ def _plain(config: Mapping[str, Any]) -> Family:
     if found is None:
         return replace(ANY, experts=True) if experts else ANY
     return replace(
-        ANY, title=found.title, why=_UNMEASURED, packs=not found.unpacked, unpacked=found.unpacked, experts=experts
+        ANY,
+        title=found.title,
+        why=_UNMEASURED,
+        packs=not found.unpacked,
+        unpacked=found.unpacked,
+        experts=experts,
+        unbalanced=_NO_EXPERTS
+        if not experts
+        else ""
+        if found.balanced
+        else "transformers computes no such loss for it",
     )
+
+
+_NO_EXPERTS = "it has no experts"
+_NO_BALANCE = "transformers computes no such loss for it"
 
 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
@@ -400,7 +418,7 @@ def of_type(model_type: str) -> Family:
 
 def _without_fused(family: Family, config: Mapping[str, Any]) -> Family:
     """Remove the fused engine from the family if the fused layers do not support this config.json."""
-    reason = unfused_reason(config)
+    reason, family = unfused_reason(config), replace(family, unbalanced=_NO_EXPERTS)
     if not reason or "fused" not in family.engines:
         return family
     return replace(family, engines=tuple(engine for engine in family.engines if engine != "fused"), unfused=reason)

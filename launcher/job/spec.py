@@ -58,6 +58,7 @@ class TrainSpec(Section, frozen=True):
     engine: Engine = "auto"
     packing: Packing | Auto = "auto"
     gradient_checkpointing: bool | Auto = "auto"
+    router_loss: float | Auto = 0.0
     checkpoint_every: int | Epochs = 200
     keep_checkpoints: int = 2
     log_every: int = 1

@@ -83,8 +83,11 @@ def _of_experts(spec: JobSpec, model: Model) -> tuple[Reason, ...]:
     """What LoRA does to the routers of a mixture of experts."""
     if not model.family.experts:
         return ()
-    targets = spec.lora.target_modules
+    targets, weight = spec.lora.target_modules, spec.train.router_loss
     told = "routers stay frozen, and no loss balances the load of the experts (router loss: weight 0)"
+    if weight:
+        shown = "the model's own" if weight == "auto" else f"{weight:g}"
+        told = f"routers stay frozen; a loss balances the load of the experts through the adapters (weight: {shown})"
     return (Reason(setting="lora.target_modules", value=targets, reason=told),)
 
 

@@ -60,6 +60,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"quantization": "int8", "zero_stage": 3}, "bitsandbytes issue 1451", "train.zero_stage: 2"),
     ({"family": MIXTURE, "quantization": "nf4"}, "experts", "model.quantization: none"),
     ({"family": MIXTURE, "quantization": "int8"}, "experts", "model.quantization: none"),
+    ({"family": PHI, "router_loss": True}, "it has no experts", "train.router_loss: 0"),
+    ({"family": MIXTURE, "engine": "unsloth", "router_loss": True}, "its own loss", "train.engine: peft"),
     ({"init": "pissa", "quantization": "nf4"}, "decomposed", "lora.init: default"),
     ({"init": "pissa", "quantization": "int8"}, "decomposed", "lora.init: default"),
     ({"init": "pissa", "zero_stage": 3}, "no rank has them", "train.zero_stage: 2"),
@@ -149,14 +151,15 @@ def test_the_advice_leads_to_working_settings_from_every_combination() -> None:
         "adapter": (False, True),
         "dropout": (False, True),
         "embeddings": (False, True),
+        "router_loss": (False, True),
         "wide": (False, True),
     }
     assert set(values) == {field.name for field in fields(Combination)}
     # What the user meant is not changed.
     kept = ("family", "device", "capability", "dora", "adapter", "dropout", "embeddings", "wide")
     combinations = itertools.islice(
-        itertools.product(*values.values()), 0, None, 53
-    )  # 53 shares no factor with the sizes
+        itertools.product(*values.values()), 0, None, 107
+    )  # 107 shares no factor with the sizes
     for combination in combinations:
         settings = Combination(**dict(zip(values, combination, strict=True)))
         end = corrected(settings)

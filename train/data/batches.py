@@ -34,6 +34,13 @@ def pack(data: Tokens, indices: Sequence[int], *, pad: int, multiple: int, devic
     return _tensors(device, **packing.lay_out(data, indices, pad=pad, multiple=multiple)[0])
 
 
+def real_tokens(batch: Batch, lengths: Sequence[int]) -> torch.Tensor:
+    """1 for the tokens of records of these lengths, 0 for padding: as input_ids of a batch of either form."""
+    ids = batch["input_ids"]
+    ends = [sum(lengths)] if "position_ids" in batch else list(lengths)
+    return (torch.arange(ids.shape[1])[None] < torch.tensor(ends)[:, None]).long().to(ids.device, non_blocking=True)
+
+
 COLLATORS = {"none": collate, "bucket": collate, "pack": pack}
 """By `train.packing`."""
 

@@ -2,7 +2,7 @@
 
 LoRA goes on the linear layers of the text model and on the weights of experts, which transformers 5 holds as parameters
 with three dimensions (PEFT's `target_parameters`). It never goes on a router, even if a name or a pattern matches one:
-an adapted router sends tokens to other experts, and nothing here balances their load. The run names what is left out.
+an adapted router sends tokens to other experts. The run names what is left out.
 """
 
 from __future__ import annotations
@@ -227,10 +227,7 @@ def _shortened(model: Any, names: list[str]) -> list[str]:
 def _left_out(parts: _Parts, wanted: _Wanted, lost: list[str], frozen: str) -> Iterator[str]:
     """`frozen`: the setting or the engine for which experts have no LoRA; empty: they have it."""
     if parts.routers and (parts.experts or any(map(wanted.takes, parts.routers))):
-        yield (
-            f"no LoRA on {_leaves(parts.routers)}: routers stay frozen, and no loss balances the load of the experts "
-            "(router loss: weight 0)"
-        )
+        yield f"no LoRA on {_leaves(parts.routers)}: routers stay frozen"
     if parts.experts and wanted.every and frozen:
         why = f"PEFT has no {frozen} for them" if "." in frozen else f"the engine {frozen} puts none there"
         yield f"no LoRA on the experts ({_leaves(parts.experts)}): {why}"

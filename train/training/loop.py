@@ -19,7 +19,7 @@ import torch
 from train import dist
 from train.config import TrainConfig
 from train.data import packing
-from train.data.batches import COLLATORS
+from train.data.batches import COLLATORS, real_tokens
 from train.data.dataset import Part
 from train.data.schedule import Sampler, deal, learning_rate, warmup_steps
 from train.dist import World
@@ -29,7 +29,8 @@ from train.rundir.heartbeat import Heartbeat
 from train.rundir.run_files import REQUESTS, RunDir
 from train.training.checkpoint import Progress
 from train.training.evaluator import Interrupted
-from train.training.metrics_log import MetricsLog
+from train.training.metrics_log import Done, MetricsLog
+from train.training.router import RouterLoss
 from train.training.strategy import Strategy
 
 
@@ -44,20 +45,6 @@ class Work:
     """Records of each of this rank's micro batches."""
     first: dict[str, Any] | None
     """The first micro batch, laid out and on its way to the device."""
-
-
-@dataclass(frozen=True)
-class Done:
-    """What came of one optimizer step."""
-
-    loss: float
-    """Per labeled token."""
-    grad_norm: float
-    rate: float
-    tokens: int
-    seconds: float
-    requests: list[str]
-    """Those of REQUESTS that any rank saw."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +82,7 @@ class Loop:
                 self.first_step_done()
             progress = _advance(progress, done)
             self.heartbeat.stepped(done.seconds)
-            log.step(progress, done.loss, done.grad_norm, done.rate, done.tokens / done.seconds)
+            log.step(progress, done)
             if done.requests or self._save_due(progress.step):
                 self.save(progress)
                 last_saved = progress.step
@@ -120,14 +107,17 @@ class Loop:
         grad_norm = self.strategy.step(rate)
         following = self.work(sampler, step + 1)
         # Reading the loss waits for the GPU. It comes last, so the GPU is not idle while `following` is laid out.
-        loss, *flags = dist.sum_over_ranks(self.world, [float(summed_loss), *map(float, requested)])
+        router = float(self.router.taken()) if self.router else 0.0
+        numbers = [float(summed_loss), router, *map(float, requested)]
+        loss, router, *flags = dist.sum_over_ranks(self.world, numbers)
         done = Done(
-            loss=loss / work.labelled,
+            loss=(loss - router * (self.router.weight if self.router else 0.0)) / work.labelled,
             grad_norm=float(grad_norm),
             rate=rate,
             tokens=work.tokens,
             seconds=time.perf_counter() - started,
             requests=[name for name, flag in zip(REQUESTS, flags, strict=True) if flag > 0],
+            router_loss=router / work.labelled if self.router else None,
         )
         if not math.isfinite(done.loss):
             raise _diverged(f"the loss of step {step + 1} is {done.loss}")
@@ -147,6 +137,11 @@ class Loop:
             shares=mine,
             first=self._batch(mine[0].tolist()) if mine else None,
         )
+
+    @property
+    def router(self) -> RouterLoss | None:
+        found: RouterLoss | None = getattr(self.strategy.loss, "router", None)
+        return found
 
     def forward_backward(self, step: int, work: Work) -> torch.Tensor:
         """This rank's sum of losses; the strategy holds the gradients."""
@@ -174,7 +169,10 @@ class Loop:
             row = packing.collate(self.data.tokens, indices, pad=self.pad, pin=self.config.device == "cuda")
             return inputs.to_device(row, self.world.device)
         collator, multiple = COLLATORS[self.config.train.packing], 16 if self.config.device == "cuda" else 1
-        return collator(self.data.tokens, indices, pad=self.pad, multiple=multiple, device=self.world.device)
+        batch = collator(self.data.tokens, indices, pad=self.pad, multiple=multiple, device=self.world.device)
+        if self.router:
+            batch["real"] = real_tokens(batch, self.data.lengths[indices].tolist())
+        return batch
 
     def _rate(self, step: int) -> float:
         train = self.config.train

@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from train.data.tokens import IGNORED
+from train.training.router import RouterLoss
 
 CHUNK = 1024
 """Positions whose logits are held at once. With more of them, the backward pass computes each chunk's logits again."""
@@ -26,29 +27,40 @@ class AnswerLoss(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
     DeepSpeed wraps this module, so its hooks see a single forward pass whatever happens inside.
     """
 
-    def __init__(self, model: nn.Module, *, fused: bool) -> None:
+    def __init__(self, model: nn.Module, *, fused: bool, router: RouterLoss | None = None) -> None:
         super().__init__()
         self.model = model
         self.fused = fused
+        self.router = router
+        """Added in training, not in evaluations."""
         self.split = not fused and _ends_with_head(model.get_base_model())
 
-    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor, **inputs: Any) -> torch.Tensor:
-        """Sum of the cross entropy, a float32 scalar.
+    def forward(
+        self, input_ids: torch.Tensor, labels: torch.Tensor, real: torch.Tensor | None = None, **inputs: Any
+    ) -> torch.Tensor:
+        """Sum of the cross entropy, a float32 scalar, and of what the routers' loss adds.
 
         input_ids and labels are [rows, length]. A label is the token to predict at its position (already shifted), or
-        IGNORED. Further inputs, such as position_ids, go to the model unchanged.
+        IGNORED. real [rows, length] is 0 for padding; without it, all tokens count for the routers' loss. Further
+        inputs, such as position_ids, go to the model unchanged.
         """
         if self.fused:
             return self._fused(input_ids, labels, inputs)
         rows, columns = torch.nonzero(labels != IGNORED, as_tuple=True)
         targets = labels[rows, columns]
-        if not self.split:
-            logits = self.model(input_ids=input_ids, use_cache=False, **inputs).logits
-            return functional.cross_entropy(logits[rows, columns].float(), targets, reduction="sum")
+        router = self.router if self.training else None
+        if router is not None:
+            inputs["output_router_logits"] = True
         base = self.model.get_base_model()
-        backbone = getattr(base, base.base_model_prefix)
-        hidden = backbone(input_ids=input_ids, use_cache=False, **inputs)[0][rows, columns]
-        head = base.get_output_embeddings()
+        backbone = getattr(base, base.base_model_prefix) if self.split else self.model
+        outputs = backbone(input_ids=input_ids, use_cache=False, **inputs)
+        if self.split:
+            loss = self._answers(base.get_output_embeddings(), outputs[0][rows, columns], targets)
+        else:
+            loss = functional.cross_entropy(outputs.logits[rows, columns].float(), targets, reduction="sum")
+        return loss if router is None else loss + router.of(outputs.router_logits, real, len(targets))
+
+    def _answers(self, head: nn.Module, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         if len(targets) <= CHUNK or not torch.is_grad_enabled():
             parts = [_chunk_loss(head, h, t) for h, t in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)]
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 
 import torch
 
@@ -14,6 +15,22 @@ from train.rundir.run_files import RunDir
 from train.training.checkpoint import Progress
 
 
+@dataclass(frozen=True)
+class Done:
+    """What came of one optimizer step."""
+
+    loss: float
+    """Cross entropy per labeled token."""
+    grad_norm: float
+    rate: float
+    tokens: int
+    seconds: float
+    requests: list[str]
+    """Those of REQUESTS that any rank saw."""
+    router_loss: float | None = None
+    """Without its weight; None: none is added."""
+
+
 class MetricsLog:
     """One line per step in metrics.jsonl and on standard output. Only rank 0 writes."""
 
@@ -21,9 +38,10 @@ class MetricsLog:
         self.config, self.rundir, self.world = config, rundir, world
         self.epoch_size, self.total = epoch_size, total
 
-    def step(self, progress: Progress, loss: float, norm: float, rate: float, tokens_per_second: float) -> None:
+    def step(self, progress: Progress, done: Done) -> None:
         if not self.world.first or (progress.step % self.config.train.log_every and progress.step != self.total):
             return
+        loss, norm, rate, tokens_per_second = done.loss, done.grad_norm, done.rate, done.tokens / done.seconds
         line = {
             "step": progress.step,
             "epoch": round(progress.step * self.config.train.global_batch_size / self.epoch_size, 4),
@@ -34,6 +52,7 @@ class MetricsLog:
             "tokens_per_second": round(tokens_per_second, 1),
             "peak_memory_bytes": peak_memory(self.world),
             "time": round(time.time(), 3),
+            **({} if done.router_loss is None else {"router_loss": done.router_loss}),
         }
         run_files.append_line(self.rundir.metrics, line)
         print(

@@ -64,6 +64,7 @@ def _training(config: TrainConfig) -> dict[str, Any]:
         **({"Modules trained whole": ", ".join(lora.modules_to_save)} if lora.modules_to_save else {}),
         "Length": f"{length}, {numbers.global_batch_size} records per step",
         "Learning rate": f"{numbers.learning_rate:g}, {numbers.scheduler}",
+        **({"Router loss": f"weight {numbers.router_loss}"} if numbers.router_loss else {}),
         "Tokens per record": f"at most {config.data.max_length}",
         "Quantization": config.model.quantization,
         "Seed": numbers.seed,

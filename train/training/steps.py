@@ -160,7 +160,10 @@ def add_adapter(run: Run) -> None:
     if unknown is not None:
         run.warnings.append(unknown)
         _warn(run, unknown)
-    run.model, left_out = adapt(run.config, run.loaded, run.base, family_at(run.base.directory))
+    family = family_at(run.base.directory)
+    run.model, left_out = adapt(run.config, run.loaded, run.base, family)
+    if family.experts and not run.config.train.router_loss:
+        left_out += ("no loss balances the load of the experts (train.router_loss: 0)",)
     for sentence in left_out:
         run.warnings.append(sentence)
         _warn(run, sentence)
@@ -229,6 +232,10 @@ def build_strategy(run: Run) -> None:
     config, loaded = run.config, run.loaded
     run.facts = _facts(run)  # before DeepSpeed wraps the parameters
     run.strategy = strategy.build(config, run.world, run.model, loaded.dtype, run.ds_config, run.choice.engine)
+    router = getattr(run.strategy.loss, "router", None)
+    if router is not None and run.world.first:
+        run.rundir.event("router_loss", weight=router.weight)
+        print(f"router loss: weight {router.weight:g}; it balances the load of the experts", flush=True)
     run.evaluator = None
     if run.eval_part is not None:
 

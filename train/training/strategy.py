@@ -34,6 +34,7 @@ from train.training.optimizer import (
     trainable,
 )
 from train.training.precision import autocast_for, inference
+from train.training.router import RouterLoss
 
 
 class Inference(Protocol):
@@ -97,7 +98,8 @@ def _loss(config: TrainConfig, world: World, model: nn.Module, name: str) -> nn.
     if name != "fused":
         if config.model.quantization == "fp8":
             raise UserError(f"only the fused layers multiply in fp8, not {name}", "set model.quantization: none")
-        return AnswerLoss(model, fused=name == "unsloth" and config.device == "cuda")
+        router = RouterLoss(model.get_base_model(), config.train.router_loss) if config.train.router_loss else None
+        return AnswerLoss(model, fused=name == "unsloth" and config.device == "cuda", router=router)
     from train.fused.model import fuse
 
     stage, checkpointing = config.train.zero_stage, config.train.gradient_checkpointing

@@ -81,7 +81,8 @@ def _method(words: Words) -> None:
                "llmcompressor", "relora_prune_ratio", "relora_cpu_offload", "lisa_step_interval",
                "lisa_layers_attribute")  # fmt: skip
     words.lost("zlaunch has the plain cross-entropy", "use_eaft", "eaft_alpha", "eaft_k", "use_dft", "label_smoothing",
-               "label_smoothing_factor", "neftune_noise_alpha", "router_aux_loss_coef")  # fmt: skip
+               "label_smoothing_factor", "neftune_noise_alpha")  # fmt: skip
+    words.carry("train.router_loss", "router_aux_loss_coef", words.number)
 
 
 def _model(words: Words) -> None:
@@ -109,6 +110,13 @@ def _model(words: Words) -> None:
         words.unused("as zlaunch does it", "bnb_config_kwargs")
     words.lost("nf4 with zlaunch's own settings", "bnb_config_kwargs", "model_quantization_config",
                "model_quantization_config_kwargs", "nvfp4_merge_aware")  # fmt: skip
+    for word in ("model_config", "overrides_of_model_config"):
+        asked = words.tree.get(word)
+        if isinstance(asked, Mapping) and asked.get("output_router_logits") is True:
+            weight = asked.get("router_aux_loss_coef", draft.value("train.router_loss", "auto"))
+            draft.set("train.router_loss", weight, f"{word}.output_router_logits")
+            if set(asked) <= {"output_router_logits", "router_aux_loss_coef"}:
+                words.take(word)
     words.lost("zlaunch loads the model as its config.json says", "model_config", "overrides_of_model_config",
                "overrides_of_model_kwargs", "rope_scaling", "cls_model_config", "reinit_weights")  # fmt: skip
     words.lost(

@@ -111,7 +111,7 @@ def _model(words: Words) -> None:
     words.lost("zlaunch does not change positions", "rope_scaling", "shift_attn", "mixture_of_depths")
     words.lost("zlaunch adds no tokens", "add_tokens", "add_special_tokens", "new_special_tokens_config",
                "resize_vocab")  # fmt: skip
-    words.lost("the loss of routers is not added", "moe_aux_loss_coef")
+    words.carry("train.router_loss", "moe_aux_loss_coef", words.number)
     words.refuse("zlaunch trains adapters of trained models", "train_from_scratch")
     words.unused("zlaunch chooses attention and kernels", "flash_attn", "enable_liger_kernel", "use_unsloth",
                  "use_unsloth_gc", "use_v1_kernels", "use_reentrant_gc", "use_kv_cache")  # fmt: skip

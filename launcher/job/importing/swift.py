@@ -73,10 +73,7 @@ def _method(words: Words) -> None:
     words.lost("zlaunch has LoRA, DoRA, rsLoRA, LoRA+ and PiSSA", *others)
     words.lost("zlaunch has AdamW only", "optimizer", "optim_args")
     words.lost("zlaunch has the plain cross-entropy", "enable_dft_loss", "loss_type")
-    if words.number("router_aux_loss_coef"):
-        draft.lost.append(
-            Note("router_aux_loss_coef", words.tree["router_aux_loss_coef"], "the loss of routers is not added")
-        )
+    words.carry("train.router_loss", "router_aux_loss_coef", words.number)
 
 
 def _model(words: Words, context: Context) -> None:

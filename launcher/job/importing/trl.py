@@ -33,9 +33,20 @@ def read(tree: Mapping[str, Any], context: Context) -> Draft:
     words.unused("speed and memory only", "padding_free", "packing_strategy", "eval_packing", "pad_to_multiple_of",
                  "activation_offloading", "dataset_num_proc", "use_liger", "dataset_batch_size",
                  "num_of_sequences", "chars_per_token", "ignore_bias_buffers")  # fmt: skip
-    words.lost("zlaunch does not have it", "dataset_kwargs", "model_init_kwargs", "router_aux_loss_coef")
+    _router_loss(words)
+    words.lost("zlaunch does not have it", "dataset_kwargs", "model_init_kwargs")
     words.finish()
     return draft
+
+
+def _router_loss(words: Words) -> None:
+    """TRL adds it only where the model's config asks for the routers' logits."""
+    options = words.tree.get("model_init_kwargs")
+    if isinstance(options, Mapping) and options.get("output_router_logits") is True:
+        words.carry("train.router_loss", "router_aux_loss_coef", words.number, "auto")
+        if set(options) == {"output_router_logits"}:
+            words.take("model_init_kwargs")
+    words.unused("without model_init_kwargs.output_router_logits no loss of routers is added", "router_aux_loss_coef")
 
 
 def read_arguments(tree: Mapping[str, Any], context: Context) -> Draft:

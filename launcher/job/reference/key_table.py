@@ -296,6 +296,10 @@ ROWS: dict[str, Row] = {
         "gradient_checkpointing HF axolotl; use_gradient_checkpointing Unsloth; disable_gradient_checkpointing "
         "LLaMA-Factory; activation_checkpointing DeepSpeed",
     ),
+    "train.router_loss": Row(
+        "路由损失权重", "平衡混合专家模型各专家负载的损失的权重；0：不加。auto：取模型自己的权重。", "0.001",
+        "router_aux_loss_coef ms-swift TRL axolotl; moe_aux_loss_coef LLaMA-Factory; moe_aux_loss_coeff Megatron",
+    ),
     "train.checkpoint_every": Row(
         "检查点间隔", "两个检查点之间的步数，或 `epoch`、`0.25 epochs`；0：只保存最后一个和按请求保存的。", "epoch",
         "save_steps HF axolotl; save_strategy HF axolotl; saves_per_epoch axolotl; save_interval Megatron",

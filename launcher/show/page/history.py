@@ -137,6 +137,7 @@ _CHINESE: dict[str, Callable[[Line], str]] = {
     "length_changed": lambda e: f"总步数由 {e.get('planned')} 改为 {e.get('steps')}，学习率随之调整",
     "data_changed": lambda e: "训练数据在检查点之后发生了改变",
     "loss_schedule": lambda e: f"每 {e.get('every')} 步测量一次，用 {e.get('of')} 条中的 {e.get('records')} 条",
+    "router_loss": lambda e: f"权重 {e.get('weight')}",
     "evaluation": lambda e: f"第 {e.get('step')} 步之后的留出集评估",
 }
 

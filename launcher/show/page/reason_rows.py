@@ -296,6 +296,17 @@ COMPAT = (
         "路由层保持冻结，没有平衡专家负载的损失（路由损失：权重 0）",
     ),
     (
+        r"routers stay frozen; a loss balances the load of the experts through the adapters \(weight: (?P<w>.+)\)",
+        r"路由层保持冻结；一项损失通过适配器平衡专家负载（权重：\g<w>）",
+    ),
+    (
+        r"a loss of routers balances the load of experts, and for (?P<who>.+) there is none: (?P<t>.+)",
+        r"路由损失用于平衡专家负载，\g<who> 没有这种损失：\g<t>",
+    ),
+    (r"it has no experts", "它没有专家"),
+    (r"transformers computes no such loss for it", "transformers 不为它计算这种损失"),
+    (r"Unsloth computes its own loss, without that of routers", "Unsloth 自行计算损失，不含路由损失"),
+    (
         r"bitsandbytes quantizes linear layers, and this model's experts, nearly all of its weights, are none: "
         r"they would stay in 16 bits, or become 32",
         "bitsandbytes 只量化线性层，而该模型的专家（几乎是全部权重）不是线性层：它们会保持 16 位，或变成 32 位",

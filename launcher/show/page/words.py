@@ -76,6 +76,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "failure": ("Failure", "故障"),
     "tracker": ("Tracker", "跟踪器"),
     "notice": ("Notice", "通知"),
+    "router_loss": ("Router loss", "路由损失"),
     "loss_schedule": ("Measurements of the loss", "损失测量安排"),
 }
 

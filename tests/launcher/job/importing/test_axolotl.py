@@ -121,3 +121,22 @@ def test_what_a_job_cannot_say_is_named(tmp_path: Path, words: Any) -> None:
     draft = drafted(tmp_path, **words)
     assert draft.lost
     job_of(draft, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "weight", "lost"),
+    [
+        ({"router_aux_loss_coef": 0.02}, 0.02, []),
+        ({"model_config": {"output_router_logits": True}}, "auto", []),
+        ({"model_config": {"output_router_logits": True}, "router_aux_loss_coef": 0.1}, 0.1, []),
+        ({"overrides_of_model_config": {"output_router_logits": True, "router_aux_loss_coef": 0.3}}, 0.3, []),
+        ({"model_config": {"output_router_logits": True, "attn": 1}}, "auto", ["model_config"]),
+        ({"model_config": {"output_router_logits": False}}, 0, ["model_config"]),
+    ],
+)
+def test_the_loss_of_routers_keeps_its_weight(
+    tmp_path: Path, words: dict[str, Any], weight: float | str, lost: list[str]
+) -> None:
+    draft = drafted(tmp_path, **words)
+    assert job_of(draft, tmp_path).train.router_loss == weight
+    assert [note.word for note in draft.lost if note.word in words] == lost

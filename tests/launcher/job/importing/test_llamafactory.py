@@ -177,3 +177,9 @@ def test_a_folder_without_dataset_info_is_reported_and_the_file_named(tmp_path: 
     draft = drafted(tmp_path)
     assert [note.word for note in draft.lost] == ["dataset"]
     assert draft.value("data.train") == "data/mine.json"
+
+
+def test_the_loss_of_routers_keeps_its_weight(folder: Path) -> None:
+    draft = drafted(folder, moe_aux_loss_coef=0.001)
+    assert job_of(draft, folder).train.router_loss == 0.001
+    assert not [note for note in draft.lost if note.word == "moe_aux_loss_coef"]

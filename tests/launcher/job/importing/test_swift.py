@@ -108,3 +108,10 @@ def test_a_file_of_options_and_a_data_set_of_ones_own(tmp_path: Path) -> None:
     for source in ("sft.yaml", "NPROC_PER_NODE=2 swift sft --config sft.yaml", "swift sft sft.yaml"):
         draft = recognize.read(source, None, here=tmp_path)
         assert draft.value("data.train") == [{"path": str(tmp_path / "mine.jsonl"), "first": 7}]
+
+
+def test_the_loss_of_routers_keeps_its_weight(tmp_path: Path) -> None:
+    draft = drafted(tmp_path, "--router_aux_loss_coef 1e-3")
+    assert job_of(draft, tmp_path).train.router_loss == 1e-3
+    assert draft.whole
+    assert drafted(tmp_path).value("train.router_loss", 0) == 0

@@ -183,3 +183,20 @@ def test_a_value_of_a_wrong_type_is_no_crash(tmp_path: Path, word: str, odd: Any
         draft = recognize.read(name, 8, here=tmp_path)
         with contextlib.suppress(SpecError):
             imported_file.text(draft, name)
+
+
+@pytest.mark.parametrize(
+    ("words", "weight", "lost"),
+    [
+        ({"router_aux_loss_coef": 0.01}, 0, []),
+        ({"router_aux_loss_coef": 0.01, "model_init_kwargs": {"output_router_logits": True}}, 0.01, []),
+        ({"model_init_kwargs": {"output_router_logits": True}}, "auto", []),
+        ({"model_init_kwargs": {"output_router_logits": True, "a": 1}}, "auto", ["model_init_kwargs"]),
+    ],
+)
+def test_the_loss_of_routers_is_added_where_trl_adds_it(
+    tmp_path: Path, words: dict[str, Any], weight: float | str, lost: list[str]
+) -> None:
+    draft = drafted(tmp_path, assistant_only_loss=False, completion_only_loss=True, **words)
+    assert job_of(draft, tmp_path).train.router_loss == weight
+    assert [note.word for note in draft.lost if note.word in ("model_init_kwargs", "router_aux_loss_coef")] == lost
