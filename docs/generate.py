@@ -119,6 +119,9 @@ these rows were not measured. Unsloth is taken only if the job says `train.engin
 to be faster with them.
 
 {others}
+*Packed rows*: attention goes by the lengths of the records, as in the fused layers, so `train.packing: auto` packs on a
+GPU; {masked} can be packed by masks of all pairs of tokens, which a job has to name.
+
 *Sees*: the checkpoint has a part for images. Its text model is trained, the rest stays as it is, and exports keep it.
 
 ## Mixtures of experts
@@ -176,6 +179,7 @@ def models_page() -> str:
         others="\n".join(others) + "\n",
         refused=refused,
         balanced=balanced,
+        masked=", ".join(one.title for one in families.ARCHITECTURES if one.masked),
         unbalanced=unbalanced,
     )
 

@@ -172,6 +172,8 @@ class Family:
     """Whether attention can be restricted to each record of a packed row."""
     unpacked: str = ""
     """Why not, where that is known."""
+    masked: str = ""
+    """Why plain transformers keeps the records of a packed row apart by a mask of all pairs of tokens."""
     unfused: str = ""
     """Why this model has no fused layers, although others of its family do."""
     unbalanced: str = ""
@@ -194,6 +196,7 @@ ALIBI = Family(
     becomes="alibi_llama",
     chat_template=BAICHUAN_CHAT,
     positions="alibi",
+    masked="its attention adds a bias to each score",
 )
 BAICHUAN = Family(
     name="baichuan",
@@ -321,7 +324,11 @@ class Architecture:
     title: str
     model_types: tuple[str, ...]
     unpacked: str = ""
-    """Why its records cannot share a row; empty: with a mask they can, and losses and gradients stay the same."""
+    """Why its records cannot share a row; empty: they can, and losses and gradients stay the same."""
+    masked: str = ""
+    """Why they need a mask; empty: attention goes by their lengths (train/fused/plain.py)."""
+    maskable: bool = True
+    """Whether the masks of transformers keep them apart."""
     mixture: bool = False
     """Whether it has experts."""
     balanced: bool = True
@@ -339,11 +346,9 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture("Qwen3-Next", ("qwen3_next",), _CARRIES, mixture=True),
     Architecture("Qwen3.5", ("qwen3_5", "qwen3_5_text"), _CARRIES, sees=True),
     Architecture("Qwen3.5-MoE", ("qwen3_5_moe", "qwen3_5_moe_text"), _CARRIES, mixture=True, sees=True),
-    Architecture(
-        "Qwen2.5-VL", ("qwen2_5_vl",), "its positions have three parts, which a packed row does not give", sees=True
-    ),
+    Architecture("Qwen2.5-VL", ("qwen2_5_vl",), maskable=False, sees=True),  # its positions have three parts
     Architecture("Qwen3-VL", ("qwen3_vl",), sees=True),
-    Architecture("Gemma 2", ("gemma2",)),
+    Architecture("Gemma 2", ("gemma2",), masked="its attention caps the scores"),
     Architecture("Gemma 3", ("gemma3", "gemma3_text"), sees=True),
     Architecture("Gemma 4", ("gemma4", "gemma4_text"), balanced=False, sees=True),  # one of them has experts
     Architecture("Phi-3, Phi-4", ("phi3",)),
@@ -381,18 +386,19 @@ def _plain(config: Mapping[str, Any]) -> Family:
     found, experts = _ARCHITECTURE_OF.get(str(config.get("model_type"))), has_experts(config)
     if found is None:
         return replace(ANY, experts=True) if experts else ANY
+    text = config.get("text_config")
+    dropout = (text if isinstance(text, Mapping) else config).get("attention_dropout")
+    masked = found.masked or ("its attention has dropout" if dropout else "")
+    unpacked = found.unpacked or ("" if found.maskable else masked)
     return replace(
         ANY,
         title=found.title,
         why=_UNMEASURED,
-        packs=not found.unpacked,
-        unpacked=found.unpacked,
+        packs=not unpacked,
+        unpacked=unpacked,
+        masked=masked,
         experts=experts,
-        unbalanced=_NO_EXPERTS
-        if not experts
-        else ""
-        if found.balanced
-        else "transformers computes no such loss for it",
+        unbalanced=_NO_EXPERTS if not experts else _NO_BALANCE * (not found.balanced),
     )
 
 

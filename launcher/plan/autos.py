@@ -115,10 +115,10 @@ def _why_zero_group(case: Case) -> str:
 
 
 def _why_packing(case: Case) -> str:
-    return {
-        "pack": "records share rows without padding and without seeing each other; as fast as dense batches",
-        "bucket": "records of like lengths share a micro batch within each step",
-    }[case.best.packing]
+    if case.best.packing == "pack":
+        return "records share rows without padding and without seeing each other; as fast as dense batches"
+    told = "records of like lengths share a micro batch within each step"
+    return f"{told}: {case.best.why_apart}" if case.known and case.best.why_apart else told
 
 
 def _why_engine(case: Case) -> str:

@@ -40,6 +40,8 @@ class Candidate:
     cost: Cost = NOT_KNOWN
     why_engine: str = ""
     """Why train/compat.py chose the engine."""
+    why_apart: str = ""
+    """Why records do not share rows, where plain transformers would have to mask them or could not."""
 
 
 def candidates_of(spec: JobSpec, situation: Situation, model: Model) -> Iterator[Candidate]:
@@ -58,16 +60,32 @@ def candidates_of(spec: JobSpec, situation: Situation, model: Model) -> Iterator
     size = global_batch_of(spec.train, situation.world_size, spec.data.max_length)
     batches = batches_of(size, spec.train.micro_batch_size, situation.world_size, largest)
     for batch, recompute, settings in itertools.product(batches if shape else batches[-1:], checkpointing, passing):
-        packing = settings.packing
+        packing, apart = settings.packing, _why_apart(settings)
         if packing == "auto":
-            packing = "pack" if shape and settings.engine == "fused" else "bucket"
+            packing = "pack" if shape and settings.engine in ("fused", "peft") and not apart else "bucket"
         stage = settings.zero_stage
-        found = Candidate(batch, settings.engine, settings.dtype, recompute, stage, packing, why_engine=why[stage])
+        found = Candidate(
+            batch, settings.engine, settings.dtype, recompute, stage, packing, why_engine=why[stage], why_apart=apart
+        )
         for group in _zero_groups(spec, situation, found):
             cost = NOT_KNOWN
             if shape:
                 cost = cost_of(spec, shape, situation, batch, found.engine, recompute, found.zero_stage, group)
             yield replace(found, zero_group=group, cost=cost)
+
+
+def _why_apart(settings: compat.Combination) -> str:
+    """Why plain transformers should not pack the records of this model; empty: it should, or the engine is another."""
+    if settings.engine != "peft":
+        return ""
+    family = settings.family
+    if not family.packs:
+        return family.unpacked or "this model's attention is unknown"
+    if family.masked:
+        return f"{family.masked}, so packed rows would need a mask of all pairs of their tokens"
+    if settings.dtype == "float32" or (settings.capability is not None and settings.capability < compat.AMPERE):
+        return "attention by lengths needs 16 bits and compute capability 8.0 (Ampere)"
+    return ""
 
 
 def _zero_groups(spec: JobSpec, situation: Situation, found: Candidate) -> tuple[str, ...]:

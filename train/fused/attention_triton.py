@@ -171,8 +171,8 @@ def _backward_keys(
 _LOG2_E = 1.4426950408889634
 
 
-def forward(query: Tensor, key: Tensor, value: Tensor, output: Tensor, tiles: Tiles) -> Tensor:
-    """Write `output` and return the log-sum-exp [tokens, heads].
+def forward(query: Tensor, key: Tensor, value: Tensor, output: Tensor, tiles: Tiles, scale: float) -> Tensor:
+    """Write `output` and return the log-sum-exp [tokens, heads]; `scale` is the factor of the scores.
 
     query, output [tokens, heads, dim]; key, value [tokens, key heads, dim]; rows may be strided.
     """
@@ -182,7 +182,7 @@ def forward(query: Tensor, key: Tensor, value: Tensor, output: Tensor, tiles: Ti
     logsumexp = torch.empty(tokens, heads, dtype=torch.float32, device=query.device)
     _forward[(len(tiles[0]), kv_heads)](
         query, key, value, output, logsumexp, tiles[0], query.stride(0), key.stride(0), value.stride(0),
-        output.stride(0), dim**-0.5 * _LOG2_E, GROUP=group, HEADS=heads, DIM=dim, TOKENS=ROWS // group, ROWS=ROWS,
+        output.stride(0), scale * _LOG2_E, GROUP=group, HEADS=heads, DIM=dim, TOKENS=ROWS // group, ROWS=ROWS,
         **FORWARD,
     )  # fmt: skip
     return logsumexp
@@ -190,7 +190,7 @@ def forward(query: Tensor, key: Tensor, value: Tensor, output: Tensor, tiles: Ti
 
 def backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, logsumexp: Tensor, tiles: Tiles,
-    out: tuple[Tensor, Tensor, Tensor],
+    out: tuple[Tensor, Tensor, Tensor], scale: float,
 ) -> None:  # fmt: skip
     """Write the gradients of query, key and value to `out`, whose rows may be strided.
 
@@ -202,7 +202,7 @@ def backward(
     dq, dk, dv = out
     delta = torch.empty_like(logsumexp)
     rows = query.stride(0), key.stride(0), value.stride(0)
-    scales = dim**-0.5 * _LOG2_E, dim**-0.5
+    scales = scale * _LOG2_E, scale
     _backward_queries[(len(tiles[0]), kv_heads)](
         query, key, value, output, logsumexp, delta, grad, dq, tiles[0], *rows, output.stride(0), dq.stride(0), *scales,
         GROUP=group, HEADS=heads, DIM=dim, TOKENS=ROWS // group, ROWS=ROWS, **BACKWARD_QUERIES,

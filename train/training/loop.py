@@ -167,9 +167,10 @@ class Loop:
     def _batch(self, indices: list[int]) -> dict[str, Any]:
         if self.config.train.packing == "pack" and getattr(self.strategy.loss, "takes_layout", False):
             row = packing.collate(self.data.tokens, indices, pad=self.pad, pin=self.config.device == "cuda")
-            return inputs.to_device(row, self.world.device)
-        collator, multiple = COLLATORS[self.config.train.packing], 16 if self.config.device == "cuda" else 1
-        batch = collator(self.data.tokens, indices, pad=self.pad, multiple=multiple, device=self.world.device)
+            batch: dict[str, Any] = inputs.to_device(row, self.world.device)
+        else:
+            collator, multiple = COLLATORS[self.config.train.packing], 16 if self.config.device == "cuda" else 1
+            batch = collator(self.data.tokens, indices, pad=self.pad, multiple=multiple, device=self.world.device)
         if self.router:
             batch["real"] = real_tokens(batch, self.data.lengths[indices].tolist())
         return batch

@@ -15,6 +15,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from train.data.tokens import IGNORED
+from train.fused import plain
+from train.fused.attention import PackedLayout
 from train.training.router import RouterLoss
 
 CHUNK = 1024
@@ -27,8 +29,12 @@ class AnswerLoss(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
     DeepSpeed wraps this module, so its hooks see a single forward pass whatever happens inside.
     """
 
-    def __init__(self, model: nn.Module, *, fused: bool, router: RouterLoss | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, *, fused: bool, router: RouterLoss | None = None, takes_layout: bool = False
+    ) -> None:
+        """`takes_layout`: train.fused.plain attends, so batches of packed rows may come with their layout."""
         super().__init__()
+        self.takes_layout = takes_layout
         self.model = model
         self.fused = fused
         self.router = router
@@ -36,17 +42,28 @@ class AnswerLoss(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
         self.split = not fused and _ends_with_head(model.get_base_model())
 
     def forward(
-        self, input_ids: torch.Tensor, labels: torch.Tensor, real: torch.Tensor | None = None, **inputs: Any
+        self,
+        input_ids: torch.Tensor,
+        labels: torch.Tensor,
+        real: torch.Tensor | None = None,
+        layout: PackedLayout | None = None,
+        label_positions: torch.Tensor | None = None,
+        **inputs: Any,
     ) -> torch.Tensor:
         """Sum of the cross entropy, a float32 scalar, and of what the routers' loss adds.
 
         input_ids and labels are [rows, length]. A label is the token to predict at its position (already shifted), or
-        IGNORED. real [rows, length] is 0 for padding; without it, all tokens count for the routers' loss. Further
-        inputs, such as position_ids, go to the model unchanged.
+        IGNORED. real [rows, length] is 0 for padding; without it, all tokens count for the routers' loss.
+        label_positions, if given, are the indices of labels in a single row. Further inputs, such as position_ids, go
+        to the model unchanged.
         """
+        plain.read(layout)
         if self.fused:
             return self._fused(input_ids, labels, inputs)
-        rows, columns = torch.nonzero(labels != IGNORED, as_tuple=True)
+        if label_positions is None:
+            rows, columns = torch.nonzero(labels != IGNORED, as_tuple=True)
+        else:  # counted on the host: no wait for the GPU
+            rows, columns = torch.zeros_like(label_positions), label_positions
         targets = labels[rows, columns]
         router = self.router if self.training else None
         if router is not None:

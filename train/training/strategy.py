@@ -99,7 +99,9 @@ def _loss(config: TrainConfig, world: World, model: nn.Module, name: str) -> nn.
         if config.model.quantization == "fp8":
             raise UserError(f"only the fused layers multiply in fp8, not {name}", "set model.quantization: none")
         router = RouterLoss(model.get_base_model(), config.train.router_loss) if config.train.router_loss else None
-        return AnswerLoss(model, fused=name == "unsloth" and config.device == "cuda", router=router)
+        takes_layout = name == "peft" and config.train.packing == "pack" and _attends_by_lengths(config, model)
+        in_unsloth = name == "unsloth" and config.device == "cuda"
+        return AnswerLoss(model, fused=in_unsloth, router=router, takes_layout=takes_layout)
     from train.fused.model import fuse
 
     stage, checkpointing = config.train.zero_stage, config.train.gradient_checkpointing
@@ -110,6 +112,17 @@ def _loss(config: TrainConfig, world: World, model: nn.Module, name: str) -> nn.
     except ValueError as error:
         advice = "set train.engine: unsloth or peft"
         raise UserError(f"the fused layers do not support this model: {error}", advice) from error
+
+
+def _attends_by_lengths(config: TrainConfig, model: Any) -> bool:
+    """Let transformers' layers attend within the records of packed rows without masks, if they can."""
+    from train.fused import plain
+
+    base = model.get_base_model()
+    if plain.unfit_reason(base, config.data.max_length):
+        return False
+    plain.use(base)
+    return True
 
 
 class ReplicatedStrategy:

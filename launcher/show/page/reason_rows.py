@@ -269,6 +269,22 @@ COMPAT = (
         r"under ZeRO-3 the fused layers partition the frozen weights and keep the adapter's optimizer on the GPU",
         "ZeRO-3 下融合层切分冻结的权重，并把适配器的优化器留在 GPU 上",
     ),
+    (
+        r"records of like lengths share a micro batch within each step: (?P<t>.+)",
+        r"每步内长度相近的记录共用一个微批：\g<t>",
+    ),
+    (
+        r"(?P<t>.+), so packed rows would need a mask of all pairs of their tokens",
+        r"\g<t>，因此拼接的行需要覆盖所有词元对的掩码",
+    ),
+    (r"its attention caps the scores", "它的注意力限制分数大小"),
+    (r"its attention has dropout", "它的注意力带有随机失活"),
+    (r"its attention adds a bias to each score", "它的注意力给每个分数加偏置"),
+    (
+        r"attention by lengths needs 16 bits and compute capability 8.0 \(Ampere\)",
+        "按长度的注意力需要 16 位和计算能力 8.0（Ampere）",
+    ),
+    (r"this model's attention is unknown", "未知该模型的注意力"),
     (r"there is no GPU to offload from", "没有 GPU，无可卸载"),
     (r"data.max_length=(\d+), but the model has (\d+) positions", r"data.max_length=\1，而模型只有 \2 个位置"),
     (

@@ -49,6 +49,40 @@ def test_every_family_gets_an_engine_that_can_train_it(config: dict[str, Any], s
     assert plan.train.train.engine == engine
 
 
+_LARGE = {
+    "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32, "num_attention_heads": 24,
+    "num_key_value_heads": 8, "vocab_size": 100000, "max_position_embeddings": 4096,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "capability", "packing", "why"),
+    [
+        ({"model_type": "olmo3"}, (), 9.0, "pack", "share rows"),
+        ({"model_type": "llama"}, ("lora.dora=true", "train.engine=peft"), 9.0, "pack", "share rows"),
+        ({"model_type": "gemma2"}, (), 9.0, "bucket", "caps the scores, so packed rows would need a mask"),
+        ({"model_type": "qwen3_5"}, (), 9.0, "bucket", "layers without attention carry"),
+        ({"model_type": "never_heard_of"}, (), 9.0, "bucket", "attention is unknown"),
+        ({"model_type": "olmo3", "attention_dropout": 0.1}, (), 9.0, "bucket", "its attention has dropout"),
+        ({"model_type": "olmo3"}, ("model.dtype=float32",), 9.0, "bucket", "16 bits"),
+        ({"model_type": "olmo3"}, (), 7.5, "bucket", "Ampere"),
+        ({"model_type": "olmo3"}, ("train.engine=unsloth",), 9.0, "bucket", "of like lengths"),
+    ],
+    ids=str,
+)
+def test_plain_transformers_packs_where_attention_goes_by_the_lengths_of_records(
+    config: dict[str, Any], settings: tuple[str, ...], capability: float, packing: str, why: str
+) -> None:
+    plan = make(
+        "train.global_batch_size=64", "data.max_length=1024", *settings, device="cuda", gpu_memory_bytes=80 * GIB,
+        gpu_name="GPU", compute_capability=capability, hosts=(("localhost", 1),), model_config={**_LARGE, **config},
+    )  # fmt: skip
+    assert plan.train is not None
+    assert plan.train.train.packing == packing
+    (reason,) = (one.reason for one in plan.reasons if one.setting == "train.packing")
+    assert why in reason
+
+
 def test_a_plan_has_the_chosen_settings_and_the_predicted_memory():
     config = {
         "model_type": "llama", "num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 14336,

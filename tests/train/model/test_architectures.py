@@ -22,9 +22,11 @@ from train import compat, families, memory
 from train.compat import Combination
 from train.config import Lora, load
 from train.data.tokens import IGNORED
+from train.fused.attention import PackedLayout
 from train.model.load import load_plain
 from train.model.lora_places import places
 from train.training.loss import AnswerLoss
+from train.training.strategy import _attends_by_lengths
 
 pytestmark = pytest.mark.train
 
@@ -183,7 +185,9 @@ def test_packed_rows_give_the_losses_and_gradients_of_single_records_or_are_refu
     records = [torch.randint(5, 690, (length,), generator=generator) for length in LENGTHS]
     loss = _adapted_loss(bed, name)
     single = [_loss_and_gradient(loss, input_ids=ids[None], labels=_shifted(ids)[None]) for ids in records]
+    loss.takes_layout = _attends_by_lengths(load(bed.runs[name] / "train.json"), loss.model)
     row = {
+        "layout": PackedLayout.from_lengths(LENGTHS, "cpu") if loss.takes_layout else None,
         "input_ids": torch.cat(records)[None],
         "labels": torch.cat(list(map(_shifted, records)))[None],
         "position_ids": torch.cat([torch.arange(len(ids)) for ids in records])[None],
@@ -193,6 +197,11 @@ def test_packed_rows_give_the_losses_and_gradients_of_single_records_or_are_refu
     whole = sum(gradient for _, gradient in single)
     same = packed == pytest.approx(separate, rel=1e-5) and float((gradient - whole).norm() / whole.norm()) < 1e-3
     assert same is not bool(refused)
+    family = families.family_of(config)
+    assert not loss.takes_layout or not family.masked
+    assert loss.takes_layout or family.masked or refused
+    again, _ = _loss_and_gradient(loss, input_ids=records[0][None], labels=_shifted(records[0])[None])
+    assert again == pytest.approx(single[0][0], rel=1e-5)  # a padded row after packed ones
 
 
 def _shifted(ids: Any) -> Any:
