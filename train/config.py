@@ -250,13 +250,21 @@ class Training(Section, frozen=True, kw_only=True):
     checkpoint_every: int | Epochs = 200
     """Optimizer steps between checkpoints, or `epoch`, `0.25 epochs`; 0: only the last one and those on request."""
     keep_checkpoints: int = 2
-    """Checkpoints to keep; older ones are deleted."""
+    """Checkpoints to keep, and the best one beside them; older ones are deleted."""
+    early_stopping_patience: int | None = None
+    """Stop after this many measurements in a row that are no better than the best one before; null: never."""
+    early_stopping_min_delta: float = 0.0
+    """By how much a measurement must be better to count for early_stopping_patience."""
     log_every: int = 1
     """Steps between lines of metrics.jsonl."""
     hang_timeout: float | Literal["auto"] = "auto"
     """Seconds without a step after which the ranks hang; see train/rundir/heartbeat.py."""
     tensorboard: bool = False
     """Read for the sake of older runs; the launcher starts trackers, by train.report_to."""
+
+
+KeepBest = Literal["auto", "loss", "accuracy", "macro_f1", "bleu", "rouge_l", "none"]
+"""What measurements during the training are compared by."""
 
 
 class Evaluation(Section, frozen=True):
@@ -267,6 +275,11 @@ class Evaluation(Section, frozen=True):
     every: int | AutoOrEpochs = "auto"
     """Optimizer steps between measurements of the loss on data.eval, or `epoch`, `0.25 epochs`. auto: about ten in the
     run, at a cost of 5% at most. 0: only at the end."""
+    keep_best: KeepBest = "auto"
+    """Which step the adapter is of: the one that measured best on data.eval by this, smallest loss or largest score.
+    auto: loss, where it is measured during the training. none: the last step."""
+    scored_records: int = 64
+    """Records of data.eval, spread over all of it, that each measurement answers where keep_best is a score."""
     max_records: int | None = None
     """Records of data.eval that are answered; null: all."""
     max_new_tokens: int = 64
@@ -304,6 +317,11 @@ class TrainConfig(Section, frozen=True, kw_only=True):
     """Of all ranks together."""
     verify_adapter: bool = False
     """At the end, load the adapter into a fresh base model and compare logits (result.json: adapter_reloads)."""
+
+    @property
+    def compares(self) -> bool:
+        """Whether the job itself asks to compare measurements, whatever they cost."""
+        return self.eval.keep_best not in ("auto", "none") or self.train.early_stopping_patience is not None
 
 
 MOST = 10**12
@@ -353,9 +371,12 @@ RANGES: dict[str, Range] = {
     "train.router_loss": Range(0),
     "train.checkpoint_every": Range(0),
     "train.keep_checkpoints": Range(1),
+    "train.early_stopping_patience": Range(1),
+    "train.early_stopping_min_delta": Range(0),
     "train.log_every": Range(1),
     "train.hang_timeout": Range(1),
     "eval.every": Range(0),
+    "eval.scored_records": Range(1),
     "eval.max_records": Range(1),
     "eval.max_new_tokens": Range(1),
     "eval.batch_size": Range(1),
@@ -397,12 +418,15 @@ FORWARD_COST = 0.5
 """Work of a forward pass over that of a training step on the same tokens; a third where activations are recomputed."""
 FEWEST_RECORDS = 8
 """Fewer records than these say little about a loss; rather measure less often."""
+COMPARED_RECORDS = 64
+"""On so many records, at least, is measured where the job asks for the best step, whatever that costs."""
 
 
-def loss_schedule(steps: int, work: float, records: int, each: float = 1.0) -> LossSchedule:
+def loss_schedule(steps: int, work: float, records: int, each: float = 1.0, *, wanted: bool = False) -> LossSchedule:
     """What `eval.every: auto` means for a run of `steps` steps.
 
     `work`: records, or tokens, that the steps train on together. `records`: those of data.eval; `each`: work of one.
+    `wanted`: the job compares measurements, and so they are made also where they cost more.
     """
     passes = MOST_COST * work / (FORWARD_COST * max(each, 1e-9))
     measured = min(records, int(passes / (MEASUREMENTS + 1)))
@@ -410,6 +434,8 @@ def loss_schedule(steps: int, work: float, records: int, each: float = 1.0) -> L
     if measured < min(records, FEWEST_RECORDS):
         measured = min(records, FEWEST_RECORDS)
         times = int(passes / measured) if measured else 0
+    if wanted:
+        measured, times = max(measured, min(records, COMPARED_RECORDS)), MEASUREMENTS + 1
     return LossSchedule(math.ceil(steps / (times - 1)), measured) if times >= 2 else LossSchedule(0, 0)
 
 

@@ -22,7 +22,13 @@ from msgspec.structs import replace
 
 from train import dist
 from train.answers.fused_answers import fused_for_answers
-from train.answers.trained import TrainedAdapter, adapter_tokenizer, best_device, find_adapter
+from train.answers.trained import (
+    TrainedAdapter,
+    adapter_tokenizer,
+    add_checkpoint_option,
+    best_device,
+    find_adapter,
+)
 from train.config import TrainConfig
 from train.data.dataset import Data
 from train.dist import World
@@ -46,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         dist.prepare(world)
         dist.check_device(world)
         rundir = RunDir(options.run_dir, node=world.node_rank, rank=world.rank)
-        adapter = find_adapter(rundir.path)
+        adapter = find_adapter(rundir.path, options.checkpoint)
         config = evaluation_config(adapter.config, options, world, device)
         place = options.out or rundir.evaluations / Path(options.data or "eval").stem
         evaluate(config, world, rundir, adapter, place)
@@ -63,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--max-records", type=int)
+    add_checkpoint_option(parser)
     return parser
 
 

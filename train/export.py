@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 from train import dist
+from train.answers.trained import add_checkpoint_option
 from train.errors import EXIT_FAILED, guard_output, report
 from train.exports.kinds import EXPORTS, export
 from train.exports.server import Server
@@ -38,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--max-new-tokens", type=int, default=32)
     parser.add_argument("--json", action="store_true")
+    add_checkpoint_option(parser)
     options = parser.parse_args(arguments)
     if options.server is None and (options.to is None or options.out is None):
         parser.error("--to and --out are required without --server")
@@ -63,14 +65,16 @@ def run(options: argparse.Namespace) -> int:
     if options.server is not None:
         doing("asking the run's own model and the server")
         server = Server.at(options.server, options.server_model)
-        return show(verify_server(options.run_dir, server, options.prompts, options.max_new_tokens), options.json)
+        found = verify_server(options.run_dir, server, options.prompts, options.max_new_tokens, options.checkpoint)
+        return show(found, options.json)
     if not options.verify or not options.out.exists():
-        export(options.run_dir, options.to, options.out, tell)
+        export(options.run_dir, options.to, options.out, tell, options.checkpoint)
     if not options.verify:
         return 0
     doing("asking the run's own model and the export")
     out = options.out.absolute()
-    return show(verify_directory(options.run_dir, out, options.prompts, options.max_new_tokens), options.json)
+    found = verify_directory(options.run_dir, out, options.prompts, options.max_new_tokens, options.checkpoint)
+    return show(found, options.json)
 
 
 def show(found: Verification, as_json: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +23,48 @@ device_option = click.option(
     show_default=True,
     help="Device to compute on.",
 )
+
+
+def checkpoint_option(function: Function) -> Function:
+    """Add `--checkpoint`."""
+    return click.option(
+        "--checkpoint",
+        metavar="step-N|best|last",
+        callback=_checkpoint,
+        help="Use the adapter of this checkpoint (default: the run's own adapter, or the newest checkpoint).",
+    )(function)
+
+
+def average_option(function: Function) -> Function:
+    """Add `--average`."""
+    return click.option(
+        "--average",
+        metavar="last:N",
+        callback=_average,
+        help="Use the mean of the adapters of the last N checkpoints.",
+    )(function)
+
+
+def _checkpoint(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is None or re.fullmatch(r"best|last|step-\d{1,18}", value):
+        return value
+    if re.fullmatch(r"\d{1,18}", value):
+        return f"step-{value}"
+    raise click.BadParameter(f"expected step-N, best or last, got {value!r}")
+
+
+def _average(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is None or re.fullmatch(r"last:[1-9]\d{0,5}", value):
+        return value
+    raise click.BadParameter(f"expected last:N, as in last:5, got {value!r}")
+
+
+def checkpoint_args(checkpoint: str | None, average: str | None = None) -> list[str]:
+    """The values of both as arguments of the training program. Raises UsageError for both at once."""
+    if checkpoint and average:
+        raise UsageError("--checkpoint names one checkpoint, and --average several: give one of them")
+    wanted = f"average:{average}" if average else checkpoint
+    return [f"--checkpoint={wanted}"] if wanted else []
 
 
 def find_run_with_adapter(text: str) -> RunDir:
@@ -56,6 +99,7 @@ def answer_options(*, max_new_tokens: int) -> Callable[[Function], Function]:
     """Add the options for generating answers."""
     options = [
         device_option,
+        checkpoint_option,
         click.option("--system", help="System message (default: data.system of the run)."),
         click.option(
             "--max-new-tokens",
@@ -81,6 +125,8 @@ def answer_args(values: dict[str, Any]) -> list[str]:
 
     Each is one argument `--name=value`, because a text may begin with a dash.
     """
+    if values.get("base") and values.get("checkpoint"):
+        raise UsageError("--base is the model without an adapter, and --checkpoint names one: give one of them")
     options = {key.replace("_", "-"): value for key, value in values.items() if value is not None}
     flags = ["--base"] if options.pop("base") else []
     return [*(f"--{name}={value}" for name, value in options.items()), *flags]

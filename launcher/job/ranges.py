@@ -47,6 +47,20 @@ def numbers_out_of_range(spec: JobSpec) -> Iterator[Refusal]:
     if spec.train.batch_tokens and spec.train.global_batch_size != "auto":
         yield Refusal("train.batch_tokens", "train.global_batch_size is given too; a step is counted in one of them")
     yield from _unusable_sources(spec)
+    yield from _unmeasured_best(spec)
+
+
+def _unmeasured_best(spec: JobSpec) -> Iterator[Refusal]:
+    """Keys that compare measurements on data.eval, in a job that measures nothing."""
+    patience, chosen = spec.train.early_stopping_patience, spec.eval.keep_best
+    wants = [("train.early_stopping_patience", patience), ("eval.keep_best", chosen not in ("auto", "none"))]
+    for key in (key for key, wanted in wants if wanted):
+        if not spec.data.eval:
+            yield Refusal(key, "there is no data.eval to measure on", hint="hold a part out: data.eval: 5%")
+        elif spec.eval.every == 0:
+            yield Refusal(key, "eval.every is 0: nothing is measured during the training", hint="eval.every: auto")
+    if patience and chosen == "none":
+        yield Refusal("train.early_stopping_patience", "eval.keep_best is none, so no measurement is the best one")
 
 
 def _unusable_sources(spec: JobSpec) -> Iterator[Refusal]:

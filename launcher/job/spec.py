@@ -61,6 +61,8 @@ class TrainSpec(Section, frozen=True):
     router_loss: float | Auto = 0.0
     checkpoint_every: int | Epochs = 200
     keep_checkpoints: int = 2
+    early_stopping_patience: int | None = None
+    early_stopping_min_delta: float = 0.0
     log_every: int = 1
     hang_timeout: float | Auto = "auto"
     """Seconds without a step after which the stacks of all ranks are taken and the run fails or restarts.

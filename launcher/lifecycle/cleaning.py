@@ -97,7 +97,8 @@ def interrupted_removals() -> Found:
 def old_checkpoints(keep_last: int, stack: ExitStack) -> Found:
     """Of every run that is over, claimed: all checkpoints here but the newest ones and the best one.
 
-    The best one is the nearest to the lowest held-out loss. Damaged ones, which were set aside, are kept.
+    The best one is that of eval.keep_best, else the nearest to the lowest held-out loss. Damaged ones, which were set
+    aside, are kept.
     """
     for run in find.list_runs(find.runs_root()):
         if find.is_dry_run(run) or run.path.is_symlink() or run.checkpoints.is_symlink():
@@ -113,14 +114,14 @@ def old_checkpoints(keep_last: int, stack: ExitStack) -> Found:
             if not state.is_final or processes.find_run_processes(run.run_id):
                 yield Kept(run.run_id, f"it is {state.value}")
                 continue
-            held_out = reading.read(run, state).held_out
+            seen = reading.read(run, state)
         except ZlaunchError as error:
             yield Kept(run.run_id, str(error).splitlines()[0])
             continue
         complete = sorted(complete, key=_step)
         keep = set(complete[-keep_last:])
-        if complete and held_out:
-            lowest = min(held_out, key=lambda point: point.loss).step
+        if complete and (seen.best or seen.held_out):
+            lowest = seen.best.step if seen.best else min(seen.held_out, key=lambda point: point.loss).step
             keep.add(min(complete, key=lambda path: abs(_step(path) - lowest)))
         for path in places:
             if path not in keep:

@@ -16,7 +16,7 @@ from launcher.job.spec import JobSpec
 from launcher.plan import batch_job
 from launcher.plan.agent_plan import defaults_of, launch_of
 from launcher.plan.container import NO_CONTAINER, ContainerChoice, contain
-from launcher.plan.training import configure, loss_reason
+from launcher.plan.training import best_reasons, configure, loss_reason
 from launcher.plan.types import Reason, RunPlan, Target
 from train.compat import ADVICE, continued
 from train.config import Source, TrainConfig, remark_on_steps, split_of
@@ -50,7 +50,7 @@ def plan(
     config = found.train if found else None
     reasons = (*target.reasons, *taken)
     if found:
-        reasons += (*found.reasons, *loss_reason(found.train, records, held_out))
+        reasons += (*found.reasons, *loss_reason(found.train, records, held_out), *best_reasons(found.train))
     on_slurm = target.backend == "slurm"
     slurm = batch_job.section(spec, run_id, target.device) if on_slurm else None
     stop_deadline, kill_after = batch_job.stop_times(spec, KILL_AFTER) if on_slurm else (spec.stop_deadline, KILL_AFTER)

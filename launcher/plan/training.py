@@ -87,11 +87,34 @@ def loss_reason(config: TrainConfig, trained: int | None, held_out: int | None) 
         told = f"the loss on data.eval is measured about {MEASUREMENTS} times, on as many records as {COST} allow"
         return (Reason(setting="eval.every", value="auto", reason=told),)
     held_out = min(held_out, config.eval.max_records or held_out)
-    found = loss_schedule(steps, steps * batch, held_out)
-    if not found.every:
+    free = loss_schedule(steps, steps * batch, held_out)
+    found = loss_schedule(steps, steps * batch, held_out, wanted=config.compares)
+    if found != free:
+        told = f"{found.records} of {held_out} records, ten times, because the job compares the measurements"
+    elif not found.every:
         told = f"a measurement on {held_out} records costs more than {COST}; the loss is measured at the end only"
     else:
         share = f"{found.records} of {held_out}" if found.records < held_out else f"all {held_out}"
         times = -(-steps // found.every) + 1
         told = f"{times} measurements of the loss on {share} records of data.eval cost at most {COST}"
     return (Reason(setting="eval.every", value=found.every, reason=told),)
+
+
+def best_reasons(config: TrainConfig) -> tuple[Reason, ...]:
+    """What decides which step the adapter is of, and when the training ends."""
+    if not config.data.eval or config.eval.every == 0:
+        return ()
+    found, chosen, patience = [], config.eval.keep_best, config.train.early_stopping_patience
+    if chosen == "auto":
+        told = "the adapter is of the step with the smallest loss on data.eval; its checkpoint is kept"
+        found.append(Reason(setting="eval.keep_best", value="loss", reason=told))
+    elif chosen not in ("loss", "none"):
+        told = (
+            f"each measurement also writes so many answers of at most {config.eval.max_new_tokens} tokens, "
+            f"for {chosen}; the predicted time does not hold them"
+        )
+        found.append(Reason(setting="eval.scored_records", value=config.eval.scored_records, reason=told))
+    if patience:
+        told = "the planned steps and hours are the most that the training takes"
+        found.append(Reason(setting="train.early_stopping_patience", value=patience, reason=told))
+    return tuple(found)

@@ -64,6 +64,17 @@ class HeldOut(Shown, frozen=True, kw_only=True):
     """What the measurement took."""
 
 
+class Best(Shown, frozen=True, kw_only=True):
+    """The measurement on data.eval that is the best so far."""
+
+    step: int
+    metric: str
+    """loss, or a score of answers."""
+    value: float
+    records: int | None = None
+    """On how many records."""
+
+
 class Score(Shown, frozen=True, kw_only=True):
     """A measure of the answers to held-out records."""
 
@@ -183,6 +194,10 @@ class Picture(Shown, frozen=True, kw_only=True):
     curve: tuple[Point, ...]
     """Every step of a short run; of a long one about a thousand places, the extremes kept."""
     held_out: tuple[HeldOut, ...]
+    best: Best | None
+    """None: measurements are not compared, or there is none."""
+    adapter_step: int | None
+    """The step that the adapter of a finished run is of; None: not known."""
     scores: tuple[Score, ...]
 
     nodes: tuple[Node, ...]

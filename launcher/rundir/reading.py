@@ -21,7 +21,7 @@ from launcher.rundir import summary, timeline
 from launcher.rundir.curve import Curves, Index, Metric
 from launcher.rundir.directory import RunDir, RunRecord
 from launcher.rundir.jsonl import read_jsonl
-from launcher.rundir.picture import Count, Event, HeldOut, Node, Phase, Picture, Point, Rank, Score, Verdict
+from launcher.rundir.picture import Best, Count, Event, HeldOut, Node, Phase, Picture, Point, Rank, Score, Verdict
 from launcher.rundir.state import RunState, node_records
 from launcher.rundir.verdict import Answer, Facts, judge
 
@@ -137,6 +137,8 @@ def draw(files: _Files) -> Picture:
         planned_bytes=files.train.get("predicted_peak_bytes"),
         peak_bytes=max((rank.peak_bytes or 0 for node in nodes for rank in node.ranks), default=0) or None,
         held_out=held_out,
+        best=_best(files),
+        adapter_step=_adapter_step(files),
         scores=scores,
         restarts=max((node.restarts for node in nodes), default=0),
         checkpoints=tuple(files.run.checkpoint_steps()),
@@ -227,6 +229,7 @@ def _facts(files: _Files, curve: Sequence[Point], held_out: Sequence[HeldOut], s
         answers=answers,
         learning_rate=max(rates, default=None),
         failure=str(failure.get("message") or ""),
+        adapter_step=_adapter_step(files),
     )
 
 
@@ -366,6 +369,26 @@ def _evaluation_seconds(files: _Files) -> float:
     return sum((phase.ended or 0.0) - (phase.started or 0.0) for phase in before)
 
 
+def _best(files: _Files) -> Best | None:
+    """The best measurement. A resumed run says first what it goes on from, so the last event holds."""
+    said = [event for event in files.events if event.get("event") == "best"]
+    step, value = (said[-1].get("step"), said[-1].get("value")) if said else (None, None)
+    if not isinstance(step, int) or not isinstance(value, (int, float)):
+        return None
+    records = said[-1].get("records")
+    return Best(
+        step=step,
+        metric=str(said[-1].get("metric")),
+        value=float(value),
+        records=records if isinstance(records, int) else None,
+    )
+
+
+def _adapter_step(files: _Files) -> int | None:
+    step = files.result.get("adapter_step")
+    return step if isinstance(step, int) else None
+
+
 def _held_out(files: _Files) -> tuple[HeldOut, ...]:
     """The losses on the held-out records: those during the training, and those of the evaluations around it."""
     found = {
@@ -380,7 +403,7 @@ def _held_out(files: _Files) -> tuple[HeldOut, ...]:
     scores = files.result.get("eval") or {}
     around += [
         {"step": step, **(scores.get(when) or {})}
-        for when, step in (("before", 0), ("after", files.result.get("steps")))
+        for when, step in (("before", 0), ("after", files.result.get("adapter_step", files.result.get("steps"))))
     ]
     for event in around:
         step, loss = event.get("step"), event.get("loss")

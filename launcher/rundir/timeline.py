@@ -137,6 +137,10 @@ _TEXTS: dict[str, Callable[[Line], str]] = {
     "length_changed": lambda e: (
         f"{e.get('steps')} steps in total instead of {e.get('planned')}; the learning rate follows"
     ),
+    "early_stopping": lambda e: (
+        f"the training ends early, after step {e.get('step')} of {e.get('total_steps')}: "
+        f"{e.get('patience')} measurements in a row were no better than that of step {e.get('best')}"
+    ),
     "data_changed": lambda e: "data.train has changed since the checkpoint",
     "restart": lambda e: f"restart {e.get('count')}: {e.get('reason')}",
     "failure": lambda e: f"failure ({e.get('cause')}): {e.get('message')}",

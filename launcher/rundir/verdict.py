@@ -54,15 +54,28 @@ class Facts:
     """The highest of the run."""
     failure: str
     """Message of the failure, if the run failed."""
+    adapter_step: int | None = None
+    """The step that the adapter is of; None: not known, or there is none yet."""
+
+    @cached_property
+    def of_adapter(self) -> list[HeldOut]:
+        """The losses up to the step that the adapter is of: what the training did after it is not kept."""
+        last = math.inf if self.adapter_step is None else self.adapter_step
+        return [point for point in self.held_out if point.step <= last]
+
+    @property
+    def went_back(self) -> bool:
+        """Whether the adapter is of an earlier step than the last."""
+        return self.adapter_step is not None and bool(self.curve) and self.adapter_step < self.curve[-1].step
 
     @cached_property
     def measured(self) -> list[HeldOut]:
-        return over_same_records(self.held_out)
+        return over_same_records(self.of_adapter)
 
     @cached_property
     def compared(self) -> list[HeldOut]:
         """What the verdict names: the losses over all held-out records if there are two, else those over a part."""
-        whole = [point for point in self.held_out if point.records is None]
+        whole = [point for point in self.of_adapter if point.records is None]
         return whole if len(whole) > 1 else self.measured
 
     @cached_property
@@ -175,7 +188,9 @@ def _answers(facts: Facts) -> Finding | None:
 
 
 def _overfits(facts: Facts) -> Finding | None:
-    points = facts.measured
+    if facts.went_back and _learned(facts) is not None:
+        return None  # what came after the best step is not in the adapter
+    points = over_same_records(facts.held_out)
     trained = facts.ends[1] if facts.ends else facts.curve[-1].loss if facts.curve else None
     if not points or trained is None:
         return None
@@ -192,7 +207,9 @@ def _overfits(facts: Facts) -> Finding | None:
         return None
     return (
         f" since step {best.step}: held-out loss {best.loss:.2f} to {last.loss:.2f}, training loss {trained:.2f}",
-        f"it learns its records by heart; train about {max(best.step, 1)} steps, or with more records",
+        f"the adapter is that of step {facts.adapter_step}; more records would let it learn for longer"
+        if facts.went_back
+        else f"it learns its records by heart; train about {max(best.step, 1)} steps, or with more records",
     )
 
 
@@ -232,6 +249,8 @@ def _learned(facts: Facts) -> Finding | None:
     points = facts.compared
     if len(points) < 2 or _fall(points[0].loss, points[-1].loss) < LITTLE:
         return None
+    if facts.went_back:
+        return _change(points), f"the adapter is that of step {facts.adapter_step}, the best one of the training"
     series = facts.measured  # over a part of the records, but more often
     falling = series[-1].loss <= min(point.loss for point in series)
     more = "the held-out loss was still falling at the end: training longer may help" if falling else ""

@@ -32,7 +32,9 @@ def print_outcome(run: RunDir, state: RunState, *, output: IO[str]) -> None:
     console.print(f"[{color} bold]{state.value}[/{color} bold]{took}", highlight=False)
     print_verdict(picture, console)
     if state is RunState.SUCCEEDED and picture.adapter:
-        console.print(f"adapter: {escape(picture.adapter)}", highlight=False, soft_wrap=True)
+        best = picture.best if picture.best and picture.adapter_step == picture.best.step else None
+        of = f" (step {best.step}, the best by {best.metric})" if best else ""
+        console.print(f"adapter: {escape(picture.adapter)}{of}", highlight=False, soft_wrap=True)
     if picture.is_program:
         console.print(f"output: zlaunch logs {escape(run.run_id)}", highlight=False, soft_wrap=True)
     elif state is RunState.SUCCEEDED:

@@ -206,6 +206,9 @@ def _numbers(sheet: Sheet, picture: Picture, *, loss: bool = True) -> None:
         change = f"{first.loss:.4f} to {last.loss:.4f}" if len(measured) > 1 else f"{last.loss:.4f}"
         on = f", on {last.records} records" if last.records else ""
         sheet.row("held out", f"{change}, after step {last.step}{on}")
+    if picture.best is not None:
+        kept = ", the adapter" if picture.adapter_step == picture.best.step else ""
+        sheet.row("best", f"step {picture.best.step}, {picture.best.metric} {picture.best.value:.4f}{kept}")
     if picture.learning_rate is not None and picture.phase == "train":
         norm = f"   gradient norm {picture.grad_norm:.2f}" if picture.grad_norm is not None else ""
         epoch = f"   epoch {picture.epoch:.2f}" if picture.epoch is not None else ""

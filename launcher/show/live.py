@@ -37,6 +37,7 @@ PLAIN_EVENTS = (
     "phase",
     "resumed",
     "length_changed",
+    "early_stopping",
     "restart",
     "hang",
     "request",

@@ -23,6 +23,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from train.answers.comparison import normalize
+from train.errors import UserError
 
 Pairs = Sequence[tuple[str, str]]
 Kind = Literal["classification", "qa", "translation", "text"]
@@ -115,6 +116,19 @@ METRICS: dict[Kind, dict[str, Callable[[Pairs], float]]] = {
 }
 
 
+FUNCTIONS: dict[str, Callable[[Pairs], float]] = {
+    name: function for kind in METRICS.values() for name, function in kind.items()
+}
+
+
+def measured(metric: str, pairs: Pairs) -> float:
+    """One metric over all pairs, whatever kind their tasks are. Raises UserError without its library."""
+    try:
+        return FUNCTIONS[metric](pairs)
+    except ImportError as error:
+        raise UserError(f"eval.keep_best: {metric} cannot be measured: {error}", "set eval.keep_best: loss") from error
+
+
 def kind_of(task: str | None, pairs: Pairs) -> Kind:
     """The kind of a task by its name, else by its expected answers."""
     for kind, parts in _NAMES:
@@ -145,8 +159,7 @@ def score(pairs: Pairs, tasks: Sequence[str | None]) -> dict[str, Any]:
             shared.setdefault(name, []).extend(group)
     shared.pop("exact_match", None)  # `accuracy` covers it
     shared["accuracy"] = list(pairs)
-    functions = {name: function for kind in METRICS.values() for name, function in kind.items()}
-    overall = _measure({name: functions[name] for name in ("accuracy", *shared)}, shared)
+    overall = _measure({name: FUNCTIONS[name] for name in ("accuracy", *shared)}, shared)
     by_task = {
         str(task): {"records": len(group), **_measure(METRICS[kinds[task]], dict.fromkeys(METRICS[kinds[task]], group))}
         for task, group in sorted(groups.items(), key=lambda item: str(item[0]))

@@ -11,7 +11,7 @@ from typing import Any
 
 from train import dist
 from train.answers.streaming import Writer
-from train.answers.trained import best_device, find_adapter, load_adapted, trained_stop_ids
+from train.answers.trained import add_checkpoint_option, best_device, find_adapter, load_adapted, trained_stop_ids
 from train.data.recipe import Recipe
 from train.data.tokenizer import Tokenizer
 from train.errors import guard_output, report
@@ -54,6 +54,7 @@ class Session:
 def add_options(parser: argparse.ArgumentParser, *, max_new_tokens: int) -> None:
     """The options of both commands, with the default of one."""
     parser.add_argument("--run-dir", type=Path, required=True)
+    add_checkpoint_option(parser)
     parser.add_argument("--system", default=None, help="default: the run's data.system")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--max-new-tokens", type=int, default=max_new_tokens)
@@ -70,7 +71,7 @@ def run_session(options: argparse.Namespace, use: Callable[[Session], None]) -> 
     dist.prepare(world)
     try:
         dist.check_device(world)
-        adapter = find_adapter(options.run_dir)
+        adapter = find_adapter(options.run_dir, options.checkpoint)
         with Lines():
             model, tokenizer = load_adapted(adapter, device=device, bare=options.base)
         system = options.system if options.system is not None else adapter.config.data.system

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from train.answers.average import averaged
 from train.config import TrainConfig, load
 from train.data.prompts import keep_template, stop_ids
 from train.errors import UserError, first_line
 from train.model.base import fetched
 from train.model.load import load_plain, weights_counted
-from train.rundir.checkpoints import undamaged
+from train.rundir.checkpoints import complete, damage, recorded, undamaged
 from train.rundir.counter import doing
 
 
@@ -43,15 +46,68 @@ class TrainedAdapter:
             raise UserError(said) from error
 
 
-def find_adapter(run: Path) -> TrainedAdapter:
-    """The adapter of a finished run, else of its newest undamaged checkpoint. Raises UserError if there is none."""
+def find_adapter(run: Path, which: str | None = None) -> TrainedAdapter:
+    """The adapter of a finished run, else of its newest undamaged checkpoint. Raises UserError if there is none.
+
+    `which` names another: `last`, `best`, `step-400`, or `average:last:5`, the mean of the last five checkpoints.
+    """
+    directory = _chosen(run, which) if which is not None else _finished_or_newest(run)
+    content = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
+    base, revision = content["base_model_name_or_path"], content.get("revision")
+    return TrainedAdapter(load(run / "train.json"), directory, base, revision)
+
+
+def _finished_or_newest(run: Path) -> Path:
     places = itertools.chain([run], undamaged(run / "checkpoints", _warn_of_damage))
     directory = next((place / "adapter" for place in places if (place / "adapter" / _CONFIG).is_file()), None)
     if directory is None:
         raise UserError(f"{run} has no adapter yet", "a run has one after its first checkpoint or at its end")
-    recorded = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
-    base, revision = recorded["base_model_name_or_path"], recorded.get("revision")
-    return TrainedAdapter(load(run / "train.json"), directory, base, revision)
+    return directory
+
+
+def _chosen(run: Path, which: str) -> Path:
+    """The adapter of a checkpoint by name, or the average of some. Raises UserError."""
+    here = complete(run / "checkpoints")
+    if which.startswith("average:last:"):
+        return _average(run, int(which.rpartition(":")[2]))
+    if which == "last":
+        wanted = here[-1:] or [run / "checkpoints" / "step-0"]
+    else:
+        wanted = [run / "checkpoints" / (_best(run) if which == "best" else which)]
+    place = wanted[0]
+    if place not in here:
+        listed = ", ".join(path.name for path in here) or "none"
+        advice = "`zlaunch pull RUN --checkpoints` brings those of other hosts here"
+        raise UserError(f"{run.name} has no complete checkpoint {place.name} here; it has: {listed}", advice)
+    if reason := damage(place):
+        raise UserError(f"the checkpoint {place.name} is damaged: {reason}", "name another one")
+    return place / "adapter"
+
+
+def _best(run: Path) -> str:
+    """Name of the checkpoint that measured best, as the result has it, or else the newest checkpoint."""
+    try:
+        found = json.loads((run / "result.json").read_text(encoding="utf-8")).get("best")
+    except (OSError, ValueError):
+        newest = complete(run / "checkpoints")[-1:]
+        found = ((recorded(newest[0]) or {}).get("progress") or {}).get("best") if newest else None
+    if not found or found.get("step") is None:
+        raise UserError(
+            f"{run.name} has no best checkpoint: no measurements on data.eval were compared",
+            "a run compares them by eval.keep_best where it has data.eval and eval.every is not 0",
+        )
+    return f"step-{found['step']}"
+
+
+def _average(run: Path, count: int) -> Path:
+    found = list(itertools.islice(undamaged(run / "checkpoints", _warn_of_damage), count))
+    if len(found) < count:
+        listed = ", ".join(path.name for path in reversed(found)) or "none"
+        raise UserError(
+            f"{run.name} has {len(found)} of the {count} checkpoints to average: {listed}",
+            f"train with train.keep_checkpoints: {count}",
+        )
+    return averaged(run, found[::-1])
 
 
 def _warn_of_damage(place: Path, reason: str) -> None:
@@ -72,6 +128,21 @@ def load_adapted(adapter: TrainedAdapter, *, device: str, bare: bool = False) ->
     if not bare:
         model = PeftModel.from_pretrained(model, adapter.directory)
     return model.eval(), adapter_tokenizer(adapter)
+
+
+CHECKPOINT = re.compile(r"best|last|step-\d+|average:last:[1-9]\d*")
+"""What `find_adapter` takes."""
+
+
+def add_checkpoint_option(parser: argparse.ArgumentParser) -> None:
+    """`--checkpoint`, for the programs that use an adapter."""
+
+    def named(text: str) -> str:
+        if not CHECKPOINT.fullmatch(text):
+            raise argparse.ArgumentTypeError("expected best, last, step-N or average:last:N")
+        return text
+
+    parser.add_argument("--checkpoint", type=named, help="best, last, step-N or average:last:N instead of the adapter")
 
 
 def adapter_tokenizer(adapter: TrainedAdapter) -> Any:

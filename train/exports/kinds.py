@@ -19,10 +19,13 @@ from train.model.base import read_json, register_types
 from train.original.portable import make_portable
 
 
-def export(run: Path, kind: str, out: Path, tell: Print = print) -> None:
-    """Write the export to the new directory `out`, complete or not at all. Raises UserError."""
+def export(run: Path, kind: str, out: Path, tell: Print = print, which: str | None = None) -> None:
+    """Write the export to the new directory `out`, complete or not at all. Raises UserError.
+
+    `which`: another adapter than the run's own, as `find_adapter` takes it.
+    """
     out = out.absolute()
-    adapter = find_adapter(run.resolve())
+    adapter = find_adapter(run.resolve(), which)
     temporary = _temporary_for(out)
     try:
         EXPORTS[kind](adapter, adapter_tokenizer(adapter), temporary, tell)

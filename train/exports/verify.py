@@ -84,9 +84,11 @@ class Verification:
         return [*made, f"{passed} of {len(self.rows)} prompts agree with {self.against}"]
 
 
-def verify_directory(run: Path, directory: Path, count: int, max_new_tokens: int) -> Verification:
+def verify_directory(
+    run: Path, directory: Path, count: int, max_new_tokens: int, which: str | None = None
+) -> Verification:
     """Compare an exported directory. Raises UserError, and TrainError if it cannot be loaded by itself."""
-    adapter = find_adapter(run.resolve())
+    adapter = find_adapter(run.resolve(), which)
     own = _Own(adapter, max_new_tokens)
     conversations = _conversations(run, own, count)
     trusted = adapter.config.model.trust_remote_code or (directory / "alibi.py").is_file()
@@ -104,9 +106,9 @@ def verify_directory(run: Path, directory: Path, count: int, max_new_tokens: int
     )
 
 
-def verify_server(run: Path, server: Server, count: int, max_new_tokens: int) -> Verification:
+def verify_server(run: Path, server: Server, count: int, max_new_tokens: int, which: str | None = None) -> Verification:
     """Compare what a server answers. Raises UserError and ServerError."""
-    own = _Own(find_adapter(run.resolve()), max_new_tokens)
+    own = _Own(find_adapter(run.resolve(), which), max_new_tokens)
     rows = [
         own.compare(turns, server.ask(as_messages(turns), max_new_tokens)) for turns in _conversations(run, own, count)
     ]

@@ -19,8 +19,8 @@ MARKER = "COMPLETE"
 """The file that marks a checkpoint as complete. Version 0.1 left it empty; now it holds the manifest."""
 STEP_NAME = re.compile(r"step-([0-9]{1,18})")
 STATE = "state.json"
-SCHEMA = 2
-"""Of state.json: from this one on, the marker must hold a manifest."""
+SCHEMA = 3
+"""Of state.json. 2: the marker must hold a manifest. 3: the progress has the best measurement."""
 _LARGEST = 1 << 24
 """Bytes of a marker or state.json, at most; larger ones are damaged."""
 

@@ -27,6 +27,7 @@ from train.dist import World
 from train.errors import UserError
 from train.rundir.checkpoints import MARKER, SCHEMA, STATE, STEP_NAME, complete, damage, manifest, set_aside, undamaged
 from train.rundir.run_files import sync_directory, write_atomic, write_json
+from train.training.best import Best
 from train.training.optimizer import State
 from train.training.strategy import Strategy
 
@@ -50,6 +51,10 @@ class Progress:
     grad_norm_min: float | None = None
     seconds: float = 0.0
     """Training time of all starts so far."""
+    measured: int | None = None
+    """The last step that was measured on data.eval. None: none was, or an earlier version did not record it."""
+    best: Best | None = None
+    """The best measurement so far; None: none is compared."""
 
 
 def save(
@@ -61,15 +66,20 @@ def save(
     save_adapter: Callable[[Path, State], None],
     keep: int,
 ) -> None:
-    """Write a checkpoint and remove all but the `keep` newest (a collective). `facts` go beside the progress."""
+    """Write a checkpoint, and remove all but the `keep` newest and the best one (a collective).
+
+    `facts` go beside the progress.
+    """
     state = strategy.gather()
     if world.first:
         checkpoints.mkdir(parents=True, exist_ok=True)
         place = checkpoints / f"step-{progress.step}"
         if not (place / MARKER).is_file():
             _write(place, state, {"schema": SCHEMA, "progress": asdict(progress), **facts}, save_adapter)
+        best = progress.best and checkpoints / f"step-{progress.best.step}"
         for old in complete(checkpoints)[:-keep]:
-            remove(old)
+            if old != best:
+                remove(old)
 
 
 def _write(place: Path, state: State, content: dict[str, Any], save_adapter: Callable[[Path, State], None]) -> None:
@@ -130,7 +140,7 @@ def restore(place: Path | None, strategy: Strategy, world: World, facts: dict[st
 
         state = load_file(place / "state.safetensors")
     state = _share_state(state, world)
-    progress = Progress(**content["progress"])
+    progress = msgspec.convert(content["progress"], Progress)
     strategy.restore(state, progress.step)
     return progress
 

@@ -13,7 +13,7 @@ import torch
 from train import dist
 from train.answers.fused_answers import FusedAnswers
 from train.answers.generation import answers_and_ends
-from train.answers.metrics import score
+from train.answers.metrics import measured, score
 from train.config import TrainConfig
 from train.data.batches import collate
 from train.data.dataset import Part
@@ -73,16 +73,32 @@ class Evaluator:
         answer = len(tokens.sequence(place)[0]) - tokens.prompt_size(place)
         return answer <= self.config.eval.max_new_tokens
 
-    def loss(self, records: int | None = None) -> float:
-        """Cross entropy per labeled token over data.eval, or over this many records of it (a collective)."""
+    def measure(self, records: int | None, metric: str | None) -> dict[str, float]:
+        """The loss on this many records of data.eval (None: all) and, if a metric of answers is wanted, its value on
+        eval.scored_records of them, on every rank (a collective)."""
+        found = {"loss": self.loss(records)}
+        if metric in (None, "loss"):
+            return found
+        places = self._sample(self.config.eval.scored_records)
+        given = self._answers(lambda done, total: None, places)
+        pairs = [(self.part.records[place].answer, text) for place, (text, _) in zip(places, given or (), strict=False)]
+        return {**found, metric: float(dist.share(self.world, measured(metric, pairs) if pairs else 0.0))}
+
+    def _sample(self, records: int | None) -> list[int]:
+        """This many places of data.eval, spread over all of it; None: all."""
         everything = len(self.part.tokens)
         wanted = min(records or everything, everything)
-        shares = spread(wanted, self.world.world_size, self._batch_size)[self.world.rank]
+        return [place * everything // wanted for place in range(wanted)]
+
+    def loss(self, records: int | None = None) -> float:
+        """Cross entropy per labeled token over data.eval, or over this many records of it (a collective)."""
+        sample = self._sample(records)
+        shares = spread(len(sample), self.world.world_size, self._batch_size)[self.world.rank]
         total, count = 0.0, 0.0
         with self._evaluating(generating=False):
             for places in shares:
                 self._check_for_stop()
-                share = [place * everything // wanted for place in places]
+                share = [sample[place] for place in places]
                 batch = collate(
                     self.part.tokens,
                     share or [0],  # a rank without a share takes part with any record: each pass is a collective
@@ -96,11 +112,14 @@ class Evaluator:
         total, count = dist.sum_over_ranks(self.world, [total, count])
         return total / count
 
-    def _answers(self, answered: Callable[[int, int], None]) -> list[tuple[str, bool]] | None:
-        """(the model's answer, whether it ended) for every record of data.eval, on rank 0 (a collective)."""
+    def _answers(
+        self, answered: Callable[[int, int], None], places: Sequence[int] | None = None
+    ) -> list[tuple[str, bool]] | None:
+        """(the model's answer, whether it ended) for these records of data.eval, or all, on rank 0 (a collective)."""
         tokens, world = self.part.tokens, self.world
+        places = range(len(tokens)) if places is None else places
         # Prompts of similar lengths share a batch, which saves padding. The order is undone at the end.
-        order = sorted(range(len(tokens)), key=lambda i: -tokens.prompt_size(i))
+        order = sorted(places, key=lambda i: -tokens.prompt_size(i))
         given: dict[int, tuple[str, bool]] = {}
         with self._evaluating(generating=True):
             answer, at_once = self._answering(tokens.prompt_size(order[0]))
@@ -119,7 +138,7 @@ class Evaluator:
         if collected is None:
             return None
         everything = {index: text for part in collected for index, text in part.items()}
-        return [everything[index] for index in range(len(tokens))]
+        return [everything[index] for index in places]
 
     def _answering(self, longest: int) -> tuple[_Answer, int]:
         """What answers prompts of at most this many tokens, and how many of them at a time."""

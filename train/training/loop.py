@@ -58,8 +58,8 @@ class Loop:
     total: int
     """Optimizer steps of the whole run."""
     save: Callable[[Progress], None]
-    evaluate: Callable[[int | None], float] | None
-    """Loss on this many records of data.eval (None: all), if there is one."""
+    evaluate: Callable[[int | None], dict[str, float]] | None
+    """What is measured on data.eval, if there is one: its `loss` on this many records (None: all), and scores."""
     first_step_done: Callable[[], None]
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
     also_at: tuple[int, ...] = ()
@@ -67,15 +67,26 @@ class Loop:
     records: int | None = None
     """On how many records of data.eval to evaluate; None: all."""
 
+    def waited_enough(self, progress: Progress) -> bool:
+        """Whether the training stops early: too many measurements in a row were no better."""
+        patience = self.config.train.early_stopping_patience
+        return bool(patience and progress.best and progress.best.waited >= patience)
+
     def run(self, progress: Progress) -> tuple[Progress, bool]:
-        """Train from `progress` to the end, or to a request to stop: (where it stands, whether it was stopped)."""
+        """Train from `progress` to the end, or to a request to stop: (where it stands, whether it was stopped).
+
+        The end comes before the last step where early_stopping_patience says so.
+        """
         sampler = self.data.sampler(self.config.train.seed)
         log = MetricsLog(self.config, self.rundir, self.world, sampler.epoch_size, self.total)
         begin = last_saved = progress.step
-        if begin == 0:
-            self._evaluate(begin, log)
+        # A checkpoint is saved before its step is measured. A start that goes on from there measures it.
+        if begin == 0 or (progress.measured is not None and progress.measured < begin):
+            progress = self._evaluated(progress, log)
         work = self.work(sampler, begin)
         for step in range(begin, self.total):
+            if self.waited_enough(progress):
+                break
             self.heartbeat.step(step + 1)
             done, work = self._step(step, work, sampler)
             if step == begin:
@@ -90,12 +101,16 @@ class Loop:
             if "stop" in done.requests:
                 return progress, True
             try:
-                self._evaluate(progress.step, log)
+                progress = self._evaluated(progress, log)
             except Interrupted:  # on every rank at the same batch
                 if last_saved != progress.step:
                     self.save(progress)
                 self._acknowledge(["stop"])
                 return progress, True
+            wanted = self.waited_enough(progress) or (progress.best and progress.best.step == progress.step)
+            if wanted and last_saved != progress.step:
+                self.save(progress)
+                last_saved = progress.step
         return progress, False
 
     def _step(self, step: int, work: Work, sampler: Sampler) -> tuple[Done, Work]:
@@ -184,14 +199,21 @@ class Loop:
         every = self.config.train.checkpoint_every
         return step == self.total or (isinstance(every, int) and every > 0 and step % every == 0)
 
-    def _evaluate(self, step: int, log: MetricsLog) -> None:
-        """Log the loss on data.eval, at the steps that the job asks for. Raises Interrupted."""
-        every = self.config.eval.every
+    def _evaluated(self, progress: Progress, log: MetricsLog) -> Progress:
+        """Measure on data.eval, at the steps that the job asks for, and compare. Raises Interrupted."""
+        every, step = self.config.eval.every, progress.step
         due = isinstance(every, int) and every > 0 and step % every == 0 and 0 < step < self.total
-        if self.evaluate is not None and (due or step in self.also_at):
-            started = time.perf_counter()
-            loss = self.evaluate(self.records)
-            log.evaluation(step, loss, records=self.records, seconds=time.perf_counter() - started)
+        if self.evaluate is None or not (due or step in self.also_at):
+            return progress
+        started = time.perf_counter()
+        found = self.evaluate(self.records)
+        log.evaluation(step, found, records=self.records, seconds=time.perf_counter() - started)
+        best = progress.best
+        if best is not None and step > 0:  # step 0 is the model without an adapter
+            best = best.after(step, found[best.metric], self.config.train.early_stopping_min_delta)
+            if self.world.first and best.step == step:
+                self.rundir.event("best", step=step, metric=best.metric, value=best.value, records=best.records)
+        return replace(progress, measured=step, best=best)
 
     def _acknowledge(self, requests: list[str]) -> None:
         """Remove the requests that were met, after every rank has seen them."""

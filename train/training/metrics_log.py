@@ -61,15 +61,20 @@ class MetricsLog:
             flush=True,
         )
 
-    def evaluation(self, step: int, loss: float, *, records: int | None = None, seconds: float = 0.0) -> None:
-        """Log the loss on data.eval; `records`: on how many of its records, if not on all."""
+    def evaluation(self, step: int, found: dict[str, float], *, records: int | None = None, seconds: float) -> None:
+        """Log what was measured on data.eval: its loss, and scores of answers where they are compared.
+
+        `records`: on how many records the loss, if not on all.
+        """
         if self.world.first:
-            known = loss if math.isfinite(loss) else None
-            line = {"step": step, "eval_loss": known, "seconds": round(seconds, 3), "time": round(time.time(), 3)}
+            known = {name: value if math.isfinite(value) else None for name, value in found.items()}
+            line = {"step": step, "eval_loss": known.pop("loss"), "seconds": round(seconds, 3), **known}
+            line["time"] = round(time.time(), 3)
             if records is not None:
                 line["records"] = records
             run_files.append_line(self.rundir.metrics, line)
-            print(f"step {step}/{self.total}  eval_loss {loss:.4f}", flush=True)
+            scores = "".join(f"  {name} {value:.4f}" for name, value in found.items() if name != "loss")
+            print(f"step {step}/{self.total}  eval_loss {found['loss']:.4f}{scores}", flush=True)
 
 
 def gpu_memory(world: World) -> int | None:

@@ -112,14 +112,16 @@ def report_changes(recorded: dict[str, Any], facts: dict[str, Any], rundir: RunD
         )
 
 
-def truncate_metrics(rundir: RunDir, step: int) -> None:
-    """Drop the lines of steps after the checkpoint: these steps happen again."""
+def truncate_metrics(rundir: RunDir, step: int, measured: int | None = None) -> None:
+    """Drop the lines of steps after the checkpoint, and of measurements after its own: these happen again."""
     if not rundir.metrics.exists():
         return
     kept = []
     for line in rundir.metrics.read_bytes().splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            content = json.loads(line)
+            again = measured is not None and "eval_loss" in content and content["step"] > measured
+            if content["step"] <= step and not again:
                 kept.append(line.decode() + "\n")
         except (ValueError, KeyError, TypeError, RecursionError):  # a line cut off by a crash, or damaged
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from train import dist
-from train.config import LossSchedule, TrainConfig, loss_schedule, records_of, steps_between
+from train.config import TrainConfig, loss_schedule, records_of, steps_between
 from train.data.dataset import Data, Part
 from train.data.prompts import end_ids, set_template, template_facts
 from train.data.tokens import fingerprint
@@ -23,10 +24,12 @@ from train.model.adapt import adapt
 from train.model.base import BaseModel, family_at, family_of_job, local_directory
 from train.model.load import Loaded, load_for_training, load_tokenizer, weights_counted
 from train.model.read_ahead import read_ahead
+from train.rundir.checkpoints import complete
 from train.rundir.counter import Counter
 from train.rundir.heartbeat import Heartbeat
 from train.rundir.run_files import RunDir, write_atomic, write_json
 from train.training import adapter, checkpoint, deepspeed, model_card, result, start, strategy
+from train.training.best import Best, metric_of
 from train.training.checkpoint import Progress
 from train.training.evaluator import Evaluation, Evaluator, Interrupted
 from train.training.loop import Loop
@@ -71,6 +74,8 @@ class Run:
     """How many records the loss on data.eval is measured on during the training; None: all."""
     loss_also_at: tuple[int, ...] = ()
     """Steps at which it is measured beside the multiples of eval.every."""
+    best: Best | None = None
+    """What measurements are compared by, without one; None: they are not compared."""
     # build_strategy
     strategy: Strategy = field(init=False)
     evaluator: Evaluator | None = field(init=False)
@@ -79,9 +84,13 @@ class Run:
     # resume, evaluate_and_train
     progress: Progress = field(init=False)
     # evaluate_and_train
+    adapter_step: int = 0
+    """The step that the adapter is of: the best one, or the last."""
     before: Evaluation | None = None
     after: Evaluation | None = None
     stopped: bool = False
+    ended_early: bool = False
+    """By train.early_stopping_patience."""
     seconds_to_first_step: float | None = None
     reported_peak: int = 0
     """Bytes of the last `memory` event of this rank."""
@@ -210,21 +219,25 @@ def _count_epochs_as_steps(run: Run, records: int) -> None:
 
 
 def _schedule_loss(run: Run) -> None:
-    """Settle `eval.every: auto`: the work of the training is known now."""
-    if run.config.eval.every != "auto":
+    """Settle `eval.every: auto`, as the work of the training is known now, and what measurements are compared by."""
+    part, numbers, wanted = run.eval_part, run.config.train, run.config.eval
+    if part is None:
         return
-    found, part, numbers = LossSchedule(0, 0), run.eval_part, run.config.train
-    if part is not None:
+    if wanted.every == "auto":
         sequences, tokens = len(run.train_part.tokens), float(run.train_part.lengths.sum())
         work = run.total * numbers.global_batch_size * tokens / sequences
-        found = loss_schedule(run.total, work, len(part.tokens), float(part.lengths.mean()))
+        found = loss_schedule(run.total, work, len(part.tokens), float(part.lengths.mean()), wanted=run.config.compares)
         run.loss_records = found.records if found.records < len(part.tokens) else None
-        ends = [0] if run.loss_records or not run.config.eval.before else []
-        ends += [run.total] if run.loss_records or not run.config.eval.after else []
+        ends = [0] if run.loss_records or not wanted.before else []
+        ends += [run.total] if run.loss_records or not wanted.after else []
         run.loss_also_at = tuple(ends) if found.every else ()
         if run.world.first:
             run.rundir.event("loss_schedule", every=found.every, records=found.records, of=len(part.tokens))
-    run.config = replace(run.config, eval=replace(run.config.eval, every=found.every))
+        run.config = replace(run.config, eval=replace(wanted, every=found.every))
+    if (metric := metric_of(run.config)) is not None:
+        compared = (run.loss_records if metric == "loss" else wanted.scored_records) or len(part.tokens)
+        run.best = Best(metric, min(compared, len(part.tokens)), str(run.eval_fingerprint))
+        run.loss_also_at = (*run.loss_also_at, run.total)
 
 
 def build_strategy(run: Run) -> None:
@@ -268,7 +281,8 @@ def _facts(run: Run) -> dict[str, Any]:
 def resume(run: Run) -> None:
     """Go on from the newest checkpoint, if there is one."""
     place = start.find_checkpoint(run.config, run.world, run.rundir)
-    run.progress = checkpoint.restore(place, run.strategy, run.world, run.facts) or Progress(step=0)
+    run.progress = checkpoint.restore(place, run.strategy, run.world, run.facts) or Progress(step=0, measured=0)
+    _compare_on(run)
     if not run.world.first:
         return
     # Only now: a start that is refused must not take away the result of the start before.
@@ -276,8 +290,29 @@ def resume(run: Run) -> None:
     if place is not None and run.progress.step:
         run.rundir.event("resumed", step=run.progress.step)
         print(f"resumed after step {run.progress.step}", flush=True)
+        if run.progress.best is not None:  # what a reader saw of steps that happen again is void
+            run.rundir.event("best", **(_best(run) or {"step": None}))
         start.report_changes(checkpoint.recorded(place), run.facts, run.rundir)
-    start.truncate_metrics(run.rundir, run.progress.step)
+    start.truncate_metrics(run.rundir, run.progress.step, run.progress.measured)
+
+
+def _compare_on(run: Run) -> None:
+    """Compare with the best measurement of earlier starts, on the same records; forget it where that cannot be."""
+    known = run.progress.best
+    if run.best is None or run.eval_part is None:
+        run.progress = dataclasses.replace(run.progress, best=None)
+        return
+    if known is None or not known.comparable(run.best):
+        if known is not None and known.step is not None:
+            _warn(
+                run,
+                f"the best step so far, {known.step} by {known.metric}, is forgotten: eval.keep_best or data.eval has "
+                "changed",
+            )
+        run.progress = dataclasses.replace(run.progress, best=run.best)
+        return
+    if known.metric == "loss":  # a longer run would have more records measured
+        run.loss_records = known.records if known.records < len(run.eval_part.tokens) else None
 
 
 def evaluate_and_train(run: Run) -> None:
@@ -285,10 +320,12 @@ def evaluate_and_train(run: Run) -> None:
     try:
         _evaluate_before(run)
         _train(run)
+        _go_back_to_best(run)
         _evaluate_after(run)
     except Interrupted:
         run.stopped = True
-        _save_checkpoint(run, run.progress)
+        if run.adapter_step in (0, run.progress.step):  # else these are the best step's weights, and the last is saved
+            _save_checkpoint(run, run.progress)
         dist.wait(run.world)
         run.rundir.withdraw("stop")
 
@@ -315,6 +352,7 @@ def _train(run: Run) -> None:
         _report_memory(run)
 
     run.phase("train", total_steps=run.total)
+    metric = run.best.metric if run.best is not None else None
     loop = Loop(
         config=run.config,
         world=run.world,
@@ -324,16 +362,45 @@ def _train(run: Run) -> None:
         pad=run.loaded.tokenizer.pad_token_id,
         total=run.total,
         save=partial(_save_checkpoint, run),
-        evaluate=run.evaluator.loss if run.evaluator else None,
+        evaluate=partial(run.evaluator.measure, metric=metric) if run.evaluator else None,
         first_step_done=first_step_done,
         heartbeat=run.heartbeat,
         also_at=run.loss_also_at,
         records=run.loss_records,
     )
     run.progress, stopped = loop.run(run.progress)
-    evaluation_left = run.config.eval.after and run.evaluator is not None
+    run.ended_early = loop.waited_enough(run.progress) and run.progress.step < run.total
+    unmeasured = run.best is not None and run.progress.measured != run.progress.step
+    evaluation_left = run.evaluator is not None and (run.config.eval.after or unmeasured)
     # A stop at the last step of a run with no evaluation left stops nothing.
     run.stopped = stopped and (run.progress.step < run.total or evaluation_left)
+    if run.ended_early and run.world.first and run.progress.best is not None:
+        said = {"patience": run.config.train.early_stopping_patience, "best": run.progress.best.step}
+        run.rundir.event("early_stopping", step=run.progress.step, total_steps=run.total, **said)
+
+
+def _go_back_to_best(run: Run) -> None:
+    """Take the weights of the best step, if that is not the last one (a collective). Its checkpoint is kept for that.
+
+    Checkpoints are of the last step still: a resumed run goes on from there.
+    """
+    run.adapter_step, found = run.progress.step, run.progress.best
+    if run.stopped or found is None or found.step in (None, run.progress.step):
+        return
+    place, reason = run.rundir.checkpoints / f"step-{found.step}", None
+    if run.world.first:
+        here = place in complete(run.rundir.checkpoints)
+        reason = checkpoint.damage_of_training(place) if here else "it is not here"
+    reason = dist.share(run.world, reason)
+    if reason is not None:
+        said = f"the adapter is that of step {run.progress.step}, not of the best step {found.step}: {reason}"
+        run.warnings.append(said)
+        _warn(run, said)
+        return
+    checkpoint.restore(place, run.strategy, run.world, run.facts)
+    run.adapter_step = found.step or 0
+    if run.world.first:
+        print(f"the adapter is that of step {found.step}: {found.metric} {found.value:.4f}", flush=True)
 
 
 def _evaluate_after(run: Run) -> None:
@@ -349,7 +416,8 @@ def _evaluate(run: Run, when: str) -> Evaluation | None:
     if evaluation is not None:
         print(f"evaluation  {evaluation}", flush=True)
         known = {key: evaluation.scores.get(key) for key in ("loss", "accuracy")}
-        run.rundir.event("evaluation", when=when, step=run.progress.step, **known)
+        step = run.adapter_step if when == "after" else run.progress.step
+        run.rundir.event("evaluation", when=when, step=step, **known)
     return evaluation
 
 
@@ -397,7 +465,7 @@ def save_adapter(run: Run) -> None:
     if run.stopped:
         return
     if run.world.first:
-        adapter.replace(place, state, run.model, loaded.tokenizer, _card(run, run.progress.step))
+        adapter.replace(place, state, run.model, loaded.tokenizer, _card(run, run.adapter_step))
     if run.config.verify_adapter:
         run.adapter_difference = adapter.reload_difference(
             place, run.config, run.world, run.base, run.strategy, run.model, loaded.dtype
@@ -419,12 +487,23 @@ def _reloads(run: Run) -> bool | None:
     return None if difference is None else difference <= adapter.TOLERANCE[run.loaded.dtype]
 
 
+def _best(run: Run) -> dict[str, Any] | None:
+    """The best measurement, with the step; None: nothing was compared."""
+    found = run.progress.best
+    if found is None or found.step is None:
+        return None
+    return {"step": found.step, "metric": found.metric, "value": found.value, "records": found.records}
+
+
 def _result(run: Run) -> dict[str, Any]:
     progress, before, after = run.progress, run.before, run.after
     return {
         "schema": 1,
         "state": "stopped" if run.stopped else "succeeded",
         "steps": progress.step,
+        "adapter_step": None if run.stopped else run.adapter_step,
+        "best": _best(run),
+        "ended_early": run.ended_early,
         "loss_first": progress.loss_first,
         "loss_last": progress.loss_last,
         "grad_norm_min": progress.grad_norm_min,

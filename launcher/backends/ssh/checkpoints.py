@@ -1,5 +1,7 @@
 """Resume on other hosts: copy the newest undamaged checkpoint to the new first host, from whichever machine has it.
 
+The checkpoint that measured best goes with it.
+
 Rank 0 writes checkpoints, so they lie where the first host was. Another host of the run has some if it was the first
 one earlier or shares the directory. This machine has those that were pulled.
 """
@@ -21,7 +23,7 @@ from launcher.remote.fleet import Fleet
 from launcher.remote.session import Session
 from launcher.rundir.directory import RunDir
 from launcher.rundir.foreign_files import is_checkpoint
-from train.rundir.checkpoints import damage, set_aside
+from train.rundir.checkpoints import damage, recorded, set_aside
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,28 @@ def _copy_newest(run: RunDir, holders: Sequence[Holder]) -> int | None:
         if _have_here(run, step, holders):
             if run.metrics.exists():  # the curve up to here; the training drops what lies after the checkpoint
                 upload(first.session, first.run_dir, run_files.METRICS, run.metrics)
-            names = _files_of_step(_names_here(run), step)
-            size = sum((run.path / name).stat().st_size for name in names)
-            moved = ByteProgress(f"sending the checkpoint of step {step} to {first.session.name}", size).moved
-            for name in names:
-                upload(first.session, first.run_dir, name, run.path / name, moved)
+            _send(run, step, first)
+            best = _best_of(run, step)
+            if best is not None and best not in (step, *complete_steps(first.files)) and _have_here(run, best, holders):
+                _send(run, best, first)
             return step
     return None
+
+
+def _send(run: RunDir, step: int, first: Holder) -> None:
+    names = _files_of_step(_names_here(run), step)
+    size = sum((run.path / name).stat().st_size for name in names)
+    moved = ByteProgress(f"sending the checkpoint of step {step} to {first.session.name}", size).moved
+    for name in names:
+        upload(first.session, first.run_dir, name, run.path / name, moved)
+
+
+def _best_of(run: RunDir, step: int) -> int | None:
+    """The step that measured best, as a checkpoint here has it: the adapter is to be of that one in the end."""
+    progress = (recorded(run.checkpoints / f"step-{step}") or {}).get("progress")
+    best = progress.get("best") if isinstance(progress, dict) else None
+    found = best.get("step") if isinstance(best, dict) else None
+    return found if isinstance(found, int) else None
 
 
 def _have_here(run: RunDir, step: int, holders: Sequence[Holder]) -> bool:

@@ -304,7 +304,19 @@ ROWS: dict[str, Row] = {
         "检查点间隔", "两个检查点之间的步数，或 `epoch`、`0.25 epochs`；0：只保存最后一个和按请求保存的。", "epoch",
         "save_steps HF axolotl; save_strategy HF axolotl; saves_per_epoch axolotl; save_interval Megatron",
     ),
-    "train.keep_checkpoints": Row("保留检查点数", "更旧的检查点会被删除。", "3", "save_total_limit HF axolotl"),
+    "train.keep_checkpoints": Row(
+        "保留检查点数", "保留最新的这么多个，另加最佳的一个；更旧的检查点会被删除。", "3",
+        "save_total_limit HF axolotl",
+    ),
+    "train.early_stopping_patience": Row(
+        "提前结束", "连续这么多次测量都不优于此前最佳值时结束训练；留空：不提前结束。", "3",
+        "early_stopping_patience HF axolotl; early_stopping_steps LLaMA-Factory; early_stop_interval ms-swift",
+        label="Early stopping",
+    ),
+    "train.early_stopping_min_delta": Row(
+        "最小改进", "一次测量至少要好这么多，才算对 early_stopping_patience 有改进。", "0.01",
+        "early_stopping_threshold HF; early_stopping_delta Lightning",
+    ),
     "train.log_every": Row(
         "记录间隔", "metrics.jsonl 两行之间的步数。", "10",
         "logging_steps HF axolotl; steps_per_print DeepSpeed; logging_first_step HF",
@@ -333,6 +345,16 @@ ROWS: dict[str, Row] = {
         "评估间隔", "两次测量留出损失之间的步数，或 `epoch`、`0.25 epochs`；auto：全程约十次；0：只在结束时。", "100",
         "eval_steps HF axolotl; eval_strategy HF axolotl; evaluation_strategy HF; evals_per_epoch axolotl; "
         "eval_interval Megatron",
+    ),
+    "eval.keep_best": Row(
+        "保留最佳",
+        "适配器取哪一步：按此项在 data.eval 上测得最好的一步，损失取最小，得分取最大。auto：训练中测量损失时按损失。"
+        "none：最后一步。", "accuracy",
+        "load_best_model_at_end HF axolotl; metric_for_best_model HF axolotl; greater_is_better HF axolotl; "
+        "create_checkpoint_symlink ms-swift",
+    ),
+    "eval.scored_records": Row(
+        "测量回答数", "keep_best 为得分时，每次测量所回答的 data.eval 记录数，均匀取自全部记录。", "200",
     ),
     "eval.max_records": Row(
         "回答条数", "生成回答的留出记录数；留空为全部。", "200",

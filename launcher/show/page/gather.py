@@ -55,6 +55,7 @@ def run_page(run: RunDir, state: RunState) -> dict[str, Any]:
         "device": seen.device,
         "model": model(train),
         "steps": seen.step,
+        "best": msgspec.to_builtins(seen.best),
         "loss_first": seen.loss_first,
         "loss_last": seen.loss_last,
         "curves": curves(seen),
@@ -121,6 +122,9 @@ def figures(page: dict[str, Any]) -> list[dict[str, Any]]:
             add(en, zh, _change(row["before"], row["after"]), note=interval)
     if page["loss_last"] is not None:
         add("Training loss", "训练损失", _change(page["loss_first"], page["loss_last"]))
+    if page["best"]:
+        note = f"{page['best']['metric']} {page['best']['value']:.4g}"
+        add("Best step", "最佳步", f"{page['best']['step']:,}", note=note)
     add("Steps", "步数", f"{page['steps']:,}" if page["steps"] else None)
     add("Time", "用时", page["seconds"], unit="seconds")
     add("Peak memory", "峰值内存", page["memory"]["measured"], unit="bytes")

@@ -135,6 +135,11 @@ _CHINESE: dict[str, Callable[[Line], str]] = {
     "request": lambda e: f"收到请求：{e.get('request')}",
     "end": lambda e: f"节点 {e.get('node')}：{words.both(str(e.get('state')))[1]}",
     "length_changed": lambda e: f"总步数由 {e.get('planned')} 改为 {e.get('steps')}，学习率随之调整",
+    "early_stopping": lambda e: (
+        f"训练在第 {e.get('step')} 步（共 {e.get('total_steps')} 步）提前结束："
+        f"连续 {e.get('patience')} 次测量都不优于第 {e.get('best')} 步"
+    ),
+    "best": lambda e: f"第 {e.get('step')} 步目前最佳：{e.get('metric')} {e.get('value')}",
     "data_changed": lambda e: "训练数据在检查点之后发生了改变",
     "loss_schedule": lambda e: f"每 {e.get('every')} 步测量一次，用 {e.get('of')} 条中的 {e.get('records')} 条",
     "router_loss": lambda e: f"权重 {e.get('weight')}",

@@ -47,6 +47,13 @@ ROWS = (
     ),
     (r"an empty text stands everywhere; name the text to replace", "空文字处处都有；请写明要替换的文字"),
     (r"only data.train has it", "只有 data.train 有它"),
+    (r"there is no data.eval to measure on", "没有可供测量的 data.eval"),
+    (r"hold a part out: data.eval: 5%", "留出一部分：data.eval: 5%"),
+    (r"eval.every is 0: nothing is measured during the training", "eval.every 为 0：训练中不做任何测量"),
+    (
+        r"eval.keep_best is none, so no measurement is the best one",
+        "eval.keep_best 为 none，因此没有哪次测量算最佳",
+    ),
     (r"for example (.+)", r"例如 \1"),
     (r"(.+), line (\d+), column (\d+): (?P<t>not valid YAML: .+)", r"\1 第 \2 行第 \3 列：\g<t>"),
     (r"not valid YAML: (.+)", r"不是合法的 YAML：\1"),

@@ -120,6 +120,23 @@ AUTOS = (
         rf"{_N} measurements of the loss on {_N} of {_N} records of data.eval cost at most {_N} of the training",
         r"在 data.eval 的 \3 条记录中的 \2 条上测量 \1 次损失，开销不超过训练的 \4",
     ),
+    (
+        rf"{_N} of {_N} records, ten times, because the job compares the measurements",
+        r"\2 条记录中的 \1 条，测量十次，因为任务要比较各次测量",
+    ),
+    (
+        r"the adapter is of the step with the smallest loss on data.eval; its checkpoint is kept",
+        "适配器取 data.eval 上损失最小的那一步，其检查点会保留",
+    ),
+    (
+        rf"each measurement also writes so many answers of at most {_N} tokens, for (\w+); the predicted time does not "
+        r"hold them",
+        r"每次测量还会生成这么多条回答（每条最多 \1 个词元），用于 \2；预计时间不包含这部分",
+    ),
+    (
+        r"the planned steps and hours are the most that the training takes",
+        "计划的步数与时间是训练的上限",
+    ),
     # launcher/plan/resolve.py, launcher/lifecycle/forecast.py
     (r"the setting of the adapter that lora.adapter names", "取自 lora.adapter 所指的适配器"),
     (r"(\S+) = (.+): (?P<t>the setting of the adapter .+|only PEFT continues .+)", r"\1 = \2：\g<t>"),

@@ -82,6 +82,11 @@ ROWS = (
         "结束时留出集损失仍在下降，延长训练可能有帮助",
     ),
     (rf"the held-out loss was smallest after step {_N}", r"留出集损失在第 \1 步之后最小"),
+    (
+        rf"the adapter is that of step {_N}; more records would let it learn for longer",
+        r"适配器取第 \1 步；数据更多时可以学得更久",
+    ),
+    (rf"the adapter is that of step {_N}, the best one of the training", r"适配器取第 \1 步，即训练中最好的一步"),
     (r"train longer, or with a higher train.learning_rate", "延长训练，或调高 train.learning_rate"),
     (r"set eval.before: true, or leave eval.every at auto", "请设 eval.before: true，或让 eval.every 保持 auto"),
 )

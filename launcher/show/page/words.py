@@ -62,6 +62,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "warning": ("Warning", "警告"),
     "note": ("Note", "提示"),
     "length_changed": ("Number of steps changed", "总步数改变"),
+    "early_stopping": ("Early stopping", "提前结束"),
+    "best": ("Best step", "最佳步"),
     "data_changed": ("Data changed", "数据改变"),
     "convert": ("Conversion", "转换"),
     "not_started": ("Not started", "未能启动"),

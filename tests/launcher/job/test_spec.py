@@ -387,3 +387,22 @@ def test_a_part_that_cannot_be_is_refused(write, text, words):
 
 def test_the_first_records_of_held_out_files_are_no_part_of_them(write):
     assert "eval.max_records" in refusal(write("data: {train: a.jsonl, eval: b.jsonl#10}\n")).text
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (["eval.keep_best=accuracy"], "eval.keep_best: there is no data.eval to measure on"),
+        (["train.early_stopping_patience=2"], "train.early_stopping_patience: there is no data.eval to measure on"),
+        (["data.eval=5%", "eval.every=0", "eval.keep_best=bleu"], "eval.keep_best: eval.every is 0"),
+        (
+            ["data.eval=5%", "eval.keep_best=none", "train.early_stopping_patience=2"],
+            "train.early_stopping_patience: eval.keep_best is none",
+        ),
+    ],
+)
+def test_a_best_step_needs_measurements_to_compare(settings: list[str], reason: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        read_job(None, settings)
+    assert reason in str(refused.value)
+    assert read_job(None, ["data.eval=5%", "eval.keep_best=bleu", "train.early_stopping_patience=2"])

@@ -68,9 +68,9 @@ def test_a_stop_during_an_evaluation_saves_the_current_step(tmp_path: Path) -> N
     strategy, rundir = Counting(), RunDir(tmp_path)
     saved: list[Any] = []
 
-    def evaluate(records: int | None) -> float:
+    def evaluate(records: int | None) -> dict[str, float]:
         if strategy.steps < 4:
-            return 1.0
+            return {"loss": 1.0}
         rundir.control("stop").write_text("{}")
         raise Interrupted
 
@@ -91,7 +91,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_logged_or_saved(tmp
 
     saved: list[Any] = []
     with pytest.raises(UserError, match=r"step 4 is (nan|inf)") as ended:
-        loop_over(tmp_path, Diverging(), saved, lambda records: 1.0).run(Progress(step=0))
+        loop_over(tmp_path, Diverging(), saved, lambda records: {"loss": 1.0}).run(Progress(step=0))
     assert "learning_rate" in ended.value.advice[0]
     assert saved == []
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
@@ -112,7 +112,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run_unless_the_strategy_skips_su
 
     strategy, saved = Diverging(), []
     strategy.skips = skips
-    loop = loop_over(tmp_path, strategy, saved, lambda records: 1.0)
+    loop = loop_over(tmp_path, strategy, saved, lambda records: {"loss": 1.0})
     if skips:
         assert loop.run(Progress(step=0))[1] is False
         return

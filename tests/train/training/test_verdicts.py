@@ -13,6 +13,7 @@ from launcher.rundir import reading
 from launcher.rundir.directory import RunDir
 from launcher.rundir.picture import Picture
 from launcher.rundir.state import RunState
+from launcher.show import frame
 from tests.beds.ranks import events, metrics, train
 from tests.train.conftest import WORDS, write_records
 
@@ -110,6 +111,12 @@ def test_overfitting_names_the_step_from_which_the_held_out_loss_rose(pictures: 
     best = min(found.held_out, key=lambda point: point.loss)
     assert found.verdict.line.startswith(f"overfits since step {best.step}: held-out loss {best.loss:.2f} to ")
     assert best.step < found.held_out[-1].step
+    assert found.best is not None
+    assert (found.best.step, found.best.metric, found.adapter_step) == (best.step, "loss", best.step)
+    assert found.best.value == best.loss
+    assert found.verdict.reason.startswith(f"the adapter is that of step {best.step};")
+    shown = "\n".join(line.plain for line in frame.report(found, width=100))
+    assert f"step {best.step}, loss {best.loss:.4f}, the adapter" in shown
 
 
 def test_answers_that_are_empty_are_counted(pictures: dict[str, Picture]) -> None:
@@ -139,4 +146,4 @@ def test_a_training_reports_its_phases_its_length_and_its_memory(pictures: dict[
     (memory, *_) = events(Path(found.directory), "memory")
     assert memory["peak_bytes"] > 10**7
     (evaluation,) = events(Path(found.directory), "evaluation")
-    assert (evaluation["when"], evaluation["step"]) == ("after", 60)
+    assert (evaluation["when"], evaluation["step"]) == ("after", found.adapter_step)

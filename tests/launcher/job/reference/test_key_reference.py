@@ -27,7 +27,7 @@ def test_every_key_has_a_text_in_both_languages_and_an_example() -> None:
 @pytest.mark.parametrize("key", keys().values(), ids=lambda key: key.name)
 def test_the_example_of_a_key_is_accepted_and_is_not_its_default(key: Key) -> None:
     value = yamlfile.loads(key.row.example, where=key.name, key=key.name, is_text=wants_text)
-    tree: dict[str, object] = {"notify": {"url": "$HOOK"}}
+    tree: dict[str, object] = {"notify": {"url": "$HOOK"}, "data": {"eval": "7%"}}
     put(tree, key.name, value, where=key.name)
     spec: object = checked(tree)
     for name in key.name.split("."):

@@ -150,6 +150,6 @@ def test_a_value_of_other_programs_is_answered_with_ours(setting: str, ours: str
 def test_every_value_of_other_programs_is_refused_and_ours_accepted() -> None:
     for key, values in peer_words.VALUES.items():
         for theirs, ours in values.items():
-            assert read_job(None, [f"{key}={ours}"])
+            assert read_job(None, [f"{key}={ours}", "data.eval=5%"])
             with pytest.raises(SpecError):
-                read_job(None, [f"{key}={theirs}"])
+                read_job(None, [f"{key}={theirs}", "data.eval=5%"])
