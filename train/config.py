@@ -319,6 +319,14 @@ class TrainConfig(Section, frozen=True, kw_only=True):
     """At the end, load the adapter into a fresh base model and compare logits (result.json: adapter_reloads)."""
 
     @property
+    def best_metric(self) -> str | None:
+        """What `eval.keep_best` compares, once eval.every is settled; None: nothing, and the last step is kept."""
+        wanted = self.eval.keep_best
+        if wanted == "none" or not self.data.eval or not self.eval.every:
+            return None
+        return "loss" if wanted == "auto" else wanted
+
+    @property
     def compares(self) -> bool:
         """Whether the job itself asks to compare measurements, whatever they cost."""
         return self.eval.keep_best not in ("auto", "none") or self.train.early_stopping_patience is not None

@@ -18,9 +18,8 @@ import sys
 from pathlib import Path
 
 from train import dist
-from train.answers.trained import add_checkpoint_option
 from train.errors import EXIT_FAILED, guard_output, report
-from train.exports.kinds import EXPORTS, export
+from train.exports.kinds import EXPORTS, checkpoint_name, export
 from train.exports.server import Server
 from train.exports.verify import Verification, verify_directory, verify_server
 from train.rundir.counter import Lines, doing
@@ -39,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--max-new-tokens", type=int, default=32)
     parser.add_argument("--json", action="store_true")
-    add_checkpoint_option(parser)
+    parser.add_argument("--checkpoint", type=checkpoint_name, help="best, last, step-N or average:last:N")
     options = parser.parse_args(arguments)
     if options.server is None and (options.to is None or options.out is None):
         parser.error("--to and --out are required without --server")

@@ -134,14 +134,15 @@ CHECKPOINT = re.compile(r"best|last|step-\d+|average:last:[1-9]\d*")
 """What `find_adapter` takes."""
 
 
+def named(text: str) -> str:
+    """A value of `--checkpoint`. Raises ArgumentTypeError."""
+    if not CHECKPOINT.fullmatch(text):
+        raise argparse.ArgumentTypeError("expected best, last, step-N or average:last:N")
+    return text
+
+
 def add_checkpoint_option(parser: argparse.ArgumentParser) -> None:
     """`--checkpoint`, for the programs that use an adapter."""
-
-    def named(text: str) -> str:
-        if not CHECKPOINT.fullmatch(text):
-            raise argparse.ArgumentTypeError("expected best, last, step-N or average:last:N")
-        return text
-
     parser.add_argument("--checkpoint", type=named, help="best, last, step-N or average:last:N instead of the adapter")
 
 

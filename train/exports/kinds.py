@@ -10,13 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from train.answers.generation import saved_settings
-from train.answers.trained import TrainedAdapter, adapter_tokenizer, find_adapter, trained_stop_ids
+from train.answers.trained import TrainedAdapter, adapter_tokenizer, find_adapter, named, trained_stop_ids
 from train.data.prompts import prompt_text, render
 from train.errors import UserError, is_disk_full
 from train.exports import ollama, probes
 from train.exports.merge import Print, merge
 from train.model.base import read_json, register_types
 from train.original.portable import make_portable
+
+
+def checkpoint_name(text: str) -> str:
+    """A value of `--checkpoint`; raises argparse's error for what names none."""
+    return named(text)
 
 
 def export(run: Path, kind: str, out: Path, tell: Print = print, which: str | None = None) -> None:

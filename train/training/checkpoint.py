@@ -25,9 +25,9 @@ import torch
 from train import dist
 from train.dist import World
 from train.errors import UserError
+from train.rundir.best import Best
 from train.rundir.checkpoints import MARKER, SCHEMA, STATE, STEP_NAME, complete, damage, manifest, set_aside, undamaged
 from train.rundir.run_files import sync_directory, write_atomic, write_json
-from train.training.best import Best
 from train.training.optimizer import State
 from train.training.strategy import Strategy
 

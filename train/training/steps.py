@@ -24,12 +24,12 @@ from train.model.adapt import adapt
 from train.model.base import BaseModel, family_at, family_of_job, local_directory
 from train.model.load import Loaded, load_for_training, load_tokenizer, weights_counted
 from train.model.read_ahead import read_ahead
+from train.rundir.best import Best
 from train.rundir.checkpoints import complete
 from train.rundir.counter import Counter
 from train.rundir.heartbeat import Heartbeat
 from train.rundir.run_files import RunDir, write_atomic, write_json
 from train.training import adapter, checkpoint, deepspeed, model_card, result, start, strategy
-from train.training.best import Best, metric_of
 from train.training.checkpoint import Progress
 from train.training.evaluator import Evaluation, Evaluator, Interrupted
 from train.training.loop import Loop
@@ -234,7 +234,7 @@ def _schedule_loss(run: Run) -> None:
         if run.world.first:
             run.rundir.event("loss_schedule", every=found.every, records=found.records, of=len(part.tokens))
         run.config = replace(run.config, eval=replace(wanted, every=found.every))
-    if (metric := metric_of(run.config)) is not None:
+    if (metric := run.config.best_metric) is not None:
         compared = (run.loss_records if metric == "loss" else wanted.scored_records) or len(part.tokens)
         run.best = Best(metric, min(compared, len(part.tokens)), str(run.eval_fingerprint))
         run.loss_also_at = (*run.loss_also_at, run.total)

@@ -42,7 +42,7 @@ def transformers_own(values: list[float], metric: str, patience: int, min_delta:
 def test_the_best_step_and_the_end_are_those_of_transformers(tmp_path: Path, metric: str, seed: int) -> None:
     from msgspec.structs import replace
 
-    from train.training.best import Best
+    from train.rundir.best import Best
     from train.training.checkpoint import Progress
 
     chance = random.Random(seed)
@@ -61,7 +61,7 @@ def test_the_best_step_and_the_end_are_those_of_transformers(tmp_path: Path, met
 
 
 def test_a_value_that_is_no_number_is_never_the_best() -> None:
-    from train.training.best import Best
+    from train.rundir.best import Best
 
     best = Best("loss", 1, "data").after(1, float("nan"), 0.0)
     assert (best.step, best.waited) == (None, 1)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from train.config import TrainConfig
-
 
 @dataclass(frozen=True)
 class Best:
@@ -44,11 +42,3 @@ class Best:
         """
         same = self.metric == "loss" or self.records == other.records
         return same and (self.metric, self.data) == (other.metric, other.data)
-
-
-def metric_of(config: TrainConfig) -> str | None:
-    """What `eval.keep_best` compares, once eval.every is settled; None: nothing, and the last step is kept."""
-    wanted = config.eval.keep_best
-    if wanted == "none" or not config.data.eval or not config.eval.every:
-        return None
-    return "loss" if wanted == "auto" else wanted
