@@ -42,6 +42,11 @@ class Combination:
     adapter: bool = False
     """Training continues from an existing adapter."""
     dropout: bool = False
+    optimizer: str = "adamw"
+    noise: bool = False
+    """Noise on the embeddings (train.neftune_alpha)."""
+    smoothing: bool = False
+    """Label smoothing."""
     embeddings: bool = False
     """The job asks for LoRA on the embeddings or the output head, or trains both of them in full."""
     router_loss: bool = False
@@ -67,6 +72,9 @@ class Combination:
             init=config.lora.init,
             adapter=config.lora.adapter is not None,
             dropout=config.lora.dropout > 0,
+            optimizer=config.train.optimizer,
+            noise=config.train.neftune_alpha is not None,
+            smoothing=config.train.label_smoothing > 0,
             embeddings=_names_embeddings(config.lora),
             router_loss=config.train.router_loss != 0,
             wide=bool(config.lora.modules_to_save) or not _usual(config.lora.target_modules),
@@ -128,12 +136,22 @@ _FIELDS = {
     "train.packing": "packing",
     "lora.init": "init",
     "train.router_loss": "router_loss",
+    "train.optimizer": "optimizer",
 }
 
 
 def _unfused(family: Family) -> str:
     return f"the fused layers do not support this model: {family.unfused}"
 
+
+_CUT = {
+    "adamw_8bit": "so blocks of 8-bit states would not fit another number of ranks",
+    "paged_adamw_8bit": "so blocks of 8-bit states would not fit another number of ranks",
+    "adafactor": "and Adafactor needs rows and columns",
+    "lion": "and its states are moved and saved for AdamW only",
+    "muon": "and Muon needs whole matrices",
+}
+"""Why DeepSpeed trains with AdamW only, for each other optimizer."""
 
 RULES: tuple[Rule, ...] = (
     Rule(
@@ -195,6 +213,42 @@ RULES: tuple[Rule, ...] = (
         "the fused layers train LoRA on q, k, v, o, gate, up and down projections and nothing else",
         "train.engine",
         "auto",
+    ),
+    Rule(
+        lambda s: s.engine == "fused" and s.noise,
+        "the fused layers have no NEFTune",
+        "train.engine",
+        "auto",
+    ),
+    Rule(
+        lambda s: s.engine == "fused" and s.smoothing,
+        "the fused layers have no label smoothing",
+        "train.engine",
+        "auto",
+    ),
+    Rule(
+        lambda s: s.engine == "unsloth" and s.smoothing and s.device == "cuda",
+        "Unsloth's own loss has no label smoothing",
+        "train.engine",
+        "peft",
+    ),
+    Rule(
+        lambda s: s.optimizer != "adamw" and s.offload == "cpu",
+        "DeepSpeed offloads the states of AdamW only",
+        "train.optimizer",
+        "adamw",
+    ),
+    Rule(
+        lambda s: s.optimizer != "adamw" and s.zero_stage in (1, 2) and s.offload == "none",
+        lambda s: f"ZeRO joins the weights of all matrices and cuts them anew for each rank, {_CUT[s.optimizer]}",
+        "train.zero_stage",
+        0,
+    ),
+    Rule(
+        lambda s: s.optimizer != "adamw" and s.zero_stage == 3 and engine_for(s)[0] != "fused",
+        lambda s: f"DeepSpeed's ZeRO-3 cuts every matrix among the ranks, {_CUT[s.optimizer]}",
+        "train.optimizer",
+        "adamw",
     ),
     Rule(
         lambda s: s.engine == "fused" and s.device == "cuda" and s.dtype == "float32",

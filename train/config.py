@@ -18,6 +18,10 @@ import msgspec
 Device = Literal["cuda", "cpu"]
 Engine = Literal["auto", "fused", "unsloth", "peft"]
 Packing = Literal["none", "bucket", "pack"]
+Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "lion", "muon"]
+Scheduler = Literal[
+    "cosine", "linear", "constant", "polynomial", "inverse_sqrt", "warmup_stable_decay", "cosine_with_restarts"
+]
 Epochs = Annotated[
     str, msgspec.Meta(pattern=r"^(?=.*[1-9e])(\d+(\.\d+)? )?epochs?$", description="epoch, a number of epochs")
 ]
@@ -210,20 +214,40 @@ class Training(Section, frozen=True, kw_only=True):
     gradient_accumulation_steps: int
     learning_rate: float = 2e-4
     """Learning rate at its peak, after the warm-up."""
-    scheduler: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the learning rate falls after the warm-up."""
+    learning_rates: dict[str, float] = {}
+    """Peaks of their own for some weights: {regular expression: rate}. The first that is found in a name counts."""
+    scheduler: Scheduler = "cosine"
+    """How the learning rate falls after the warm-up. inverse_sqrt: with the root of the steps, counted in warm-ups.
+    warmup_stable_decay: it stays, and falls as a cosine in the last steps."""
+    min_lr_ratio: float = 0.0
+    """The learning rate falls to this share of its peak instead of 0. warmup_stable_decay also begins there."""
+    scheduler_power: float = 1.0
+    """Exponent of `scheduler: polynomial`; 1: the same as linear."""
+    scheduler_cycles: int = 1
+    """How often `scheduler: cosine_with_restarts` falls; 1: the same as cosine."""
+    decay_ratio: float = 0.1
+    """Share of the steps in which `scheduler: warmup_stable_decay` falls."""
+    decay_steps: int | None = None
+    """Steps in which `scheduler: warmup_stable_decay` falls; overrides decay_ratio."""
     warmup_ratio: float = 0.03
     """Share of the steps in which the learning rate rises from 0."""
     warmup_steps: int | None = None
     """Steps in which the learning rate rises from 0; overrides warmup_ratio."""
+    optimizer: Optimizer = "adamw"
+    """What changes the weights. 8bit: AdamW with states in 8 bits; paged: in memory that the driver may move to the
+    host. adafactor: states of rows and columns only. lion, muon: other rules, one state (docs/optimizers.md)."""
     weight_decay: float = 0.0
-    """Weight decay of AdamW."""
+    """Share of a weight, times the learning rate, that each step takes off it."""
     adam_beta1: float = 0.9
-    """How slowly AdamW's mean of the gradient moves."""
+    """How slowly AdamW's and Lion's mean of the gradient moves."""
     adam_beta2: float = 0.999
-    """How slowly AdamW's mean of the squared gradient moves."""
+    """How slowly AdamW's mean of the squared gradient moves, or Lion's second mean."""
     adam_epsilon: float = 1e-8
     """AdamW adds it to the root of its mean of the squared gradient."""
+    label_smoothing: float = 0.0
+    """Share of the target that is spread over the whole vocabulary; it changes the training's loss only."""
+    neftune_alpha: float | None = None
+    """NEFTune: size of the noise on the embeddings during training (Jain et al. 2023, arXiv 2310.05914); null: none."""
     max_grad_norm: float = 1.0
     """Gradient clipping: scale gradients of a larger norm down to this norm; 0: never."""
     seed: int = 3407
@@ -367,7 +391,15 @@ RANGES: dict[str, Range] = {
     "train.learning_rate": Range(0, 1, above=True),
     "train.warmup_ratio": Range(0, 1),
     "train.warmup_steps": Range(0),
+    "train.learning_rates": Range(0, 1, above=True),  # of each
+    "train.min_lr_ratio": Range(0, 1),
+    "train.scheduler_power": POSITIVE,
+    "train.scheduler_cycles": Range(1),
+    "train.decay_ratio": Range(0, 1),
+    "train.decay_steps": Range(0),
     "train.weight_decay": Range(0),
+    "train.label_smoothing": Range(0, 0.99),
+    "train.neftune_alpha": POSITIVE,
     "train.adam_beta1": Range(0, 0.999999),
     "train.adam_beta2": Range(0, 0.999999999),
     "train.adam_epsilon": POSITIVE,

@@ -366,6 +366,8 @@ class MemoryCase:
     """Ranks that share the frozen weights of the fused layers under ZeRO-3; None: all."""
     offload: bool = False
     """Whether the optimizer's state is in host memory."""
+    optimizer: str = "adamw"
+    """As train.optimizer."""
     offload_weights: bool = False
     """Whether ZeRO-3 keeps the weights outside the GPU between uses."""
     bucket: int | None = None
@@ -466,12 +468,27 @@ def predict(shape: Shape, setting: MemoryCase) -> Memory:
         adapter=adapter * (4 if stage == 0 else 2) // (world if stage == 3 else 1),
         # ZeRO-3 gathers them in float32
         gradients=adapter * (2 if stage in (1, 2) else 4) // (world if stage >= 2 else 1),
-        # two moments, and under ZeRO the fp32 masters
-        optimizer=0 if setting.offload else adapter * (8 if stage == 0 else 12) // (world if stage >= 1 else 1),
+        optimizer=_optimizer_bytes(setting, adapter, stage),
         activations=round(peak.activations),
         logits=round(peak.logits),
         buffers=round(peak.buffers),
     )
+
+
+STATE_BYTES = {
+    "adamw": 8.0, "adamw_8bit": 2 + 8 / 256, "paged_adamw_8bit": 2 + 8 / 256, "adafactor": 0.5, "lion": 4.0,
+    "muon": 4.0,
+}  # fmt: skip
+"""{train.optimizer: bytes of state per trained weight}. 8-bit states have two scales per 256 weights; Adafactor keeps a
+row and a column of each matrix, of which the shorter side has at least eight."""
+
+
+def _optimizer_bytes(setting: MemoryCase, adapter: int, stage: int) -> int:
+    """Bytes of the optimizer's states, and under ZeRO of the fp32 masters, of a rank."""
+    if setting.offload:
+        return 0
+    each = STATE_BYTES[setting.optimizer] + (4 if stage else 0)
+    return round(adapter * each) // (setting.world_size if stage else 1)
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,10 @@ def numbers_out_of_range(spec: JobSpec) -> Iterator[Refusal]:
         value: Any = spec
         for part in key.split("."):
             value = getattr(value, part)
-        if isinstance(value, (int, float)) and not accepted.holds(value):
-            yield Refusal(key, f"expected {accepted}, got {_shown(value)}", hint=value_hint(key, value))
+        named = {f"{key}.{name}": each for name, each in value.items()} if isinstance(value, dict) else {key: value}
+        for place, number in named.items():
+            if isinstance(number, (int, float)) and not accepted.holds(number):
+                yield Refusal(place, f"expected {accepted}, got {_shown(number)}", hint=value_hint(key, number))
     if spec.train.batch_tokens and spec.train.global_batch_size != "auto":
         yield Refusal("train.batch_tokens", "train.global_batch_size is given too; a step is counted in one of them")
     yield from _unusable_sources(spec)
@@ -91,6 +93,11 @@ def unusable_names(spec: JobSpec) -> Iterator[Refusal]:
     for name in spec.env:
         if not _VARIABLE.fullmatch(name):
             yield Refusal("env", f"{name!r} is not a valid name of an environment variable")
+    for pattern in spec.train.learning_rates:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            yield Refusal("train.learning_rates", f"{pattern!r} is not a regular expression: {error}")
     if "" in spec.data.replace:
         yield Refusal("data.replace", "an empty text stands everywhere; name the text to replace")
     if spec.data.chat_template:

@@ -13,7 +13,7 @@ import msgspec
 
 from launcher.job.notify_address import variable_of
 from launcher.job.trackers import trackers_of
-from train.config import Data, Engine, Epochs, Evaluation, Lora, Model, Packing, Section
+from train.config import Data, Engine, Epochs, Evaluation, Lora, Model, Optimizer, Packing, Scheduler, Section
 
 Auto = Literal["auto"]
 AboutNumber = Annotated[str, msgspec.Meta(pattern=r"^(auto|about [1-9]\d*)$", description="auto, about N")]
@@ -25,13 +25,22 @@ class TrainSpec(Section, frozen=True):
     epochs: float = 1.0
     max_steps: int | None = None
     learning_rate: float = 2e-4
-    scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    learning_rates: dict[str, float] = {}
+    scheduler: Scheduler = "cosine"
+    min_lr_ratio: float = 0.0
+    scheduler_power: float = 1.0
+    scheduler_cycles: int = 1
+    decay_ratio: float = 0.1
+    decay_steps: int | None = None
     warmup_ratio: float = 0.03
     warmup_steps: int | None = None
+    optimizer: Optimizer = "adamw"
     weight_decay: float = 0.0
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
+    label_smoothing: float = 0.0
+    neftune_alpha: float | None = None
     max_grad_norm: float = 1.0
     seed: int = 3407
     global_batch_size: int | AboutNumber = "auto"

@@ -60,6 +60,7 @@ def cost_of(
         world_size=situation.world_size,
         weight_ranks=situation.ranks_per_host if zero_group == "host" else None,
         offload=spec.train.offload == "cpu",
+        optimizer=spec.train.optimizer,
         offload_weights=spec.train.offload_param != "none",
         bucket=spec.train.reduce_bucket_size,
     )

@@ -75,6 +75,13 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"family": PHI, "engine": "unsloth", "packing": "pack"}, "only plain transformers", "train.engine: peft"),
     ({"dtype": "bfloat16", "capability": (7, 5)}, "emulate", "model.dtype: float16"),
     ({"dtype": "float16", "device": "cpu"}, "CPU", "model.dtype: float32"),
+    ({"engine": "fused", "noise": True}, "NEFTune", "train.engine: auto"),
+    ({"engine": "fused", "smoothing": True}, "label smoothing", "train.engine: auto"),
+    ({"engine": "unsloth", "smoothing": True}, "own loss", "train.engine: peft"),
+    ({"optimizer": "adamw_8bit", "zero_stage": 2}, "8-bit states", "train.zero_stage: 0"),
+    ({"optimizer": "muon", "zero_stage": 1}, "whole matrices", "train.zero_stage: 0"),
+    ({"optimizer": "adafactor", "zero_stage": 3, "engine": "peft"}, "rows and columns", "train.optimizer: adamw"),
+    ({"optimizer": "lion", "zero_stage": 2, "offload": "cpu"}, "AdamW only", "train.optimizer: adamw"),
     ({"offload": "cpu"}, "DeepSpeed", "train.zero_stage: 2"),
     ({"offload_param": "cpu", "zero_stage": 2}, "ZeRO-3 only", "train.offload_param: none"),
     ({"offload_param": "cpu", "zero_stage": 3, "engine": "fused"}, "on the GPUs", "train.engine: auto"),
@@ -95,6 +102,11 @@ ALLOWED: list[dict[str, Any]] = [
     {"dora": True, "quantization": "nf4"},
     {"init": "pissa", "zero_stage": 2},
     {"dora": True, "zero_stage": 2},
+    {"optimizer": "muon"},
+    {"optimizer": "adamw_8bit", "zero_stage": 3, "engine": "fused"},
+    {"optimizer": "adafactor", "quantization": "nf4"},
+    {"smoothing": True, "engine": "unsloth", "device": "cpu"},
+    {"noise": True, "engine": "unsloth", "zero_stage": 2},
     {"offload": "cpu", "zero_stage": 1},
     {"offload": "cpu", "zero_stage": 2, "device": "cpu"},
     {"offload_param": "cpu", "zero_stage": 3},
@@ -146,6 +158,9 @@ def test_the_advice_leads_to_working_settings_from_every_combination() -> None:
         "offload": ("none", "cpu"),
         "offload_param": ("none", "cpu"),
         "packing": ("bucket", "pack"),
+        "optimizer": ("adamw", "adamw_8bit", "muon"),
+        "noise": (False, True),
+        "smoothing": (False, True),
         "dora": (False, True),
         "init": ("default", "pissa"),
         "adapter": (False, True),
@@ -156,10 +171,10 @@ def test_the_advice_leads_to_working_settings_from_every_combination() -> None:
     }
     assert set(values) == {field.name for field in fields(Combination)}
     # What the user meant is not changed.
-    kept = ("family", "device", "capability", "dora", "adapter", "dropout", "embeddings", "wide")
+    kept = ("family", "device", "capability", "dora", "adapter", "dropout", "embeddings", "wide", "noise", "smoothing")
     combinations = itertools.islice(
-        itertools.product(*values.values()), 0, None, 107
-    )  # 107 shares no factor with the sizes
+        itertools.product(*values.values()), 0, None, 641
+    )  # 641 shares no factor with the sizes
     for combination in combinations:
         settings = Combination(**dict(zip(values, combination, strict=True)))
         end = corrected(settings)

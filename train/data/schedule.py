@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from train.config import remark_on_steps, steps_of
+from train.config import Training, remark_on_steps, steps_of
 
 Indices = npt.NDArray[np.int64]
 Order = Literal["none", "bucket", "pack"]
@@ -128,15 +128,41 @@ def spread(count: int, world_size: int, batch_size: int) -> list[list[list[int]]
     return [batches[rank::world_size] for rank in range(world_size)]
 
 
-def learning_rate(step: int, total: int, *, peak: float, warmup: int, shape: str) -> float:
-    """The rate of optimizer step `step` (from 0) of `total`: linear warm-up from zero, then constant, or down to zero.
+def learning_rate(train: Training, step: int, total: int) -> float:
+    """The rate of optimizer step `step` (from 0) of `total`: linear warm-up from zero, then as train.scheduler says.
 
-    That of `get_scheduler` of transformers, whose `constant_with_warmup` is our `constant`. `warmup`: steps.
+    That of `get_scheduler` of transformers, whose `constant_with_warmup` is our `constant`, and `cosine_with_min_lr`
+    our `cosine` with a floor.
     """
-    if step < warmup:
-        return peak * step / warmup
-    progress = (step - warmup) / max(1, total - warmup)
-    return peak * _SHAPES[shape](progress)
+    warmup = warmup_steps(total, train.warmup_ratio, train.warmup_steps)
+    shape, floor = train.scheduler, train.min_lr_ratio
+    after = step - warmup
+    if after < 0:
+        share = step / warmup
+        floor = floor if shape == "warmup_stable_decay" else 0.0
+    elif shape == "constant":
+        return train.learning_rate
+    elif shape == "inverse_sqrt":
+        share = math.sqrt((warmup or _TIMESCALE) / (after + (warmup or _TIMESCALE)))
+    elif shape == "warmup_stable_decay":
+        falling = math.ceil(total * train.decay_ratio) if train.decay_steps is None else train.decay_steps
+        falling = min(falling, total - warmup)
+        share = _half_cosine(max(0, step - (total - falling)) / max(1, falling))
+    else:
+        progress = after / max(1, total - warmup)
+        if shape == "cosine_with_restarts":
+            progress = train.scheduler_cycles * progress % 1.0
+        power = train.scheduler_power if shape == "polynomial" else 1.0
+        share = (1.0 - progress) ** power if shape in ("linear", "polynomial") else _half_cosine(progress)
+    return train.learning_rate * (share * (1.0 - floor) + floor)
+
+
+_TIMESCALE = 10_000
+"""Steps that stand for the warm-up in `inverse_sqrt` without one, as in transformers."""
+
+
+def _half_cosine(progress: float) -> float:
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 def warmup_steps(total: int, ratio: float, steps: int | None = None) -> int:
@@ -147,13 +173,6 @@ def warmup_steps(total: int, ratio: float, steps: int | None = None) -> int:
     if total <= 1:
         return 0
     return math.ceil(total * ratio) if steps is None else steps
-
-
-_SHAPES: dict[str, Callable[[float], float]] = {
-    "constant": lambda progress: 1.0,
-    "linear": lambda progress: 1.0 - progress,
-    "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
-}
 
 
 def padded_tokens(lengths: Sequence[int], multiple: int) -> int:

@@ -129,6 +129,7 @@ def restore(place: Path | None, strategy: Strategy, world: World, facts: dict[st
     content = dist.share(world, content)
     if content is None:
         return None
+    content.setdefault("train.optimizer", "adamw")  # an older version had no other
     for name, value in facts.items():
         if content.get(name, value) != value and name not in MAY_CHANGE:
             raise UserError(
@@ -197,8 +198,10 @@ def _share_state(state: State, world: World) -> State:
     if not world.many:
         return state
     shared: State = {}
-    for name, shape in dist.share(world, [(name, tuple(tensor.shape)) for name, tensor in state.items()]):
-        tensor = state[name].to(world.device) if world.first else torch.empty(shape, device=world.device)
+    told = [(name, tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()]
+    for name, shape, dtype in dist.share(world, told):
+        empty = torch.empty(shape, dtype=dtype, device=world.device)
+        tensor = state[name].to(world.device) if world.first else empty
         dist.share_tensor(world, tensor)
         shared[name] = tensor.cpu()
     return shared

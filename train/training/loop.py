@@ -21,7 +21,7 @@ from train.config import TrainConfig
 from train.data import packing
 from train.data.batches import COLLATORS, real_tokens
 from train.data.dataset import Part
-from train.data.schedule import Sampler, deal, learning_rate, warmup_steps
+from train.data.schedule import Sampler, deal, learning_rate
 from train.dist import World
 from train.errors import UserError
 from train.fused import inputs
@@ -191,9 +191,7 @@ class Loop:
         return batch
 
     def _rate(self, step: int) -> float:
-        train = self.config.train
-        warmup = warmup_steps(self.total, train.warmup_ratio, train.warmup_steps)
-        return learning_rate(step, self.total, peak=train.learning_rate, warmup=warmup, shape=train.scheduler)
+        return learning_rate(self.config.train, step, self.total)
 
     def _save_due(self, step: int) -> bool:
         every = self.config.train.checkpoint_every

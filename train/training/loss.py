@@ -7,6 +7,8 @@ answer, in chunks. On a GPU Unsloth keeps its own loss, whose kernels never hold
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,16 +32,27 @@ class AnswerLoss(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
     """
 
     def __init__(
-        self, model: nn.Module, *, fused: bool, router: RouterLoss | None = None, takes_layout: bool = False
+        self,
+        model: nn.Module,
+        *,
+        fused: bool,
+        smoothing: float = 0.0,
+        noise: float | None = None,
+        router: RouterLoss | None = None,
+        takes_layout: bool = False,
     ) -> None:
         """`takes_layout`: train.fused.plain attends, so batches of packed rows may come with their layout."""
         super().__init__()
         self.takes_layout = takes_layout
         self.model = model
         self.fused = fused
+        self.smoothing = smoothing
+        """train.label_smoothing; the loss of a pass without gradients is the plain one."""
         self.router = router
         """Added in training, not in evaluations."""
         self.split = not fused and _ends_with_head(model.get_base_model())
+        if noise is not None:
+            model.get_input_embeddings().register_forward_hook(partial(_add_noise, noise))
 
     def forward(
         self,
@@ -74,15 +87,23 @@ class AnswerLoss(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
         if self.split:
             loss = self._answers(base.get_output_embeddings(), outputs[0][rows, columns], targets)
         else:
-            loss = functional.cross_entropy(outputs.logits[rows, columns].float(), targets, reduction="sum")
+            loss = _sum_of_losses(outputs.logits[rows, columns], targets, self._smoothing)
         return loss if router is None else loss + router.of(outputs.router_logits, real, len(targets))
 
+    @property
+    def _smoothing(self) -> float:
+        return self.smoothing if torch.is_grad_enabled() else 0.0
+
     def _answers(self, head: nn.Module, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        smoothing = self._smoothing
         if len(targets) <= CHUNK or not torch.is_grad_enabled():
-            parts = [_chunk_loss(head, h, t) for h, t in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)]
+            parts = [
+                _chunk_loss(head, h, t, smoothing)
+                for h, t in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)
+            ]
         else:
             parts = [
-                checkpoint(_chunk_loss, head, h, t, use_reentrant=False)
+                checkpoint(_chunk_loss, head, h, t, smoothing, use_reentrant=False)
                 for h, t in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)
             ]
         return torch.stack(parts).sum()
@@ -92,6 +113,14 @@ class AnswerLoss(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
         unshifted = torch.full_like(labels, IGNORED)
         unshifted[:, 1:] = labels[:, :-1]
         return self.model(input_ids=input_ids, labels=unshifted, num_items_in_batch=1, **inputs).loss.float()
+
+
+def _add_noise(alpha: float, module: nn.Module, _inputs: Any, embedded: torch.Tensor) -> torch.Tensor:
+    """NEFTune on embeddings [rows, length, hidden], in training only; as transformers adds it."""
+    if not module.training:
+        return embedded
+    size = alpha / math.sqrt(embedded.size(1) * embedded.size(2))
+    return embedded + torch.zeros_like(embedded).uniform_(-size, size)
 
 
 class _Returns(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
@@ -132,5 +161,9 @@ def _ends_with_head(base: Any) -> bool:
     return torch.equal(found.float(), logits) and last.seen is not None and torch.equal(last.seen, hidden)
 
 
-def _chunk_loss(head: nn.Module, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return functional.cross_entropy(head(hidden).float(), targets, reduction="sum")
+def _chunk_loss(head: nn.Module, hidden: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:
+    return _sum_of_losses(head(hidden), targets, smoothing)
+
+
+def _sum_of_losses(logits: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:
+    return functional.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=smoothing)

@@ -269,6 +269,7 @@ def _facts(run: Run) -> dict[str, Any]:
     config, parameters = run.config, dict(trainable(run.model))
     return {
         "seed": config.train.seed,
+        "train.optimizer": config.train.optimizer,
         "global_batch_size": run.planned_batch,
         "total_steps": run.total,
         **({f"lora.{key}": getattr(config.lora, key) for key in _MEANING} if config.lora.adapter is None else {}),

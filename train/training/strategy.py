@@ -24,13 +24,14 @@ from train.memory import shares_itself
 from train.training.deepspeed import DeepSpeedStrategy
 from train.training.loss import AnswerLoss
 from train.training.optimizer import (
-    MOMENTS,
     Scaling,
     State,
+    check_rates,
     make_optimizer,
     scaling_state,
     set_learning_rate,
-    step_count,
+    set_state,
+    state_of,
     trainable,
 )
 from train.training.precision import autocast_for, inference
@@ -84,6 +85,7 @@ def build(
 ) -> Strategy:
     """The strategy for a model of the engine `name`, in training mode; every rank starts from rank 0's adapter."""
     loss = _loss(config, world, model, name)
+    check_rates(config, model)
     strategy: Strategy
     if ds_config is None or shares_itself(name, config.train.zero_stage):
         strategy = ReplicatedStrategy(config, world, loss, dtype)
@@ -98,10 +100,14 @@ def _loss(config: TrainConfig, world: World, model: nn.Module, name: str) -> nn.
     if name != "fused":
         if config.model.quantization == "fp8":
             raise UserError(f"only the fused layers multiply in fp8, not {name}", "set model.quantization: none")
-        router = RouterLoss(model.get_base_model(), config.train.router_loss) if config.train.router_loss else None
-        takes_layout = name == "peft" and config.train.packing == "pack" and _attends_by_lengths(config, model)
-        in_unsloth = name == "unsloth" and config.device == "cuda"
-        return AnswerLoss(model, fused=in_unsloth, router=router, takes_layout=takes_layout)
+        return AnswerLoss(
+            model,
+            fused=name == "unsloth" and config.device == "cuda",
+            smoothing=config.train.label_smoothing,
+            noise=config.train.neftune_alpha,
+            router=RouterLoss(model.get_base_model(), config.train.router_loss) if config.train.router_loss else None,
+            takes_layout=name == "peft" and config.train.packing == "pack" and _attends_by_lengths(config, model),
+        )
     from train.fused.model import fuse
 
     stage, checkpointing = config.train.zero_stage, config.train.gradient_checkpointing
@@ -165,9 +171,7 @@ class ReplicatedStrategy:
         state: State = {}
         for name, parameter in self.named:
             state[f"param/{name}"] = parameter.detach().float().cpu()
-            for moment in MOMENTS:
-                value = self.optimizer.state.get(parameter, {}).get(moment, torch.zeros_like(parameter))
-                state[f"{moment}/{name}"] = value.detach().float().cpu()
+            state |= state_of(self.optimizer, name, parameter)
         return state | self._scaling()
 
     def _scaling(self) -> State:
@@ -185,11 +189,7 @@ class ReplicatedStrategy:
             self.scaler.load_state_dict({**self.scaler.state_dict(), **told})
         for name, parameter in self.named:
             parameter.data.copy_(state[f"param/{name}"])
-            values = {m: state[f"{m}/{name}"].to(parameter.device, copy=True) for m in MOMENTS}
-            self.optimizer.state[parameter] = {
-                "step": step_count(self.optimizer, scaling.updates, parameter),
-                **values,
-            }
+            set_state(self.optimizer, name, parameter, state, scaling.updates)
 
     def evaluation(self) -> AbstractContextManager[None]:
         return inference(self.autocast)

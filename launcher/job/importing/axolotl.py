@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from launcher.job.importing import axolotl_data, deepspeed_words, trainer_arguments
+from launcher.job.importing import axolotl_data, deepspeed_words, optimizing, trainer_arguments
 from launcher.job.importing.draft import Context, Draft, Note, Words, is_off, set_batch
 from launcher.job.importing.trainer_arguments import Defaults
 
@@ -80,9 +80,9 @@ def _method(words: Words) -> None:
     words.lost("zlaunch has plain LoRA", "relora", "relora_steps", "lisa_n_layers", "unfrozen_parameters",
                "llmcompressor", "relora_prune_ratio", "relora_cpu_offload", "lisa_step_interval",
                "lisa_layers_attribute")  # fmt: skip
-    words.lost("zlaunch has the plain cross-entropy", "use_eaft", "eaft_alpha", "eaft_k", "use_dft", "label_smoothing",
-               "label_smoothing_factor", "neftune_noise_alpha")  # fmt: skip
+    words.lost("zlaunch has the plain cross-entropy", "use_eaft", "eaft_alpha", "eaft_k", "use_dft")
     words.carry("train.router_loss", "router_aux_loss_coef", words.number)
+    optimizing.noise_and_smoothing(words, "label_smoothing", "label_smoothing_factor")
 
 
 def _model(words: Words) -> None:
@@ -182,23 +182,27 @@ def _training(words: Words, context: Context) -> None:
     if (limit := words.whole("max_steps")) and limit > 0:
         draft.set("train.max_steps", limit, "max_steps")
     words.carry("train.learning_rate", "learning_rate", words.number)
-    trainer_arguments.schedule(words, "lr_scheduler", defaults)
-    words.lost("zlaunch has no parameters of schedulers", "lr_scheduler_kwargs", "cosine_min_lr_ratio",
-               "cosine_constant_lr_ratio", "lr_quadratic_warmup", "lr_div_factor", "eta_min", "jagged_restart_steps",
+    optimizing.schedule(words, "lr_scheduler", defaults.lr_scheduler_type, defaults.warmup_ratio)
+    if draft.value("train.scheduler") == "cosine" and (floor := words.number("cosine_min_lr_ratio")):
+        draft.set("train.min_lr_ratio", floor, "cosine_min_lr_ratio")
+    words.lost("zlaunch's schedules do not have it", "cosine_min_lr_ratio", "cosine_constant_lr_ratio",
+               "lr_quadratic_warmup", "lr_div_factor", "eta_min", "jagged_restart_steps",
                "jagged_restart_warmup_steps", "jagged_restart_anneal_steps")  # fmt: skip
-    words.lost("one learning rate for all", "lr_groups", "embedding_lr", "embedding_lr_scale")
+    optimizing.rates_of_modules(words)
     words.carry("train.weight_decay", "weight_decay", words.number, 0.0)
     words.carry("train.max_grad_norm", "max_grad_norm", words.number, 1.0)
     words.carry("train.adam_beta1", "adam_beta1", words.number, 0.9)
     words.carry("train.adam_beta2", "adam_beta2", words.number, 0.999)
     words.carry("train.adam_epsilon", "adam_eps" if words.given("adam_eps") else "adam_epsilon", words.number, 1e-8)
-    trainer_arguments.optimizer(words, "optimizer")
-    words.lost("zlaunch has AdamW only", "optim_args", "optim_target_modules", "adam_epsilon2", "adam_beta3")
+    optimizing.optimizer(words, "optimizer")
+    words.lost("zlaunch has no further settings of optimizers", "optim_args", "optim_target_modules", "adam_epsilon2",
+               "adam_beta3")  # fmt: skip
     words.carry("train.seed", "seed", words.whole, 42)
     if words.flag("sample_packing"):
         trainer_arguments.packed_rows(draft, "sample_packing")
     if not is_off(config := words.take("deepspeed")):
         deepspeed_words.carry(config, draft, context)
+    optimizing.settle(draft, sharded=not is_off(words.tree.get("fsdp")) or not is_off(words.tree.get("fsdp_config")))
     trainer_arguments.sharded(words, "fsdp", "fsdp_config", "fsdp_final_state_dict_type")
     for word in ("tensor_parallel_size", "context_parallel_size", "sequence_parallel_degree", "expert_parallel_size",
                  "context_parapllel_size"):  # fmt: skip

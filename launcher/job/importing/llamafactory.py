@@ -80,7 +80,9 @@ def _method(words: Words) -> None:
     else:
         words.take("kt_config")
     words.unused("of KTransformers", *(name for name in words.tree if name.startswith("kt_") and name != "kt_config"))
-    words.lost("zlaunch has AdamW only", "use_adam_mini", "use_muon")
+    words.lost("zlaunch does not have it", "use_adam_mini")
+    if words.flag("use_muon"):
+        draft.set("train.optimizer", "muon", "use_muon")
     words.lost("zlaunch has the plain cross-entropy", "use_dft_loss", "use_asft_loss", "use_eaft_loss", "asft_alpha",
                "eaft_alpha")  # fmt: skip
     unused = [name for name in words.tree if name.startswith(("galore_", "apollo_", "badam_", "oft_", "pref_", "kto_",

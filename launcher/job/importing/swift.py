@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from launcher.job.importing import swift_data, trainer_arguments
+from launcher.job.importing import optimizing, swift_data, trainer_arguments
 from launcher.job.importing.draft import Context, Draft, Note, Words, is_off
 from launcher.job.importing.trainer_arguments import Defaults
 
@@ -71,7 +71,10 @@ def _method(words: Words) -> None:
     kinds = r"(use_galore|galore|lisa|llamapro|adalora|vera|boft|fourier|reft|lora_ga|freeze_param|trainable_param)"
     others = [name for name in words.tree if re.match(kinds, name)]
     words.lost("zlaunch has LoRA, DoRA, rsLoRA, LoRA+ and PiSSA", *others)
-    words.lost("zlaunch has AdamW only", "optimizer", "optim_args")
+    if words.tree.get("optimizer") == "lorap":
+        words.unused("LoRA+ is lora.plus_ratio", "optimizer")
+    else:
+        optimizing.optimizer(words, "optimizer")
     words.lost("zlaunch has the plain cross-entropy", "enable_dft_loss", "loss_type")
     words.carry("train.router_loss", "router_aux_loss_coef", words.number)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from launcher.job.importing import deepspeed_words
+from launcher.job.importing import deepspeed_words, optimizing
 from launcher.job.importing.draft import Context, Draft, Note, Words, is_off, set_batch
 from launcher.job.trackers import TRACKERS
 
@@ -71,20 +71,6 @@ QUANTIZED = re.compile(r"[-_](awq|gptq|aqlm|eetq|hqq|fp8)\b|[-_](awq|gptq|aqlm|b
 """Checkpoints whose names say that their weights are quantized."""
 PREQUANTIZED = "its weights are quantized already; name the original checkpoint, with model.quantization: nf4"
 CHECKPOINTING = "train.gradient_checkpointing: auto, by the memory; it changes no result"
-SCHEDULERS = {
-    "linear": "linear", "cosine": "cosine", "constant": "constant", "constant_with_warmup": "constant",
-}  # fmt: skip
-NEAREST = {
-    "cosine_with_restarts": "cosine", "polynomial": "linear", "inverse_sqrt": "linear", "cosine_with_min_lr": "cosine",
-    "warmup_stable_decay": "constant", "reduce_lr_on_plateau": "constant", "cosine_warmup_with_min_lr": "cosine",
-    "greedy": "constant", "rex": "cosine", "one_cycle": "cosine", "log_sweep": "linear",
-}  # fmt: skip
-ADAMW = ("adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw_apex_fused", "adamw_torch_xla", "adamw_torch_npu_fused",
-         "adamw")  # fmt: skip
-SMALL_ADAMW = (
-    "adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adamw_torch_8bit", "adamw_torch_4bit",
-    "adamw_anyprecision", "ao_adamw_8bit", "ao_adamw_4bit", "ao_adamw_fp8",
-)  # fmt: skip
 
 
 def carry(words: Words, context: Context, defaults: Defaults, *, held_out: bool) -> None:
@@ -96,14 +82,13 @@ def carry(words: Words, context: Context, defaults: Defaults, *, held_out: bool)
     if steps is not None and steps > 0:
         draft.set("train.max_steps", steps, "max_steps")
     words.carry("train.learning_rate", "learning_rate", words.number, defaults.learning_rate)
-    schedule(words, "lr_scheduler_type", defaults)
-    words.lost("zlaunch has no parameters of schedulers", "lr_scheduler_kwargs")
+    optimizing.schedule(words, "lr_scheduler_type", defaults.lr_scheduler_type, defaults.warmup_ratio)
     words.carry("train.weight_decay", "weight_decay", words.number, defaults.weight_decay)
     words.carry("train.max_grad_norm", "max_grad_norm", words.number, defaults.max_grad_norm)
     for beta in ("adam_beta1", "adam_beta2", "adam_epsilon"):
         words.carry(f"train.{beta}", beta, words.number, getattr(defaults, beta))
-    optimizer(words, "optim")
-    words.lost("zlaunch has AdamW only", "optim_args", "optim_target_modules")
+    optimizing.optimizer(words, "optim")
+    words.lost("zlaunch has no further settings of optimizers", "optim_args", "optim_target_modules")
     words.carry("train.seed", "seed", words.whole, defaults.seed)
     words.unused("train.seed also orders the records", "data_seed")
     saves(words, defaults)
@@ -115,6 +100,7 @@ def carry(words: Words, context: Context, defaults: Defaults, *, held_out: bool)
     words.unused(CHECKPOINTING, "gradient_checkpointing")
     if not is_off(config := words.take("deepspeed")):
         deepspeed_words.carry(config, draft, context)
+    optimizing.settle(draft, sharded=not is_off(words.tree.get("fsdp")))
     sharded(words, "fsdp", "fsdp_config", "fsdp_min_num_params", "fsdp_transformer_layer_cls_to_wrap")
     if name := words.text("run_name"):
         draft.set("name", name, "run_name")
@@ -123,7 +109,7 @@ def carry(words: Words, context: Context, defaults: Defaults, *, held_out: bool)
 
 def others(words: Words) -> None:
     """Arguments that a job does not have."""
-    words.lost("zlaunch does not have it", "neftune_noise_alpha", "label_smoothing_factor")
+    optimizing.noise_and_smoothing(words, "label_smoothing_factor")
     words.lost("the last weights are kept, and every checkpoint in the run directory", "load_best_model_at_end")
     words.unused("only for the best checkpoint", "metric_for_best_model", "greater_is_better")
     if words.flag("group_by_length"):
@@ -151,41 +137,6 @@ def packed_rows(draft: Draft, word: str) -> None:
     draft.unused.append(Note(word, True, "train.packing: auto packs rows where the model allows it; no result changes"))
     draft.set("train.batch_tokens", rows * length, f"{word}: {rows} rows of {length} tokens per step")
     del draft.settings["train.global_batch_size"]
-
-
-def schedule(words: Words, word: str, defaults: Defaults) -> None:
-    """Scheduler and warm-up. `constant` of transformers has no warm-up, whatever the file says of one."""
-    draft = words.draft
-    given = words.text(word)
-    shape = str(given or defaults.lr_scheduler_type).lower()
-    note = word if given else f"{word}: {draft.program}'s default"
-    draft.set("train.scheduler", SCHEDULERS.get(shape, NEAREST.get(shape, "cosine")), note)
-    if shape not in SCHEDULERS:
-        near = NEAREST.get(shape, "cosine")
-        draft.lost.append(Note(word, shape, f"zlaunch has cosine, linear and constant; {near} is set instead"))
-    ratio, steps = words.number("warmup_ratio"), words.number("warmup_steps")
-    if shape == "constant":
-        draft.set("train.warmup_ratio", 0, f"{word}: constant has no warm-up in transformers")
-    elif steps is not None and steps >= 1:
-        draft.set("train.warmup_steps", int(steps), "warmup_steps")
-    elif ratio is not None or steps:
-        draft.set(
-            "train.warmup_ratio", ratio if ratio is not None else steps, "warmup_ratio" if ratio else "warmup_steps"
-        )
-    else:
-        draft.set("train.warmup_ratio", defaults.warmup_ratio, f"warmup: {draft.program}'s default")
-
-
-def optimizer(words: Words, word: str) -> None:
-    name = words.text(word)
-    if name is None or name in ADAMW:
-        return
-    if name in SMALL_ADAMW:
-        words.draft.differs.append(
-            Note(word, name, "AdamW with states in 32 bits: the same steps, a little more memory")
-        )
-    else:
-        words.draft.lost.append(Note(word, name, "zlaunch has AdamW only"))
 
 
 def saves(words: Words, defaults: Defaults) -> None:

@@ -198,9 +198,29 @@ ROWS: dict[str, Row] = {
     "train.learning_rate": Row(
         "学习率", "优化器学习率的峰值。", "1e-4", "learning_rate HF axolotl; lr DeepSpeed Megatron",
     ),
+    "train.learning_rates": Row(
+        "各模块学习率", "部分权重自己的学习率峰值：{正则表达式: 学习率}，以名称中先匹配到的为准。", "{lm_head: 1e-5}",
+        "lr_groups axolotl; embedding_lr axolotl; embedding_lr_scale axolotl", label="Learning rates by name",
+    ),
     "train.scheduler": Row(
-        "学习率曲线", "预热之后学习率如何下降。", "linear",
+        "学习率曲线", "预热之后学习率如何下降。inverse_sqrt：随步数的平方根下降，以预热步数计。"
+        "warmup_stable_decay：先保持，最后按余弦下降。", "linear",
         "lr_scheduler_type HF; lr_scheduler axolotl; scheduler DeepSpeed",
+    ),
+    "train.min_lr_ratio": Row(
+        "最低学习率比例", "学习率降到峰值的这一比例而不是 0。warmup_stable_decay 也从这里开始。", "0.1",
+        "min_lr_rate HF; min_lr HF Megatron; cosine_min_lr_ratio axolotl; lr_end HF", label="Lowest learning rate",
+    ),
+    "train.scheduler_power": Row("多项式次数", "`scheduler: polynomial` 的指数；1：与 linear 相同。", "2", "power HF"),
+    "train.scheduler_cycles": Row(
+        "重启次数", "`scheduler: cosine_with_restarts` 下降多少次；1：与 cosine 相同。", "4", "num_cycles HF",
+    ),
+    "train.decay_ratio": Row(
+        "下降比例", "`scheduler: warmup_stable_decay` 下降所占的步数比例。", "0.2", "lr_wsd_decay_style Megatron",
+    ),
+    "train.decay_steps": Row(
+        "下降步数", "`scheduler: warmup_stable_decay` 下降的步数；设定后下降比例不起作用。", "200",
+        "num_decay_steps HF; lr_wsd_decay_iters Megatron",
     ),
     "train.warmup_ratio": Row(
         "预热比例", "学习率从 0 上升所占的步数比例。", "0.1",
@@ -210,13 +230,29 @@ ROWS: dict[str, Row] = {
         "预热步数", "学习率从 0 上升的步数；设定后预热比例不起作用。", "100",
         "warmup_steps HF axolotl; warmup_num_steps DeepSpeed; lr_warmup_iters Megatron",
     ),
-    "train.weight_decay": Row("权重衰减", "AdamW 的权重衰减。", "0.01", "weight_decay HF axolotl DeepSpeed"),
-    "train.adam_beta1": Row("Adam beta1", "AdamW 的梯度均值变化得多慢。", "0.95", "adam_beta1 HF axolotl"),
+    "train.optimizer": Row(
+        "优化器", "如何改变权重。8bit：状态为 8 位的 AdamW；paged：状态在驱动可移到主机的内存中。adafactor：只存行与列"
+        "的状态。lion、muon：别的规则，一份状态（见 docs/optimizers.md）。", "adamw_8bit",
+        "optim HF; optimizer axolotl DeepSpeed ms-swift; use_muon LLaMA-Factory",
+    ),
+    "train.weight_decay": Row(
+        "权重衰减", "每步从权重中减去的比例，再乘学习率。", "0.01", "weight_decay HF axolotl DeepSpeed",
+    ),
+    "train.adam_beta1": Row("Adam beta1", "AdamW 与 Lion 的梯度均值变化得多慢。", "0.95", "adam_beta1 HF axolotl"),
     "train.adam_beta2": Row(
-        "Adam beta2", "AdamW 的梯度平方均值变化得多慢。", "0.95", "adam_beta2 HF axolotl; betas DeepSpeed",
+        "Adam beta2", "AdamW 的梯度平方均值变化得多慢，或 Lion 的第二个均值。", "0.95",
+        "adam_beta2 HF axolotl; betas DeepSpeed",
     ),
     "train.adam_epsilon": Row(
         "Adam epsilon", "AdamW 加在梯度平方均值的平方根上的数。", "1e-6", "adam_epsilon HF axolotl; eps DeepSpeed",
+    ),
+    "train.label_smoothing": Row(
+        "标签平滑", "目标中分给整个词表的比例；只改变训练的损失。", "0.1",
+        "label_smoothing_factor HF; label_smoothing axolotl",
+    ),
+    "train.neftune_alpha": Row(
+        "NEFTune", "训练时加在词嵌入上的噪声大小（Jain 等 2023，arXiv 2310.05914）；留空：无。", "5",
+        "neftune_noise_alpha HF axolotl Unsloth; noisy_embedding_alpha axolotl", label="NEFTune",
     ),
     "train.max_grad_norm": Row(
         "梯度裁剪", "范数更大的梯度缩小到此值；0：不裁剪。", "0.3",

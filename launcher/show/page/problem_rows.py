@@ -35,6 +35,7 @@ ROWS = (
     (r"(-?[\d.e+]+) to (-?[\d.e+]+)", r"\1 至 \2"),
     (r"put it in quotes", "请加引号"),
     (rf"{_Q} is not a valid name of an environment variable", r"\1 不是合法的环境变量名"),
+    (rf"{_Q} is not a regular expression: (?P<t>.+)", r"\1 不是合法的正则表达式：\g<t>"),
     (r"entry (\d+) is not a valid name of an environment variable", r"第 \1 项不是合法的环境变量名"),
     (
         r"list names only, for example \[HF_TOKEN\]; zlaunch reads the values from the environment",

@@ -344,6 +344,22 @@ COMPAT = (
         r"they would stay in 16 bits, or become 32",
         "bitsandbytes 只量化线性层，而该模型的专家（几乎是全部权重）不是线性层：它们会保持 16 位，或变成 32 位",
     ),
+    (r"the fused layers have no NEFTune", "融合层没有 NEFTune"),
+    (r"the fused layers have no label smoothing", "融合层没有标签平滑"),
+    (r"Unsloth's own loss has no label smoothing", "Unsloth 自己的损失没有标签平滑"),
+    (r"DeepSpeed offloads the states of AdamW only", "DeepSpeed 只卸载 AdamW 的状态"),
+    (
+        r"ZeRO joins the weights of all matrices and cuts them anew for each rank, (?P<t>.+)",
+        r"ZeRO 把所有矩阵的权重连在一起并按进程切开，\g<t>",
+    ),
+    (
+        r"DeepSpeed's ZeRO-3 cuts every matrix among the ranks, (?P<t>.+)",
+        r"DeepSpeed 的 ZeRO-3 把每个矩阵分给各进程，\g<t>",
+    ),
+    (r"so blocks of 8-bit states would not fit another number of ranks", "8 位状态的块不适合别的进程数"),
+    (r"and Adafactor needs rows and columns", "而 Adafactor 需要行与列"),
+    (r"and its states are moved and saved for AdamW only", "而只有 AdamW 的状态能移动与保存"),
+    (r"and Muon needs whole matrices", "而 Muon 需要完整的矩阵"),
     (
         r"this model has no fused layers, and Unsloth was not measured to be faster with it",
         "该模型没有融合层，而 Unsloth 未被测得更快",

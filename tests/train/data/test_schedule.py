@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from train.config import steps_between
+from train.config import Training, steps_between
 from train.data.schedule import Sampler, deal, learning_rate, spread, warmup_steps
 
 RNG = np.random.default_rng(0)
@@ -80,7 +80,25 @@ def test_evaluation_gives_every_rank_equally_many_batches_and_every_record_once(
     assert sorted(i for share in shares for batch in share for i in batch) == list(range(count))
 
 
-@pytest.mark.parametrize("shape", ["linear", "cosine", "constant"])
+def _numbers(**changes: object) -> Training:
+    """A run with a peak of 2e-4, without a warm-up."""
+    needed = {"global_batch_size": 1, "micro_batch_size": 1, "gradient_accumulation_steps": 1, "warmup_ratio": 0.0}
+    return Training(**{**needed, **changes})  # type: ignore[arg-type]
+
+
+SHAPES: dict[str, tuple[str, dict[str, float], dict[str, object]]] = {
+    # name: (the name that transformers has, its keyword arguments, ours)
+    "linear": ("linear", {}, {}),
+    "cosine": ("cosine", {}, {}),
+    "constant": ("constant_with_warmup", {}, {}),
+    "inverse_sqrt": ("inverse_sqrt", {}, {}),
+    "polynomial": ("polynomial", {"power": 2.0, "lr_end": 1e-5}, {"scheduler_power": 2.0, "min_lr_ratio": 0.05}),
+    "cosine with a floor": ("cosine_with_min_lr", {"min_lr_rate": 0.1}, {"scheduler": "cosine", "min_lr_ratio": 0.1}),
+    "cosine_with_restarts": ("cosine_with_restarts", {"num_cycles": 3}, {"scheduler_cycles": 3}),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(
     ("total", "ratio"), [(100, 0.1), (100, 0.07), (37, 0.03), (2, 0.03), (5, 0.999), (9, 0.0), (1, 0.0)]
 )
@@ -91,11 +109,31 @@ def test_the_learning_rate_is_that_of_transformers_step_by_step(
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     theirs = transformers.TrainingArguments(output_dir="unused", warmup_steps=ratio, use_cpu=True)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2e-4)
-    name = "constant_with_warmup" if shape == "constant" else shape
-    scheduler = transformers.get_scheduler(name, optimizer, theirs.get_warmup_steps(total), total)
+    name, options, own = SHAPES[shape]
+    warmup = theirs.get_warmup_steps(total)
+    scheduler = transformers.get_scheduler(name, optimizer, warmup, total, scheduler_specific_kwargs=options)
     for step in range(total):
-        ours = learning_rate(step, total, peak=2e-4, warmup=warmup_steps(total, ratio), shape=shape)
+        ours = learning_rate(_numbers(**{"scheduler": shape, "warmup_ratio": ratio, **own}), step, total)
         assert ours == pytest.approx(scheduler.get_last_lr()[0], rel=1e-12, abs=1e-18)
+        optimizer.step()
+        if step + 1 < total:  # transformers divides by zero after a warm-up of all steps
+            scheduler.step()
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize(("total", "warmup", "decay"), [(60, 6, 12), (10, 0, 3), (9, 2, 7), (5, 1, 0), (1, 0, 1)])
+def test_a_rate_that_stays_and_then_falls_is_that_of_transformers(
+    total: int, warmup: int, decay: int, floor: float
+) -> None:
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2e-4)
+    options = {"num_decay_steps": decay, "min_lr_ratio": floor}
+    scheduler = transformers.get_scheduler(
+        "warmup_stable_decay", optimizer, warmup, total, scheduler_specific_kwargs=options
+    )
+    numbers = _numbers(scheduler="warmup_stable_decay", warmup_steps=warmup, decay_steps=decay, min_lr_ratio=floor)
+    for step in range(total):
+        assert learning_rate(numbers, step, total) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-12)
         optimizer.step()
         scheduler.step()
 
@@ -103,8 +141,7 @@ def test_the_learning_rate_is_that_of_transformers_step_by_step(
 @pytest.mark.parametrize("total", [1, 2, 3])
 def test_warm_up_leaves_a_step_that_trains(total: int) -> None:
     """Trainer would give the only step of a run a rate of zero."""
-    warmup = warmup_steps(total, 0.03)
-    assert any(learning_rate(k, total, peak=1.0, warmup=warmup, shape="cosine") for k in range(total))
+    assert any(learning_rate(_numbers(scheduler="cosine", warmup_ratio=0.03), k, total) for k in range(total))
 
 
 def test_a_number_of_warm_up_steps_overrides_their_share() -> None:

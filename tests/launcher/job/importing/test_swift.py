@@ -68,7 +68,8 @@ def test_the_accumulation_that_is_not_given_makes_sixteen_records(tmp_path: Path
         ("--packing true --max_length 2048", {"train.batch_tokens": 16 * 2048}),
         ("--loss_scale last_round", {"data.turns": "last"}),
         ("--use_hf true", {"model.source": None}),
-        ("--lorap_lr_ratio 16", {"lora.plus_ratio": 16}),
+        ("--lorap_lr_ratio 16 --optimizer lorap", {"lora.plus_ratio": 16}),
+        ("--optimizer muon --neftune_noise_alpha 15", {"train.optimizer": "muon", "train.neftune_alpha": 15}),
         ("--target_modules q_proj v_proj", {"lora.target_modules": ["q_proj", "v_proj"]}),
         ("--save_strategy epoch", {"train.checkpoint_every": "epoch"}),
         ("--truncation_strategy right", {"data.overlong": "cut"}),
@@ -85,8 +86,8 @@ def test_options_become_keys_and_nothing_is_lost(tmp_path: Path, options: str, s
 @pytest.mark.parametrize(
     "options",
     [
-        "--no_such_word 1", "--optimizer muon", "--loss_scale hermes", "--init_weights olora", "--quant_method hqq",
-        "--rope_scaling yarn", "--dataset swift/only-there", "--external_plugins a.py", "--neftune_noise_alpha 5",
+        "--no_such_word 1", "--optimizer muonclip", "--loss_scale hermes", "--init_weights olora", "--quant_method hqq",
+        "--rope_scaling yarn", "--dataset swift/only-there", "--external_plugins a.py", "--optim_args a=1",
         "--model_author $(whoami)", "--new_special_tokens a.txt", "--interleave_prob 0.5 0.5",
     ],
 )  # fmt: skip
