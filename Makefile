@@ -1,6 +1,6 @@
 # `make help` lists the targets. CI calls the same targets (.ci/run, .github/workflows/ci.yml).
 .DEFAULT_GOAL := help
-.PHONY: docs help env demo test test-fast reference lint format types bench bench-gpu bench-multi bench-nodes cuda-image quality torture long dist install-check audit transformers4 two-at-once clean
+.PHONY: docs messages help env demo test test-fast reference lint format types bench bench-gpu bench-multi bench-nodes quality torture long dist install-check audit transformers4 two-at-once clean
 PY := .venv/bin/python
 CODE := launcher train zlaunch tests docker docs
 
@@ -21,6 +21,9 @@ test-fast: env ## run the tests that need neither torch nor a test bed
 
 reference: env ## write what is made from the schema of a job: the pages of its keys and of the commands, the JSON Schema
 	PYTHONPATH=. $(PY) docs/generate.py
+
+messages: env ## bring the catalogues of Chinese up to date with the source, and say how many texts have no Chinese yet
+	PYTHONPATH=. $(PY) docs/messages.py
 
 docs: ## build the pages as a site in both languages, in an environment of its own; broken links fail
 	test -x .docs-env/bin/mkdocs || python3 -m venv .docs-env
@@ -50,9 +53,6 @@ bench-multi: ## on several GPUs: check equal losses and faults, measure scaling;
 
 bench-nodes: ## over several hosts, simulated on this machine's GPUs or real: losses, scaling, faults, Slurm; BENCH_ARGS="--device cpu" tries it
 	$(or $(wildcard .venv/bin/python),python3) -m tests.bench.nodes $(BENCH_ARGS)
-
-cuda-image: env ## build the CUDA image on a Debian from its archive, without a registry, and train in it on the CPU; VARIANT=cuda12
-	PYTHON=$(PY) bash tests/testbed/cuda-image.sh $(or $(VARIANT),cuda)
 
 quality: env ## compare our training with TRL's on a real model; QUALITY_ARGS="--records 400 --seeds 1" for a CPU
 	$(PY) -m tests.bench.quality $(QUALITY_ARGS)

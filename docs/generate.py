@@ -16,6 +16,8 @@ from launcher.commands.keys import flags
 from launcher.job.reference import json_schema, peer_words
 from launcher.job.reference.key_reference import Key, accepted_in_chinese, keys
 from launcher.job.reference.key_table import PEERS, SECTIONS
+from launcher.machine.language.error_codes import AREAS, CODES
+from launcher.machine.language.help_page import HelpPage
 from train import compat, families
 from train.families import Family
 
@@ -92,6 +94,9 @@ def files() -> dict[str, str]:
         f"templates/{json_schema.FILE}": json_schema.text(),
         "docs/job.md": job_page(chinese=False),
         "docs/job.zh-CN.md": job_page(chinese=True),
+        "docs/errors.md": errors_page(chinese=False),
+        "docs/errors.zh-CN.md": errors_page(chinese=True),
+        "docs/commands.zh-CN.md": commands_page(chinese=True),
         "docs/commands.md": commands_page(),
         "docs/models.md": models_page(),
     }
@@ -248,14 +253,54 @@ def _code(key: str) -> str:
     return f"`{key}`" if key else ""
 
 
-def commands_page() -> str:
+def errors_page(*, chinese: bool) -> str:
+    """What the code of every error means."""
+    parts = [CODES_HEAD[chinese]]
+    for area, title in AREAS.items():
+        parts.append(f"## {title[chinese]}\n")
+        for code, texts in CODES.items():
+            if code.split("-")[1] == area:
+                text = texts.chinese if chinese else texts.english
+                parts.append(f"### {code}: {text.title}\n\n{text.means}\n\n{DO[chinese]}{text.do}\n")
+    return "\n".join(parts)
+
+
+CODES_HEAD = (
+    """# Errors by code
+
+*Made from `launcher/machine/language/error_codes.py` by `make reference`.* [中文](errors.zh-CN.md)
+
+An error that you can mend is printed as `error[ZL-DATA-02]: ...`, with an arrow before what to do. The code is its
+kind. `zlaunch explain ZL-DATA-02` prints the paragraph below. A traceback without `error` is a bug of ours.
+""",
+    """# 错误代码
+
+*由 `make reference` 根据 `launcher/machine/language/error_codes.py` 生成。* [English](errors.md)
+
+你可以解决的错误显示为 `错误[ZL-DATA-02]：……`，箭头之后是该怎么办。方括号中的代码是错误的种类。
+`zlaunch explain ZL-DATA-02` 打印下面对应的一段。没有“错误”二字的 traceback 是我们的缺陷。
+""",
+)
+DO = ("What to do: ", "怎么办：")
+COMMANDS_HEAD = (
+    "# Commands\n\n*Made from the help of the commands by `make reference`; changes belong there.* "
+    "[中文](commands.zh-CN.md)\n",
+    "# 命令\n\n*由 `make reference` 根据各命令的帮助生成；请在那里修改。* [English](commands.md)\n",
+)
+
+
+def commands_page(*, chinese: bool = False) -> str:
     """The help of every command."""
-    parts = ["# Commands\n\n*Made from the help of the commands by `make reference`; changes belong there.*\n"]
+    parts = [COMMANDS_HEAD[chinese]]
     root = click.Context(cli, info_name="zlaunch")
-    for name in COMMANDS:
-        command = cli.get_command(root, name)
-        assert command is not None
-        parts += _helps(command, click.Context(command, root, name, **SETTINGS), level=2)
+    before, click.Context.formatter_class = click.Context.formatter_class, HelpPage if chinese else click.HelpFormatter
+    try:
+        for name in COMMANDS:
+            command = cli.get_command(root, name)
+            assert command is not None
+            parts += _helps(command, click.Context(command, root, name, **SETTINGS), level=2)
+    finally:
+        click.Context.formatter_class = before
     return "\n".join(parts)
 
 

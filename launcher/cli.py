@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "completion": ("launcher.commands.completion:completion", "Complete commands, runs and keys in your shell."),
     "init": ("launcher.commands.init:init", "Write a commented job.yaml."),
     "keys": ("launcher.commands.keys:keys_", "Explain the keys of a job, also by other programs' names for them."),
+    "explain": ("launcher.commands.explain:explain", "Explain the code of an error: explain ZL-DATA-02."),
     "schema": ("launcher.commands.schema:schema", "Print the JSON Schema of a job file."),
     "list": ("launcher.commands.list:list_", "List the runs."),
     "watch": ("launcher.commands.watch:watch", "Show a run live, from any terminal."),
@@ -116,8 +117,13 @@ def main() -> None:
         sys.exit(importlib.import_module("launcher.commands.completing").main(cli, instruction))
     from launcher.machine import output
     from launcher.machine.interrupts import like_ctrl_c
+    from launcher.machine.language import spoken
 
     output.protect()
+    if spoken.is_chinese():
+        from launcher.machine.language.help_page import HelpPage
+
+        click.Context.formatter_class = HelpPage
     with like_ctrl_c():
         status = _status()
     try:
@@ -131,23 +137,26 @@ def main() -> None:
 def _status() -> int:
     """Run the command; return its exit status, after a message for every error that is no bug."""
     from launcher.errors import UsageError, ZlaunchError
+    from launcher.machine.language.spoken import tell
     from launcher.machine.output import OutputError
 
     try:
         for word in sys.argv[1:]:
             if any(0xDC80 <= ord(char) <= 0xDCFF for char in word):  # a byte that Python could not decode
                 encoding = sys.getfilesystemencoding()
-                raise UsageError(f"{word!r} is not text in {encoding}", hint="use UTF-8, for example LC_ALL=C.UTF-8")
+                raise UsageError(
+                    f"{word!r} is not text in {encoding}",
+                    hint="use UTF-8, for example LC_ALL=C.UTF-8",
+                    code="ZL-OPT-03",
+                )
         status = cli(standalone_mode=False)
     except click.ClickException as error:
-        shown = _field_words().explained(error) if isinstance(error, click.UsageError) else error
-        shown.show()
-        return shown.exit_code
+        return _refuse(_field_words().explained(error) if isinstance(error, click.UsageError) else error)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return 130
     except ZlaunchError as error:
-        click.echo(f"error: {error.text}", err=True)
+        tell(error)
         return error.exit_code
     except (BrokenPipeError, OutputError) as error:  # `zlaunch logs | head`
         return _output_failed(error)
@@ -157,9 +166,23 @@ def _status() -> int:
         told = storage_error(error, "cannot use")
         if told is None or _is_ours(error):
             raise
-        click.echo(f"error: {told.text}", err=True)
+        tell(told)
         return told.exit_code
     return status if isinstance(status, int) else 0
+
+
+def _refuse(error: click.ClickException) -> int:
+    """Say what is wrong with a command line; return the exit status."""
+    from launcher.errors import UsageError
+    from launcher.machine.language import spoken
+
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is not None:
+        sys.stderr.write(context.get_usage() + "\n")
+        if context.command.get_help_option(context) is not None:
+            spoken.say(f"Try '{context.command_path} {context.help_option_names[0]}' for help.")
+    spoken.tell(UsageError(error.format_message(), code="ZL-OPT-04"))
+    return error.exit_code
 
 
 def _field_words() -> Any:
@@ -180,5 +203,8 @@ def _output_failed(error: OSError) -> int:
     output.make_optional()
     if isinstance(error, BrokenPipeError):
         return 141
-    click.echo(f"error: cannot write the output: {error.strerror}", err=True)
+    from launcher.errors import TargetError
+    from launcher.machine.language.spoken import tell
+
+    tell(TargetError(f"cannot write the output: {error.strerror}", code="ZL-FILE-03"))
     return 1

@@ -13,8 +13,11 @@ ZlaunchError
 │   └── StorageError      a file cannot be written: disk full, over quota, read-only, directory gone; also an OSError
 └── RunFailed             exit 1: the run started and did not succeed
 
-An error says what was tried, where, what the answer was and what to do next. Commands print `str(error)` and
+An error says what was tried, where, what the answer was and what to do next. Commands print its code, `str(error)` and
 `error.hint` without a traceback. Any other exception is a bug and shows one.
+
+A code such as ZL-DATA-03 is the kind of an error. launcher/show/language/error_codes.py says what each means, for
+`zlaunch explain` and docs/errors.md. The wide classes have no code of their own: whoever raises one gives it.
 """
 
 from __future__ import annotations
@@ -23,13 +26,15 @@ from collections.abc import Mapping
 
 
 class ZlaunchError(Exception):
-    """Base of all; `hint` says what to do next."""
+    """Base of all; `hint` says what to do next, `code` which kind of error it is."""
 
     exit_code = 1
+    code = ""
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, code: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+        self.code = code or type(self).code
         if hint and hasattr(
             self, "add_note"
         ):  # Python 3.11 shows it below a traceback, which users of `import zlaunch` see
@@ -40,33 +45,38 @@ class ZlaunchError(Exception):
         """The message, with the hint on a separate line."""
         return f"{self}\n  -> {self.hint}" if self.hint else str(self)
 
+    @property
+    def shown(self) -> str:
+        """`error[CODE]: text`, as commands print it."""
+        return f"error{f'[{self.code}]' if self.code else ''}: {self.text}"
+
 
 class UsageError(ZlaunchError):
     exit_code = 2
 
 
 class SpecError(UsageError):
-    pass
+    code = "ZL-JOB-01"
 
 
 class BatchError(UsageError):
-    pass
+    code = "ZL-PLAN-03"
 
 
 class DataError(UsageError):
-    pass
+    code = "ZL-DATA-01"
 
 
 class CompatibilityError(UsageError):
-    pass
+    code = "ZL-PLAN-01"
 
 
 class HostfileError(UsageError):
-    pass
+    code = "ZL-HOST-01"
 
 
 class RunNotFound(UsageError):
-    pass
+    code = "ZL-RUN-01"
 
 
 class TargetError(ZlaunchError):
@@ -76,16 +86,20 @@ class TargetError(ZlaunchError):
 class HostsError(TargetError):
     """One or more of several hosts failed. Keeps the result of every host, also of those that succeeded."""
 
-    def __init__(self, message: str, results: Mapping[str, str], *, hint: str | None = None) -> None:
-        super().__init__(message + "".join(f"\n  {host}: {text}" for host, text in results.items()), hint=hint)
+    code = "ZL-SSH-07"
+
+    def __init__(self, message: str, results: Mapping[str, str], *, hint: str | None = None, code: str = "") -> None:
+        lines = "".join(f"\n  {host}: {text}" for host, text in results.items())
+        super().__init__(message + lines, hint=hint, code=code)
         self.results = dict(results)
 
 
 class StorageError(TargetError, OSError):
     """An OSError of the place where a file is written. Code that goes on without the file catches OSError."""
 
+    code = "ZL-FILE-03"
     __str__ = Exception.__str__
 
 
 class RunFailed(ZlaunchError):
-    pass
+    code = "ZL-RUN-05"

@@ -54,7 +54,7 @@ def _read(path: str) -> TrainConfig:
     try:
         return load(path)
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise UserError(f"cannot read {path}: {error.strerror}", code="ZL-TRAIN-05") from error
 
 
 def train(config: TrainConfig, world: World, rundir: RunDir) -> int:

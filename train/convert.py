@@ -27,8 +27,9 @@ def main(argv: list[str]) -> int:
         try:
             convert(argv[0], argv[1], tell)
         except (ConversionError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2 if isinstance(error, ConversionError) else 1
+            refused = isinstance(error, ConversionError)
+            print(f"error[{'ZL-CONVERT-01' if refused else 'ZL-FILE-02'}]: {error}", file=sys.stderr)
+            return 2 if refused else 1
     return 0
 
 

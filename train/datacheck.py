@@ -30,7 +30,7 @@ from train.data.prompts import set_template
 from train.data.recipe import Recipe
 from train.data.schedule import Sampler
 from train.data.tokens import Tokens, select
-from train.errors import EXIT_USER, DataError, TrainError, UserError, advise
+from train.errors import EXIT_USER, DataError, TrainError, UserError, account, advise
 from train.hub import reachable
 from train.model.tokenizer_files import tokenizer_files
 from train.rundir import bytecode
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
             offline = _offline(config)
             found = show(config, options.show) if options.show else check(config, everything=options.all)
         except TrainError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(account(error).shown, file=sys.stderr)
             advise([*([offline] if offline else []), *error.advice])
             return error.exit_code
     print(json.dumps(found, ensure_ascii=False, indent=None if options.json else 2), flush=True)
@@ -298,9 +298,13 @@ def load_tokenizer(config: TrainConfig) -> Any:
             raise UserError(
                 f"model.path: no tokenizer could be loaded from {place}: {str(error).partition(chr(10))[0]}",
                 "give a hub id (owner/name) or a local directory",
+                code="ZL-MODEL-04",
             ) from error
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
-        raise UserError(f"the tokenizer of {config.model.path} is not a fast one, or has no end-of-sequence token")
+        raise UserError(
+            f"the tokenizer of {config.model.path} is not a fast one, or has no end-of-sequence token",
+            code="ZL-MODEL-04",
+        )
     return tokenizer
 
 

@@ -105,6 +105,7 @@ def check_device(world: World) -> None:
         raise UserError(
             f"rank {world.rank} needs GPU {world.local_rank}, but this node has {count} visible GPUs",
             "request fewer GPUs, or check CUDA_VISIBLE_DEVICES and nvidia-smi",
+            code="ZL-GPU-02",
         )
     torch.cuda.set_device(world.local_rank)
 

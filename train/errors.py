@@ -30,14 +30,19 @@ EXIT_USER = 2
 
 
 class TrainError(Exception):
-    """Not a bug: `cause` is one of CAUSES, `advice` says what to do next."""
+    """Not a bug: `cause` is one of CAUSES, `advice` says what to do next, `code` which kind of error it is.
+
+    launcher/show/language/error_codes.py has all codes. The wide classes have none: whoever raises one gives it.
+    """
 
     cause = "bug"
     exit_code = EXIT_FAILED
+    code = ""
 
-    def __init__(self, message: str, *advice: str) -> None:
+    def __init__(self, message: str, *advice: str, code: str = "") -> None:
         super().__init__(message)
         self.advice = advice
+        self.code = code or type(self).code
 
 
 class UserError(TrainError):
@@ -47,6 +52,7 @@ class UserError(TrainError):
 
 class DataError(UserError):
     cause = "data"
+    code = "ZL-DATA-02"
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,12 @@ class Account:
     message: str
     advice: tuple[str, ...] = ()
     exit_code: int = EXIT_FAILED
+    code: str = ""
+
+    @property
+    def shown(self) -> str:
+        """`error[CODE]: message`; launcher/machine/trainer.py reads it."""
+        return f"error{f'[{self.code}]' if self.code else ''}: {self.message}"
 
     @property
     def is_bug(self) -> bool:
@@ -78,10 +90,11 @@ def report(error: BaseException, rundir: RunDir | None, config: TrainConfig | No
         if found.is_bug:
             traceback.print_exception(error, file=sys.stderr)
         else:
-            print(printable(f"error: {found.message}"), file=sys.stderr)
+            print(printable(found.shown), file=sys.stderr)
             advise(found.advice)
     if rundir is not None:
         content = {"cause": found.cause, "message": found.message, "advice": list(found.advice), "rank": rank}
+        content |= {"code": found.code} if found.code else {}
         try:
             write_json(rundir.error(rank), content)
         except OSError as failure:  # most likely a full disk, which stderr has reported already
@@ -151,7 +164,8 @@ def _out_of_memory(error: BaseException, config: TrainConfig | None) -> Account:
             f"{train.zero_stage}, {config.model.quantization} quantization, gradient checkpointing "
             f"{'on' if train.gradient_checkpointing else 'off'}"
         )
-    return Account("out_of_memory", f"{message} ({first_line(error)})", memory_advice(config) if config else ())
+    advice = memory_advice(config) if config else ()
+    return Account("out_of_memory", f"{message} ({first_line(error)})", advice, code="ZL-TRAIN-02")
 
 
 def _disk_full(error: BaseException, config: TrainConfig | None) -> Account:
@@ -161,6 +175,7 @@ def _disk_full(error: BaseException, config: TrainConfig | None) -> Account:
         "disk_full",
         f"no space left on the disk{f' while writing {place}' if place else ''}{f' ({free})' if free else ''}",
         ("free some space; the last complete checkpoint is untouched, and `zlaunch resume` continues from it",),
+        code="ZL-FILE-03",
     )
 
 
@@ -185,6 +200,7 @@ def _storage(error: BaseException, config: TrainConfig | None) -> Account:
             "check whether the directory was removed and its file system is mounted and writable",
             "the last complete checkpoint is untouched, and `zlaunch resume` continues from it",
         ),
+        code="ZL-FILE-03",
     )
 
 
@@ -202,11 +218,11 @@ def _is_storage(error: BaseException) -> bool:
 
 def _own(error: BaseException, config: TrainConfig | None) -> Account:
     assert isinstance(error, TrainError)
-    return Account(error.cause, str(error), error.advice, error.exit_code)
+    return Account(error.cause, str(error), error.advice, error.exit_code, error.code)
 
 
 def _schema(error: BaseException, config: TrainConfig | None) -> Account:
-    return Account("bad_configuration", f"train.json: {error}", (), EXIT_USER)
+    return Account("bad_configuration", f"train.json: {error}", (), EXIT_USER, "ZL-TRAIN-05")
 
 
 def _nccl(error: BaseException, config: TrainConfig | None) -> Account:
@@ -214,6 +230,7 @@ def _nccl(error: BaseException, config: TrainConfig | None) -> Account:
         "nccl",
         f"the ranks lost their connection: {first_line(error)}",
         ("look for the first failing rank: `zlaunch status` names it", "NCCL_DEBUG=INFO in `env` shows the network"),
+        code="ZL-TRAIN-03",
     )
 
 

@@ -80,7 +80,7 @@ def evaluation_config(config: TrainConfig, options: argparse.Namespace, world: W
         hub = options.data.startswith("hub:")
         data = replace(data, eval=options.data if hub else str(Path(options.data).resolve()))
     if not data.eval:
-        raise UserError("this run has no data.eval", "name a file of records with --data")
+        raise UserError("this run has no data.eval", "name a file of records with --data", code="ZL-DATA-03")
     return replace(
         config,
         device=device,

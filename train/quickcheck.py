@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from train.config import Data, Lora
-from train.errors import EXIT_USER, DataError, UserError, advise
+from train.errors import EXIT_USER, DataError, UserError, account, advise
 from train.families import template_of
 from train.model import targets
 from train.records import conversations
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         check_columns(record_options)
         counts = {file: look(file, record_options, on_error=options.data.on_error) for file in options.files}
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(account(error).shown, file=sys.stderr)
         advise(error.advice)
         return EXIT_USER
     print(json.dumps(counts))
@@ -85,7 +85,7 @@ def look(file: str, options: RecordOptions, *, on_error: str) -> int | None:
     if problems and (on_error == "stop" or len(problems) == len(found)):
         raise conversations.unusable(file, problems, len(problems))
     if not found:
-        raise DataError(f"{file} holds no record")
+        raise DataError(f"{file} holds no record", code="ZL-DATA-03")
     return len(found) - len(problems) if len(found) < FIRST else None
 
 

@@ -32,7 +32,7 @@ def backend_of(name: str) -> Backend:
     All questions of a command go to one object, which keeps its connections and what it has fetched.
     """
     if name not in BACKENDS:
-        raise UsageError(f"no backend {name!r}; known: {', '.join(BACKENDS)}")
+        raise UsageError(f"no backend {name!r}; known: {', '.join(BACKENDS)}", code="ZL-OPT-03")
     module, _, attribute = BACKENDS[name].partition(":")
     backend: Backend = getattr(importlib.import_module(module), attribute)()
     return backend

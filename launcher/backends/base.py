@@ -118,7 +118,7 @@ class FakeBackend:
 
     def target(self, job: JobSpec) -> Target:
         if self.place is None:
-            raise UsageError("the test sets no target")
+            raise UsageError("the test sets no target", code="ZL-OPT-03")
         return self.place
 
     def submit(self, run: RunDir, plan: RunPlan, secrets: dict[str, str]) -> tuple[str, ...]:

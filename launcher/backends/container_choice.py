@@ -28,6 +28,7 @@ def choose_container(spec: JobSpec, backend: str, device: str) -> ContainerChoic
         raise UsageError(
             f"container.runtime is {runtime}, and container.image names no image",
             hint=f"zlaunch build --variant {device}, or --image NAME",
+            code="ZL-IMAGE-02",
         )
     if backend == "local" and runtime != "pyxis":
         _check_image(runtime, image)
@@ -43,7 +44,9 @@ def runtime_of(spec: JobSpec, backend: str) -> tuple[Runtime, str]:
     if runtime == "auto":
         return _engine_for(image, backend) if image else ("none", "")
     if runtime == "pyxis" and backend != "slurm":
-        raise UsageError("pyxis is a plugin of Slurm", hint=f"use --container {' or '.join(PROGRAMS)}")
+        raise UsageError(
+            "pyxis is a plugin of Slurm", hint=f"use --container {' or '.join(PROGRAMS)}", code="ZL-IMAGE-01"
+        )
     return runtime, ""
 
 
@@ -72,6 +75,7 @@ def _engine_for(image: str, backend: str) -> tuple[EngineName, str]:
         raise UsageError(
             f"container.image: {image} is a file of an unknown kind",
             hint="name a .sif file, a .sqsh file or a directory; or choose the engine with --container",
+            code="ZL-IMAGE-02",
         )
     engine = first_engine(engines)
     return engine, f"{image} is {form}, and {PROGRAMS[engine]} is on this machine"
@@ -81,6 +85,12 @@ def _check_image(engine: EngineName, image: str) -> None:
     if engine in ("docker", "podman"):
         image_id(engine, image)
     elif shutil.which(PROGRAMS[engine]) is None:
-        raise TargetError(f"{PROGRAMS[engine]} is not installed here", hint="use --container with an installed engine")
+        raise TargetError(
+            f"{PROGRAMS[engine]} is not installed here",
+            hint="use --container with an installed engine",
+            code="ZL-IMAGE-01",
+        )
     elif "://" not in image and not Path(image).exists():
-        raise TargetError(f"no image {image} here", hint="write it with: zlaunch image save TAG FILE")
+        raise TargetError(
+            f"no image {image} here", hint="write it with: zlaunch image save TAG FILE", code="ZL-IMAGE-02"
+        )

@@ -60,7 +60,9 @@ def recorded_state(record: RunRecord) -> RunState:
     try:
         return RunState(record.state)
     except ValueError as error:
-        raise RunNotFound(f"{record.run_id}: unknown state {record.state!r} in its record, run.json") from error
+        raise RunNotFound(
+            f"{record.run_id}: unknown state {record.state!r} in its record, run.json", code="ZL-RUN-02"
+        ) from error
 
 
 def store(run: RunDir, state: RunState, record: RunRecord) -> bool:

@@ -53,4 +53,4 @@ def parse(output: str) -> list[dict[str, Any]]:
     try:
         return [decode_report(line.removeprefix(MARK)) for line in lines]
     except AnswerError as error:
-        raise TargetError(f"a machine reports what is no report: {error}") from error
+        raise TargetError(f"a machine reports what is no report: {error}", code="ZL-SSH-06") from error

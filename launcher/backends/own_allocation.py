@@ -25,6 +25,7 @@ def slots_of_allocation(environ: Mapping[str, str] = os.environ) -> dict[str, in
         raise UsageError(
             "this is no Slurm allocation: SLURM_JOB_ID and SLURM_JOB_NODELIST are not set",
             hint="run it in a batch script, or below: salloc --nodes=2 --gpus-per-node=8",
+            code="ZL-SLURM-06",
         )
     nodes = hostnames(listed)
     gpus = gpus_by_node(process.run(["scontrol", "show", "job", "--details", job], timeout=20).stdout)

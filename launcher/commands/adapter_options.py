@@ -62,7 +62,7 @@ def _average(context: click.Context, parameter: click.Parameter, value: str | No
 def checkpoint_args(checkpoint: str | None, average: str | None = None) -> list[str]:
     """The values of both as arguments of the training program. Raises UsageError for both at once."""
     if checkpoint and average:
-        raise UsageError("--checkpoint names one checkpoint, and --average several: give one of them")
+        raise UsageError("--checkpoint names one checkpoint, and --average several: give one of them", code="ZL-OPT-01")
     wanted = f"average:{average}" if average else checkpoint
     return [f"--checkpoint={wanted}"] if wanted else []
 
@@ -71,7 +71,7 @@ def find_run_with_adapter(text: str) -> RunDir:
     """The run meant by `text`, finished or with a checkpoint. Raises RunNotFound and UsageError."""
     run = RunDir(find_run(text).path.absolute())
     if not (run.adapter / "adapter_config.json").exists() and not run.checkpoint_steps():
-        raise UsageError(f"{run.run_id} has no adapter yet", hint=f"zlaunch status {run.run_id}")
+        raise UsageError(f"{run.run_id} has no adapter yet", hint=f"zlaunch status {run.run_id}", code="ZL-RUN-07")
     return run
 
 
@@ -84,7 +84,7 @@ def run_module(run: RunDir, args: Sequence[str]) -> int:
     plan = run.read_plan()
     python = plan.get("launch", {}).get("python")
     if python is None:
-        raise RunNotFound(f"{run.plan_json} names no interpreter")
+        raise RunNotFound(f"{run.plan_json} names no interpreter", code="ZL-RUN-02")
     if plan.get("backend") == "ssh":  # the plan has what a host reported, and no host says what is started here
         named = read_job(run.job_yaml).spec.ssh.python
         python = named if named.startswith("/") else facts.this_python()
@@ -126,7 +126,9 @@ def answer_args(values: dict[str, Any]) -> list[str]:
     Each is one argument `--name=value`, because a text may begin with a dash.
     """
     if values.get("base") and values.get("checkpoint"):
-        raise UsageError("--base is the model without an adapter, and --checkpoint names one: give one of them")
+        raise UsageError(
+            "--base is the model without an adapter, and --checkpoint names one: give one of them", code="ZL-OPT-01"
+        )
     options = {key.replace("_", "-"): value for key, value in values.items() if value is not None}
     flags = ["--base"] if options.pop("base") else []
     return [*(f"--{name}={value}" for name, value in options.items()), *flags]

@@ -59,6 +59,7 @@ def running_shell() -> str:
     raise UsageError(
         f"this is no shell with completion: {' or '.join(filter(None, names)) or 'unknown'}",
         hint=f"name one: --shell {'|'.join(completing.SHELLS)}",
+        code="ZL-OPT-03",
     )
 
 

@@ -43,7 +43,7 @@ def evaluate(
     """Measure RUN's adapter on records: the loss, and the metrics of each task. Uses all local GPUs."""
     found = find_run_with_adapter(run)
     if data and not data.startswith("hub:") and not Path(data).is_file():
-        raise UsageError(f"--data: no such file: {data}")
+        raise UsageError(f"--data: no such file: {data}", code="ZL-DATA-01")
     chosen = checkpoint_args(checkpoint, average)
     status, scores, directory = measure(found, data, device, chosen, max_records)
     if status:

@@ -65,9 +65,9 @@ def export(
     """
     compares = verify or server is not None
     if verify and server is not None:
-        raise UsageError("--verify compares a directory, and --server a server: give one of them")
+        raise UsageError("--verify compares a directory, and --server a server: give one of them", code="ZL-OPT-01")
     if as_json and not compares:
-        raise UsageError("--json prints a comparison: add --verify or --server")
+        raise UsageError("--json prints a comparison: add --verify or --server", code="ZL-OPT-01")
     found = find_run_with_adapter(run)
     chosen = checkpoint_args(checkpoint, average)
     args = ["-m", "train.export", "--run-dir", str(found.path), *chosen]

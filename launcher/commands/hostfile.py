@@ -21,7 +21,7 @@ def hostfile(from_slurm: bool, slots: int | None, out: Path | None) -> int:
     from launcher.backends.own_allocation import slots_of_allocation
 
     if not from_slurm:
-        raise UsageError("say where the hosts come from", hint="zlaunch hostfile --from-slurm")
+        raise UsageError("say where the hosts come from", hint="zlaunch hostfile --from-slurm", code="ZL-OPT-01")
     found = {host: slots or count for host, count in slots_of_allocation().items() if slots or count}
     text = "".join(f"{host} slots={count}\n" for host, count in found.items())
     if out is None:

@@ -95,7 +95,7 @@ def refuse_ignored(
         ignored = [name for key, name in given.items() if key in rule.keys or key.partition(".")[0] in rule.keys]
         if ignored and rule.when(job):
             verb = "has" if len(ignored) == 1 else "have"
-            raise UsageError(f"{', '.join(ignored)} {verb} no effect: {rule.reason}", hint=rule.hint)
+            raise UsageError(f"{', '.join(ignored)} {verb} no effect: {rule.reason}", hint=rule.hint, code="ZL-OPT-01")
 
 
 FLAG_NAMES = {"model.path": "--model", "data.train": "--train-data", "data.eval": "--eval-data", "lora.r": "--lora-r",

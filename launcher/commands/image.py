@@ -35,7 +35,7 @@ def save(tag: str, file: Path, directory: bool, engine: str) -> None:
         transfer.export_directory(engine, pinned, file.absolute())
     else:
         if file.exists():
-            raise UsageError(f"{file} exists already")
+            raise UsageError(f"{file} exists already", code="ZL-FILE-01")
         # By name, not by digest: a tar keeps the name only then, and the other formats look it up by name.
         transfer.save_archive(engine, tag, file)
     click.echo(f"wrote {file} ({pinned})")

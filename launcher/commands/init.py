@@ -24,9 +24,9 @@ def init(file: Path, model: str, full: bool, source: str | None, gpus: int | Non
     configurations of DeepSpeed. It reports every word that it does not carry over.
     """
     if file.exists() and not force:
-        raise UsageError(f"{file} exists already", hint="overwrite it with --force")
+        raise UsageError(f"{file} exists already", hint="overwrite it with --force", code="ZL-FILE-01")
     if gpus and not source:
-        raise UsageError("--gpus has no effect without --from")
+        raise UsageError("--gpus has no effect without --from", code="ZL-OPT-01")
     text, notes = (
         (job_file.commented_job(model, full=full), [])
         if source is None
@@ -35,7 +35,7 @@ def init(file: Path, model: str, full: bool, source: str | None, gpus: int | Non
     try:
         file.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"cannot write {file}: {error.strerror}") from error
+        raise UsageError(f"cannot write {file}: {error.strerror}", code="ZL-FILE-02") from error
     for note in notes:
         click.echo(note)
     step = "set model and data in it" if source is None else "read its comments"

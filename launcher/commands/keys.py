@@ -61,7 +61,9 @@ def keys_(pattern: tuple[str, ...], lang: str | None, as_json: bool) -> None:
     for word, meaning in notes:
         click.echo("\n".join(folded(f"{word} is {meaning.text}", width, "", "    ")))
     if not found and not notes:
-        raise UsageError(f"no key matches {' '.join(pattern)!r}", hint="`zlaunch keys` lists all of them")
+        raise UsageError(
+            f"no key matches {' '.join(pattern)!r}", hint="`zlaunch keys` lists all of them", code="ZL-OPT-03"
+        )
     if not found:
         return
     if notes:

@@ -40,4 +40,4 @@ def check_rank(run: RunDir, rank: int) -> None:
     ranks.update(int(name) for log in logs if (name := log.stem.removeprefix("rank-")).isdecimal())
     if ranks and rank not in ranks:
         known = f"ranks 0 to {max(ranks)}" if len(ranks) > 1 else "rank 0 only"
-        raise UsageError(f"{run.run_id} has no rank {rank}; it has {known}")
+        raise UsageError(f"{run.run_id} has no rank {rank}; it has {known}", code="ZL-OPT-03")

@@ -135,7 +135,11 @@ def load_job(ctx: click.Context, flags: dict[str, Any] | None = None) -> Job:
     values = take_flags(JOB_FLAGS, ctx) | (flags or {})
     overrides, smoke, program = ctx.params["overrides"], ctx.params["smoke"], ctx.meta.get("zlaunch.program")
     if smoke and program:
-        raise UsageError("--smoke trains a tiny model, but a program is given after `--`", hint="leave out one of them")
+        raise UsageError(
+            "--smoke trains a tiny model, but a program is given after `--`",
+            hint="leave out one of them",
+            code="ZL-OPT-01",
+        )
     flags = {**values, "program": program}
     loaded = job_file.load_job(ctx.params["job"], overrides=overrides, flags=flags, smoke=smoke)
     refuse_ignored(loaded.spec, IGNORED, values, overrides)

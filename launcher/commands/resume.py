@@ -98,6 +98,7 @@ def refuse_changes_of_sweep(points: sweep.Sweep, flags: list[str], detach: bool)
         raise UsageError(
             f"{' and '.join(flags)}: the points of a sweep are resumed unchanged",
             hint=f"resume a single point; zlaunch report {points.sweep_id} lists them",
+            code="ZL-OPT-01",
         )
     if points.backend != "slurm":
         sweep_in_turn.refuse_detach(detach)
@@ -113,6 +114,7 @@ def refuse_local_flags(run: RunDir, ranks: int | None) -> None:
         raise UsageError(
             f"--gpus and --procs are for runs on this machine; {run.run_id} is a {run.record.backend} run",
             hint=hints.get(run.record.backend),
+            code="ZL-OPT-01",
         )
 
 

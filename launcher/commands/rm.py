@@ -59,7 +59,9 @@ def confirm(question: str, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UsageError("nobody can be asked here", hint="--dry-run says what would be removed, --yes removes it")
+        raise UsageError(
+            "nobody can be asked here", hint="--dry-run says what would be removed, --yes removes it", code="ZL-OPT-01"
+        )
     if not click.confirm(question, err=True):
         click.echo("nothing was removed", err=True)
         raise click.exceptions.Exit(1)

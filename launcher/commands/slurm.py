@@ -126,7 +126,9 @@ def slurm(
     show = dry_run or print_script
     if wait and detach:
         raise UsageError(
-            "--wait and --detach contradict each other", hint="without --wait, the command returns at once"
+            "--wait and --detach contradict each other",
+            hint="without --wait, the command returns at once",
+            code="ZL-OPT-01",
         )
     follow = (wait or smoke) and not detach
     if sweeps:
@@ -177,7 +179,11 @@ def sbatch_options(texts: tuple[str, ...]) -> dict[str, str | None]:
     for text in texts:
         name, equals, value = text.lstrip("-").partition("=")
         if not name:
-            raise SpecError(f"--sbatch {text!r}: expected key=value or key", hint="for example --sbatch mail-type=END")
+            raise SpecError(
+                f"--sbatch {text!r}: expected key=value or key",
+                hint="for example --sbatch mail-type=END",
+                code="ZL-SLURM-04",
+            )
         found[name] = value if equals else None
     batch_job.check_sbatch(found)
     return found

@@ -98,7 +98,7 @@ def ssh(ctx: click.Context, /, **_: Any) -> int:
         return loaded
 
     if ctx.params["check"] and not ctx.params["dry_run"]:
-        raise UsageError("--check is for --dry-run", hint="a start always asks the hosts")
+        raise UsageError("--check is for --dry-run", hint="a start always asks the hosts", code="ZL-OPT-01")
 
     def start(loaded: Job, run: RunDir | None = None, is_cancelled: IsCancelled | None = None) -> int:
         checks.check_inputs(loaded.spec, "ssh")  # before any host is contacted

@@ -53,11 +53,13 @@ def eject(name: str, to: Path | None) -> None:
     stock = source(name).read_text(encoding="utf-8")
     target = to or Path(name)
     if target.exists():
-        raise UsageError(f"{target} exists already", hint=f"zlaunch templates diff {target} shows how it differs")
+        raise UsageError(
+            f"{target} exists already", hint=f"zlaunch templates diff {target} shows how it differs", code="ZL-FILE-01"
+        )
     try:
         target.write_text(stock, encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"cannot write {target}: {error.strerror}") from error
+        raise UsageError(f"cannot write {target}: {error.strerror}", code="ZL-FILE-02") from error
     key = TEMPLATES[name].key
     section, _, last = key.rpartition(".")
     in_job = f"{section}: {{{last}: {target}}}" if section else f"{last}: {target}"
@@ -73,7 +75,7 @@ def diff(file: Path, name: str | None) -> int:
     try:
         own = file.read_text(encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}") from error
+        raise UsageError(f"cannot read {file}: {error.strerror}", code="ZL-FILE-02") from error
     stock = source(name).read_text(encoding="utf-8")
     lines = list(difflib.unified_diff(stock.splitlines(True), own.splitlines(True), f"stock {name}", str(file)))
     click.echo("".join(lines), nl=False)
@@ -83,5 +85,5 @@ def diff(file: Path, name: str | None) -> int:
 def source(name: str) -> Path:
     """The stock file. Raises UsageError that lists the known names."""
     if name not in TEMPLATES:
-        raise UsageError(f"no template {name!r}", hint=f"known: {', '.join(TEMPLATES)}")
+        raise UsageError(f"no template {name!r}", hint=f"known: {', '.join(TEMPLATES)}", code="ZL-OPT-03")
     return installation.path(TEMPLATES[name].folder) / name

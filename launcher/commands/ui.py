@@ -36,11 +36,15 @@ def ui(port: int, host: str, no_browser: bool) -> None:
         if error.name not in ("starlette", "uvicorn", "anyio", "h11"):
             raise
         missing = f"zlaunch ui needs Starlette and uvicorn, and this Python has no {error.name}"
-        raise UsageError(missing, hint=f"{sys.executable} -m pip install starlette uvicorn") from error
+        raise UsageError(
+            missing, hint=f"{sys.executable} -m pip install starlette uvicorn", code="ZL-MACHINE-02"
+        ) from error
     try:
         site = Site(host, port, _runs, States())
     except OSError as error:
-        raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}", hint="name another --port") from error
+        raise UsageError(
+            f"cannot listen on {host}:{port}: {error.strerror}", hint="name another --port", code="ZL-MACHINE-03"
+        ) from error
     if host not in LOOPBACK:
         click.echo(f"warning: everyone who reaches {host} and learns the token sees the runs, unencrypted", err=True)
     click.echo(site.url)

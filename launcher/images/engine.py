@@ -67,4 +67,5 @@ def first_engine(engines: Sequence[EngineName]) -> EngineName:
     raise TargetError(
         f"no {' or '.join(engines)} on this machine, which this image needs",
         hint=f"install {programs}, or use --container ENGINE (or none)",
+        code="ZL-IMAGE-01",
     )

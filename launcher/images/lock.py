@@ -57,7 +57,9 @@ def read_lock(path: Path | None = None) -> ImageLock:
     except FileNotFoundError:
         return ImageLock()
     except (OSError, msgspec.MsgspecError) as error:
-        raise UsageError(f"{path}: {error}", hint="repair it, or delete it and run `zlaunch build` again") from error
+        raise UsageError(
+            f"{path}: {error}", hint="repair it, or delete it and run `zlaunch build` again", code="ZL-IMAGE-02"
+        ) from error
 
 
 def write_lock(lock: ImageLock) -> None:

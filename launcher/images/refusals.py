@@ -23,7 +23,7 @@ def explain(error: CommandError, engine: str, image: str = "") -> TargetError:
     if found is None:
         return error
     last = (error.result.last_lines or [""])[-1] if error.result.stderr else ""
-    return TargetError(found[0] + (f"\n  {last}" if last else ""), hint=found[1])
+    return TargetError(found[0] + (f"\n  {last}" if last else ""), hint=found[1], code="ZL-IMAGE-03")
 
 
 def diagnosis(code: int, stderr: str, engine: str, image: str) -> tuple[str, str] | None:

@@ -58,7 +58,9 @@ def archive_of(file: Path) -> Archive:
             return archive
     endings = ", ".join(archive.suffix for archive in ARCHIVES.values())
     raise UsageError(
-        f"{file}: the ending of the name decides the format", hint=f"use {endings}, or --directory for Charliecloud"
+        f"{file}: the ending of the name decides the format",
+        hint=f"use {endings}, or --directory for Charliecloud",
+        code="ZL-IMAGE-05",
     )
 
 
@@ -66,7 +68,7 @@ def save_archive(engine: str, image: str, file: Path) -> None:
     """Write an image of an engine to a file. Runs the engine and the program that makes the format."""
     commands = archive_of(file).save[engine]
     if not file.absolute().parent.is_dir():
-        raise UsageError(f"no directory {file.parent}")
+        raise UsageError(f"no directory {file.parent}", code="ZL-FILE-02")
     with tempfile.TemporaryDirectory(dir=file.absolute().parent, prefix=".zlaunch-image-") as folder:
         for argv in commands:
             scratch = Path(folder, "image.tar")
@@ -79,7 +81,7 @@ def load_archive(engine: str, file: Path) -> str:
     """Load a file into an engine and return the engine's answer. Raises UsageError for a file that needs no loading."""
     commands = archive_of(file).load
     if not commands:
-        raise UsageError(f"{file} needs no loading", hint=f"name it as the image: --image {file}")
+        raise UsageError(f"{file} needs no loading", hint=f"name it as the image: --image {file}", code="ZL-IMAGE-05")
     with waiting(f"loading {file.name} into {engine}"):
         return run(fill(commands, engine=engine, file=str(file)), engine, str(file)).strip()
 
@@ -91,9 +93,9 @@ def fill(argv: Iterable[str], **values: str) -> tuple[str, ...]:
 def export_directory(engine: str, image: str, folder: Path) -> None:
     """Unpack an image into a directory for ch-run, with its environment in ch/environment. Runs the engine and tar."""
     if folder.exists():
-        raise UsageError(f"{folder} exists already")
+        raise UsageError(f"{folder} exists already", code="ZL-FILE-01")
     if not folder.absolute().parent.is_dir():
-        raise UsageError(f"no directory {folder.parent}")
+        raise UsageError(f"no directory {folder.parent}", code="ZL-FILE-02")
     environment = inspect(engine, image, "{{range .Config.Env}}{{println .}}{{end}}")
     container = run([engine, "create", image], engine, image).strip()
     try:

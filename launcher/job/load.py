@@ -202,7 +202,9 @@ def parse_set(text: str) -> tuple[str, Any]:
     """`train.epochs=3` -> ("train.epochs", 3). Raises SpecError."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise SpecError(f"--set {text!r}: expected section.key=value", hint="for example --set train.epochs=3")
+        raise SpecError(
+            f"--set {text!r}: expected section.key=value", hint="for example --set train.epochs=3", code="ZL-OPT-02"
+        )
     key = key.strip()
     return key, yamlfile.loads(value, where=f"--set {key}", key=key, is_text=wants_text) if value else ""
 
@@ -218,7 +220,7 @@ def put(tree: dict[str, Any], key: str, value: Any, *, where: str) -> None:
     for section in sections:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
-            raise SpecError(f"{where}: {section} already has a value")
+            raise SpecError(f"{where}: {section} already has a value", code="ZL-OPT-02")
     tree[last] = value
 
 

@@ -42,12 +42,13 @@ def take_out(tree: Mapping[str, Any], places: Collection[str], where: str) -> tu
             raise SpecError(
                 f"notify.{key}: a secret on the command line can be read by every user of this machine",
                 hint=f"export {name}=..., and give notify.{key}='${name}'",
+                code="ZL-JOB-05",
             )
         if key == "url":
             try:
                 check_address(value)
             except ValueError as error:
-                raise SpecError(f"{where}: notify.url: {error}", hint=_HINT) from None
+                raise SpecError(f"{where}: notify.url: {error}", hint=_HINT, code="ZL-JOB-05") from None
         section[key], values[name] = f"${name}", value
     return {**tree, "notify": section}, values
 
@@ -77,5 +78,5 @@ def check_values(names: Mapping[str, str], values: Mapping[str, str]) -> None:
             check_address(values[name])
         except ValueError as error:
             raise UsageError(
-                f"notify.url: {name}: {error}", hint="the value is not shown: it may be a secret"
+                f"notify.url: {name}: {error}", hint="the value is not shown: it may be a secret", code="ZL-JOB-05"
             ) from None

@@ -69,7 +69,7 @@ def _text_of_template(value: Any, base: Path) -> Any:
     try:
         return file.read_text(encoding="utf-8") if file.is_file() else value
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"data.chat_template: cannot read {file}: {error}") from None
+        raise SpecError(f"data.chat_template: cannot read {file}: {error}", code="ZL-FILE-02") from None
 
 
 def _absolute_model(value: Any, base: Path) -> Any:

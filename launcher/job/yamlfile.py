@@ -165,7 +165,11 @@ def loads(
     Raises SpecError.
     """
     if len(text) > LARGEST_TEXT:
-        raise SpecError(f"{where}: more than {LARGEST_TEXT:,} characters", hint="put records and long texts into files")
+        raise SpecError(
+            f"{where}: more than {LARGEST_TEXT:,} characters",
+            hint="put records and long texts into files",
+            code="ZL-JOB-02",
+        )
     try:
         loader = _CoreLoader(text)
         node = loader.get_single_node()
@@ -173,9 +177,9 @@ def loads(
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{where}, line {mark.line + 1}, column {mark.column + 1}" if mark else where
-        raise SpecError(f"{place}: not valid YAML: {error.problem}", hint=hint) from error
+        raise SpecError(f"{place}: not valid YAML: {error.problem}", hint=hint, code="ZL-JOB-02") from error
     except yaml.YAMLError as error:
-        raise SpecError(f"{where}: not valid YAML: {error}", hint=hint) from error
+        raise SpecError(f"{where}: not valid YAML: {error}", hint=hint, code="ZL-JOB-02") from error
     if loader.repeated:
         raise Repeated(where, loader.repeated, value)
     return value
@@ -225,9 +229,13 @@ def load(path: Path, *, is_text: Callable[[str], bool] = lambda _: False) -> Any
         with path.open(encoding="utf-8-sig") as file:
             text = file.read(LARGEST_TEXT + 1)
     except FileNotFoundError as error:
-        raise SpecError(f"no such job file: {path}", hint="`zlaunch init` writes a commented job.yaml") from error
+        raise SpecError(
+            f"no such job file: {path}", hint="`zlaunch init` writes a commented job.yaml", code="ZL-JOB-02"
+        ) from error
     except UnicodeDecodeError as error:
-        raise SpecError(f"{path}: not UTF-8 (byte {error.start}: {error.reason})", hint="save it as UTF-8") from error
+        raise SpecError(
+            f"{path}: not UTF-8 (byte {error.start}: {error.reason})", hint="save it as UTF-8", code="ZL-JOB-02"
+        ) from error
     except OSError as error:
-        raise SpecError(f"cannot read the job file {path}: {error.strerror}") from error
+        raise SpecError(f"cannot read the job file {path}: {error.strerror}", code="ZL-JOB-02") from error
     return loads(text, where=str(path), hint=_OF_A_FILE, is_text=is_text)

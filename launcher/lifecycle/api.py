@@ -248,7 +248,9 @@ def _start(job: LoadedJob, place: str, resumed: RunDir | None = None) -> RunDir:
         submit.submit(directory, planned, backend, secrets, **record)
     except StartInterrupted as start:
         if start.elsewhere:
-            raise RunFailed(f"{directory.run_id} was cancelled during its start by another command") from start
+            raise RunFailed(
+                f"{directory.run_id} was cancelled during its start by another command", code="ZL-RUN-06"
+            ) from start
         raise
     return directory
 

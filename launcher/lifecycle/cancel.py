@@ -108,6 +108,7 @@ def raise_failures(points: Sweep, results: Sequence[CancelResult]) -> None:
         raise TargetError(
             f"{len(failed)} of {len(results)} points of {points.sweep_id} could not be cancelled{reasons}",
             hint=next((error.hint for _, error in failed if error.hint), None),
+            code="ZL-RUN-06",
         )
 
 

@@ -45,6 +45,7 @@ def check_checkpoint_settings(run: RunDir, run_plan: RunPlan) -> None:
             raise UsageError(
                 f"{name} is {now[name]}, but the checkpoint of step {steps[-1]} was made with {name} {recorded[name]}",
                 hint="resume with the settings of the run, or start a new run with these",
+                code="ZL-RUN-08",
             )
 
 
@@ -61,6 +62,7 @@ def read_secrets(job: Job, environ: Mapping[str, str] | None = None) -> dict[str
         raise UsageError(
             f"secrets not set in the environment: {', '.join(missing)}",
             hint=f"export {missing[0]}=..., or {leave_out}",
+            code="ZL-JOB-04",
         )
     found = {name: environ[name] for name in names}
     check_values(of_notices, found)
@@ -74,7 +76,9 @@ def check_program(job: JobSpec, backend: str) -> None:
         return
     script = job.program[0] if job.program else ""
     if script.endswith(".py") and not Path(script).is_file() and not container_choice.in_container(job, backend):
-        raise UsageError(f"no such program: {script}", hint=f"paths after `--` are relative to {Path.cwd()}")
+        raise UsageError(
+            f"no such program: {script}", hint=f"paths after `--` are relative to {Path.cwd()}", code="ZL-FILE-02"
+        )
 
 
 def check_python(job: JobSpec) -> None:
@@ -94,11 +98,13 @@ def check_inputs(job: JobSpec, backend: str) -> None:
             "model.path is not set",
             hint="set a hub id such as Qwen/Qwen3-8B, or a local directory, with --model or in a job file "
             "(`zlaunch init` writes one)",
+            code="ZL-JOB-03",
         )
     if not job.data.train:
         raise SpecError(
             "data.train is not set",
             hint="set a JSONL file of instruction / input / output records, with --train-data or in a job file",
+            code="ZL-JOB-03",
         )
     remote = backend == "slurm" and job.slurm.login is not None
     for key, path in job.data.paths:
@@ -110,7 +116,9 @@ def check_inputs(job: JobSpec, backend: str) -> None:
         ("lora.adapter", job.lora.adapter or "", "adapter_config.json and its weights"),
     ):
         if path.startswith(("/", "~", ".")) and backend == "local" and not Path(path).expanduser().is_dir():
-            raise DataError(f"{key}: no such directory: {path}", hint=f"a local path must contain {holds}")
+            raise DataError(
+                f"{key}: no such directory: {path}", hint=f"a local path must contain {holds}", code="ZL-MODEL-01"
+            )
 
 
 class RecordCounts(NamedTuple):
@@ -133,8 +141,8 @@ def check_records(job: JobSpec, model: Path | None = None) -> RecordCounts:
         return RecordCounts()
     result = _quickcheck(job.data, model, files, "--lora", msgspec.json.encode(job.lora).decode())
     if result.code == 2:
-        message, advice = trainer.refusal(result.stderr)
-        raise DataError("\n".join(message), hint=advice)
+        told = trainer.told(result.stderr)
+        raise DataError("\n".join(told.message), hint=told.hint, code=told.code)
     if result.code:
         raise CommandError(result, "cannot check the records and the model")
     counts: dict[str, int | None] = msgspec.json.decode(result.stdout)

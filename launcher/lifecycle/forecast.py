@@ -72,6 +72,7 @@ def forecast(
         raise UsageError(
             "the job runs a program of its own, but `plan` is for training a model",
             hint="zlaunch local JOB --dry-run shows how the program would be started",
+            code="ZL-OPT-01",
         )
     wanted, taken = with_adapter(wanted, facts.adapter_config(wanted.lora.adapter))
     known, shape = model_of(wanted)
@@ -112,16 +113,17 @@ def model_of(wanted: JobSpec) -> tuple[Model, Shape]:
     """The model, from its config.json or else its name. Raises SpecError."""
     path = wanted.model.path
     if not path:
-        raise SpecError("no model to plan for", hint="name a job file, or use --model")
+        raise SpecError("no model to plan for", hint="name a job file, or use --model", code="ZL-JOB-03")
     found = situation.model_of(path, facts.model_files(path, wanted.env).config)
     if found.shape is not None:
         return found, found.shape
     if found.unknown:
         hint = f"plan for a model of a similar size, with --model: {', '.join(memory.SHAPES)}"
-        raise SpecError(f"model.path {path!r}: {found.unknown}", hint=hint)
+        raise SpecError(f"model.path {path!r}: {found.unknown}", hint=hint, code="ZL-PLAN-04")
     raise SpecError(
         f"model.path {path!r}: no config.json on this machine, and no built-in shape of that name",
         hint=f"give a directory with config.json, or one of: {', '.join(memory.SHAPES)}",
+        code="ZL-PLAN-04",
     )
 
 
@@ -141,7 +143,9 @@ def _cards_of(gpu: str | None, gpu_memory: str | None, world: int) -> tuple[Situ
     try:
         found = facts.local_gpus()
     except TargetError as error:
-        raise TargetError(str(error), hint="name the GPU to plan for: --gpu h100, or --gpu-memory 80GiB") from error
+        raise TargetError(
+            str(error), hint="name the GPU to plan for: --gpu h100, or --gpu-memory 80GiB", code="ZL-GPU-03"
+        ) from error
     return (_with_cards(found, world), False) if found else (_assumed(world), True)
 
 
@@ -182,12 +186,14 @@ def _named(wanted: JobSpec, backend: str, gpu: str | None, ranks: int) -> tuple[
 def _here(wanted: JobSpec, found: facts.Gpus) -> Situation | None:
     """On the GPUs that a run on this machine would take; None: it would train on the CPU. Raises TargetError."""
     if found.error:
-        raise TargetError(f"cannot tell which GPUs this machine has: {found.error}", hint=facts.GPU_HINT)
+        raise TargetError(
+            f"cannot tell which GPUs this machine has: {found.error}", hint=facts.GPU_HINT, code="ZL-GPU-03"
+        )
     if not found.seen and wanted.device == "auto" and not wanted.local.gpus:
         return None
     ranks = wanted.local.gpus or max(1, len(found.seen))
     if len(found.seen) < ranks:
-        raise TargetError(f"{ranks} GPUs requested, {len(found.seen)} found on this machine")
+        raise TargetError(f"{ranks} GPUs requested, {len(found.seen)} found on this machine", code="ZL-GPU-02")
     return _with_cards(found.seen[:ranks], ranks)
 
 
@@ -196,7 +202,7 @@ def _with_cards(found: Sequence[facts.Gpu], world: int) -> Situation:
     smallest = min(card.memory_bytes for card in found)
     if not smallest:
         message = f"nvidia-smi does not report the memory of {found[0].name}"
-        raise SpecError(message, hint="set it, for example --gpu-memory 24GiB")
+        raise SpecError(message, hint="set it, for example --gpu-memory 24GiB", code="ZL-PLAN-04")
     oldest = min((card.compute_capability for card in found if card.compute_capability), default=None)
     return Situation.of(world, smallest, found[0].name, oldest)
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 
-import click
-
 from launcher.backends.base import Backend
-from launcher.errors import ZlaunchError
+from launcher.errors import TargetError, ZlaunchError
+from launcher.machine.language import spoken
 from launcher.rundir.claims import Busy
 from launcher.rundir.directory import RunDir
 from launcher.rundir.state import RunState
@@ -64,6 +63,6 @@ def _cancel(run: RunDir, backend: Backend, *, checkpoint: bool) -> bool:
     finally:
         if not held:
             run.release()
-    click.echo(f"error: {run.run_id} was not cancelled and may still be running: {reason}", err=True)
-    click.echo(f"  -> try again: zlaunch cancel {run.run_id}", err=True)
+    what = f"{run.run_id} was not cancelled and may still be running: {reason}"
+    spoken.tell(TargetError(what, hint=f"try again: zlaunch cancel {run.run_id}", code="ZL-RUN-06"))
     return False

@@ -61,7 +61,7 @@ def measure_hosts(job: Job) -> Measured:
     """Between the hosts of a job, over SSH. Raises TargetError and UsageError."""
     target = target_of("ssh", job.spec)
     if len(target.hosts) < 2:
-        raise UsageError("a network needs two hosts", hint="--hosts a,b")
+        raise UsageError("a network needs two hosts", hint="--hosts a,b", code="ZL-HOST-01")
     env = {**job.spec.env, "ZLAUNCH_NET_DEVICE": target.device}
     values = {"name": "doctor-net", "program": (target.python, "-u", "-c", program_text()), "env": env}
     spec = job.spec.with_values({**values, "notify.url": None, "notify.command": None, "max_restarts": 0})
@@ -80,6 +80,7 @@ def _read(run: RunDir, state: RunState) -> dict[str, Any]:
         raise TargetError(
             f"the hosts could not measure their network: {run.run_id} ended as {state.value}",
             hint=f"zlaunch logs {run.run_id}; the ranks need torch (--python)",
+            code="ZL-SSH-08",
         )
     found: dict[str, Any] = json.loads(line.removeprefix(MARK))
     return found
@@ -91,10 +92,16 @@ def measure_allocation(python: str, device: str) -> Measured:
     Raises TargetError and UsageError.
     """
     if "SLURM_JOB_ID" not in os.environ:
-        raise UsageError("no hosts are named, and this is no Slurm allocation", hint="--hosts a,b, or run it in salloc")
+        raise UsageError(
+            "no hosts are named, and this is no Slurm allocation",
+            hint="--hosts a,b, or run it in salloc",
+            code="ZL-HOST-01",
+        )
     hosts = tuple(hostnames(os.environ.get("SLURM_JOB_NODELIST", "")))
     if len(hosts) < 2:
-        raise UsageError("a network needs two nodes, and this allocation has one", hint="salloc -N 2")
+        raise UsageError(
+            "a network needs two nodes, and this allocation has one", hint="salloc -N 2", code="ZL-SLURM-06"
+        )
     port = 20000 + int(os.environ["SLURM_JOB_ID"]) % 10000
     environ = {**os.environ, "MASTER_ADDR": _address_of(hosts[0]), "MASTER_PORT": str(port)}
     environ |= {name: environ.get(name, value) for name, value in SOCKETS.items()}
@@ -109,7 +116,11 @@ def measure_allocation(python: str, device: str) -> Measured:
     line = next((line for line in done.stdout.splitlines() if line.startswith(MARK)), None)
     if line is None:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise TargetError(f"the nodes could not measure their network: {last}", hint="the tasks need torch (--python)")
+        raise TargetError(
+            f"the nodes could not measure their network: {last}",
+            hint="the tasks need torch (--python)",
+            code="ZL-SSH-08",
+        )
     return Measured(hosts, json.loads(line.removeprefix(MARK)))
 
 

@@ -33,7 +33,9 @@ def inspect(
     model = facts.model_files(wanted.model.path, wanted.env)
     planned = plan(wanted, target, run_id="check", model_config=model.config).train
     if planned is None:
-        raise UsageError("the job runs a program, which reads its own data: there are no records to check")
+        raise UsageError(
+            "the job runs a program, which reads its own data: there are no records to check", code="ZL-OPT-01"
+        )
     facts.check_python(target.python, FOR_RECORDS)
     return _run(target.python, dump(planned), *arguments, timeout=timeout, shown=shown)
 
@@ -54,9 +56,8 @@ def _run(python: str, config: str, *arguments: str, timeout: float | None, shown
     try:
         found = json.loads(result.stdout.splitlines()[-1])
     except (ValueError, IndexError):
-        lines, advice = trainer.refusal(result.stderr)
-        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        if result.code == 2 and errors:
-            raise UsageError(errors[-1], hint=advice) from None
+        told = trainer.told(result.stderr)
+        if result.code == 2 and told.message:
+            raise UsageError(told.message[0], hint=told.hint, code=told.code) from None
         raise CommandError(result, f"exit status {result.code}") from None
     return result.code, found

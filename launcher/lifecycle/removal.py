@@ -88,6 +88,7 @@ def _removal_of(name: str, stack: ExitStack, found: dict[Path, Removal], local: 
         raise UsageError(
             f"{meant.run_id} is a point of {owner}",
             hint=f"points are removed with their sweep: zlaunch rm {owner}",
+            code="ZL-RUN-11",
         )
     return run_removal(meant, stack, local=local)
 
@@ -153,11 +154,14 @@ def _refuse_foreign(path: Path, root: Path) -> None:
     """Raise UsageError for what is not a directory of its own right below `root`."""
     if path.is_symlink():
         to = path.readlink()
-        raise UsageError(f"{path} is a symbolic link to {to}", hint="remove it and what it leads to yourself")
+        raise UsageError(
+            f"{path} is a symbolic link to {to}", hint="remove it and what it leads to yourself", code="ZL-RUN-11"
+        )
     if path.parent.resolve() != root.resolve():
         raise UsageError(
             f"{path} is not in the directory of runs, {root}",
             hint=f"with ZLAUNCH_RUNS={path.parent} it is, or remove the directory yourself",
+            code="ZL-RUN-11",
         )
 
 
@@ -165,7 +169,9 @@ def _state_of(run: RunDir, local: bool) -> str:
     """The state of a run of which nothing lives. Raises UsageError, and TargetError if that cannot be known."""
     if pids := [pid for pid, _ in processes.find_run_processes(run.run_id)]:
         raise UsageError(
-            f"{run.run_id} runs here: processes {', '.join(map(str, pids[:5]))}", hint=f"zlaunch cancel {run.run_id}"
+            f"{run.run_id} runs here: processes {', '.join(map(str, pids[:5]))}",
+            hint=f"zlaunch cancel {run.run_id}",
+            code="ZL-RUN-03",
         )
     if find.is_dry_run(run):
         refuse_living_dry_run(run)
@@ -178,20 +184,22 @@ def _state_of(run: RunDir, local: bool) -> str:
         error.hint = f"{error.hint + '; ' if error.hint else ''}zlaunch rm --local {run.run_id} asks no other machine"
         raise
     if not state.is_final:
-        raise UsageError(f"{run.run_id} is {state.value}", hint=f"cancel it first: zlaunch cancel {run.run_id}")
+        raise UsageError(
+            f"{run.run_id} is {state.value}", hint=f"cancel it first: zlaunch cancel {run.run_id}", code="ZL-RUN-03"
+        )
     return state.value
 
 
 def refuse_living_dry_run(run: RunDir) -> None:
     """Raise UsageError for a dry run that somebody has started by hand, and TargetError where Slurm does not say so."""
     if run.nodes_dir.is_dir() and derive_state(run) is RunState.RUNNING:
-        raise UsageError(f"{run.run_id} was started by hand and is running")
+        raise UsageError(f"{run.run_id} was started by hand and is running", code="ZL-RUN-03")
     plan = run.read_plan()
     section = plan.get("slurm")
     if plan.get("backend") != "slurm" or not isinstance(section, dict) or section.get("asked", {}).get("login"):
         return
     if shutil.which("squeue") and any(name == run.run_id for _, name in query.live_jobs(shell_of(section))):
-        raise UsageError(f"{run.run_id} was submitted by hand, and its job is not over")
+        raise UsageError(f"{run.run_id} was submitted by hand, and its job is not over", code="ZL-RUN-03")
 
 
 def sweep_of(run_id: str) -> str | None:

@@ -152,21 +152,27 @@ def _is_cancelled(run: RunDir) -> bool:
 class StartNotRecorded(TargetError):
     """The target has accepted the run, and only its record could not be written."""
 
+    code = "ZL-FILE-03"
+
 
 def refuse_half_removed(run: RunDir) -> None:
     """Raise UsageError for a run whose removal was interrupted: its checkpoints on other machines may be gone."""
     if find.REMOVAL in run.record.extra:
-        raise UsageError(f"{run.run_id} is half removed", hint=f"zlaunch rm {run.run_id} removes the rest")
+        raise UsageError(
+            f"{run.run_id} is half removed", hint=f"zlaunch rm {run.run_id} removes the rest", code="ZL-RUN-03"
+        )
 
 
 def refuse_if_not_resumable(run: RunDir, state: RunState, changed: bool) -> None:
     """Raise UsageError for a run that is running or half removed, or that has succeeded and whose job is unchanged."""
     refuse_half_removed(run)
     if not state.is_final:
-        raise UsageError(f"{run.run_id} is {state.value}", hint=f"cancel it first: zlaunch cancel {run.run_id}")
+        raise UsageError(
+            f"{run.run_id} is {state.value}", hint=f"cancel it first: zlaunch cancel {run.run_id}", code="ZL-RUN-03"
+        )
     if state is RunState.SUCCEEDED and not changed:
         hint = f"to train longer: zlaunch resume {run.run_id} --set train.epochs=N"
-        raise UsageError(f"{run.run_id} has succeeded", hint=hint)
+        raise UsageError(f"{run.run_id} has succeeded", hint=hint, code="ZL-RUN-03")
 
 
 def record_start(run: RunDir, run_plan: RunPlan, ids: tuple[str, ...]) -> RunRecord:

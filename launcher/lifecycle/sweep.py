@@ -68,13 +68,17 @@ def parse(texts: Iterable[str]) -> dict[str, list[Any]]:
         key, equals, values = text.partition("=")
         key = key.strip()
         if not equals or not key:
-            raise SpecError(f"--sweep {text!r}: expected key=value,value", hint="for example --sweep lora.r=8,16,32")
+            raise SpecError(
+                f"--sweep {text!r}: expected key=value,value",
+                hint="for example --sweep lora.r=8,16,32",
+                code="ZL-OPT-02",
+            )
         if key in axes:
-            raise SpecError(f"--sweep: {key} is given twice")
+            raise SpecError(f"--sweep: {key} is given twice", code="ZL-OPT-02")
         # a value that is a list has its own brackets
         parsed = yamlfile.loads(f"[{values}]", where=f"--sweep {key}", key=key, is_text=wants_text)
         if not parsed:
-            raise SpecError(f"--sweep {key}: no values")
+            raise SpecError(f"--sweep {key}: no values", code="ZL-OPT-02")
         axes[key] = parsed
     return axes
 
@@ -89,11 +93,12 @@ def check_axes(axes: dict[str, list[Any]], overrides: Sequence[str], *, fixed: S
     overridden = {parse_set(text)[0] for text in overrides}
     for key in axes:
         if key in overridden:
-            raise SpecError(f"{key} is given by both --sweep and --set")
+            raise SpecError(f"{key} is given by both --sweep and --set", code="ZL-OPT-02")
         if key == "name" or key.partition(".")[0] in fixed:
             raise SpecError(
                 f"--sweep {key}: all points of a sweep must share it",
                 hint="all elements of an array job have one shape; for different shapes start several runs",
+                code="ZL-OPT-02",
             )
 
 
@@ -163,7 +168,7 @@ def find_sweep(text: str) -> Sweep | None:
     try:
         return msgspec.json.decode(file.read_bytes(), type=Sweep)
     except (OSError, msgspec.MsgspecError) as error:
-        raise RunNotFound(f"cannot read {file}: {error}") from error
+        raise RunNotFound(f"cannot read {file}: {error}", code="ZL-RUN-02") from error
 
 
 def find_run_or_sweep(text: str) -> Sweep | RunDir:
@@ -206,21 +211,24 @@ def unfinished(sweep: Sweep) -> list[int]:
     removed.
     """
     if (sweeps_root() / sweep.sweep_id / REMOVAL).exists():
-        raise UsageError(f"{sweep.sweep_id} is half removed", hint=f"zlaunch rm {sweep.sweep_id} removes the rest")
+        raise UsageError(
+            f"{sweep.sweep_id} is half removed", hint=f"zlaunch rm {sweep.sweep_id} removes the rest", code="ZL-RUN-03"
+        )
     runs = [run_of(point) for point in sweep.points]
     if any(run.plan_json.exists() for run in runs) and not any(run.run_json.exists() for run in runs):
         raise UsageError(
             f"{sweep.sweep_id} was rendered (--dry-run) but not submitted",
             hint="the same command without --dry-run starts it",
+            code="ZL-RUN-03",
         )
     states = {index: state_of(run) for index, run in enumerate(runs)}
     active = [sweep.points[index].run for index, state in states.items() if state is not None and not state.is_final]
     if active:
         hint = f"wait, or cancel them: zlaunch cancel {sweep.sweep_id}"
-        raise UsageError(f"still queued or running: {', '.join(active)}", hint=hint)
+        raise UsageError(f"still queued or running: {', '.join(active)}", hint=hint, code="ZL-RUN-03")
     todo = [index for index, state in states.items() if state is not RunState.SUCCEEDED]
     if not todo:
-        raise UsageError(f"all {len(states)} points of {sweep.sweep_id} have succeeded")
+        raise UsageError(f"all {len(states)} points of {sweep.sweep_id} have succeeded", code="ZL-RUN-03")
     return todo
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from launcher.backends import backend_of
 from launcher.backends.base import Arrays
-from launcher.errors import RunFailed, UsageError, ZlaunchError
+from launcher.errors import RunFailed, TargetError, UsageError, ZlaunchError
 from launcher.job.load import read_job
 from launcher.lifecycle import checks, submit
 from launcher.lifecycle.attach import print_notes
@@ -35,6 +35,7 @@ from launcher.lifecycle.sweep import (
     unfinished,
 )
 from launcher.machine import facts
+from launcher.machine.language import spoken
 from launcher.plan.types import RunPlan
 from launcher.render import sbatch
 from launcher.rundir.directory import RunDir, RunRecord, write_atomic
@@ -128,6 +129,7 @@ def resume_sweep(sweep: Sweep, *, as_json: bool) -> int:
             raise UsageError(
                 f"still queued or running: {', '.join(sorted(alive))}",
                 hint=f"wait, or cancel them: zlaunch cancel {sweep.sweep_id}",
+                code="ZL-RUN-03",
             )
         _submit_parts(sweep, parts_of(sweep, todo), plans, secrets, backend)
     _print_submitted(sweep, todo, as_json)
@@ -201,7 +203,7 @@ def _cancel(sweep: Sweep, runs: Sequence[RunDir], backend: Arrays) -> None:
         if run.run_id not in failed:
             run.update_record(state=RunState.CANCELLED.value)
     for run_id, reason in failed.items():
-        click.echo(f"error: {run_id} was not cancelled and may still run: {reason}", err=True)
+        spoken.tell(TargetError(f"{run_id} was not cancelled and may still run: {reason}", code="ZL-RUN-06"))
     state = f"{len(runs) - len(failed)} of {len(runs)} points are cancelled"
     click.echo(f"{sweep.sweep_id}: {state}; zlaunch cancel {sweep.sweep_id} tries again" if failed else
                f"{sweep.sweep_id}: {state}", err=True)  # fmt: skip

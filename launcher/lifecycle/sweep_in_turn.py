@@ -11,6 +11,7 @@ from launcher.job.load import dump_job, read_job
 from launcher.job.spec import Job
 from launcher.lifecycle import sweep
 from launcher.lifecycle.sweep import IsCancelled, Load, Sweep
+from launcher.machine.language import spoken
 from launcher.rundir.directory import RunDir, write_atomic
 from launcher.rundir.find import new_run
 
@@ -21,7 +22,9 @@ Start = Callable[[Job, RunDir, IsCancelled], int]
 def refuse_detach(detach: bool) -> None:
     """Raise UsageError: the next point needs a command that starts it."""
     if detach:
-        raise UsageError("--sweep and --detach contradict each other here", hint="run it in tmux or under nohup")
+        raise UsageError(
+            "--sweep and --detach contradict each other here", hint="run it in tmux or under nohup", code="ZL-OPT-01"
+        )
 
 
 def run_sweep(texts: Sequence[str], load: Load, overrides: Sequence[str], start: Start, *, backend: str) -> int:
@@ -66,7 +69,7 @@ def _run_points(points: Sweep, todo: Sequence[int], start: Callable[[int], int],
         try:
             codes.append(start(index))
         except ZlaunchError as error:
-            click.echo(f"error: {error.text}", err=True)
+            spoken.tell(error)
             codes.append(error.exit_code)
         if codes[-1] == 130:
             break

@@ -59,7 +59,7 @@ def require_gpus(env: Mapping[str, str] | None = None) -> Gpus:
     """The same. Raises TargetError if nobody knows which GPUs there are: that is never "none"."""
     found = find_gpus(env)
     if found.error:
-        raise TargetError(f"cannot tell which GPUs this machine has: {found.error}", hint=GPU_HINT)
+        raise TargetError(f"cannot tell which GPUs this machine has: {found.error}", hint=GPU_HINT, code="ZL-GPU-03")
     return found
 
 
@@ -81,7 +81,9 @@ def free_ports(count: int) -> tuple[int, ...]:
             ports.append(port)
             if len(ports) == count:
                 return tuple(ports)
-    raise TargetError("no free ports on this machine", hint="too many programs listen on this machine")
+    raise TargetError(
+        "no free ports on this machine", hint="too many programs listen on this machine", code="ZL-MACHINE-03"
+    )
 
 
 def _is_free(port: int) -> bool:
@@ -102,7 +104,7 @@ def check_python(python: str, packages: Sequence[str]) -> None:
     """Raise TargetError if the interpreter does not exist here or lacks one of the packages."""
     hint = "name the interpreter of the training environment, for example --python .venv/bin/python"
     if shutil.which(python) is None:
-        raise TargetError(f"no interpreter {python} on this machine", hint=hint)
+        raise TargetError(f"no interpreter {python} on this machine", hint=hint, code="ZL-MACHINE-02")
     code = (
         "import sys; sys.path[:] = [p for p in sys.path if p not in ('', '.')]; "  # not the user's own torch/ here
         "from importlib.util import find_spec; print(*(n for n in sys.argv[1:] if not find_spec(n)))"
@@ -113,7 +115,7 @@ def check_python(python: str, packages: Sequence[str]) -> None:
     else:
         absent = process.run([python, "-c", code, *packages]).stdout.split()
     if absent:
-        raise TargetError(f"{', '.join(absent)} not installed for {python}", hint=hint)
+        raise TargetError(f"{', '.join(absent)} not installed for {python}", hint=hint, code="ZL-MACHINE-02")
 
 
 def new_token() -> str:

@@ -42,7 +42,9 @@ def read_environment(file: Path) -> dict[str, str]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}: cannot be read: {error}", hint="one NAME=VALUE per line") from error
+        raise UsageError(
+            f"{file}: cannot be read: {error}", hint="one NAME=VALUE per line", code="ZL-FILE-02"
+        ) from error
     found = {}
     for number, line in enumerate(text.splitlines(), start=1):
         words = line.strip().removeprefix("export ").strip()
@@ -51,11 +53,16 @@ def read_environment(file: Path) -> dict[str, str]:
         name, equals, value = words.partition("=")
         name, value = name.strip(), value.strip()
         if not equals or not re.fullmatch(r"[A-Za-z_]\w*", name):
-            raise UsageError(f"{file}: line {number}: expected NAME=VALUE, got {line!r}", hint="comments begin with #")
+            raise UsageError(
+                f"{file}: line {number}: expected NAME=VALUE, got {line!r}",
+                hint="comments begin with #",
+                code="ZL-JOB-08",
+            )
         if re.search(_SECRET, name):
             raise UsageError(
                 f"{file}: line {number}: {name} looks like a secret, and the plan of a run is no place for one",
                 hint=f"remove the line, export {name}, and add `secrets: [{name}]` to the job",
+                code="ZL-JOB-04",
             )
         quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
         found[name] = value[1:-1] if quoted else value

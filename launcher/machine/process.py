@@ -41,6 +41,8 @@ class Result:
 class CommandError(TargetError):
     """A local command failed. Shows the command, its exit status and its last ten lines."""
 
+    code = "ZL-MACHINE-01"
+
     def __init__(self, result: Result, why: str, *, hint: str | None = None) -> None:
         lines = "".join(f"\n  {line}" for line in result.last_lines)
         super().__init__(f"{' '.join(result.argv)}\n  {why}{lines}", hint=hint)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.machine import installation
 
 ARROW = "  -> "
 """What train/errors.py puts before each hint."""
+_ERROR = re.compile(r"error(?:\[(ZL-[A-Z]+-\d+)\])?: ")
+"""What stands before the message of an error, in English in every language of the terminal."""
 
 
 NEUTRAL = installation.train_package().parent
@@ -30,8 +34,23 @@ def environment(code: Path | None = None, encoding: str = "utf-8:backslashreplac
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONIOENCODING": encoding}
 
 
-def refusal(stderr: str) -> tuple[list[str], str | None]:
-    """(lines of the message, hint) of a user's mistake, which train reports with each hint after ARROW."""
+@dataclass(frozen=True)
+class Told:
+    """What a program of ours printed: an error with each hint after ARROW, perhaps below lines of libraries."""
+
+    before: tuple[str, ...]
+    code: str
+    message: tuple[str, ...]
+    """Empty: no error was told."""
+    hint: str | None
+
+
+def told(stderr: str) -> Told:
+    """The first error in what a program of ours wrote to standard error."""
     lines = stderr.strip().splitlines()
-    advice = [line.removeprefix(ARROW) for line in lines if line.startswith(ARROW)]
-    return [line for line in lines if not line.startswith(ARROW)], "; ".join(advice) or None
+    hint = "; ".join(line.removeprefix(ARROW) for line in lines if line.startswith(ARROW)) or None
+    lines = [line for line in lines if not line.startswith(ARROW)]
+    for number, line in enumerate(lines):
+        if found := _ERROR.match(line):
+            return Told(tuple(lines[:number]), found[1] or "", (line[found.end() :], *lines[number + 1 :]), hint)
+    return Told(tuple(lines), "", (), hint)

@@ -150,18 +150,20 @@ def check(slurm: SlurmSpec) -> None:
     values = [getattr(slurm, option) for option in OPTIONS] + list(slurm.sbatch.values())
     for value in values:
         if value is not None and any(ord(char) < 32 and char != "\t" for char in value):
-            raise SpecError(f"slurm: {value!r}: an option of sbatch cannot contain a line break")
+            raise SpecError(f"slurm: {value!r}: an option of sbatch cannot contain a line break", code="ZL-SLURM-04")
     if slurm.time is not None:
         limit = seconds_of(slurm.time)
         if limit is None and slurm.time.strip().upper() not in ("UNLIMITED", "INFINITE"):
             raise SpecError(
                 f"slurm.time: expected a time limit, got {slurm.time!r}",
                 hint="hours:minutes:seconds, days-hours:minutes:seconds or minutes, for example 04:00:00",
+                code="ZL-SLURM-04",
             )
         if limit is not None and limit <= slurm.signal_before:
             raise CompatibilityError(
                 f"slurm.signal_before {slurm.signal_before} s leaves nothing of the time limit {slurm.time}",
                 hint="lower slurm.signal_before or raise slurm.time",
+                code="ZL-SLURM-04",
             )
 
 
@@ -170,14 +172,15 @@ def check_sbatch(further: Mapping[str, str | None]) -> None:
     for option, value in further.items():
         name = option.lstrip("-")
         if name in OWNED:
-            raise SpecError(f"slurm.sbatch: `{name}` cannot be set here", hint=OWNED[name])
+            raise SpecError(f"slurm.sbatch: `{name}` cannot be set here", hint=OWNED[name], code="ZL-SLURM-04")
         if name == "gres" and re.search(r"(^|,)(gres/)?gpu\b", value or ""):
             raise SpecError(
                 f"slurm.sbatch: gres={value}: GPUs cannot be requested here",
                 hint="use slurm.gpus_per_node, for example h200:2",
+                code="ZL-SLURM-04",
             )
         if not name or any(not (char.isalnum() or char == "-") for char in name):
-            raise SpecError(f"slurm.sbatch: {option!r} is not a valid name of an option")
+            raise SpecError(f"slurm.sbatch: {option!r} is not a valid name of an option", code="ZL-SLURM-04")
 
 
 def format_seconds(seconds: float) -> str:

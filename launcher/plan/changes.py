@@ -39,6 +39,8 @@ class Change:
 class DoesNotFit(CompatibilityError):
     """No setting within what the user fixed fits the GPU."""
 
+    code = "ZL-PLAN-02"
+
     def __init__(self, message: str, changes: tuple[Change, ...], smallest: Memory) -> None:
         hint = "; or: ".join(change.text for change in changes[:3]) or "a smaller model or a larger GPU is needed"
         super().__init__(message, hint=hint)

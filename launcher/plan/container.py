@@ -134,6 +134,7 @@ def parse_mount(text: str) -> Mount:
         raise UsageError(
             f"container.mounts: expected two absolute paths `host:container`, got {text!r}",
             hint="for example /data/models:/models; read-only unless :rw follows",
+            code="ZL-IMAGE-04",
         )
     return Mount(parts[0], parts[-1], read_only=mode == "ro")
 
@@ -217,7 +218,9 @@ def _mount(engine: str, words: Engine, mount: Mount) -> tuple[str, ...]:
         bad = sorted(set(path) & set(words.refused))
         if bad:
             listed = " ".join(map(repr, bad))
-            raise UsageError(f"{engine} cannot mount {path!r}: its mount grammar cannot express {listed}")
+            raise UsageError(
+                f"{engine} cannot mount {path!r}: its mount grammar cannot express {listed}", code="ZL-IMAGE-04"
+            )
     ro = words.read_only if mount.read_only else words.read_write
     return _fill(words.mount, {"source": mount.source, "target": mount.target, "ro": ro})
 

@@ -61,7 +61,7 @@ def find(name: str, *, otherwise: str = "give --gpu-memory 24GiB") -> GpuModel:
         return GPUS[key]
     near = difflib.get_close_matches(key, GPUS, n=1, cutoff=0.5)
     hint = (f"did you mean {near[0]}? " if near else "") + f"known: {', '.join(GPUS)}; or {otherwise}"
-    raise SpecError(f"--gpu {name!r}: not a GPU of the table", hint=hint)
+    raise SpecError(f"--gpu {name!r}: not a GPU of the table", hint=hint, code="ZL-PLAN-04")
 
 
 def parse_gpu(text: str) -> tuple[str, int]:
@@ -116,9 +116,9 @@ def parse_memory(text: str) -> int:
     """`24GiB`, `24G`, `24000MB` -> bytes. Raises SpecError."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(gib|g|gb|mib|m|mb)?\s*", text.lower())
     if not match:
-        raise SpecError(f"--gpu-memory {text!r}: not a size", hint="for example 24GiB or 80GB")
+        raise SpecError(f"--gpu-memory {text!r}: not a size", hint="for example 24GiB or 80GB", code="ZL-PLAN-04")
     unit = {"gib": GIB, "g": GIB, "gb": 10**9, "mib": 2**20, "m": 2**20, "mb": 10**6, None: GIB}[match[2]]
     size = float(match[1]) * unit
     if not 0 < size < 2**63:
-        raise SpecError(f"--gpu-memory {text!r}: no GPU has that", hint="for example 24GiB or 80GB")
+        raise SpecError(f"--gpu-memory {text!r}: no GPU has that", hint="for example 24GiB or 80GB", code="ZL-PLAN-04")
     return round(size)

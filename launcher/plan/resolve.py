@@ -132,7 +132,7 @@ def with_adapter(spec: JobSpec, recorded: Mapping[str, Any] | None) -> tuple[Job
         return spec, ()
     found = continued(spec.lora, recorded)
     if found.refused:
-        raise CompatibilityError(f"lora.adapter: {'; '.join(found.refused)}", hint=ADVICE)
+        raise CompatibilityError(f"lora.adapter: {'; '.join(found.refused)}", hint=ADVICE, code="ZL-MODEL-07")
     values = {f"lora.{key}": getattr(found.lora, key) for key in found.taken}
     why = dict.fromkeys(values, "the setting of the adapter that lora.adapter names")
     if found.only_peft and spec.train.engine == "auto":
@@ -140,7 +140,9 @@ def with_adapter(spec: JobSpec, recorded: Mapping[str, Any] | None) -> tuple[Job
         why["train.engine"] = f"only PEFT continues an adapter with {found.only_peft}"
     elif found.only_peft and spec.train.engine != "peft":
         raise CompatibilityError(
-            f"lora.adapter: only PEFT continues an adapter with {found.only_peft}", hint="set train.engine: peft"
+            f"lora.adapter: only PEFT continues an adapter with {found.only_peft}",
+            hint="set train.engine: peft",
+            code="ZL-MODEL-07",
         )
     shown = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
     return spec.with_values(values), tuple(Reason(setting=key, value=shown[key], reason=why[key]) for key in values)

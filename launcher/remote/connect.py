@@ -56,6 +56,8 @@ class Options:
 class ConnectError(TargetError):
     """A host, or a jump host before it, cannot be reached or refuses; one sentence on why and what to do."""
 
+    code = "ZL-SSH-01"
+
     def __init__(self, message: str, *, overloaded: bool = False) -> None:
         super().__init__(message)
         self.overloaded = overloaded
@@ -107,13 +109,13 @@ class Connection:
         self._proxy: process.SocketProcess | None = None
         self._session: Any = None
         if depth > MOST_JUMPS:
-            raise TargetError(f"more than {MOST_JUMPS} jump hosts: does {name} lead back to itself?")
+            raise TargetError(f"more than {MOST_JUMPS} jump hosts: does {name} lead back to itself?", code="ZL-SSH-04")
         if self.settings.jumps:
             *before, last = self.settings.jumps
             try:
                 self.gateway = Connection(last, options, before, depth + 1)
             except TargetError as error:
-                raise TargetError(f"jump host {last}: {error}") from error
+                raise TargetError(f"jump host {last}: {error}", code="ZL-SSH-01") from error
 
     @property
     def is_connected(self) -> bool:

@@ -126,17 +126,19 @@ def select(pool: Mapping[str, int], include: str = "", exclude: str = "") -> Slo
     """
     everything = {host: list(range(_accepted(slots, host))) for host, slots in pool.items()}
     if include and exclude:
-        raise HostfileError("--include and --exclude do not go together", hint="give one of them")
+        raise HostfileError("--include and --exclude do not go together", hint="give one of them", code="ZL-HOST-02")
     if not include and not exclude:
         return everything
     option = "--include" if include else "--exclude"
     filtered = _parse_filter(include or exclude, option)
     for host, slots in filtered.items():
         if host not in everything:
-            raise HostfileError(f"{option}: no host {host!r}; known: {', '.join(everything)}")
+            raise HostfileError(f"{option}: no host {host!r}; known: {', '.join(everything)}", code="ZL-HOST-02")
         for slot in slots:
             if slot not in everything[host]:
-                raise HostfileError(f"{option}: {host} has no slot {slot}; it has {pool[host]}, counted from 0")
+                raise HostfileError(
+                    f"{option}: {host} has no slot {slot}; it has {pool[host]}, counted from 0", code="ZL-HOST-02"
+                )
     if include:
         chosen = {host: slots or everything[host] for host, slots in filtered.items()}
     else:
@@ -163,7 +165,9 @@ def _parse_filter(text: str, option: str) -> Slots:
     for node in text.split("@"):
         host, *rest = node.split(":")
         if len(rest) > 1:
-            raise HostfileError(f"{option}: {node!r} has more than one colon", hint="NODE[:SLOT,SLOT...][@NODE...]")
+            raise HostfileError(
+                f"{option}: {node!r} has more than one colon", hint="NODE[:SLOT,SLOT...][@NODE...]", code="ZL-HOST-02"
+            )
         found.setdefault(host, set()).update(_numbers(rest[0], node, option) if rest else ())
     return {host: sorted(slots) for host, slots in found.items()}
 
@@ -173,4 +177,6 @@ def _numbers(text: str, node: str, option: str) -> Iterable[int]:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
         hint = "NODE[:SLOT,SLOT...][@NODE...], for example worker-0@worker-1:0,2"
-        raise HostfileError(f"{option}: {node!r}: slots must be numbers separated by commas", hint=hint) from error
+        raise HostfileError(
+            f"{option}: {node!r}: slots must be numbers separated by commas", hint=hint, code="ZL-HOST-02"
+        ) from error

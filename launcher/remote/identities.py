@@ -28,6 +28,8 @@ OPENSSH_KEY = b"openssh-key-v1\0"
 class LoginRefused(TargetError):
     """The host accepted no key."""
 
+    code = "ZL-SSH-02"
+
 
 class Agent(AgentSSH):  # type: ignore[misc] # paramiko ships no types
     """The keys of an agent at a socket. paramiko itself knows SSH_AUTH_SOCK only."""

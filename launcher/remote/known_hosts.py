@@ -118,6 +118,8 @@ def _blob(kind: str, text: str) -> bytes | None:
 class HostKeyError(TargetError):
     """The key that a host shows is not trusted."""
 
+    code = "ZL-SSH-03"
+
 
 def algorithms(settings: Settings, known: Sequence[KnownKey], supported: Collection[str]) -> list[str]:
     """Return the host key algorithms to offer, those of known keys first, so that the host shows a key we know.

@@ -79,7 +79,7 @@ class Settings:
 def settings_of(address: Address, ssh_config: str | None, jumps: Sequence[str] = ()) -> Settings:
     """Return the settings for a host. `jumps`: jump hosts that stand in a ProxyJump before it. Raises TargetError."""
     if ssh_config is not None and not Path(ssh_config).expanduser().is_file() and ssh_config != "none":
-        raise TargetError(f"no ssh configuration file {Path(ssh_config).expanduser()}")
+        raise TargetError(f"no ssh configuration file {Path(ssh_config).expanduser()}", code="ZL-SSH-04")
     ssh = shutil.which("ssh")
     if ssh is not None:
         return interpret(address, ask(ssh, address, ssh_config, jumps))
@@ -109,7 +109,9 @@ def ask(ssh: str, address: Address, ssh_config: str | None, jumps: Sequence[str]
         answers.setdefault(keyword.lower(), []).append(value)
     if result.code != 0 or "hostname" not in answers:
         said = " ".join(result.last_lines) or f"`{ssh} -G` answers nothing"
-        raise TargetError(f"ssh itself refuses {address.host}: {said}", hint=f"try: ssh -G {address.host}")
+        raise TargetError(
+            f"ssh itself refuses {address.host}: {said}", hint=f"try: ssh -G {address.host}", code="ZL-SSH-04"
+        )
     return {
         keyword: join_paths(values[0].split(" ")) if keyword in FILES else values for keyword, values in answers.items()
     }

@@ -52,9 +52,13 @@ BLOCK = 1 << 18
 class HostError(TargetError):
     """One host cannot be reached or refuses. The text does not name the host: the table of results does."""
 
+    code = "ZL-SSH-05"
+
 
 class AnswerRefused(HostError):
     """A host answered what no host answers. It is not trusted: nothing of the answer was used."""
+
+    code = "ZL-SSH-06"
 
 
 Moved = Callable[[int], None]

@@ -49,11 +49,13 @@ class Reader:
         Raises TargetError.
         """
         if depth > INCLUDE_DEPTH:
-            raise TargetError(f"{path}: more than {INCLUDE_DEPTH} ssh configuration files include one another")
+            raise TargetError(
+                f"{path}: more than {INCLUDE_DEPTH} ssh configuration files include one another", code="ZL-SSH-04"
+            )
         try:
             text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.is_file() else ""
         except OSError as error:
-            raise TargetError(f"{path}: {error.strerror}") from error
+            raise TargetError(f"{path}: {error.strerror}", code="ZL-SSH-04") from error
         here = active
         for number, line in enumerate(text.split("\n"), start=1):
             match = _LINE.match(line)
@@ -132,11 +134,11 @@ def split(text: str, where: str) -> list[str]:
     while text[position:].strip() and not text[position:].lstrip().startswith("#"):
         match = _WORD.match(text, position)
         if match is None:
-            raise TargetError(f"{where}: a quote is not closed: {text!r}")
+            raise TargetError(f"{where}: a quote is not closed: {text!r}", code="ZL-SSH-04")
         words.append("".join(map(_unquote, _PART.finditer(match[1]))))
         position = match.end()
         if text[position : position + 1] not in ("", " ", "\t"):
-            raise TargetError(f"{where}: a quote is not closed: {text!r}")
+            raise TargetError(f"{where}: a quote is not closed: {text!r}", code="ZL-SSH-04")
     return words
 
 

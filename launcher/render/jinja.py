@@ -29,7 +29,7 @@ def template(name: str, file: Path | None = None) -> jinja2.Template:
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8"
         hint = "`zlaunch templates eject` writes the stock template for you to change"
-        raise SpecError(f"cannot read the template {file}: {why}", hint=hint) from error
+        raise SpecError(f"cannot read the template {file}: {why}", hint=hint, code="ZL-JOB-08") from error
     return _environment(SandboxedEnvironment).from_string(text)
 
 
@@ -49,6 +49,7 @@ def rendered(name: str, own: str | None, key: str, context: Mapping[str, Any]) -
         raise SpecError(
             f"{key}: {own}: {sandbox.reason_of(error)}",
             hint="`zlaunch templates diff` shows how it differs from the stock one",
+            code="ZL-JOB-08",
         ) from error
 
 

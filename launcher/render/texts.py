@@ -35,7 +35,9 @@ def node_sh(plan: RunPlan) -> str:
     """The command of a node. Raises SpecError for a template of the user's that starts no agent."""
     text = jinja.rendered("node.sh.j2", plan.node_template, "node_template", {"plan": plan, "launch": plan.launch})
     if AGENT not in text:
-        raise SpecError(f"node_template: {plan.node_template}: it does not start {AGENT}, which starts the ranks")
+        raise SpecError(
+            f"node_template: {plan.node_template}: it does not start {AGENT}, which starts the ranks", code="ZL-JOB-08"
+        )
     return text
 
 

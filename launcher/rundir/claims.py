@@ -60,6 +60,8 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
 class Busy(UsageError):
     """Another command works on the same run."""
 
+    code = "ZL-RUN-04"
+
 
 class Claim:
     """The right to work on a run, until `release` or the end of the process."""

@@ -181,12 +181,14 @@ class RunDir:
             raise RunNotFound(
                 f"{self.path} has no run.json: it was rendered (--dry-run) but not submitted",
                 hint=f"start it: zlaunch {backend} {shlex.quote(str(self.job_yaml))}" if backend else None,
+                code="ZL-RUN-03",
             ) from error
         except RunNotFound as error:
             raise RunNotFound(
                 str(error),
                 hint=error.hint
                 or f"logs, checkpoints and adapter in {self.path} are as they were; {self.job_yaml} has its settings",
+                code="ZL-RUN-02",
             ) from error
 
     def save_record(self, record: RunRecord, *, only_first: bool = False) -> bool:

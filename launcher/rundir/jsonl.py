@@ -18,7 +18,7 @@ def read_jsonl(path: Path, shape: Any = dict[str, Any]) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise RunNotFound(f"cannot read {path}: {error.strerror}") from error
+        raise RunNotFound(f"cannot read {path}: {error.strerror}", code="ZL-RUN-02") from error
 
 
 def damaged_lines(path: Path, shape: Any = dict[str, Any], *, most_bytes: int = 16 << 20) -> list[int]:

@@ -208,11 +208,11 @@ def decode(path: Path, shape: Any = dict[str, Any]) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise RunNotFound(f"cannot read {path}: {error.strerror}") from error
+        raise RunNotFound(f"cannot read {path}: {error.strerror}", code="ZL-RUN-02") from error
     except RecursionError:
-        raise RunNotFound(f"cannot read {path}: nested too deeply") from None
+        raise RunNotFound(f"cannot read {path}: nested too deeply", code="ZL-RUN-02") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise RunNotFound(f"cannot read {path}: {error}") from error
+        raise RunNotFound(f"cannot read {path}: {error}", code="ZL-RUN-02") from error
 
 
 def checked(value: dict[str, Any], shape: Any, path: Path) -> dict[str, Any]:
@@ -220,10 +220,12 @@ def checked(value: dict[str, Any], shape: Any, path: Path) -> dict[str, Any]:
     schema = value.get("schema", NEWEST)
     if shape in OURS and isinstance(schema, int) and schema > NEWEST:
         raise RunNotFound(
-            f"{path} was written by a newer version of zlaunch (schema {schema})", hint="use that version for this run"
+            f"{path} was written by a newer version of zlaunch (schema {schema})",
+            hint="use that version for this run",
+            code="ZL-RUN-02",
         )
     try:
         msgspec.convert(value, shape)
     except msgspec.ValidationError as error:
-        raise RunNotFound(f"cannot read {path}: {error}") from None
+        raise RunNotFound(f"cannot read {path}: {error}", code="ZL-RUN-02") from None
     return value

@@ -26,10 +26,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from launcher.errors import RunNotFound, UsageError
+from launcher.machine.language.bilingual import both
 from launcher.machine.process import LineProcess
 from launcher.rundir.directory import RunDir
 from launcher.show.page import gather, write
-from launcher.show.page.bilingual import both
 from launcher.web import zlaunch
 
 LINES = 200
@@ -66,7 +66,11 @@ class Export(msgspec.Struct, forbid_unknown_fields=True):
 
     def options(self) -> list[str]:
         if self.out and not Path(self.out).is_absolute():
-            raise UsageError(f"the directory {self.out!r} is relative, and a page has no place", hint="begin with /")
+            raise UsageError(
+                f"the directory {self.out!r} is relative, and a page has no place",
+                hint="begin with /",
+                code="ZL-WEB-01",
+            )
         return ["--to", self.to, *([f"--out={self.out}"] if self.out else [])]
 
 
@@ -120,7 +124,7 @@ class Actions:
         with self._lock:
             known = self._by_run.setdefault(key, deque())
             if any(action.code is None and action.name == name for action in known):
-                raise UsageError(f"{name} is at work on {key} already")
+                raise UsageError(f"{name} is at work on {key} already", code="ZL-WEB-01")
             action = Action(name, words, shown or words)
             known.append(action)
             while len(known) > KEPT and known[0].code is not None:
@@ -150,11 +154,11 @@ def _act(request: Request, body: bytes) -> Response:
     run: RunDir = request.app.state.board.find(request.path_params["run"])
     name = request.path_params["action"]
     if name not in KINDS:
-        raise RunNotFound(f"no action {name}")
+        raise RunNotFound(f"no action {name}", code="ZL-WEB-01")
     try:
         wanted = msgspec.json.decode(body or b"{}", type=KINDS[name])
     except msgspec.MsgspecError as error:
-        raise UsageError(f"{name}: {error}") from error
+        raise UsageError(f"{name}: {error}", code="ZL-WEB-01") from error
     options = wanted.options()
     actions: Actions = request.app.state.actions
     path = str(run.path.absolute())  # an id may be one of another directory of runs by then

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from launcher.errors import RunNotFound, UsageError, ZlaunchError
-from launcher.show.page.bilingual import both
+from launcher.machine.language.bilingual import both
 from launcher.web import actions, chats, pages
 from launcher.web.board import Board
 from launcher.web.new_run import new_run_routes

@@ -80,16 +80,18 @@ class Talk:
             if isinstance(value, dict):
                 return value
         code = self.process.wait()
-        lines, hint = trainer.refusal(self.process.errors())
-        last = next((one for one in reversed(lines) if one.startswith("error: ")), lines[-1] if lines else "")
+        told = trainer.told(self.process.errors())
+        last = (*told.before[-1:], *told.message[:1])[-1:]
         self.state = "failed"
-        self.failure = {"error": last.removeprefix("error: ") or f"the model ended with status {code}", "advice": hint}
+        self.failure = {"error": "".join(last) or f"the model ended with status {code}", "advice": told.hint}
         return None
 
     def ask(self, question: Question) -> None:
         """Send a conversation. Raises UsageError while another answer is under way, or for a model that has failed."""
         if not self.answering.acquire(blocking=False):
-            raise UsageError("this model is loading, or answers another question", hint="wait until it is ready")
+            raise UsageError(
+                "this model is loading, or answers another question", hint="wait until it is ready", code="ZL-WEB-01"
+            )
         while self._unread and (left := self._next()) is not None:
             self._unread = "piece" in left
         fields = {
@@ -102,7 +104,9 @@ class Talk:
         except OSError:
             self._next()
             self.answering.release()
-            raise UsageError(str(self.failure.get("error")), hint=self.failure.get("advice")) from None
+            raise UsageError(
+                str(self.failure.get("error")), hint=self.failure.get("advice"), code="ZL-WEB-01"
+            ) from None
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """The lines of the answer to `ask`. Closing the iterator cuts the answer short."""
@@ -134,7 +138,7 @@ class Chats:
         """
         with self._lock:
             if self._closed.is_set():
-                raise UsageError("the server is ending")
+                raise UsageError("the server is ending", code="ZL-WEB-01")
             for model in models:
                 if model in self._talks and self._talks[model].is_reported:
                     self._talks.pop(model).process.end()
@@ -157,7 +161,7 @@ class Chats:
     def talk(self, model: Model) -> Talk:
         with self._lock:
             if model not in self._talks:
-                raise UsageError("this model has ended", hint="load the page again")
+                raise UsageError("this model has ended", hint="load the page again", code="ZL-WEB-01")
             return self._talks[model]
 
     def _watch(self) -> None:
@@ -228,7 +232,7 @@ def _decoded(body: bytes, shape: Any) -> Any:
     try:
         return msgspec.json.decode(body, type=shape)
     except msgspec.MsgspecError as error:
-        raise UsageError(f"not understood: {error}") from error
+        raise UsageError(f"not understood: {error}", code="ZL-WEB-01") from error
 
 
 ROUTES = [

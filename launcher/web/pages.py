@@ -62,7 +62,7 @@ def compare(request: Request) -> Response:
         gather.run_page(found, board.state_of(found)) for found in map(board.find, request.query_params.getlist("run"))
     ]
     if len(pages) < 2:
-        raise RunNotFound("tick at least two runs")
+        raise RunNotFound("tick at least two runs", code="ZL-WEB-01")
     title = ", ".join(one["name"] for one in pages)
     return page(write.comparison_text(title, pages, [{}] * len(pages), [], live=True))
 

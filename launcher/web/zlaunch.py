@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from launcher.machine import process, trainer
+from launcher.machine.language import spoken
 from launcher.machine.process import LineProcess
 from launcher.rundir import find
 
@@ -32,6 +33,7 @@ def _argv(words: Sequence[str]) -> list[str]:
 
 def _environment() -> dict[str, str]:
     ours = {"ZLAUNCH_RUNS": str(find.runs_root().absolute()), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+    ours[spoken.LANGUAGE] = "en"  # the page reads what they print, and shows it in both languages
     return {**os.environ, **ours}
 
 

@@ -64,8 +64,8 @@ def test_every_end_has_a_cause_and_an_exit_status(
 
 
 def test_advice_stands_behind_an_arrow(capsys: pytest.CaptureFixture[str]) -> None:
-    assert report(UserError("no", "do this", "or that"), None, None, 0) == 2
-    assert capsys.readouterr().err == "error: no\n  -> do this\n  -> or that\n"
+    assert report(UserError("no", "do this", "or that", code="ZL-GPU-02"), None, None, 0) == 2
+    assert capsys.readouterr().err == "error[ZL-GPU-02]: no\n  -> do this\n  -> or that\n"
 
 
 def test_a_log_on_a_full_disk_takes_away_neither_the_status_nor_the_account(

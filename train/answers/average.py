@@ -33,7 +33,9 @@ def averaged(run: Path, checkpoints: Sequence[Path]) -> Path:
         shutil.rmtree(place, ignore_errors=True)
         temporary.rename(place)
     except OSError as error:
-        raise UserError(f"the average cannot be written to {place}: {error.strerror or error}") from error
+        raise UserError(
+            f"the average cannot be written to {place}: {error.strerror or error}", code="ZL-FILE-02"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return place / "adapter"
@@ -48,12 +50,12 @@ def _write_mean(files: Sequence[Path], out: Path) -> None:
     opened: list[Any] = [safe_open(file, "pt") for file in files]  # it has no types
     names = [sorted(one.keys()) for one in opened]
     if any(other != names[0] for other in names):
-        raise UserError("the checkpoints hold other weights, so they have no average")
+        raise UserError("the checkpoints hold other weights, so they have no average", code="ZL-RUN-09")
     mean = {}
     for name in names[0]:
         tensors = [one.get_tensor(name) for one in opened]
         if any(tensor.shape != tensors[0].shape for tensor in tensors):
-            raise UserError(f"the checkpoints hold other shapes of {name}, so they have no average")
+            raise UserError(f"the checkpoints hold other shapes of {name}, so they have no average", code="ZL-RUN-09")
         mean[name] = torch.stack([tensor.double() for tensor in tensors]).mean(0).to(tensors[0].dtype)
     save_file(mean, out, metadata=opened[0].metadata())
 

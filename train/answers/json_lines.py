@@ -52,11 +52,13 @@ def request_of(line: str) -> tuple[Turns, dict[str, Any]]:
         turns = [(str(role), str(text)) for role, text in given["turns"]]
         options = {key: kind(given[key]) for key, kind in _OPTIONS.items() if given.get(key) is not None}
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-        raise UserError(f"not a conversation: {type(error).__name__}: {error}") from None
+        raise UserError(f"not a conversation: {type(error).__name__}: {error}", code="ZL-WEB-01") from None
     if not turns or turns[-1][0] != "user" or any(role not in ("user", "assistant") for role, _ in turns):
-        raise UserError("a conversation has turns of `user` and `assistant`, and ends with the user's")
+        raise UserError(
+            "a conversation has turns of `user` and `assistant`, and ends with the user's", code="ZL-WEB-01"
+        )
     if not 0 <= options.get("temperature", 0.0) < math.inf or options.get("max_new_tokens", 1) < 1:
-        raise UserError("temperature is at least 0, and max_new_tokens at least 1")
+        raise UserError("temperature is at least 0, and max_new_tokens at least 1", code="ZL-WEB-01")
     return turns, options
 
 

@@ -126,7 +126,9 @@ def measured(metric: str, pairs: Pairs) -> float:
     try:
         return FUNCTIONS[metric](pairs)
     except ImportError as error:
-        raise UserError(f"eval.keep_best: {metric} cannot be measured: {error}", "set eval.keep_best: loss") from error
+        raise UserError(
+            f"eval.keep_best: {metric} cannot be measured: {error}", "set eval.keep_best: loss", code="ZL-PLAN-01"
+        ) from error
 
 
 def kind_of(task: str | None, pairs: Pairs) -> Kind:

@@ -43,7 +43,7 @@ class TrainedAdapter:
                 return load_plain(self.config, source, dtype, device=device)
         except OSError as error:
             said = f"the base model {self.base} of {self.directory} cannot be loaded: {first_line(error)}"
-            raise UserError(said) from error
+            raise UserError(said, code="ZL-MODEL-03") from error
 
 
 def find_adapter(run: Path, which: str | None = None) -> TrainedAdapter:
@@ -61,7 +61,9 @@ def _finished_or_newest(run: Path) -> Path:
     places = itertools.chain([run], undamaged(run / "checkpoints", _warn_of_damage))
     directory = next((place / "adapter" for place in places if (place / "adapter" / _CONFIG).is_file()), None)
     if directory is None:
-        raise UserError(f"{run} has no adapter yet", "a run has one after its first checkpoint or at its end")
+        raise UserError(
+            f"{run} has no adapter yet", "a run has one after its first checkpoint or at its end", code="ZL-RUN-07"
+        )
     return directory
 
 
@@ -78,9 +80,11 @@ def _chosen(run: Path, which: str) -> Path:
     if place not in here:
         listed = ", ".join(path.name for path in here) or "none"
         advice = "`zlaunch pull RUN --checkpoints` brings those of other hosts here"
-        raise UserError(f"{run.name} has no complete checkpoint {place.name} here; it has: {listed}", advice)
+        raise UserError(
+            f"{run.name} has no complete checkpoint {place.name} here; it has: {listed}", advice, code="ZL-RUN-09"
+        )
     if reason := damage(place):
-        raise UserError(f"the checkpoint {place.name} is damaged: {reason}", "name another one")
+        raise UserError(f"the checkpoint {place.name} is damaged: {reason}", "name another one", code="ZL-RUN-09")
     return place / "adapter"
 
 
@@ -95,6 +99,7 @@ def _best(run: Path) -> str:
         raise UserError(
             f"{run.name} has no best checkpoint: no measurements on data.eval were compared",
             "a run compares them by eval.keep_best where it has data.eval and eval.every is not 0",
+            code="ZL-RUN-09",
         )
     return f"step-{found['step']}"
 
@@ -106,6 +111,7 @@ def _average(run: Path, count: int) -> Path:
         raise UserError(
             f"{run.name} has {len(found)} of the {count} checkpoints to average: {listed}",
             f"train with train.keep_checkpoints: {count}",
+            code="ZL-RUN-09",
         )
     return averaged(run, found[::-1])
 

@@ -224,7 +224,11 @@ def _make(
     try:
         _write(temporary, paths, shown, recipe, share, processes, read)
         if changed():  # else later runs would take these tokens for the earlier content
-            raise DataError(f"{', '.join(shown)}: changed while being read", "start again when nothing writes to it")
+            raise DataError(
+                f"{', '.join(shown)}: changed while being read",
+                "start again when nothing writes to it",
+                code="ZL-DATA-06",
+            )
         with suppress_if_there(place / "meta.json"):
             temporary.rename(place)
     finally:

@@ -63,7 +63,7 @@ class Part:
         try:
             return tuple(_up_to(found[place], count) for place, count in zip(wanted, answers, strict=True))
         except KeyError:
-            raise DataError("the records changed during the run") from None
+            raise DataError("the records changed during the run", code="ZL-DATA-06") from None
 
     def record(self, sequence: int) -> Record:
         """The whole conversation of a sequence."""
@@ -138,9 +138,13 @@ class Data:
         parts = split.parts(entry, self.config.data)
         part = self._part("train", self.config.data.train_sources, entry, chosen=parts and parts.trained)
         if not len(part.tokens):
-            raise DataError(nothing_to_train(self.config.data, parts))
+            raise DataError(nothing_to_train(self.config.data, parts), code="ZL-DATA-03")
         if not part.sampler(self.config.train.seed).epoch_size:
-            raise DataError(NOTHING_AT_WEIGHT, "a weight is how many times an epoch sees each record of its source")
+            raise DataError(
+                NOTHING_AT_WEIGHT,
+                "a weight is how many times an epoch sees each record of its source",
+                code="ZL-DATA-03",
+            )
         return part
 
     def eval(self, tokenizer: Any) -> Part | None:
@@ -157,7 +161,9 @@ class Data:
         else:
             part = self._part("eval", sources, self._entry(tokenizer, sources), limit)
         if not len(part.tokens):
-            raise DataError(NOTHING_TO_EVALUATE, "`zlaunch data check` shows what becomes of its records")
+            raise DataError(
+                NOTHING_TO_EVALUATE, "`zlaunch data check` shows what becomes of its records", code="ZL-DATA-03"
+            )
         return part
 
     def first_from(self, tokenizer: Any, least: int) -> tuple[str, int, int] | None:

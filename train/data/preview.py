@@ -33,7 +33,7 @@ def preview(recipe: Recipe, paths: Sequence[str], *, first: int = FIRST, place: 
         for entry in _entries(tokenizer, shown, line, value)
     ]
     if not entries:
-        raise DataError(f"there is no record {place}" if place else "the files hold no record")
+        raise DataError(f"there is no record {place}" if place else "the files hold no record", code="ZL-DATA-03")
     return {"records": entries}
 
 

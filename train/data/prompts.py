@@ -65,10 +65,12 @@ def _no_form(thinking: str) -> UserError:
         return UserError(
             "model.thinking is on, but the chat template does not show the thoughts of an answer",
             "set model.thinking: auto, or give data.chat_template a template that shows them",
+            code="ZL-MODEL-05",
         )
     return UserError(
         "no form of the chat template shows a text answer behind what it asks for one with (add_generation_prompt)",
         "give data.chat_template a template of your own",
+        code="ZL-MODEL-05",
     )
 
 
@@ -85,6 +87,7 @@ def _plain_template(tokenizer: Any) -> str:
         raise UserError(
             f"the tokenizer begins every text with tokens that a template cannot write: {opening!r}",
             "give data.chat_template a template of your own",
+            code="ZL-MODEL-05",
         )
     if not opening:
         return PLAIN_TEMPLATE

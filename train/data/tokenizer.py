@@ -105,18 +105,22 @@ class Tokenizer:
             except TemplateRefusal as error:
                 if len(probe) > 2:  # a template for single questions
                     continue
-                raise UserError(str(error), "give data.chat_template a template of your own") from None
+                raise UserError(
+                    str(error), "give data.chat_template a template of your own", code="ZL-MODEL-05"
+                ) from None
             theirs = tokenizer(text, add_special_tokens=False)["input_ids"]
             if text != render(tokenizer, probe) or self.encode([text])[0].ids != theirs:
                 raise UserError(
                     "the chat template or tokenizer of this model gives other results inside transformers than outside",
                     "give data.chat_template a plain template",
+                    code="ZL-MODEL-05",
                 )
             asked = tokenizer(render(tokenizer, probe[:-1], add_generation_prompt=True), add_special_tokens=False)
             if asked["input_ids"] != self.prompt_ids(probe[:-1]):
                 raise UserError(
                     "the chat template of this model asks for an answer otherwise than it shows one",
                     "give data.chat_template a template whose add_generation_prompt writes what stands before answers",
+                    code="ZL-MODEL-05",
                 )
 
     def chunk(self, chunk: Chunk) -> Chunked:
@@ -386,7 +390,7 @@ def tokenize(tokenizer: Any, records: Sequence[Record], *, max_length: int, over
     own.compare(tokenizer)
     done = own.records(records)
     if done.problems:
-        raise UserError(done.problems[0].text)
+        raise UserError(done.problems[0].text, code="ZL-DATA-02")
     offsets = np.concatenate([[0], np.cumsum(done.lengths, dtype=np.int64)]).astype(np.int64)
     return Tokens(
         done.tokens,

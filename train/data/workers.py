@@ -80,6 +80,7 @@ class _Children:
             raise TrainError(
                 f"a process that tokenized {chunk.shown} died (exit status {status})",
                 "a status of -9 usually means that the machine ran out of memory",
+                code="ZL-TRAIN-04",
             ) from error
         finally:
             self.idle.put(child)

@@ -40,7 +40,7 @@ def export(run: Path, kind: str, out: Path, tell: Print = print, which: str | No
     except Exception as error:
         if is_disk_full(error):
             advice = "free some space, or name a directory elsewhere with --out"
-            raise UserError(f"{out} cannot be written: no space left on the disk", advice) from error
+            raise UserError(f"{out} cannot be written: no space left on the disk", advice, code="ZL-FILE-03") from error
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -52,12 +52,14 @@ def _temporary_for(out: Path) -> Path:
     temporary = out.with_name(f".{out.name}.tmp")
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UserError(f"{out} exists already", "name a new directory with --out, or remove this one")
+            raise UserError(
+                f"{out} exists already", "name a new directory with --out, or remove this one", code="ZL-FILE-01"
+            )
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
     except OSError as error:
         advice = "name a directory elsewhere with --out"
-        raise UserError(f"{out} cannot be written: {error.strerror}", advice) from error
+        raise UserError(f"{out} cannot be written: {error.strerror}", advice, code="ZL-FILE-02") from error
     return temporary
 
 

@@ -24,6 +24,7 @@ class MergeError(TrainError):
     """The merged model is not the trained one."""
 
     cause = "bad_configuration"
+    code = "ZL-EXPORT-02"
 
 
 def merge(adapter: TrainedAdapter, tell: Print) -> Any:
@@ -53,7 +54,9 @@ def merge(adapter: TrainedAdapter, tell: Print) -> Any:
     try:
         merged = adapted.merge_and_unload(safe_merge=True)
     except (RuntimeError, ValueError, NotImplementedError) as error:
-        raise UserError(f"this adapter cannot be merged: {first_line(error)}", "export --to adapter") from error
+        raise UserError(
+            f"this adapter cannot be merged: {first_line(error)}", "export --to adapter", code="ZL-EXPORT-01"
+        ) from error
     if merged.get_output_embeddings() is not None and not _is_tied(merged):
         merged.config.get_text_config().tie_word_embeddings = merged.config.tie_word_embeddings = False
     result = _logits(merged)

@@ -106,6 +106,7 @@ def _not_imported(what: str) -> UserError:
     return UserError(
         f"Ollama cannot import {what}",
         "export --to merged, then make a GGUF file with llama.cpp's convert_hf_to_gguf.py",
+        code="ZL-EXPORT-01",
     )
 
 
@@ -186,6 +187,7 @@ def _refusal() -> UserError:
     return UserError(
         "this model's chat template depends on more than roles and contents; Ollama's templates cannot express that",
         "export --to merged, and write the Modelfile by hand",
+        code="ZL-EXPORT-01",
     )
 
 

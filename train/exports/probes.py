@@ -62,6 +62,7 @@ def record(
                 f"the export would ask otherwise than training did: {exported.decode(given)!r} instead of "
                 f"{exported.decode(trained)!r}",
                 "export --to adapter, and use zlaunch generate or chat",
+                code="ZL-EXPORT-02",
             )
         prompts.append({"messages": as_messages(turns), "trained_ids": trained, "prompt_ids": given, "agree": True})
     facts = {

@@ -19,6 +19,7 @@ class ServerError(TrainError):
     """The server failed, which says nothing about the model."""
 
     cause = "bad_configuration"
+    code = "ZL-EXPORT-03"
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,15 @@ class Server:
         """The server and the model to ask. Raises UserError if that is not clear, ServerError if it does not answer."""
         root = url.rstrip("/").removesuffix("/v1")
         if urllib.parse.urlsplit(root).scheme not in ("http", "https"):
-            raise UserError(f"--server: {url} is not a URL", "give one such as http://127.0.0.1:8000")
+            raise UserError(
+                f"--server: {url} is not a URL", "give one such as http://127.0.0.1:8000", code="ZL-EXPORT-03"
+            )
         names = [str(found.get("id")) for found in _call(f"{root}/v1/models").get("data") or []]
         if model is None and len(names) != 1:
             raise UserError(
                 f"--server: {url} serves {len(names)} models: {', '.join(names) or 'none'}",
                 "name the export's with --server-model",
+                code="ZL-EXPORT-03",
             )
         return Server(root, names[0] if model is None else model)
 

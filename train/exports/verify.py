@@ -129,7 +129,7 @@ def _fresh(request: dict[str, Any]) -> list[dict[str, Any]]:
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, cwd=request["directory"])
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise TrainError(f"{request['directory']} cannot be loaded and asked by itself: {last[0]}")
+        raise TrainError(f"{request['directory']} cannot be loaded and asked by itself: {last[0]}", code="ZL-EXPORT-02")
     found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     return found
 

@@ -33,7 +33,9 @@ def download(model: Model, *, weights: bool = True, fetched: Fetched | None = No
     """Return the local directory of `model` (source `huggingface` or `modelscope`). Raises UserError if that fails."""
     if model.path.startswith(("/", ".", "~")) or model.path.count("/") > 1:
         raise UserError(
-            f"model.path: there is no directory {model.path}", "give a hub id (owner/name) or a local directory"
+            f"model.path: there is no directory {model.path}",
+            "give a hub id (owner/name) or a local directory",
+            code="ZL-MODEL-01",
         )
     return _HUBS[model.source](model, weights, fetched or (lambda done, total: None))
 
@@ -71,11 +73,13 @@ def _from_huggingface(model: Model, weights: bool, fetched: Fetched) -> Path:
         raise UserError(
             f"model.path: the hub has no {model.path}{f' at {model.revision}' if model.revision else ''}",
             "check the spelling; a private or gated model needs HF_TOKEN in `secrets`",
+            code="ZL-MODEL-01",
         ) from error
     except (LocalEntryNotFoundError, OSError) as error:
         raise UserError(
             f"model.path: {model.path} is neither a local directory nor in the cache, and the hub cannot be reached",
             "set HF_ENDPOINT to a mirror, use model.source=modelscope, or give a local directory",
+            code="ZL-MODEL-09",
         ) from error
 
 
@@ -83,7 +87,9 @@ def _from_modelscope(model: Model, weights: bool, fetched: Fetched) -> Path:
     try:
         from modelscope import HubApi, snapshot_download
     except ImportError:
-        raise UserError("model.source=modelscope needs the package `modelscope`", "pip install modelscope") from None
+        raise UserError(
+            "model.source=modelscope needs the package `modelscope`", "pip install modelscope", code="ZL-MACHINE-02"
+        ) from None
 
     def names() -> list[str]:
         return [file["Path"] for file in HubApi().get_model_files(model.path, revision=model.revision)]
@@ -93,7 +99,9 @@ def _from_modelscope(model: Model, weights: bool, fetched: Fetched) -> Path:
         options = _counting_bytes(fetched)
         return Path(snapshot_download(model.path, revision=model.revision, ignore_patterns=skipped, **options))
     except Exception as error:  # its errors have no common base class
-        raise UserError(f"model.path: ModelScope could not provide {model.path}: {error}") from error
+        raise UserError(
+            f"model.path: ModelScope could not provide {model.path}: {error}", code="ZL-MODEL-09"
+        ) from error
 
 
 def _counting_bytes(fetched: Fetched) -> dict[str, Any]:

@@ -38,6 +38,7 @@ def stay_offline_unless_reachable(models: Iterable[str], data_sets: Iterable[str
                 f"{'hub:' if kind == 'datasets' else 'model.path: '}{name} is not in the cache, and {address} does not "
                 f"answer: {reason}",
                 "set HF_ENDPOINT to a mirror, or give files and directories of this machine",
+                code="ZL-MODEL-09",
             )
     os.environ["HF_HUB_OFFLINE"] = "1"
     return f"{address} does not answer ({reason}), so only what is in the cache can be used"

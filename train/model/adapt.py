@@ -119,5 +119,5 @@ def _continue_adapter(config: TrainConfig, loaded: Loaded) -> Any:
         sizes = isinstance(error, RuntimeError) and type(error).__name__ != "OutOfMemoryError"
         if not isinstance(error, UserError) and (is_fault_of_files(error) or sizes):
             said = f"lora.adapter: {place} does not fit this base model: {first_line(error)}"
-            raise UserError(said) from error
+            raise UserError(said, code="ZL-MODEL-07") from error
         raise

@@ -90,7 +90,7 @@ def _converted(base: BaseModel, rundir: RunDir) -> BaseModel:
     try:
         place = converted(base.directory, tell, cache_directory())
     except ConversionError as error:
-        raise UserError(f"model.path: {error}") from error
+        raise UserError(f"model.path: {error}", code="ZL-MODEL-02") from error
     return BaseModel(place, str(place))
 
 
@@ -112,14 +112,16 @@ def recorded_adapter(place: Path) -> dict[str, Any]:
     """The adapter_config.json of a LoRA adapter. Raises UserError if there is no such adapter."""
     advice = "name the adapter/ of a finished run"
     if not (place / "adapter_config.json").is_file():
-        raise UserError(f"lora.adapter: {place} has no adapter_config.json", advice)
+        raise UserError(f"lora.adapter: {place} has no adapter_config.json", advice, code="ZL-MODEL-07")
     if not any(place.glob("adapter_model.*")):
-        raise UserError(f"lora.adapter: {place} has no adapter_model.safetensors", advice)
+        raise UserError(f"lora.adapter: {place} has no adapter_model.safetensors", advice, code="ZL-MODEL-07")
     recorded = read_json(place / "adapter_config.json") or {}
     kind = recorded.get("peft_type")
     if kind != "LORA":
         raise UserError(
-            f"lora.adapter: {place}/adapter_config.json is not of a LoRA adapter (peft_type: {kind})", advice
+            f"lora.adapter: {place}/adapter_config.json is not of a LoRA adapter (peft_type: {kind})",
+            advice,
+            code="ZL-MODEL-07",
         )
     return recorded
 
@@ -134,10 +136,10 @@ def with_adapter(config: TrainConfig) -> tuple[TrainConfig, str]:
     place = Path(config.lora.adapter).expanduser()
     found = continued(config.lora, recorded_adapter(place))
     if found.refused:
-        raise UserError(f"lora.adapter: {place}: {'; '.join(found.refused)}", ADVICE)
+        raise UserError(f"lora.adapter: {place}: {'; '.join(found.refused)}", ADVICE, code="ZL-MODEL-07")
     if found.only_peft and config.train.engine not in ("auto", "peft"):
         said = f"lora.adapter: {place}: only PEFT continues an adapter with {found.only_peft}"
-        raise UserError(said, "set train.engine: peft")
+        raise UserError(said, "set train.engine: peft", code="ZL-MODEL-07")
     train = replace(config.train, engine="peft") if found.only_peft else config.train
     return replace(config, lora=found.lora, train=train), str(found)
 
@@ -213,20 +215,33 @@ def _check_complete(path: Path) -> None:
             raise UserError(
                 f"model.path: {path} holds an adapter, not a model",
                 "name its base model here, and the adapter as lora.adapter to train it further",
+                code="ZL-MODEL-03",
             )
-        raise UserError(f"model.path: {path} has no config.json", "it must be a directory in transformers' format")
+        raise UserError(
+            f"model.path: {path} has no config.json",
+            "it must be a directory in transformers' format",
+            code="ZL-MODEL-02",
+        )
     if read_config(path) is None:
-        raise UserError(f"model.path: {path / 'config.json'} is not a JSON object", "download it again")
+        raise UserError(
+            f"model.path: {path / 'config.json'} is not a JSON object", "download it again", code="ZL-MODEL-02"
+        )
     index = _index_read(path)
     if index is None:
         return
     try:
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"model.path: {index} is not a readable index", "download it again") from None
+        raise UserError(
+            f"model.path: {index} is not a readable index", "download it again", code="ZL-MODEL-02"
+        ) from None
     missing = sorted(shard for shard in shards if not (path / shard).is_file())
     if missing:
-        raise UserError(f"model.path: {path} lacks {', '.join(missing)}, which {index.name} names", "download them")
+        raise UserError(
+            f"model.path: {path} lacks {', '.join(missing)}, which {index.name} names",
+            "download them",
+            code="ZL-MODEL-02",
+        )
 
 
 def _index_read(path: Path) -> Path | None:

@@ -30,9 +30,13 @@ def check_settings(config: TrainConfig, family: Family) -> None:
     """Raise UserError for settings that cannot work together. The launcher checks the same where it can."""
     refusals = compat.check(_combination(config, family))
     if refusals:
-        raise UserError(refusals[0].reason, *(f"set {refusal.instead}" for refusal in refusals))
+        raise UserError(refusals[0].reason, *(f"set {refusal.instead}" for refusal in refusals), code="ZL-PLAN-01")
     if config.train.engine == "unsloth" and not _has_unsloth():
-        raise UserError("train.engine=unsloth, but Unsloth is not installed here", "set train.engine: auto or peft")
+        raise UserError(
+            "train.engine=unsloth, but Unsloth is not installed here",
+            "set train.engine: auto or peft",
+            code="ZL-TRAIN-06",
+        )
 
 
 def choose_engine(config: TrainConfig, family: Family) -> EngineChoice:

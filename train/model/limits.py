@@ -31,7 +31,7 @@ def check(config: TrainConfig, base: BaseModel, tokenizer: Any, first_from: Firs
     found = read_config(base.directory) or {}
     for refusal in compat.check_length(config.data.max_length, families.max_positions(found)):
         if config.model.source != "random":
-            raise UserError(refusal.reason, f"set {refusal.instead}")
+            raise UserError(refusal.reason, f"set {refusal.instead}", code="ZL-PLAN-01")
     rows = rows_of(found)
     # Some models have a token more than rows, for images or padding. Only a record with such a token is a mistake.
     if rows is None or max(tokenizer.get_vocab().values()) < rows:
@@ -44,6 +44,7 @@ def check(config: TrainConfig, base: BaseModel, tokenizer: Any, first_from: Firs
             f"{base.name} has embeddings for the ids below {rows} only",
             "use the tokenizer that belongs to the model, or fit the model to its tokenizer with "
             "resize_token_embeddings(len(tokenizer)) of transformers and save both",
+            code="ZL-MODEL-08",
         )
 
 
@@ -57,6 +58,11 @@ def check_prompt(model: Any, ids: Sequence[int]) -> None:
     """Raise UserError for a prompt that the model cannot read."""
     most, rows = families.max_positions(model.config.to_dict()), model.get_input_embeddings().weight.shape[0]
     if most is not None and len(ids) >= most:
-        raise UserError(f"the conversation has {len(ids)} tokens, and the model only {most} positions")
+        raise UserError(
+            f"the conversation has {len(ids)} tokens, and the model only {most} positions", code="ZL-MODEL-08"
+        )
     if max(ids) >= rows:
-        raise UserError(f"the conversation needs the token id {max(ids)}, and the model has only ids below {rows}")
+        raise UserError(
+            f"the conversation needs the token id {max(ids)}, and the model has only ids below {rows}",
+            code="ZL-MODEL-08",
+        )

@@ -8,7 +8,7 @@ peft      transformers and PEFT: any causal language model; never imports unslot
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from train.dist import World, quiet
 from train.errors import UserError, first_line, is_disk_full
 from train.model import limits
 from train.model.base import BaseModel, read_config, register_types
-from train.model.load_shares import each_rank_reads_its_share
 
 
 @dataclass(frozen=True)
@@ -133,6 +132,7 @@ def load_plain(
         raise UserError(
             f"model.path: {source} has no {missing[0]}, nor {len(missing) - 1} more weights of {type(model).__name__}",
             "download it again, or name a checkpoint of this architecture",
+            code="ZL-MODEL-02",
         )
     _keep_four_bit_unpacked(model)
     return model
@@ -171,8 +171,7 @@ def _load_transformers(
     """`checkpointing` allows that of transformers, where the job wants it; the fused layers bring their own."""
     keep_alive = _zero3_loading(ds_config) if ds_config and config.train.zero_stage == 3 else None
     on_gpu = config.device == "cuda" and keep_alive is None  # ZeRO-3 places the parameters itself
-    with each_rank_reads_its_share() if keep_alive is not None else nullcontext():
-        model = load_plain(config, base.directory, dtype, device=world.device if on_gpu else None)
+    model = load_plain(config, base.directory, dtype, device=world.device if on_gpu else None)
     if checkpointing and config.train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
@@ -251,13 +250,13 @@ def _explained(error: Exception, base: BaseModel) -> UserError:
         said = "the sizes of its weights differ from its config.json"
     if "trust_remote_code" in str(error):
         advice = "set model.trust_remote_code: true if you trust the code that comes with it"
-    return UserError(f"model.path: {base.name} cannot be loaded: {said}", advice)
+    return UserError(f"model.path: {base.name} cannot be loaded: {said}", advice, code="ZL-MODEL-03")
 
 
 def _check_tokenizer(tokenizer: Any, base: BaseModel) -> None:
     """Make sure of a padding token. Raises UserError for a tokenizer that cannot be used."""
     if tokenizer.eos_token_id is None:
-        raise UserError(f"the tokenizer of {base.name} has no end-of-sequence token")
+        raise UserError(f"the tokenizer of {base.name} has no end-of-sequence token", code="ZL-MODEL-04")
     rows = limits.rows_of(read_config(base.directory) or {})
     if tokenizer.pad_token_id is None or (rows is not None and tokenizer.pad_token_id >= rows):
         tokenizer.pad_token = tokenizer.eos_token  # padding is looked up in the embeddings too
@@ -265,4 +264,5 @@ def _check_tokenizer(tokenizer: Any, base: BaseModel) -> None:
         raise UserError(
             f"the tokenizer of {base.name} is not a fast one; only fast tokenizers report where in the text a token is",
             "add a tokenizer.json to the model (transformers can convert most tokenizers)",
+            code="ZL-MODEL-04",
         )

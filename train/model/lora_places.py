@@ -105,6 +105,7 @@ class _Wanted:
                 raise UserError(
                     f"lora.target_modules has {one} without {other}, and this model's experts hold both in one weight",
                     f"name {other} too, or neither",
+                    code="ZL-MODEL-06",
                 )
 
 
@@ -194,6 +195,7 @@ def _check_experts(lora: Lora) -> None:
         raise UserError(
             f"lora.target_modules names the model's experts, and PEFT has no {setting} for them",
             f"leave {setting} out, or name only layers of attention: [q_proj, k_proj, v_proj, o_proj]",
+            code="ZL-MODEL-06",
         )
 
 

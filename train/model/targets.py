@@ -80,9 +80,9 @@ def _read_object(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"model.path: cannot read {file}: {first_line(error)}") from None
+        raise UserError(f"model.path: cannot read {file}: {first_line(error)}", code="ZL-MODEL-02") from None
     if not isinstance(found, dict):
-        raise UserError(f"model.path: {file} is not a JSON object")
+        raise UserError(f"model.path: {file} is not a JSON object", code="ZL-MODEL-02")
     return found
 
 
@@ -101,7 +101,11 @@ def check_continued(asked: str | tuple[str, ...], adapter: Any, model: Any) -> N
     wanted, held = modules(_maybe_include_all_linear_layers(job, model)), modules(adapter)
     if wanted != held:
         other = sorted(wanted ^ held)
-        raise UserError(f"{TARGETS} names other modules than the adapter: {other[0]}, {len(other)} in all", ADVICE)
+        raise UserError(
+            f"{TARGETS} names other modules than the adapter: {other[0]}, {len(other)} in all",
+            ADVICE,
+            code="ZL-MODEL-06",
+        )
 
 
 def explain(error: Exception) -> UserError | None:
@@ -109,13 +113,13 @@ def explain(error: Exception) -> UserError | None:
     text = str(error)
     unfit = re.match(r"Target module (\w+)\(", text)
     if unfit:
-        return UserError(f"{TARGETS}: LoRA does not support modules of type {unfit[1]}")
+        return UserError(f"{TARGETS}: LoRA does not support modules of type {unfit[1]}", code="ZL-MODEL-06")
     first = first_line(error)
     if re.search(r"target.modules?\b", text, re.IGNORECASE):
-        return UserError(f"{TARGETS}: {first}")
+        return UserError(f"{TARGETS}: {first}", code="ZL-MODEL-06")
     if first.startswith("Unsloth: Module = "):  # on a GPU it trains only head, embeddings and norms in full
-        return UserError(f"{WHOLE}: {first}", "set train.engine: peft")
-    return UserError(f"{WHOLE}: {first}") if "modules_to_save" in text else None
+        return UserError(f"{WHOLE}: {first}", "set train.engine: peft", code="ZL-MODEL-06")
+    return UserError(f"{WHOLE}: {first}", code="ZL-MODEL-06") if "modules_to_save" in text else None
 
 
 def trained_modules(parameters: Iterable[str]) -> str:
@@ -134,11 +138,12 @@ def _check_pattern(pattern: str, names: list[str]) -> None:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"{TARGETS}: {pattern!r} is not a regular expression: {error}") from None
+        raise UserError(f"{TARGETS}: {pattern!r} is not a regular expression: {error}", code="ZL-MODEL-06") from None
     if not any(map(compiled.fullmatch, names)):
         raise UserError(
             f"{TARGETS}: the regular expression {pattern!r} matches the full name of no module",
             f"a full name is {max(names, key=len)}; to name layers, write a list: [q_proj, v_proj]",
+            code="ZL-MODEL-06",
         )
 
 
@@ -148,4 +153,8 @@ def _check_names(key: str, wanted: Iterable[str], names: list[str], known: list[
         if not any(name == one or name.endswith(f".{one}") for name in names):
             near = sorted(dict.fromkeys(known), key=lambda name: -SequenceMatcher(None, one, name).ratio())
             more = f" and {len(near) - _SHOWN} more" if len(near) > _SHOWN else ""
-            raise UserError(f"{key}: this model has no module {one!r}", f"it has {', '.join(near[:_SHOWN])}{more}")
+            raise UserError(
+                f"{key}: this model has no module {one!r}",
+                f"it has {', '.join(near[:_SHOWN])}{more}",
+                code="ZL-MODEL-06",
+            )

@@ -50,5 +50,5 @@ def _converted(local: Path, temporary: Path, *, weights: bool = True) -> str:
         conversion.write_tokenizer(source, recipe, temporary)
         conversion.write_config(source, recipe, temporary)
     except ConversionError as error:
-        raise UserError(str(error)) from None
+        raise UserError(str(error), code="ZL-MODEL-04") from None
     return str(temporary)

@@ -38,16 +38,20 @@ def files_of_directory(place: Path, split: str | None = None) -> list[str]:
     """
     splits = _splits(place)
     if not splits:
-        raise DataError(f"{place}: no file of records in this directory ({', '.join(sorted(SUFFIXES))})")
+        raise DataError(
+            f"{place}: no file of records in this directory ({', '.join(sorted(SUFFIXES))})", code="ZL-DATA-04"
+        )
     names = ", ".join(splits)
     if split is None and len(splits) > 1:
         likely = "train" if "train" in splits else next(iter(splits))
-        raise DataError(f"{place} holds several splits: {names}", f"name one of them: {place}:{likely}")
+        raise DataError(
+            f"{place} holds several splits: {names}", f"name one of them: {place}:{likely}", code="ZL-DATA-04"
+        )
     if split is None:
         split = next(iter(splits))
     name = split if split in splits else _ALIASES.get(split, split)  # a folder may have the name of an alias
     if name not in splits:
-        raise DataError(f"{place} has no split {split!r}", f"it holds {names}")
+        raise DataError(f"{place} has no split {split!r}", f"it holds {names}", code="ZL-DATA-04")
     return [file for found in splits[name] for file in (files_of_directory(found) if found.is_dir() else [str(found)])]
 
 
@@ -64,6 +68,7 @@ def _splits(place: Path) -> dict[str, list[Path]]:
         raise DataError(
             f"{place} holds records of its own, such as {own[0].name}, and in {', '.join(one.name for one in inner)}",
             "name the files or the folder to train on",
+            code="ZL-DATA-04",
         )
     if len(inner) == 1:
         return _splits(inner[0])
@@ -99,7 +104,9 @@ def hub_files(path: str) -> list[str]:
     name, *rest = re.split(r":(?![^\[]*\])", path.removeprefix("hub:"))
     config, split = rest if len(rest) == 2 else (None, rest[0] if rest else "train")
     if len(rest) > 2 or not name:
-        raise DataError(f"{path}: expected hub:owner/name, hub:owner/name:split or hub:owner/name:config:split")
+        raise DataError(
+            f"{path}: expected hub:owner/name, hub:owner/name:split or hub:owner/name:config:split", code="ZL-DATA-07"
+        )
     return hub.once(f"data-{name}:{config or ''}:{split}", lambda: list(_fetched(path, name, config, split)))
 
 
@@ -107,7 +114,7 @@ def _fetched(path: str, name: str, config: str | None, split: str) -> Iterable[s
     try:
         from datasets import load_dataset
     except ImportError:
-        raise DataError(f"{path} needs the package `datasets`", "pip install datasets") from None
+        raise DataError(f"{path} needs the package `datasets`", "pip install datasets", code="ZL-MACHINE-02") from None
     try:
         with fetching_counted(name):
             data = load_dataset(name, config, split=split)
@@ -116,6 +123,7 @@ def _fetched(path: str, name: str, config: str | None, split: str) -> Iterable[s
         raise DataError(
             f"{path}: cannot load the data set: {first}",
             "check the spelling and the split; a private one needs HF_TOKEN in `secrets`; offline it must be cached",
+            code="ZL-DATA-07",
         ) from None
     if "[" in split or "+" in split:  # its cache files hold the whole splits
         import hashlib

@@ -32,7 +32,7 @@ def chunks(path: str) -> Iterator[Chunk]:
             else:
                 yield from _READERS[kind].cut(file, shown)
         except OSError as error:
-            raise DataError(f"cannot read {shown}: {error.strerror or error}") from None
+            raise DataError(f"cannot read {shown}: {error.strerror or error}", code="ZL-DATA-01") from None
 
 
 def objects(chunk: Chunk, columns: Collection[str] = ()) -> Objects:
@@ -55,7 +55,9 @@ def files(path: str) -> list[tuple[str, str]]:
     place = Path(path)
     kind_of(path)
     if not place.exists():
-        raise DataError(f"no such data file: {path}", "data.train and data.eval name files of records")
+        raise DataError(
+            f"no such data file: {path}", "data.train and data.eval name files of records", code="ZL-DATA-01"
+        )
     return [(path, path)]
 
 
@@ -63,7 +65,9 @@ def kind_of(file: str) -> str:
     kind = SUFFIXES.get(Path(file).suffix.lower())
     if kind is None:
         advice = [text for suffixes, text in _ADVICE if Path(file).suffix.lower() in suffixes]
-        raise DataError(f"{file}: unknown kind of file; known: {', '.join(sorted(SUFFIXES))}", *advice)
+        raise DataError(
+            f"{file}: unknown kind of file; known: {', '.join(sorted(SUFFIXES))}", *advice, code="ZL-DATA-04"
+        )
     return kind
 
 
@@ -82,7 +86,7 @@ def digest(file: str) -> str:
             while block := content.read(1 << 22):
                 found.update(block)
     except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}") from None
+        raise DataError(f"cannot read {file}: {error.strerror}", code="ZL-DATA-01") from None
     return found.hexdigest()
 
 

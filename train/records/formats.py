@@ -108,6 +108,7 @@ def check_columns(options: RecordOptions) -> None:
             raise DataError(
                 f"data.columns: {theirs!r} is mapped to {ours!r}, which no format of records has",
                 f"known: {', '.join(known)}",
+                code="ZL-DATA-05",
             )
 
 

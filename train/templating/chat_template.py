@@ -51,6 +51,8 @@ _TOOL_ROLES = ("tool", "observation", "ipython", "function")
 class TemplateRefusal(UserError):
     """The template cannot show this conversation, or not so that its answers can be told from the rest."""
 
+    code = "ZL-MODEL-05"
+
 
 class ChatTemplate:
     """A template and the special tokens it names (`bos_token`, `eos_token`, ...).

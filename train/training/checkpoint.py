@@ -135,6 +135,7 @@ def restore(place: Path | None, strategy: Strategy, world: World, facts: dict[st
             raise UserError(
                 f"the checkpoint {place or ''} was made with {name} {content.get(name)}, but this run has {value}",
                 "resume with the settings of the checkpoint, or start a new run",
+                code="ZL-RUN-08",
             )
     if world.first and place is not None:
         from safetensors.torch import load_file
@@ -150,7 +151,7 @@ def recorded(place: Path) -> dict[str, Any]:
     """The progress of a checkpoint and the facts beside it; an older version recorded fewer of them."""
     content: dict[str, Any] = json.loads((place / STATE).read_text(encoding="utf-8"))
     if content["schema"] > SCHEMA:
-        raise UserError(f"the checkpoint {place} was made by a newer version of zlaunch")
+        raise UserError(f"the checkpoint {place} was made by a newer version of zlaunch", code="ZL-RUN-09")
     return content
 
 

@@ -33,12 +33,16 @@ def read_ds_config(path: Path, config: TrainConfig, world_size: int) -> dict[str
     try:
         ds_config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"train.zero_stage={config.train.zero_stage} needs {path}, which does not exist") from None
+        raise UserError(
+            f"train.zero_stage={config.train.zero_stage} needs {path}, which does not exist", code="ZL-TRAIN-05"
+        ) from None
     except ValueError as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from None
+        raise UserError(f"{path}: not valid JSON: {error}", code="ZL-TRAIN-05") from None
     stage = ds_config.get("zero_optimization", {}).get("stage")
     if stage != config.train.zero_stage:
-        raise UserError(f"{path} is for ZeRO stage {stage}, but train.json for {config.train.zero_stage}")
+        raise UserError(
+            f"{path} is for ZeRO stage {stage}, but train.json for {config.train.zero_stage}", code="ZL-TRAIN-05"
+        )
     train = config.train
     return {
         **ds_config,

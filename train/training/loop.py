@@ -233,6 +233,7 @@ def _diverged(what: str) -> UserError:
         "set a lower train.learning_rate, and train.max_grad_norm: 1.0 if it is 0",
         "with model.dtype float16, try bfloat16 or float32, which do not overflow",
         "the checkpoints are from earlier steps: `zlaunch resume` with other settings continues from the newest",
+        code="ZL-TRAIN-01",
     )
 
 

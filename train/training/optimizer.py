@@ -118,6 +118,7 @@ def check_rates(config: TrainConfig, model: nn.Module) -> None:
             raise UserError(
                 f"train.learning_rates: no trained weight has {pattern!r} in its name",
                 f"they are called like {names[0]}" if names else "nothing is trained",
+                code="ZL-JOB-01",
             )
 
 

@@ -46,7 +46,7 @@ class RouterLoss:
 
     def _missing(self) -> UserError:
         reason = f"train.router_loss: transformers computes no such loss for {self._model}"
-        return UserError(reason, "set train.router_loss: 0")
+        return UserError(reason, "set train.router_loss: 0", code="ZL-PLAN-01")
 
     def taken(self) -> torch.Tensor | float:
         """The unweighted losses since the last call, each times the labeled tokens of its micro batch."""

@@ -22,15 +22,19 @@ def check_config(config: TrainConfig, world: World) -> None:
     """Raise UserError for what is visibly wrong before anything is loaded."""
     numbers = config.train
     if config.world_size != world.world_size:
-        raise UserError(f"this run was planned for {config.world_size} ranks, but {world.world_size} were started")
+        raise UserError(
+            f"this run was planned for {config.world_size} ranks, but {world.world_size} were started",
+            code="ZL-TRAIN-05",
+        )
     product = numbers.micro_batch_size * numbers.gradient_accumulation_steps * world.world_size
     if product != numbers.global_batch_size:
         raise UserError(
             f"global_batch_size {numbers.global_batch_size} is not micro_batch_size {numbers.micro_batch_size} x "
-            f"gradient_accumulation_steps {numbers.gradient_accumulation_steps} x {world.world_size} ranks = {product}"
+            f"gradient_accumulation_steps {numbers.gradient_accumulation_steps} x {world.world_size} ranks = {product}",
+            code="ZL-TRAIN-05",
         )
     if not config.data.train:
-        raise UserError("data.train names no file of records")
+        raise UserError("data.train names no file of records", code="ZL-TRAIN-05")
     dist.check_device(world)
     choose.check_settings(config, family_of_job(config))
 
@@ -56,6 +60,7 @@ def check_ranks_agree(world: World, seen: dict[str, Any]) -> None:
             raise UserError(
                 f"node {world.node_rank} has other records than node 0: {name} is {value} here, {first[name]} there",
                 "give every node the same files of records and the same model",
+                code="ZL-DATA-06",
             )
 
 
@@ -69,7 +74,9 @@ def find_checkpoint(config: TrainConfig, world: World, rundir: RunDir) -> Path |
     own = complete(rundir.checkpoints)
     if not config.resume:
         if own:  # a later start would mix them up with this start's, and pruning would remove the wrong ones
-            raise UserError(f"resume is false, but {rundir.checkpoints} holds checkpoints of an earlier start")
+            raise UserError(
+                f"resume is false, but {rundir.checkpoints} holds checkpoints of an earlier start", code="ZL-TRAIN-05"
+            )
         return None
     try:
         place = checkpoint.newest_undamaged(rundir.checkpoints, lambda *found: _report_damage(rundir, *found))
@@ -77,12 +84,14 @@ def find_checkpoint(config: TrainConfig, world: World, rundir: RunDir) -> Path |
             return place
         place = Path(config.init_from)
         if not (place / MARKER).is_file():
-            raise UserError(f"init_from: {place} is not a complete checkpoint")
+            raise UserError(f"init_from: {place} is not a complete checkpoint", code="ZL-RUN-09")
         if reason := checkpoint.damage_of_training(place):
-            raise UserError(f"init_from: the checkpoint {place} is damaged: {reason}", "name another checkpoint")
+            raise UserError(
+                f"init_from: the checkpoint {place} is damaged: {reason}", "name another checkpoint", code="ZL-RUN-09"
+            )
         return place
     except OSError as error:
-        raise UserError(f"cannot read the checkpoint {error.filename}: {error.strerror}") from error
+        raise UserError(f"cannot read the checkpoint {error.filename}: {error.strerror}", code="ZL-RUN-09") from error
 
 
 def _report_damage(rundir: RunDir, aside: Path, reason: str) -> None:

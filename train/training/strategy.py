@@ -99,7 +99,9 @@ def build(
 def _loss(config: TrainConfig, world: World, model: nn.Module, name: str) -> nn.Module:
     if name != "fused":
         if config.model.quantization == "fp8":
-            raise UserError(f"only the fused layers multiply in fp8, not {name}", "set model.quantization: none")
+            raise UserError(
+                f"only the fused layers multiply in fp8, not {name}", "set model.quantization: none", code="ZL-TRAIN-06"
+            )
         return AnswerLoss(
             model,
             fused=name == "unsloth" and config.device == "cuda",
@@ -117,7 +119,7 @@ def _loss(config: TrainConfig, world: World, model: nn.Module, name: str) -> nn.
         return fuse(model, checkpointing=checkpointing, world=sharing, inside_hosts=inside, fp8=fp8)
     except ValueError as error:
         advice = "set train.engine: unsloth or peft"
-        raise UserError(f"the fused layers do not support this model: {error}", advice) from error
+        raise UserError(f"the fused layers do not support this model: {error}", advice, code="ZL-TRAIN-06") from error
 
 
 def _attends_by_lengths(config: TrainConfig, model: Any) -> bool:

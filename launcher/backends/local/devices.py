@@ -20,7 +20,7 @@ def local_target(job: JobSpec) -> Target:
     try:
         device, ranks = local_ranks(job, max(len(gpus), job.local.gpus or 0) if shared else len(gpus))
     except TargetError as error:  # a list that was cut, or MIG
-        raise TargetError("; ".join([str(error), *found.notes]), hint=error.hint) from None
+        raise TargetError("; ".join([str(error), *found.notes]), hint=error.hint, code="ZL-GPU-03") from None
     return _target(job, device, ranks, gpus[:ranks], found.notes if gpus else ())
 
 
@@ -60,13 +60,17 @@ def local_ranks(job: JobSpec, gpus: int) -> tuple[Device, int]:
     """Return (device, ranks) for a machine with `gpus` GPUs. Raises UsageError, TargetError."""
     if job.device == "cpu":
         if job.local.gpus:
-            raise UsageError("--gpus and --device cpu contradict each other", hint="on a CPU use --procs N")
+            raise UsageError(
+                "--gpus and --device cpu contradict each other", hint="on a CPU use --procs N", code="ZL-OPT-01"
+            )
         return "cpu", job.local.procs or 1
     if job.local.gpus and gpus < job.local.gpus:
         hint = f"use --gpus {gpus}, or free the others" if gpus else "use --device cpu --procs N to train on the CPU"
-        raise TargetError(f"{job.local.gpus} GPUs requested, {gpus} found on this machine", hint=hint)
+        raise TargetError(f"{job.local.gpus} GPUs requested, {gpus} found on this machine", hint=hint, code="ZL-GPU-02")
     if job.device == "cuda" and not gpus:
-        raise TargetError("no GPU found on this machine", hint="use --device cpu --procs N to train on the CPU")
+        raise TargetError(
+            "no GPU found on this machine", hint="use --device cpu --procs N to train on the CPU", code="ZL-GPU-01"
+        )
     if not gpus:
         return "cpu", job.local.procs or 1
     return "cuda", job.local.gpus or gpus
@@ -76,5 +80,7 @@ def refuse_procs_on_gpus(procs: int | None, target: Target) -> None:
     """Refuse a --procs that would have no effect. In a job file it only applies to machines without GPUs."""
     if procs and target.device == "cuda":
         raise UsageError(
-            "--procs counts ranks on a CPU, and this machine has GPUs", hint="use --gpus N, or --device cpu --procs N"
+            "--procs counts ranks on a CPU, and this machine has GPUs",
+            hint="use --gpus N, or --device cpu --procs N",
+            code="ZL-OPT-01",
         )

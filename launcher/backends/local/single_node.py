@@ -53,12 +53,16 @@ class LocalBackend:
         except process.CommandError as error:
             lines = process.last_log_lines(run.path / run_files.node_logs(0) / run_files.AGENT_LOG)
             log = "".join(f"\n  agent.log: {line}" for line in lines)
-            raise TargetError(f"the run did not start on this machine: {error}{log}", hint=error.hint) from error
+            raise TargetError(
+                f"the run did not start on this machine: {error}{log}", hint=error.hint, code="ZL-RUN-10"
+            ) from error
         raise_if_cancelled(run)
         record = node_records(run).get(0)
         if record is None:  # the disk is full: nobody would ever see how the run goes
             kill_leftovers(run.run_id)
-            raise TargetError(f"the agent could not write its record into {run.path}", hint="free some space first")
+            raise TargetError(
+                f"the agent could not write its record into {run.path}", hint="free some space first", code="ZL-FILE-03"
+            )
         return (str(record["pid"]),)
 
     def state(self, run: RunDir) -> RunState:
@@ -91,7 +95,9 @@ class LocalBackend:
         left = kill_leftovers(run.run_id)
         if left:
             pids = ", ".join(map(str, left))
-            raise TargetError(f"cannot kill processes of {run.run_id}: {pids}", hint="look at them with ps")
+            raise TargetError(
+                f"cannot kill processes of {run.run_id}: {pids}", hint="look at them with ps", code="ZL-RUN-06"
+            )
 
 
 def _again(run: RunDir) -> RunState:

@@ -115,7 +115,7 @@ class Cancellation:
         if is_over(run, snapshot):
             return None
         native = snapshot.job.native if snapshot.job else "there"
-        return TargetError(f"job {job} is still {native}", hint=f"look at `squeue -j {job}`")
+        return TargetError(f"job {job} is still {native}", hint=f"look at `squeue -j {job}`", code="ZL-RUN-06")
 
     def _scancel(self, runs: Sequence[RunDir]) -> None:
         """Have Slurm end the jobs. Raises TargetError when Slurm does not answer."""
@@ -124,4 +124,6 @@ class Cancellation:
         self.watch.expire()
         if result.code != 0 and self.watch.snapshot(jobs[0], lambda: jobs).error is not None:
             lines = " ".join(result.last_lines)
-            raise TargetError(f"scancel {' '.join(jobs)}: {lines}", hint="is the Slurm controller up?")
+            raise TargetError(
+                f"scancel {' '.join(jobs)}: {lines}", hint="is the Slurm controller up?", code="ZL-RUN-06"
+            )

@@ -84,7 +84,9 @@ class LoginShell:
                 connection = connect.Connection(self.login, self.options)
                 connection.open()
             except TargetError as error:
-                raise TargetError(f"slurm.login: {error}", hint=f"does `ssh {self.login}` work?") from error
+                raise TargetError(
+                    f"slurm.login: {error}", hint=f"does `ssh {self.login}` work?", code="ZL-SLURM-05"
+                ) from error
             self._connection = connection
             where = _quote_path(self._asked_workdir)
             try:
@@ -97,7 +99,10 @@ class LoginShell:
             self._found_workdir = (made.splitlines() or [""])[-1]
             if not self._found_workdir.startswith("/") or not self._found_workdir.isprintable():
                 self._connection = None
-                raise TargetError(f"slurm.login: {self.login}: {self._asked_workdir} is no directory there: {made!r}")
+                raise TargetError(
+                    f"slurm.login: {self.login}: {self._asked_workdir} is no directory there: {made!r}",
+                    code="ZL-SLURM-05",
+                )
         return self._connection
 
     @property
@@ -117,7 +122,9 @@ class LoginShell:
             self._connection = None
             with contextlib.suppress(Exception):  # it is being thrown away
                 connection.close()
-            raise TargetError(f"slurm.login: {self.login}: cannot {what}: {error or type(error).__name__}") from error
+            raise TargetError(
+                f"slurm.login: {self.login}: cannot {what}: {error or type(error).__name__}", code="ZL-SLURM-05"
+            ) from error
 
     def _try_line(self, line: str, what: str, timeout: float | None = None) -> Any:
         """Run a line of sh on the login host; return its result whatever the exit status."""
@@ -128,7 +135,7 @@ class LoginShell:
         """Return the output of a line that must succeed. Raises TargetError."""
         result = self._try_line(line, what)
         if not result.ok:
-            raise TargetError(f"slurm.login: {self.login}: cannot {what}: {result.stderr.strip()}")
+            raise TargetError(f"slurm.login: {self.login}: cannot {what}: {result.stderr.strip()}", code="ZL-SLURM-05")
         return str(result.stdout)
 
     def run(
@@ -144,7 +151,9 @@ class LoginShell:
     def _run_checked(self, argv: Sequence[str], what: str, *, cwd: str | None = None) -> str:
         result = self.run(argv, cwd=cwd)
         if result.code != 0:
-            raise TargetError(f"slurm.login: {self.login}: cannot {what}: {' '.join(result.last_lines)}")
+            raise TargetError(
+                f"slurm.login: {self.login}: cannot {what}: {' '.join(result.last_lines)}", code="ZL-SLURM-05"
+            )
         return result.stdout
 
     # Files to the cluster
@@ -227,7 +236,9 @@ class LoginShell:
         done = self.run(line, timeout=REMOVAL_SECONDS)
         lines = done.stdout.splitlines()
         if done.code != 0 or not lines or not re.fullmatch("[0-9]{1,18}", lines[-1]):
-            raise TargetError(f"slurm.login: {self.login}: cannot remove {run_id}: {' '.join(done.last_lines)}")
+            raise TargetError(
+                f"slurm.login: {self.login}: cannot remove {run_id}: {' '.join(done.last_lines)}", code="ZL-SLURM-05"
+            )
         return int(lines[-1])
 
     # Files from the cluster
@@ -253,7 +264,9 @@ class LoginShell:
             try:
                 fetched = unpack_foreign(archive, run.path)
             except (OSError, EOFError, ValueError, tarfile.TarError, zlib.error) as error:
-                raise TargetError(f"slurm.login: {self.login}: cannot unpack the run's files here: {error}") from error
+                raise TargetError(
+                    f"slurm.login: {self.login}: cannot unpack the run's files here: {error}", code="ZL-SLURM-05"
+                ) from error
         if run_files.NODES in names:  # a new start there moves the old records away
             for record in set(run.nodes_dir.glob("node-*.json")) - {run.path / name for name in fetched}:
                 record.unlink(missing_ok=True)

@@ -104,11 +104,12 @@ def check_limits(slurm: SlurmSpec, gpus_per_node: int, partitions: Mapping[str, 
                 raise TargetError(
                     f"slurm.partition: this cluster has no partition {name!r}",
                     hint=f"{hint}partitions: {', '.join(sorted(partitions))}",
+                    code="ZL-SLURM-03",
                 )
     problems = [problem for partition in possible if (problem := _problem(slurm, gpus_per_node, partition))]
     if problems and len(problems) == len(possible):  # one of several partitions is enough
         message, hint = problems[0]
-        raise TargetError(message, hint=hint)
+        raise TargetError(message, hint=hint, code="ZL-SLURM-03")
 
 
 def _problem(slurm: SlurmSpec, gpus: int, partition: Partition) -> tuple[str, str] | None:

@@ -180,7 +180,7 @@ class JobWatch:
             try:
                 found.update(parse_json(result.stdout) if cache.json else parse_sacct(result.stdout))
             except ValueError as error:
-                raise TargetError(f"sacct: {error}") from error
+                raise TargetError(f"sacct: {error}", code="ZL-SLURM-02") from error
         return found
 
 
@@ -193,7 +193,7 @@ _SACCT_FORM = {False: ["--noheader", "--parsable2", f"--format={SACCT_FIELDS}"],
 def _checked(result: Result) -> Result:
     if result.code != 0:
         lines = result.last_lines or [f"exit status {result.code}"]
-        raise TargetError(f"{result.argv[0]}: {lines[-1]}")
+        raise TargetError(f"{result.argv[0]}: {lines[-1]}", code="ZL-SLURM-02")
     return result
 
 
@@ -207,7 +207,9 @@ def cache_folder() -> Path:
         other = Path(tempfile.gettempdir()) / f"zlaunch-{os.getuid()}"
         other.mkdir(mode=0o700, exist_ok=True)
         if other.lstat().st_uid != os.getuid() or other.is_symlink():  # anyone can make a directory of that name
-            raise TargetError(f"{other} is not yours", hint="set XDG_CACHE_HOME to a directory of your own") from None
+            raise TargetError(
+                f"{other} is not yours", hint="set XDG_CACHE_HOME to a directory of your own", code="ZL-FILE-02"
+            ) from None
         return other
 
 
@@ -253,7 +255,9 @@ def explain_sbatch(result: Result) -> TargetError:
     """Return an error with sbatch's message and what to do."""
     text = "\n".join(line.removeprefix("sbatch: ").removeprefix("error: ") for line in result.last_lines)
     hint = next((advice for pattern, advice in _REFUSALS if re.search(pattern, text, re.IGNORECASE)), None)
-    return TargetError(f"sbatch refused the job:\n  {text or f'exit status {result.code}'}", hint=hint)
+    return TargetError(
+        f"sbatch refused the job:\n  {text or f'exit status {result.code}'}", hint=hint, code="ZL-SLURM-01"
+    )
 
 
 _REFUSALS: tuple[tuple[str, str], ...] = (

@@ -81,6 +81,7 @@ def ask(shell: Shell) -> Site:
         raise TargetError(
             f"Slurm does not answer: {' '.join(shown.last_lines)}",
             hint="nothing was queued; the run directory is kept: `zlaunch resume RUN` submits it later",
+            code="ZL-SLURM-02",
         )
     config = shell.run(["scontrol", "show", "config"], timeout=ASK_SECONDS).stdout
     linear = re.search(r"^SelectType\s*=\s*select/linear\s*$", config, re.MULTILINE) is not None

@@ -40,6 +40,7 @@ def check_limits_of(found: Site, slurm: SlurmSpec, gpus: int) -> None:
         raise TargetError(
             f"slurm.gpus_per_node: no node of partition {', '.join(map(repr, names))} has {gpus} of type {kind}",
             hint=f"Slurm reports {', '.join(there)}",
+            code="ZL-SLURM-03",
         )
 
 

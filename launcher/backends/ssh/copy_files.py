@@ -46,7 +46,7 @@ def download(
         temporary.replace(target)
     except OSError as error:
         told = storage_error(error)
-        raise TargetError(str(told or error), hint=told.hint if told else None) from error
+        raise TargetError(str(told or error), hint=told.hint if told else None, code="ZL-FILE-03") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

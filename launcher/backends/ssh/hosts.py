@@ -64,7 +64,7 @@ class SshBackend:
     def submit(self, run: RunDir, plan: RunPlan, secrets: dict[str, str]) -> tuple[str, ...]:
         """Send the run to its hosts and start its agents. Raises HostsError; then no agent is left running."""
         if self._survey is None:
-            raise TargetError("the hosts were not surveyed", hint="start the run with `zlaunch ssh`")
+            raise TargetError("the hosts were not surveyed", hint="start the run with `zlaunch ssh`", code="ZL-RUN-10")
         places = start.places_of(run, self._survey)
         watch = HostWatch(run, self._survey.fleet, places, with_output=plan.train is None)
         if former := recorded_places(run):
@@ -76,7 +76,7 @@ class SshBackend:
         self._watches[run.path] = watch
         start.send_files(watch, self._inputs)
         raise_if_cancelled(run)
-        records = start.start_agents(watch, secrets, plan.node_template is not None)
+        records = start.start_agents(watch, secrets)
         raise_if_cancelled(run)
         return tuple(f"{places[node].host}:{record['pid']}" for node, record in sorted(records.items()))
 
@@ -158,7 +158,7 @@ class SshBackend:
         copied = copy_results(watch, checkpoints=checkpoints, shown=True)
         if copied is None:
             host, why = watch.places[0].host, watch.views[0].error
-            raise TargetError(f"cannot reach {host}, which has the results of {run.run_id}: {why}")
+            raise TargetError(f"cannot reach {host}, which has the results of {run.run_id}: {why}", code="ZL-SSH-01")
         return copied
 
     def remove(self, run: RunDir, *, dry_run: bool) -> list[Copy]:
@@ -172,7 +172,7 @@ class SshBackend:
         """
         places = recorded_places(run)
         if not places:
-            raise TargetError(f"{run.run_id} was never sent to its hosts")
+            raise TargetError(f"{run.run_id} was never sent to its hosts", code="ZL-RUN-10")
         known = self._watches.get(run.path)
         if known is not None and known.places == places:
             return known

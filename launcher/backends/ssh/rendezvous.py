@@ -80,4 +80,9 @@ def choose_address(fleet: Fleet, rendezvous: Rendezvous, answers: Mapping[int, J
         for rank in others
     }
     hint = f"open TCP ports 10000-29999 to {name}, or name an address the others reach with --master-addr"
-    raise HostsError(f"{name} has no address at which all others reach port {rendezvous.ports[0]}", results, hint=hint)
+    raise HostsError(
+        f"{name} has no address at which all others reach port {rendezvous.ports[0]}",
+        results,
+        hint=hint,
+        code="ZL-SSH-08",
+    )

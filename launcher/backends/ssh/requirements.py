@@ -97,6 +97,7 @@ def device_of(job: JobSpec, gpus: Mapping[str, int]) -> Device:
         raise UsageError(
             f"no GPU on {', '.join(without)}, but on {', '.join(name for name in gpus if name not in without)}",
             hint="leave out the hosts without GPUs, or use --device cpu",
+            code="ZL-GPU-01",
         )
     return "cpu" if without else "cuda"
 

@@ -48,6 +48,8 @@ NEVER = float("-inf")
 class CopyBusy(TargetError):
     """Another command copies files of the run."""
 
+    code = "ZL-RUN-04"
+
 
 @dataclass(frozen=True)
 class NodePlace:
@@ -158,7 +160,9 @@ class HostWatch:
             told = storage_error(error, f"cannot write the copy of {self.run.run_id} here:")
             hint = told.hint if told and told.hint else "look at the directory of the run here"
             raise TargetError(
-                str(told or error), hint=f"{hint}. The run itself continues: zlaunch status {self.run.run_id}"
+                str(told or error),
+                hint=f"{hint}. The run itself continues: zlaunch status {self.run.run_id}",
+                code="ZL-FILE-03",
             ) from None
         for node, failure in failures.items():
             if isinstance(failure, AnswerRefused):
@@ -216,7 +220,7 @@ class HostWatch:
             return
         view = self.views[node]
         if time.monotonic() - view.tried < RETRY_SECONDS:
-            raise TargetError(view.error or "out of reach")
+            raise TargetError(view.error or "out of reach", code="ZL-SSH-01")
         try:
             session.open()
         finally:
@@ -276,4 +280,4 @@ def _recorded(run: RunDir, key: str, kind: Any, default: Any = None) -> Any:
     try:
         return msgspec.convert(run.record.extra.get(key, default), kind)
     except msgspec.ValidationError as error:
-        raise RunNotFound(f"{run.run_json} is damaged: extra.{key}: {error}") from None
+        raise RunNotFound(f"{run.run_json} is damaged: extra.{key}: {error}", code="ZL-RUN-02") from None

@@ -56,11 +56,11 @@ def load(value: Any, base: Path) -> Any:
         file = base / Path(value).expanduser()
         loaded = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_duplicates)
     except OSError as error:
-        raise SpecError(f"{KEY}: cannot read {value}: {error.strerror or error}") from error
+        raise SpecError(f"{KEY}: cannot read {value}: {error.strerror or error}", code="ZL-JOB-07") from error
     except (RuntimeError, ValueError, RecursionError) as error:
-        raise SpecError(f"{KEY}: {value} is not valid JSON: {error}") from error
+        raise SpecError(f"{KEY}: {value} is not valid JSON: {error}", code="ZL-JOB-07") from error
     if not isinstance(loaded, dict):
-        raise SpecError(f"{KEY}: {value}: expected an object of DeepSpeed's keys")
+        raise SpecError(f"{KEY}: {value}: expected an object of DeepSpeed's keys", code="ZL-JOB-07")
     return loaded
 
 

@@ -94,7 +94,7 @@ def parsed_json(text: str | bytes, where: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise SpecError(f"{where}: not valid JSON: {error}") from None
+        raise SpecError(f"{where}: not valid JSON: {error}", code="ZL-JOB-06") from None
 
 
 def is_off(value: Any) -> bool:

@@ -25,7 +25,7 @@ def text(draft: Draft, origin: str, *, schema: str = "", full: bool = False) -> 
     """
     if draft.refused:
         shown = "".join(f"\n  {_line(note)}" for note in draft.refused)
-        raise SpecError(f"zlaunch cannot train what {origin} asks for:{shown}")
+        raise SpecError(f"zlaunch cannot train what {origin} asks for:{shown}", code="ZL-JOB-06")
     values = {key: setting.value for key, setting in draft.settings.items()}
     tree: dict[str, Any] = {}
     for key, value in values.items():

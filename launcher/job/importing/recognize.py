@@ -30,7 +30,9 @@ def read(source: str, gpus: int | None = None, here: Path | None = None) -> Draf
         draft = _of_file(file, context)
         name = re.sub(r"[^\w.-]+", "-", file.stem).strip("-.")
     elif len(source.split()) < 2:
-        raise SpecError(f"no such file: {source}", hint="name a file, or give a whole command in quotes")
+        raise SpecError(
+            f"no such file: {source}", hint="name a file, or give a whole command in quotes", code="ZL-JOB-06"
+        )
     else:
         draft, name = _of_script(source, "the command", context), ""
     if name and "name" not in draft.settings:
@@ -58,7 +60,7 @@ def _of_file(file: Path, context: Context) -> Draft:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"cannot read {file}: {error}") from None
+        raise SpecError(f"cannot read {file}: {error}", code="ZL-JOB-06") from None
     if suffix == ".json" or text.lstrip().startswith("{"):
         return _of_tree(parsed_json(text, str(file)), str(file), context)
     return _of_script(text, str(file), context)
@@ -66,12 +68,13 @@ def _of_file(file: Path, context: Context) -> Draft:
 
 def _of_tree(tree: Any, where: str, context: Context) -> Draft:
     if not isinstance(tree, dict):
-        raise SpecError(f"{where}: expected a mapping of settings, got {type_name(tree)}")
+        raise SpecError(f"{where}: expected a mapping of settings, got {type_name(tree)}", code="ZL-JOB-06")
     reader = reader_of(tree)
     if reader is None:
         raise SpecError(
             f"{where}: no configuration of a program that zlaunch knows",
             hint=f"known: {KNOWN}; a job of zlaunch needs no import",
+            code="ZL-JOB-06",
         )
     return reader(tree, context)
 
@@ -105,6 +108,7 @@ def _of_script(text: str, where: str, context: Context) -> Draft:
     raise SpecError(
         f"{where}: no training command that zlaunch knows",
         hint=f"known: {', '.join(command_words.EXAMPLES)}",
+        code="ZL-JOB-06",
     )
 
 
@@ -114,7 +118,7 @@ def _file_tree(command: command_words.Command, context: Context) -> dict[str, An
         return {}
     place = context.find(command.file)
     if place is None:
-        raise SpecError(f"the command reads {command.file}, and there is no such file here")
+        raise SpecError(f"the command reads {command.file}, and there is no such file here", code="ZL-JOB-06")
     loaded = yamlfile.load(place) if place.suffix != ".json" else parsed_json(place.read_bytes(), str(place))
     return loaded if isinstance(loaded, dict) else {}
 

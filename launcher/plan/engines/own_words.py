@@ -72,6 +72,7 @@ def options(args: Iterable[str]) -> Iterator[tuple[str, str | None]]:
                 raise UsageError(
                     f"container.args: {word!r} belongs to no option: the engine would take it for the image",
                     hint="write an option and its value as one word, for example --shm-size=64g",
+                    code="ZL-IMAGE-04",
                 )
             yield name, word
             name = None
@@ -79,7 +80,9 @@ def options(args: Iterable[str]) -> Iterator[tuple[str, str | None]]:
         if name is not None:
             yield name, None
         if word.strip("-") == "":
-            raise UsageError(f"container.args: {word!r} would end the engine's options before the image")
+            raise UsageError(
+                f"container.args: {word!r} would end the engine's options before the image", code="ZL-IMAGE-04"
+            )
         written, equals, value = word.partition("=")
         name = SAME.get(written, written)
         if equals or name in NO_VALUE:
@@ -97,27 +100,33 @@ def check(own: OwnWords, engine: str, plans: Iterable[str], secrets: Iterable[st
     names = list(dict.fromkeys(word.partition("=")[0] for word in written))
     for entry in own.omit:
         if entry.partition("=")[0] in NEEDED:
-            raise UsageError(f"container.omit: {entry} cannot be left out: the run needs it")
+            raise UsageError(f"container.omit: {entry} cannot be left out: the run needs it", code="ZL-IMAGE-04")
         if not any(word == entry or word.startswith(entry + "=") for word in written):
             left = ", ".join(name for name in names if name not in NEEDED)
             raise UsageError(
-                f"container.omit: the plan gives {engine} no argument {entry!r}", hint=f"it gives these: {left}"
+                f"container.omit: the plan gives {engine} no argument {entry!r}",
+                hint=f"it gives these: {left}",
+                code="ZL-IMAGE-04",
             )
 
 
 def _check_option(name: str, value: str | None, secrets: tuple[str, ...], hosts: int) -> None:
     if name in REFUSED:
-        raise UsageError(f"container.args: {name} cannot be given: {REFUSED[name]}")
+        raise UsageError(f"container.args: {name} cannot be given: {REFUSED[name]}", code="ZL-IMAGE-04")
     if name == "--interactive" and value == "false":
-        raise UsageError(f"container.args: {name} cannot be switched off: the secrets come on standard input")
+        raise UsageError(
+            f"container.args: {name} cannot be switched off: the secrets come on standard input", code="ZL-IMAGE-04"
+        )
     if name == "--network" and value != "host" and hosts > 1:
         raise UsageError(
             f"container.args: --network={value} on {hosts} hosts: ranks on other hosts would not reach these",
             hint="leave it out: the container has the host's network",
+            code="ZL-IMAGE-04",
         )
     variable, is_given, _ = (value or "").partition("=")
     if name in ("--env", "-e", "--set-env") and is_given and variable in secrets:
         raise UsageError(
             f"container.args: {name}={variable}=... shows the value of a secret to every user of the host",
             hint=f"leave it out: {variable} is in `secrets`, and reaches the ranks without it",
+            code="ZL-JOB-04",
         )

@@ -141,6 +141,7 @@ def engines_for(image: str) -> tuple[tuple[EngineName, ...], str]:
         raise UsageError(
             f"container.image: {image} is an archive, which no engine runs",
             hint=f"load it on every host (zlaunch image load {image}), then name the image that is in it",
+            code="ZL-IMAGE-02",
         )
     if image.endswith(".sif"):
         return ("apptainer",), "a .sif file"

@@ -13,13 +13,13 @@ from typing import Any
 
 import msgspec
 
+from launcher.machine.language.bilingual import both, in_chinese
 from launcher.rundir import reading
 from launcher.rundir.directory import RunDir
 from launcher.rundir.picture import Picture, Score
 from launcher.rundir.state import RunState
 from launcher.rundir.verdict import over_same_records
 from launcher.show.page import answers, history, words
-from launcher.show.page.bilingual import both, in_chinese
 from launcher.show.page.uncertainty import wilson
 
 OUTPUT_LINES = 200

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from launcher.machine.language.bilingual import both, in_chinese
 from launcher.rundir.picture import Event, Node, Picture, Rank
 from launcher.show.page import words
-from launcher.show.page.bilingual import both, in_chinese
 from launcher.show.stack_table import ranks_of
 
 Line = dict[str, Any]

@@ -39,7 +39,7 @@ def check(values: Mapping[str, str], backend: str, gpu: str, base: Path) -> dict
 
 def _backend(name: str) -> str:
     if name not in BACKENDS:
-        raise UsageError(f"no backend {name!r}; known: {', '.join(BACKENDS)}")
+        raise UsageError(f"no backend {name!r}; known: {', '.join(BACKENDS)}", code="ZL-WEB-01")
     return name
 
 
@@ -126,9 +126,8 @@ def start(values: Mapping[str, str], backend: str, base: Path) -> dict[str, Any]
 
 def refusal(result: process.Result) -> ZlaunchError:
     """The error that a command of ours printed, as the error that it was."""
-    lines, hint = trainer.refusal(result.stderr)
-    begin = next((number for number, line in enumerate(lines) if line.startswith("error: ")), None)
-    if begin is None:  # a bug of ours: its traceback is on the terminal's side
+    told = trainer.told(result.stderr)
+    if not told.message:  # a bug of ours: its traceback is on the terminal's side
         return process.CommandError(result, f"exit status {result.code}")
-    message = "\n".join(lines[begin:]).removeprefix("error: ")
-    return (UsageError if result.code == UsageError.exit_code else TargetError)(message, hint=hint)
+    kind = UsageError if result.code == UsageError.exit_code else TargetError
+    return kind("\n".join(told.message), hint=told.hint, code=told.code)

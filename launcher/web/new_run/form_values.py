@@ -17,7 +17,7 @@ from launcher.job.explain import Refusal, known_keys
 from launcher.job.load import checked, put, wants_text
 from launcher.job.paths import with_absolute_paths
 from launcher.job.spec import JobSpec
-from launcher.show.page.bilingual import both
+from launcher.machine.language.bilingual import both
 from launcher.web.new_run.schema_form import Field, as_text, fields
 
 HERE = "the form"
@@ -139,7 +139,7 @@ def at_field(error: UsageError, key: str = "") -> Problem:
 def values_of(tree: Mapping[str, Any]) -> dict[str, str]:
     """What the form holds for a job: {key: text} of what the job says. Raises UsageError for what no form can hold."""
     if tree.get("program"):
-        raise UsageError("the job runs a program of its own, which the form cannot start")
+        raise UsageError("the job runs a program of its own, which the form cannot start", code="ZL-WEB-01")
     found = {}
     for key, field in fields().items():
         value: Any = tree
@@ -149,5 +149,7 @@ def values_of(tree: Mapping[str, Any]) -> dict[str, str]:
             continue
         text = found[key] = as_text(field.kind, value, single=field.single)
         if field.kind == "lines" and value_of(field, text) != (list(value) if isinstance(value, tuple) else value):
-            raise UsageError(f"{key}: the form cannot hold {value!r}", hint="start the job from its file")
+            raise UsageError(
+                f"{key}: the form cannot hold {value!r}", hint="start the job from its file", code="ZL-WEB-01"
+            )
     return found

@@ -11,7 +11,7 @@ import msgspec
 from launcher.errors import ZlaunchError
 from launcher.job.spec import JobSpec
 from launcher.lifecycle import forecast
-from launcher.show.page.bilingual import both
+from launcher.machine.language.bilingual import both
 from launcher.web.new_run.gpu_plan import own_gpus
 
 MOST_BYTES = 1 << 30

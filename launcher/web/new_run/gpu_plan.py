@@ -11,7 +11,7 @@ from launcher.errors import ZlaunchError
 from launcher.job.spec import JobSpec
 from launcher.lifecycle import forecast
 from launcher.machine import facts
-from launcher.show.page.bilingual import both
+from launcher.machine.language.bilingual import both
 
 FRESH_SECONDS = 60.0
 """How long the GPUs of this machine count as known; nvidia-smi may take seconds to list them."""

@@ -53,7 +53,7 @@ def page(request: Request) -> Response:
         elif example := request.query_params.get("example"):
             files = {"demo": job_file.demo_job(), "smoke": installation.path("templates") / "smoke.yaml"}
             if example not in files:
-                raise RunNotFound(f"no example {example}")
+                raise RunNotFound(f"no example {example}", code="ZL-WEB-01")
             source = files[example].name if example == "smoke" else "demo/job.yaml"
             tree = read_tree(files[example])
             values = values_of({key: value for key, value in tree.items() if value != []})
@@ -74,11 +74,11 @@ def _answer(make: Callable[[Sent, Path], dict[str, Any]]) -> Callable[[Request],
         async for chunk in request.stream():
             body += chunk
             if len(body) > MOST_BYTES:
-                raise UsageError(f"the form holds more than {MOST_BYTES:,} bytes")
+                raise UsageError(f"the form holds more than {MOST_BYTES:,} bytes", code="ZL-WEB-01")
         try:
             sent = msgspec.json.decode(body, type=Sent)
         except msgspec.MsgspecError as error:
-            raise UsageError(f"not a form: {error}") from error
+            raise UsageError(f"not a form: {error}", code="ZL-WEB-01") from error
         return JSONResponse(await run_in_threadpool(make, sent, Path.cwd()))
 
     return answer

@@ -80,6 +80,7 @@ def test_what_is_offered_fits_its_place(home: Path) -> None:
     assert offered("zlaunch local --engine ") == ["auto", "fused", "unsloth", "peft"]
     assert offered("zlaunch export last --to=o") == ["--to=ollama"]
     assert offered("zlaunch doctor s") == ["slurm", "ssh"]
+    assert offered("zlaunch explain ZL-GPU-0") == ["ZL-GPU-01", "ZL-GPU-02", "ZL-GPU-03", "ZL-GPU-04"]
     assert offered("zlaunch completion install --shell ") == ["bash", "zsh", "fish"]
     assert offered("zlaunch status ./") == ["./"]  # a path: the shell completes directories
     assert offered("zlaunch local -- python tr") == ["tr"]
@@ -89,9 +90,10 @@ def test_what_is_offered_fits_its_place(home: Path) -> None:
 
 def test_every_argument_that_means_a_run_completes_runs(home: Path) -> None:
     without = {"local", "ssh", "slurm", "plan", "init", "convert"}  # their arguments are files
+    others = {"keys": "key", "explain": "choice"}
     for name, command in completing.table(cli)["command"]["commands"].items():
         arguments = [param for param in command["params"] if "flag" not in param]
-        assert not arguments or name in without or arguments[0]["kind"] == ("key" if name == "keys" else "run"), name
+        assert not arguments or name in without or arguments[0]["kind"] == others.get(name, "run"), name
 
 
 def test_the_table_is_read_from_the_cache_and_made_again_after_a_change(home: Path) -> None:

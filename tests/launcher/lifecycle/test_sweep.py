@@ -172,7 +172,7 @@ def test_a_failed_point_shows_its_hint(
         raise RunFailed("no", hint="try another")
 
     assert sweep_in_turn.run_sweep(["lora.r=8"], load, [], start, backend="local") == 1
-    assert "error: no\n  -> try another\n" in capsys.readouterr().err
+    assert "error[ZL-RUN-05]: no\n  -> try another\n" in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_the_whole_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -200,7 +200,7 @@ def test_output_that_cannot_be_written_is_one_clear_error_or_none(zl: Zl, words:
         process = zl.start(*words, stdout=full)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert err == b"error: cannot write the output: No space left on device\n"
+    assert err == b"error[ZL-FILE-03]: cannot write the output: No space left on device\n"
     reader, writer = os.pipe()
     os.close(reader)
     process = zl.start(*words, stdout=writer)

@@ -29,9 +29,15 @@ def test_a_child_finds_the_training_program_wherever_it_starts_and_keeps_the_use
 
 
 def test_hints_are_separated_from_the_message():
-    stderr = "2 records of a.jsonl cannot be read\n  a.jsonl:2: no answer\n  -> correct them\n  -> or skip them\n"
-    assert trainer.refusal(stderr) == (
-        ["2 records of a.jsonl cannot be read", "  a.jsonl:2: no answer"],
+    stderr = (
+        "a library's line\nerror[ZL-DATA-02]: 2 records of a.jsonl cannot be read\n  a.jsonl:2: no answer\n"
+        "  -> correct them\n  -> or skip them\n"
+    )
+    assert trainer.told(stderr) == trainer.Told(
+        ("a library's line",),
+        "ZL-DATA-02",
+        ("2 records of a.jsonl cannot be read", "  a.jsonl:2: no answer"),
         "correct them; or skip them",
     )
-    assert trainer.refusal("") == ([], None)
+    assert trainer.told("Killed\nerror: of an earlier version\n").message == ("of an earlier version",)
+    assert trainer.told("") == trainer.Told((), "", (), None)

@@ -13,13 +13,13 @@ from launcher.job.load import convert
 from launcher.job.network_rate import bytes_per_second
 from launcher.job.spec import JobSpec
 from launcher.machine import measured_networks
+from launcher.machine.language.bilingual import in_chinese
 from launcher.plan.between_hosts import Traffic, traffic_of
 from launcher.plan.cost import relative_speed
 from launcher.plan.fastest import choose
 from launcher.plan.resolve import plan
 from launcher.plan.situation import Situation, model_of
 from launcher.plan.types import Target
-from launcher.show.page.bilingual import in_chinese
 from train.config import Lora, Model
 from train.memory import GIB, SHAPES, MemoryCase, tokens_per_second
 

@@ -76,7 +76,7 @@ def test_a_start_on_a_disk_without_room_is_an_error_with_advice_and_leaves_nothi
     place = mount(*options)
     done = zlaunch(place, *program("true"))
     assert done.returncode == 1
-    assert done.stderr.startswith(f"error: cannot write {place}/run-")
+    assert done.stderr.startswith(f"error[ZL-FILE-03]: cannot write {place}/run-")
     assert reason in done.stderr
     assert "\n  -> " in done.stderr
     assert "Traceback" not in done.stderr

@@ -185,7 +185,7 @@ def test_an_export_that_cannot_be_written_names_the_directory(
         monkeypatch.setitem(kinds.EXPORTS, "adapter", write)
     assert export.main(["--run-dir", str(run), "--to", "adapter", "--out", str(place)]) == 2
     printed = capsys.readouterr().err
-    assert printed.startswith(f"error: {place} cannot be written: ")
+    assert printed.startswith(f"error[ZL-FILE-03]: {place} cannot be written: ")
     assert "  -> " in printed
     assert not (tmp_path / "x").exists()
     assert not list(tmp_path.glob(".x*"))

@@ -88,7 +88,7 @@ def test_a_merge_that_is_not_the_trained_model_is_refused_and_leaves_nothing(
     run = adapter_run(tmp_path / "run", bases(tied=True), target_modules=["q_proj", "embed_tokens"])
     monkeypatch.setattr(merge, "_untie_if_adapted", lambda adapted: None)
     assert export.main(["--run-dir", str(run), "--to", "merged", "--out", str(tmp_path / "merged")]) == 1
-    assert "error: the merged model is not the trained one" in capsys.readouterr().err
+    assert "error[ZL-EXPORT-02]: the merged model is not the trained one" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 

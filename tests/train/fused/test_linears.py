@@ -52,14 +52,16 @@ def joined(rank: int, kind: str) -> Any:
 
     made = Linear(modules(rank, kind == "nf4"), sharded=kind == "shared")
     if kind == "shared":
-        made.shared_buffer = made.whole_weight()
+        whole = torch.zeros(sum(OUTPUTS) + made.lora_width, INPUTS + made.lora_width, dtype=torch.bfloat16)
+        whole[: sum(OUTPUTS), :INPUTS] = torch.cat([base.weight.data for base in made.bases])
+        made.shared_buffer = whole
     return made
 
 
 def ready(linear: Any) -> None:
     linear.refresh()
     if hasattr(linear, "shared_buffer"):
-        linear.set_buffers(linear.shared_buffer, None)
+        linear.set_buffer(linear.shared_buffer)
 
 
 def kept(linear: Any, run: Any, wanted: Any, gradient: Any) -> float:

@@ -86,7 +86,7 @@ def test_records_of_a_hub_without_a_network_are_refused_within_seconds(tmp_path:
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     lines = done.stderr.splitlines()
-    assert lines[-2].startswith("error: hub:owner/name is not in the cache, and http://127.0.0.1")
+    assert lines[-2].startswith("error[ZL-MODEL-09]: hub:owner/name is not in the cache, and http://127.0.0.1")
     assert lines[-2].endswith("does not answer: no answer within 5 s")
     assert lines[-1].startswith("  -> set HF_ENDPOINT to a mirror")
     assert lines[0].startswith("asking the hub: ")

@@ -88,5 +88,5 @@ def test_an_unusable_adapter_or_evaluation_file_is_named(configure: Any, tmp_pat
     refused(
         tmp_path,
         runs,
-        [*(messages for _, messages in ADAPTERS), "error: data.eval holds no record that can be evaluated"],
+        [*(messages for _, messages in ADAPTERS), "error[ZL-DATA-03]: data.eval holds no record that can be evaluated"],
     )

@@ -16,10 +16,10 @@ pytestmark = pytest.mark.train
 NAMES = (
     (
         {"lora.target_modules": ["nosuch"]},
-        "error: lora.target_modules: this model has no module 'nosuch'\n  -> it has ",
+        "error[ZL-MODEL-06]: lora.target_modules: this model has no module 'nosuch'\n  -> it has ",
     ),
     ({"lora.target_modules": ["q_proj", "k_porj"]}, "no module 'k_porj'\n  -> it has k_proj, "),
-    ({"lora.modules_to_save": ["nosuch"]}, "error: lora.modules_to_save: this model has no module 'nosuch'"),
+    ({"lora.modules_to_save": ["nosuch"]}, "[ZL-MODEL-06]: lora.modules_to_save: this model has no module 'nosuch'"),
     ({"lora.modules_to_save": ["lm_haed"]}, "no module 'lm_haed'\n  -> it has lm_head, "),
     ({"lora.modules_to_save": ["proj"]}, "no module 'proj'"),  # PEFT would accept all names with this ending
     ({"lora.target_modules": "*["}, "'*[' is not a regular expression: nothing to repeat"),

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from launcher.job import explain, ranges
+from launcher.machine.language import verdict_rows
+from launcher.machine.language.bilingual import in_chinese
 from launcher.node.agent.causes import CAUSES, Cause
 from launcher.plan import autos, batch, training
 from launcher.rundir.verdict import RULES, Rule
-from launcher.show.page import verdict_rows
-from launcher.show.page.bilingual import in_chinese
 from tests.beds.places import ROOT
 from train import compat, families
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 _RUN = r"([^\s:]+)"
 
 ROWS = (
-    (r"error: (?P<t>.+)", r"错误：\g<t>"),
-    (r"warning: (?P<t>.+)", r"警告：\g<t>"),
-    (r"note: (?P<t>.+)", r"注意：\g<t>"),
-    (r"-> (?P<t>.+)", r"→ \g<t>"),
+    (rf"{_RUN} is (PENDING|RUNNING|SUCCEEDED|FAILED|CANCELLED|STOPPED|LOST)(?:: (?P<t>.+))?", r"\1 为 \2 \g<t>"),
+    (r"(?P<t>\D+): (\d+) of (\d+)", r"\g<t>：\3 台中有 \2 台"),
     # how far it is: train/rundir/counter.py, launcher/machine/byte_progress.py
     (r"(?P<t>[^:]+): (\d+) s so far", r"\g<t>：已用 \2 秒"),
     (r"(?P<t>.+): (\S+) of (\S+) (?P<t2>records|weights), (\d+) s left", r"\g<t>：\2/\3 \g<t2>，还需 \5 秒"),

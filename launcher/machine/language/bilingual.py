@@ -1,4 +1,4 @@
-"""Texts of ours in Chinese: a text in English is its own name, and a table of patterns gives its Chinese.
+"""Texts of ours in Chinese: a text in English is its own name, and catalogues and tables of patterns give its Chinese.
 
 So every file of a run stays as it is: plan.json and events.jsonl hold English, which programs and people read, and a
 run of an earlier version shows its texts in both languages. A text without a row stays English.
@@ -9,13 +9,16 @@ from __future__ import annotations
 import functools
 import re
 
-from launcher.show.page import output_rows, problem_rows, reason_rows, verdict_rows
+from launcher.machine.language import catalogue, output_rows, problem_rows, reason_rows, verdict_rows
 
 TABLES = (verdict_rows.ROWS, reason_rows.ROWS, problem_rows.ROWS, output_rows.ROWS)
 """(pattern of the whole text, its Chinese). Of the pattern's groups, those named t, t1 ... are texts in turn, and w is
 words such as `true, false or auto`; others stay as they are."""
 _LONGEST = 2000
 """Characters of a line that may be ours; a longer one is of a program or a record."""
+_MARK = re.compile(r"(?:(error)(\[ZL-[A-Z]+-\d+\])?|(warning|note)): |(->) ")
+"""What stands before a text that a command prints."""
+_MARKS = {"error": "错误", "warning": "警告", "note": "注意", "->": "→ "}
 _PLACE = re.compile(r"((?:[^\s:]*[./\w\]]: ?)+)(?=\S)(.+)")
 """A text behind its place: `train.jsonl:7: ...`, `data.train: ...`."""
 
@@ -28,7 +31,12 @@ def in_chinese(text: str) -> str:
     bare = text.lstrip()
     if len(bare) > _LONGEST:
         return text
-    return text[: len(text) - len(bare)] + (_of_row(bare) or _of_parts(bare) or bare)
+    left = text[: len(text) - len(bare)]
+    if mark := _MARK.match(bare):
+        word = mark[1] or mark[3] or mark[4]
+        behind = "" if mark[4] else "："
+        return f"{left}{_MARKS[word]}{mark[2] or ''}{behind}{in_chinese(bare[mark.end() :])}"
+    return left + (_of_row(bare) or _of_parts(bare) or bare)
 
 
 def both(text: str) -> tuple[str, str]:
@@ -37,6 +45,8 @@ def both(text: str) -> tuple[str, str]:
 
 
 def _of_row(text: str) -> str | None:
+    if by_template := catalogue.matched(text, in_chinese):
+        return by_template
     for pattern, chinese in _rows():
         if found := pattern.fullmatch(text):
             return _filled(found, chinese)

@@ -105,6 +105,8 @@ ROWS = (
         "请更正这些行，或设 data.on_error=skip 舍去它们",
     ),
     (r"(?P<t>.+); data.columns could be (\{.+\})", r"\g<t>；data.columns 可以写作 \2"),
+    (r"\(found: (.+)\)", r"（现有：\1）"),
+    (r"data\.columns could be (\{.+\})", r"data.columns 可以写作 \1"),
     (r"(?P<t>[^(].+) \(found: (.+)\)", r"\g<t>（现有：\2）"),
     (
         r"none of the keys 'messages', 'conversations', 'instruction' and their like",
