@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -74,9 +75,9 @@ class Source(Section, frozen=True, kw_only=True):
     first: int | None = None
     """Train only on the first records of the source, this many; null: on all."""
 
-    def trained(self, records: int) -> int:
-        """Records of an epoch, of a source that holds `records`."""
-        return round(self.weight * min(records, self.first or records))
+    def limited(self, records: int) -> int:
+        """How many of `records` take part."""
+        return min(records, self.first or records)
 
 
 class HeldOut(NamedTuple):
@@ -108,6 +109,15 @@ class Data(Section, frozen=True):
     records of data.train apart, by their hash: equal records stay together, and an added record moves no other."""
     max_samples: int | None = None
     """Train on at most this many records of each source, its first ones; null: on all."""
+    mix: Literal["repeats", "shares"] = "repeats"
+    """What the weights of sources are. repeats: how many times an epoch sees each record. shares: the shares of the
+    sources in an epoch, which has as many records as all sources together."""
+    mix_temperature: float = 1.0
+    """Above 1: sources come nearer to equal shares of an epoch, by (weight x records) ^ (1 / temperature). Needs `mix:
+    repeats`."""
+    order: Literal["shuffled", "given", "shortest_first"] = "shuffled"
+    """Order of the records in an epoch. shuffled: by train.seed. given: as they stand in the sources. shortest_first:
+    by their tokens, as a curriculum."""
     max_length: int = 2048
     """Maximum tokens of a record, prompt and answer together."""
     overlong: Literal["cut", "drop"] = "cut"
@@ -160,6 +170,27 @@ class Data(Section, frozen=True):
     def paths(self) -> list[tuple[str, str]]:
         """The same, where a split of a directory (DIR:train) is named by the directory."""
         return [(key, split_of(path)[0]) for key, path in self.sources]
+
+
+def quotas(data: Data, counts: Sequence[int]) -> list[int]:
+    """Records of an epoch from each source of data.train that has so many that take part.
+
+    Shares are rounded so that the epoch keeps its size; a source without records has none.
+    """
+    weights = [source.weight for source in data.train_sources]
+    parts = [weight * count for weight, count in zip(weights, counts, strict=True)]
+    if data.mix == "repeats" and data.mix_temperature == 1.0:
+        return [round(part) for part in parts]
+    total = sum(counts) if data.mix == "shares" else round(sum(parts))
+    if data.mix == "shares":
+        sizes = [weight if count else 0.0 for weight, count in zip(weights, counts, strict=True)]
+    else:
+        sizes = [part ** (1 / data.mix_temperature) if part else 0.0 for part in parts]
+    exact = [total * size / sum(sizes) if size else 0.0 for size in sizes]
+    found = [int(value) for value in exact]
+    for place in sorted(range(len(exact)), key=lambda i: (found[i] - exact[i], i))[: total - sum(found)]:
+        found[place] += 1
+    return found
 
 
 def _as_sources(value: str | tuple[str | Source, ...] | None) -> tuple[Source, ...]:
@@ -382,6 +413,7 @@ RANGES: dict[str, Range] = {
     "data.eval": Range(1),
     "data.max_length": Range(8),
     "data.max_samples": Range(1),
+    "data.mix_temperature": POSITIVE,
     "lora.r": Range(1),
     "lora.alpha": POSITIVE,
     "lora.dropout": Range(0, 0.99),

@@ -136,6 +136,8 @@ def check(config: TrainConfig, *, everything: bool = False, tokenizer: Any = Non
         report["errors"].append(NOTHING_AT_WEIGHT)
     else:
         report["packing"] = padding(config, entries["train"])
+        for source, quota in zip(report["train"]["sources"], _sampler(config, entries["train"]).quotas, strict=True):
+            source["per_epoch"] = quota
     if (parted is not None and not parted.held.any()) or ("eval" in entries and not len(entries["eval"].tokens)):
         report["errors"].append(NOTHING_TO_EVALUATE)
     if len(entries) == 2:
@@ -237,9 +239,9 @@ def _held_out(entry: Entry, parted: split.Parts) -> dict[str, int]:
 
 
 def _sampler(config: TrainConfig, entry: Entry) -> Sampler:
-    sources, kept = config.data.train_sources, _trained(entry, config).kept
-    used = entry.used(kept, [source.first for source in sources])
-    return Sampler(entry.counts(kept), tuple(source.weight for source in sources), config.train.seed, used)
+    tokens = _trained(entry, config)
+    used = entry.used(tokens.kept, [source.first for source in config.data.train_sources])
+    return Sampler.of(config.data, entry.counts(tokens.kept), used, config.train.seed, tokens.lengths)
 
 
 def padding(config: TrainConfig, entry: Entry) -> dict[str, Any]:

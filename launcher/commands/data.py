@@ -95,7 +95,9 @@ def part_lines(name: str, part: dict[str, Any]) -> list[str]:
     about = "" if over["exact"] else "about "
     lines = [f"data.{name}: {part['records']:,} records"]
     if len(part["sources"]) > 1:
-        lines += [f"  {one['records']:>12,}  x {one['weight']:g}  {one['path']}" for one in part["sources"]]
+        lines += [
+            f"  {one['records']:>12,}  x {one['weight']:g}  {one['path']}{_taken(one)}" for one in part["sources"]
+        ]
     rows = [
         ("unreadable", f"{part['unreadable']:,}" + (f" ({part['empty']:,} empty)" if part["empty"] else "")),
         ("duplicates", f"{part['duplicates']:,}"),
@@ -121,6 +123,12 @@ def part_lines(name: str, part: dict[str, Any]) -> list[str]:
     lines += [f"  {label:<12} {value}" for label, value in rows]
     lines += [f"  {problem}" for problem in (*part["problems"][:5], *part["warnings"][:5], *part["notes"])]
     return [*lines, *histogram(tokens.get("histogram") or [])]
+
+
+def _taken(source: dict[str, Any]) -> str:
+    """What an epoch takes of a source, where that is another number than its records; of a sample it is not known."""
+    taken = source.get("per_epoch")
+    return f"  ({taken:,} per epoch)" if taken is not None and taken != source["records"] else ""
 
 
 def packing_lines(packing: dict[str, Any]) -> list[str]:

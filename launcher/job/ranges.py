@@ -67,6 +67,9 @@ def _unmeasured_best(spec: JobSpec) -> Iterator[Refusal]:
 
 def _unusable_sources(spec: JobSpec) -> Iterator[Refusal]:
     """Weights and limits of data.train and data.eval, and a part of data.train that cannot be held out."""
+    if spec.data.mix == "shares" and spec.data.mix_temperature != 1.0:
+        told = "data.mix is shares, so the weights are the shares already"
+        yield Refusal("data.mix_temperature", told, hint="data.mix: repeats")
     held = spec.data.held_out
     if held and held.number is None and not 0 < held.share < 1:
         yield Refusal("data.eval", f"expected a share above 0% and below 100%, got {spec.data.eval}")

@@ -18,7 +18,7 @@ from launcher.machine import facts, process, trainer
 from launcher.machine.process import CommandError
 from launcher.plan.types import RunPlan
 from launcher.rundir.directory import RunDir
-from train.config import Data, Source
+from train.config import Data, Source, quotas
 from train.rundir import checkpoints
 
 RECORDED = ("seed", "global_batch_size", "lora.r", "lora.alpha", "lora.rslora", "lora.init")
@@ -146,11 +146,12 @@ def check_records(job: JobSpec, model: Path | None = None) -> RecordCounts:
     if result.code:
         raise CommandError(result, "cannot check the records and the model")
     counts: dict[str, int | None] = msgspec.json.decode(result.stdout)
-    trained = _counted(job.data.train_sources, counts)
+    limited = [source.limited(counts.get(source.path) or 0) for source in job.data.train_sources]
+    known = all(counts.get(source.path) is not None for source in job.data.train_sources)
+    trained = sum(quotas(job.data, limited)) if known else None
     if (held := job.data.held_out) is None:
         return RecordCounts(trained, _counted(job.data.eval_sources, counts))
-    once = [msgspec.structs.replace(source, weight=1.0) for source in job.data.train_sources]
-    records = _counted(once, counts)
+    records = sum(limited)
     if not records or trained is None:
         return RecordCounts(trained, None)
     return RecordCounts(round(trained * (1 - held.of(records) / records)), held.of(records))
@@ -160,7 +161,7 @@ def _counted(sources: Iterable[Source], counts: Mapping[str, int | None]) -> int
     known = [(source, counts.get(source.path)) for source in sources]
     if any(count is None for _, count in known):
         return None
-    return sum(source.trained(count or 0) for source, count in known)
+    return sum(round(source.weight * (count or 0)) for source, count in known)
 
 
 def turn_cost(job: JobSpec) -> dict[str, float] | None:
@@ -191,7 +192,7 @@ def _quickcheck(data: Data, model: Path | None, files: Iterable[str], *options: 
 
 def count_records(job: JobSpec) -> tuple[int, float]:
     """(records per epoch, their bytes); zeros if one of the files cannot be counted here."""
-    records, size = 0, 0.0
+    used, each = [], []
     for source in job.data.train_sources:
         file = Path(source.path).expanduser()
         if file.suffix != ".jsonl":
@@ -199,13 +200,14 @@ def count_records(job: JobSpec) -> tuple[int, float]:
         try:
             with file.open("rb") as lines:
                 held = sum(1 for line in lines if line.strip())
-            trained = source.trained(held)
-            trained -= 0 if job.data.held_out is None else job.data.held_out.of(trained)
-            records += trained
-            size += trained / max(1, held) * file.stat().st_size
+            used.append(source.limited(held))
+            each.append(file.stat().st_size / max(1, held))
         except OSError:
             return 0, 0
-    return records, size
+    kept = sum(used)
+    share = 1.0 if job.data.held_out is None or not kept else 1 - job.data.held_out.of(kept) / kept
+    taken = quotas(job.data, [round(share * count) for count in used])
+    return sum(taken), sum(count * size for count, size in zip(taken, each, strict=True))
 
 
 def _check_file(key: str, path: Path) -> None:

@@ -6,7 +6,7 @@ import itertools
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -46,9 +46,13 @@ class Part:
     options: RecordOptions = PLAIN
     used: tuple[int, ...] | None = None
     """Sequences of each source that are trained on, its first ones; None: all."""
+    data: config.Data | None = None
+    """How sources are mixed and ordered; None: by their weights, shuffled."""
 
     def sampler(self, seed: int) -> Sampler:
-        return Sampler(self.counts, self.weights, seed, self.used)
+        if self.data is None:
+            return Sampler(self.counts, self.weights, seed, self.used)
+        return Sampler.of(self.data, self.counts, self.used or self.counts, seed, self.lengths)
 
     @cached_property
     def records(self) -> tuple[Record, ...]:
@@ -199,17 +203,35 @@ class Data:
         tokens = found.tokens
         if chosen is not None:
             tokens = select(tokens, np.flatnonzero(chosen[tokens.kept]))
+        counts, used = found.counts(tokens.kept), found.used(tokens.kept, [source.first for source in sources])
         if self.rundir.rank == 0:
             if chosen is not None and trained is not None:  # all else was said of data.train
                 self._report(name, {**_sizes(tokens), **_overlap(found, found, chosen, trained)}, reused=True)
             else:
-                self._tell(name, found, limit, {} if chosen is None else _sizes(tokens))
+                sizes = _sizes(tokens, counts, used) if chosen is not None or used != counts else {}
+                self._tell(name, found, limit, {**sizes, **self._mixed(name, sources, counts, used)})
         shown = sources[0].path if len(sources) == 1 else f"data.{name}"
         cache.refuse_problems(found.meta, shown, data.on_error)
         tokens = tokens if limit is None else first(tokens, limit)
         weights = tuple(source.weight for source in sources)
-        used = found.used(tokens.kept, [source.first for source in sources])
-        return Part(sources, tokens, found.counts(tokens.kept), weights, RecordOptions.of(data), used)
+        if limit is not None:
+            return Part(sources, tokens, found.counts(tokens.kept), weights, RecordOptions.of(data))
+        mixed = data if name == "train" else None
+        return Part(sources, tokens, counts, weights, RecordOptions.of(data), used, mixed)
+
+    def _mixed(
+        self, name: str, sources: tuple[Source, ...], counts: Sequence[int], used: Sequence[int]
+    ) -> dict[str, Any]:
+        """What each source of data.train comes to, if there are several or not all of one is trained on."""
+        taken = config.quotas(self.config.data, used) if name == "train" else []
+        if name != "train" or (len(sources) == 1 and taken == list(counts)):
+            return {}
+        return {
+            "sources": [
+                {"path": source.path, "records": count, "used": limited, "per_epoch": quota}
+                for source, count, limited, quota in zip(sources, counts, used, taken, strict=True)
+            ]
+        }
 
     def _train_entry(self, tokenizer: Any) -> Entry:
         sources = self.config.data.train_sources
@@ -258,8 +280,12 @@ class Data:
         self.rundir.event("data", part=name, **facts, reused=reused)
 
 
-def _sizes(tokens: Tokens) -> dict[str, Any]:
-    """What a part of the records comes to."""
+def _sizes(tokens: Tokens, held: Sequence[int] = (), used: Sequence[int] = ()) -> dict[str, Any]:
+    """What a part of the records comes to: of each source, which has `held`, its first `used` ones."""
+    if held != used:
+        starts = itertools.accumulate((0, *held))
+        kept = [np.arange(start, start + count) for start, count in zip(starts, used, strict=False)]
+        tokens = select(tokens, np.concatenate(kept))
     counts = {"tokens": int(tokens.lengths.sum()), "loss_tokens": int(tokens.loss_tokens.sum())}
     return {"records": len(tokens), **counts, "lengths": lengths(tokens)}
 

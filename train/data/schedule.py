@@ -9,16 +9,17 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from train.config import Training, remark_on_steps, steps_of
+from train.config import Data, Training, quotas, remark_on_steps, steps_of
 
 Indices = npt.NDArray[np.int64]
 Order = Literal["none", "bucket", "pack"]
+Ordered = Literal["shuffled", "given", "shortest_first"]
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,32 @@ class Sampler:
     seed: int
     used: tuple[int, ...] | None = None
     """How many of the records of each source take part, its first ones; None: all."""
+    order: Ordered = "shuffled"
+    lengths: npt.NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
+    """Tokens of each record, for `shortest_first`."""
+
+    @staticmethod
+    def of(
+        data: Data,
+        counts: Sequence[int],
+        used: Sequence[int],
+        seed: int,
+        lengths: npt.NDArray[np.int64] | None = None,
+    ) -> Sampler:
+        """The sampler of a job: its weights are those that data.mix makes of the sources' own."""
+        wanted = quotas(data, used)
+        weights = [quota / count if count else 0.0 for quota, count in zip(wanted, used, strict=True)]
+        return Sampler(tuple(counts), tuple(weights), seed, tuple(used), data.order, lengths)
+
+    @property
+    def quotas(self) -> list[int]:
+        """Records of an epoch, by source."""
+        return [self._quota(count, weight) for count, weight in zip(self._used, self.weights, strict=True)]
 
     @property
     def epoch_size(self) -> int:
         """Records of one epoch; the same for every epoch."""
-        return sum(self._quota(count, weight) for count, weight in zip(self._used, self.weights, strict=True))
+        return sum(self.quotas)
 
     @property
     def _used(self) -> tuple[int, ...]:
@@ -55,9 +77,19 @@ class Sampler:
         for count, used, weight in zip(self.counts, self._used, self.weights, strict=True):
             whole, rest = divmod(self._quota(used, weight), used) if used else (0, 0)
             parts += [np.arange(start, start + used, dtype=np.int64)] * whole
-            parts.append(start + rng.permutation(used)[:rest].astype(np.int64))
+            drawn = rng.permutation(used)[:rest].astype(np.int64)
+            parts.append(start + (np.sort(drawn) if self.order == "given" else drawn))
             start += count
-        return rng.permutation(np.concatenate(parts)) if parts else np.empty(0, np.int64)
+        if not parts:
+            return np.empty(0, np.int64)
+        together = np.concatenate(parts)
+        if self.order == "given":
+            return together
+        shuffled = rng.permutation(together)
+        if self.order == "shuffled":
+            return shuffled
+        assert self.lengths is not None
+        return shuffled[np.argsort(self.lengths[shuffled], kind="stable")]
 
     def step(self, number: int, global_batch_size: int) -> Indices:
         """The record indices of optimizer step `number` (from 0), shape [global_batch_size]."""
@@ -85,9 +117,13 @@ class Sampler:
 
 
 @functools.lru_cache(maxsize=2)
+def _kept(sampler: Sampler, number: int, lengths: int) -> Indices:
+    return sampler._shuffled(number)
+
+
 def _epoch(sampler: Sampler, number: int) -> Indices:
     """Cache epochs: every step asks for its own, and shuffling a million records takes too long for that."""
-    return sampler._shuffled(number)
+    return _kept(sampler, number, id(sampler.lengths))
 
 
 def deal(

@@ -13,6 +13,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from train import dist
+from train.config import Data as Mixed
 from train.config import TrainConfig, loss_schedule, records_of, steps_between
 from train.data.dataset import Data, Part
 from train.data.prompts import end_ids, set_template, template_facts
@@ -265,6 +266,10 @@ _MEANING = ("r", "alpha", "rslora", "init")
 """Rank, scale and start of a new adapter: what the weights of a checkpoint mean."""
 
 
+_MIXING = ("mix", "mix_temperature", "order")
+"""Other values than the defaults, which earlier versions had, change which records a step sees."""
+
+
 def _facts(run: Run) -> dict[str, Any]:
     config, parameters = run.config, dict(trainable(run.model))
     return {
@@ -273,7 +278,11 @@ def _facts(run: Run) -> dict[str, Any]:
         "global_batch_size": run.planned_batch,
         "total_steps": run.total,
         **({f"lora.{key}": getattr(config.lora, key) for key in _MEANING} if config.lora.adapter is None else {}),
-        "data": {"sequences": len(run.train_part.tokens), "tokens": int(run.train_part.lengths.sum())},
+        "data": {
+            "sequences": len(run.train_part.tokens),
+            "tokens": int(run.train_part.lengths.sum()),
+            **{name: value for name in _MIXING if (value := getattr(config.data, name)) != getattr(Mixed(), name)},
+        },
         "trained_modules": targets.trained_modules(parameters),
         "trained_parameters": sum(parameter.numel() for parameter in parameters.values()),
     }

@@ -90,8 +90,7 @@ ROWS: dict[str, Row] = {
         "文件、目录、`hub:所有者/名称`，或其列表（每行一个）。某一项可写作 `{path: 文件, weight: 2, first: 1000}`，"
         "`文件#1000` 表示其前 1000 条记录。",
         "[zh.jsonl, {path: en.jsonl, weight: 0.5}]",
-        "dataset LLaMA-Factory ms-swift; datasets axolotl; dataset_name TRL; train_file HF; mix_strategy "
-        "LLaMA-Factory; interleave_probs LLaMA-Factory; interleave_prob ms-swift", label="Training records",
+        "dataset LLaMA-Factory ms-swift; datasets axolotl; dataset_name TRL; train_file HF", label="Training records",
     ),
     "data.eval": Row(
         "留出数据",
@@ -103,6 +102,20 @@ ROWS: dict[str, Row] = {
     "data.max_samples": Row(
         "每个来源的最多记录", "每个来源最多用这么多条记录训练，取最前面的；null：全部。", "1000",
         "max_samples LLaMA-Factory; max_train_samples HF",
+    ),
+    "data.mix": Row(
+        "混合方式", "各来源 weight 的含义。repeats：每轮中每条记录出现几次。shares：各来源在一轮中所占的份额，"
+        "一轮的记录数等于各来源之和。", "shares",
+        "mix_strategy LLaMA-Factory; interleave_probs LLaMA-Factory; interleave_prob ms-swift",
+    ),
+    "data.mix_temperature": Row(
+        "混合温度", "大于 1 时，各来源按（weight × 记录数）^（1 / 温度）更接近平分一轮；要求 `mix: repeats`。", "2.0",
+    ),
+    "data.order": Row(
+        "记录顺序", "一轮中记录的顺序。shuffled：按 train.seed 打乱。given：按来源中的顺序。shortest_first："
+        "按词元数从短到长，即课程学习。", "shortest_first",
+        "disable_shuffling LLaMA-Factory; curriculum_sampling axolotl; shuffle_dataset TRL; dataset_shuffle ms-swift; "
+        "train_dataloader_shuffle ms-swift",
     ),
     "data.max_length": Row(
         "最大长度", "一条记录的最多词元数，提示与回答合计。", "4096",

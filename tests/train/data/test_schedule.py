@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -161,3 +163,59 @@ def test_only_the_first_records_of_a_source_take_part() -> None:
 )
 def test_a_time_in_epochs_is_counted_in_whole_batches(every: int | str, steps: int) -> None:
     assert steps_between(every, records=100, global_batch_size=8) == steps
+
+
+SOURCES = ({"path": "a", "weight": 3.0}, {"path": "b"}, {"path": "c", "weight": 0.5})
+
+
+@pytest.mark.parametrize("counts", [(100, 900, 7000), (0, 5, 5), (1, 1, 1), (3, 0, 100_000)])
+@pytest.mark.parametrize(
+    ("settings", "share"),
+    [
+        ({"mix": "shares"}, lambda weight, count: weight),
+        ({"mix_temperature": 2.0}, lambda weight, count: (weight * count) ** 0.5),
+        ({"mix_temperature": 5.0}, lambda weight, count: (weight * count) ** 0.2),
+        ({}, lambda weight, count: weight * count),
+    ],
+)
+def test_sources_have_their_shares_of_an_epoch_that_keeps_its_size(
+    counts: tuple[int, ...], settings: dict[str, Any], share: Any
+) -> None:
+    """Against the shares computed in fractions, as T5's and mBERT's papers define them."""
+    from train.config import Data, Source, quotas
+
+    data = Data(train=tuple(Source(**source) for source in SOURCES), **settings)
+    found = quotas(data, counts)
+    weights = [source.weight for source in data.train_sources]
+    shares = np.array([share(weight, count) if count else 0 for weight, count in zip(weights, counts, strict=True)])
+    whole = sum(counts) if data.mix == "shares" else sum(weight * c for weight, c in zip(weights, counts, strict=True))
+    assert abs(np.array(found) - whole * shares / shares.sum()).max() <= 1
+    assert abs(sum(found) - whole) <= 1.5
+    sampler = Sampler.of(data, counts, counts, seed=3)
+    origin = np.searchsorted(np.cumsum(counts), sampler.epoch(1), side="right")
+    assert np.bincount(origin, minlength=3).tolist() == found
+    for source in range(3):  # no record of a source is repeated before each of them was taken as often
+        times = np.bincount(sampler.epoch(1))[sum(counts[:source]) : sum(counts[: source + 1])]
+        assert not len(times) or times.max() - times.min() <= 1 or len(times) < counts[source]
+
+
+def test_records_are_ordered_as_given_or_by_length() -> None:
+    from train.config import Data, Source
+
+    lengths = np.random.default_rng(0).integers(1, 9, 30)
+    sources = (Source(path="a", weight=2.0), Source(path="b", weight=0.5, first=10))
+    given = Sampler.of(Data(train=sources, order="given"), (10, 20), (10, 10), 5)
+    epoch = given.epoch(0).tolist()
+    assert epoch[:20] == [*range(10), *range(10)]
+    assert epoch[20:] == sorted(epoch[20:])
+    assert set(epoch[20:]) <= set(range(10, 20))
+    assert given.epoch(1)[20:].tolist() != epoch[20:]
+    short = Sampler.of(Data(train=sources, order="shortest_first"), (10, 20), (10, 10), 5, lengths)
+    taken = short.epoch(0)
+    assert (np.diff(lengths[taken]) >= 0).all()
+    shuffled = Sampler.of(Data(train=sources), (10, 20), (10, 10), 5, lengths)
+    assert sorted(taken.tolist()) == sorted(shuffled.epoch(0).tolist())
+    assert (
+        taken.tolist()
+        != Sampler.of(Data(train=sources, order="shortest_first"), (10, 20), (10, 10), 5, -lengths).epoch(0).tolist()
+    )

@@ -137,3 +137,25 @@ def test_a_share_of_few_records_may_be_none_and_is_refused(parted: Any, tmp_path
     file = write(tmp_path / "a.jsonl", [record(number) for number in range(5)])
     with pytest.raises(DataError, match="no record that can be evaluated"):
         parted(train=file, eval="0.001%")
+
+
+@pytest.mark.parametrize("limit", [{"first": 30}, {"max_samples": 30}, {"held": "20%", "first": 30}])
+def test_the_summary_counts_what_is_trained_on_and_what_each_source_came_to(
+    parted: Any, tmp_path: Path, limit: dict[str, Any]
+) -> None:
+    first, held = {"first": limit["first"]} if "first" in limit else {}, limit.get("held")
+    many = write(tmp_path / "many.jsonl", [record(number) for number in range(100)])
+    few = write(tmp_path / "few.jsonl", [record(number) for number in range(100, 110)])
+    apart = write(tmp_path / "eval.jsonl", [record(number) for number in range(900, 905)])
+    wanted = {name: value for name, value in limit.items() if name == "max_samples"}
+    used, held_out, summary = parted(
+        train=[{"path": many, "weight": 2.0, **first}, {"path": few, "weight": 0.5}], eval=held or apart, **wanted
+    )
+    told = summary["train"]
+    kept = [one["used"] for one in told["sources"]]
+    assert told["records"] == sum(kept)
+    assert told["tokens"] / told["records"] == pytest.approx(summary["eval"]["tokens"] / len(held_out), rel=0.1)
+    assert [one["path"] for one in told["sources"]] == [many, few]
+    assert [one["per_epoch"] for one in told["sources"]] == [2 * kept[0], round(kept[1] / 2)]
+    assert len(used) == sum(one["per_epoch"] for one in told["sources"])
+    assert kept == ([30, 10] if held is None else [40 - len(held_out) - kept[1], kept[1]])
