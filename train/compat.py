@@ -86,7 +86,7 @@ _PROJECTIONS = {*families.LLAMA_TARGETS, *families.GLM_TARGETS}
 
 def _usual(targets: str | tuple[str, ...]) -> bool:
     """Whether all targets are projections of the layers. A regular expression could match anything."""
-    return targets == "auto" or (not isinstance(targets, str) and set(targets) <= _PROJECTIONS)
+    return targets == "auto" or (not isinstance(targets, str) and set(targets) <= {"auto", *_PROJECTIONS})
 
 
 _EMBEDDINGS = ("embed_tokens", "lm_head")
@@ -144,6 +144,7 @@ def _unfused(family: Family) -> str:
     return f"the fused layers do not support this model: {family.unfused}"
 
 
+_INITS = {"pissa": "PiSSA", "olora": "OLoRA"}
 _CUT = {
     "adamw_8bit": "so blocks of 8-bit states would not fit another number of ranks",
     "paged_adamw_8bit": "so blocks of 8-bit states would not fit another number of ranks",
@@ -300,8 +301,8 @@ RULES: tuple[Rule, ...] = (
         "peft",
     ),
     Rule(
-        lambda s: s.engine == "unsloth" and s.device == "cpu" and s.init == "pissa",
-        "Unsloth's CPU backend has no PiSSA initialization",
+        lambda s: s.engine == "unsloth" and s.device == "cpu" and s.init != "default",
+        lambda s: f"Unsloth's CPU backend has no {_INITS[s.init]} initialization",
         "train.engine",
         "peft",
     ),
@@ -319,26 +320,28 @@ RULES: tuple[Rule, ...] = (
         "none",
     ),
     Rule(
-        lambda s: s.init == "pissa" and s.quantization != "none",
-        lambda s: f"PiSSA decomposes the weights, and {s.quantization} weights cannot be decomposed",
+        lambda s: s.init != "default" and s.quantization != "none",
+        lambda s: f"{_INITS[s.init]} decomposes the weights, and {s.quantization} weights cannot be decomposed",
         "lora.init",
         "default",
     ),
     Rule(
-        lambda s: s.init == "pissa" and s.zero_stage == 3,
-        "PiSSA decomposes whole weights, and no rank has them under ZeRO-3",
+        lambda s: s.init != "default" and s.zero_stage == 3,
+        lambda s: f"{_INITS[s.init]} decomposes whole weights, and no rank has them under ZeRO-3",
         "train.zero_stage",
         2,
     ),
     Rule(
-        lambda s: s.init == "pissa" and s.adapter,
-        "an existing adapter already has its weights, and PiSSA would replace them",
+        lambda s: s.init != "default" and s.adapter,
+        lambda s: f"an existing adapter already has its weights, and {_INITS[s.init]} would replace them",
         "lora.init",
         "default",
     ),
     Rule(
-        lambda s: s.init == "pissa" and s.dora,
-        "a PiSSA adapter is converted for the original weights as a sum, and DoRA rescales it",
+        lambda s: s.init != "default" and s.dora,
+        lambda s: (
+            f"an adapter of {_INITS[s.init]} is converted for the original weights as a sum, and DoRA rescales it"
+        ),
         "lora.init",
         "default",
     ),

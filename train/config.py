@@ -102,7 +102,8 @@ def held_out(value: Any) -> HeldOut | None:
 
 class Data(Section, frozen=True):
     train: str | tuple[str | Source, ...] = ""
-    """Training records: a file, a directory, `hub:OWNER/NAME`, or a list of these. An entry may be `{path: FILE,
+    """Training records: a file, a directory, `hub:OWNER/NAME`, `ms:OWNER/NAME` (ModelScope), or a list of these. A file
+    of such a data set: `hub:OWNER/NAME/FILE`. An entry may be `{path: FILE,
     weight: 2, first: 1000}`, and `FILE#1000` means its first 1000 records."""
     eval: str | int | tuple[str | Source, ...] | None = None
     """Held-out records, in the same form. Their loss and answers are measured. `5%` or a number instead sets so many
@@ -198,6 +199,10 @@ def _as_sources(value: str | tuple[str | Source, ...] | None) -> tuple[Source, .
     return tuple(Source(path=item) if isinstance(item, str) else item for item in listed if item)
 
 
+HUBS = ("hub:", "ms:")
+"""How the name of a data set on Hugging Face's hub begins, and that of one on ModelScope."""
+
+
 def split_of(path: str) -> tuple[str, str | None]:
     """(directory, split) of a path such as DIR:train; (path, None) of any other path."""
     folder, _, split = path.rpartition(":")
@@ -214,16 +219,17 @@ class Lora(Section, frozen=True):
     dropout: float = 0.0
     """Share of the adapter's inputs that each step drops at random."""
     target_modules: str | tuple[str, ...] = "auto"
-    """Modules to adapt: a list of names, or a regular expression for whole names. auto: by the model's family."""
+    """Modules to adapt: a list of names, or a regular expression for whole names. auto: by the model's family. In a
+    list, `auto` stands for these: [auto, embed_tokens, lm_head]."""
     rslora: bool = False
     """Scale by `alpha / sqrt(r)`, which keeps large ranks stable (Kalajdzievski 2023, arXiv 2312.03732)."""
     dora: bool = False
     """Train magnitude and direction apart (Liu et al. 2024, arXiv 2402.09353)."""
     plus_ratio: float | None = None
     """LoRA+: learning rate of B over that of A (Hayou et al. 2024, arXiv 2402.12354)."""
-    init: Literal["default", "pissa"] = "default"
+    init: Literal["default", "pissa", "olora"] = "default"
     """Initial values. default: A random, B zero. pissa: the largest singular values of the weights (Meng et al. 2024,
-    arXiv 2404.02948)."""
+    arXiv 2404.02948). olora: the first columns of their QR decomposition (Büyükakyüz 2024, arXiv 2406.01775)."""
     modules_to_save: tuple[str, ...] = ()
     """Modules to train whole beside the adapter, as in [embed_tokens, lm_head]."""
     adapter: str | None = None

@@ -73,7 +73,8 @@ def _offline(config: TrainConfig) -> str | None:
     """Why the hub cannot be asked for what the job names of it, if so. Raises UserError for what is not here either."""
     model, sources = config.model, (*config.data.train_sources, *config.data.eval_sources)
     of_hub = model.source == "huggingface" and not Path(model.path).expanduser().is_dir()
-    names = [source.path.removeprefix("hub:").partition(":")[0] for source in sources if source.path.startswith("hub:")]
+    named = [source.path.removeprefix("hub:").partition(":")[0] for source in sources if source.path.startswith("hub:")]
+    names = ["/".join(name.split("/")[:2]) if not Path(name).exists() else name for name in named]
     doing("asking the hub")
     return reachable.stay_offline_unless_reachable(
         [model.path] if of_hub else [], [name for name in names if not Path(name).exists()]

@@ -29,7 +29,7 @@ from train.answers.trained import (
     best_device,
     find_adapter,
 )
-from train.config import TrainConfig
+from train.config import HUBS, TrainConfig
 from train.data.dataset import Data
 from train.dist import World
 from train.errors import UserError, report
@@ -77,7 +77,7 @@ def evaluation_config(config: TrainConfig, options: argparse.Namespace, world: W
     """The run's configuration, changed to evaluate on this device and these records. Raises UserError."""
     data = config.data
     if options.data:
-        hub = options.data.startswith("hub:")
+        hub = options.data.startswith(HUBS)
         data = replace(data, eval=options.data if hub else str(Path(options.data).resolve()))
     if not data.eval:
         raise UserError("this run has no data.eval", "name a file of records with --data", code="ZL-DATA-03")

@@ -99,7 +99,7 @@ def caches(job: JobSpec, environ: Mapping[str, str], *, here: bool) -> Iterator[
         defaults = {HOME: str(hf_home(environ)), HUB: str(expand(hub)) if hub else ""}
         # `datasets` locks and converts in its cache, so that one must be writable.
         read_only = not hub_data and (model_folder(job.model.path, {**environ, **job.env}) / "snapshots").is_dir()
-    if hub_model and job.model.source == "modelscope":
+    if (hub_model and job.model.source == "modelscope") or any(path.startswith("ms:") for _, path in job.data.paths):
         defaults[MODELSCOPE] = environ.get(MODELSCOPE) or str(Path.home() / ".cache/modelscope")
     for variable, default in defaults.items():
         yield Cache(

@@ -21,11 +21,12 @@ from launcher.commands.adapter_options import (
 from launcher.errors import UsageError
 from launcher.machine import facts
 from launcher.rundir.directory import RunDir
+from train.config import HUBS
 
 
 @click.command("eval")
 @click.argument("run")
-@click.option("--data", metavar="FILE|hub:NAME", help="Records to measure on (default: data.eval of the job).")
+@click.option("--data", metavar="FILE|hub:NAME|ms:NAME", help="Records to measure on (default: data.eval of the job).")
 @device_option
 @click.option("--max-records", type=click.IntRange(min=1), help="Maximum number of records.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as one JSON object.")
@@ -42,7 +43,7 @@ def evaluate(
 ) -> int:
     """Measure RUN's adapter on records: the loss, and the metrics of each task. Uses all local GPUs."""
     found = find_run_with_adapter(run)
-    if data and not data.startswith("hub:") and not Path(data).is_file():
+    if data and not data.startswith(HUBS) and not Path(data).is_file():
         raise UsageError(f"--data: no such file: {data}", code="ZL-DATA-01")
     chosen = checkpoint_args(checkpoint, average)
     status, scores, directory = measure(found, data, device, chosen, max_records)
@@ -73,7 +74,7 @@ def measure(
     directory = found.evaluations / directory_name(data, chosen)
     args = ["-m", "train.evaluate", "--run-dir", str(found.path), "--device", device, "--out", str(directory)]
     if data:
-        args += ["--data", data if data.startswith("hub:") else str(Path(data).absolute())]
+        args += ["--data", data if data.startswith(HUBS) else str(Path(data).absolute())]
     args += ["--max-records", str(max_records)] if max_records else []
     args += chosen
     if gpus > 1:
@@ -95,6 +96,6 @@ def _name_of(data: str | None) -> str:
     """
     if data is None:
         return "eval"
-    if data.startswith("hub:"):
+    if data.startswith(HUBS):
         return data.replace(":", "-").replace("/", "--")
     return f"{Path(data).stem}-{hashlib.sha256(str(Path(data).resolve()).encode()).hexdigest()[:6]}"

@@ -10,6 +10,7 @@ from typing import Any
 
 from launcher.errors import DataError
 from launcher.job.spec import JobSpec
+from train.config import HUBS
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def named_paths(spec: JobSpec) -> Iterator[str]:
         yield from program_files(spec.program)
         return
     for _, path in spec.data.paths:
-        if "://" not in path and not path.startswith("hub:"):
+        if "://" not in path and not path.startswith(HUBS):
             yield path
     if spec.lora.adapter:
         yield spec.lora.adapter

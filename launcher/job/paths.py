@@ -10,7 +10,7 @@ from typing import Any
 
 from launcher.errors import SpecError
 from launcher.job.deepspeed import ds_reading
-from train.config import held_out
+from train.config import HUBS, held_out
 
 FILES = (("ssh", "hostfile"), ("ssh", "ssh_config"), ("slurm", "template"), ("lora", "adapter"))
 """(section, key) of paths that are always files or directories of this machine."""
@@ -88,7 +88,7 @@ def _absolute_source(value: str, base: Path) -> Any:
     limited = re.fullmatch(r"(.+)#([1-9]\d*)", value)
     if limited and not os.path.exists(base / Path(value).expanduser()):  # noqa: PTH110 - as for a model
         return {"path": _absolute_source(limited[1], base), "first": int(limited[2])}
-    return value if "://" in value or value.startswith("hub:") else _absolute(value, base)
+    return value if "://" in value or value.startswith(HUBS) else _absolute(value, base)
 
 
 def _absolute_sources(value: Any, base: Path) -> Any:

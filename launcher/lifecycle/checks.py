@@ -18,7 +18,7 @@ from launcher.machine import facts, process, trainer
 from launcher.machine.process import CommandError
 from launcher.plan.types import RunPlan
 from launcher.rundir.directory import RunDir
-from train.config import Data, Source, quotas
+from train.config import HUBS, Data, Source, quotas
 from train.rundir import checkpoints
 
 RECORDED = ("seed", "global_batch_size", "lora.r", "lora.alpha", "lora.rslora", "lora.init")
@@ -109,7 +109,7 @@ def check_inputs(job: JobSpec, backend: str) -> None:
     remote = backend == "slurm" and job.slurm.login is not None
     for key, path in job.data.paths:
         # The Slurm backend checks a file of the cluster there.
-        if "://" not in path and not path.startswith("hub:") and not (remote and not Path(path).exists()):
+        if "://" not in path and not path.startswith(HUBS) and not (remote and not Path(path).exists()):
             _check_file(key, Path(path))
     for key, path, holds in (
         ("model.path", job.model.path, "config.json and the weights"),

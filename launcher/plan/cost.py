@@ -81,7 +81,7 @@ def relative_speed(engine: str, zero_stage: int) -> float:
 def _targets(spec: JobSpec, shape: Shape) -> tuple[str, ...] | None:
     """Names of the adapted layers; None: all. Experts have LoRA only as PEFT has it for parameters."""
     targets, lora = spec.lora.target_modules, spec.lora
-    if isinstance(targets, tuple):
+    if isinstance(targets, tuple) and "auto" not in targets:
         return targets
     plain = not (lora.dropout or lora.dora or lora.init != "default")
     return None if shape.experts is None or plain else memory.ATTENTION

@@ -53,7 +53,8 @@ _ROUTES: tuple[tuple[str, str], ...] = (
     (r"/(?P<kind>datasets)/(?P<name>[^/]+/[^/]+)/resolve/[^/]+/(?P<file>.+)", "content"),
     (r"/(?P<name>[^/]+/[^/]+)/resolve/[^/]+/(?P<file>.+)", "content"),
     (r"/api/v1/(?P<kind>models)/(?P<name>[^/]+/[^/]+)/repo/files", "modelscope_files"),
-    (r"/api/v1/(?P<kind>models)/(?P<name>[^/]+/[^/]+)/repo", "modelscope_content"),
+    (r"/api/v1/(?P<kind>datasets)/(?P<name>[^/]+/[^/]+)/repo/tree", "modelscope_files"),
+    (r"/api/v1/(?P<kind>models|datasets)/(?P<name>[^/]+/[^/]+)/repo", "modelscope_content"),
     (r"/api/v1/(?P<kind>models)/(?P<name>[^/]+/[^/]+)/revisions", "modelscope_revisions"),
 )
 

@@ -18,7 +18,7 @@ from launcher.errors import ZlaunchError
 from launcher.job.importing import imported_file, recognize
 from launcher.job.importing.draft import Draft
 
-MEDIA = re.compile(r"vl\b|-vl-|_vl|vision|llava|omni|audio|video|pixtral|paligemma|ocr", re.IGNORECASE)
+MEDIA = re.compile(r"vl\b|-vl-|_vl|vision|llava|omni|audio|video|pixtral|paligemma|ocr|emu3", re.IGNORECASE)
 
 
 def llamafactory(root: Path) -> Iterator[Path]:

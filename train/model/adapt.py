@@ -28,7 +28,7 @@ def adapt(config: TrainConfig, loaded: Loaded, base: BaseModel, family: Family) 
         adapted = _continue_adapter(config, loaded)
     else:
         targets.check_names(config.lora, loaded.model, loaded.engine)
-        found = places(loaded.model, _target_modules(config, family), loaded.engine, config.lora)
+        found = places(loaded.model, _target_modules(config, family, loaded.model), loaded.engine, config.lora)
         adapted, left_out = _add_adapter(config, loaded, found), found.left_out
     for parameter in adapted.parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
@@ -36,7 +36,7 @@ def adapt(config: TrainConfig, loaded: Loaded, base: BaseModel, family: Family) 
     for peft_config in adapted.peft_config.values():
         peft_config.base_model_name_or_path = base.name
         peft_config.revision = base.revision
-    if config.lora.init == "pissa" and config.lora.adapter is None:
+    if config.lora.init != "default" and config.lora.adapter is None:
         pissa.remember(adapted)
     return adapted, left_out
 
@@ -64,12 +64,15 @@ def _add_adapter(config: TrainConfig, loaded: Loaded, found: Places) -> Any:
         raise explained from error
 
 
-def _target_modules(config: TrainConfig, family: Family) -> Any:
+def _target_modules(config: TrainConfig, family: Family, model: Any) -> Any:
     """`auto` is the projections of the family; for an unknown family, every linear layer except the head."""
     names = config.lora.target_modules
     if names == "auto":
         return list(family.lora_targets) or "all-linear"
-    return names if isinstance(names, str) else list(names)
+    if isinstance(names, str):
+        return names
+    usual = list(family.lora_targets) or targets.linears(model)
+    return [one for name in names for one in (usual if name == "auto" else [name])]
 
 
 def _add_unsloth(config: TrainConfig, loaded: Loaded, options: dict[str, Any]) -> Any:

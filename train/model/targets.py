@@ -32,8 +32,21 @@ def check_names(lora: Lora, model: Any, engine: str = "peft") -> None:
         _check_pattern(lora.target_modules, names)
     else:
         candidates = [name for name, module in layers if "Norm" not in type(module).__name__]
-        _check_names(TARGETS, lora.target_modules, names, candidates)
+        _check_names(TARGETS, _named(lora), names, candidates)
     _check_names(WHOLE, lora.modules_to_save, names, [name for name, _ in layers])
+
+
+def _named(lora: Lora) -> tuple[str, ...]:
+    """The names in a list of modules, without `auto`."""
+    return tuple(name for name in lora.target_modules if name != "auto")
+
+
+def linears(model: Any) -> list[str]:
+    """The last names of all linear layers but the output head, as PEFT's `all-linear`."""
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import _maybe_include_all_linear_layers
+
+    return sorted(_maybe_include_all_linear_layers(LoraConfig(target_modules="all-linear"), model).target_modules)
 
 
 def check_names_of_files(lora: Lora, folder: Path) -> None:
@@ -51,7 +64,7 @@ def check_names_of_files(lora: Lora, folder: Path) -> None:
     if isinstance(lora.target_modules, str):
         _check_pattern(lora.target_modules, list(dict.fromkeys(names)))
     else:
-        _check_names(TARGETS, lora.target_modules, names, known)
+        _check_names(TARGETS, _named(lora), names, known)
     _check_names(WHOLE, lora.modules_to_save, names, known)
 
 
@@ -96,7 +109,9 @@ def check_continued(asked: str | tuple[str, ...], adapter: Any, model: Any) -> N
 
     if asked in ("auto", adapter.target_modules):
         return
-    names = asked if isinstance(asked, str) else list(asked)
+    names: Any = asked if isinstance(asked, str) else list(asked)
+    if "auto" in asked and not isinstance(asked, str):
+        names = [*(name for name in asked if name != "auto"), *linears(model)]
     job = LoraConfig(target_modules=names, modules_to_save=adapter.modules_to_save)
     wanted, held = modules(_maybe_include_all_linear_layers(job, model)), modules(adapter)
     if wanted != held:

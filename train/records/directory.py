@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from train.errors import DataError
-from train.hub import hub
+from train.hub import data_sets, hub
 from train.hub.cache_places import fetching_counted
 from train.hub.cachedir import cache_directory
 
@@ -97,10 +97,16 @@ def _records_in(place: Path) -> list[Path]:
 
 
 def hub_files(path: str) -> list[str]:
-    """The Arrow files of `hub:owner/name[:config][:split]`, in the cache of `datasets`, asked for once per node.
+    """The files of a data set on a hub, in the hub's own cache, asked for once per node.
 
-    A directory works as a data set too. A split may be a part, as in train[:5%], which is written to our own cache.
+    `hub:owner/name[:config][:split]`: Arrow files of `datasets`. A directory works as a data set too. A split may be a
+    part, as in train[:5%], which is written to our own cache. `ms:owner/name[:folder][:split]`: the files of ModelScope
+    as they are. `hub:owner/name/FILE`, `ms:owner/name/FILE`: one file.
     """
+    if path.startswith("ms:"):
+        return _of_modelscope(path)
+    if single := _FILE.fullmatch(path):
+        return hub.once(f"data-{path}", lambda: [data_sets.file_of_huggingface(path, single[1], single[2])])
     name, *rest = re.split(r":(?![^\[]*\])", path.removeprefix("hub:"))
     config, split = rest if len(rest) == 2 else (None, rest[0] if rest else "train")
     if len(rest) > 2 or not name:
@@ -108,6 +114,29 @@ def hub_files(path: str) -> list[str]:
             f"{path}: expected hub:owner/name, hub:owner/name:split or hub:owner/name:config:split", code="ZL-DATA-07"
         )
     return hub.once(f"data-{name}:{config or ''}:{split}", lambda: list(_fetched(path, name, config, split)))
+
+
+_FILE = re.compile(rf"(?:hub|ms):([\w.-]+/[\w.-]+)/([^:]+(?:{'|'.join(map(re.escape, SUFFIXES))}))", re.IGNORECASE)
+
+
+def _of_modelscope(path: str) -> list[str]:
+    single = _FILE.fullmatch(path)
+    name, *rest = (single[1] if single else path.removeprefix("ms:")).split(":")
+    if len(rest) > 2 or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise DataError(f"{path}: expected ms:owner/name, ms:owner/name:split, ms:owner/name:folder:split or a file")
+    wanted = [single[2]] if single else [f"*{suffix}" for suffix in SUFFIXES]
+    (held,) = hub.once(
+        f"ms-data-{name}:{single[2] if single else ''}", lambda: [data_sets.from_modelscope(path, name, wanted)]
+    )
+    place = Path(held)
+    if single:
+        return [str(place / single[2])]
+    if len(rest) == 2:
+        place, rest = place / rest[0], rest[1:]
+        if not place.is_dir():
+            raise DataError(f"{path}: the data set has no folder {place.name}")
+    split = rest[0] if rest else ("train" if "train" in _splits(place) else None)
+    return files_of_directory(place, split)
 
 
 def _fetched(path: str, name: str, config: str | None, split: str) -> Iterable[str]:

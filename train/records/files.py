@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from train.config import split_of
+from train.config import HUBS, split_of
 from train.errors import DataError
 from train.records.chunk import Broken, Chunk, Objects, Reader
 from train.records.directory import SUFFIXES, files_of_directory, hub_files
@@ -47,7 +47,7 @@ def objects(chunk: Chunk, columns: Collection[str] = ()) -> Objects:
 
 def files(path: str) -> list[tuple[str, str]]:
     """(file, what messages call it) of a source. Raises DataError."""
-    if path.startswith("hub:"):
+    if path.startswith(HUBS):
         return [(file, path) for file in hub_files(path)]
     folder, split = split_of(path)
     if Path(folder).is_dir():

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from train.config import Data, TrainConfig
+from train.config import HUBS, Data, TrainConfig
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -75,7 +75,7 @@ def _names(data: Data, key: str) -> str:
     if key == "data.eval" and data.held_out:
         return f"{data.eval} of the records, by their hash"
     paths = [path for name, path in data.sources if name == key]
-    return ", ".join(path if path.startswith("hub:") else Path(path).name for path in paths)
+    return ", ".join(path if path.startswith(HUBS) else Path(path).name for path in paths)
 
 
 def _scores(scores: Mapping[str, Mapping[str, Any] | None]) -> list[str]:

@@ -108,6 +108,10 @@ def _model(words: Words) -> None:
         draft.differs.append(Note("quantize_moe_experts", True, reason))
     if words.tree.get("bnb_config_kwargs") == {"bnb_4bit_use_double_quant": True}:
         words.unused("as zlaunch does it", "bnb_config_kwargs")
+    if words.tree.get("model_quantization_config") == "Mxfp4Config" and words.tree.get(
+        "model_quantization_config_kwargs"
+    ) == {"dequantize": True}:
+        words.unused("as zlaunch loads it", "model_quantization_config", "model_quantization_config_kwargs")
     words.lost("nf4 with zlaunch's own settings", "bnb_config_kwargs", "model_quantization_config",
                "model_quantization_config_kwargs", "nvfp4_merge_aware")  # fmt: skip
     for word in ("model_config", "overrides_of_model_config"):
@@ -154,8 +158,10 @@ def _adapter(words: Words) -> None:
     start = words.text("peft_init_lora_weights", "true") or "true"
     if start.startswith("pissa"):
         draft.set("lora.init", "pissa", "peft_init_lora_weights")
+    elif start == "olora":
+        draft.set("lora.init", "olora", "peft_init_lora_weights")
     elif start not in ("true", "false"):
-        draft.lost.append(Note("peft_init_lora_weights", start, "zlaunch has the default start and PiSSA"))
+        draft.lost.append(Note("peft_init_lora_weights", start, "zlaunch has the default start, PiSSA and OLoRA"))
     words.lost("LoRA goes on whole linear layers", "lora_target_parameters", "peft_layers_to_transform", "peft",
                "peft_layers_pattern", "peft_trainable_token_indices", "lora_rank_pattern",
                "lora_alpha_pattern", "peft_ensure_weight_tying", "loraplus_lr_embedding")  # fmt: skip
@@ -273,11 +279,8 @@ def _others(words: Words) -> None:
     words.unused("speed and memory only", *(word for word in words.tree if word.startswith("liger_")))
     words.unused("speed, memory and loading, chosen by zlaunch", *KERNELS)
     words.unused("the run directory of zlaunch holds the results", *OUTPUT)
-    if words.whole("early_stopping_patience"):
-        words.draft.lost.append(
-            Note("early_stopping_patience", words.tree["early_stopping_patience"], "training runs to its end")
-        )
-    words.take("early_stopping_patience")
+    trainer_arguments.best(words)
+    trainer_arguments.early_stopping(words, "early_stopping_patience")
     if words.number("loss_watchdog_threshold"):
         reason = "training stops where the loss is no number"
         draft.differs.append(Note("loss_watchdog_threshold", words.tree["loss_watchdog_threshold"], reason))
@@ -285,6 +288,5 @@ def _others(words: Words) -> None:
     if words.flag("group_by_length"):
         reason = "train.packing joins records of similar length inside a batch only"
         draft.differs.append(Note("group_by_length", True, reason))
-    words.lost("the last weights are kept", "load_best_model_at_end", "metric_for_best_model", "greater_is_better")
     words.unused("of a method that is not used", *(word for word in words.tree if re.match(
         r"(rl_|dpo_|kto_|orpo_|simpo_|cpo_|grpo|galore|qgalore|dion_|bench_|kd_|hub_|fsdp_)", word)))  # fmt: skip

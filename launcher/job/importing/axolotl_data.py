@@ -125,10 +125,10 @@ def _place(sources: Sources, words: Words, path: str, context: Context) -> None:
     elif re.match(r"\w+://", path):
         sources.draft.lost.append(Note(f"{words.prefix}path", path, "download it, and name the files in data.train"))
     else:
-        sources.add(peer_data.hub(path, config, split))
-        if files:
-            reason = "download these files, and name them in data.train"
-            sources.draft.lost.append(Note(f"{words.prefix}data_files", list(files), reason))
+        for file in files:
+            sources.add(f"hub:{path}/{file}")
+        if not files:
+            sources.add(peer_data.hub(path, config, split))
 
 
 def _names(words: Words, kind: Any) -> tuple[dict[str, Any], dict[str, Any]]:

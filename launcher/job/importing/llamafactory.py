@@ -205,7 +205,7 @@ def _others(words: Words) -> None:
                  "use_fast_tokenizer", "data_shared_file_system")  # fmt: skip
     words.lost("special tokens of a text are encoded as text", "split_special_tokens")
     words.lost("zlaunch shuffles every epoch", "disable_shuffling")
-    words.lost("training runs to its end", "early_stopping_steps")
+    trainer_arguments.early_stopping(words, "early_stopping_steps")
     parallel = [name for name in words.tree if name.endswith("_parallel_size")]
     words.unused("one, as here", *(name for name in parallel if words.tree[name] in (0, 1)))
     words.lost("zlaunch shards by ZeRO only", *(name for name in parallel if words.tree[name] not in (0, 1)))

@@ -23,7 +23,7 @@ def carry(words: Words, context: Context) -> None:
     for word, key in (("dataset", "data.train"), ("eval_dataset", "data.eval")):
         sources = Sources(draft, word)
         for name in words.names(word):
-            _add(sources, name, entries, base, folder)
+            _add(sources, name, entries, base, folder, context)
         if key == "data.train" and (share := words.number("val_size")):
             sources.hold_out(share, "val_size")
         sources.finish(key)
@@ -49,11 +49,17 @@ def _entries(folder: Any, context: Context) -> tuple[Mapping[str, Any] | None, P
     return (found, file.parent) if isinstance(found, dict) else (None, None)
 
 
-def _add(sources: Sources, name: str, entries: Mapping[str, Any] | None, base: Path | None, folder: Any) -> None:
+def _asks_modelscope(context: Context) -> bool:
+    return context.environment.get("USE_MODELSCOPE_HUB", "").lower() in ("1", "true", "y")
+
+
+def _add(
+    sources: Sources, name: str, entries: Mapping[str, Any] | None, base: Path | None, folder: Any, context: Context
+) -> None:
     """Add the data set of that name; a note where it cannot be had."""
     draft, word = sources.draft, sources.word
     if folder == "ONLINE":
-        sources.add(peer_data.hub(name))
+        sources.add(peer_data.modelscope(name) if _asks_modelscope(context) else peer_data.hub(name))
         return
     if entries is None or base is None:
         reason = f"no {INFO} in {folder}: run this where LLaMA-Factory runs, or name the file in data.train"
@@ -69,9 +75,9 @@ def _add(sources: Sources, name: str, entries: Mapping[str, Any] | None, base: P
     if other := _other_data(entry):
         draft.refused.append(Note(word, name, other))
         return
-    path = _path(entry, base)
+    path = _path(entry, base, prefers_modelscope=_asks_modelscope(context))
     if path is None:
-        reason = "only on ModelScope or a cloud store, or made by a script: save its records as a file"
+        reason = "only on OpenMind or a cloud store, or made by a script: save its records as a file"
         draft.lost.append(Note(word, name, reason))
         return
     sources.add(path, entry.get("num_samples"))
@@ -92,10 +98,13 @@ def _other_data(entry: Mapping[str, Any]) -> str | None:
     return f"{media[0]}: zlaunch trains on text only" if media else None
 
 
-def _path(entry: Mapping[str, Any], base: Path) -> str | None:
-    if name := entry.get("hf_hub_url"):
+def _path(entry: Mapping[str, Any], base: Path, *, prefers_modelscope: bool) -> str | None:
+    there, name = entry.get("ms_hub_url"), entry.get("hf_hub_url")
+    if there and (prefers_modelscope or not name):
+        return peer_data.modelscope(str(there), entry.get("subset"), entry.get("split"))
+    if name:
         return peer_data.hub(str(name), entry.get("subset"), entry.get("split"))
-    if "ms_hub_url" in entry or "om_hub_url" in entry or not entry.get("file_name"):
+    if "om_hub_url" in entry or not entry.get("file_name"):
         return None
     return str(base / str(entry["file_name"]))
 

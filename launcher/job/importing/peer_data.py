@@ -76,6 +76,11 @@ def hub(name: str, config: str | None = None, split: str | None = None) -> str:
     return f"hub:{name}:{split}" if split and split != "train" else f"hub:{name}"
 
 
+def modelscope(name: str, subset: str | None = None, split: str | None = None) -> str:
+    """The name that data.train has for a data set of ModelScope."""
+    return ":".join(["ms:" + name, *filter(None, (subset if subset != "default" else None, split))])
+
+
 def is_hub_name(name: str) -> bool:
     return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
 

@@ -15,7 +15,7 @@ MARKS = ("tuner_type", "train_type", "split_dataset_ratio", "torch_dtype", "mode
 LENGTH = 8192
 """data.max_length where ms-swift takes the model's own limit, which only the model tells."""
 MEDIA = re.compile(
-    r"[-_]VL|Omni|Audio|Vision|InternVL|MiniCPM-[VO]|Ovis|[-_]OCR|llava|Pixtral|GLM-4\.\dV", re.IGNORECASE
+    r"[-_]VL|Omni|Emu3|Audio|Vision|InternVL|MiniCPM-[VO]|Ovis|[-_]OCR|llava|Pixtral|GLM-4\.\dV", re.IGNORECASE
 )
 OUTPUT = (
     "output_dir", "add_version", "create_checkpoint_symlink", "safe_serialization", "max_shard_size", "logging_dir",
@@ -120,7 +120,7 @@ def _adapter(words: Words) -> None:
         draft.set("lora.target_modules", "auto", "target_modules: all-linear")
         extra = [name for name in targets if name != "all-linear"]
         if extra:
-            draft.lost.append(Note("target_modules", extra, "name all modules in lora.target_modules"))
+            draft.set("lora.target_modules", ["auto", *extra], "target_modules: all-linear and more")
     else:
         draft.set("lora.target_modules", list(targets), "target_modules")
     words.unused("target_regex says it", "target_modules")
@@ -132,8 +132,10 @@ def _adapter(words: Words) -> None:
     start = words.text("init_weights") or words.text("init_lora_weights") or "true"
     if start.startswith("pissa"):
         draft.set("lora.init", "pissa", "init_weights")
+    elif start == "olora":
+        draft.set("lora.init", "olora", "init_weights")
     elif start not in ("true", "false", "kaiming"):
-        draft.lost.append(Note("init_weights", start, "zlaunch has the default start and PiSSA"))
+        draft.lost.append(Note("init_weights", start, "zlaunch has the default start, PiSSA and OLoRA"))
     adapters = words.names("adapters") or words.names("resume_from_checkpoint")
     if len(adapters) == 1:
         draft.set("lora.adapter", adapters[0], "adapters")
@@ -185,7 +187,8 @@ def _others(words: Words) -> None:
     if (size := words.whole("sequence_parallel_size")) and size > 1:
         reason = "a row has to fit one GPU; it changes no result"
         draft.differs.append(Note("sequence_parallel_size", size, reason))
-    words.lost("training runs to its end", "early_stop_interval", "max_epochs")
+    trainer_arguments.early_stopping(words, "early_stop_interval")
+    words.lost("training runs to its end", "max_epochs")
     words.lost("Python of yours: bring the records into a file, and the model into transformers' form",
                "external_plugins", "custom_register_path")  # fmt: skip
     words.unused("no code is taken from the model's repository by default", "trust_remote_code")

@@ -25,6 +25,8 @@ ELSEWHERE = {
     "swift/self-cognition": "modelscope/self-cognition",
 }
 """Data sets of ModelScope that ms-swift itself finds on Hugging Face's hub by another name."""
+COGNITION = ("swift/self-cognition", "modelscope/self-cognition")
+"""ms-swift makes subsets of it: empty thoughts before the answers, and a mark behind the questions."""
 SAME_NAME = ("AI-MO", "open-thoughts", "open-r1", "ServiceNow-AI", "sentence-transformers", "nvidia", "OpenGVLab")
 """Owners with the same names on both hubs."""
 _NAME = re.compile(r"(?:(HF|MS|hf|ms)::)?([^#]+?)(?::([^:#/\\]+(?:/[^:#]+)?))?(?:#(\d+))?$")
@@ -75,15 +77,18 @@ def _add(sources: Sources, text: str, context: Context, *, of_hub: bool) -> None
     hub, name, subset, _ = match.groups()
     on_hf = (hub or ("HF" if of_hub else "MS")).upper() == "HF"
     elsewhere = name if on_hf or name.split("/")[0] in SAME_NAME else ELSEWHERE.get(name)
-    if elsewhere is None:
-        reason = "a data set of ModelScope: download it there, and name its files in data.train"
-        draft.lost.append(Note(sources.word, text, reason))
-        return
     if subset and "/" in subset:
         draft.lost.append(Note(sources.word, text, "several subsets: name each in data.train"))
         subset = subset.split("/")[0]
-    sources.add(peer_data.hub(elsewhere, subset if subset not in ("default", "all") else None), limit)
-    if elsewhere != name:
+    if name in COGNITION and subset in ("empty_think", "qwen3"):
+        if subset == "qwen3":
+            draft.lost.append(Note(sources.word, text, "`/no_think` is not added to the questions"))
+        reason = "model.thinking: an empty thought is part of the prompt here, without loss"
+        draft.differs.append(Note(sources.word, text, reason))
+        subset = None
+    subset = subset if subset not in ("default", "all") else None
+    sources.add(peer_data.hub(elsewhere, subset) if elsewhere else peer_data.modelscope(name, subset), limit)
+    if elsewhere and elsewhere != name:
         draft.differs.append(Note(sources.word, name, f"as {elsewhere} on Hugging Face's hub"))
     if limit:
         draft.differs.append(Note(sources.word, text, f"the first {limit} records, not random ones"))

@@ -110,8 +110,7 @@ def carry(words: Words, context: Context, defaults: Defaults, *, held_out: bool)
 def others(words: Words) -> None:
     """Arguments that a job does not have."""
     optimizing.noise_and_smoothing(words, "label_smoothing_factor")
-    words.lost("the last weights are kept, and every checkpoint in the run directory", "load_best_model_at_end")
-    words.unused("only for the best checkpoint", "metric_for_best_model", "greater_is_better")
+    best(words)
     if words.flag("group_by_length"):
         words.draft.differs.append(
             Note("group_by_length", True, "train.packing joins records of similar length inside a batch only")
@@ -122,6 +121,34 @@ def others(words: Words) -> None:
         )
     for reason, names in HOUSEKEEPING.items():
         words.unused(reason, *names)
+
+
+def best(words: Words) -> None:
+    """Which weights the run ends with: those that measured best where it says so, else the last ones."""
+    draft, metric = words.draft, words.text("metric_for_best_model", "loss") or "loss"
+    words.unused("a smaller loss is better", "greater_is_better")
+    if "data.eval" not in draft.settings:
+        words.unused("there are no held-out records", "load_best_model_at_end")
+    elif not words.flag("load_best_model_at_end"):
+        draft.set("eval.keep_best", "none", "load_best_model_at_end: off, so the last weights are kept")
+    elif metric.removeprefix("eval_") == "loss":
+        draft.set("eval.keep_best", "loss", "load_best_model_at_end")
+    else:
+        draft.set("eval.keep_best", "loss", "load_best_model_at_end")
+        draft.lost.append(Note("metric_for_best_model", metric, "the loss decides"))
+
+
+def early_stopping(words: Words, word: str) -> None:
+    """After `best`: training that stops early keeps the weights that measured best."""
+    draft = words.draft
+    if "data.eval" not in draft.settings:
+        words.unused("there are no held-out records", word)
+        return
+    if (patience := words.whole(word)) and patience > 0:
+        draft.set("train.early_stopping_patience", patience, word)
+        if draft.value("eval.keep_best") == "none":
+            draft.set("eval.keep_best", "loss", word)
+            draft.differs.append(Note(word, patience, "eval.keep_best: the best weights are kept, not the last ones"))
 
 
 def batch(words: Words, context: Context, defaults: Defaults, small: str = "per_device_train_batch_size") -> None:

@@ -87,7 +87,8 @@ ROWS: dict[str, Row] = {
     ),
     "data.train": Row(
         "训练数据",
-        "文件、目录、`hub:所有者/名称`，或其列表（每行一个）。某一项可写作 `{path: 文件, weight: 2, first: 1000}`，"
+        "文件、目录、`hub:所有者/名称`、`ms:所有者/名称`（ModelScope），或其列表（每行一个）。其中的一个文件："
+        "`hub:所有者/名称/文件`。某一项可写作 `{path: 文件, weight: 2, first: 1000}`，"
         "`文件#1000` 表示其前 1000 条记录。",
         "[zh.jsonl, {path: en.jsonl, weight: 0.5}]",
         "dataset LLaMA-Factory ms-swift; datasets axolotl; dataset_name TRL; train_file HF", label="Training records",
@@ -175,7 +176,8 @@ ROWS: dict[str, Row] = {
         "随机失活", "每步随机舍去适配器输入的比例。", "0.05", "lora_dropout PEFT LLaMA-Factory axolotl ms-swift TRL",
     ),
     "lora.target_modules": Row(
-        "目标模块", "auto：由模型家族决定；模块名的列表；或匹配完整模块名的正则表达式。",
+        "目标模块", "auto：由模型家族决定；模块名的列表；或匹配完整模块名的正则表达式。列表中的 auto 代表由家族决定的"
+        "那些：[auto, embed_tokens, lm_head]。",
         "[q_proj, k_proj, v_proj, o_proj]",
         "lora_target LLaMA-Factory; lora_target_modules axolotl TRL; lora_target_linear axolotl; target_modules "
         "PEFT ms-swift Unsloth; target_regex ms-swift",
@@ -193,7 +195,8 @@ ROWS: dict[str, Row] = {
         "loraplus_lr_ratio LLaMA-Factory axolotl; lorap_lr_ratio ms-swift", label="LoRA+ ratio",
     ),
     "lora.init": Row(
-        "初始化", "default：A 随机，B 为零。pissa：取权重的最大奇异值（Meng 等 2024，arXiv 2404.02948）。", "pissa",
+        "初始化", "default：A 随机，B 为零。pissa：取权重的最大奇异值（Meng 等 2024，arXiv 2404.02948）。"
+        "olora：取权重 QR 分解的前几列（Büyükakyüz 2024，arXiv 2406.01775）。", "pissa",
         "init_lora_weights PEFT; pissa_init LLaMA-Factory; init_weights ms-swift; peft_init_lora_weights axolotl",
     ),
     "lora.modules_to_save": Row(

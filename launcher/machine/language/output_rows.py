@@ -21,7 +21,7 @@ ROWS = (
     (r"loading the tokenizer", "正在加载分词器"),
     (r"loading the base model", "正在加载基础模型"),
     (r"fetching the base model", "正在下载基础模型"),
-    (r"fetching hub:(\S+)", r"正在下载 hub:\1"),
+    (r"fetching (\S+)", r"正在下载 \1"),
     (r"reading data\.(\w+)", r"正在读取 data.\1"),
     (r"reading the records", "正在读取数据"),
     (r"answering", "正在作答"),

@@ -243,26 +243,26 @@ COMPAT = (
         "Unsloth 训练 embed_tokens 与 lm_head 的方式与任务不同：训练整个矩阵而非 LoRA，两者绑定时只训练其一",
     ),
     (r"only PEFT's own loader can continue an adapter", "只有 PEFT 自己的加载器能继续训练适配器"),
-    (r"Unsloth's CPU backend has no PiSSA initialization", "Unsloth 的 CPU 后端没有 PiSSA 初始化"),
+    (r"Unsloth's CPU backend has no (\w+) initialization", r"Unsloth 的 CPU 后端没有 \1 初始化"),
     (
         r"int8 weights under ZeRO-3 give wrong losses \(bitsandbytes issue 1451\)",
         "ZeRO-3 下 int8 权重的损失是错的（bitsandbytes issue 1451）",
     ),
     (
-        r"PiSSA decomposes the weights, and (\w+) weights cannot be decomposed",
-        r"PiSSA 要分解权重，而 \1 权重无法分解",
+        r"(\w+) decomposes the weights, and (\w+) weights cannot be decomposed",
+        r"\1 要分解权重，而 \2 权重无法分解",
     ),
     (
-        r"PiSSA decomposes whole weights, and no rank has them under ZeRO-3",
-        "PiSSA 要分解完整的权重，而 ZeRO-3 下没有进程拥有完整的权重",
+        r"(\w+) decomposes whole weights, and no rank has them under ZeRO-3",
+        r"\1 要分解完整的权重，而 ZeRO-3 下没有进程拥有完整的权重",
     ),
     (
-        r"an existing adapter already has its weights, and PiSSA would replace them",
-        "已有的适配器已有权重，PiSSA 会将其替换",
+        r"an existing adapter already has its weights, and (\w+) would replace them",
+        r"已有的适配器已有权重，\1 会将其替换",
     ),
     (
-        r"a PiSSA adapter is converted for the original weights as a sum, and DoRA rescales it",
-        "PiSSA 适配器按求和转换到原始权重，而 DoRA 会重新缩放",
+        r"an adapter of (\w+) is converted for the original weights as a sum, and DoRA rescales it",
+        r"\1 适配器按求和转换到原始权重，而 DoRA 会重新缩放",
     ),
     (
         r"DoRA needs the norms of the weights before the first step, and bitsandbytes prepares int8 weights during it",

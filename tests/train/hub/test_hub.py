@@ -189,3 +189,57 @@ def test_weights_that_are_not_needed_are_not_downloaded(
     assert "model.safetensors" in fetched
     assert "tokenizer.model" in fetched
     assert not re.search(r"\.bin(?!\.index)", fetched)
+
+
+@pytest.mark.train
+def test_two_ranks_fetch_data_sets_of_modelscope_and_single_files_once(
+    served: tuple[HubServer, Forkserver], configure: Any
+) -> None:
+    pytest.importorskip("modelscope")
+    hub, server = served
+    hub.asked.clear()
+    data = {"data.train": ["ms:owner/set", "hub:owner/set/test.jsonl"], "data.eval": "ms:owner/set:test"}
+    run = configure("ms", 2, model={"path": "owner/tiny"}, **data, **SHORT)
+    server.start(run, 2)
+    assert server.wait() == [0, 0], (run / "ranks.log").read_text()
+    assert {event["part"]: event["records"] for event in events(run, "data")} == {"train": 28, "eval": 4}
+    fetched = Counter(path for path in hub.fetched() if "datasets" in path)
+    assert set(fetched.values()) == {1}
+    assert sum("FilePath=" in path for path in fetched) == 2
+
+
+WHERE = """
+import json, sys
+from train.errors import UserError
+from train.records.files import files
+
+for path in sys.argv[1:]:
+    try:
+        print(json.dumps([file.rpartition("/")[2] for file, _ in files(path)]))
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_names_on_modelscope_lead_to_splits_folders_and_files(tmp_path: Path) -> None:
+    pytest.importorskip("modelscope")
+    place = tmp_path / "many"
+    for file in ("zh/train.jsonl", "zh/test.jsonl", "en/train.csv", "README.md"):
+        (place / file).parent.mkdir(parents=True, exist_ok=True)
+        (place / file).write_text("{}\n")
+    names = ["zh:train", "zh:test", "en", "zh", "fr:train", "zh:dev"]
+    with HubServer({}, {"owner/many": place}) as hub:
+        env = {"HF_ENDPOINT": hub.url, "MODELSCOPE_ENDPOINT": hub.url, "MODELSCOPE_CACHE": str(tmp_path / "ms")}
+        paths = [f"ms:owner/many:{name}" for name in names]
+        paths += ["ms:owner/many/zh/test.jsonl", "ms:owner/many/zh/tset.jsonl", "ms:owner/mony", "ms:many"]
+        said = subprocess.run(
+            [sys.executable, "-c", WHERE, *paths], env={**os.environ, **env}, capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+    assert said[:3] == ['["train.jsonl"]', '["test.jsonl"]', '["train.csv"]']
+    assert "several splits" in said[3]
+    assert "has no folder fr" in said[4]
+    assert "no split" in said[5]
+    assert said[6] == '["test.jsonl"]'
+    assert "has no file zh/tset.jsonl" in said[7]
+    assert "ms:owner/mony: ModelScope could not provide the data set" in said[8]
+    assert "expected ms:owner/name" in said[9]

@@ -18,6 +18,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "dora": {"lora.dora": True},
     "plus": {"lora.plus_ratio": 16.0},
     "pissa": {"lora.init": "pissa"},
+    "olora": {"lora.init": "olora"},
+    "usual-and-head": {"lora.target_modules": ["auto", "lm_head"]},
     "pissa-rslora": {"lora.init": "pissa", "lora.rslora": True},
     "whole": {"lora.modules_to_save": ["lm_head", "embed_tokens"]},
     "names": {"lora.target_modules": ["q_proj", "v_proj"]},
@@ -42,7 +44,7 @@ def runs(configure: Any) -> dict[str, Path]:
     made["continued"] = configure("continued", model=local, **common, **first)
     asked = {"lora.target_modules": "all-linear", "lora.dropout": 0.2}
     made["continued-alike"] = configure("continued-alike", model=local, **common, **first, **asked)
-    for name in ("dora", "pissa", "plus", "whole"):
+    for name in ("dora", "pissa", "olora", "plus", "whole"):
         middle = str(made[name] / "checkpoints" / "step-2")
         made[f"{name}-resumed"] = configure(f"{name}-resumed", init_from=middle, **common, **KINDS[name])
     for name, stage in SHARDED:
@@ -69,7 +71,7 @@ def test_each_kind_learns_and_its_adapter_fits_the_original_base(runs: dict[str,
     assert summary["adapter_reloads"] is True
 
 
-@pytest.mark.parametrize("name", ["dora", "pissa", "plus", "whole"])
+@pytest.mark.parametrize("name", ["dora", "pissa", "olora", "plus", "whole"])
 def test_each_kind_resumes_with_the_losses_of_the_undisturbed_run(runs: dict[str, Path], name: str) -> None:
     assert [event["step"] for event in events(runs[f"{name}-resumed"], "resumed")] == [2]
     assert metrics(runs[f"{name}-resumed"]) == pytest.approx(metrics(runs[name])[2:], rel=1e-6)
@@ -81,18 +83,23 @@ def test_adapters_record_their_kind_and_targets(runs: dict[str, Path]) -> None:
     assert any("magnitude" in name for name in weights(runs["dora"]))
     assert {name.split(".")[-3] for name in weights(runs["names"])} == {"q_proj", "v_proj"}
     assert {tuple(name.split(".")[4:7:2]) for name in weights(runs["regex"])} == {("1", "up_proj"), ("1", "down_proj")}
+    usual = {name.split(".")[-3] for name in weights(runs["usual-and-head"])}
+    assert usual == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"}
     assert {"lm_head", "embed_tokens"} <= {name.split(".")[-2] for name in weights(runs["whole"])}
 
 
-@pytest.mark.parametrize(("name", "alpha"), [("pissa", 16), ("pissa-rslora", 8 * 2**0.5)])
-def test_pissa_is_saved_as_a_plain_lora_of_twice_the_rank(runs: dict[str, Path], name: str, alpha: float) -> None:
+@pytest.mark.parametrize(("name", "alpha"), [("pissa", 16), ("olora", 16), ("pissa-rslora", 8 * 2**0.5)])
+def test_pissa_and_olora_are_saved_as_a_plain_lora_of_twice_the_rank(
+    runs: dict[str, Path], name: str, alpha: float
+) -> None:
     config = recorded(runs[name])
     assert (config["r"], config["init_lora_weights"]) == (8, True)
     assert config["lora_alpha"] == pytest.approx(alpha)
     assert all(8 in value.shape for value in weights(runs[name]).values())
 
 
-def test_pissa_starts_as_the_base_model(runs: dict[str, Path]) -> None:
+def test_pissa_and_olora_start_as_the_base_model(runs: dict[str, Path]) -> None:
+    assert metrics(runs["olora"])[0] == pytest.approx(metrics(runs["names"])[0], rel=1e-4)
     assert metrics(runs["pissa"])[0] == pytest.approx(metrics(runs["names"])[0], rel=1e-4)
 
 

@@ -71,6 +71,15 @@ def test_the_accumulation_that_is_not_given_makes_sixteen_records(tmp_path: Path
         ("--lorap_lr_ratio 16 --optimizer lorap", {"lora.plus_ratio": 16}),
         ("--optimizer muon --neftune_noise_alpha 15", {"train.optimizer": "muon", "train.neftune_alpha": 15}),
         ("--target_modules q_proj v_proj", {"lora.target_modules": ["q_proj", "v_proj"]}),
+        ("--target_modules all-linear lm_head", {"lora.target_modules": ["auto", "lm_head"]}),
+        ("--init_weights olora", {"lora.init": "olora"}),
+        ("--dataset swift/only-there:zh#9", {"data.train": [{"path": "ms:swift/only-there:zh", "first": 9}]}),
+        ("--dataset swift/self-cognition:empty_think", {"data.train": "hub:modelscope/self-cognition"}),
+        (
+            "--early_stop_interval 3 --split_dataset_ratio 0.1",
+            {"train.early_stopping_patience": 3, "eval.keep_best": "loss"},
+        ),
+        ("--early_stop_interval 3", {"train.early_stopping_patience": None}),
         ("--save_strategy epoch", {"train.checkpoint_every": "epoch"}),
         ("--truncation_strategy right", {"data.overlong": "cut"}),
         ("--tuner_backend unsloth", {"train.engine": "unsloth"}),
@@ -86,8 +95,9 @@ def test_options_become_keys_and_nothing_is_lost(tmp_path: Path, options: str, s
 @pytest.mark.parametrize(
     "options",
     [
-        "--no_such_word 1", "--optimizer muonclip", "--loss_scale hermes", "--init_weights olora", "--quant_method hqq",
-        "--rope_scaling yarn", "--dataset swift/only-there", "--external_plugins a.py", "--optim_args a=1",
+        "--no_such_word 1", "--optimizer muonclip", "--loss_scale hermes", "--init_weights corda",
+        "--quant_method eetq", "--dataset swift/self-cognition:qwen3",
+        "--rope_scaling yarn", "--external_plugins a.py", "--optim_args a=1",
         "--model_author $(whoami)", "--new_special_tokens a.txt", "--interleave_prob 0.5 0.5",
     ],
 )  # fmt: skip
