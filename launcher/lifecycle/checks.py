@@ -21,7 +21,7 @@ from launcher.rundir.directory import RunDir
 from train.config import HUBS, Data, Source, quotas
 from train.rundir import checkpoints
 
-RECORDED = ("seed", "global_batch_size", "lora.r", "lora.alpha", "lora.rslora", "lora.init")
+RECORDED = ("seed", "global_batch_size", "train.optimizer", "lora.r", "lora.alpha", "lora.rslora", "lora.init")
 """Settings that a checkpoint records, and that later starts cannot change (train.training.checkpoint)."""
 
 
@@ -37,7 +37,9 @@ def check_checkpoint_settings(run: RunDir, run_plan: RunPlan) -> None:
     recorded = checkpoints.recorded(checkpoint)
     if recorded is None:
         return  # the training program reports it, and uses an earlier one
-    now = {"seed": run_plan.train.train.seed, "global_batch_size": run_plan.train.train.global_batch_size}
+    numbers = run_plan.train.train
+    now = {"seed": numbers.seed, "global_batch_size": numbers.global_batch_size, "train.optimizer": numbers.optimizer}
+    recorded = {"train.optimizer": "adamw", **recorded}  # an older version had no other
     if run_plan.train.lora.adapter is None:  # else they are the adapter's, and version 0.1 recorded the job's
         now.update({f"lora.{key}": value for key, value in msgspec.structs.asdict(run_plan.train.lora).items()})
     for name in RECORDED:

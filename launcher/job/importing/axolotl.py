@@ -90,30 +90,7 @@ def _model(words: Words) -> None:
     path = words.carry("model.path", "base_model", words.text)
     words.carry("model.revision", "revision_of_model", words.text)
     words.carry("model.trust_remote_code", "trust_remote_code", words.flag)
-    if words.flag("load_in_4bit"):
-        draft.set("model.quantization", "nf4", "load_in_4bit")
-    if words.flag("load_in_8bit"):
-        draft.set("model.quantization", "int8", "load_in_8bit")
-    if words.flag("gptq") or (path and trainer_arguments.QUANTIZED.search(path)):
-        draft.lost.append(Note("base_model", path, trainer_arguments.PREQUANTIZED))
-    for word, dtype in (("bf16", "bfloat16"), ("bfloat16", "bfloat16"), ("fp16", "float16"), ("float16", "float16")):
-        value = str(words.take(word, "")).lower()
-        if value in ("true", "full"):
-            draft.set("model.dtype", dtype, word)
-    if words.flag("fp8"):
-        draft.set("model.quantization", "fp8", "fp8")
-    words.unused("with fp8", "fp8_enable_fsdp_float8_all_gather")
-    if words.flag("quantize_moe_experts"):
-        reason = "expert weights that are no linear layers stay in 16 bits: more memory, and more exact"
-        draft.differs.append(Note("quantize_moe_experts", True, reason))
-    if words.tree.get("bnb_config_kwargs") == {"bnb_4bit_use_double_quant": True}:
-        words.unused("as zlaunch does it", "bnb_config_kwargs")
-    if words.tree.get("model_quantization_config") == "Mxfp4Config" and words.tree.get(
-        "model_quantization_config_kwargs"
-    ) == {"dequantize": True}:
-        words.unused("as zlaunch loads it", "model_quantization_config", "model_quantization_config_kwargs")
-    words.lost("nf4 with zlaunch's own settings", "bnb_config_kwargs", "model_quantization_config",
-               "model_quantization_config_kwargs", "nvfp4_merge_aware")  # fmt: skip
+    _weights(words, path)
     for word in ("model_config", "overrides_of_model_config"):
         asked = words.tree.get(word)
         if isinstance(asked, Mapping) and asked.get("output_router_logits") is True:
@@ -134,6 +111,34 @@ def _model(words: Words) -> None:
             draft.unused.append(note)
         else:
             draft.differs.append(note._replace(reason="the tokenizer's own is used; the chat template ends answers"))
+
+
+def _weights(words: Words, path: str | None) -> None:
+    """Form and type of the frozen weights."""
+    draft = words.draft
+    if words.flag("load_in_4bit"):
+        draft.set("model.quantization", "nf4", "load_in_4bit")
+    if words.flag("load_in_8bit"):
+        draft.set("model.quantization", "int8", "load_in_8bit")
+    if words.flag("gptq") or (path and trainer_arguments.QUANTIZED.search(path)):
+        draft.lost.append(Note("base_model", path, trainer_arguments.PREQUANTIZED))
+    for word, dtype in (("bf16", "bfloat16"), ("bfloat16", "bfloat16"), ("fp16", "float16"), ("float16", "float16")):
+        value = str(words.take(word, "")).lower()
+        if value in ("true", "full"):
+            draft.set("model.dtype", dtype, word)
+    if words.flag("fp8"):
+        draft.set("model.quantization", "fp8", "fp8")
+    words.unused("with fp8", "fp8_enable_fsdp_float8_all_gather")
+    if words.flag("quantize_moe_experts"):
+        reason = "expert weights that are no linear layers stay in 16 bits: more memory, and more exact"
+        draft.differs.append(Note("quantize_moe_experts", True, reason))
+    if words.tree.get("bnb_config_kwargs") == {"bnb_4bit_use_double_quant": True}:
+        words.unused("as zlaunch does it", "bnb_config_kwargs")
+    unpacked = words.tree.get("model_quantization_config_kwargs") == {"dequantize": True}
+    if words.tree.get("model_quantization_config") == "Mxfp4Config" and unpacked:
+        words.unused("as zlaunch loads it", "model_quantization_config", "model_quantization_config_kwargs")
+    words.lost("nf4 with zlaunch's own settings", "bnb_config_kwargs", "model_quantization_config",
+               "model_quantization_config_kwargs", "nvfp4_merge_aware")  # fmt: skip
 
 
 def _adapter(words: Words) -> None:

@@ -91,6 +91,7 @@ def test_options_for_local_ranks_are_refused_for_runs_on_other_machines(
     ("setting", "says"),
     [
         ("lora.r=4", "lora.r is 4, but the checkpoint of step 4 was made with lora.r 16"),
+        ("train.optimizer=lion", "made with train.optimizer adamw"),
         ("lora.alpha=8", "lora.alpha 32"),
         ("lora.rslora=true", "lora.rslora"),
         ("train.seed=1", "seed 3407"),
@@ -118,7 +119,7 @@ def test_a_checkpoint_of_an_older_version_restricts_only_what_it_records(run: Ru
 def test_the_compared_settings_are_those_that_the_training_program_records() -> None:
     written = (ROOT / "train" / "training" / "steps.py").read_text()
     (of_the_adapter,) = re.findall(r"^_MEANING = (\(.*\))$", written, re.MULTILINE)
-    facts = re.findall(r'"(\w+)": (?:config\.train\.|run\.planned_)', written) + [
+    facts = re.findall(r'"([\w.]+)": (?:config\.train\.|run\.planned_)', written) + [
         f"lora.{key}" for key in ast.literal_eval(of_the_adapter)
     ]
     assert set(checks.RECORDED) == set(facts)
