@@ -19,7 +19,9 @@ def file_of_huggingface(path: str, name: str, file: str) -> str:
         with fetching_counted(name):
             return hf_hub_download(name, file, repo_type="dataset")
     except Exception as error:  # its errors have no common base class
-        raise DataError(f"{path}: cannot load the file: {str(error).partition(chr(10))[0]}", _ADVICE) from None
+        raise DataError(
+            f"{path}: cannot load the file: {str(error).partition(chr(10))[0]}", _ADVICE, code="ZL-DATA-07"
+        ) from None
 
 
 def from_modelscope(path: str, name: str, wanted: list[str]) -> str:
@@ -27,14 +29,18 @@ def from_modelscope(path: str, name: str, wanted: list[str]) -> str:
     try:
         from modelscope.hub.snapshot_download import dataset_snapshot_download
     except ImportError:
-        raise DataError(f"{path} needs the package `modelscope`", "pip install modelscope") from None
+        raise DataError(
+            f"{path} needs the package `modelscope`", "pip install modelscope", code="ZL-MACHINE-02"
+        ) from None
     doing(f"fetching {path}")
     try:
         place = Path(dataset_snapshot_download(name, allow_patterns=wanted))
     except Exception as error:  # its errors have no common base class
         said = str(error).partition("\n")[0]
-        raise DataError(f"{path}: ModelScope could not provide the data set: {said}", _ADVICE) from None
+        raise DataError(
+            f"{path}: ModelScope could not provide the data set: {said}", _ADVICE, code="ZL-DATA-07"
+        ) from None
     missing = [file for file in wanted if "*" not in file and not (place / file).is_file()]
     if missing:
-        raise DataError(f"{path}: the data set has no file {missing[0]}")
+        raise DataError(f"{path}: the data set has no file {missing[0]}", code="ZL-DATA-07")
     return str(place)

@@ -123,7 +123,10 @@ def _of_modelscope(path: str) -> list[str]:
     single = _FILE.fullmatch(path)
     name, *rest = (single[1] if single else path.removeprefix("ms:")).split(":")
     if len(rest) > 2 or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise DataError(f"{path}: expected ms:owner/name, ms:owner/name:split, ms:owner/name:folder:split or a file")
+        raise DataError(
+            f"{path}: expected ms:owner/name, ms:owner/name:split, ms:owner/name:folder:split or a file",
+            code="ZL-DATA-07",
+        )
     wanted = [single[2]] if single else [f"*{suffix}" for suffix in SUFFIXES]
     (held,) = hub.once(
         f"ms-data-{name}:{single[2] if single else ''}", lambda: [data_sets.from_modelscope(path, name, wanted)]
@@ -134,7 +137,7 @@ def _of_modelscope(path: str) -> list[str]:
     if len(rest) == 2:
         place, rest = place / rest[0], rest[1:]
         if not place.is_dir():
-            raise DataError(f"{path}: the data set has no folder {place.name}")
+            raise DataError(f"{path}: the data set has no folder {place.name}", code="ZL-DATA-07")
     split = rest[0] if rest else ("train" if "train" in _splits(place) else None)
     return files_of_directory(place, split)
 
