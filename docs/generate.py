@@ -261,7 +261,7 @@ def errors_page(*, chinese: bool) -> str:
         for code, texts in CODES.items():
             if code.split("-")[1] == area:
                 text = texts.chinese if chinese else texts.english
-                parts.append(f"### {code}: {text.title}\n\n{text.means}\n\n{DO[chinese]}{text.do}\n")
+                parts.append(f"### {code}\n\n**{text.title}**\n\n{text.means}\n\n{DO[chinese]}{text.do}\n")
     return "\n".join(parts)
 
 

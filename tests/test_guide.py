@@ -11,6 +11,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +32,18 @@ ELSEWHERE = {
     "PIP_FIND_LINKS=/data/wheels make env": "installs",
     "pip install modelscope": "installs",
     "zlaunch resume last": "refused: the run of this test has succeeded",
+    "zlaunch resume last --set train.epochs=5": "trains; tests of resume do",
+    "zlaunch resume last --gpus 1": "needs a GPU",
+    "zlaunch doctor net --hosts node1,node2": "needs hosts; tests/ssh does",
+    "zlaunch build": "takes minutes; tests/container does",
+    "zlaunch local job.yaml --container docker --image zlaunch:dev": "needs docker; tests/container does",
+    "zlaunch image save zlaunch:dev zlaunch.tar": "needs an image; tests/container does",
+    "zlaunch image load zlaunch.tar": "needs an image; tests/container does",
+    "vllm serve merged --served-model-name reviews": "needs a GPU and vLLM",
+    "vllm serve Qwen/Qwen3-0.6B --enable-lora --lora-modules reviews=adapter": "needs a GPU and vLLM",
+    "python -m sglang.launch_server --model-path merged": "needs a GPU and SGLang",
+    "zlaunch export last --verify --server http://127.0.0.1:8000 --server-model reviews": "tests/train/exports does",
+    "ollama create reviews -f ollama-model/Modelfile": "needs Ollama",
 }
 """Commands that are not run here, and why."""
 STARTING = ("local", "ssh", "slurm")
@@ -80,7 +93,7 @@ def finished(tmp_path_factory) -> Path:
 
 
 def test_there_are_pages():
-    assert len(PAGES) >= 4
+    assert len(PAGES) >= 15
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -105,7 +118,7 @@ def test_the_commands_of_a_page_do_what_it_says(page, finished, tmp_path, monkey
         if line in ELSEWHERE:
             continue
         if not line.startswith("zlaunch "):
-            subprocess.run(line, shell=True, cwd=tmp_path, check=True, timeout=60)
+            subprocess.run(line, shell=True, cwd=tmp_path, check=True, timeout=120, env=with_our_python())
             continue
         words = shlex.split(line)[1:]
         monkeypatch.chdir(tmp_path)
@@ -115,6 +128,10 @@ def test_the_commands_of_a_page_do_what_it_says(page, finished, tmp_path, monkey
             assert not isinstance(result.exception, Exception), line
         else:
             assert result.exit_code == 0, f"{line}\n{result.output}"
+
+
+def with_our_python() -> dict[str, str]:
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
 def as_a_trial(words: list[str]) -> list[str]:
@@ -129,7 +146,9 @@ def as_a_trial(words: list[str]) -> list[str]:
         words = [*words[:place], *words[place + 2 :]]
     own = [] if program else TINY
     here = ["--device", "cpu"] if words[0] == "local" and "--device" not in words else []
-    here += ["--slots", "2"] if words[0] == "ssh" and not program else []  # a dry run asks no host how many GPUs it has
+    here += (
+        ["--slots", "2"] if words[0] == "ssh" and "--hostfile" not in words and not program else []
+    )  # a dry run asks no host how many GPUs it has
     dry = [] if "--dry-run" in words else ["--dry-run"]
     return [*words, *here, *own, *dry, *program]
 
