@@ -130,6 +130,39 @@ def test_the_commands_of_a_page_do_what_it_says(page, finished, tmp_path, monkey
             assert result.exit_code == 0, f"{line}\n{result.output}"
 
 
+README = ("README.md", "README.zh-CN.md")
+OF_README = ("init", "ui")
+"""Not run: the one would write over the job, the other serves."""
+
+
+def readme_commands(page: str) -> list[list[str]]:
+    text = "\n".join(block.text for block in blocks(f"../../{page}") if block.language == "bash")
+    lines = [shlex.split(line, comments=True) for line in text.splitlines()]
+    return [words for words in lines if words]
+
+
+def test_both_readmes_show_the_same_commands():
+    first, second = ([words for words in readme_commands(page) if words[0] != "git"] for page in README)
+    assert first == second
+
+
+@pytest.mark.train
+def test_the_commands_of_the_readme_work(finished, tmp_path, monkeypatch):
+    write_files("first-steps.md", tmp_path)
+    (tmp_path / "data").mkdir()
+    for name in ("train", "eval"):
+        shutil.copy(tmp_path / "train.jsonl", tmp_path / f"data/{name}.jsonl")
+    job = next(block.text for block in blocks(f"../../{README[0]}") if block.language == "yaml")
+    (tmp_path / "job.yaml").write_text(job.replace("Qwen/Qwen3-8B", "qwen3-8b"))
+    monkeypatch.chdir(tmp_path)
+    for words in readme_commands(README[0]):
+        if words[0] == "zlaunch" and words[1] not in OF_README:
+            of_last = words[1] == "watch" or "last" in words
+            monkeypatch.setenv("ZLAUNCH_RUNS", str(finished if of_last else tmp_path / "runs"))
+            result = CliRunner().invoke(cli, as_a_trial(words[1:]), input="")
+            assert result.exit_code == 0, f"{words}\n{result.output}"
+
+
 def with_our_python() -> dict[str, str]:
     return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
