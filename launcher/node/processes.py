@@ -164,12 +164,7 @@ def _become(
         os.setsid()
         if prepare is not None:
             prepare()
-        for target, source in enumerate(streams):
-            os.dup2(source, target)
-        for name in os.listdir("/proc/self/fd"):  # descriptors that our parent left open
-            if int(name) > 2 and int(name) not in kept:
-                with suppress(OSError):
-                    os.close(int(name))
+        take_streams(streams, kept)
         for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them
             signal.signal(number, signal.SIG_DFL)
         if keep is not None:
@@ -181,6 +176,38 @@ def _become(
         os.write(writer, ("%d %s" % (error.errno or 0, at)).encode("utf-8", "replace"))
     finally:
         os._exit(127)
+
+
+def take_streams(streams: Sequence[int], kept: Sequence[Optional[int]]) -> None:
+    """Make `streams` the standard streams of a forked child, and close every other descriptor but `kept`."""
+    for target, source in enumerate(streams):
+        os.dup2(source, target)
+    for name in os.listdir("/proc/self/fd"):  # descriptors that our parent left open
+        if int(name) > 2 and int(name) not in kept:
+            with suppress(OSError):
+                os.close(int(name))
+
+
+def call_process(name: str) -> None:
+    """Give this process the name that `top` and `ps -e` show, at most 15 characters."""
+    with suppress(OSError), open("/proc/self/comm", "w") as file:
+        file.write(name)
+
+
+def show_command(argv: List[str]) -> None:
+    """Have `ps` show another command line for this process, as far as there is room. A hardened kernel forbids it.
+
+    proc_pid_stat(5): fields 48 and 49 are where the arguments lie in memory. The last byte must stay NUL.
+    """
+    with suppress(OSError):
+        with open("/proc/self/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        start, room = int(fields[45]), int(fields[46]) - int(fields[45])
+        text = b"\0".join(word.encode("utf-8", "surrogateescape") for word in argv)[: room - 1]
+        if start and room > 0:
+            with open("/proc/self/mem", "r+b", buffering=0) as memory:
+                memory.seek(start)
+                memory.write(text.ljust(room, b"\0"))
 
 
 def kill_quietly(pid: int, signum: int) -> None:

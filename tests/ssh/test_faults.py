@@ -159,14 +159,30 @@ def test_ctrl_c_and_the_end_of_the_terminal_stop_the_run_on_all_hosts(zl: Zl, ho
 
 
 def test_a_host_that_refuses_at_the_start_stops_what_was_started_elsewhere(zl: Zl) -> None:
-    refuse = "#!/bin/sh\necho this host has a broken bash >&2; exit 7\n"
-    zl.lab.run("node3", ["sh", "-c", f"printf '%s' '{refuse}' > /usr/local/bin/bash; chmod 755 /usr/local/bin/bash"])
+    refuse = "import sys; sys.stderr.write('this host has a broken library'); sys.exit(7)"
+    zl.lab.run("node3", ["sh", "-c", f'mkdir /tmp/broken; echo "{refuse}" > /tmp/broken/getopt.py'])
     try:
-        output = zl.ssh(program=WORK, code=1)
+        output = zl.ssh("--set", 'ssh.setup=["export PYTHONPATH=/tmp/broken"]', program=WORK, code=1)
     finally:
-        zl.lab.run("node3", ["rm", "/usr/local/bin/bash"])
-    assert "node3: the agent did not start: this host has a broken bash" in output
+        zl.lab.run("node3", ["rm", "-r", "/tmp/broken"])
+    assert "node3: the agent did not start: this host has a broken library" in output
     assert all(f"{host}: started, and stopped again" in output for host in ("node1", "node2", "node4"))
+    assert zl.left(zl.run_id) == []
+
+
+def test_a_script_of_the_jobs_own_starts_the_agents_and_a_host_where_it_fails_stops_the_others(zl: Zl) -> None:
+    lines = '#!/usr/bin/env bash\nset -eu\ncd -- "$(dirname -- "${BASH_SOURCE[0]}")"\nrank=$1; shift\n'
+    lines += (
+        'if [ "$(hostname)" = "${REFUSED:-}" ]; then echo no scratch disk here >&2; exit 7; fi\nexport FROM_SCRIPT=yes\n'
+    )
+    lines += 'exec {{ launch.python | sh }} -S code/node/agent/__main__.py --run-dir . --node-rank "$rank" "$@"\n'
+    (zl.home / "node.sh.j2").write_text(lines)
+    words = ["--set", "node_template=node.sh.j2"]
+    zl.ssh(*words, program='echo "by script: $FROM_SCRIPT"')
+    assert zl("logs", zl.run_id).count("by script: yes") == 4
+    export = 'ssh.setup=["export REFUSED=node3"]'
+    output = zl.ssh(*words, "--set", export, program=WORK, code=1)
+    assert "node3: the agent did not start: no scratch disk here" in output
     assert zl.left(zl.run_id) == []
 
 

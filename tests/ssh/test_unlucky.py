@@ -15,24 +15,25 @@ from tests.ssh.conftest import Zl
 
 pytestmark = [pytest.mark.ssh, pytest.mark.timeout(120)]
 
-SLOW = '#!/bin/sh\\nsleep 4; exec /bin/bash "$@"\\n'
-"""A bash that makes a start slow, as on a loaded file server."""
+SLOW = "import os, time; time.sleep(4); exec(open(os.path.join(os.path.dirname(os.__file__), 'getopt.py')).read())"
+"""A module of the library that only agents import, and that takes its time, as on a loaded file server."""
 WORK = "echo at work; sleep 300"
 
 
 @pytest.fixture
 def slow(zl: Zl) -> Iterator[None]:
     for host in zl.lab.hosts[:2]:
-        zl.lab.run(host, ["sh", "-c", f"printf '{SLOW}' > /usr/local/bin/bash; chmod 755 /usr/local/bin/bash"])
+        zl.lab.run(host, ["sh", "-c", f'mkdir -p /tmp/slow; echo "{SLOW}" > /tmp/slow/getopt.py'])
     yield
     for host in zl.lab.hosts[:2]:
-        zl.lab.run(host, ["rm", "/usr/local/bin/bash"])
+        zl.lab.run(host, ["rm", "-r", "/tmp/slow"])
 
 
 def starting(zl: Zl, hosts: list[str]) -> subprocess.Popen[str]:
     """Return an attached launcher whose agents are being started on all hosts."""
-    process = zl.start(*zl.ssh_words(program=WORK, hosts=hosts))
-    zl.wait(lambda: all(zl.lab.processes(host, "node.sh") for host in hosts))
+    words = ["--set", 'ssh.setup=["export PYTHONPATH=/tmp/slow"]']
+    process = zl.start(*zl.ssh_words(*words, program=WORK, hosts=hosts))
+    zl.wait(lambda: all(zl.agents(host) for host in hosts))
     return process
 
 

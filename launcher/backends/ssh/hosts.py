@@ -76,7 +76,7 @@ class SshBackend:
         self._watches[run.path] = watch
         start.send_files(watch, self._inputs)
         raise_if_cancelled(run)
-        records = start.start_agents(watch, secrets)
+        records = start.start_agents(watch, secrets, plan.node_template is not None)
         raise_if_cancelled(run)
         return tuple(f"{places[node].host}:{record['pid']}" for node, record in sorted(records.items()))
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from launcher.rundir.directory import RunDir
 
 START_SECONDS = 60.0
-"""For node.sh to bring up the agent; the user's setup lines run in it."""
+"""For an agent to come up; a node.sh of the job's own may run lines of the user's before."""
 
 
 def places_of(run: RunDir, survey: Survey) -> list[NodePlace]:
@@ -72,15 +72,18 @@ def _send_inputs(session: Session, inputs: Sequence[Input], workdir: str, progre
     return links_of(inputs, paths)
 
 
-def start_agents(watch: HostWatch, secrets: Mapping[str, str]) -> dict[int, Json]:
-    """Start one agent per node; return the nodes' first records. Raises HostsError; then no agent is left running."""
+def start_agents(watch: HostWatch, secrets: Mapping[str, str], own_script: bool) -> dict[int, Json]:
+    """Start one agent per node; return the nodes' first records. Raises HostsError; then no agent is left running.
+
+    `own_script`: by the job's own node.sh.
+    """
     payload = json.dumps(dict(secrets)).encode()
 
     def start(node: int, session: Session) -> Json:
         place = watch.places[node]
         answer = session.call(
-            "start", payload, run_dir=place.run_dir, node_rank=node, environ=place.environ, seconds=START_SECONDS,
-            timeout=START_SECONDS + 5,
+            "start", payload, run_dir=place.run_dir, node_rank=node, environ=place.environ, own_script=own_script,
+            seconds=START_SECONDS, timeout=START_SECONDS + 5,
         )  # fmt: skip
         record: Json = answer["record"]
         return record

@@ -13,7 +13,14 @@ import time
 from contextlib import suppress
 
 from ..files import read_json
-from ..processes import PR_SET_CHILD_SUBREAPER, die_with_parent, kill_descendants, prctl, start_time_of
+from ..processes import (
+    PR_SET_CHILD_SUBREAPER,
+    call_process,
+    die_with_parent,
+    kill_descendants,
+    prctl,
+    start_time_of,
+)  # fmt: skip
 from ..proofs import proof
 from ..write_errors import explain
 from .causes import failure_of
@@ -82,6 +89,7 @@ def read_secrets(options: Options) -> Tuple[Dict[str, str], Dict[str, str]]:
 
 def supervise(launch: Json, names: Names, node_rank: int, secrets: Dict[str, str], warden: int, ready: int) -> int:
     """Run the agent in the warden's child. Returns the exit status."""
+    call_process("zlaunch-agent")
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     die_with_parent(signal.SIGTERM, warden)
     recorder = Recorder(names, launch, node_rank)
@@ -151,18 +159,20 @@ def redirect(log: str) -> None:
         os.dup2(output.fileno(), 2)
 
 
-USAGE = "usage: agent --run-dir DIR --node-rank N [--secrets-stdin | --secrets-file FILE] [--detach]"
+USAGE = "usage: agent --run-dir DIR --node-rank N [--secrets-stdin | --secrets-file FILE] [--detach | --ready-fd FD]"
 
 
 class Options:
     """The command line of an agent. Raises StartError."""
 
     def __init__(self, argv: List[str]) -> None:
-        flags = ["run-dir=", "node-rank=", "secrets-file=", "secrets-stdin", "detach", "inside"]
+        flags = ["run-dir=", "node-rank=", "secrets-file=", "secrets-stdin", "detach", "ready-fd=", "inside"]
         try:
             pairs, rest = getopt.getopt(argv, "", flags)  # argparse imports shutil: 10 ms per host
             given = dict(pairs)
             self.run_dir, self.node_rank = given["--run-dir"], int(given["--node-rank"])
+            self.ready_fd = int(given.get("--ready-fd", -1))
+            """Already detached: where to say that the record is written, or why not."""
         except (getopt.GetoptError, KeyError, ValueError) as error:
             raise StartError("%s; %s" % (error, USAGE)) from None
         if rest:
@@ -218,7 +228,7 @@ def main(argv: List[str]) -> int:
     except StartError as error:
         sys.stderr.write("agent: %s\n" % error)
         return 2
-    ready = detach() if options.detach else -1
+    ready = detach() if options.detach else options.ready_fd
     try:
         launch, names, secrets, lock = prepare(options)
     except StartError as error:
@@ -226,8 +236,10 @@ def main(argv: List[str]) -> int:
         if ready < 0:
             sys.stderr.write("agent: %s\n" % error)
         return 1
-    if options.detach:
+    if ready >= 0:
+        os.set_inheritable(ready, False)
         redirect(names.log)
+    call_process("zlaunch-warden")
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     beside = companions_of(launch, names, options.node_rank, secrets)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

@@ -12,10 +12,11 @@ import os
 import sys
 
 from ..write_errors import explain
+from .agents import start
 from .common import TEXT, Refused
 from .host import hello, image, remove_own_mark, shared_dir_marks
 from .network import listen, probe_peers, reach, unlisten
-from .runs import leftovers, poll_node, remove_run, send_signal, start, unpack
+from .runs import leftovers, poll_node, remove_run, send_signal, unpack
 from .store import find_inputs, get, put, store_input, tree
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds

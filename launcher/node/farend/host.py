@@ -83,11 +83,7 @@ def available_memory() -> Optional[int]:
 def installed_versions(packages: Sequence[str]) -> Dict[str, str]:
     """Versions of installed packages, read from directory names: importing the packages takes seconds."""
     found: Dict[str, str] = {}
-    if packages and sys.flags.no_site:
-        import site
-
-        site.main()  # skipped at the start of the far end: it costs as much as the interpreter itself
-    for folder in sys.path:
+    for folder in import_folders() if packages else ():
         names: List[str] = []
         with suppress(OSError):
             names = os.listdir(folder or ".")
@@ -98,6 +94,31 @@ def installed_versions(packages: Sequence[str]) -> Dict[str, str]:
                 if package in packages:
                     found.setdefault(package, version)
     return found
+
+
+def import_folders() -> List[str]:
+    """Where Python looks for modules, site-packages included.
+
+    The far end starts without `site`, which costs as much as the interpreter itself. A child asks it: a sitecustomize
+    of the environment may start threads, which the agent, a fork of this process, must not find half dead.
+    """
+    if not sys.flags.no_site:
+        return sys.path
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            import site
+
+            site.main()
+        finally:
+            os.write(writer, "\0".join(sys.path).encode("utf-8", "surrogateescape"))
+            os._exit(0)
+    os.close(writer)
+    os.waitpid(pid, 0)
+    with open(reader, "rb") as pipe:
+        found = os.read(pipe.fileno(), 1 << 16)  # no `read`: what a sitecustomize left running may hold the pipe
+    return found.decode("utf-8", "surrogateescape").split("\0")
 
 
 def in_path(program: str, environ: Mapping[str, str]) -> bool:

@@ -26,7 +26,8 @@ _BOOT = (Path(__file__).parent / "boot.py").read_text(encoding="utf-8").encode()
 _ROOM = "launcher.node"
 _MODULES = (
     "", ".files", ".processes", ".addresses", ".census", ".run_files", ".write_errors",
-    ".farend", ".farend.common", ".farend.host", ".farend.network", ".farend.store", ".farend.runs", ".farend.__main__",
+    ".farend", ".farend.common", ".farend.host", ".farend.network", ".farend.store", ".farend.runs", ".farend.agents",
+    ".farend.__main__",
 )  # fmt: skip
 """Below `launcher.node`, in the order of their imports. On a host the package is `node`."""
 

@@ -1,4 +1,4 @@
-"""A run on this host: its files unpacked, its agent started, polled and signalled, its leftover processes ended."""
+"""A run on this host: its files unpacked, its agent polled and signalled, its leftover processes ended."""
 
 from __future__ import annotations
 
@@ -15,19 +15,17 @@ from ..processes import (
     kill_quietly,
     namespace,
     pid_namespace,
+    reap_children,
     run_processes,
-    spawn,
-    wait_for_child,
     wake,
 )
 from ..run_files import CODE, NODES, node_record
 from .common import Refused
-from .host import remove_own_mark
 from .store import added_since
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterator, List, Optional, Tuple
+    from typing import Any, Dict, Iterator, List, Optional
 
     from ..files import Json
 
@@ -98,52 +96,6 @@ def make_links(run_dir: str, links: Dict[str, str]) -> None:
         os.symlink(target, path)
 
 
-def start(run_dir: str, node_rank: int, environ: Dict[str, str], seconds: float, payload: Any, **_: Any) -> Json:
-    """Start this node's agent, detached. The payload, the secrets, is its standard input. Returns its record."""
-    remove_own_mark()
-    argv = ["bash", os.path.join(run_dir, "node.sh"), str(node_rank), "--secrets-stdin", "--detach"]
-    # PYTHONUTF8 was for the far end itself (launcher/remote/session.py).
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("SSH_", "PYTHONUTF8"))}
-    status, output = run(argv, {**clean, **environ}, payload, seconds)
-    if status is None:
-        raise Refused("node.sh did not start the agent within %g s" % seconds)
-    record = read_record(run_dir, node_rank)
-    if status != 0 or record is None:
-        lines = [line for line in output.decode("utf-8", "replace").splitlines() if line.strip()][-5:]
-        raise Refused("the agent did not start: %s" % ("; ".join(lines) or "wait status %s" % status))
-    return {"record": record}
-
-
-def run(argv: List[str], environ: Dict[str, str], stdin: bytes, seconds: float) -> Tuple[Optional[int], bytes]:
-    """Run a program in its own session; return (wait status, output). Status None: killed after `seconds`.
-
-    Input and output are files in memory, so that no pipe can block.
-    """
-    given, output = memory_file(stdin), memory_file()
-    try:
-        try:
-            pid = spawn(argv, "/", environ, given, output)
-        except OSError as error:
-            return 127 << 8, ("%s: %s" % (argv[0], error.strerror)).encode()
-        status = wait_for_child(pid, seconds)
-        if status is None:
-            os.killpg(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        return status, os.pread(output, os.fstat(output).st_size, 0)
-    finally:
-        os.close(given)
-        os.close(output)
-
-
-def memory_file(content: bytes = b"") -> int:
-    """The descriptor of a file in memory, to be read from its start."""
-    number = os.memfd_create("zlaunch")
-    with open(number, "wb", closefd=False) as file:
-        file.write(content)
-    os.lseek(number, 0, os.SEEK_SET)
-    return number
-
-
 def read_record(run_dir: str, node_rank: int) -> Optional[Json]:
     return read_json(os.path.join(run_dir, node_record(node_rank)))
 
@@ -160,6 +112,7 @@ def living_supervisors(record: Optional[Json]) -> List[int]:
 
 def poll_node(run_dir: str, node_rank: int, offsets: Dict[str, int], tops: List[str], **_: Any) -> Json:
     """The node's record, whether its agent lives, and what was added to the files below `tops` since `offsets`."""
+    reap_children()  # an agent that `start` forked from this process
     record = read_record(run_dir, node_rank)
     alive = bool(living_supervisors(record))
     if not alive:
