@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # usage: bash node.sh NODE_RANK [agent options]     run demo-20261123-120000-abcd
-# The command of a node on every backend. It becomes the agent, which starts and supervises the ranks of this node.
+# The command of a node. It becomes the agent, which starts and supervises the ranks of this node.
 # -S: the agent needs no installed packages. The interpreters of the ranks find their own.
 # -X utf8: names of runs are UTF-8 in any locale of the host. The ranks keep the locale.
 set -euo pipefail
