@@ -172,9 +172,8 @@ def test_a_host_that_refuses_at_the_start_stops_what_was_started_elsewhere(zl: Z
 
 def test_a_script_of_the_jobs_own_starts_the_agents_and_a_host_where_it_fails_stops_the_others(zl: Zl) -> None:
     lines = '#!/usr/bin/env bash\nset -eu\ncd -- "$(dirname -- "${BASH_SOURCE[0]}")"\nrank=$1; shift\n'
-    lines += (
-        'if [ "$(hostname)" = "${REFUSED:-}" ]; then echo no scratch disk here >&2; exit 7; fi\nexport FROM_SCRIPT=yes\n'
-    )
+    lines += 'if [ "$(hostname)" = "${REFUSED:-}" ]; then echo no scratch disk here >&2; exit 7; fi\n'
+    lines += "export FROM_SCRIPT=yes\n"
     lines += 'exec {{ launch.python | sh }} -S code/node/agent/__main__.py --run-dir . --node-rank "$rank" "$@"\n'
     (zl.home / "node.sh.j2").write_text(lines)
     words = ["--set", "node_template=node.sh.j2"]
