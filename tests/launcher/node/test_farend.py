@@ -88,13 +88,13 @@ def forked(tmp_path: Path) -> Iterator[Callable[..., dict[str, Any]]]:
     """Start an agent whose program is the text given, by a far end of its own; returns the answer to `start`."""
     ends: list[subprocess.Popen[bytes]] = []
 
-    def start(program: str, seconds: float = 10, **environ: str) -> dict[str, Any]:
+    def start(program: str, seconds: float = 10, python: str = sys.executable, **environ: str) -> dict[str, Any]:
         place = tmp_path / agents.AGENT
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(program)
         (tmp_path / "nodes").mkdir(exist_ok=True)
         end = subprocess.Popen(
-            [sys.executable, "-S", "-c", HELLO, "greeting"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [python, "-S", "-c", HELLO, "greeting"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONUTF8": "1", "SSH_CLIENT": "x"},
         )  # fmt: skip
         ends.append(end)
@@ -104,7 +104,10 @@ def forked(tmp_path: Path) -> Iterator[Callable[..., dict[str, Any]]]:
         asked = {"run_dir": str(tmp_path), "node_rank": 0, "environ": environ, "own_script": False, "seconds": seconds}
         request = {"op": "start", "payload": len(secrets), **asked}
         end.stdin.write(
-            build_payload(str(sys.implementation.cache_tag)) + json.dumps(request).encode() + b"\n" + secrets
+            build_payload(str(sys.implementation.cache_tag) if python == sys.executable else "another")
+            + json.dumps(request).encode()
+            + b"\n"
+            + secrets
         )
         end.stdin.flush()
         end.stdout.readline()
@@ -120,8 +123,9 @@ def forked(tmp_path: Path) -> Iterator[Callable[..., dict[str, Any]]]:
 READY = "import os, sys, json\nready = int(sys.argv[sys.argv.index('--ready-fd') + 1])\n"
 
 
+@pytest.mark.parametrize("version", [None, "3.8", "3.13"])
 def test_an_agent_is_a_fork_in_a_session_of_its_own_with_the_environment_secrets_and_modules_of_the_run(
-    forked: Callable[..., dict[str, Any]], tmp_path: Path
+    forked: Callable[..., dict[str, Any]], tmp_path: Path, version: str | None
 ) -> None:
     (tmp_path / "code/node").mkdir(parents=True)
     (tmp_path / "code/node/files.py").write_text("HERE = 'of the run'\n")
@@ -141,7 +145,7 @@ open("nodes/node-0.json", "w").write(json.dumps(facts))
 os.write(ready, b"ok")
 """
     )
-    record = forked(program, MINE="yes")["record"]
+    record = forked(program, python=python_of(version) if version else sys.executable, MINE="yes")["record"]
     assert record["stdin"] == '{"TOKEN": "s"}'
     assert record["argv"] == ["--run-dir", ".", "--node-rank", "0", "--secrets-stdin"]
     assert (record["cwd"], record["files"], record["leader"]) == (str(tmp_path), "of the run", True)
