@@ -198,12 +198,6 @@ RULES: tuple[Rule, ...] = (
         "bfloat16",
     ),
     Rule(
-        lambda s: s.quantization == "fp8" and s.zero_stage == 3,
-        "the ranks share 16-bit weights under ZeRO-3, not fp8",
-        "train.zero_stage",
-        2,
-    ),
-    Rule(
         lambda s: s.engine == "fused" and (s.dora or s.dropout),
         lambda s: f"the fused layers do not support {'DoRA' if s.dora else 'LoRA dropout'}",
         "train.engine",

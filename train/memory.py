@@ -455,8 +455,10 @@ def predict(shape: Shape, setting: MemoryCase) -> Memory:
     ]
     layer_bytes = round(shape.layer_weights * linear_bytes)
     weights = shape.layers * layer_bytes + shape.other_weights * setting.weight_bytes
-    if own and world > 1:  # a rank's share, and the two layers that are gathered
-        weights += (2 - shape.layers) * layer_bytes + shape.layers * layer_bytes // (setting.weight_ranks or world)
+    if own and world > 1:
+        # a rank's share, and the two layers that are gathered, in fp8 with their transposes: ranks share one byte there
+        shared = layer_bytes // 2 if setting.quantization == "fp8" else layer_bytes
+        weights += (2 - shape.layers) * layer_bytes + shape.layers * shared // (setting.weight_ranks or world)
     if stage == 3:
         # a rank's share, and what is gathered at a time: two layers (one in use, one prefetched) or the head
         gathered = max(2 * layer_bytes, shape.vocab * shape.hidden * setting.weight_bytes)

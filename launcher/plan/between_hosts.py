@@ -1,7 +1,8 @@
 """What a step sends between hosts, and how long it waits for that. Pure.
 
 Every step sums the gradients of the adapter over the ranks, under each ZeRO stage. Under ZeRO-3 every pass also gathers
-the weights of the layers twice: for the forward, and for the backward, with or without recomputing. Where the ranks
+the weights of the layers twice: for the forward, and for the backward, with or without recomputing. In fp8 they are one
+byte each. Where the ranks
 of each host share the weights among themselves, none cross the network. The numbers are those of one link between two
 hosts: a ring of all ranks crosses it once for each direction.
 
@@ -44,7 +45,9 @@ def traffic_of(shape: Shape, case: MemoryCase, hosts: int, passes: int) -> Traff
         return Traffic()
     others = (case.world_size - 1) / case.world_size
     crosses = case.zero_stage == 3 and case.weight_ranks is None
-    gathered = shape.layers * shape.layer_weights * case.weight_bytes if crosses else 0
+    gathered = (
+        shape.layers * shape.layer_weights * (1 if case.quantization == "fp8" else case.weight_bytes) if crosses else 0
+    )
     return Traffic(
         2 * others * 4 * memory.lora_parameters(shape, case.lora_r, case.lora_targets), passes * 2 * others * gathered
     )

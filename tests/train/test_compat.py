@@ -42,7 +42,6 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"quantization": "fp8", "device": "cpu"}, "need a GPU", "model.quantization: none"),
     ({"quantization": "fp8", "capability": (8, 6)}, "8.9", "model.quantization: none"),
     ({"quantization": "fp8", "dtype": "float16"}, "bfloat16", "model.dtype: bfloat16"),
-    ({"quantization": "fp8", "zero_stage": 3}, "ZeRO-3", "train.zero_stage: 2"),
     ({"engine": "fused", "dora": True}, "DoRA", "train.engine: auto"),
     ({"engine": "fused", "dropout": True}, "dropout", "train.engine: auto"),
     ({"engine": "fused", "wide": True}, "nothing else", "train.engine: auto"),

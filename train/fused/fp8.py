@@ -6,13 +6,16 @@ Weights and inputs are float8_e4m3fn with one float32 scale per row of what a pr
     backward   g [tokens, N] scaled per token,    W' [K, N] scaled per input
 
 fp8 matrix instructions read both operands along the dimension that they sum over, so the transposed weights are a copy
-of their own: two bytes per weight in all, as many as in bfloat16. One kernel computes a product, LoRA's part and the
+of their own: two bytes per weight in all, as many as in bfloat16. Ranks that shard the weights (train/fused/sharded.py)
+keep one byte: the same numbers are transposed once gathered, and their scales, which then belong to what is summed
+over, go into the gradient before it is quantized. One kernel computes a product, LoRA's part and the
 residual connection, and rounds their sum once (train/fused/fp8_triton.py).
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,13 +41,15 @@ def _triton() -> Any:
     return fp8_triton
 
 
-def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_rows(x: Tensor, factors: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """x [rows, width] -> (float8_e4m3fn [rows, width], scales float32 [rows]); x is about the first times the second.
 
     The scale maps the largest magnitude of a row to the largest number of the format. A row of zeros has scale 1.
+    `factors` float32 [width]: multiply each row by them first.
     """
     if x.is_cuda:
-        return _triton().quantize_rows(x)  # type: ignore[no-any-return]
+        return _triton().quantize_rows(x, factors)  # type: ignore[no-any-return]
+    x = x if factors is None else x.float() * factors
     largest = x.abs().amax(1).float()
     scales = torch.where(largest > 0, largest / LARGEST, torch.ones_like(largest))
     return (x.float() / scales[:, None]).clamp(-LARGEST, LARGEST).to(FP8), scales
@@ -81,16 +86,27 @@ class Fp8Linear(LoraMaps):
     which generation uses, reads the quantized ones.
     """
 
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
+    def __init__(self, modules: Sequence[nn.Module], *, sharded: bool = False) -> None:
         super().__init__(modules, aligned=ALIGNED)
         weight = self.bases[0].weight
         self.device, self.dtype = weight.device, weight.dtype
         self.a = self._zeros(self.lora_width, self.inputs)
         self.b = self._zeros(self.outputs, self.lora_width)
         self.a_transposed = self._zeros(self.inputs, self.lora_width)
-        self.weight = self._empty_fp8(self.outputs, self.inputs)
-        self.transposed = self._empty_fp8(self.inputs, self.outputs)
-        self._take_weights()
+        self.sharded = sharded
+        self.weight = self._empty_fp8(0 if sharded else self.outputs, self.inputs)
+        self.transposed = self._empty_fp8(0 if sharded else self.inputs, self.outputs)
+        rows = self._base_rows
+        for base, part in zip(self.bases, rows, strict=True):
+            base.forward = functools.partial(self._base_forward, base.bias, part)
+        if not sharded:
+            self._take_weights()
+
+    @property
+    def _base_rows(self) -> list[slice]:
+        """Rows of each base layer in the concatenated weight."""
+        ends = list(itertools.accumulate(self.out_features))
+        return [slice(end - rows, end) for rows, end in zip(self.out_features, ends, strict=True)]
 
     def _zeros(self, *shape: int) -> Tensor:
         return torch.zeros(*shape, device=self.device, dtype=self.dtype)
@@ -100,21 +116,43 @@ class Fp8Linear(LoraMaps):
         return torch.empty(rows, width, device=self.device, dtype=FP8), scales
 
     def _take_weights(self) -> None:
-        """Quantize the weights in both layouts, and let the base layers read the forward one."""
+        """Quantize the weights in both layouts. The base layers give up theirs."""
         both = torch.cat([base.weight.data for base in self.bases])
-        for source, (quantized, scales) in ((both, self.weight), (both.t(), self.transposed)):
-            for part, out, scale in zip(
-                source.split(QUANTIZED_ROWS), quantized.split(QUANTIZED_ROWS), scales.split(QUANTIZED_ROWS), strict=True
-            ):
-                values, found = quantize_rows(part.contiguous())
-                out.copy_(values)
-                scale.copy_(found)
-        parts = zip(
-            self.bases, self.weight[0].split(self.out_features), self.weight[1].split(self.out_features), strict=True
-        )
-        for base, quantized, scales in parts:
+        for source, target in ((both, self.weight), (both.t(), self.transposed)):
+            self._quantize(source, target)
+        for base in self.bases:
             base.weight.data = base.weight.data.new_empty(0)
-            base.forward = functools.partial(_dequantized, quantized, scales, base.bias)
+
+    @staticmethod
+    def _quantize(source: Tensor, target: tuple[Tensor, Tensor]) -> None:
+        parts = (part.split(QUANTIZED_ROWS) for part in (source, *target))
+        for part, out, scale in zip(*parts, strict=True):
+            values, found = quantize_rows(part.contiguous())
+            out.copy_(values)
+            scale.copy_(found)
+
+    def whole_weight(self) -> Tensor:
+        """Return the quantized weights [N, K] as bytes, for ranks that shard them. Each rank keeps all scales."""
+        found = self._empty_fp8(self.outputs, self.inputs)
+        self._quantize(torch.cat([base.weight.data for base in self.bases]), found)
+        self.weight = found[0].new_empty(0, self.inputs), found[1]
+        self.transposed = self.transposed[0], torch.ones(self.inputs, device=self.device)
+        return found[0].view(torch.uint8)
+
+    def set_buffers(self, weight: Tensor, transposed: Tensor | None) -> None:
+        """Use these buffers, which hold the bytes of `whole_weight`, until `drop_buffers`."""
+        self.weight = weight.view(FP8), self.weight[1]
+        if transposed is not None:
+            self.transposed = transposed.view(FP8), self.transposed[1]
+
+    def drop_buffers(self) -> None:
+        self.weight = self.weight[0][:0], self.weight[1]
+        self.transposed = self.transposed[0][:0], self.transposed[1]
+
+    def _base_forward(self, bias: Tensor | None, rows: slice, x: Tensor) -> Tensor:
+        """The forward pass of a base layer: its quantized weights in the dtype of x, for a few tokens at a time."""
+        weight = self.weight[0][rows].to(torch.float32) * self.weight[1][rows, None]
+        return functional.linear(x, weight.to(x.dtype), bias)
 
     def refresh(self) -> None:
         """Copy the trained A and the scaled B to their bfloat16 versions."""
@@ -143,9 +181,5 @@ class Fp8Linear(LoraMaps):
             return None, grad_lora_inner
         lora = (grad_lora_inner, self.a_transposed) if self.lora_width else None
         out = self.workspace(len(grad))
-        return matmul(quantize_rows(grad), self.transposed, lora, None, None, out), grad_lora_inner
-
-
-def _dequantized(weight: Tensor, scales: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
-    """The forward pass of a base layer: its quantized weights in the dtype of x, for a few tokens at a time."""
-    return functional.linear(x, (weight.to(torch.float32) * scales[:, None]).to(x.dtype), bias)
+        quantized = quantize_rows(grad, self.weight[1] if self.sharded else None)
+        return matmul(quantized, self.transposed, lora, None, None, out), grad_lora_inner

@@ -18,24 +18,29 @@ GROUP = 16
 
 
 @triton.jit
-def _quantize_rows(x, x_row, out, scales, width, BLOCK: tl.constexpr):
+def _quantize_rows(x, x_row, factors, out, scales, width, FACTORS: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     offsets = tl.arange(0, BLOCK)
     mask = offsets < width
     value = tl.load(x + row * x_row + offsets, mask=mask, other=0.0).to(tl.float32)
+    if FACTORS:
+        value *= tl.load(factors + offsets, mask=mask, other=0.0)
     largest = tl.max(tl.abs(value), axis=0)
     scale = tl.where(largest > 0.0, largest / 448.0, 1.0)
     tl.store(scales + row, scale)
     tl.store(out + row * width + offsets, (value / scale).to(tl.float8e4nv), mask=mask)
 
 
-def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_rows(x: Tensor, factors: Tensor | None = None) -> tuple[Tensor, Tensor]:
     rows, width = x.shape
     out = torch.empty(rows, width, dtype=torch.float8_e4m3fn, device=x.device)
     scales = torch.empty(rows, dtype=torch.float32, device=x.device)
     block = triton.next_power_of_2(width)
     warps = 4 if block <= 4096 else 8 if block <= 8192 else 16 if block <= 16384 else 32
-    _quantize_rows[(rows,)](x, x.stride(0), out, scales, width, BLOCK=block, num_warps=warps)
+    given = scales if factors is None else factors
+    _quantize_rows[(rows,)](
+        x, x.stride(0), given, out, scales, width, FACTORS=factors is not None, BLOCK=block, num_warps=warps
+    )
     return out, scales
 
 

@@ -93,7 +93,7 @@ class Linear(LoraMaps):
 
     There are three kinds of buffer:
       - allocated here once; the model's parameters become views of it;
-      - set by `set_buffer` while a layer runs, if the ranks shard the weights (train/fused/sharded.py);
+      - set by `set_buffers` while a layer runs, if the ranks shard the weights (train/fused/sharded.py);
       - made for each product from quantized weights, which stay as they are.
     """
 
@@ -130,11 +130,24 @@ class Linear(LoraMaps):
         """Copy the trained A and the scaled B to their low-precision versions in the buffer."""
         self._copy_lora()
 
-    def set_buffer(self, buffer: Tensor) -> None:
-        """Use this buffer, which holds the weights, until another is set. Copies LoRA into it."""
+    def whole_weight(self) -> Tensor:
+        """Return the weights [N + e, K + e] with space for LoRA, for ranks that shard them. LoRA is 1% of the bytes, so
+        it is gathered too, and a gathered weight has the layout of one that is not sharded."""
+        weight = torch.cat([base.weight.data for base in self.bases])
+        return nn.functional.pad(weight, (0, self.lora_width, 0, self.lora_width))
+
+    def set_buffers(self, buffer: Tensor, _transposed: Tensor | None) -> None:
+        """Use this buffer, which holds the weights, until `drop_buffers`. Copies LoRA into it."""
         buffer[self.outputs :, : self.inputs] = self.a
         buffer[: self.outputs, self.inputs :] = self.b
         self.buffer = buffer
+        for base, part in zip(self.bases, self._base_weights(buffer), strict=True):
+            base.weight.data = part
+
+    def drop_buffers(self) -> None:
+        self.buffer = None
+        for base in self.bases:
+            base.weight.data = base.weight.data.new_empty(0)
 
     def _forward_weight(self) -> Tensor:
         """Return [W | B], [N, K + e]."""

@@ -32,7 +32,7 @@ from train.fused import attention, kernels
 from train.fused.attention import PackedLayout
 from train.fused.fp8 import Fp8Linear
 from train.fused.linears import Linear
-from train.fused.sharded import Shards, unshard
+from train.fused.sharded import Shards, free, gathered, unshard
 from train.memory import CHUNK_BYTES
 
 IGNORED = -100
@@ -83,7 +83,7 @@ class _Layer:
         self.dim: int = attention_module.head_dim
         self.queries = config.num_attention_heads
         self.keys = config.num_key_value_heads
-        linear = Fp8Linear if fp8 else partial(Linear, sharded=sharded)
+        linear = partial(Fp8Linear if fp8 else Linear, sharded=sharded)
         self.qkv = linear([attention_module.q_proj, attention_module.k_proj, attention_module.v_proj])
         self.o = linear([attention_module.o_proj])
         merged = hasattr(layer.mlp, "gate_up_proj")  # GLM's layers have one linear layer for both
@@ -92,6 +92,7 @@ class _Layer:
         self.interleaved_rope = config.model_type == "glm"
         """Whether adjacent elements of a head are rotated as pairs, instead of one element of each half."""
         self.down = linear([layer.mlp.down_proj])
+        self.fp8 = fp8
         self.shards: Shards | None = None
         self.norm1, self.norm2 = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
         self.eps = float(config.rms_norm_eps)
@@ -100,17 +101,26 @@ class _Layer:
             self.head_norms = (attention_module.q_norm.weight, attention_module.k_norm.weight, self.eps)
 
     @contextmanager
-    def weights_gathered(self, *, direction: int) -> Iterator[None]:
+    def weights_gathered(self, *, direction: int, transposed: bool = False) -> Iterator[None]:
         """Gather the weights while this layer runs, and prefetch the next layer: +1 or -1 from here."""
         if self.shards is None:
             yield
             return
-        for linear, buffer in zip(
-            self.linears, self.shards.gather(self.index, ahead=self.index + direction), strict=True
-        ):
-            linear.set_buffer(buffer)
+        self.gather(self.index + direction, transposed=transposed)
         yield
+        self.drop()
+
+    def gather(self, ahead: int, *, transposed: bool = False) -> None:
+        assert self.shards is not None
+        found = self.shards.gather(self.index, ahead=ahead, transposed=transposed and self.fp8)
+        for linear, buffers in zip(self.linears, found, strict=True):
+            linear.set_buffers(*buffers)
+
+    def drop(self) -> None:
+        assert self.shards is not None
         self.shards.release(self.index)
+        for linear in self.linears:
+            linear.drop_buffers()
 
     def refresh(self) -> None:
         """Copy the trained A and B to their low-precision versions.
@@ -243,7 +253,7 @@ class _LayerFunction(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
         saved, ctx.saved = ctx.saved, None
-        with ctx.layer.weights_gathered(direction=-1):
+        with ctx.layer.weights_gathered(direction=-1, transposed=True):
             if saved is None:
                 _, saved = ctx.layer.forward(x, ctx.batch)
             dx, parameter_grads = ctx.layer.backward(
@@ -322,7 +332,7 @@ class FusedModel(nn.Module):
             _Layer(index, layer, base.config, sharded=sharded, fp8=fp8) for index, layer in enumerate(base.model.layers)
         ]
         if world is not None:
-            self._shard(base, world, inside_hosts)
+            self._shard(base, world, inside_hosts, fp8)
         self._tables: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -339,17 +349,25 @@ class FusedModel(nn.Module):
         """The output head, [vocabulary, hidden]."""
         return self._base[0].lm_head.weight  # type: ignore[no-any-return]
 
-    def _shard(self, base: Any, world: World, inside_hosts: bool) -> None:
+    def _shard(self, base: Any, world: World, inside_hosts: bool, fp8: bool) -> None:
         """Shard the layers' weights across the ranks (train/fused/sharded.py)."""
-        weights = [[[part.weight for part in linear.bases] for linear in layer.linears] for layer in self.layers]
         sharers = dist.on_my_host(world) if inside_hosts else dist.everyone(world)
-        shards = Shards(sharers, weights, [linear.lora_width for linear in self.layers[0].linears])
-        for index, (layer, hf_layer) in enumerate(zip(self.layers, base.model.layers, strict=True)):
+        shards = Shards(sharers, self._whole_weights(), transposes=fp8)
+        for layer, hf_layer in zip(self.layers, base.model.layers, strict=True):
             layer.shards = shards
             # generation calls transformers' own layers for each token: after the last layer comes the first again
-            following = (index + 1) % len(self.layers)
-            hf_layer.register_forward_pre_hook(lambda *_, i=index, n=following: shards.gather(i, ahead=n) and None)
-            hf_layer.register_forward_hook(lambda *_, i=index: shards.release(i))
+            following = (layer.index + 1) % len(self.layers)
+            hf_layer.register_forward_pre_hook(lambda *_, each=layer, n=following: each.gather(n))
+            hf_layer.register_forward_hook(lambda *_, each=layer: each.drop())
+
+    def _whole_weights(self) -> Iterator[list[Tensor]]:
+        """The weights of each layer, which the model gives up afterwards."""
+        for layer in self.layers:
+            parameters = [base.weight for linear in layer.linears for base in linear.bases]
+            with gathered(parameters):
+                yield [linear.whole_weight() for linear in layer.linears]
+            for parameter in parameters:
+                free(parameter)
 
     def forward(
         self,

@@ -11,17 +11,19 @@ and the gathers stay on NVLink or PCIe. DeepSpeed calls the like hpZ, torch hybr
 
 Embeddings, head, norms and the adapter are complete on every rank: 2 GiB of an 8B model, whose layers have 13 GiB.
 
-    shards = Shards(everyone(world), [[[q, k, v], [o], [gate, up], [down]], ...], [48, 16, 32, 16])
-                                                     weights to concatenate by rows; LoRA's width for each group
-    qkv, o, gate_up, down = shards.gather(3, ahead=4)   buffers of layer 3 (train/fused/linears.py), valid until
+    shards = Shards(everyone(world), ([qkv, o, gate_up, down] for each layer))   whole weights, one layer at a time
+    (qkv, _), (o, _), (gate_up, _), (down, _) = shards.gather(3, ahead=4)        buffers of layer 3, valid until
     shards.release(3)
+
+fp8 products need the transposed weights in the backward pass. Their second copy is made on the stream that gathers, so
+that ranks share one byte per weight instead of two.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -33,7 +35,8 @@ from train.dist import Sharers
 SLOTS = 2
 """Layers that are gathered at a time; train/memory.py counts them."""
 
-Layer = Sequence[Sequence[nn.Parameter]]
+Buffers = tuple[Tensor, Tensor | None]
+"""A weight [N, K] and, if it was asked for, its transpose [K, N]."""
 
 
 @dataclass
@@ -43,7 +46,10 @@ class _Slot:
     flat: Tensor
     weights: list[Tensor]
     """Views of `flat`."""
+    transposed: list[Tensor] = field(default_factory=list)
     layer_index: int | None = None
+    is_transposed: bool = False
+    """Whether `transposed` holds the weights of this layer."""
     gathered_event: Any = None
     """CUDA event: the weights are gathered."""
     released_event: Any = None
@@ -51,105 +57,85 @@ class _Slot:
 
 
 class Shards:
-    def __init__(self, sharers: Sharers, layers: Sequence[Layer], lora_widths: Sequence[int]) -> None:
-        """Move the content of the parameters to the shards. They stay empty until their layer is gathered.
+    def __init__(self, sharers: Sharers, layers: Iterable[Sequence[Tensor]], *, transposes: bool = False) -> None:
+        """Keep this rank's shard of each layer's matrices. All layers have the same shapes and one dtype.
 
-        `lora_widths`: additional rows and columns of each concatenated weight of a layer. They are gathered too (1% of
-        the bytes), so that a gathered weight has the same layout as an unsharded one.
+        `transposes`: whether `gather` will be asked for transposed weights.
         """
         self.sharers = sharers
-        self.lora_widths = list(lora_widths)
-        self.layers = [list(layer) for layer in layers]
         self.shards: list[Tensor] = []
-        self.rows: list[list[int]] = []
-        """Rows of each parameter; all layers have the same."""
-        shapes: list[tuple[int, int]] = []
-        for layer in self.layers:
-            with gathered(parameter for parameters in layer for parameter in parameters):
-                self.rows = [[len(parameter) for parameter in parameters] for parameters in layer]
-                shapes = [
-                    self._shape(parameters, lora_width)
-                    for parameters, lora_width in zip(layer, self.lora_widths, strict=True)
-                ]
-                self.shards.append(self._shard(layer))
-            for parameters in layer:
-                for parameter in parameters:
-                    free(parameter)
+        self.shapes: list[tuple[int, int]] = []
+        for weights in layers:
+            self.shapes = [(weight.shape[0], weight.shape[1]) for weight in weights]
+            self.shards.append(self._shard(weights))
         device = self.shards[0].device
         self.gather_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.slots = [self._new_slot(shapes) for _ in range(SLOTS)]
+        self.slots = [self._new_slot(transposes) for _ in range(SLOTS)]
         if self.gather_stream is not None:
             for slot in self.slots:  # gather nothing before the shards are complete
                 slot.released_event = torch.cuda.current_stream().record_event()
 
-    @staticmethod
-    def _shape(parameters: Sequence[nn.Parameter], lora_width: int) -> tuple[int, int]:
-        return sum(map(len, parameters)) + lora_width, parameters[0].shape[1] + lora_width
-
-    def _shard(self, layer: Layer) -> Tensor:
+    def _shard(self, weights: Sequence[Tensor]) -> Tensor:
         """Return this rank's shard of a layer: an equal slice of all its weights, flattened and padded."""
-        flat = torch.cat([self._padded(*each).flatten() for each in zip(layer, self.lora_widths, strict=True)])
+        flat = torch.cat([weight.flatten() for weight in weights])
         size = -(-flat.numel() // self.sharers.count)
         mine = flat[size * self.sharers.index : size * (self.sharers.index + 1)]
         return torch.cat([mine, mine.new_zeros(size - mine.numel())])
 
-    def _padded(self, parameters: Sequence[nn.Parameter], lora_width: int) -> Tensor:
-        weight = torch.cat([parameter.data for parameter in parameters])
-        return nn.functional.pad(weight, (0, lora_width, 0, lora_width))
-
-    def _new_slot(self, shapes: Sequence[tuple[int, int]]) -> _Slot:
+    def _new_slot(self, transposes: bool) -> _Slot:
         shard = self.shards[0]
         flat = shard.new_empty(shard.numel() * self.sharers.count)
-        sizes = [rows * columns for rows, columns in shapes]
+        sizes = [rows * columns for rows, columns in self.shapes]
         used = flat[: sum(sizes)]
-        return _Slot(flat, [w.view(shape) for w, shape in zip(used.split(sizes), shapes, strict=True)])
+        slot = _Slot(flat, [w.view(shape) for w, shape in zip(used.split(sizes), self.shapes, strict=True)])
+        if transposes:
+            slot.transposed = [shard.new_empty(columns, rows) for rows, columns in self.shapes]
+        return slot
 
-    def gather(self, index: int, *, ahead: int | None) -> list[Tensor]:
-        """Return the concatenated weights of layer `index`, and make its parameters views of them.
+    def gather(self, index: int, *, ahead: int | None, transposed: bool = False) -> list[Buffers]:
+        """Return the weights of layer `index`.
 
         Starts to gather layer `ahead`. A collective: every rank must gather the same layers in the same order.
         """
-        slot = self._ensure_slot(index, None)
+        slot = self._ensure_slot(index, None, transposed)
         if ahead is not None and 0 <= ahead < len(self.shards):
-            self._ensure_slot(ahead, slot)
+            self._ensure_slot(ahead, slot, transposed)
         if self.gather_stream is not None:
             torch.cuda.current_stream().wait_event(slot.gathered_event)
-        groups = zip(self.layers[index], slot.weights, self.rows, self.lora_widths, strict=True)
-        for parameters, weight, rows, lora_width in groups:
-            columns = weight.shape[1] - lora_width
-            for parameter, part in zip(parameters, weight[: sum(rows), :columns].split(rows), strict=True):
-                parameter.data = part
-        return slot.weights
+        return list(zip(slot.weights, slot.transposed if transposed else [None] * len(slot.weights), strict=True))
 
     def release(self, index: int) -> None:
         """Allow the buffer of layer `index` to be reused after the kernels launched so far."""
         slot = next(slot for slot in self.slots if slot.layer_index == index)
         if self.gather_stream is not None:
             slot.released_event = torch.cuda.current_stream().record_event()
-        for parameters in self.layers[index]:
-            for parameter in parameters:
-                parameter.data = slot.flat.new_empty(0)
 
-    def _ensure_slot(self, index: int, busy: _Slot | None) -> _Slot:
-        for slot in self.slots:
-            if slot.layer_index == index:
-                return slot
-        slot = next(slot for slot in self.slots if slot is not busy)
-        slot.layer_index = index
+    def _ensure_slot(self, index: int, busy: _Slot | None, transposed: bool) -> _Slot:
+        slot = next((slot for slot in self.slots if slot.layer_index == index), None)
+        if slot is not None and (slot.is_transposed or not transposed):
+            return slot
+        slot = slot or next(slot for slot in self.slots if slot is not busy)
         if self.gather_stream is None:
-            self._all_gather(slot, index)
+            self._fill(slot, index, transposed)
             return slot
         with torch.cuda.stream(self.gather_stream):
             if slot.released_event is not None:
                 self.gather_stream.wait_event(slot.released_event)
-            self._all_gather(slot, index)
+            self._fill(slot, index, transposed)
             slot.gathered_event = self.gather_stream.record_event()
         return slot
 
-    def _all_gather(self, slot: _Slot, index: int) -> None:
-        # as bytes: gloo does not support every dtype
-        whole, shard = slot.flat.view(torch.uint8), self.shards[index].view(torch.uint8)
-        dist.all_gather_into_tensor(whole, shard, group=self.sharers.group)
+    def _fill(self, slot: _Slot, index: int, transposed: bool) -> None:
+        """Gather a layer into a slot, unless it is there, and transpose it if asked for."""
+        if slot.layer_index != index:
+            slot.layer_index, slot.is_transposed = index, False
+            # as bytes: gloo does not support every dtype
+            whole, shard = slot.flat.view(torch.uint8), self.shards[index].view(torch.uint8)
+            dist.all_gather_into_tensor(whole, shard, group=self.sharers.group)
+        if transposed:
+            for weight, out in zip(slot.weights, slot.transposed, strict=True):
+                out.copy_(weight.t())
+            slot.is_transposed = True
 
 
 def free(parameter: Any) -> None:

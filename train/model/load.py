@@ -8,7 +8,7 @@ peft      transformers and PEFT: any causal language model; never imports unslot
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from train.dist import World, quiet
 from train.errors import UserError, first_line, is_disk_full
 from train.model import limits
 from train.model.base import BaseModel, read_config, register_types
+from train.model.load_shares import each_rank_reads_its_share
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,8 @@ def _load_transformers(
     """`checkpointing` allows that of transformers, where the job wants it; the fused layers bring their own."""
     keep_alive = _zero3_loading(ds_config) if ds_config and config.train.zero_stage == 3 else None
     on_gpu = config.device == "cuda" and keep_alive is None  # ZeRO-3 places the parameters itself
-    model = load_plain(config, base.directory, dtype, device=world.device if on_gpu else None)
+    with each_rank_reads_its_share() if keep_alive is not None else nullcontext():
+        model = load_plain(config, base.directory, dtype, device=world.device if on_gpu else None)
     if checkpointing and config.train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()

@@ -216,10 +216,6 @@ COMPAT = (
     (r"fp8 products need a GPU", "fp8 乘法需要 GPU"),
     (r"fp8 products need compute capability 8.9 \(Ada\) or newer", "fp8 乘法需要计算能力 8.9（Ada）或更新"),
     (r"the fp8 kernels add LoRA's part in bfloat16", "fp8 内核以 bfloat16 加上 LoRA 的部分"),
-    (
-        r"the ranks share 16-bit weights under ZeRO-3, not fp8",
-        "ZeRO-3 下各进程分摊的是 16 位权重，不是 fp8",
-    ),
     (r"the fused layers do not support (DoRA|LoRA dropout)", r"融合层不支持 \1"),
     (
         r"the fused layers train LoRA on q, k, v, o, gate, up and down projections and nothing else",

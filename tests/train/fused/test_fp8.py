@@ -72,6 +72,32 @@ def test_a_product_adds_the_weights_lora_the_bias_and_the_residual_in_one_sum(ki
     assert torch.allclose(linear.gradients(x, inner, grad, d_inner)[0], da[:8], atol=1e-5)
 
 
+def test_weights_that_ranks_share_are_transposed_and_their_scales_go_into_the_gradient() -> None:
+    module = small().base_model.model.model.layers[0].mlp
+    modules = [module.gate_proj, module.up_proj]
+    weight = torch.cat([each.base_layer.weight.data for each in modules])
+    weight *= torch.logspace(-2, 2, len(weight))[:, None]  # scales that differ much
+    for each, part in zip(modules, weight.split(160), strict=True):
+        each.base_layer.weight.data = part.clone()
+    linear = fp8.Fp8Linear(modules, sharded=True)
+    held = linear.whole_weight()
+    linear.refresh()
+    linear.set_buffers(held, held.t().contiguous())
+    x, grad = torch.randn(7, 64), torch.randn(7, 320)
+    w8 = exact(fp8.quantize_rows(weight))
+    found, _ = linear.forward(x)
+    assert torch.allclose(found, exact(fp8.quantize_rows(x)) @ w8.t() + x @ linear.a.t() @ linear.b.t(), rtol=1e-4)
+    dx, _ = linear.backward(grad)
+    scales = fp8.quantize_rows(weight)[1]
+    scaled = exact(fp8.quantize_rows(grad, scales))
+    assert torch.allclose(dx, scaled @ (w8 / scales[:, None]) + grad @ linear.b @ linear.a, rtol=1e-4, atol=1e-3)
+    error = (dx - grad @ linear.b @ linear.a - grad @ w8).norm() / (grad @ w8).norm()
+    assert error < 0.06
+    linear.drop_buffers()
+    assert not linear.weight[0].numel()
+    assert not linear.transposed[0].numel()
+
+
 @pytest.mark.parametrize(
     ("kind", "targets"), [("llama", TARGETS), ("qwen3", TARGETS), ("qwen2", ["q_proj", "up_proj"])]
 )

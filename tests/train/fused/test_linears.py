@@ -52,16 +52,14 @@ def joined(rank: int, kind: str) -> Any:
 
     made = Linear(modules(rank, kind == "nf4"), sharded=kind == "shared")
     if kind == "shared":
-        whole = torch.zeros(sum(OUTPUTS) + made.lora_width, INPUTS + made.lora_width, dtype=torch.bfloat16)
-        whole[: sum(OUTPUTS), :INPUTS] = torch.cat([base.weight.data for base in made.bases])
-        made.shared_buffer = whole
+        made.shared_buffer = made.whole_weight()
     return made
 
 
 def ready(linear: Any) -> None:
     linear.refresh()
     if hasattr(linear, "shared_buffer"):
-        linear.set_buffer(linear.shared_buffer)
+        linear.set_buffers(linear.shared_buffer, None)
 
 
 def kept(linear: Any, run: Any, wanted: Any, gradient: Any) -> float:
