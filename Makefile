@@ -1,6 +1,6 @@
 # `make help` lists the targets. CI calls the same targets (.ci/run, .github/workflows/ci.yml).
 .DEFAULT_GOAL := help
-.PHONY: docs messages help env demo test test-fast reference lint format types bench bench-gpu bench-multi bench-nodes quality torture long dist install-check audit transformers4 two-at-once clean
+.PHONY: docs messages help env demo test test-fast reference lint format types bench bench-gpu bench-multi bench-nodes cuda-image quality torture long dist install-check audit transformers4 two-at-once clean
 PY := .venv/bin/python
 CODE := launcher train zlaunch tests docker docs
 
@@ -53,6 +53,9 @@ bench-multi: ## on several GPUs: check equal losses and faults, measure scaling;
 
 bench-nodes: ## over several hosts, simulated on this machine's GPUs or real: losses, scaling, faults, Slurm; BENCH_ARGS="--device cpu" tries it
 	$(or $(wildcard .venv/bin/python),python3) -m tests.bench.nodes $(BENCH_ARGS)
+
+cuda-image: env ## build the CUDA image on a Debian from its archive, without a registry, and train in it on the CPU; VARIANT=cuda12
+	PYTHON=$(PY) bash tests/testbed/cuda-image.sh $(or $(VARIANT),cuda)
 
 quality: env ## compare our training with TRL's on a real model; QUALITY_ARGS="--records 400 --seeds 1" for a CPU
 	$(PY) -m tests.bench.quality $(QUALITY_ARGS)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from launcher.errors import TargetError, UsageError
+from launcher.errors import TargetError
 from launcher.images import builder
 from launcher.images.engine import check_engine
 from launcher.images.lock import lock_path, read_lock, write_lock
@@ -30,7 +30,7 @@ from launcher.machine import installation, process
 @click.option(
     "--wheels",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Directory filled by docker/fetch_wheels.sh; the build then uses no network and no package index.",
+    help="Directory filled by docker/fetch_wheels.sh: no package index is asked, and without --network no network.",
 )
 @click.option("--network", help="Network for the build steps, as the engine names it, such as host.")
 def build(
@@ -43,12 +43,6 @@ def build(
     network: str | None,
 ) -> None:
     """Build the training image and pin it in image.lock."""
-    if wheels and network:
-        raise UsageError(
-            "--wheels and --network contradict each other",
-            hint="with --wheels the build has no network",
-            code="ZL-OPT-01",
-        )
     request = builder.Build(
         variant, tag or builder.default_tag(variant), base_image, engine, wheels is not None, network
     )

@@ -41,7 +41,7 @@ class Build:
     base_image: str | None = None
     engine: str = "docker"
     offline: bool = False
-    """The context has all packages, so the build gets no network."""
+    """The context has all packages, so the build gets no network unless it is named."""
     network: str | None = None
 
 
@@ -52,15 +52,15 @@ def default_tag(variant: str) -> str:
 def build_argv(build: Build, context: Path, *, revision: str, lock: str) -> tuple[str, ...]:
     """The engine's build command for a staged context; `lock` is `lock_hash(...)`."""
     base_image = build.base_image or BASE_IMAGES[build.variant]
+    network = build.network or ("none" if build.offline else None)
     arguments = {
         "VARIANT": build.variant,
         "VERSION": __version__,
         "REVISION": revision,
         "LOCK_SHA256": lock,
-        **({"OFFLINE": "1"} if build.offline else {}),
+        **({"OFFLINE": "1"} if network == "none" else {}),
         **({"BASE_IMAGE": base_image} if base_image else {}),
     }
-    network = "none" if build.offline else build.network
     return (
         build.engine,
         "build",

@@ -8,6 +8,7 @@ another namespace. So the engine tries, and the agent reads its refusal.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 TYPE_CHECKING = False  # importing typing costs every host milliseconds
 if TYPE_CHECKING:
@@ -73,8 +74,16 @@ def without_limit(container: Json, name: str) -> Optional[Tuple[Json, str]]:
 
 
 def own_limit(name: str) -> Optional[str]:
-    """Return this process's limits as `soft:hard`; -1 is none."""
+    """Return this process's limits as `soft:hard`; -1 is none. Of processes no more than the system can have: podman
+    lowers its own limit to that, and its runtime may not raise it again."""
     import resource  # needed only after a refusal
 
     kind = getattr(resource, "RLIMIT_" + name.upper(), None)
-    return None if kind is None else "%d:%d" % resource.getrlimit(kind)
+    if kind is None:
+        return None
+    found = resource.getrlimit(kind)
+    if name == "nproc":
+        with suppress(OSError, ValueError), open("/proc/sys/kernel/pid_max") as file:
+            most = int(file.read())
+            found = min(found[0] % 2**64, most), min(found[1] % 2**64, most)
+    return "%d:%d" % found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +43,16 @@ def test_a_limit_that_the_engine_raises_by_itself_becomes_the_agents_own(output)
     assert changed["argv"][:3] == ["podman", "run", f"--ulimit=nofile={soft}:{hard}"]
     assert f"{soft}:{hard}" in text
     assert start_instead(changed, output) is None  # refused again: nothing is left to change
+
+
+def test_no_more_processes_are_allowed_than_the_system_can_have():
+    """podman lowers its own limit of processes to that number, and its runtime may not raise it again."""
+    changed, _ = start_instead(container(), CRUN % "NPROC")
+    most = int(Path("/proc/sys/kernel/pid_max").read_text())
+    soft, hard = (int(word) for word in changed["argv"][2].removeprefix("--ulimit=nproc=").split(":"))
+    assert 0 < soft <= hard <= most
+    own = resource.getrlimit(resource.RLIMIT_NPROC)
+    assert [soft, hard] == [min(limit, most) if limit >= 0 else most for limit in own]
 
 
 def test_a_limit_of_the_jobs_own_stays_and_the_run_fails():
