@@ -100,7 +100,7 @@ class Lab:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command on a host's console. It uses neither network nor ssh, so it works while the cable is out."""
         return subprocess.run(
-            self._console(host) + list(argv),
+            self.console(host) + list(argv),
             capture_output=True,
             text=True,
             check=check,
@@ -170,7 +170,7 @@ class Lab:
     def _init_pid(self, power_pid: int) -> str:
         return Path(f"/proc/{power_pid}/task/{power_pid}/children").read_text().split()[0]
 
-    def _console(self, host: str) -> list[str]:
+    def console(self, host: str) -> list[str]:
         power = self._power_pid(host)
         if power is None:
             raise RuntimeError(f"{host} is switched off")

@@ -12,12 +12,18 @@ speed     A larger model at the same records per step and rank: one rank, as man
           instruction records and on dense rows.
 faults    A killed rank, and a host that dies while the run is elastic. Nothing may be left running.
 resume    Ctrl-C on all hosts, then a resume on the first one.
-slurm     A smoke run, a preemption with requeue and resume, and a host that dies, through Slurm.
+slurm     A smoke run, a preemption with requeue and resume (`preempt` alone does that), and a host that dies, through
+          Slurm.
+containers  Smoke runs in podman through each backend, and in Charliecloud.
+network   `zlaunch doctor net`.
+unsloth   Unsloth under ZeRO-2, and what its start takes.
+large     A 70B model under ZeRO-3, in fp8 and bfloat16. Only if named: its random weights take 141 GB.
 
 __main__.py   options, the order of the parts, the time limit
 hosts.py      simulated and real hosts
 runs.py       start runs, follow and measure them
-speeds.py     smoke, losses, speed
+speeds.py     smoke, losses, speed, network, unsloth, large
+containers.py containers
 models.py     random models, written in a process of its own
 faults.py     faults, resume, slurm
 tables.py     rows as JSON and as Markdown

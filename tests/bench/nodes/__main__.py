@@ -16,22 +16,27 @@ from pathlib import Path
 
 from tests.bench import nodes
 from tests.bench.multi import ROOT
-from tests.bench.nodes.faults import faults, resume, slurm
+from tests.bench.nodes.containers import containers
+from tests.bench.nodes.faults import faults, preempt, resume, slurm
 from tests.bench.nodes.hosts import Hosts, simulated
 from tests.bench.nodes.runs import SIZES, OutOfTimeError, RunFailedError, Runner
-from tests.bench.nodes.speeds import WAYS, losses, smoke, speed
+from tests.bench.nodes.speeds import LARGE, WAYS, large, losses, network, smoke, speed, unsloth
 from tests.bench.nodes.tables import Table
 
 PARTS: dict[str, Callable[[Runner], None]] = {
     "smoke": smoke, "losses": losses, "speed": speed, "faults": faults, "resume": resume, "slurm": slurm,
+    "containers": containers, "network": network, "unsloth": unsloth, "large": large, "preempt": preempt,
 }  # fmt: skip
+WITH_SLURM = {"slurm", "preempt", "containers"}
+ASKED_FOR = {"preempt", "large"}
+"""Parts that run only if they are named: a part of `slurm`, and one that takes 141 GB of models."""
 
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "tests.bench.nodes", description=nodes.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", help=f"default: {' '.join(PARTS)}")
+    parser.add_argument("parts", nargs="*", help=f"default: all of {' '.join(PARTS)} but {' '.join(ASKED_FOR)}")
     parser.add_argument("--gpus-per-host", type=int, default=1, help="of simulated hosts (default: 1)")
     parser.add_argument("--count", type=int, help="simulated hosts (default: as many as the GPUs allow; CPU: 2)")
     parser.add_argument("--hosts", help="real hosts, separated by commas")
@@ -41,6 +46,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--models", type=Path, help="where the random models are kept (16 GB for 8B)")
     parser.add_argument("--workloads", default="records,dense", help="of `speed` (default: %(default)s)")
     parser.add_argument("--ways", default=",".join(WAYS), help="of `losses` and `speed` (default: %(default)s)")
+    parser.add_argument("--large", default=",".join(LARGE), help="of `large` (default: %(default)s)")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="variable of the ranks")
     parser.add_argument("--minutes", type=float, default=60, help="for all parts (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("bench-nodes"), help="default: %(default)s.jsonl and .md")
@@ -70,7 +76,7 @@ def hosts_of(options: argparse.Namespace) -> AbstractContextManager[Hosts]:
         count = options.count or gpus // options.gpus_per_host
         if count < 2 or count * options.gpus_per_host > gpus:
             sys.exit(f"two hosts with {options.gpus_per_host} GPUs each are needed; this machine has {gpus} GPUs")
-    with_slurm = not options.parts or "slurm" in options.parts
+    with_slurm = not options.parts or bool(WITH_SLURM & set(options.parts))
     return simulated(count, options.gpus_per_host, options.device, options.models, with_slurm=with_slurm)
 
 
@@ -112,19 +118,21 @@ def place_of(options: argparse.Namespace, hosts: Hosts) -> Iterator[Path]:
 def main(arguments: list[str] | None = None) -> int:
     options = parsed(arguments)
     deadline = time.monotonic() + options.minutes * 60
-    chosen = options.parts or list(PARTS)
+    chosen = options.parts or [part for part in PARTS if part not in ASKED_FOR]
     with hosts_of(options) as hosts, place_of(options, hosts) as place:
         table = Table(options.out, about(hosts))
         extra = [word for pair in options.env for word in ("--set", f"env.{pair}")]
         runner = Runner(hosts, place, options.models or place / "models", table, deadline, extra)
         size = SIZES[hosts.device]
-        shapes = {"speed": size.large} | dict.fromkeys(("losses", "faults", "resume", "slurm"), size.small)
+        shapes = {"speed": size.large, "large": size.huge}
+        shapes |= dict.fromkeys(("losses", "faults", "resume", "slurm", "preempt", "unsloth"), size.small)
         if wanted := sorted({shapes[part] for part in chosen if part in shapes}):
             write_models(runner, wanted)
         given = {"ways": options.ways}
         parts = {
             **PARTS,
             "losses": partial(losses, **given),
+            "large": partial(large, ways=options.large),
             "speed": partial(speed, workloads=options.workloads, **given),
         }
         for part in chosen:

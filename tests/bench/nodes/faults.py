@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import statistics
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
+from tests.bench.multi import TOLERANCE
 from tests.bench.nodes.runs import RunFailedError, Runner, losses, tail
 
 FURTHER = 6
@@ -97,7 +99,7 @@ def slurm(runner: Runner) -> None:
     answer = runner.zlaunch(*runner.hosts.slurm_words(), "--wait", "--smoke", *runner.extra)
     ok = answer["state"] == "SUCCEEDED" and answer["world_size"] == runner.hosts.ranks
     runner.table.add("slurm", "zlaunch slurm --smoke", ok=ok, note=f"{answer['world_size']} ranks")
-    _preempted(runner)
+    preempt(runner)
     if runner.hosts.lab is not None:
         answer = runner.zlaunch(*runner.hosts.slurm_words(), *runner.long_job(), *ELASTIC)
         run = Path(answer["directory"])
@@ -106,8 +108,9 @@ def slurm(runner: Runner) -> None:
         _zlaunch_cancel(runner, run)
 
 
-def _preempted(runner: Runner) -> None:
-    """The warning before a preemption or time limit: checkpoint, requeue, resume; then cancel."""
+def preempt(runner: Runner) -> None:
+    """The warning before a preemption or time limit: checkpoint, requeue, resume; then cancel. The losses are those of
+    a run that nobody disturbed."""
     answer = runner.zlaunch(*runner.hosts.slurm_words(), *runner.long_job())
     run, job = Path(answer["directory"]), str(answer["job"])
     _trains(runner, run, 3)
@@ -129,6 +132,21 @@ def _preempted(runner: Runner) -> None:
     note = "no step lost or repeated" if ok else f"{len(steps)} steps, the last {steps[-1:]}"
     runner.table.add("slurm", "resumed after the requeue", ok=ok, seconds=time.monotonic() - started, note=note)
     _zlaunch_cancel(runner, run)
+    _undisturbed(runner, "slurm", run, [*runner.hosts.words(), *runner.long_job()])
+
+
+def _undisturbed(runner: Runner, part: str, run: Path, words: list[str]) -> None:
+    """Hold the losses of a run, which something happened to, against those of the same run that was left alone."""
+    found = {line["step"]: line["loss"] for line in losses(run)}
+    process, other = runner.training(words, len(found))
+    process.send_signal(signal.SIGINT)
+    runner.ended(process, 60)
+    wanted = {line["step"]: line["loss"] for line in losses(other)}
+    off = [abs(found[step] - loss) / abs(loss) for step, loss in wanted.items() if step in found]
+    runner.table.add(
+        part, f"losses of {len(off)} steps beside an undisturbed run", ok=statistics.fmean(off) <= TOLERANCE,
+        losses_mean=statistics.fmean(off), losses_worst=max(off),
+    )  # fmt: skip
 
 
 def _zlaunch_cancel(runner: Runner, run: Path) -> None:

@@ -29,6 +29,8 @@ class Sizes:
 
     small: str
     large: str
+    huge: str
+    """Of the part `large`: more than one GPU holds."""
     records: int
     """Records per step and rank."""
     dense: tuple[int, int]
@@ -41,8 +43,8 @@ class Sizes:
 
 
 SIZES = {
-    "cuda": Sizes("llama3.2-1b", "llama3-8b", 96, (4, 2048), 12),
-    "cpu": Sizes("tiny", "tiny", 4, (2, 64), 5, tokens=48, seconds=300),
+    "cuda": Sizes("llama3.2-1b", "llama3-8b", "llama3-70b", 96, (4, 2048), 12),
+    "cpu": Sizes("tiny", "tiny", "tiny", 4, (2, 64), 5, tokens=48, seconds=300),
 }
 
 
@@ -83,22 +85,33 @@ class Runner:
             raise OutOfTimeError
         return min(wanted, left)
 
-    def environ(self) -> dict[str, str]:
-        ours = {"ZLAUNCH_RUNS": str(self.runs), "ZLAUNCH_CACHE": str(self.place / "cache"), "PYTHONUNBUFFERED": "1"}
-        slurm = self.hosts.slurm.environment if self.hosts.slurm else {}
-        return {**os.environ, **ours, **slurm, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+    @property
+    def _ours(self) -> dict[str, str]:
+        return {"ZLAUNCH_RUNS": str(self.runs), "ZLAUNCH_CACHE": str(self.place / "cache"), "PYTHONUNBUFFERED": "1"}
 
-    def start(self, words: list[str]) -> tuple[subprocess.Popen[bytes], Path]:
-        """(zlaunch, its log)"""
+    def _variables(self) -> list[str]:
+        """For a program on a host, whose environment is empty."""
+        return ["env", *(f"{name}={value}" for name, value in {**self._ours, "PYTHONPATH": str(ROOT)}.items())]
+
+    def environ(self) -> dict[str, str]:
+        slurm = self.hosts.slurm.environment if self.hosts.slurm else {}
+        return {**os.environ, **self._ours, **slurm, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+
+    def start(
+        self, words: list[str], host: str | None = None, **variables: str
+    ) -> tuple[subprocess.Popen[bytes], Path]:
+        """(zlaunch, its log); `host`: it runs on that simulated host. `variables`: more of its environment."""
         with self._lock:
             self._count += 1
             log = self.place / f"{self._count:02d}-{words[0]}.log"
         with log.open("wb") as output:
             output.write((" ".join(words) + "\n").encode())
             output.flush()
+            console = [*self.hosts.lab.console(host), *self._variables()] if host and self.hosts.lab else []
             process = subprocess.Popen(
-                [sys.executable, "-m", "launcher", *words], env=self.environ(), cwd=self.place,
-                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+                [*console, sys.executable, "-m", "launcher", *words], env={**self.environ(), **variables},
+                cwd=self.place, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                start_new_session=True,
             )  # fmt: skip
         self._started.append(process)
         return process, log
@@ -126,10 +139,12 @@ class Runner:
             self._interrupt(process)
             return 124
 
-    def zlaunch(self, *words: str, seconds: float | None = None) -> dict[str, Any]:
+    def zlaunch(
+        self, *words: str, seconds: float | None = None, host: str | None = None, **variables: str
+    ) -> dict[str, Any]:
         """Run to the end and return the JSON of its last line. Raises RunFailedError unless it succeeds."""
         seconds = self.time_left(seconds or self.sizes.seconds)
-        process, log = self.start([*words, "--json"])
+        process, log = self.start([*words, "--json"], host, **variables)
         code = self.ended(process, seconds)
         if code:
             why = f"longer than {seconds:.0f} s" if code == 124 else f"exit status {code}"

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.bench.multi import TOLERANCE
 from tests.bench.nodes.hosts import Hosts
-from tests.bench.nodes.runs import OutOfTimeError, RunFailedError, Runner, measured
+from tests.bench.nodes.runs import OutOfTimeError, RunFailedError, Runner, measured, tail
 
 WAYS: dict[str, tuple[str, dict[str, object]]] = {
     "ddp": ("DDP", {"train.zero_stage": 0}),
@@ -19,6 +19,11 @@ WAYS: dict[str, tuple[str, dict[str, object]]] = {
     "zero3-all": ("ZeRO-3, weights shared by all hosts", {"train.zero_stage": 3, "train.zero_group": "all"}),
 }
 """Name of --ways -> (title, settings). The last one differs from `zero3` only on hosts with several ranks."""
+
+
+HUGE_STEPS = 4
+LARGE = ("fp8", "bf16", "fp8-one", "bf16-one")
+"""Names of --large: the type of the products, on all hosts or on as many ranks of one host."""
 
 
 def ways_on(hosts: Hosts, names: str) -> list[str]:
@@ -102,6 +107,51 @@ def _workload(runner: Runner, workload: str, ways: list[str]) -> None:
                 rates["one host"] = found.get("tokens_per_second", 0)
 
 
+def large(runner: Runner, ways: str = ",".join(LARGE)) -> None:
+    """A model that one GPU cannot hold, under ZeRO-3: fp8 with the weights shared inside each host, and bfloat16."""
+    hosts, sizes = runner.hosts, runner.sizes
+    count = "--gpus" if hosts.device == "cuda" else "--procs"
+    local = ["local", "--device", hosts.device, count, str(hosts.ranks)]
+    for way in ways.split(","):
+        quantization, _, place = way.partition("-")
+        if (place and hosts.lab is None) or (hosts.device == "cpu" and quantization == "fp8"):
+            continue
+        sets = {"train.zero_stage": 3, "model.quantization": {"bf16": "none"}.get(quantization, quantization)}
+        job = runner.job(sizes.huge, sizes.records * hosts.ranks, HUGE_STEPS, None, **sets)
+        where = f"one host's {hosts.ranks}" if place else f"{len(hosts.names)} x {hosts.per_host}"
+        words = local if place else hosts.words()
+        _row(
+            runner, "large", f"{sizes.huge}, {quantization}, on {where}",
+            lambda words=words, job=job: _trained(runner, words, job, 2 * sizes.seconds),
+        )  # fmt: skip
+
+
+def network(runner: Runner) -> None:
+    """`zlaunch doctor net` between the hosts, with what their training uses."""
+    hosts = runner.hosts
+    config = ["--ssh-config", str(hosts.ssh_config)] if hosts.ssh_config else []
+    words = ["doctor", "net", "--hosts", ",".join(hosts.names), "--device", hosts.device, "--python", hosts.python]
+    process, log = runner.start([*words, *config])
+    code = runner.ended(process, 120)
+    runner.table.add("network", "zlaunch doctor net", ok=code == 0, note=tail(log, 2000))
+
+
+def unsloth(runner: Runner) -> None:
+    """Unsloth on all hosts: what its start takes, by phase."""
+    hosts, sizes = runner.hosts, runner.sizes
+    sets = {"train.zero_stage": 2, "train.engine": "unsloth"}
+    job = runner.job(sizes.small, sizes.records * hosts.ranks, sizes.steps, None, **sets)
+    found: dict[str, Any] = {}
+
+    def train() -> dict[str, Any]:
+        answer = runner.zlaunch(*hosts.words(), *job)
+        phases = [(phase["name"], phase["ended"] - phase["started"]) for phase in answer["phases"] if phase["ended"]]
+        found["note"] = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in phases)
+        return {**measured(Path(answer["directory"])), **found}
+
+    _row(runner, "unsloth", f"{sizes.small}, Unsloth ZeRO-2 on {len(hosts.names)} x {hosts.per_host}", train)
+
+
 def _compared(found: dict[str, Any], ranks: int, rates: dict[str, float]) -> dict[str, Any]:
     """Add the efficiency relative to one rank, and to as many ranks of one host under the same setting."""
     rate = found["tokens_per_second"]
@@ -112,8 +162,8 @@ def _compared(found: dict[str, Any], ranks: int, rates: dict[str, float]) -> dic
     return found
 
 
-def _trained(runner: Runner, words: list[str], job: list[str]) -> dict[str, Any]:
-    return measured(Path(runner.zlaunch(*words, *job)["directory"]))
+def _trained(runner: Runner, words: list[str], job: list[str], seconds: float | None = None) -> dict[str, Any]:
+    return measured(Path(runner.zlaunch(*words, *job, seconds=seconds)["directory"]))
 
 
 def _or_why(train: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # On Debian with the packages of ../install.sh: collect what a bare GPU machine lacks for the simulated hosts, in one folder.
-#   system.tar.xz   ip, sshd, ssh, munge and Slurm, each with its libraries
+#   system.tar.xz   ip, sshd, ssh, munge and Slurm, each with its libraries; where they are installed, podman's programs
+#                   and Charliecloud's
 #   wheels/         packages of the training environment that the machine lacks, if WHEELS names a folder of them
 #   project.tgz     this checkout
 # usage: make-kit.sh OUT [WHEELS]      then, on the GPU machine: install-kit.sh OUT [PREFIX]
@@ -18,6 +19,11 @@ for program in ip sshd ssh ssh-keygen munged munge unmunge slurmctld slurmd slur
   path=$(PATH=$PATH:/usr/sbin:/sbin command -v "$program" || true)
   [ -n "$path" ] || { [ "$program" = slurmstepd ] && path=/usr/sbin/slurmstepd; }
   case $path in /usr/*) ;; *) path=/usr$path ;; esac      # /bin and /sbin are links on the other machine too
+  mkdir -p "$kit$(dirname "$path")"
+  cp -L "$path" "$kit$path"
+done
+for program in podman conmon crun runc ch-run; do
+  path=$(PATH=$PATH:/usr/sbin command -v "$program") || continue
   mkdir -p "$kit$(dirname "$path")"
   cp -L "$path" "$kit$path"
 done
