@@ -39,6 +39,8 @@ class Combination:
     packing: str = "bucket"
     dora: bool = False
     init: str = "default"
+    own_ranks: bool = False
+    """Some modules or layers have another rank or scale than the others, or no adapter."""
     adapter: bool = False
     """Training continues from an existing adapter."""
     dropout: bool = False
@@ -70,6 +72,7 @@ class Combination:
             packing=config.train.packing,
             dora=config.lora.dora,
             init=config.lora.init,
+            own_ranks=bool(config.lora.rank_pattern or config.lora.alpha_pattern or config.lora.layers_to_transform),
             adapter=config.lora.adapter is not None,
             dropout=config.lora.dropout > 0,
             optimizer=config.train.optimizer,
@@ -144,7 +147,6 @@ def _unfused(family: Family) -> str:
     return f"the fused layers do not support this model: {family.unfused}"
 
 
-_INITS = {"pissa": "PiSSA", "olora": "OLoRA"}
 _CUT = {
     "adamw_8bit": "so blocks of 8-bit states would not fit another number of ranks",
     "paged_adamw_8bit": "so blocks of 8-bit states would not fit another number of ranks",
@@ -153,6 +155,9 @@ _CUT = {
     "muon": "and Muon needs whole matrices",
 }
 """Why DeepSpeed trains with AdamW only, for each other optimizer."""
+
+REPLACES_WEIGHTS = {"pissa": "PiSSA", "olora": "OLoRA"}
+"""Initializations that move a part of each base weight into the adapter, and their names."""
 
 RULES: tuple[Rule, ...] = (
     Rule(
@@ -295,8 +300,20 @@ RULES: tuple[Rule, ...] = (
         "peft",
     ),
     Rule(
-        lambda s: s.engine == "unsloth" and s.device == "cpu" and s.init != "default",
-        lambda s: f"Unsloth's CPU backend has no {_INITS[s.init]} initialization",
+        lambda s: s.engine == "unsloth" and s.own_ranks,
+        "Unsloth trains all modules and layers with one rank",
+        "train.engine",
+        "peft",
+    ),
+    Rule(
+        lambda s: s.engine == "unsloth" and s.init not in ("default", "pissa"),
+        lambda s: f"Unsloth has no initialization {s.init}",
+        "train.engine",
+        "peft",
+    ),
+    Rule(
+        lambda s: s.engine == "unsloth" and s.device == "cpu" and s.init == "pissa",
+        "Unsloth's CPU backend has no PiSSA initialization",
         "train.engine",
         "peft",
     ),
@@ -314,27 +331,31 @@ RULES: tuple[Rule, ...] = (
         "none",
     ),
     Rule(
-        lambda s: s.init != "default" and s.quantization != "none",
-        lambda s: f"{_INITS[s.init]} decomposes the weights, and {s.quantization} weights cannot be decomposed",
+        lambda s: s.init in REPLACES_WEIGHTS and s.quantization != "none",
+        lambda s: (
+            f"{REPLACES_WEIGHTS[s.init]} decomposes the weights, and {s.quantization} weights cannot be decomposed"
+        ),
         "lora.init",
         "default",
     ),
     Rule(
-        lambda s: s.init != "default" and s.zero_stage == 3,
-        lambda s: f"{_INITS[s.init]} decomposes whole weights, and no rank has them under ZeRO-3",
+        lambda s: s.init in REPLACES_WEIGHTS and s.zero_stage == 3,
+        lambda s: f"{REPLACES_WEIGHTS[s.init]} decomposes whole weights, and no rank has them under ZeRO-3",
         "train.zero_stage",
         2,
     ),
     Rule(
         lambda s: s.init != "default" and s.adapter,
-        lambda s: f"an existing adapter already has its weights, and {_INITS[s.init]} would replace them",
+        lambda s: (
+            f"an existing adapter already has its weights, which {REPLACES_WEIGHTS.get(s.init, s.init)} would replace"
+        ),
         "lora.init",
         "default",
     ),
     Rule(
-        lambda s: s.init != "default" and s.dora,
+        lambda s: s.init in REPLACES_WEIGHTS and s.dora,
         lambda s: (
-            f"an adapter of {_INITS[s.init]} is converted for the original weights as a sum, and DoRA rescales it"
+            f"an adapter of {REPLACES_WEIGHTS[s.init]} becomes one for the original weights by a sum; DoRA rescales it"
         ),
         "lora.init",
         "default",
@@ -479,10 +500,13 @@ _RECORDED: dict[str, tuple[str, Any]] = {
     "dora": ("use_dora", False),
     "target_modules": ("target_modules", None),
     "modules_to_save": ("modules_to_save", ()),
+    "rank_pattern": ("rank_pattern", {}),
+    "alpha_pattern": ("alpha_pattern", {}),
+    "layers_to_transform": ("layers_to_transform", ()),
 }
 """Key of `lora` -> (key of adapter_config.json, PEFT's default where the file lacks it)."""
 _BEYOND = (
-    "bias", "rank_pattern", "alpha_pattern", "layers_to_transform", "layer_replication", "exclude_modules",
+    "bias", "layer_replication", "exclude_modules",
     "trainable_token_indices", "target_parameters", "lora_bias", "use_qalora", "alora_invocation_tokens",
     "use_bdlora", "arrow_config", "kasa_config", "velora_config", "monteclora_config",
 )  # fmt: skip
@@ -530,7 +554,10 @@ ADVICE = "leave these settings out, so that the adapter's own are taken, or trai
 
 
 def _plain(value: Any) -> Any:
-    return tuple(sorted(map(str, value))) if isinstance(value, (list, tuple, set)) else value
+    if isinstance(value, (list, tuple, set)):
+        numbers = all(isinstance(one, int) for one in value)
+        return tuple(sorted(value if numbers else map(str, value)))
+    return value
 
 
 def _same(asked: Any, value: Any) -> bool:
@@ -544,5 +571,8 @@ def _is_pattern(asked: Any, value: Any) -> bool:
 
 def _shown(value: Any) -> str:
     if isinstance(value, tuple):
-        return f"[{', '.join(value)}]"
+        return f"[{', '.join(map(str, value))}]"
+    if isinstance(value, dict):
+        pairs = ", ".join(f"{name}: {one}" for name, one in value.items())
+        return f"{{{pairs}}}"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -227,9 +227,17 @@ class Lora(Section, frozen=True):
     """Train magnitude and direction apart (Liu et al. 2024, arXiv 2402.09353)."""
     plus_ratio: float | None = None
     """LoRA+: learning rate of B over that of A (Hayou et al. 2024, arXiv 2402.12354)."""
-    init: Literal["default", "pissa", "olora"] = "default"
-    """Initial values. default: A random, B zero. pissa: the largest singular values of the weights (Meng et al. 2024,
-    arXiv 2404.02948). olora: the first columns of their QR decomposition (Büyükakyüz 2024, arXiv 2406.01775)."""
+    rank_pattern: dict[str, int] = {}
+    """Ranks of their own for some modules: {end of a name, or a regular expression for it: rank}. The first that fits
+    counts. Scales keep `alpha`, unless `alpha_pattern` has one."""
+    alpha_pattern: dict[str, float] = {}
+    """Values of `alpha` of their own for some modules, named as in `rank_pattern`."""
+    layers_to_transform: tuple[int, ...] = ()
+    """Numbers of the layers that get LoRA, from 0; empty: all."""
+    init: Literal["default", "gaussian", "orthogonal", "olora", "pissa"] = "default"
+    """Initial values. default: A random, B zero. gaussian: A normal. orthogonal: A and B of orthogonal vectors whose
+    product is zero. olora: the QR decomposition of the weights (Büyükakyüz 2024, arXiv 2406.01775). pissa: their
+    largest singular values (Meng et al. 2024, arXiv 2404.02948)."""
     modules_to_save: tuple[str, ...] = ()
     """Modules to train whole beside the adapter, as in [embed_tokens, lm_head]."""
     adapter: str | None = None
@@ -422,6 +430,9 @@ RANGES: dict[str, Range] = {
     "data.mix_temperature": POSITIVE,
     "lora.r": Range(1),
     "lora.alpha": POSITIVE,
+    "lora.rank_pattern": Range(1),  # of each
+    "lora.alpha_pattern": POSITIVE,  # of each
+    "lora.layers_to_transform": Range(0),  # of each
     "lora.dropout": Range(0, 0.99),
     "lora.plus_ratio": POSITIVE,
     "train.epochs": POSITIVE,

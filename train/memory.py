@@ -11,6 +11,7 @@ of transformers and PEFT line by line; Unsloth's were fitted to measurements (do
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -344,6 +345,28 @@ def _weights_beside(config: Mapping[str, Any]) -> int:
 
 
 @dataclass(frozen=True)
+class OwnRanks:
+    """Modules with a rank of their own, and the layers that have an adapter at all (none: all)."""
+
+    ranks: tuple[tuple[str, int], ...] = ()
+    """(lora.rank_pattern, rank), as PEFT reads them: the end of a module's name."""
+    layers: tuple[int, ...] = ()
+
+    def rank_of(self, layer: int, name: str, r: int) -> int:
+        """The rank of a linear map by its name in Llama, or that of the map that holds it in other models."""
+        part = "self_attn" if name in ATTENTION else "mlp"
+        joined = [whole for whole, parts in _FUSED_NAMES.items() if name in parts]
+        names = [f"model.layers.{layer}.{part}.{one}" for one in (name, *joined)]
+        for pattern, rank in self.ranks:
+            if any(re.match(rf"(.*\.)?({pattern})$", one) for one in names):
+                return rank
+        return r
+
+    def widest(self, r: int) -> int:
+        return max((r, *(rank for _, rank in self.ranks)))
+
+
+@dataclass(frozen=True)
 class MemoryCase:
     """The settings of a run that decide its memory and speed."""
 
@@ -355,6 +378,7 @@ class MemoryCase:
     quantization: Quantization = "none"
     weight_bytes: int = 2
     lora_r: int = 16
+    lora_own: OwnRanks = OwnRanks()
     lora_targets: tuple[str, ...] | None = None
     """Names of the adapted linear maps of a layer; None: all seven."""
     whole: tuple[str, ...] = ()
@@ -401,12 +425,15 @@ class Memory:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
-def lora_parameters(shape: Shape, r: int, targets: tuple[str, ...] | None = None) -> int:
+def lora_parameters(shape: Shape, r: int, targets: tuple[str, ...] | None = None, own: OwnRanks = OwnRanks()) -> int:
     """Trainable weights of an adapter: r * (in + out) for every adapted linear map."""
     linears = shape.linears
     names = tuple(linears) if targets is None else tuple(name for name in _plain(targets) if name in linears)
     if shape.experts is None:
-        return shape.layers * sum(r * sum(linears[name]) for name in names)
+        layers = [number for number in own.layers or range(shape.layers) if number < shape.layers]
+        if not own.ranks:
+            return len(layers) * sum(r * sum(linears[name]) for name in names)
+        return sum(own.rank_of(number, name, r) * sum(linears[name]) for number in layers for name in names)
     # A parameter holds the products gate and up of all experts, and LoRA's B and A stand beside it for each of them.
     inner = shape.experts.inner
     of_expert = (shape.hidden + 2 * inner) * ("gate_proj" in names) + (shape.hidden + inner) * ("down_proj" in names)
@@ -430,13 +457,19 @@ _FUSED_NAMES = {
 _OF_VOCABULARY = {"embed_tokens", "lm_head", "embed_in", "embed_out", "wte", "word_embeddings", "output_layer"}
 
 
-def trainable(shape: Shape, r: int, targets: tuple[str, ...] | None = None, whole: tuple[str, ...] = ()) -> int:
+def trainable(
+    shape: Shape,
+    r: int,
+    targets: tuple[str, ...] | None = None,
+    whole: tuple[str, ...] = (),
+    own: OwnRanks = OwnRanks(),
+) -> int:
     """Count the weights of the adapter and of the modules in `whole`, which are trained as copies of the frozen ones.
     Norms are too small to count."""
     vocabulary = sum(shape.vocab * shape.hidden for name in whole if name in _OF_VOCABULARY)
     inside = [shape.linears[name] for name in _plain(whole) if name in shape.linears]
     weights = vocabulary + shape.layers * sum(rows * columns for rows, columns in inside)
-    return lora_parameters(shape, r, targets) + weights
+    return lora_parameters(shape, r, targets, own) + weights
 
 
 def _plain(targets: tuple[str, ...]) -> tuple[str, ...]:
@@ -449,7 +482,7 @@ def predict(shape: Shape, setting: MemoryCase) -> Memory:
     own = shares_itself(setting.engine, setting.zero_stage)
     setting = replace(setting, zero_stage=0) if own else setting
     stage = setting.zero_stage
-    adapter = trainable(shape, setting.lora_r, setting.lora_targets, setting.whole)
+    adapter = trainable(shape, setting.lora_r, setting.lora_targets, setting.whole, setting.lora_own)
     linear_bytes = {"none": float(setting.weight_bytes), "nf4": NF4_BYTES, "int8": 1.0, "fp8": FP8_BYTES}[
         setting.quantization
     ]
@@ -550,7 +583,11 @@ def _fused_per_token(shape: Shape, setting: MemoryCase) -> tuple[float, float]:
         + 2 * (qkv + shape.q_width)  # rotated queries, keys, values; the attention's output
         + 4 * shape.heads  # its log-sum-exp
         + 2 * 2 * shape.intermediate  # gate and up
-        + 2 * 9 * setting.lora_r  # the adapters' inner activations, and space for two beside gate and up
+        + 2
+        * 9
+        * setting.lora_own.widest(
+            setting.lora_r
+        )  # the adapters' inner activations, and space for two beside gate and up
         + 8  # 1/rms, twice
     )
     if shape.qk_norm:
@@ -641,7 +678,7 @@ def flops_per_token(shape: Shape, setting: MemoryCase) -> float:
     attention = shape.layers * 2 * 2 * shape.q_width * setting.sequence / 2
     forward = 2.0 * weights + attention
     backward = 2.0 * weights + 2.5 * attention
-    adapter = 6.0 * lora_parameters(shape, setting.lora_r, setting.lora_targets)
+    adapter = 6.0 * lora_parameters(shape, setting.lora_r, setting.lora_targets, setting.lora_own)
     again = 2.0 * shape.active_weights + attention if setting.checkpointing else 0.0
     return forward + backward + adapter + again
 

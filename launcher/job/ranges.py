@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from launcher.job.explain import Refusal, value_hint
@@ -43,6 +43,8 @@ def numbers_out_of_range(spec: JobSpec) -> Iterator[Refusal]:
         for part in key.split("."):
             value = getattr(value, part)
         named = {f"{key}.{name}": each for name, each in value.items()} if isinstance(value, dict) else {key: value}
+        if isinstance(value, tuple):
+            named = {f"{key}[{number}]": each for number, each in enumerate(value)}
         for place, number in named.items():
             if isinstance(number, (int, float)) and not accepted.holds(number):
                 yield Refusal(place, f"expected {accepted}, got {_shown(number)}", hint=value_hint(key, number))
@@ -96,11 +98,7 @@ def unusable_names(spec: JobSpec) -> Iterator[Refusal]:
     for name in spec.env:
         if not _VARIABLE.fullmatch(name):
             yield Refusal("env", f"{name!r} is not a valid name of an environment variable")
-    for pattern in spec.train.learning_rates:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            yield Refusal("train.learning_rates", f"{pattern!r} is not a regular expression: {error}")
+    yield from _unusable_patterns(spec)
     if "" in spec.data.replace:
         yield Refusal("data.replace", "an empty text stands everywhere; name the text to replace")
     if spec.data.chat_template:
@@ -121,6 +119,39 @@ def unusable_names(spec: JobSpec) -> Iterator[Refusal]:
                 f"entry {number} is not a valid name of an environment variable",
                 hint="list names only, for example [HF_TOKEN]; zlaunch reads the values from the environment",
             )
+
+
+def _unusable_patterns(spec: JobSpec) -> Iterator[Refusal]:
+    """Patterns for names of modules that are no regular expressions, and keys of LoRA that exclude each other."""
+    lora = spec.lora
+    patterns: dict[str, Mapping[str, float]] = {
+        "train.learning_rates": spec.train.learning_rates,
+        "lora.rank_pattern": lora.rank_pattern,
+        "lora.alpha_pattern": lora.alpha_pattern,
+    }
+    for key, mapping in patterns.items():
+        for pattern in mapping:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                yield Refusal(key, f"{pattern!r} is not a regular expression: {error}")
+    if lora.init == "orthogonal":
+        ranks = {"lora.r": lora.r, **{f"lora.rank_pattern.{name}": rank for name, rank in lora.rank_pattern.items()}}
+        for key, rank in ranks.items():
+            if rank % 2:
+                yield Refusal(
+                    key, f"lora.init: orthogonal takes half of a rank for A and half for B, and {rank} is odd"
+                )
+    if (
+        lora.layers_to_transform
+        and isinstance(lora.target_modules, str)
+        and lora.target_modules not in ("auto", "all-linear")
+    ):
+        yield Refusal(
+            "lora.layers_to_transform",
+            "lora.target_modules is a regular expression, which can name the layers itself",
+            hint=r"for example lora.target_modules: '.*\.layers\.(30|31)\..*(q_proj|v_proj)'",
+        )
 
 
 def _shown(number: float) -> str:

@@ -49,7 +49,8 @@ def traffic_of(shape: Shape, case: MemoryCase, hosts: int, passes: int) -> Traff
         shape.layers * shape.layer_weights * (1 if case.quantization == "fp8" else case.weight_bytes) if crosses else 0
     )
     return Traffic(
-        2 * others * 4 * memory.lora_parameters(shape, case.lora_r, case.lora_targets), passes * 2 * others * gathered
+        2 * others * 4 * memory.lora_parameters(shape, case.lora_r, case.lora_targets, case.lora_own),
+        passes * 2 * others * gathered,
     )
 
 

@@ -10,7 +10,7 @@ from launcher.plan.batch import Batch
 from launcher.plan.between_hosts import Traffic, traffic_of
 from launcher.plan.situation import Situation
 from train import memory
-from train.memory import EngineName, Memory, MemoryCase, Shape
+from train.memory import EngineName, Memory, MemoryCase, OwnRanks, Shape
 
 ZERO_SPEED = {0: 1.0, 1: 0.95, 2: 0.95, 3: 0.8}
 """Speed relative to plain data parallelism, on one and two H100s (docs/performance.md); stage 1 as stage 2."""
@@ -53,6 +53,7 @@ def cost_of(
         quantization=spec.model.quantization,
         weight_bytes=4 if spec.model.dtype == "float32" else 2,
         lora_r=spec.lora.r,
+        lora_own=OwnRanks(tuple(spec.lora.rank_pattern.items()), spec.lora.layers_to_transform),
         lora_targets=targets,
         whole=spec.lora.modules_to_save,
         checkpointing=checkpointing,
@@ -83,5 +84,12 @@ def _targets(spec: JobSpec, shape: Shape) -> tuple[str, ...] | None:
     targets, lora = spec.lora.target_modules, spec.lora
     if isinstance(targets, tuple) and "auto" not in targets:
         return targets
-    plain = not (lora.dropout or lora.dora or lora.init != "default")
+    plain = not (
+        lora.dropout
+        or lora.dora
+        or lora.init != "default"
+        or lora.rank_pattern
+        or lora.alpha_pattern
+        or lora.layers_to_transform
+    )
     return None if shape.experts is None or plain else memory.ATTENTION

@@ -62,6 +62,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"family": PHI, "router_loss": True}, "it has no experts", "train.router_loss: 0"),
     ({"family": MIXTURE, "engine": "unsloth", "router_loss": True}, "its own loss", "train.engine: peft"),
     ({"init": "pissa", "quantization": "nf4"}, "decomposed", "lora.init: default"),
+    ({"init": "olora", "quantization": "nf4"}, "OLoRA decomposes the weights", "lora.init: default"),
+    ({"init": "olora", "zero_stage": 3}, "no rank has them", "train.zero_stage: 2"),
+    ({"init": "gaussian", "adapter": True}, "existing adapter", "lora.init: default"),
+    ({"engine": "unsloth", "init": "orthogonal"}, "Unsloth has no initialization orthogonal", "train.engine: peft"),
+    ({"engine": "unsloth", "own_ranks": True}, "Unsloth trains all modules", "train.engine: peft"),
     ({"init": "pissa", "quantization": "int8"}, "decomposed", "lora.init: default"),
     ({"init": "pissa", "zero_stage": 3}, "no rank has them", "train.zero_stage: 2"),
     ({"init": "pissa", "adapter": True}, "existing adapter", "lora.init: default"),
@@ -162,7 +167,8 @@ def test_the_advice_leads_to_working_settings_from_every_combination() -> None:
         "noise": (False, True),
         "smoothing": (False, True),
         "dora": (False, True),
-        "init": ("default", "pissa", "olora"),
+        "init": ("default", "gaussian", "olora", "pissa"),
+        "own_ranks": (False, True),
         "adapter": (False, True),
         "dropout": (False, True),
         "embeddings": (False, True),
@@ -172,6 +178,7 @@ def test_the_advice_leads_to_working_settings_from_every_combination() -> None:
     assert set(values) == {field.name for field in fields(Combination)}
     # What the user meant is not changed.
     kept = ("family", "device", "capability", "dora", "adapter", "dropout", "embeddings", "wide", "noise", "smoothing")
+    kept = (*kept, "own_ranks")
     combinations = itertools.islice(
         itertools.product(*values.values()), 0, None, 641
     )  # 641 shares no factor with the sizes

@@ -72,8 +72,21 @@ def test_dropout_may_change_because_it_is_no_part_of_the_weights() -> None:
     assert (found.lora.dropout, found.refused) == (0.3, ())
 
 
+def test_ranks_of_their_own_and_chosen_layers_are_taken_or_must_be_the_same() -> None:
+    own = {"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"q_proj": 8.0}, "layers_to_transform": [10, 9]}
+    found = continued(Lora(adapter="a"), {**ADAPTER, **own})
+    assert (found.lora.rank_pattern, found.lora.alpha_pattern) == ({"q_proj": 4}, {"q_proj": 8.0})
+    assert (found.lora.layers_to_transform, found.only_peft, found.refused) == ((9, 10), "", ())
+    assert "lora.rank_pattern: {q_proj: 4}" in str(found)
+    asked = Lora(adapter="a", rank_pattern={"q_proj": 8}, layers_to_transform=(10, 9))
+    (refused,) = continued(asked, {**ADAPTER, **own}).refused
+    assert refused == "lora.rank_pattern is {q_proj: 8}, but the adapter's is {q_proj: 4}"
+    plain = continued(Lora(adapter="a", rank_pattern={"q_proj": 8}), ADAPTER)
+    assert plain.refused == ("lora.rank_pattern is {q_proj: 8}, but the adapter's is {}",)
+
+
 @pytest.mark.parametrize(
-    "more", [{"bias": "all"}, {"rank_pattern": {"q_proj": 4}}, {"layers_to_transform": [0]}, {"lora_bias": True}]
+    "more", [{"bias": "all"}, {"layer_replication": [[0, 2]]}, {"exclude_modules": ["x"]}, {"lora_bias": True}]
 )
 def test_what_a_job_cannot_ask_for_is_continued_by_peft(more: dict[str, Any]) -> None:
     assert continued(Lora(adapter="a"), {**ADAPTER, **more}).only_peft == next(iter(more))

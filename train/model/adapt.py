@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
+from train.compat import REPLACES_WEIGHTS
 from train.config import TrainConfig
 from train.dist import quiet
 from train.errors import UserError, first_line
 from train.families import Family
-from train.model import pissa, targets
+from train.model import patterns, pissa, targets
 from train.model.base import BaseModel, recorded_adapter
 from train.model.load import Loaded, is_fault_of_files
 from train.model.lora_places import Places, places
@@ -29,14 +30,16 @@ def adapt(config: TrainConfig, loaded: Loaded, base: BaseModel, family: Family) 
     else:
         targets.check_names(config.lora, loaded.model, loaded.engine)
         found = places(loaded.model, _target_modules(config, family, loaded.model), loaded.engine, config.lora)
+        patterns.check_before(config.lora, loaded.model, found)
         adapted, left_out = _add_adapter(config, loaded, found), found.left_out
+        patterns.check_after(config.lora, adapted)
     for parameter in adapted.parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
             parameter.data = parameter.data.float()
     for peft_config in adapted.peft_config.values():
         peft_config.base_model_name_or_path = base.name
         peft_config.revision = base.revision
-    if config.lora.init != "default" and config.lora.adapter is None:
+    if config.lora.init in REPLACES_WEIGHTS and config.lora.adapter is None:
         pissa.remember(adapted)
     return adapted, left_out
 
@@ -49,6 +52,9 @@ def _add_adapter(config: TrainConfig, loaded: Loaded, found: Places) -> Any:
         "lora_dropout": lora.dropout,
         "target_modules": found.modules,
         **({"target_parameters": list(found.parameters)} if found.parameters else {}),
+        "rank_pattern": lora.rank_pattern,
+        "alpha_pattern": lora.alpha_pattern,
+        **({"layers_to_transform": list(lora.layers_to_transform)} if lora.layers_to_transform else {}),
         "bias": "none",
         "use_rslora": lora.rslora,
         "modules_to_save": list(lora.modules_to_save) or None,

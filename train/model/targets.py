@@ -13,6 +13,7 @@ from train.compat import ADVICE
 from train.config import Lora
 from train.errors import UserError, first_line
 from train.families import ANY, family_of, needs_conversion
+from train.model import patterns
 
 TARGETS, WHOLE = "lora.target_modules", "lora.modules_to_save"
 _EXPERT_PARAMETERS = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
@@ -59,6 +60,8 @@ def check_names_of_files(lora: Lora, folder: Path) -> None:
     if family_of(config).name == ANY.name or needs_conversion(config) or not names:
         return
     known = [name.rpartition(".")[2] for name in names if "norm" not in name.lower()]
+    patterns.check_layers(lora, config.get("num_hidden_layers"))
+    patterns.check_patterns(lora, names)
     names += [".".join(parts[:end]) for name in names if (parts := name.split(".")) for end in range(1, len(parts))]
     names.append("lm_head")  # absent from the files of a model whose head is its embeddings
     if isinstance(lora.target_modules, str):

@@ -60,6 +60,9 @@ def _training(config: TrainConfig) -> dict[str, Any]:
         "Data": _names(config.data, "data.train"),
         **({"Held-out data": _names(config.data, "data.eval")} if config.data.eval else {}),
         "LoRA": f"r {lora.r}, alpha {lora.alpha:g}, dropout {lora.dropout:g}",
+        **({"Ranks of their own": _pairs(lora.rank_pattern)} if lora.rank_pattern else {}),
+        **({"Alphas of their own": _pairs(lora.alpha_pattern)} if lora.alpha_pattern else {}),
+        **({"Layers": ", ".join(map(str, lora.layers_to_transform))} if lora.layers_to_transform else {}),
         "Target modules": target if isinstance(target, str) else ", ".join(target),
         **({"Modules trained whole": ", ".join(lora.modules_to_save)} if lora.modules_to_save else {}),
         "Length": f"{length}, {numbers.global_batch_size} records per step",
@@ -69,6 +72,10 @@ def _training(config: TrainConfig) -> dict[str, Any]:
         "Quantization": config.model.quantization,
         "Seed": numbers.seed,
     }
+
+
+def _pairs(mapping: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in mapping.items())
 
 
 def _names(data: Data, key: str) -> str:

@@ -262,12 +262,17 @@ def build_strategy(run: Run) -> None:
         )
 
 
-_MEANING = ("r", "alpha", "rslora", "init")
+_MEANING = ("r", "alpha", "rslora", "init", "rank_pattern", "alpha_pattern", "layers_to_transform")
 """Rank, scale and start of a new adapter: what the weights of a checkpoint mean."""
 
 
 _MIXING = ("mix", "mix_temperature", "order")
 """Other values than the defaults, which earlier versions had, change which records a step sees."""
+
+
+def _listed(value: Any) -> Any:
+    """A value as JSON gives it back."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _facts(run: Run) -> dict[str, Any]:
@@ -277,7 +282,11 @@ def _facts(run: Run) -> dict[str, Any]:
         "train.optimizer": config.train.optimizer,
         "global_batch_size": run.planned_batch,
         "total_steps": run.total,
-        **({f"lora.{key}": getattr(config.lora, key) for key in _MEANING} if config.lora.adapter is None else {}),
+        **(
+            {f"lora.{key}": _listed(getattr(config.lora, key)) for key in _MEANING}
+            if config.lora.adapter is None
+            else {}
+        ),
         "data": {
             "sequences": len(run.train_part.tokens),
             "tokens": int(run.train_part.lengths.sum()),

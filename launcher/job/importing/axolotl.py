@@ -163,13 +163,19 @@ def _adapter(words: Words) -> None:
     start = words.text("peft_init_lora_weights", "true") or "true"
     if start.startswith("pissa"):
         draft.set("lora.init", "pissa", "peft_init_lora_weights")
-    elif start == "olora":
-        draft.set("lora.init", "olora", "peft_init_lora_weights")
+    elif start in ("gaussian", "olora", "orthogonal"):
+        draft.set("lora.init", start, "peft_init_lora_weights")
     elif start not in ("true", "false"):
-        draft.lost.append(Note("peft_init_lora_weights", start, "zlaunch has the default start, PiSSA and OLoRA"))
-    words.lost("LoRA goes on whole linear layers", "lora_target_parameters", "peft_layers_to_transform", "peft",
-               "peft_layers_pattern", "peft_trainable_token_indices", "lora_rank_pattern",
-               "lora_alpha_pattern", "peft_ensure_weight_tying", "loraplus_lr_embedding")  # fmt: skip
+        draft.lost.append(Note("peft_init_lora_weights", start, "its weights come from data or another decomposition"))
+    for key, theirs in (("rank_pattern", "lora_rank_pattern"), ("alpha_pattern", "lora_alpha_pattern")):
+        if isinstance(found := words.take(theirs), dict) and found:
+            draft.set(f"lora.{key}", found, theirs)
+    if not is_off(layers := words.take("peft_layers_to_transform")):
+        draft.set(
+            "lora.layers_to_transform", layers if isinstance(layers, list) else [layers], "peft_layers_to_transform"
+        )
+    words.lost("LoRA goes on whole linear layers", "lora_target_parameters", "peft", "peft_layers_pattern",
+               "peft_trainable_token_indices", "peft_ensure_weight_tying", "loraplus_lr_embedding")  # fmt: skip
 
 
 def _length(words: Words) -> None:

@@ -132,10 +132,10 @@ def _adapter(words: Words) -> None:
     start = words.text("init_weights") or words.text("init_lora_weights") or "true"
     if start.startswith("pissa"):
         draft.set("lora.init", "pissa", "init_weights")
-    elif start == "olora":
-        draft.set("lora.init", "olora", "init_weights")
+    elif start in ("gaussian", "olora", "orthogonal"):
+        draft.set("lora.init", start, "init_weights")
     elif start not in ("true", "false", "kaiming"):
-        draft.lost.append(Note("init_weights", start, "zlaunch has the default start, PiSSA and OLoRA"))
+        draft.lost.append(Note("init_weights", start, "its weights come from data or another decomposition"))
     adapters = words.names("adapters") or words.names("resume_from_checkpoint")
     if len(adapters) == 1:
         draft.set("lora.adapter", adapters[0], "adapters")

@@ -172,6 +172,20 @@ ROWS: dict[str, Row] = {
         "缩放 alpha", "适配器的输出乘以 `alpha / r`（rslora：`alpha / sqrt(r)`）。", "128",
         "lora_alpha PEFT LLaMA-Factory axolotl ms-swift TRL",
     ),
+    "lora.rank_pattern": Row(
+        "部分模块的秩",
+        "个别模块自己的秩：{模块名的结尾，或与之匹配的正则表达式: 秩}，先匹配者有效。"
+        "缩放仍用 alpha，除非 alpha_pattern 另有设定。",
+        "{q_proj: 32, 'layers.31.mlp.down_proj': 4}", "rank_pattern PEFT; lora_rank_pattern axolotl",
+    ),
+    "lora.alpha_pattern": Row(
+        "部分模块的 alpha", "个别模块自己的 alpha，写法同 rank_pattern。", "{q_proj: 64}",
+        "alpha_pattern PEFT; lora_alpha_pattern axolotl",
+    ),
+    "lora.layers_to_transform": Row(
+        "训练的层", "哪些层加适配器，从 0 起编号；空表示全部。", "[28, 29, 30, 31]",
+        "layers_to_transform PEFT; peft_layers_to_transform axolotl",
+    ),
     "lora.dropout": Row(
         "随机失活", "每步随机舍去适配器输入的比例。", "0.05", "lora_dropout PEFT LLaMA-Factory axolotl ms-swift TRL",
     ),
@@ -195,8 +209,10 @@ ROWS: dict[str, Row] = {
         "loraplus_lr_ratio LLaMA-Factory axolotl; lorap_lr_ratio ms-swift", label="LoRA+ ratio",
     ),
     "lora.init": Row(
-        "初始化", "default：A 随机，B 为零。pissa：取权重的最大奇异值（Meng 等 2024，arXiv 2404.02948）。"
-        "olora：取权重 QR 分解的前几列（Büyükakyüz 2024，arXiv 2406.01775）。", "pissa",
+        "初始化",
+        "default：A 随机，B 为零。gaussian：A 取正态分布。orthogonal：A、B 由正交向量组成，乘积为零。"
+        "olora：取权重 QR 分解的前几列（Büyükakyüz 2024，arXiv 2406.01775）。"
+        "pissa：取权重的最大奇异值（Meng 等 2024，arXiv 2404.02948）。", "pissa",
         "init_lora_weights PEFT; pissa_init LLaMA-Factory; init_weights ms-swift; peft_init_lora_weights axolotl",
     ),
     "lora.modules_to_save": Row(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.beds.ranks import Ranks, events, metrics, result, tools, train
+from train import memory
 from train.config import Lora, load
 
 pytestmark = pytest.mark.train
@@ -26,10 +27,18 @@ KINDS: dict[str, dict[str, Any]] = {
     "regex": {"lora.target_modules": r".*layers\.1\..*(up|down)_proj"},
     "decayed": {"lora.modules_to_save": ["norm"], "train.weight_decay": 10.0},
     "nf4-dora": {"lora.dora": True, "model.quantization": "nf4"},
-}
+    "gaussian": {"lora.init": "gaussian"},
+    "orthogonal": {"lora.init": "orthogonal"},
+    "ranked": {
+        "lora.rank_pattern": {"q_proj": 8, r"layers\.1\.mlp\.(up|down)_proj": 2}, "lora.alpha_pattern": {"q_proj": 4.0},
+    },
+    "ranked-pissa": {"lora.rank_pattern": {"k_proj": 2}, "lora.alpha_pattern": {"v_proj": 4.0}, "lora.init": "pissa"},
+    "layers": {"lora.layers_to_transform": [1]},
+}  # fmt: skip
 
 
-SHARDED = (("pissa", 2), ("dora", 2), ("whole", 3), ("plus", 2), ("decayed", 2), ("decayed", 3))
+RESUMED = ("dora", "pissa", "plus", "whole", "olora", "ranked")
+SHARDED = (("pissa", 2), ("dora", 2), ("whole", 3), ("plus", 2), ("decayed", 2), ("decayed", 3), ("ranked", 3))
 """(kind, ZeRO stage) of further runs."""
 
 
@@ -44,9 +53,11 @@ def runs(configure: Any) -> dict[str, Path]:
     made["continued"] = configure("continued", model=local, **common, **first)
     asked = {"lora.target_modules": "all-linear", "lora.dropout": 0.2}
     made["continued-alike"] = configure("continued-alike", model=local, **common, **first, **asked)
-    for name in ("dora", "pissa", "olora", "plus", "whole"):
+    for name in RESUMED:
         middle = str(made[name] / "checkpoints" / "step-2")
         made[f"{name}-resumed"] = configure(f"{name}-resumed", init_from=middle, **common, **KINDS[name])
+    for name in ("ranked", "layers"):
+        made[f"{name}-fused"] = configure(f"{name}-fused", **common, **KINDS[name], **{"train.engine": "fused"})
     for name, stage in SHARDED:
         over = {**KINDS[name], "train.zero_stage": stage}
         made[f"{name}-zero{stage}"] = configure(f"{name}-zero{stage}", **common, **over)
@@ -71,7 +82,7 @@ def test_each_kind_learns_and_its_adapter_fits_the_original_base(runs: dict[str,
     assert summary["adapter_reloads"] is True
 
 
-@pytest.mark.parametrize("name", ["dora", "pissa", "olora", "plus", "whole"])
+@pytest.mark.parametrize("name", RESUMED)
 def test_each_kind_resumes_with_the_losses_of_the_undisturbed_run(runs: dict[str, Path], name: str) -> None:
     assert [event["step"] for event in events(runs[f"{name}-resumed"], "resumed")] == [2]
     assert metrics(runs[f"{name}-resumed"]) == pytest.approx(metrics(runs[name])[2:], rel=1e-6)
@@ -98,9 +109,58 @@ def test_pissa_and_olora_are_saved_as_a_plain_lora_of_twice_the_rank(
     assert all(8 in value.shape for value in weights(runs[name]).values())
 
 
-def test_pissa_and_olora_start_as_the_base_model(runs: dict[str, Path]) -> None:
-    assert metrics(runs["olora"])[0] == pytest.approx(metrics(runs["names"])[0], rel=1e-4)
-    assert metrics(runs["pissa"])[0] == pytest.approx(metrics(runs["names"])[0], rel=1e-4)
+@pytest.mark.parametrize("name", ["pissa", "olora", "orthogonal", "ranked-pissa"])
+def test_an_adapter_starts_as_the_base_model(runs: dict[str, Path], name: str) -> None:
+    assert metrics(runs[name])[0] == pytest.approx(metrics(runs["names"])[0], rel=1e-4)
+
+
+def test_modules_have_ranks_and_scales_of_their_own(runs: dict[str, Path]) -> None:
+    found = {}
+    for name, value in weights(runs["ranked"]).items():
+        if "lora_A" in name:
+            _, _, layer, _, module, *_ = name.removeprefix("base_model.model.").split(".")
+            found[layer, module] = value.shape[0]
+    for (layer, module), rank in found.items():
+        narrow = layer == "1" and module in ("up_proj", "down_proj")
+        assert rank == (8 if module == "q_proj" else 2 if narrow else 4)
+    # PEFT itself reads the same ranks and scales from the file.
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(runs["rslora"] / "base_model")
+    model = PeftModel.from_pretrained(base, runs["ranked"] / "adapter")
+    scales = {name.rpartition(".")[2]: module.scaling["default"] for name, module in model.named_modules()
+              if hasattr(module, "lora_A")}  # fmt: skip
+    assert (scales["q_proj"], scales["k_proj"]) == (4.0 / 8, 8.0 / 4)
+
+
+@pytest.mark.parametrize("name", ["ranked", "layers", "names"])
+def test_the_planner_counts_the_weights_of_the_adapter(runs: dict[str, Path], name: str) -> None:
+    shape = memory.from_config(json.loads((runs["rslora"] / "base_model" / "config.json").read_text()))
+    over = KINDS[name]
+    own = memory.OwnRanks(
+        tuple(over.get("lora.rank_pattern", {}).items()), tuple(over.get("lora.layers_to_transform", ()))
+    )
+    names = over.get("lora.target_modules")
+    counted = memory.lora_parameters(shape, 4, tuple(names) if names else None, own)
+    assert counted == sum(value.numel() for value in weights(runs[name]).values())
+    assert own.widest(4) == (8 if name == "ranked" else 4)
+
+
+def test_a_pissa_adapter_with_ranks_of_its_own_doubles_each(runs: dict[str, Path]) -> None:
+    config = recorded(runs["ranked-pissa"])
+    assert (config["r"], config["rank_pattern"], config["lora_alpha"]) == (8, {"k_proj": 4}, 16)
+    assert config["alpha_pattern"] == {"v_proj": 8.0}
+
+
+def test_only_the_layers_that_the_job_names_have_an_adapter(runs: dict[str, Path]) -> None:
+    assert {name.split(".")[4] for name in weights(runs["layers"])} == {"1"}
+
+
+@pytest.mark.parametrize("name", ["ranked", "layers"])
+def test_the_fused_layers_train_the_same_as_peft(runs: dict[str, Path], name: str) -> None:
+    assert (result(runs[name])["engine"], result(runs[f"{name}-fused"])["engine"]) == ("peft", "fused")
+    assert metrics(runs[name]) == pytest.approx(metrics(runs[f"{name}-fused"]), rel=1e-4)
 
 
 @pytest.mark.parametrize(("name", "stage"), SHARDED)
@@ -199,6 +259,12 @@ def test_weight_decay_is_given_to_the_parameters_that_trainer_gives_it_to() -> N
 @pytest.mark.parametrize(
     ("over", "message"),
     [
+        ({"lora.rank_pattern": {"q_prj": 8}}, "lora.rank_pattern: 'q_prj' fits no adapted module"),
+        (
+            {"lora.alpha_pattern": {"o_proj": 8.0}, "lora.target_modules": ["q_proj"]},
+            "lora.alpha_pattern: 'o_proj' fits no adapted module",
+        ),
+        ({"lora.layers_to_transform": [0, 7]}, "the model has the layers 0 to 1, and no 7"),
         ({"lora.adapter": "/nowhere"}, "has no adapter_config.json"),
         ({"lora.dora": True, "train.engine": "unsloth"}, "set train.engine: peft"),
     ],
