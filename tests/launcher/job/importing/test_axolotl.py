@@ -34,6 +34,15 @@ def test_defaults_of_axolotl_are_written_out(tmp_path: Path) -> None:
     assert (job.lora.r, job.lora.alpha, job.lora.dropout, job.lora.target_modules) == (32, 16, 0.0, "auto")
 
 
+def test_ranks_of_their_own_chosen_layers_and_initializations_are_carried(tmp_path: Path) -> None:
+    own = {"lora_rank_pattern": {"q_proj": 64}, "lora_alpha_pattern": {"q_proj": 128}}
+    draft = drafted(tmp_path, **own, peft_layers_to_transform=[0, 1], peft_init_lora_weights="olora")
+    lora = job_of(draft, tmp_path).lora
+    assert (lora.rank_pattern, lora.alpha_pattern) == ({"q_proj": 64}, {"q_proj": 128.0})
+    assert (lora.layers_to_transform, lora.init) == ((0, 1), "olora")
+    assert draft.whole
+
+
 def test_packed_rows_are_a_batch_in_tokens(tmp_path: Path) -> None:
     draft = drafted(tmp_path, 4, sample_packing=True, sequence_len=4096)
     job = job_of(draft, tmp_path)
