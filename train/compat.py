@@ -159,6 +159,11 @@ _CUT = {
 REPLACES_WEIGHTS = {"pissa": "PiSSA", "olora": "OLoRA"}
 """Initializations that move a part of each base weight into the adapter, and their names."""
 
+
+def _name(init: str) -> str:
+    return REPLACES_WEIGHTS.get(init, init)
+
+
 RULES: tuple[Rule, ...] = (
     Rule(
         lambda s: s.engine == "fused" and "fused" not in s.family.engines,
@@ -332,31 +337,25 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         lambda s: s.init in REPLACES_WEIGHTS and s.quantization != "none",
-        lambda s: (
-            f"{REPLACES_WEIGHTS[s.init]} decomposes the weights, and {s.quantization} weights cannot be decomposed"
-        ),
+        lambda s: f"{_name(s.init)} decomposes the weights, and {s.quantization} weights cannot be decomposed",
         "lora.init",
         "default",
     ),
     Rule(
         lambda s: s.init in REPLACES_WEIGHTS and s.zero_stage == 3,
-        lambda s: f"{REPLACES_WEIGHTS[s.init]} decomposes whole weights, and no rank has them under ZeRO-3",
+        lambda s: f"{_name(s.init)} decomposes whole weights, and no rank has them under ZeRO-3",
         "train.zero_stage",
         2,
     ),
     Rule(
         lambda s: s.init != "default" and s.adapter,
-        lambda s: (
-            f"an existing adapter already has its weights, which {REPLACES_WEIGHTS.get(s.init, s.init)} would replace"
-        ),
+        lambda s: f"an existing adapter already has its weights, and {_name(s.init)} would replace them",
         "lora.init",
         "default",
     ),
     Rule(
         lambda s: s.init in REPLACES_WEIGHTS and s.dora,
-        lambda s: (
-            f"an adapter of {REPLACES_WEIGHTS[s.init]} becomes one for the original weights by a sum; DoRA rescales it"
-        ),
+        lambda s: f"an adapter of {_name(s.init)} is converted for the original weights as a sum, and DoRA rescales it",
         "lora.init",
         "default",
     ),

@@ -36,6 +36,14 @@ ROWS = (
     (r"put it in quotes", "请加引号"),
     (rf"{_Q} is not a valid name of an environment variable", r"\1 不是合法的环境变量名"),
     (rf"{_Q} is not a regular expression: (?P<t>.+)", r"\1 不是合法的正则表达式：\g<t>"),
+    (
+        r"lora.target_modules is a regular expression, which can name the layers itself",
+        "lora.target_modules 是正则表达式，可以直接写明层号",
+    ),
+    (
+        r"lora.init: orthogonal takes half of a rank for A and half for B, and (\d+) is odd",
+        r"lora.init: orthogonal 把秩一半用于 A、一半用于 B，而 \1 是奇数",
+    ),
     (r"entry (\d+) is not a valid name of an environment variable", r"第 \1 项不是合法的环境变量名"),
     (
         r"list names only, for example \[HF_TOKEN\]; zlaunch reads the values from the environment",

@@ -240,6 +240,8 @@ COMPAT = (
     ),
     (r"only PEFT's own loader can continue an adapter", "只有 PEFT 自己的加载器能继续训练适配器"),
     (r"Unsloth's CPU backend has no (\w+) initialization", r"Unsloth 的 CPU 后端没有 \1 初始化"),
+    (r"Unsloth trains all modules and layers with one rank", "Unsloth 的所有模块和层只能用同一个秩"),
+    (r"Unsloth has no initialization (\w+)", r"Unsloth 没有 \1 初始化"),
     (
         r"int8 weights under ZeRO-3 give wrong losses \(bitsandbytes issue 1451\)",
         "ZeRO-3 下 int8 权重的损失是错的（bitsandbytes issue 1451）",

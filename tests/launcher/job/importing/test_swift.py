@@ -73,7 +73,7 @@ def test_the_accumulation_that_is_not_given_makes_sixteen_records(tmp_path: Path
         ("--optimizer muon --neftune_noise_alpha 15", {"train.optimizer": "muon", "train.neftune_alpha": 15}),
         ("--target_modules q_proj v_proj", {"lora.target_modules": ["q_proj", "v_proj"]}),
         ("--target_modules all-linear lm_head", {"lora.target_modules": ["auto", "lm_head"]}),
-        ("--init_weights lora-ga", {"lora.init": "olora"}),
+        ("--init_weights olora", {"lora.init": "olora"}),
         ("--dataset swift/only-there:zh#9", {"data.train": [{"path": "ms:swift/only-there:zh", "first": 9}]}),
         ("--dataset swift/self-cognition:empty_think", {"data.train": "hub:modelscope/self-cognition"}),
         (
