@@ -1,7 +1,7 @@
 """Where runs go: a plain table from the name in run.json to the class, imported only when used.
 
-Offers: backend_of(name) -> Backend, target_of(name, job) -> Target; the protocols and their fakes in base.py;
-container_choice.choose_container(), the engine and image of a run.
+Offers: backend_of(name) and backend_of_run(run) -> Backend, target_of(name, job) -> Target; the protocols and their
+fakes in base.py; container_choice.choose_container(), the engine and image of a run.
 May import: errors, node, machine, job, remote, plan, rundir, images.
 """
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from launcher.backends.base import Backend
     from launcher.job.spec import JobSpec
     from launcher.plan.types import Target
+    from launcher.rundir.directory import RunDir
 
 BACKENDS = {
     "local": "launcher.backends.local.single_node:LocalBackend",
@@ -36,6 +37,14 @@ def backend_of(name: str) -> Backend:
     module, _, attribute = BACKENDS[name].partition(":")
     backend: Backend = getattr(importlib.import_module(module), attribute)()
     return backend
+
+
+def backend_of_run(run: RunDir) -> Backend:
+    """Return the backend that a run's record names. Raises UsageError, and RunNotFound for a damaged record."""
+    name = run.record.backend
+    if name not in BACKENDS:
+        raise UsageError(f"{run.run_json}: no backend {name!r}; known: {', '.join(BACKENDS)}")
+    return backend_of(name)
 
 
 def target_of(name: str, job: JobSpec) -> Target:

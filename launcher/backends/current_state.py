@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from launcher.backends import backend_of
+from launcher.backends import backend_of_run
 from launcher.errors import RunNotFound, TargetError
 from launcher.rundir.directory import RunDir, RunRecord
 from launcher.rundir.state import RunState
@@ -21,7 +21,7 @@ def current(run: RunDir) -> RunState:
         recorded = recorded_state(record)
         if recorded.is_final and recorded is not RunState.LOST:
             return recorded
-        state = backend_of(record.backend).state(run)
+        state = backend_of_run(run).state(run)
         if state.is_final and record.submitted is None:
             # A start is under way, and the nodes' records are those of the start before. Its command would take a
             # CANCELLED in the record for a cancel of its own start.
@@ -37,7 +37,7 @@ def observed(run: RunDir, state: RunState | None = None) -> RunState:
     disk was full. `state`: what `current` has just returned. Raises TargetError if its target is silent.
     """
     state = state or current(run)
-    if not state.is_final or not backend_of(run.record.backend).is_alive(run):
+    if not state.is_final or not backend_of_run(run).is_alive(run):
         return state
     with contextlib.suppress(OSError):
         run.update_record(state=RunState.RUNNING.value)

@@ -13,6 +13,7 @@ from rich.cells import cell_len
 
 from launcher.backends import BACKENDS, current_state
 from launcher.errors import ZlaunchError
+from launcher.machine.output import printable
 from launcher.rundir import curve, find, reading
 from launcher.rundir.directory import RunDir
 from launcher.rundir.state import RunState
@@ -49,7 +50,7 @@ def list_(long: bool, with_dry_runs: bool, as_json: bool) -> None:
         lines.append(json.dumps(row) if as_json else "")
     if not as_json:
         width = max((cell_len(row["run"]) for row in rows), default=0)
-        lines = [_line(row, min(width, WIDEST_RUN)) for row in rows]
+        lines = [printable(_line(row, min(width, WIDEST_RUN))) for row in rows]
     click.echo("".join(f"{line}\n" for line in lines), nl=False)
 
 

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from launcher.backends import backend_of
+from launcher.backends import backend_of_run
 from launcher.commands.run_argument import find_run
 from launcher.errors import UsageError
 from launcher.rundir.directory import RunDir
@@ -23,7 +23,7 @@ def logs(run: str, rank: int | None, tail: int | None, follow: bool) -> None:
     if rank is not None:
         check_rank(found, rank)
     try:
-        for block in backend_of(found.record.backend).logs(found, rank=rank, follow=follow, tail=tail):
+        for block in backend_of_run(found).logs(found, rank=rank, follow=follow, tail=tail):
             source = f"[{block.rank}] " if block.rank is not None else f"[node {block.node_rank}] "
             sys.stdout.write(block.prefixed(source if rank is None else ""))
             if follow:

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from launcher.backends import backend_of
+from launcher.backends import backend_of_run
 from launcher.backends.base import Pulls
 from launcher.commands.run_argument import find_run
 
@@ -18,7 +18,7 @@ from launcher.commands.run_argument import find_run
 def pull(run: str, checkpoints: bool, as_json: bool) -> None:
     """Copy RUN's logs, metrics, result and adapter into its run directory here."""
     found = find_run(run)
-    backend = backend_of(found.record.backend)
+    backend = backend_of_run(found)
     names = None
     if isinstance(backend, Pulls):
         found.claim_pull()

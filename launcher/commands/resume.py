@@ -6,7 +6,7 @@ import shutil
 
 import click
 
-from launcher.backends import backend_of, current_state, target_of
+from launcher.backends import backend_of, backend_of_run, current_state, target_of
 from launcher.backends.local.devices import refuse_procs_on_gpus
 from launcher.commands.options import run_options
 from launcher.errors import TargetError, UsageError
@@ -84,7 +84,7 @@ def resume_run(
             refusal = (summary.refused_settings(found) or {}).get("message")
             click.echo(f"with the settings of the start before the last, whose settings were refused: {refusal}")
     try:
-        backend = backend_of(found.record.backend)
+        backend = backend_of_run(found)
         return launch(job, target, backend, detach=detach, as_json=as_json, run=found, extra=found.record.extra)
     except TargetError:
         if overrides or gpus or procs:

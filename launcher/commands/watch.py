@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from launcher.backends import backend_of, current_state
+from launcher.backends import backend_of_run, current_state
 from launcher.backends.slurm.jobs import SlurmBackend
 from launcher.commands.run_argument import find_run
 from launcher.lifecycle.attach import conclude, leave
@@ -30,7 +30,7 @@ def watch(run: str) -> int:
     found = find_run(run)
     if current_state.recorded_state(found.record).is_final:
         return conclude(found, current_state.current(found))
-    backend = backend_of(found.record.backend)
+    backend = backend_of_run(found)
     if isinstance(backend, SlurmBackend):
         backend.announce = True  # why the job waits
     seen = Seen(found)

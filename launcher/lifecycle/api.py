@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from launcher.backends import backend_of, current_state, target_of
+from launcher.backends import backend_of, backend_of_run, current_state, target_of
 from launcher.errors import RunFailed
 from launcher.job.load import dump_job, read_job
 from launcher.job.spec import Job as LoadedJob
@@ -124,7 +124,7 @@ class Run:
 
     def logs(self, *, rank: int | None = None, follow: bool = False, tail: int | None = None) -> Iterator[str]:
         """Lines of the logs so far, of one rank if given; with `follow`, also those to come."""
-        backend = backend_of(self._run.record.backend)
+        backend = backend_of_run(self._run)
         for block in backend.logs(self._run, rank=rank, follow=follow, tail=tail):
             yield from block.lines
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher import __version__
-from launcher.backends import backend_of, current_state
+from launcher.backends import backend_of, backend_of_run, current_state
 from launcher.backends.base import Arrays, Backend
 from launcher.errors import TargetError, ZlaunchError
 from launcher.job.load import read_job
@@ -59,7 +59,7 @@ def cancel_run(run: RunDir, *, checkpoint: bool) -> CancelResult:
         was = current_state.observed(run).value
         if was in OVER:
             return CancelResult(run, was, was)
-        backend = backend_of(run.record.backend)
+        backend = backend_of_run(run)
         backend.cancel(run, checkpoint=checkpoint)
         return CancelResult(run, was, _final_state(run, backend))
     finally:

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from launcher.backends import backend_of, current_state
+from launcher.backends import backend_of_run, current_state
 from launcher.backends.base import Copy, Removes
 from launcher.backends.slurm import query
 from launcher.backends.slurm.jobs import shell_of
@@ -139,7 +139,7 @@ def run_removal(run: RunDir, stack: ExitStack, *, local: bool) -> Removal:
     )  # fmt: skip
     removal.freed += sum(map(files.disk_usage, removal.further))
     if not find.is_dry_run(run) and not local:
-        backend = backend_of(run.record.backend)
+        backend = backend_of_run(run)
         if isinstance(backend, Removes):
             removal.elsewhere = functools.partial(_remove_elsewhere, backend, run)
             removal.copies = removal.elsewhere(True)

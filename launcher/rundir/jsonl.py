@@ -21,11 +21,8 @@ def read_jsonl(path: Path, shape: Any = dict[str, Any]) -> list[dict[str, Any]]:
         raise RunNotFound(f"cannot read {path}: {error.strerror}", code="ZL-RUN-02") from error
 
 
-def damaged_lines(path: Path, shape: Any = dict[str, Any], *, most_bytes: int = 16 << 20) -> list[int]:
-    """Numbers of the lines, from 1, that are no objects of this shape: a full disk or a crash has cut them off.
-
-    Of a file of more than `most_bytes` only the end is looked at, and lines count from there.
-    """
+def complete_lines(path: Path, *, most_bytes: int = 16 << 20) -> list[bytes]:
+    """The lines that have an end; of a file of more than `most_bytes` only those at its end. Empty if unreadable."""
     try:
         with path.open("rb") as file:
             start = max(0, file.seek(0, 2) - most_bytes)
@@ -33,10 +30,14 @@ def damaged_lines(path: Path, shape: Any = dict[str, Any], *, most_bytes: int = 
             lines = file.read().split(b"\n")
     except OSError:
         return []
-    complete = lines[bool(start) : -1]  # the last one may still be growing
+    return lines[bool(start) : -1]  # the last one may still be growing
+
+
+def unlike(lines: Sequence[bytes], shape: Any = dict[str, Any]) -> list[int]:
+    """Numbers of the lines, from 1, that are no objects of this shape: a full disk or a crash has cut them off."""
     decoder, found = msgspec.json.Decoder(shape), []
-    for first in range(0, len(complete), BATCH):
-        batch = complete[first : first + BATCH]
+    for first in range(0, len(lines), BATCH):
+        batch = lines[first : first + BATCH]
         if not _are_all_sound(batch, decoder):
             numbered = enumerate(batch, first + 1)
             found += [number for number, line in numbered if line and not list(_objects(line, shape))]

@@ -118,7 +118,12 @@ class _Files:
     @cached_property
     def phases(self) -> list[Phase]:
         return timeline.phases_of(
-            self.start, self.state, rendered=self.record is None, program=self.is_program, now=self.now
+            self.start,
+            self.state,
+            rendered=self.record is None,
+            program=self.is_program,
+            ranks=self.state is not RunState.PENDING and any(record.get("ranks") for record in self.nodes),
+            now=self.now,
         )
 
 
@@ -308,7 +313,7 @@ def _step(files: _Files, last: Metric | None) -> int | None:
 
 
 def _in_this_start(files: _Files, line: Metric | None) -> bool:
-    begun = next((e["time"] for e in files.start if e.get("event") == "phase" and e.get("name") == "train"), None)
+    begun = next((e.get("time") for e in files.start if e.get("event") == "phase" and e.get("name") == "train"), None)
     return line is not None and begun is not None and (line.time or 0.0) >= begun
 
 

@@ -6,6 +6,7 @@ command never computes with what it does not understand. Fields that no shape na
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -76,6 +77,7 @@ class NodeRecord(Process):
     boot_id: str
     state: Literal["RUNNING", "SUCCEEDED", "FAILED", "STOPPED", "CANCELLED"]
     heartbeat: Seconds
+    started: Seconds | None = None
     ranks: list[Rank] = []
     warden: Process | None = None
     pid_namespace: str | None = None
@@ -184,6 +186,59 @@ class Event(msgspec.Struct):
     ids: list[str] | None = None
     stacks: list[Stack] | None = None
     hint: str | None = None
+
+
+PhaseName = Literal["model", "adapter", "data", "evaluate_before", "train", "evaluate_after", "save"]
+EndState = Literal["SUCCEEDED", "FAILED", "STOPPED", "CANCELLED"]
+EVENTS: dict[str, dict[str, Any]] = {
+    "rendered": {},
+    "submitted": {"backend": str, "ids": list[str]},
+    "not_started": {"error": str},
+    "slurm_submit": {},
+    "slurm_start": {"reason": str},
+    "slurm_requeue": {"reason": str},
+    "slurm_end": {"reason": str},
+    "signal": {"reason": str},
+    "agent_started": {"node": Count, "host": str},
+    "ranks_started": {"node": Count, "ranks": list[Count], "attempt": Count},
+    "rank_exit": {"node": Count, "rank": Count},
+    "restart": {"node": Count, "count": Count, "reason": str},
+    "end": {"node": Count, "state": EndState},
+    "failure": {"cause": str, "message": str},
+    "hang": {"message": str},
+    "node_lost": {"lost": Count, "reason": str},
+    "request": {"request": str},
+    "notice": {"kind": str, "to": str, "sent": bool},
+    "note": {"text": str},
+    "warning": {"text": str},
+    "tracker": {"tracker": str, "url": str},
+    "checkpoint_moved": {"to": str},
+    "checkpoint_damaged": {"checkpoint": str, "reason": str},
+    "phase": {"name": PhaseName},
+    "progress": {"name": PhaseName, "unit": str, "done": Count},
+    "engine": {"engine": str, "reason": str},
+    "convert": {"message": str},
+    "data": {"part": str},
+    "steps": {"total_steps": Count},
+    "resumed": {"step": Count},
+    "length_changed": {"steps": Count},
+    "data_changed": {},
+    "loss_schedule": {"every": Count},
+    "evaluation": {"step": Count},
+    "checkpoint": {"step": Count},
+    "memory": {"rank": Count, "peak_bytes": Count},
+}
+"""{event: {field without which it says nothing: its type}}, of this version and of 0.1.0. Each also has a `time`."""
+
+
+@functools.cache
+def understood() -> Any:
+    """The shape of every line of events.jsonl that this version understands."""
+    kinds: list[Any] = [
+        msgspec.defstruct(f"Event_{name}", [("time", Seconds), *fields.items()], tag_field="event", tag=name)
+        for name, fields in EVENTS.items()
+    ]
+    return functools.reduce(lambda one, other: one | other, kinds)
 
 
 OURS = (NodeRecord, Plan, Result, Training)

@@ -6,10 +6,14 @@ import contextlib
 import enum
 import socket
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from launcher.errors import RunNotFound
+from launcher.machine.output import printable
 from launcher.node import processes, run_files
 from launcher.node.agent.causes import first_cause
 from launcher.rundir import claims, jsonl, shapes
@@ -42,6 +46,10 @@ STATE_OF_NODE = {
 }
 
 
+SETTLED = 60.0
+"""Seconds after its last sign of life in which an agent's last event may still be on its way here."""
+CLOCK_STEP = 5.0
+"""Seconds by which the time of day may be set back during a run."""
 SILENT_AFTER = 30.0
 """Seconds without a heartbeat after which an agent on another machine counts as lost. It sends one every 5 s."""
 
@@ -127,17 +135,69 @@ def damaged_records(run: RunDir) -> dict[Path, str]:
 
 
 def damage(run: RunDir) -> list[str]:
-    """What is wrong with the node records, events and metrics of a run. What cannot be read is left out elsewhere."""
+    """What is wrong with the plan, node records, events and metrics of a run."""
     found = [f"{path.relative_to(run.path)}: {reason}" for path, reason in damaged_records(run).items()]
     with contextlib.suppress(RunNotFound):  # unreadable: every command says so
         if trouble := run.plan_trouble(run.read_json(run.plan_json)):
             found.append(f"{run.plan_json.name}: {trouble}, so what the run trains is not known")
     for path, shape in ((run.events, shapes.Event), (run.metrics, shapes.Metric)):
-        if lines := jsonl.damaged_lines(path, shape):
-            found.append(f"{path.name}: {len(lines)} cut off, the first is line {lines[0]}")
+        lines = jsonl.complete_lines(path)
+        damaged = jsonl.unlike(lines, shape)
+        if damaged:
+            found.append(f"{path.name}: {len(damaged)} cut off, the first is line {damaged[0]}")
         elif jsonl.ends_torn(path) and not processes.find_run_processes(run.run_id):
             found.append(f"{path.name}: the last line is cut off")
+        if text := (_not_understood if path == run.events else _without_loss)(lines, damaged):
+            found.append(f"{path.name}: {text}")
+    if text := _missing(run):
+        found.append(f"{run.events.name}: {text}")
     return found
+
+
+def _not_understood(lines: Sequence[bytes], damaged: Sequence[int]) -> str:
+    """What is sound in events.jsonl and yet means nothing to this version; empty: nothing."""
+    found = sorted({*jsonl.unlike(lines, shapes.understood())} - {*damaged})
+    if not found:
+        return ""
+    try:
+        msgspec.json.decode(lines[found[0] - 1], type=shapes.understood())
+        why = ""
+    except msgspec.MsgspecError as error:
+        why = f" ({printable(str(error))[:200]})"
+    return f"{len(found)} not understood, the first is line {found[0]}{why}: damaged, or of another version or program"
+
+
+def _without_loss(lines: Sequence[bytes], damaged: Sequence[int]) -> str:
+    """Lines of metrics.jsonl that are in no curve; empty: none."""
+    found = sorted({number for number, line in enumerate(lines, 1) if line and b'loss"' not in line} - {*damaged})
+    return f"{len(found)} with neither loss nor eval_loss, the first is line {found[0]}" if found else ""
+
+
+def _missing(run: RunDir) -> str:
+    """What the records of the nodes say and no event does; empty: nothing.
+
+    An agent writes its record before its event, and both may come from another machine.
+    """
+    try:
+        events = run.read_events()
+    except RunNotFound:
+        return ""
+    for node, record in node_records(run).items():
+        begun = (record.get("started") or 0.0) - CLOCK_STEP
+        told = {event.get("event") for event in events if event.get("node") == node and event.get("time", 0) >= begun}
+        missed = _untold(node, record, told)
+        settled = is_local(record) or time.time() - record["heartbeat"] > SETTLED
+        if missed and settled and not processes.find_run_processes(run.run_id):
+            return missed
+    return ""
+
+
+def _untold(node: int, record: Mapping[str, Any], told: set[Any]) -> str:
+    if record.get("ranks") and "ranks_started" not in told:
+        return f"no line says that the ranks of node {node} were started"
+    if record["state"] != "RUNNING" and "end" not in told:
+        return f"no line says that node {node} ended"
+    return ""
 
 
 def _damage(run: RunDir) -> Record | None:

@@ -46,15 +46,18 @@ def last_start(events: Sequence[Line]) -> list[Line]:
     return list(events[begin:])
 
 
-def phases_of(start: Sequence[Line], state: RunState, *, rendered: bool, program: bool, now: float) -> list[Phase]:
+def phases_of(
+    start: Sequence[Line], state: RunState, *, rendered: bool, program: bool, ranks: bool, now: float
+) -> list[Phase]:
     """The phases of a start, oldest first; the last one is where the run stands. Never empty.
 
-    `rendered`: the run was never submitted. `program`: it runs a program of the user.
+    `rendered`: the run was never submitted. `program`: it runs a program of the user. `ranks`: a node's record says
+    that ranks were started, where a full disk or a damaged line has lost that event.
     """
     found = _reported(start)
     if not found:
         begun = start[0].get("time") if start else None
-        started = state is RunState.RUNNING or any(event.get("event") == "ranks_started" for event in start)
+        started = state is RunState.RUNNING or ranks or any(event.get("event") == "ranks_started" for event in start)
         name = "rendered" if rendered else "program" if program and started else "starting" if started else "queued"
         found.append((name, begun, None))
     if state.is_final:

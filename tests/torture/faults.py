@@ -26,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.torture import evidence
 from tests.torture.bounded import Outcome, Tally, Wrong, outcome, source
 from tests.torture.fault_beds import PATIENCE, PROGRAM, Case, SshBed, TrainingBed, beds, wait_for
 from tests.torture.imitation import next_state
@@ -102,6 +103,11 @@ def one(bed: Any, folder: Path, seed: int, number: int) -> str:
         _check_secret(case, shown)
         case.end_launcher()
         return _after(case, shown, fault, before, rnd)
+    except Wrong as wrong:
+        raise Wrong(f"{wrong}; evidence in {evidence.take(case, number, str(wrong))}") from wrong
+    except Exception as error:
+        evidence.take(case, number, repr(error))
+        raise
     finally:
         _clean(case, mounted)
 

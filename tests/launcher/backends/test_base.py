@@ -79,8 +79,9 @@ def sweep_of(root: Path, count: int) -> sweep.Sweep:
 
 
 def answer_with(monkeypatch: pytest.MonkeyPatch, backend: FakeBackend) -> None:
+    monkeypatch.setattr("launcher.lifecycle.cancel.backend_of", lambda name: backend)
     for module in ("launcher.lifecycle.cancel", "launcher.backends.current_state"):
-        monkeypatch.setattr(f"{module}.backend_of", lambda name: backend)
+        monkeypatch.setattr(f"{module}.backend_of_run", lambda run: backend)
 
 
 def cancel(points: sweep.Sweep) -> None:

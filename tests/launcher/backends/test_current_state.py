@@ -34,7 +34,7 @@ def answer_slowly(monkeypatch: pytest.MonkeyPatch, states: list[RunState], meanw
 
     happened: list[object] = []
     backend = Slow(states=states)
-    monkeypatch.setattr(current_state, "backend_of", lambda name: backend)
+    monkeypatch.setattr(current_state, "backend_of_run", lambda run: backend)
 
 
 def test_a_final_state_is_kept(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ def test_a_run_that_does_not_answer_or_is_damaged_does_not_hide_the_others(
     assert "b-20260101-000001-aaaa" in shown.stderr
     assert "d-20260101-000003-aaaa" in shown.stderr
     assert "e-20260101-000004-aaaa: unknown state 'ODD' in its record" in shown.stderr
-    assert "f-20260101-000005-aaaa: no backend 'elsewhere'" in shown.stderr
+    assert f"{tmp_path / 'f-20260101-000005-aaaa' / 'run.json'}: no backend 'elsewhere'" in shown.stderr
 
 
 def test_names_of_any_width_are_aligned_and_dry_runs_are_listed_on_request(

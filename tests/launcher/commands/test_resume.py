@@ -67,7 +67,7 @@ def steps(run: RunDir) -> Any:
 def target(monkeypatch: pytest.MonkeyPatch) -> FakeBackend:
     """What takes every start on this machine."""
     backend = FakeBackend(states=[RunState.FAILED])
-    monkeypatch.setattr("launcher.commands.resume.backend_of", lambda _: backend)
+    monkeypatch.setattr("launcher.commands.resume.backend_of_run", lambda _: backend)
     return backend
 
 

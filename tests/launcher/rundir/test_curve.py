@@ -13,7 +13,7 @@ import pytest
 
 from launcher.rundir import curve, shapes
 from launcher.rundir.curve import Curves, last_metric
-from launcher.rundir.jsonl import damaged_lines
+from launcher.rundir.jsonl import complete_lines, unlike
 
 
 def line(step: int, loss: float | None = None, **fields: Any) -> str:
@@ -43,7 +43,7 @@ def test_a_line_with_damage_beside_its_loss_ends_nothing_and_is_found(tmp_path: 
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_bytes(line(1, 2.0).encode() + b'{"step": 2, "loss": 1.5, ' + damage + b"}\n" + line(3, 1.0).encode())
     assert {(1, 2.0), (3, 1.0)} <= set(points(Curves(metrics))) <= {(1, 2.0), (2, 1.5), (3, 1.0)}
-    assert damaged_lines(metrics, shapes.Metric) == [2]
+    assert unlike(complete_lines(metrics), shapes.Metric) == [2]
 
 
 def test_a_missing_file_is_an_empty_curve(tmp_path: Path) -> None:

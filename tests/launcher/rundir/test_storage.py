@@ -21,8 +21,8 @@ from launcher.cli import cli
 from launcher.errors import StorageError, TargetError
 from launcher.machine.storage import storage_error, written
 from launcher.node import files, processes, write_errors
-from launcher.rundir import jsonl
 from launcher.rundir.directory import RunDir, RunRecord
+from launcher.rundir.jsonl import complete_lines, unlike
 from launcher.rundir.state import RunState, derive_state, first_failure
 from tests.beds.agent_bed import wait_for
 from train.rundir import run_files
@@ -151,13 +151,13 @@ def test_lines_that_were_cut_off_are_counted_and_the_next_line_is_whole(tmp_path
     run.metrics.write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "lo')
     with run.events.open("a") as file:
         file.write('{"event": "torn')
-    assert jsonl.damaged_lines(run.events) == []  # it may still be growing
+    assert unlike(complete_lines(run.events)) == []  # it may still be growing
     run.event("two")
     run_files.append_line(run.metrics, {"step": 3, "loss": 0.5})
     assert [event["event"] for event in run.read_events()] == ["one", "two"]
     assert [metric["step"] for metric in run.read_metrics()] == [1, 3]
-    assert (jsonl.damaged_lines(run.events), jsonl.damaged_lines(run.metrics)) == ([2], [2])
-    assert jsonl.damaged_lines(run.metrics, most_bytes=30) == []
+    assert (unlike(complete_lines(run.events)), unlike(complete_lines(run.metrics))) == ([2], [2])
+    assert unlike(complete_lines(run.metrics, most_bytes=30)) == []
     shown = CliRunner().invoke(cli, ["status", run.run_id], env={"ZLAUNCH_RUNS": str(tmp_path)}).output
     assert "events.jsonl: 1 cut off, the first is line 2" in shown
 
