@@ -206,7 +206,8 @@ def parse_set(text: str) -> tuple[str, Any]:
             f"--set {text!r}: expected section.key=value", hint="for example --set train.epochs=3", code="ZL-OPT-02"
         )
     key = key.strip()
-    return key, yamlfile.loads(value, where=f"--set {key}", key=key, is_text=wants_text) if value else ""
+    where = f"--set {key if key.isprintable() else repr(key)}"
+    return key, yamlfile.loads(value, where=where, key=key, is_text=wants_text) if value else ""
 
 
 def wants_text(key: str) -> bool:

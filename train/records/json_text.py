@@ -83,7 +83,7 @@ def cut_json(path: str, shown: str) -> Iterator[Chunk]:
         if isinstance(item.value, Broken):
             if first:
                 yield part(first.start, end, first.line)
-            yield Chunk("list", path, shown, end, end, item.line, broken=item.value.text)
+            yield Chunk("list", path, shown, end, end, item.line, broken=item.value.text + _lost(path, item.end))
             return
         first = first or item
         end = item.end
@@ -92,6 +92,10 @@ def cut_json(path: str, shown: str) -> Iterator[Chunk]:
             first = None
     if first:
         yield part(first.start, end, first.line)
+
+
+def _lost(path: str, end: int) -> str:
+    return "; the rest of the file is not read" if end < Path(path).stat().st_size else ""
 
 
 def read_list(chunk: Chunk) -> Objects:
@@ -245,9 +249,8 @@ def _items(path: str, start: int = 0, stop: int | None = None, line: int = 1) ->
                 yield item
                 if isinstance(item.value, Broken):
                     return
-        except UnicodeDecodeError as error:
-            lines = window.text.count("\n", window.place) + error.object[: error.start].count(b"\n")
-            yield window.broken(describe_encoding_error(error), lines)
+        except UnicodeDecodeError as error:  # all before it has been read
+            yield window.broken(describe_encoding_error(error), window.text.count("\n", window.place))
 
 
 def _next_item(window: _Window) -> _Item:
@@ -283,14 +286,21 @@ class _Window:
         self._file = file
         self._left = None if stop is None else stop - start
         self._utf8 = codecs.getincrementaldecoder("utf-8")()
+        self._torn: UnicodeDecodeError | None = None
 
     def read_more(self) -> None:
-        """Drop what was read and append the next block. Raises UnicodeDecodeError."""
+        """Drop what was read and append the next block, up to what is not UTF-8; then raise UnicodeDecodeError."""
+        if self._torn:
+            raise self._torn
         block = self._file.read(CHUNK_BYTES if self._left is None else min(CHUNK_BYTES, self._left))
         if self._left is not None:
             self._left -= len(block)
         self.ended = not block
-        self.text, self.place = self.text[self.place :] + self._utf8.decode(block, final=self.ended), 0
+        try:
+            more = self._utf8.decode(block, final=self.ended)
+        except UnicodeDecodeError as error:
+            self._torn, more = error, error.object[: error.start].decode()
+        self.text, self.place = self.text[self.place :] + more, 0
 
     def advance(self, place: int) -> None:
         passed = self.text[self.place : place]

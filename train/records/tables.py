@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ def cut_csv(path: str, shown: str) -> Iterator[Chunk]:
             if header is None:
                 return
             columns = tuple(name.strip() for name in header)
+            if trouble := twice(columns):
+                yield Chunk("csv", path, shown, taken, taken, 1, broken=trouble)
+                return
             start, line = taken, rows.line_num + 1
             for _ in rows:
                 if taken - start >= CHUNK_BYTES:
@@ -46,6 +50,13 @@ def cut_csv(path: str, shown: str) -> Iterator[Chunk]:
                 yield Chunk("csv", path, shown, start, taken, line, columns, delimiter=delimiter)
         except csv.Error as error:
             yield Chunk("csv", path, shown, taken, taken, rows.line_num, broken=f"bad CSV: {error}")
+
+
+def twice(columns: Sequence[str]) -> str:
+    """Why it is not known which column a record has its text from; empty: no name that counts stands twice."""
+    counted = [name for name in columns if name in KEYS] or [name for name in columns if name]
+    found = next((name for name in counted if counted.count(name) > 1), "")
+    return f"the header names the column {found!r} twice; rename or remove one" if found else ""
 
 
 def _delimiter(path: str) -> str:
@@ -61,6 +72,10 @@ def _delimiter(path: str) -> str:
     return max(found, key=lambda mark: (sum(name in KEYS for name in found[mark]), len(found[mark])))
 
 
+_END = "\ue000end of the file\ue000"
+"""Stands behind the last line. Within a row it shows that a quote is still open there, which csv does not mind."""
+
+
 def read_csv(chunk: Chunk) -> Objects:
     csv.field_size_limit(LARGEST_OBJECT)
     raw = chunk.read_bytes()
@@ -70,10 +85,16 @@ def read_csv(chunk: Chunk) -> Objects:
     except UnicodeDecodeError as error:
         yield chunk.line + raw.count(b"\n", 0, error.start), Broken(describe_encoding_error(error))
         text, torn = raw.decode("utf-8", errors="replace"), True
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=chunk.delimiter)
+    rows = csv.reader(itertools.chain(io.StringIO(text, newline=""), (_END,)), delimiter=chunk.delimiter)
     line = chunk.line
     for row in rows:
-        if torn and "\ufffd" in "".join(row):
+        if row == [_END]:
+            return
+        if any(cell.endswith(_END) for cell in row):
+            lines = rows.line_num - 1 - (line - chunk.line)
+            swallowed = f", so the {lines} lines to the end of the file would be one record" if lines > 1 else ""
+            yield line, Broken(f"a quote is opened here and not closed{swallowed}")
+        elif torn and "\ufffd" in "".join(row):
             pass  # reported above
         elif len(row) > len(chunk.columns):
             yield line, Broken(f"{len(row)} cells in this row, {len(chunk.columns)} columns in the header")
@@ -99,6 +120,9 @@ def cut_parquet(path: str, shown: str) -> Iterator[Chunk]:
     try:
         file = parquet.ParquetFile(path)
         columns, unread = _columns(file.schema_arrow.names)
+        if trouble := twice(file.schema_arrow.names):
+            yield Chunk("parquet", path, shown, 0, 0, 1, broken=trouble)
+            return
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         yield Chunk("parquet", path, shown, 0, 0, 1, broken=f"not a Parquet file: {error}")
         return
@@ -156,6 +180,9 @@ def cut_arrow(path: str, shown: str) -> Iterator[Chunk]:
     try:
         table = _arrow(path)
         columns, unread = _columns(table.column_names)
+        if trouble := twice(table.column_names):
+            yield Chunk("arrow", path, shown, 0, 0, 1, broken=trouble)
+            return
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:  # the latter for the name of a column
         yield Chunk("arrow", path, shown, 0, 0, 1, broken=f"not an Arrow file: {str(error).partition(chr(10))[0]}")
         return

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from train.records.chunk import Broken, Chunk, Objects
-from train.records.tables import present
+from train.records.tables import present, twice
 
 _MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 _RELATION = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
@@ -90,6 +90,9 @@ def _records(chunk: Chunk) -> Objects:
                 continue
             if not header:
                 header = {column: str(value).strip() for column, value in cells.items()}
+                if trouble := twice(tuple(header.values())):
+                    yield number, Broken(trouble)
+                    return
             elif beyond := cells.keys() - header.keys():
                 yield number, Broken(f"a cell in column {_letters(min(beyond))}, which has no name in the first row")
             elif cells:

@@ -151,6 +151,7 @@ def test_a_refusal_says_where_the_value_was_given(write):
     file = write("train: {epochs: 0}\n")
     assert str(refusal(file)).startswith(f"{file}, line 1: train.epochs: ")
     file = write("lora: {r: 4}\n")
+    assert str(refusal(file, ["env.A\n\nB=[1"])).startswith(r"--set 'env.A\n\nB', line 1, column 3: not valid YAML")
     assert str(refusal(file, ["train={epochs: 0}"])).startswith("--set: train.epochs: ")
     assert str(refusal(file, [], {"train.epochs": 0})).startswith("the command line: train.epochs: ")
     assert str(refusal(file, [], {"lora.rr": 4})).startswith("the command line: unknown key `lora.rr`")

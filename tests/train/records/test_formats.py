@@ -102,6 +102,11 @@ def test_records_are_the_same_in_every_format_however_the_file_is_cut(
         (b"instruction,output\nq,a\n\xff,b\n", 3, "not UTF-8"),
         (b"messages\nnonsense\n", 2, "messages is a text but not a JSON list"),
         (b"subject,body\na,b\n", 2, "none of the keys"),
+        (b'instruction,output\nq,a\nq,"b\nq,c\nq,d\n', 3, "not closed, so the 3 lines to the end of the file"),
+        (b'instruction,output\nq,a\nq,"b', 3, "a quote is opened here and not closed"),
+        (b'instruction\toutput\r\nq\ta\r\nq\t"b\r\nq\tc\r\n', 3, "not closed, so the 2 lines to the end"),
+        (b"instruction,instruction,output\nq,,a\n", 1, "the header names the column 'instruction' twice"),
+        (b"body,body\na,b\n", 1, "the header names the column 'body' twice"),
     ],
 )
 def test_a_csv_row_that_cannot_be_used_is_reported_with_its_line(
@@ -112,6 +117,58 @@ def test_a_csv_row_that_cannot_be_used_is_reported_with_its_line(
     problems = [problem for problem in load(path) if isinstance(problem, Problem)]
     assert [problem.line for problem in problems] == [line]
     assert message in str(problems[0])
+
+
+@pytest.mark.parametrize("content", [b"instruction,output,,\nq,a,,\n", b"instruction,x,output,x\nq,1,a,2\n"])
+def test_columns_that_hold_nothing_for_a_record_may_share_a_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.csv").write_bytes(content)
+    (record,) = load(tmp_path / "a.csv")
+    assert isinstance(record, Record)
+    assert record.messages == (("user", "q"), ("assistant", "a"))
+
+
+def test_a_quoted_last_cell_is_closed_with_and_without_a_line_end(tmp_path: Path) -> None:
+    for end in (b"", b"\n", b"\r\n", b"\n\n"):
+        (tmp_path / "a.csv").write_bytes(b'instruction,output\nq,"a\n""b"""' + end)
+        (record,) = load(tmp_path / "a.csv")
+        assert isinstance(record, Record)
+        assert record.answer == 'a\n"b"'
+
+
+@pytest.mark.parametrize("size", [64, 1 << 20])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [(b"\xff", "not UTF-8"), (b"\xe7", "not UTF-8"), (b'"', "bad JSON"), (b"}", "bad JSON"), (b"\\ud800", "bad JSON")],
+)
+def test_objects_before_a_damaged_one_are_read_and_the_loss_of_those_behind_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, damage: bytes, message: str
+) -> None:
+    monkeypatch.setattr(json_text, "CHUNK_BYTES", size)
+    text = b"\n".join(json.dumps({"instruction": f"q{n}", "output": "a"}, indent=1).encode() for n in range(9))
+    place = text.index(b"q4")
+    (tmp_path / "a.jsonl").write_bytes(text[: place - 1] + damage + text[place - 1 :])
+    *records, problem = load(tmp_path / "a.jsonl")
+    assert [record.messages[0][1] for record in records if isinstance(record, Record)] == ["q0", "q1", "q2", "q3"]
+    assert isinstance(problem, Problem)
+    assert problem.line == 4 * 4 + 2
+    assert message in problem.text
+    assert problem.text.endswith("; the rest of the file is not read")
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_a_table_whose_columns_share_a_name_is_a_problem(tmp_path: Path, suffix: str) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    table = pyarrow.table([["q"], ["r"], ["a"]], names=["instruction", "instruction", "output"])
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "parquet":
+        parquet.write_table(table, path)
+    else:
+        with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as stream:
+            stream.write_table(table)
+    (problem,) = load(path)
+    assert "names the column 'instruction' twice" in str(problem)
 
 
 def test_a_row_with_a_null_in_a_table_lacks_that_key(tmp_path: Path) -> None:

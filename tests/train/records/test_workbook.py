@@ -106,3 +106,11 @@ def test_several_sheets_and_other_files_are_refused(tmp_path: Path) -> None:
         ((_, found),) = read(path)
         assert isinstance(found, Broken)
         assert reason in found.text
+
+
+def test_two_columns_of_one_name_are_a_problem(tmp_path: Path) -> None:
+    rows = (
+        f'<row r="1">{HEADER}<c t="s"><v>1</v></c></row><row r="2"><c><v>1</v></c><c><v>2</v></c><c><v>3</v></c></row>'
+    )
+    ((line, found),) = read(workbook(tmp_path / "a.xlsx", rows))
+    assert (line, found) == (1, Broken("the header names the column 'answer' twice; rename or remove one"))
