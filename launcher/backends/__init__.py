@@ -43,7 +43,8 @@ def backend_of_run(run: RunDir) -> Backend:
     """Return the backend that a run's record names. Raises UsageError, and RunNotFound for a damaged record."""
     name = run.record.backend
     if name not in BACKENDS:
-        raise UsageError(f"{run.run_json}: no backend {name!r}; known: {', '.join(BACKENDS)}")
+        known = ", ".join(BACKENDS)
+        raise UsageError(f"{run.run_json}: no backend {name!r}; known: {known}", code="ZL-RUN-02")
     return backend_of(name)
 
 
