@@ -172,6 +172,24 @@ RULES: tuple[Rule, ...] = (
         "auto",
     ),
     Rule(
+        lambda s: s.engine in ("fused", "unsloth") and s.quantization == "published",
+        "only plain transformers and PEFT read weights that other packages have packed",
+        "train.engine",
+        "auto",
+    ),
+    Rule(
+        lambda s: s.quantization == "published" and s.zero_stage == 3,
+        "packed weights of other packages are no parameters, which is what ZeRO-3 shares",
+        "train.zero_stage",
+        2,
+    ),
+    Rule(
+        lambda s: s.quantization == "published" and s.dora,
+        "PEFT has no DoRA beside weights that other packages have packed",
+        "model.quantization",
+        "nf4",
+    ),
+    Rule(
         lambda s: s.engine == "fused" and s.quantization == "int8",
         "the fused layers read 16-bit and nf4 weights, not int8",
         "train.engine",

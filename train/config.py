@@ -47,9 +47,10 @@ class Model(Section, frozen=True):
     """Where `path` is. `random` generates a tiny untrained model and a tokenizer, for smoke runs."""
     revision: str | None = None
     """Branch, tag or commit of the hub; null: the newest."""
-    quantization: Literal["none", "nf4", "int8", "fp8"] = "none"
+    quantization: Literal["none", "nf4", "int8", "fp8", "published"] = "none"
     """Form of the frozen weights. nf4 (QLoRA) and int8: loaded in bitsandbytes' formats. fp8: loaded as they are, and
-    multiplied in fp8 by the fused layers, twice as fast as in bfloat16 (Ada, Hopper and newer GPUs)."""
+    multiplied in fp8 by the fused layers, twice as fast as in bfloat16 (Ada, Hopper and newer GPUs). published: as the
+    checkpoint has them (GPTQ, AWQ); one of bitsandbytes is nf4 or int8."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the numbers in the computation. auto: bfloat16 on a GPU that has it, float16 on an older GPU, float32 on
     a CPU."""
@@ -62,7 +63,7 @@ class Model(Section, frozen=True):
     @property
     def loads_quantized(self) -> bool:
         """Whether the frozen weights are quantized where they are loaded, also for generation and export."""
-        return self.quantization in ("nf4", "int8")
+        return self.quantization in ("nf4", "int8", "published")
 
 
 class Source(Section, frozen=True, kw_only=True):

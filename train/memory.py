@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from train.families import EXPERTS, family_of
 
-Quantization = Literal["none", "nf4", "int8", "fp8"]
+Quantization = Literal["none", "nf4", "int8", "fp8", "published"]
 EngineName = Literal["fused", "unsloth", "peft"]
 
 GIB = 2**30
@@ -483,9 +483,7 @@ def predict(shape: Shape, setting: MemoryCase) -> Memory:
     setting = replace(setting, zero_stage=0) if own else setting
     stage = setting.zero_stage
     adapter = trainable(shape, setting.lora_r, setting.lora_targets, setting.whole, setting.lora_own)
-    linear_bytes = {"none": float(setting.weight_bytes), "nf4": NF4_BYTES, "int8": 1.0, "fp8": FP8_BYTES}[
-        setting.quantization
-    ]
+    linear_bytes = _linear_bytes(setting)
     layer_bytes = round(shape.layer_weights * linear_bytes)
     weights = shape.layers * layer_bytes + shape.other_weights * setting.weight_bytes
     if own and world > 1:
@@ -508,6 +506,12 @@ def predict(shape: Shape, setting: MemoryCase) -> Memory:
         logits=round(peak.logits),
         buffers=round(peak.buffers),
     )
+
+
+def _linear_bytes(setting: MemoryCase) -> float:
+    """Bytes per frozen weight of a linear map. Published weights are taken to have 4 bits in groups of 128."""
+    known = {"nf4": NF4_BYTES, "int8": 1.0, "fp8": FP8_BYTES, "published": 0.5 + 2.5 / 128}
+    return known.get(setting.quantization, float(setting.weight_bytes))
 
 
 STATE_BYTES = {
@@ -694,6 +698,7 @@ EFFICIENCY: dict[tuple[EngineName, Quantization], float] = {
     ("peft", "none"): 0.40,
     ("peft", "nf4"): 0.32,
     ("peft", "int8"): 0.25,
+    ("peft", "published"): 0.25,
 }
 """Share of the measured matrix rate that a whole step reaches (docs/performance.md)."""
 

@@ -80,6 +80,9 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"family": PHI, "engine": "unsloth", "packing": "pack"}, "only plain transformers", "train.engine: peft"),
     ({"dtype": "bfloat16", "capability": (7, 5)}, "emulate", "model.dtype: float16"),
     ({"dtype": "float16", "device": "cpu"}, "CPU", "model.dtype: float32"),
+    ({"engine": "unsloth", "quantization": "published"}, "other packages have packed", "train.engine: auto"),
+    ({"quantization": "published", "zero_stage": 3}, "no parameters", "train.zero_stage: 2"),
+    ({"quantization": "published", "dora": True}, "no DoRA", "model.quantization: nf4"),
     ({"engine": "fused", "noise": True}, "NEFTune", "train.engine: auto"),
     ({"engine": "fused", "smoothing": True}, "label smoothing", "train.engine: auto"),
     ({"engine": "unsloth", "smoothing": True}, "own loss", "train.engine: peft"),
@@ -155,7 +158,7 @@ def test_the_advice_leads_to_working_settings_from_every_combination() -> None:
     values: dict[str, tuple[Any, ...]] = {
         "family": families.FAMILIES,
         "engine": ("auto", "fused", "unsloth", "peft"),
-        "quantization": ("none", "nf4", "int8", "fp8"),
+        "quantization": ("none", "nf4", "int8", "fp8", "published"),
         "dtype": ("auto", "float16", "bfloat16"),
         "device": ("cuda", "cpu"),
         "capability": (None, (7, 5), (9, 0)),

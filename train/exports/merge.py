@@ -37,6 +37,12 @@ def merge(adapter: TrainedAdapter, tell: Print) -> Any:
 
     quantization = adapter.config.model.quantization
     quantized = adapter.config.model.loads_quantized
+    if quantization == "published":
+        raise UserError(
+            "an adapter is not merged into weights that another package has packed",
+            "export --to adapter, or train on the original checkpoint with model.quantization: nf4",
+            code="ZL-EXPORT-01",
+        )
     dtype = torch.bfloat16 if quantized else "auto"
     tell("loading the base model")
     base = adapter.load_base(dtype)

@@ -7,7 +7,7 @@ peft      transformers and PEFT: any causal language model; never imports unslot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,7 @@ def load_for_training(
     `tokenizer` comes from `load_tokenizer`; Unsloth loads its own.
     """
     dtype = torch_dtype(config)
+    check_form(config.model.quantization, read_config(base.directory), base.name)
     try:
         if engine == "unsloth":
             model, tokenizer = _load_unsloth(config, base, dtype)
@@ -46,6 +47,9 @@ def load_for_training(
         else:
             model = _load_transformers(config, world, base, ds_config, dtype, checkpointing=engine == "peft")
     except Exception as error:
+        if isinstance(error, ImportError) and config.model.quantization == "published":
+            said = f"model.path: {base.name} needs a package that is not here: {first_line(error)}"
+            raise UserError(said, "pip install gptqmodel optimum", code="ZL-MACHINE-02") from error
         if not is_fault_of_files(error):
             raise
         raise _explained(error, base) from error
@@ -122,6 +126,8 @@ def load_plain(
         from transformers import Mxfp4Config
 
         options["quantization_config"] = Mxfp4Config(dequantize=True)  # kernels for it would keep it packed, past LoRA
+    if config.model.quantization == "published":
+        options["quantization_config"] = _for_training(read_config(Path(source)))
     if device is not None:
         options["device_map"] = {"": device}
     trusted = config.model.trust_remote_code
@@ -206,7 +212,7 @@ def _load_unsloth(config: TrainConfig, base: BaseModel, dtype: Any) -> tuple[Any
 
 def quantization_options(config: TrainConfig, dtype: Any) -> dict[str, Any]:
     """Arguments for from_pretrained that quantize the weights as this run does."""
-    if not config.model.loads_quantized:
+    if not config.model.loads_quantized or config.model.quantization == "published":
         return {}
     from transformers import BitsAndBytesConfig
 
@@ -268,3 +274,50 @@ def _check_tokenizer(tokenizer: Any, base: BaseModel) -> None:
             "add a tokenizer.json to the model (transformers can convert most tokenizers)",
             code="ZL-MODEL-04",
         )
+
+
+PACKED = {"gptq": "GPTQ", "awq": "AWQ"}
+"""quant_method of config.json -> its name, for weights that PEFT's LoRA was seen to train beside."""
+_ORIGINAL = "name the original checkpoint instead, with model.quantization: nf4"
+
+
+def form_of_weights(found: Mapping[str, Any] | None) -> str | None:
+    """How config.json says that the weights are: nf4, int8, fp4, or a quant_method; None: in numbers of 16 or 32 bits,
+    or unpacked to such at loading."""
+    settings = (found or {}).get("quantization_config")
+    if not isinstance(settings, Mapping):
+        return None
+    method = str(settings.get("quant_method") or "bitsandbytes")
+    if method == "bitsandbytes":
+        four = settings.get("load_in_4bit", settings.get("_load_in_4bit"))
+        return str(settings.get("bnb_4bit_quant_type", "fp4")) if four else "int8"
+    return None if method in ("mxfp4", "fp8") else method
+
+
+def check_form(asked: str, found: Mapping[str, Any] | None, name: str) -> None:
+    """Raise UserError unless model.quantization (`asked`) is what the checkpoint `name` holds, or can make of it.
+
+    `found`: its config.json.
+    """
+    form = form_of_weights(found)
+    if form == asked or (form is None and asked != "published") or (form in PACKED and asked == "published"):
+        return
+    if form is None:
+        advice = "set model.quantization: none, nf4 or int8"
+        raise UserError(f"model.path: the weights of {name} are not quantized", advice, code="ZL-MODEL-02")
+    if form in ("nf4", "int8"):
+        said = f"model.path: the weights of {name} are in {form} already"
+        raise UserError(said, f"set model.quantization: {form}", code="ZL-MODEL-02")
+    if form in PACKED:
+        said = f"model.path: the weights of {name} are quantized by {PACKED[form]} already"
+        raise UserError(said, "set model.quantization: published", _ORIGINAL, code="ZL-MODEL-02")
+    said = f"model.path: the weights of {name} are quantized by {form}, beside which LoRA is not trained here"
+    raise UserError(said, _ORIGINAL, code="ZL-MODEL-02")
+
+
+def _for_training(found: Mapping[str, Any] | None) -> Any:
+    """What from_pretrained has to be told of packed weights: kernels that let gradients through. Some only infer."""
+    from transformers import AwqConfig, GPTQConfig
+
+    bits = int(((found or {}).get("quantization_config") or {}).get("bits", 4))
+    return (AwqConfig if form_of_weights(found) == "awq" else GPTQConfig)(bits=bits, backend="auto_trainable")

@@ -120,8 +120,10 @@ def _weights(words: Words, path: str | None) -> None:
         draft.set("model.quantization", "nf4", "load_in_4bit")
     if words.flag("load_in_8bit"):
         draft.set("model.quantization", "int8", "load_in_8bit")
-    if words.flag("gptq") or (path and trainer_arguments.QUANTIZED.search(path)):
-        draft.lost.append(Note("base_model", path, trainer_arguments.PREQUANTIZED))
+    if words.flag("gptq"):
+        draft.set("model.quantization", "published", "gptq")
+    else:
+        trainer_arguments.quantized_already(draft, "base_model", path)
     for word, dtype in (("bf16", "bfloat16"), ("bfloat16", "bfloat16"), ("fp16", "float16"), ("float16", "float16")):
         value = str(words.take(word, "")).lower()
         if value in ("true", "full"):

@@ -93,8 +93,6 @@ def _method(words: Words) -> None:
 def _model(words: Words) -> None:
     draft = words.draft
     path = words.carry("model.path", "model_name_or_path", words.text)
-    if path and trainer_arguments.QUANTIZED.search(path):
-        draft.lost.append(Note("model_name_or_path", path, trainer_arguments.PREQUANTIZED))
     words.carry("model.revision", "model_revision", words.text)
     words.carry("model.trust_remote_code", "trust_remote_code", words.flag)
     bits = words.whole("quantization_bit")
@@ -103,6 +101,7 @@ def _model(words: Words) -> None:
         draft.set("model.quantization", "nf4" if bits == 4 else "int8", "quantization_bit")
     elif bits is not None:
         draft.lost.append(Note("quantization_bit", bits, f"{bits} bits by {method}; zlaunch has nf4, int8 and fp8"))
+    trainer_arguments.quantized_already(draft, "model_name_or_path", path)
     if words.text("quantization_type", "nf4") != "nf4":
         draft.lost.append(Note("quantization_type", words.tree["quantization_type"], "zlaunch has nf4"))
     words.unused("memory of the quantization constants only", "double_quantization")

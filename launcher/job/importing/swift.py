@@ -85,8 +85,6 @@ def _model(words: Words, context: Context) -> None:
     if path and MEDIA.search(path.rpartition("/")[2]):
         reason = "a model with images or audio: only its text part is trained"
         draft.differs.append(Note("model", path, reason))
-    if path and trainer_arguments.QUANTIZED.search(path):
-        draft.lost.append(Note("model", path, trainer_arguments.PREQUANTIZED))
     of_hub = words.tree.get("use_hf") in (True, "true") or context.environment.get("USE_HF", "") in ("1", "true")
     if path and context.find(path) is None and not of_hub:
         draft.set("model.source", "modelscope", "ms-swift downloads from ModelScope; --use_hf: from Hugging Face")
@@ -100,6 +98,7 @@ def _model(words: Words, context: Context) -> None:
     elif method or bits:
         note = Note("quant_method", f"{method} {bits or ''}".strip(), "zlaunch has nf4, int8 and fp8")
         draft.lost.append(note)
+    trainer_arguments.quantized_already(draft, "model", path)
     if words.text("bnb_4bit_quant_type", "nf4") != "nf4":
         draft.lost.append(Note("bnb_4bit_quant_type", words.tree["bnb_4bit_quant_type"], "zlaunch has nf4"))
     words.unused("as zlaunch does it", "bnb_4bit_use_double_quant", "bnb_4bit_compute_dtype", "bnb_4bit_quant_storage")

@@ -67,9 +67,10 @@ HOUSEKEEPING = {
     ),
 }  # fmt: skip
 
-QUANTIZED = re.compile(r"[-_](awq|gptq|aqlm|eetq|hqq|fp8)\b|[-_](awq|gptq|aqlm|bnb)[-_]", re.IGNORECASE)
+QUANTIZED = re.compile(r"[-_](awq|gptq|aqlm|eetq|hqq|fp8|bnb)(?:[-_]|\b)", re.IGNORECASE)
 """Checkpoints whose names say that their weights are quantized."""
-PREQUANTIZED = "its weights are quantized already; name the original checkpoint, with model.quantization: nf4"
+OWN_LAYERS = re.compile(r"Linearized|DeepSeek-V|Mixtral|-A\d+B", re.IGNORECASE)
+"""Checkpoints of mixtures in nf4, whose experts stand in layers of another program's own."""
 CHECKPOINTING = "train.gradient_checkpointing: auto, by the memory; it changes no result"
 
 
@@ -149,6 +150,20 @@ def early_stopping(words: Words, word: str) -> None:
         if draft.value("eval.keep_best") == "none":
             draft.set("eval.keep_best", "loss", word)
             draft.differs.append(Note(word, patience, "eval.keep_best: the best weights are kept, not the last ones"))
+
+
+def quantized_already(draft: Draft, word: str, path: str | None) -> None:
+    """How the weights of a checkpoint are, where its name says that they are quantized."""
+    found = QUANTIZED.search(path or "")
+    kind = found[1].lower() if found else ""
+    if kind in ("gptq", "awq"):
+        draft.set("model.quantization", "published", f"{word}: the checkpoint is quantized by {kind.upper()}")
+    elif kind == "bnb" and not OWN_LAYERS.search(path or ""):
+        if draft.value("model.quantization") not in ("nf4", "int8"):
+            draft.set("model.quantization", "nf4", f"{word}: the checkpoint is quantized by bitsandbytes")
+    elif kind:
+        reason = "its weights are quantized already; name the original checkpoint, with model.quantization: nf4"
+        draft.lost.append(Note(word, path, reason))
 
 
 def batch(words: Words, context: Context, defaults: Defaults, small: str = "per_device_train_batch_size") -> None:

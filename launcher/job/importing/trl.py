@@ -70,8 +70,7 @@ def read_arguments(tree: Mapping[str, Any], context: Context) -> Draft:
 def _model(words: Words) -> None:
     draft = words.draft
     path = words.carry("model.path", "model_name_or_path", words.text)
-    if path and trainer_arguments.QUANTIZED.search(path):
-        draft.lost.append(Note("model_name_or_path", path, trainer_arguments.PREQUANTIZED))
+    trainer_arguments.quantized_already(draft, "model_name_or_path", path)
     if (revision := words.text("model_revision", "main")) != "main":
         draft.set("model.revision", revision, "model_revision")
     words.carry("model.trust_remote_code", "trust_remote_code", words.flag)

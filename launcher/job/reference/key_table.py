@@ -65,7 +65,8 @@ ROWS: dict[str, Row] = {
     ),
     "model.quantization": Row(
         "量化",
-        "nf4 与 int8：冻结的权重以 bitsandbytes 的格式加载。fp8：权重按原样加载，融合层以 fp8 相乘，速度约为 "
+        "nf4 与 int8：冻结的权重以 bitsandbytes 的格式加载。published："
+        "按检查点原有的量化形式（GPTQ、AWQ）。fp8：权重按原样加载，融合层以 fp8 相乘，速度约为 "
         "bfloat16 的两倍（Ada、Hopper 及更新的 GPU）。", "nf4",
         "quantization_bit LLaMA-Factory; load_in_4bit axolotl TRL Unsloth; load_in_8bit axolotl TRL Unsloth; "
         "quant_bits ms-swift; quant_method ms-swift; bnb_4bit_quant_type TRL ms-swift; quantization_method "

@@ -342,6 +342,18 @@ COMPAT = (
         r"they would stay in 16 bits, or become 32",
         "bitsandbytes 只量化线性层，而该模型的专家（几乎是全部权重）不是线性层：它们会保持 16 位，或变成 32 位",
     ),
+    (
+        r"only plain transformers and PEFT read weights that other packages have packed",
+        "只有原生 transformers 与 PEFT 能读其他软件包打包的权重",
+    ),
+    (
+        r"packed weights of other packages are no parameters, which is what ZeRO-3 shares",
+        "其他软件包打包的权重不是参数，而 ZeRO-3 分担的是参数",
+    ),
+    (
+        r"PEFT has no DoRA beside weights that other packages have packed",
+        "PEFT 在其他软件包打包的权重旁没有 DoRA",
+    ),
     (r"the fused layers have no NEFTune", "融合层没有 NEFTune"),
     (r"the fused layers have no label smoothing", "融合层没有标签平滑"),
     (r"Unsloth's own loss has no label smoothing", "Unsloth 自己的损失没有标签平滑"),
