@@ -226,6 +226,9 @@ EVENTS: dict[str, dict[str, Any]] = {
     "loss_schedule": {"every": Count},
     "evaluation": {"step": Count},
     "checkpoint": {"step": Count},
+    "best": {"step": Count | None},
+    "early_stopping": {"step": Count},
+    "router_loss": {},
     "memory": {"rank": Count, "peak_bytes": Count},
 }
 """{event: {field without which it says nothing: its type}}, of this version and of 0.1.0. Each also has a `time`."""
