@@ -10,7 +10,6 @@ An entry also keeps what was wrong with the records, so a run that refuses them 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import shutil
 import time
@@ -25,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from train.data import workers
-from train.data.chunked import Chunked, Notices
+from train.data.chunked import Chunked, Columns, Notices
 from train.data.recipe import Recipe
 from train.data.tokenizer import Tokenizer
 from train.data.tokens import Dropped, Tokens
@@ -249,11 +248,16 @@ def _write(
                 yield chunk
 
     totals, size, whole = _Totals(len(paths)), 0, _bytes_of_texts(paths)
-    with (place / "tokens.bin").open("wb") as tokens, (place / "labelled.bin").open("wb") as labelled:
+    with (
+        (place / "tokens.bin").open("wb") as tokens,
+        (place / "labelled.bin").open("wb") as labelled,
+        Columns(place, _COLUMNS) as columns,
+    ):
         for done in workers.work(recipe, chunks(), share=share, processes=processes):
             tokens.write(done.tokens.data)  # not `tofile`, which hides that the disk is full
             labelled.write(done.labelled.data)
             source, chunk = sent.popleft()
+            columns.add(done, before=sum(totals.records))
             totals.add(source, chunk.shown, done)
             size += chunk.end - chunk.start
             records = sum(totals.records)
@@ -261,27 +265,22 @@ def _write(
         for file in (tokens, labelled):
             file.flush()
             os.fsync(file.fileno())
-    columns = totals.columns()
-    duplicates = _find_duplicates(columns["asked"], columns["answered"])
-    offsets = np.zeros(len(columns["lengths"]) + 1, np.int64)
-    np.cumsum(columns.pop("lengths"), out=offsets[1:])
-    lines = columns.pop("lines")
-    for name, array in {**columns, "offsets": offsets}.items():
-        content = io.BytesIO()
-        np.save(content, array)
-        (place / f"{name}.npy").write_bytes(content.getbuffer())
+    duplicates = _find_duplicates(columns.read("asked"), columns.read("answered"))
+    warnings = tuple(_describe_duplicates(duplicates, columns.read("lines"), totals.starts))
+    loss_tokens = int(columns.read("counted").sum(dtype=np.int64))
+    columns.keep(*(name for name in _COLUMNS if f"{name}.npy" in _FILES))
     meta = Meta(
         files=files,
         records=tuple(totals.records),
-        sequences=len(offsets) - 1,
+        sequences=columns.keep_offsets("lengths"),
         tokens=totals.tokens,
-        loss_tokens=int(columns["counted"].sum(dtype=np.int64)),
+        loss_tokens=loss_tokens,
         unreadable=totals.unreadable,
         empty=totals.empty,
         problems=tuple(totals.problems),
-        duplicates=len(duplicates.same),
-        conflicts=len(duplicates.conflicting),
-        warnings=tuple(_describe_duplicates(duplicates, lines, totals.starts)),
+        duplicates=duplicates.sames,
+        conflicts=duplicates.conflicts,
+        warnings=warnings,
         too_long=totals.too_long,
         cut=totals.cut,
         unanswered=totals.unanswered,
@@ -347,15 +346,9 @@ class _Totals:
         self.unlike_use = 0
         self.ignored, self.lost, self.special, self.wrapped = Notices(), Notices(), Notices(), Notices()
         self.thoughts = 0
-        self._columns: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in _COLUMNS}
 
     def add(self, source: int, file: str, done: Chunked) -> None:
-        before = sum(self.records)
-        self.starts.append((before, file))
-        for name, kind in _COLUMNS.items():
-            values = np.array(getattr(done, name), dtype=kind)
-            # A chunk numbers its records from 0.
-            self._columns[name].append(values + before if name == "kept" else values)
+        self.starts.append((sum(self.records), file))
         self.records[source] += len(done.lines)
         self.problems += done.problems[: SHOWN_PROBLEMS - len(self.problems)]
         self.tokens += len(done.tokens)
@@ -372,27 +365,57 @@ class _Totals:
         self.special.merge(done.special)
         self.wrapped.merge(done.wrapped)
 
-    def columns(self) -> dict[str, npt.NDArray[Any]]:
-        return {
-            name: np.concatenate(parts) if parts else np.empty(0, _COLUMNS[name])
-            for name, parts in self._columns.items()
-        }
-
 
 @dataclass(frozen=True)
 class _Duplicates:
-    """(record, first record that it repeats) pairs, ordered by the repeating record."""
+    """How many records repeat an earlier one, and the first of the (record, first record that it repeats) pairs."""
 
+    sames: int
+    conflicts: int
+    """The same question, but another answer."""
     same: npt.NDArray[np.int64]
     conflicting: npt.NDArray[np.int64]
-    """The same question, but another answer."""
 
 
-def _find_duplicates(asked: npt.NDArray[np.uint64], answered: npt.NDArray[np.uint64]) -> _Duplicates:
-    """Two arrays of shape [pairs, 2]."""
+AT_ONCE = 1 << 20
+"""Records that are compared at once. All at once would take 150 bytes of memory per record."""
+
+
+def _find_duplicates(
+    asked: npt.NDArray[np.uint64], answered: npt.NDArray[np.uint64], at_once: int = AT_ONCE
+) -> _Duplicates:
+    """`asked` and `answered` may be mapped files. Equal questions have equal hashes, so each group of hashes by their
+    highest bits holds all that can repeat each other."""
+    bits = max(0, len(asked) // at_once).bit_length()
+    counts, pairs = [0, 0], [[np.empty((0, 2), np.int64)] for _ in range(2)]
+    for group in range(1 << bits):
+        places = _places_of(asked, group, bits)
+        for kind, found in enumerate(_among(places, asked[places], answered[places])):
+            counts[kind] += len(found)
+            pairs[kind].append(found[np.argsort(found[:, 0], kind="stable")][:SHOWN_PROBLEMS])
+    first = [np.concatenate(part) for part in pairs]
+    same, other = (part[np.argsort(part[:, 0], kind="stable")][:SHOWN_PROBLEMS] for part in first)
+    return _Duplicates(counts[0], counts[1], same, other)
+
+
+def _places_of(hashes: npt.NDArray[np.uint64], group: int, bits: int) -> npt.NDArray[np.int64]:
+    """Where the hashes have these highest bits, in order."""
+    if not bits:
+        return np.arange(len(hashes), dtype=np.int64)
+    found = [
+        start + np.flatnonzero(hashes[start : start + AT_ONCE] >> np.uint64(64 - bits) == group)
+        for start in range(0, len(hashes), AT_ONCE)
+    ]
+    return np.concatenate(found)
+
+
+def _among(
+    places: npt.NDArray[np.int64], asked: npt.NDArray[np.uint64], answered: npt.NDArray[np.uint64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The (repeating record, first record) pairs of these records: with the same answer, and with another."""
     nothing = np.empty((0, 2), np.int64)
-    if not len(asked):
-        return _Duplicates(nothing, nothing)
+    if not len(places):
+        return nothing, nothing
     by_pair = np.lexsort((answered, asked))  # stable: equal records stay in their order
     a, b = asked[by_pair], answered[by_pair]
     new_question = np.concatenate([[True], a[1:] != a[:-1]])
@@ -405,7 +428,7 @@ def _find_duplicates(asked: npt.NDArray[np.uint64], answered: npt.NDArray[np.uin
     first_of_question = firsts[np.cumsum(new_question) - 1]
     differs = answered[first_of_question] != b
     other = np.stack([by_pair[differs & new_pair], first_of_question[differs & new_pair]], axis=1)
-    return _Duplicates(same[np.argsort(same[:, 0])], other[np.argsort(other[:, 0])])
+    return places[same], places[other]
 
 
 def _describe_duplicates(
@@ -420,7 +443,7 @@ def _describe_duplicates(
         (duplicates.same, "the same record as in {}"),
         (duplicates.conflicting, "the question of {} with another answer"),
     ):
-        for record, first in pairs[:SHOWN_PROBLEMS].tolist():
+        for record, first in pairs.tolist():
             (file, line), (first_file, first_line) = place(record), place(first)
             where = f"line {first_line}" if file == first_file else f"{first_file}:{first_line}"
             yield Problem(file, line, text.format(where))

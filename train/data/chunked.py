@@ -1,10 +1,17 @@
-"""Chunked: what the tokenizer makes of one chunk of records."""
+"""Chunked: what the tokenizer makes of one chunk of records. Columns: the numbers of all chunks, on the disk."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from train.data.tokens import Bools, Int32
 from train.records.conversations import SHOWN_PROBLEMS, Problem
@@ -77,3 +84,66 @@ class Chunked:
         self.unreadable += 1
         if len(self.problems) < SHOWN_PROBLEMS:
             self.problems.append(problem)
+
+
+BLOCK = 1 << 20
+"""Numbers of a column that are in memory at once."""
+
+
+class Columns:
+    """Lists of Chunked, each of which becomes one array: written as the chunks come, so memory does not grow."""
+
+    def __init__(self, place: Path, kinds: Mapping[str, Any]) -> None:
+        self.place, self.kinds = place, {name: np.dtype(kind) for name, kind in kinds.items()}
+
+    def __enter__(self) -> Columns:
+        with ExitStack() as stack:
+            self._files = {name: stack.enter_context(self._raw(name).open("wb")) for name in self.kinds}
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._open.close()
+
+    def _raw(self, name: str) -> Path:
+        return self.place / f"{name}.raw"
+
+    def add(self, done: Chunked, *, before: int) -> None:
+        """`before`: records of the chunks before. A chunk numbers its own from 0."""
+        for name, file in self._files.items():
+            values = np.array(getattr(done, name), dtype=self.kinds[name])
+            file.write((values + before if name == "kept" else values).data)
+
+    def read(self, name: str) -> npt.NDArray[Any]:
+        """A column, mapped."""
+        raw = self._raw(name)
+        return np.memmap(raw, self.kinds[name], "r") if raw.stat().st_size else np.empty(0, self.kinds[name])
+
+    def keep(self, *names: str) -> None:
+        """Make these columns files of NumPy."""
+        for name in names:
+            raw, kind = self._raw(name), self.kinds[name]
+            with raw.open("rb") as source, (self.place / f"{name}.npy").open("wb") as out:
+                _write_header(out, kind, raw.stat().st_size // kind.itemsize)
+                shutil.copyfileobj(source, out, BLOCK)
+            raw.unlink()
+
+    def keep_offsets(self, lengths: str) -> int:
+        """Make offsets.npy of a column of lengths, and remove the other columns; returns the number of lengths."""
+        sizes, total = self.read(lengths), 0
+        with (self.place / "offsets.npy").open("wb") as out:
+            _write_header(out, np.dtype(np.int64), len(sizes) + 1)
+            out.write(np.zeros(1, np.int64).data)
+            for start in range(0, len(sizes), BLOCK):
+                ends = total + np.cumsum(sizes[start : start + BLOCK], dtype=np.int64)
+                out.write(ends.data)
+                total = int(ends[-1])
+        for name in self.kinds:
+            self._raw(name).unlink(missing_ok=True)
+        return len(sizes)
+
+
+def _write_header(out: Any, kind: np.dtype[Any], count: int) -> None:
+    """That of a file of NumPy with one dimension."""
+    described = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": (count,)}
+    np.lib.format.write_array_header_1_0(out, described)

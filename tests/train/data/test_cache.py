@@ -252,3 +252,27 @@ def test_a_full_disk_is_reported_whatever_file_is_the_last_that_finds_room(
     (tmp_path / name).symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left on device"):
         cache._write(tmp_path, [path], (path,), recipe, 1.0, 1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("at_once", [1, 7, 64, 1000])
+def test_repeats_are_found_group_by_group_as_a_dictionary_finds_them(seed: int, at_once: int) -> None:
+    rng = np.random.default_rng(seed)
+    spread = rng.integers(0, 2**64, 40, dtype=np.uint64)
+    asked, answered = spread[rng.integers(0, 40, 300)], rng.integers(0, 4, 300).astype(np.uint64)
+    first_pair: dict[tuple[int, int], int] = {}
+    first_question: dict[int, int] = {}
+    same, other = [], []
+    for record, (question, answer) in enumerate(zip(asked.tolist(), answered.tolist(), strict=True)):
+        if (question, answer) in first_pair:
+            same.append([record, first_pair[question, answer]])
+        elif question in first_question:
+            other.append([record, first_question[question]])
+        first_pair.setdefault((question, answer), record)
+        first_question.setdefault(question, record)
+    found = cache._find_duplicates(asked, answered, at_once)
+    assert (found.sames, found.conflicts) == (len(same), len(other))
+    assert found.same.tolist() == same[: cache.SHOWN_PROBLEMS]
+    assert found.conflicting.tolist() == other[: cache.SHOWN_PROBLEMS]
+    nothing = cache._find_duplicates(asked[:0], answered[:0], at_once)
+    assert (nothing.sames, nothing.same.tolist()) == (0, [])
