@@ -129,6 +129,11 @@ class Data(Section, frozen=True):
     """How answers of a conversation become sequences. joined: all answers in one. each: one sequence per answer. last:
     only the last answer. auto: joined, unless the chat template writes past turns otherwise than the present one; then
     each."""
+    documents: bool = False
+    """Take records of a text alone (`{"text": ...}`, .txt and .md files) as documents, and train all of their tokens:
+    continued pretraining. Longer ones than max_length become several sequences."""
+    document_overlap: int = 0
+    """Tokens that a part of a long document repeats of the part before it, as context without loss."""
     on_error: Literal["stop", "skip"] = "stop"
     """What to do about unreadable records (bad JSON, missing keys, empty answers). Duplicates are only reported."""
     system: str | None = None
@@ -429,6 +434,7 @@ RANGES: dict[str, Range] = {
     "data.max_length": Range(8),
     "data.max_samples": Range(1),
     "data.mix_temperature": POSITIVE,
+    "data.document_overlap": Range(0),
     "lora.r": Range(1),
     "lora.alpha": POSITIVE,
     "lora.rank_pattern": Range(1),  # of each

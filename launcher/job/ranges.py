@@ -72,6 +72,9 @@ def _unusable_sources(spec: JobSpec) -> Iterator[Refusal]:
     if spec.data.mix == "shares" and spec.data.mix_temperature != 1.0:
         told = "data.mix is shares, so the weights are the shares already"
         yield Refusal("data.mix_temperature", told, hint="data.mix: repeats")
+    if spec.data.document_overlap >= spec.data.max_length:
+        told = f"expected less than data.max_length, {spec.data.max_length}, got {spec.data.document_overlap}"
+        yield Refusal("data.document_overlap", told)
     held = spec.data.held_out
     if held and held.number is None and not 0 < held.share < 1:
         yield Refusal("data.eval", f"expected a share above 0% and below 100%, got {spec.data.eval}")

@@ -147,6 +147,8 @@ def check_records(job: JobSpec, model: Path | None = None) -> RecordCounts:
         raise DataError("\n".join(told.message), hint=told.hint, code=told.code)
     if result.code:
         raise CommandError(result, "cannot check the records and the model")
+    if job.data.documents:  # how many sequences they become, only the tokenizer knows
+        return RecordCounts()
     counts: dict[str, int | None] = msgspec.json.decode(result.stdout)
     limited = [source.limited(counts.get(source.path) or 0) for source in job.data.train_sources]
     known = all(counts.get(source.path) is not None for source in job.data.train_sources)
@@ -195,13 +197,20 @@ def _quickcheck(data: Data, model: Path | None, files: Iterable[str], *options: 
 def count_records(job: JobSpec) -> tuple[int, float]:
     """(records per epoch, their bytes); zeros if one of the files cannot be counted here."""
     used, each = [], []
+    documents = job.data.documents
     for source in job.data.train_sources:
         file = Path(source.path).expanduser()
-        if file.suffix != ".jsonl":
+        if file.suffix != ".jsonl" and not (documents and file.suffix in (".txt", ".md")):
             return 0, 0
         try:
             with file.open("rb") as lines:
-                held = sum(1 for line in lines if line.strip())
+                sizes = (len(line) for line in lines if line.strip())
+                if not documents:
+                    held = sum(1 for _ in sizes)
+                elif file.suffix == ".jsonl":
+                    held = sum(_parts(job.data, size) for size in sizes)
+                else:
+                    held = _parts(job.data, sum(sizes))
             used.append(source.limited(held))
             each.append(file.stat().st_size / max(1, held))
         except OSError:
@@ -210,6 +219,14 @@ def count_records(job: JobSpec) -> tuple[int, float]:
     share = 1.0 if job.data.held_out is None or not kept else 1 - job.data.held_out.of(kept) / kept
     taken = quotas(job.data, [round(share * count) for count in used])
     return sum(taken), sum(count * size for count, size in zip(taken, each, strict=True))
+
+
+def _parts(data: Data, size: int) -> int:
+    """About how many sequences a document of so many bytes becomes."""
+    return max(1, -(-int(size / BYTES_PER_TOKEN) // max(1, data.max_length - data.document_overlap)))
+
+
+BYTES_PER_TOKEN = 3.5
 
 
 def _check_file(key: str, path: Path) -> None:

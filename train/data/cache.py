@@ -304,7 +304,7 @@ def bytes_of(paths: Sequence[str]) -> int:
 def _bytes_of_texts(paths: Sequence[str]) -> int | None:
     """Bytes of the sources, if all are text files: the chunks of tables are measured in rows."""
     files = [file for path in paths for file, _ in file_reader.files(path)]
-    if any(file_reader.kind_of(file) not in ("lines", "json", "csv") for file in files):
+    if any(file_reader.kind_of(file) not in ("lines", "json", "csv", "text") for file in files):
         return None
     return sum(Path(file).stat().st_size for file in files)
 

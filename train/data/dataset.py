@@ -69,6 +69,12 @@ class Part:
         except KeyError:
             raise DataError("the records changed during the run", code="ZL-DATA-06") from None
 
+    @cached_property
+    def asked(self) -> list[int]:
+        """The sequences that end with an answer: not those of documents."""
+        answers = self.tokens.answers
+        return list(range(len(self.tokens))) if answers is None else np.flatnonzero(answers).tolist()
+
     def record(self, sequence: int) -> Record:
         """The whole conversation of a sequence."""
         return next(itertools.islice(self._readable(), int(self.tokens.kept[sequence]), None))

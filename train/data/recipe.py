@@ -30,11 +30,18 @@ class Recipe:
     options: RecordOptions = PLAIN
     next_turn: tuple[int, int] | None = None
     """prompts.AnswerEnds.next_turn"""
+    begin: int | None = None
+    """Put before a document; None: this tokenizer puts nothing there."""
+    end: int = -1
+    """Put behind a document."""
+    overlap: int = 0
+    """data.document_overlap"""
 
     @staticmethod
     def of(
-        tokenizer: Any, *, max_length: int, overlong: str = "cut", turns: str = "auto", options: RecordOptions = PLAIN
-    ) -> Recipe:
+        tokenizer: Any, *, max_length: int, overlong: str = "cut", turns: str = "auto", options: RecordOptions = PLAIN,
+        overlap: int = 0,
+    ) -> Recipe:  # fmt: skip
         """What a fast tokenizer of transformers does to records. `Tokenizer.compare` checks it."""
         named = tokenizer.special_tokens_map.items()
         found = answer_ends(tokenizer)
@@ -49,6 +56,8 @@ class Recipe:
             turns,
             options,
             found.next_turn,
+            *_around_documents(tokenizer, found.last),
+            overlap,
         )
 
     @staticmethod
@@ -62,7 +71,16 @@ class Recipe:
             overlong=data.overlong,
             turns=data.turns,
             options=options,
+            overlap=data.document_overlap,
         )
+
+
+def _around_documents(tokenizer: Any, last: int) -> tuple[int | None, int]:
+    """(token before a document, token behind it), as the model's own pretraining had them."""
+    begin = tokenizer.bos_token_id
+    first = list(tokenizer("a")["input_ids"][:1])
+    end = tokenizer.eos_token_id
+    return (begin if begin is not None and first == [begin] else None), last if end is None else end
 
 
 def _unpadded(text: str) -> str:

@@ -25,7 +25,7 @@ from train.data.tokens import Bools, Dropped, Int32, Tokens
 from train.errors import UserError
 from train.records import files, formats
 from train.records.chunk import Broken, Chunk
-from train.records.conversation import Conversation, Details, Empty, Messages, Unreadable
+from train.records.conversation import DOCUMENT, Conversation, Details, Empty, Messages, Unreadable
 from train.records.conversations import Problem, Record
 from train.templating import thinking
 from train.templating.chat_template import ChatTemplate, TemplateRefusal
@@ -39,6 +39,10 @@ _PROBES: tuple[Turns, ...] = (
     (("user", "a b"), ("assistant", "c. d")),
     (("user", "你好 "), ("assistant", "好\n"), ("user", "1 + 1?"), ("assistant", " 2")),
 )
+
+
+WHOLE = (0,)
+"""Ordinals of a document, which has no answers."""
 
 
 class _Waiting(NamedTuple):
@@ -196,6 +200,8 @@ class Tokenizer:
     def _sequences(self, number: int, found: Conversation, done: Chunked, shown: str, line: int) -> list[_Waiting]:
         """Render a record. Raises TemplateRefusal, and _Distrusted if a sample shows that the fast way is wrong."""
         messages, details = found.messages, found.details
+        if messages[0][0] == DOCUMENT:
+            return [self._document(number, messages, done, shown, line)]
         special = self.guard.texts_in(messages, details)
         if special:
             protected, details = self.guard.protect(messages, details)
@@ -221,6 +227,29 @@ class Tokenizer:
         done.untrained += not made
         return made
 
+    def _document(self, number: int, messages: Messages, done: Chunked, shown: str, line: int) -> _Waiting:
+        """A text alone. Special tokens in it are plain text, as in contents of conversations."""
+        special = self.guard.texts_in(messages)
+        for token in special:
+            done.special.add(token, shown, line, f"holds {token!r}")
+        text = self.guard.protect(messages, None)[0][0][1] if special else messages[0][1]
+        rendered = Rendered(text, ((0, len(text)),), 0)
+        return _Waiting(number, rendered, WHOLE, self._encoded(rendered) if special else None)
+
+    def _parts(self, ids: list[int]) -> Iterator[tuple[list[int], Bools, list[int], tuple[int, ...]]]:
+        """A document with its ends as sequences of at most max_length tokens, each token with loss in one of them.
+
+        A part begins with the last tokens of the part before it, as context. The first token of a sequence has no loss.
+        """
+        begin = [] if self.recipe.begin is None else [self.recipe.begin]
+        whole, longest = [*begin, *ids, self.recipe.end], self.recipe.max_length
+        overlap = min(self.recipe.overlap, longest - 1)
+        for start in range(0, max(1, len(whole) - overlap), longest - overlap):
+            part = whole[start : start + longest]
+            mask = np.ones(len(part), dtype=np.bool_)
+            mask[: max(1, overlap if start else 0)] = False
+            yield part, mask, [0], WHOLE
+
     def _encoded(self, rendered: Rendered) -> Encoded:
         try:
             return Encoded(*self.guard.encode(rendered), self.guard.encode_one)
@@ -238,7 +267,10 @@ class Tokenizer:
             if encoded is None:
                 encoding = next(encodings)
                 encoded = Encoded(encoding.ids, encoding, item.rendered, self.encode_one)
-            for ids, mask, firsts, ordinals in self._labelled(encoded, item.ordinals):
+            whole = item.ordinals == WHOLE
+            for ids, mask, firsts, ordinals in (
+                self._parts(encoded.ids) if whole else self._labelled(encoded, item.ordinals)
+            ):
                 if len(ids) > longest:
                     if self.recipe.overlong == "drop" or not mask[:longest].any():
                         done.too_long += 1
@@ -374,6 +406,8 @@ def _token_at(encoding: Any, char: int, size: int, count: int) -> int:
 
 def _hashes(messages: Messages) -> tuple[int, int]:
     """64-bit hashes of (everything before the last answer, the last answer), equal for texts that differ in blanks."""
+    if messages[0][0] == DOCUMENT:  # else all documents would be answers to one question
+        return _hash(" ".join(messages[0][1].split())), 0
     asked = "\0".join([f"{role}\1{' '.join(text.split())}" for role, text in messages[:-1]])
     answered = " ".join(messages[-1][1].split())
     return _hash(asked), _hash(answered)

@@ -12,6 +12,10 @@ Messages = list[tuple[str, str]]
 """(role, content) pairs that end with an answer of the assistant. Roles: system, user, assistant, tool."""
 
 
+DOCUMENT = "document"
+"""Role of the only message of a record that is a text alone, trained whole."""
+
+
 class Unreadable(Exception):
     """Why an object is not a record, in words for its author."""
 
@@ -59,6 +63,8 @@ class RecordOptions:
     """(role of the data, our role) pairs."""
     replace: tuple[tuple[str, str], ...] = ()
     """(text in a record, its replacement) pairs."""
+    documents: bool = False
+    """Whether a text alone is a record."""
 
     @property
     def column_names(self) -> frozenset[str]:
@@ -66,7 +72,9 @@ class RecordOptions:
 
     @staticmethod
     def of(data: Data) -> RecordOptions:
-        return RecordOptions(data.system, _inverted(data.columns), _inverted(data.roles), tuple(data.replace.items()))
+        return RecordOptions(
+            data.system, _inverted(data.columns), _inverted(data.roles), tuple(data.replace.items()), data.documents
+        )
 
 
 def _inverted(names: Mapping[str, str | tuple[str, ...]]) -> tuple[tuple[str, str], ...]:

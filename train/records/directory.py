@@ -24,6 +24,8 @@ SUFFIXES = {
     ".parquet": "parquet",
     ".arrow": "arrow",
     ".feather": "arrow",
+    ".txt": "text",
+    ".md": "text",
 }
 """Suffix -> kind of file."""
 _SPLIT = re.compile(r"(?:^|[-_.])(train|training|test|testing|validation|valid|val|dev|eval)(?:[-_.]|$)")
@@ -73,7 +75,7 @@ def _splits(place: Path) -> dict[str, list[Path]]:
     if len(inner) == 1:
         return _splits(inner[0])
     found: dict[str, list[Path]] = {folder.name: [folder] for folder in inner}
-    for file in own:
+    for file in own or ([] if inner else _texts_in(place)):
         match = _SPLIT.search(file.name.lower())
         found.setdefault(_ALIASES.get(match[1], match[1]) if match else "train", []).append(file)
     return found
@@ -92,8 +94,15 @@ def _records_in(place: Path) -> list[Path]:
     return sorted(
         file
         for file in place.iterdir()
-        if file.suffix.lower() in SUFFIXES and file.is_file() and file.name not in _METADATA
+        if SUFFIXES.get(file.suffix.lower(), "text") != "text" and file.is_file() and file.name not in _METADATA
     )
+
+
+def _texts_in(place: Path) -> list[Path]:
+    """Documents in a directory without other records: not what describes a data set."""
+    about = re.compile(r"(?i)(readme|license|licence|changelog|citation|notice)\b")
+    found = (file for file in place.iterdir() if SUFFIXES.get(file.suffix.lower()) == "text" and file.is_file())
+    return sorted(file for file in found if not about.match(file.name))
 
 
 def hub_files(path: str) -> list[str]:

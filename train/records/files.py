@@ -3,8 +3,8 @@
     chunks(path)     where to cut: Chunks in order, found without decoding where the format allows it
     objects(chunk)   (line or row, decoded object or Broken) pairs of one chunk
 
-JSON lines, JSON lists, CSV and TSV, workbooks, Parquet, Arrow and Feather, directories of these, and data sets of the
-hub (directory.py).
+JSON lines, JSON lists, CSV and TSV, workbooks, Parquet, Arrow and Feather, plain text, directories of these, and data
+sets of the hub (directory.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from train.config import HUBS, split_of
 from train.errors import DataError
 from train.records.chunk import Broken, Chunk, Objects, Reader
 from train.records.directory import SUFFIXES, files_of_directory, hub_files
-from train.records.encoding import UTF16_BOMS, conversion_advice
+from train.records.encoding import UTF16_BOMS, conversion_advice, describe_encoding_error
 from train.records.json_text import cut_json, cut_lines, read_lines, read_list
 from train.records.tables import cut_arrow, cut_csv, cut_parquet, read_arrow, read_csv, read_parquet
 
@@ -90,6 +90,27 @@ def digest(file: str) -> str:
     return found.hexdigest()
 
 
+DOCUMENT_BYTES = 16 << 20
+"""A text file is one document; a larger one is several, each of about this size."""
+
+
+def cut_text(path: str, shown: str) -> Iterator[Chunk]:
+    with Path(path).open("rb") as file:
+        start, line = 0, 1
+        while block := file.read(DOCUMENT_BYTES):
+            block += file.readline()
+            end = start + len(block)
+            yield Chunk("text", path, shown, start, end, line)
+            start, line = end, line + block.count(b"\n")
+
+
+def read_text(chunk: Chunk) -> Objects:
+    try:
+        yield chunk.line, {"text": chunk.read_bytes().decode("utf-8")}
+    except UnicodeDecodeError as error:
+        yield chunk.line, Broken(describe_encoding_error(error))
+
+
 def _cut_workbook(path: str, shown: str) -> Iterator[Chunk]:
     from train.records.workbook import cut_workbook  # zip and XML, for few files
 
@@ -110,10 +131,10 @@ _READERS: dict[str, Reader] = {
     "xlsx": Reader(_cut_workbook, _read_workbook),
     "parquet": Reader(cut_parquet, read_parquet),
     "arrow": Reader(cut_arrow, read_arrow),
+    "text": Reader(cut_text, read_text),
 }
-_TEXTS = frozenset({"json", "csv"})
+_TEXTS = frozenset({"json", "csv", "text"})
 _ADVICE = (
     ({".gz", ".bz2", ".xz", ".zst", ".zip"}, "unpack it first: a compressed file cannot be read from the middle"),
     ({".xls", ".xlsb", ".ods"}, "save the sheet as .xlsx, or as .csv in UTF-8"),
-    ({".txt", ".md"}, "plain text does not say which part is the question and which the answer"),
 )

@@ -2,6 +2,7 @@
 
 turns      {"messages" | "conversations" | "conversation": [turn, ...]}; see turns.py for the kinds of turns
 pairs      a question and an answer by the names of PAIRS, with an optional second part of the question
+text       {"text": ...}, a document, if the job takes such
 
 Every format may also hold `system`, `history`, `tools`, a loss flag, the reasoning and a task. Preference data, KTO
 labels and media are refused. Any other key is ignored, and named. In a table (CSV, Parquet) a list may be JSON text,
@@ -15,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from train.errors import DataError
-from train.records.conversation import PLAIN, Conversation, Empty, RecordOptions, Unreadable
+from train.records.conversation import DOCUMENT, PLAIN, Conversation, Empty, RecordOptions, Unreadable
 from train.records.turns import (
     LOSS_KEYS,
     MEDIA_KEYS,
@@ -65,7 +66,7 @@ PREFERENCES = (
 
 _COMMON = frozenset({"system", *TOOLS, *TASKS, *LOSS_KEYS, *REASONING_KEYS})
 KEYS = frozenset(
-    {*TURN_LISTS, *CONTEXTS, *PREFERENCES, *MEDIA_KEYS, "history", "label", "kto_tag", *_COMMON}
+    {*TURN_LISTS, *CONTEXTS, *PREFERENCES, *MEDIA_KEYS, "history", "label", "kto_tag", "text", *_COMMON}
     | {key for pair in PAIRS for key in pair}
 )
 """Every key that a format looks at: the columns of a table worth reading."""
@@ -86,6 +87,8 @@ def to_conversation(value: Any, options: RecordOptions = PLAIN) -> Conversation:
     if options.columns:
         value, shown = renamed(value, dict(options.columns))
     _refuse_other_data(value, shown)
+    if options.documents and "text" in value and not _has_answers(value):
+        return _document(value, shown, options)
     reader = TurnReader(options)
     known = _read_turns(value, reader) or _read_pair(value, reader, shown)
     if known is None:
@@ -98,6 +101,20 @@ def to_conversation(value: Any, options: RecordOptions = PLAIN) -> Conversation:
     reader.ignore((key for key in value if key not in known and key not in _COMMON), value)
     ignored = tuple(shown.get(key, key) for key in reader.ignored)
     return Conversation(reader.messages, reader.details(), ignored, dropped)
+
+
+def _has_answers(value: Mapping[str, Any]) -> bool:
+    return any(not is_absent(value.get(key)) for key in TURN_LISTS) or any(q in value and a in value for q, a in PAIRS)
+
+
+def _document(value: Mapping[str, Any], shown: Mapping[str, str], options: RecordOptions) -> Conversation:
+    text = _part(value, "text", required=True)
+    for old, new in options.replace:
+        text = text.replace(old, new)
+    if not text or text.isspace():
+        raise Empty("the text is empty")
+    others = (key for key, item in value.items() if key not in ("text", *_COMMON) and not is_absent(item))
+    return Conversation([(DOCUMENT, text)], None, tuple(shown.get(key, key) for key in others))
 
 
 def check_columns(options: RecordOptions) -> None:
@@ -257,7 +274,8 @@ def _unknown_keys(value: Mapping[str, Any], shown: Mapping[str, str]) -> str:
         return f"the records are in the list under the key {inner!r}: save that list alone (jq .{inner} OLD > NEW)"
     lone = next(iter(value)) if len(value) == 1 else ""
     if ("text" in value or lone in _ANSWERS) and "data.columns" not in (found := describe_keys(value, shown)):
-        return "a text alone does not say which part of it is the answer" + found
+        whole = "; data.documents: true trains on whole texts" if "text" in value else ""
+        return f"a text alone does not say which part of it is the answer{whole}{found}"
     return "none of the keys 'messages', 'conversations', 'instruction' and their like" + describe_keys(value, shown)
 
 

@@ -20,6 +20,7 @@ from train.data.dataset import Part
 from train.data.prompts import stop_ids
 from train.data.schedule import spread
 from train.dist import World
+from train.errors import UserError
 from train.training.precision import Autocast, inference
 from train.training.strategy import Inference
 
@@ -38,11 +39,12 @@ class Evaluation:
     scores: dict[str, Any]
     """{"loss", "records", "accuracy", <metric>: value, "tasks"}; the loss is None if it is not finite."""
     answers: list[str]
-    """One per record of data.eval."""
+    """One per record of data.eval that has an answer: Part.asked."""
 
     def __str__(self) -> str:
         loss = math.nan if self.scores["loss"] is None else self.scores["loss"]
-        return f"loss {loss:.4f}  accuracy {self.scores['accuracy']:.3f}"
+        right = self.scores.get("accuracy")
+        return f"loss {loss:.4f}" + (f"  accuracy {right:.3f}" if right is not None else "")
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class Evaluator:
         if found is None:
             return None
         answers = [text for text, _ in found]
-        unended = sum(not ended and self._fits(place) for place, (_, ended) in enumerate(found))
+        places = zip(self.part.asked, found, strict=True)
+        unended = sum(not ended and self._fits(place) for place, (_, ended) in places)
         return Evaluation({**self.scored(answers, loss), "unended": unended}, answers)
 
     def _fits(self, place: int) -> bool:
@@ -79,7 +82,13 @@ class Evaluator:
         found = {"loss": self.loss(records)}
         if metric in (None, "loss"):
             return found
-        places = self._sample(self.config.eval.scored_records)
+        asked, wanted = self.part.asked, self.config.eval.scored_records
+        if not asked:
+            raise UserError(
+                f"eval.keep_best: {metric} is of answers, and data.eval has documents only", "set eval.keep_best: loss"
+            )
+        count = min(wanted, len(asked))
+        places = [asked[place * len(asked) // count] for place in range(count)]
         given = self._answers(lambda done, total: None, places)
         pairs = [(self.part.records[place].answer, text) for place, (text, _) in zip(places, given or (), strict=False)]
         return {**found, metric: float(dist.share(self.world, measured(metric, pairs) if pairs else 0.0))}
@@ -117,7 +126,9 @@ class Evaluator:
     ) -> list[tuple[str, bool]] | None:
         """(the model's answer, whether it ended) for these records of data.eval, or all, on rank 0 (a collective)."""
         tokens, world = self.part.tokens, self.world
-        places = range(len(tokens)) if places is None else places
+        places = self.part.asked if places is None else places
+        if not places:
+            return [] if world.first else None
         # Prompts of similar lengths share a batch, which saves padding. The order is undone at the end.
         order = sorted(places, key=lambda i: -tokens.prompt_size(i))
         given: dict[int, tuple[str, bool]] = {}
@@ -175,9 +186,10 @@ class Evaluator:
 
     def scored(self, answers: list[str], loss: float) -> dict[str, Any]:
         """The scores of an Evaluation."""
-        pairs = [(record.answer, given) for record, given in zip(self.part.records, answers, strict=True)]
+        records = [self.part.records[place] for place in self.part.asked]
+        pairs = [(record.answer, given) for record, given in zip(records, answers, strict=True)]
         known = loss if math.isfinite(loss) else None  # JSON has no other numbers
-        return {"loss": known, **score(pairs, [record.task for record in self.part.records])}
+        return {"loss": known, **score(pairs, [record.task for record in records])}
 
     @contextmanager
     def _evaluating(self, *, generating: bool) -> Iterator[None]:

@@ -24,7 +24,7 @@ def prediction_lines(part: Part, answers: Sequence[str], before: Sequence[str] |
             "task": record.task,
             "right": normalize(record.answer) == normalize(given),
         }
-        for record, given in zip(part.records, answers, strict=True)
+        for record, given in zip([part.records[place] for place in part.asked], answers, strict=True)
     ]
     if before is not None:
         lines = [{**line, "before": answer} for line, answer in zip(lines, before, strict=True)]
@@ -37,7 +37,7 @@ def sample_answers(
     """`count` answers for people to read, spread over the whole of data.eval."""
     if part is None or not (before or after):
         return []
-    records = part.records
+    records = [part.records[place] for place in part.asked]
     stride = max(1, len(records) // max(1, count))
     return [
         {

@@ -134,6 +134,14 @@ ROWS: dict[str, Row] = {
         "一般为 joined，若对话模板对历史轮次写法不同则为 each。", "last",
         "mask_history LLaMA-Factory; roles_to_train axolotl; loss_scale ms-swift; assistant_only_loss TRL",
     ),
+    "data.documents": Row(
+        "整篇文本", "把只有一段文本的记录（`{text: ...}`、.txt 与 .md 文件）当作文档，训练其全部词元，即继续预训练；"
+        "超过 max_length 的文档分成几个序列。", "true",
+        "pretraining_dataset axolotl; pt ms-swift", label="Whole documents",
+    ),
+    "data.document_overlap": Row(
+        "文档重叠", "长文档的每一部分重复前一部分末尾的词元数，只作上文，不计损失。", "64",
+    ),
     "data.on_error": Row(
         "无法读取的记录", "遇到无法读取的记录（错误的 JSON、缺少字段、空回答）时停止或跳过。重复只会提示。", "skip",
         "strict ms-swift",

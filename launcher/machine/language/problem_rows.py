@@ -58,6 +58,7 @@ ROWS = (
     (r"only data.train has it", "只有 data.train 有它"),
     (r"data.mix is shares, so the weights are the shares already", "data.mix 为 shares，weight 已经是份额"),
     (r"data.mix: repeats", "data.mix: repeats"),
+    (r"expected less than data.max_length, (\d+), got (\d+)", r"应小于 data.max_length（\1），得到的是 \2"),
     (r"there is no data.eval to measure on", "没有可供测量的 data.eval"),
     (r"hold a part out: data.eval: 5%", "留出一部分：data.eval: 5%"),
     (r"eval.every is 0: nothing is measured during the training", "eval.every 为 0：训练中不做任何测量"),

@@ -52,6 +52,7 @@ def test_every_form_of_a_file_is_read(tmp_path: Path, name: str, text: str) -> N
         ("a.jsonl", "\n".join([json.dumps({"rows": ROWS})] * 2), "in the list under the key 'rows'"),
         ("a.json", json.dumps({"data": [QUESTION, QUESTION]}), "data.columns could be {messages: data}"),
         ("a.jsonl", json.dumps({"response": "a"}), "a text alone does not say"),
+        ("a.txt", "plain", "does not say which part of it is the answer; data.documents: true"),
         ("a.json", json.dumps(ROWS) + "\n{}", "expected an object, got list"),
         ("a.json", json.dumps(ROWS, indent=1) + "\n{}", "text after the end of the list"),
         ("a.json", json.dumps({"instruction": ["q"], "output": ["a"]}), "holds a part that is not text"),
@@ -64,7 +65,7 @@ def test_a_file_of_another_form_is_refused_with_the_reason(tmp_path: Path, name:
     assert reason in problems[0]
 
 
-@pytest.mark.parametrize("name", ["a.xls", "a.jsonl.gz", "a.txt"])
+@pytest.mark.parametrize("name", ["a.xls", "a.jsonl.gz"])
 def test_a_kind_that_is_not_read_says_what_to_do(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"PK")
     with pytest.raises(DataError) as refused:
