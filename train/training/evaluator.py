@@ -85,7 +85,9 @@ class Evaluator:
         asked, wanted = self.part.asked, self.config.eval.scored_records
         if not asked:
             raise UserError(
-                f"eval.keep_best: {metric} is of answers, and data.eval has documents only", "set eval.keep_best: loss"
+                f"eval.keep_best: {metric} is of answers, and data.eval has documents only",
+                "set eval.keep_best: loss",
+                code="ZL-PLAN-01",
             )
         count = min(wanted, len(asked))
         places = [asked[place * len(asked) // count] for place in range(count)]
