@@ -20,6 +20,7 @@ import click
 
 from launcher.cli import COMMANDS, cli
 from launcher.machine.language import catalogue
+from launcher.rundir import timeline
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "launcher/machine/language"
@@ -27,6 +28,18 @@ BASES = {"ZlaunchError", "TrainError", "ConversionError", "Unreadable"}
 """Errors whose message a user reads; classes below them are found."""
 CLICK = {"fail", "BadParameter", "UsageError", "ClickException"}
 SHOWN = {"say"}
+VIEW = "said"
+"""The function whose first argument is a text of a view, with named fields; or a name, looked up in WORDS."""
+WORDS = (
+    "PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED", "STOPPED", "LOST",
+    "records", "tokens", "weights", "steps", "task", "metric", "before", "after", "value", "prompt", "expected",
+    "loss", "accuracy", "exact_match", "macro_f1", "unreadable", "duplicates", "conflicts", "over-long",
+    "sequences", "turns", "with loss", "measured on", "mean", "median", "max", "training", "evaluation", "tokenizer",
+    "model", "adapter", "save", "start", "gradients", "optimizer", "activations", "logits", "buffers", "python",
+    "environment", "gpus", "driver", "memory", "disk", "login", "host key", "network", "data", "engine", "clock",
+    "checked",
+)  # fmt: skip
+"""Words that views show of data: states, units, columns, metrics."""
 MOST = 24
 """Alternatives of one expression; of one with more, the parts that have several stay fields."""
 FEWEST = 4
@@ -118,23 +131,23 @@ class Module:
             each = [found if len(found) == 1 else [field(part)] for found, part in zip(each, parts, strict=True)]
         return ["".join(chosen) for chosen in itertools.product(*each)]
 
+    def values(self, node: ast.expr, function: ast.FunctionDef | None) -> list[ast.expr]:
+        """The expression itself, or for a name what it is assigned in this function or file."""
+        if not isinstance(node, ast.Name):
+            return [node]
+        assigned = [
+            one.value
+            for one in ast.walk(function or ast.Module([], []))
+            if (isinstance(one, ast.Assign) and any(_name(target) == node.id for target in one.targets))
+            or (isinstance(one, ast.NamedExpr) and one.target.id == node.id)
+        ]
+        return assigned or [self.constants[node.id] for _ in [0] if node.id in self.constants]
+
     def _resolved(self, node: ast.expr, function: ast.FunctionDef | None, depth: int) -> list[str]:
         """What a name of this function or file stands for, or what a function of this file returns."""
         values: list[tuple[ast.expr, ast.FunctionDef | None]] = []
         if isinstance(node, ast.Name):
-            assigned = [
-                one.value
-                for one in ast.walk(function or ast.Module([], []))
-                if isinstance(one, ast.Assign) and any(_name(target) == node.id for target in one.targets)
-            ]
-            assigned += [
-                one.value
-                for one in ast.walk(function or ast.Module([], []))
-                if isinstance(one, ast.NamedExpr) and one.target.id == node.id
-            ]
-            values = [(one, function) for one in assigned] or [
-                (self.constants[node.id], None) for _ in [0] if node.id in self.constants
-            ]
+            values = [(one, function) for one in self.values(node, function)]
         elif isinstance(node, ast.Call) and (called := self.functions.get(_name(node.func))) and called is not function:
             returned = [one.value for one in ast.walk(called) if isinstance(one, ast.Return) and one.value is not None]
             values = [(one, called) for one in returned]
@@ -185,7 +198,7 @@ def _own(text: str) -> str:
 
 def _lines(text: str) -> Iterator[str]:
     """The lines of a template that have words, each with fields of different names."""
-    for line in text.split("\n"):
+    for line in (re.sub("^(note|warning|error): ", "", line) for line in text.split("\n")):
         if not _has_words(line) or line.isupper():
             continue
         count: dict[str, int] = {}
@@ -225,6 +238,25 @@ def error_texts() -> set[str]:
     return set(same.values())
 
 
+def view_texts() -> set[str]:
+    """What views say: the arguments of `said`, the phases of a run, and WORDS."""
+    found = {*WORDS, *timeline.PHASES.values(), *timeline.OTHER_PHASES.values()}
+    for path in sorted((ROOT / "launcher").rglob("*.py")):
+        module = Module(path)
+        for function in [None, *module.functions.values()]:
+            for call in ast.walk(function or module.tree):
+                if isinstance(call, ast.Call) and _name(call.func) == VIEW and call.args:
+                    for value in module.values(call.args[0], function):
+                        found |= set(_constants(value))
+    return found
+
+
+def _constants(node: ast.expr) -> Iterator[str]:
+    for part in ast.walk(node):
+        if isinstance(part, ast.Constant) and isinstance(part.value, str):
+            yield part.value
+
+
 def write(name: str, texts: set[str]) -> None:
     """Bring a catalogue up to date with the texts of the source."""
     file = FOLDER / f"{name}.po"
@@ -238,7 +270,7 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-AREAS = {"help": help_texts, "errors": error_texts}
+AREAS = {"help": help_texts, "errors": error_texts, "views": view_texts}
 
 if __name__ == "__main__":
     for area, texts in AREAS.items():

@@ -14,6 +14,7 @@ from launcher.commands.run_argument import find_run
 from launcher.errors import RunNotFound, UsageError
 from launcher.job.load import read_job
 from launcher.machine import facts, output, process, trainer
+from launcher.machine.language import spoken
 from launcher.rundir.directory import RunDir
 
 device_option = click.option(
@@ -92,7 +93,8 @@ def run_module(run: RunDir, args: Sequence[str]) -> int:
     if ours:
         facts.check_python(python, NEEDED)
     environ = trainer.environment(None if ours else run.code, output.child_encoding())
-    return process.passthrough([python, *args], env=environ, cwd=run.path)
+    with spoken.heard() as stderr:
+        return process.passthrough([python, *args], env=environ, cwd=run.path, stderr=stderr)
 
 
 def answer_options(*, max_new_tokens: int) -> Callable[[Function], Function]:

@@ -8,6 +8,7 @@ import click
 
 from launcher.backends.ssh.requirements import FOR_CONVERSION
 from launcher.machine import facts, output, process, trainer
+from launcher.machine.language import spoken
 
 
 @click.command()
@@ -17,4 +18,6 @@ def convert(source: Path, target: Path) -> int:
     """Convert a ChatGLM or Baichuan checkpoint from its original layout to one that plain transformers reads."""
     facts.check_python(facts.this_python(), FOR_CONVERSION)
     argv = [facts.this_python(), "-m", "train.convert", str(source.absolute()), str(target.absolute())]
-    return process.passthrough(argv, env=trainer.environment(encoding=output.child_encoding()), cwd=trainer.NEUTRAL)
+    env = trainer.environment(encoding=output.child_encoding())
+    with spoken.heard() as stderr:
+        return process.passthrough(argv, env=env, cwd=trainer.NEUTRAL, stderr=stderr)

@@ -10,6 +10,7 @@ import click
 from launcher.commands import options
 from launcher.commands.help_groups import GroupedCommand, Option
 from launcher.lifecycle import records_report
+from launcher.machine.language.spoken import padded, said, shown
 
 
 @click.group()
@@ -86,14 +87,14 @@ def text(found: dict[str, Any]) -> str:
         lines += [f"data.eval: {held['records']:,} of the records of data.train are held out{also}", ""]
     if found["packing"]:
         lines += [*packing_lines(found["packing"]), ""]
-    lines += [f"error: {error}" for error in found["errors"]] or ["no problem that would stop a run"]
+    lines += [shown(f"error: {error}") for error in found["errors"]] or [said("no problem that would stop a run")]
     return "\n".join(lines)
 
 
 def part_lines(name: str, part: dict[str, Any]) -> list[str]:
     over, tokens = part["over_long"], part["tokens"]
     about = "" if over["exact"] else "about "
-    lines = [f"data.{name}: {part['records']:,} records"]
+    lines = [said("data.{name}: {count} records", name=name, count=f"{part['records']:,}")]
     if len(part["sources"]) > 1:
         lines += [
             f"  {one['records']:>12,}  x {one['weight']:g}  {one['path']}{_taken(one)}" for one in part["sources"]
@@ -101,10 +102,15 @@ def part_lines(name: str, part: dict[str, Any]) -> list[str]:
     rows = [
         ("unreadable", f"{part['unreadable']:,}" + (f" ({part['empty']:,} empty)" if part["empty"] else "")),
         ("duplicates", f"{part['duplicates']:,}"),
-        ("conflicts", f"{part['conflicts']:,}  (same input, different output)"),
+        ("conflicts", f"{part['conflicts']:,}  {said('(same input, different output)')}"),
         (
             "over-long",
-            f"{about}{over['cut']:,} cut, {about}{over['dropped']:,} dropped at {over['max_length']:,} tokens",
+            said(
+                "{cut} cut, {dropped} dropped at {most} tokens",
+                cut=f"{about}{over['cut']:,}",
+                dropped=f"{about}{over['dropped']:,}",
+                most=f"{over['max_length']:,}",
+            ),
         ),
     ]
     if part["sequences"] != part["records"]:
@@ -115,13 +121,17 @@ def part_lines(name: str, part: dict[str, Any]) -> list[str]:
             ("turns", f"one sequence per answer, {each:g} per record: {times:g} times the tokens of joined ones")
         )
     if part["loss_share"] is not None:
-        spread = ", ".join(f"{key} {tokens[key]:,}" for key in ("mean", "median", "p90", "p99", "max"))
-        rows.append(("tokens", f"{about}{tokens['total']:,}; per sequence: {spread}"))
-        rows.append(("with loss", f"{part['loss_share']:.1%} of the tokens"))
+        spread = ", ".join(f"{said(key)} {tokens[key]:,}" for key in ("mean", "median", "p90", "p99", "max"))
+        rows.append(
+            ("tokens", said("{total}; per sequence: {spread}", total=f"{about}{tokens['total']:,}", spread=spread))
+        )
+        rows.append(("with loss", said("{share} of the tokens", share=f"{part['loss_share']:.1%}")))
     if part["sampled"] is not None:
-        rows.append(("measured on", f"{part['sampled']:,} records, chosen by hash (--all: all records)"))
-    lines += [f"  {label:<12} {value}" for label, value in rows]
-    lines += [f"  {problem}" for problem in (*part["problems"][:5], *part["warnings"][:5], *part["notes"])]
+        rows.append(
+            ("measured on", said("{count} records, chosen by hash (--all: all records)", count=f"{part['sampled']:,}"))
+        )
+    lines += [f"  {padded(said(label), 12)} {value}" for label, value in rows]
+    lines += [f"  {shown(problem)}" for problem in (*part["problems"][:5], *part["warnings"][:5], *part["notes"])]
     return [*lines, *histogram(tokens.get("histogram") or [])]
 
 
@@ -133,8 +143,13 @@ def _taken(source: dict[str, Any]) -> str:
 
 def packing_lines(packing: dict[str, Any]) -> list[str]:
     shares = "  ".join(f"{mode} {waste:.1%}" for mode, waste in packing["waste"].items())
-    batch = f"{packing['micro_batch_size']} of {packing['global_batch_size']} records per pass"
-    return [f"padding      {shares}  ({batch}; planned: {packing['planned']})"]
+    batch = said(
+        "({micro} of {all} records per pass; planned: {planned})",
+        micro=packing["micro_batch_size"],
+        all=packing["global_batch_size"],
+        planned=packing["planned"],
+    )
+    return [f"{padded(said('padding'), 12)} {shares}  {batch}"]
 
 
 def histogram(bars: list[list[float]]) -> list[str]:
@@ -146,7 +161,7 @@ def histogram(bars: list[list[float]]) -> list[str]:
     plotext.clear_figure()
     width = bars[1][0] - bars[0][0]
     plotext.bar([f"{edge + width:.0f}" for edge, _ in bars], [count for _, count in bars], width=0.9)
-    plotext.title("tokens per sequence, up to")
+    plotext.title(said("tokens per sequence, up to"))
     plotext.plot_size(78, 12)
     plotext.theme("clear")
     return [line.rstrip() for line in plotext.uncolorize(plotext.build()).splitlines()]

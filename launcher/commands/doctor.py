@@ -17,6 +17,7 @@ from launcher.commands.local import LOCAL_FLAGS
 from launcher.commands.options import add_flags, load_job, some_job_options, take_flags
 from launcher.commands.slurm import SLURM_FLAGS
 from launcher.commands.ssh import host_flags, host_options, hosts_of_flags
+from launcher.machine.language.spoken import padded, said
 
 COLORS = {"ok": "green", "warn": "yellow", "bad": "red"}
 JOB_KEYS = ("device", "model.path", "train.zero_stage", "container.runtime", "container.image")
@@ -136,7 +137,7 @@ def print_rows(rows: Sequence[Row]) -> None:
         if row not in tabled:
             console.print(f"[bold]{escape(row.host)}[/]", highlight=False)
             for name, cell in row.cells.items():
-                console.print(f"  {name:<12} {_styled(cell)}", highlight=False, soft_wrap=True)
+                console.print(f"  {padded(said(name), 12)} {_styled(cell)}", highlight=False, soft_wrap=True)
     for columns in fit_columns(tabled, list(columns_of_all), console.width) if tabled else ():
         table = Table()
         for column in ("host", *columns):

@@ -8,6 +8,7 @@ import click
 
 from launcher.errors import UsageError
 from launcher.lifecycle import job_file
+from launcher.machine.language import spoken
 
 
 @click.command()
@@ -28,7 +29,7 @@ def init(file: Path, model: str, full: bool, source: str | None, gpus: int | Non
     if gpus and not source:
         raise UsageError("--gpus has no effect without --from", code="ZL-OPT-01")
     text, notes = (
-        (job_file.commented_job(model, full=full), [])
+        (job_file.commented_job(model, full=full, chinese=spoken.is_chinese()), [])
         if source is None
         else (job_file.imported_job(source, gpus, full=full))
     )
@@ -37,6 +38,6 @@ def init(file: Path, model: str, full: bool, source: str | None, gpus: int | Non
     except OSError as error:
         raise UsageError(f"cannot write {file}: {error.strerror}", code="ZL-FILE-02") from error
     for note in notes:
-        click.echo(note)
-    step = "set model and data in it" if source is None else "read its comments"
-    click.echo(f"wrote {file}; next: {step}, then zlaunch local {file} --dry-run")
+        click.echo(spoken.shown(note))
+    step = spoken.said("set model and data in it") if source is None else spoken.said("read its comments")
+    click.echo(spoken.said("wrote {file}; next: {step}, then zlaunch local {file} --dry-run", file=file, step=step))

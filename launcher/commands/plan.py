@@ -11,6 +11,7 @@ from launcher.job.load import read_job
 from launcher.job.network_rate import bytes_per_second
 from launcher.lifecycle import forecast
 from launcher.lifecycle.forecast import Planned, Refused
+from launcher.machine.language.spoken import padded, said, shown
 from launcher.plan import agent_plan
 from launcher.plan.between_hosts import USUAL_RATE, rate_text
 from launcher.plan.fastest import STAGES
@@ -69,7 +70,8 @@ def plan(
 def _active(planned: Planned) -> str:
     """How much of a mixture of experts a token meets."""
     shape = planned.shape
-    return f"{shape.active_parameters / 1e9:.2f} billion of them active, " if shape.experts else ""
+    active = f"{shape.active_parameters / 1e9:.2f}"
+    return said("{size} billion of them active, ", size=active) if shape.experts else ""
 
 
 def table(planned: Planned) -> str:
@@ -77,38 +79,54 @@ def table(planned: Planned) -> str:
     job, there, cost, work = planned.job, planned.situation, planned.best.cost, planned.work
     row = forecast.report(planned)
     lines = [
-        f"{job.model.path}: {planned.shape.parameters / 1e9:.2f} billion parameters, {_active(planned)}"
-        f"{row['trainable'] / 1e6:.1f} million trained (LoRA r={job.lora.r})",
-        f"on {there.world_size} x {there.gpu_name} ({there.gpu_memory_bytes / GIB:.1f} GiB each)"
-        f"{f', {ASSUMED}' if planned.assumed else ''}",
+        said(
+            "{model}: {size} billion parameters, {active}{trained} million trained (LoRA r={r})",
+            model=job.model.path,
+            size=f"{planned.shape.parameters / 1e9:.2f}",
+            active=_active(planned),
+            trained=f"{row['trainable'] / 1e6:.1f}",
+            r=job.lora.r,
+        ),
+        said(
+            "on {count} x {gpu} ({size} GiB each)",
+            count=there.world_size,
+            gpu=there.gpu_name,
+            size=f"{there.gpu_memory_bytes / GIB:.1f}",
+        )
+        + (f", {said(ASSUMED)}" if planned.assumed else ""),
         "",
-        "memory per GPU at the peak of a step",
-        *(f"  {name:<12} {size / GIB:8.2f} GiB" for name, size in cost.memory.parts.items()),
-        f"  {'total':<12} {cost.memory.total / GIB:8.2f} GiB of {there.room / GIB:.2f} free",
+        said("memory per GPU at the peak of a step"),
+        *(f"  {padded(said(name), 12)} {size / GIB:8.2f} GiB" for name, size in cost.memory.parts.items()),
+        f"  {padded(said('total'), 12)} {cost.memory.total / GIB:8.2f} GiB"
+        + said(" of {size} free", size=f"{there.room / GIB:.2f}"),
         "",
-        "settings",
+        said("settings"),
     ]
     for key, item in row["settings"].items():
-        lines.append(f"  {key:<34} {item['value']!s:<8} {item['reason']}")
-    lines += ["", f"about {cost.tokens_per_second:,.0f} tokens/s on all GPUs"]
+        lines.append(f"  {key:<34} {item['value']!s:<8} {shown(item['reason'])}")
+    lines += ["", said("about {speed} tokens/s on all GPUs", speed=f"{cost.tokens_per_second:,.0f}")]
     lines += _between_hosts(planned)
     if planned.quantized:
         sizes = ", ".join(f"{name} {size / GIB:.1f} GiB" for name, size in planned.quantized.items())
-        lines.append(f"with other values of model.quantization: {sizes}")
+        lines.append(said("with other values of model.quantization: {sizes}", sizes=sizes))
     if planned.fp8_gain:
         lines.append(
-            f"model.quantization: fp8 would be about {planned.fp8_gain:.2f} times as fast, in the same memory "
-            "(docs/fp8.md says what it costs)"
+            said(
+                "model.quantization: fp8 would be about {times} times as fast, in the same memory "
+                "(docs/fp8.md says what it costs)",
+                times=f"{planned.fp8_gain:.2f}",
+            )
         )
     if work:
-        estimate = f", about {work['tokens_per_record']} tokens per record" if work["records"] else ""
-        lines.append(f"{work['steps']} steps{estimate}: {_duration(work['hours'])}")
+        each = work["tokens_per_record"]
+        estimate = said(", about {count} tokens per record", count=each) if work["records"] else ""
+        lines.append(said("{count} steps", count=work["steps"]) + f"{estimate}: {_duration(work['hours'])}")
         if turns := work.get("turns"):
             lines.append(
                 f"the chat template makes one sequence per answer, {turns['sequences'] / turns['records']:.1f} per "
                 f"record: {turns['times']:.1f} times the tokens of data.turns: joined"
             )
-        lines += [f"note: data.train: {work['remark']}"] if work["remark"] else []
+        lines += [shown(f"note: data.train: {work['remark']}")] if work["remark"] else []
     lines += agent_plan.reporting_lines(job.train.trackers, agent_plan.notify_of(job))
     return "\n".join(lines)
 
@@ -137,5 +155,7 @@ def _between_hosts(planned: Planned) -> list[str]:
 
 def _duration(hours: float) -> str:
     if hours * 60 < 1:
-        return "less than a minute"
-    return f"about {hours:.1f} hours" if hours >= 1 else f"about {hours * 60:.1f} minutes"
+        return said("less than a minute")
+    if hours >= 1:
+        return said("about {hours} hours", hours=f"{hours:.1f}")
+    return said("about {minutes} minutes", minutes=f"{hours * 60:.1f}")

@@ -9,6 +9,7 @@ from launcher.backends.slurm.jobs import SlurmBackend
 from launcher.commands.run_argument import find_run
 from launcher.lifecycle.attach import conclude, leave
 from launcher.lifecycle.interrupted import stop
+from launcher.machine.language import spoken
 from launcher.rundir.directory import RunDir
 from launcher.rundir.state import RunState
 
@@ -40,7 +41,7 @@ def watch(run: str) -> int:
         leave(found)
         return 0
     except StopRequested:
-        click.echo("stopping after a checkpoint (Ctrl-C again: stop now) ...")
+        click.echo(spoken.said("stopping after a checkpoint (Ctrl-C again: stop now) ..."))
         return conclude(found, stop(found, backend))
     except KeyboardInterrupt:  # the terminal is gone, or there is nobody to ask
         leave(found)

@@ -15,6 +15,7 @@ from launcher.job.spec import Job
 from launcher.lifecycle import checks, submit
 from launcher.lifecycle.interrupted import StartInterrupted, cancel_start, state_after_cancel, stop
 from launcher.machine import output
+from launcher.machine.language import spoken
 from launcher.plan import agent_plan
 from launcher.plan.types import RunPlan, Target
 from launcher.rundir import summary
@@ -124,7 +125,7 @@ def leave(run: RunDir, *, as_json: bool = False) -> None:
 def finish_interrupted_start(run: RunDir, start: StartInterrupted, as_json: bool) -> int:
     """Print what became of a run whose start was cancelled, and by whom. Returns the exit code."""
     if start.elsewhere and start.cancelled:
-        click.echo(f"{run.run_id} was cancelled during its start by another command (`zlaunch cancel`)", err=True)
+        spoken.say(f"{run.run_id} was cancelled during its start by another command (`zlaunch cancel`)")
     return _finish_interrupted(run, RunState.CANCELLED if start.cancelled else RunState.RUNNING, as_json)
 
 
@@ -149,9 +150,9 @@ def conclude(run: RunDir, state: RunState, *, smoke: bool = False, as_json: bool
     problems = summary.smoke_problems(run) if smoke and state is RunState.SUCCEEDED else []
     final.print_outcome(run, state, output=sys.stderr if as_json else sys.stdout)
     if page := write.write_if_new(run, state):
-        click.echo(f"report: {page}", err=as_json)
+        click.echo(f"{spoken.said('report')}: {page}", err=as_json)
     for problem in problems:
-        click.echo(f"smoke: {problem}", err=True)
+        spoken.say(f"smoke: {problem}")
     if as_json:
         click.echo(json.dumps({**_summary(run, state), **({"smoke_problems": problems} if smoke else {})}))
     return 1 if problems else EXIT.get(state, 1)
@@ -160,7 +161,7 @@ def conclude(run: RunDir, state: RunState, *, smoke: bool = False, as_json: bool
 def print_notes(plan: RunPlan) -> None:
     """Tell what the user should know before the run starts."""
     for note in plan.notes:
-        click.echo(f"note: {note}", err=True)
+        spoken.say(f"note: {note}")
 
 
 def print_rendered(run: RunDir, plan: RunPlan, as_json: bool) -> int:
@@ -169,12 +170,13 @@ def print_rendered(run: RunDir, plan: RunPlan, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps({"run": run.run_id, "directory": str(run.path), "world_size": plan.launch.world_size}))
         return 0
-    click.echo(f"rendered {run.path}")
+    click.echo(spoken.said("rendered {place}", place=run.path))
     for reason in plan.reasons:
-        click.echo(f"  {reason.setting} = {reason.value}: {reason.reason}")
+        click.echo(f"  {reason.setting} = {reason.value}: {spoken.shown(reason.reason)}")
     for line in agent_plan.reporting_lines(plan.launch.trackers, plan.launch.notify):
-        click.echo(f"  {line}")
-    click.echo(f"  ranks: {plan.launch.world_size}, nodes: {len(plan.launch.nodes)}; nothing was started")
+        click.echo(f"  {spoken.shown(line)}")
+    counts = {"ranks": plan.launch.world_size, "nodes": len(plan.launch.nodes)}
+    click.echo(spoken.said("  ranks: {ranks}, nodes: {nodes}; nothing was started", **counts))
     return 0
 
 
@@ -202,5 +204,5 @@ def follow(run: RunDir, backend: Backend, *, output: IO[str]) -> RunState:
     try:
         return watch(run, lambda: backend.state(run), console)
     except KeyboardInterrupt:
-        console.print("stopping after a checkpoint (Ctrl-C again: stop now) ...")
+        console.print(spoken.said("stopping after a checkpoint (Ctrl-C again: stop now) ..."))
         return stop(run, backend)

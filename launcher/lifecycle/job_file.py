@@ -41,7 +41,7 @@ def demo_job() -> Path:
     return installation.path("templates") / "demo" / "job.yaml"
 
 
-def commented_job(model: str, *, full: bool = False) -> str:
+def commented_job(model: str, *, full: bool = False, chinese: bool = False) -> str:
     """A job file that explains its keys, for the model of that hub id or directory; `full`: with every key."""
     from launcher.job.reference import commented, json_schema
 
@@ -51,7 +51,17 @@ def commented_job(model: str, *, full: bool = False) -> str:
         " Paths are relative to this file.",
         "data.eval": "Held-out records in the same form. Their loss and answers are measured.",
     }
-    return commented.commented(values, full=full, notes=notes, schema=address(json_schema.FILE))
+    schema = address(json_schema.FILE)
+    if not chinese:
+        return commented.commented(values, full=full, notes=notes, schema=schema)
+    from launcher.machine.language.help_page import wrapped
+
+    notes = {
+        "data.train": '记录文件，每行一条：{"instruction": ..., "input": ..., "output": ...} 或 '
+        '{"messages": [...]}。路径相对于本文件。',
+        "data.eval": "同样格式的留出记录：测量损失，并让模型作答。",
+    }
+    return commented.commented(values, full=full, notes=notes, schema=schema, chinese=True, wrap=wrapped)
 
 
 def imported_job(source: str, gpus: int | None, *, full: bool = False) -> tuple[str, list[str]]:

@@ -15,6 +15,7 @@ from launcher.errors import UsageError
 from launcher.job.spec import JobSpec
 from launcher.lifecycle import checks
 from launcher.machine import facts, output, process, trainer
+from launcher.machine.language import spoken
 from launcher.machine.process import CommandError
 from launcher.plan.resolve import plan
 from train.config import dump
@@ -48,7 +49,8 @@ def _run(python: str, config: str, *arguments: str, timeout: float | None, shown
         argv = [python, "-m", "train.datacheck", "--config", str(file), "--json", *arguments]
         env = {**trainer.environment(), "TMPDIR": directory}
         descriptors = []
-        if shown and (number := output.error_descriptor()) is not None:
+        number = stack.enter_context(spoken.heard()) if shown else None
+        if shown and (number := number or output.error_descriptor()) is not None:
             descriptors = [os.dup(number)]  # beside its own standard error, which says why it refuses
             stack.callback(os.close, descriptors[0])
             argv.append(f"--lines-to={descriptors[0]}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+from launcher.machine.language import spoken
 
 FIRST_AFTER = 2.0
 """Seconds without a line: most copies are over by then."""
@@ -40,7 +41,7 @@ class ByteProgress:
             rate = self.done / (now - self.begun)
             left = f", {max(0.0, self.total - self.done) / rate:.0f} s left" if rate and self.total else ""
             total = f" of {shown(self.total)}" if self.total else ""
-            print(f"{self.what}: {shown(self.done)}{total}, {shown(rate)}/s{left}", file=sys.stderr, flush=True)
+            spoken.say(f"{self.what}: {shown(self.done)}{total}, {shown(rate)}/s{left}")
 
 
 @contextlib.contextmanager
@@ -54,7 +55,7 @@ def waiting(what: str, file: Path | None = None) -> Iterator[None]:
             wait, seconds = EVERY, time.monotonic() - begun
             size = file.stat().st_size if file and file.exists() else 0
             text = f"{shown(size)}, {shown(size / seconds)}/s" if size else f"{seconds:.0f} s so far"
-            print(f"{what}: {text}", file=sys.stderr, flush=True)
+            spoken.say(f"{what}: {text}")
 
     threading.Thread(target=tell, daemon=True).start()
     try:

@@ -208,7 +208,9 @@ ENDING_SECONDS = 5.0
 """Seconds that a command on this terminal has to end after a request, before the next harder one."""
 
 
-def passthrough(argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> int:
+def passthrough(
+    argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None, stderr: int | None = None
+) -> int:
     """Run a command on the streams of this terminal; return its exit status, 128 + n after signal n.
 
     The terminal itself sends it Ctrl-C, and the command decides what to do (a chat continues). Of other signals that
@@ -227,7 +229,7 @@ def passthrough(argv: Sequence[str], *, env: Mapping[str, str] | None = None, cw
     try:
         with handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), pass_on):
             with handled((signal.SIGHUP,), signal.SIG_IGN):  # the child inherits this: only we tell it of the hang-up
-                children.append(subprocess.Popen(list(argv), env=env, cwd=cwd))
+                children.append(subprocess.Popen(list(argv), env=env, cwd=cwd, stderr=stderr))
             code = _wait_or_end(children[0], asked)
     except OSError as error:
         why = f"cannot be started: {error.strerror}"

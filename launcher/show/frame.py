@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from rich.cells import cell_len
 from rich.text import Text
 
+from launcher.machine.language.spoken import said, shown
 from launcher.rundir.picture import Count, Node, Phase, Picture, Rank, Score
 from launcher.rundir.verdict import over_same_records
 from launcher.show.chart import chart
@@ -50,8 +51,8 @@ class Sheet:
         content = value if isinstance(value, Text) else Text(self.text(value), style=style)
         pieces = self._folded(content, self.width - LABEL) if self.fold else [content]
         for place, piece in enumerate(pieces[:most]):
-            head = Text(f"  {name if place == 0 else '':<{LABEL - 2}}", style="dim")
-            self.add(head + piece)
+            head = self.text(name) if place == 0 else ""
+            self.add(Text(f"  {head}{' ' * (LABEL - 2 - cell_len(head))}", style="dim") + piece)
 
     def paragraph(self, text: str, style: str = "", indent: int = 2) -> None:
         content = Text(self.text(text), style=style)
@@ -99,29 +100,30 @@ def report(picture: Picture, *, width: int, encoding: str = "utf-8", fold: bool 
     """The run as `zlaunch status` prints it once: everything but the events."""
     sheet = Sheet(width, encoding, fold=fold)
     where = " ".join((str(picture.backend), *picture.ids))
-    state = Text(picture.state, style=STATE_STYLE.get(picture.state, "bold red"))
+    state = Text(sheet.text(said(picture.state)), style=STATE_STYLE.get(picture.state, "bold red"))
     sheet.add(Text(f"{sheet.text(picture.run)}: ") + state + Text(f" ({sheet.text(where)})"))
     if picture.verdict is not None:
         _verdict(sheet, picture)
-    sheet.row("directory", picture.directory)
+    sheet.row(said("directory"), picture.directory)
     if picture.phase != "ended":
         _position(sheet, picture)
     if picture.loss is not None:
         total = f"/{picture.total_steps}" if picture.total_steps and picture.total_steps != picture.step else ""
-        speed = f", {picture.tokens_per_second:,.0f} tokens/s" if picture.tokens_per_second else ""
-        sheet.row("progress", f"step {picture.step}{total}, loss {picture.loss:.4f}{speed}")
+        progress = said("step {step}, loss {loss}", step=f"{picture.step}{total}", loss=f"{picture.loss:.4f}")
+        sheet.row(said("progress"), progress + _rate(picture))
     _numbers(sheet, picture, loss=False)
     for node in picture.nodes:
-        sheet.row(f"node {node.node_rank}", f"{node.host} {node.state}: {', '.join(map(_rank, node.ranks))}")
+        ranks = ", ".join(map(_rank, node.ranks))
+        sheet.row(said("node {number}", number=node.node_rank), f"{node.host} {said(str(node.state))}: {ranks}")
     if picture.restarts:
-        sheet.row("restarts", str(picture.restarts))
+        sheet.row(said("restarts"), str(picture.restarts))
     if picture.checkpoints:
-        sheet.row("checkpoints", ", ".join(f"step {step}" for step in picture.checkpoints))
+        sheet.row(said("checkpoints"), ", ".join(said("step {step}", step=step) for step in picture.checkpoints))
     if len(picture.curve) > 1:
         sheet.lines += _chart(sheet, picture, 12, width=min(sheet.width, 100))
     if picture.state == "SUCCEEDED" and not picture.is_program:
         for step in picture.next_steps:
-            sheet.row("next", step)
+            sheet.row(said("next"), step)
     return sheet.lines
 
 
@@ -132,28 +134,36 @@ def curve_lines(picture: Picture, *, width: int, encoding: str = "utf-8") -> lis
 
 def one_line(picture: Picture) -> str:
     """Where the run stands, for a pipe."""
-    parts = [f"step {picture.step}/{picture.total_steps or '?'}" if picture.phase == "train" else picture.phase_text]
+    step = f"{picture.step}/{picture.total_steps or '?'}"
+    parts = [said("step {step}", step=step) if picture.phase == "train" else said(picture.phase_text)]
     if picture.phase != "train" and picture.count is not None:
         parts.append(amount(picture.count))
     if picture.phase == "train" and picture.loss is not None and picture.step:
-        parts.append(f"loss {picture.loss:.4f}")
+        parts.append(said("loss {loss}", loss=f"{picture.loss:.4f}"))
         if picture.held_out:
-            parts.append(f"held out {picture.held_out[-1].loss:.4f}")
+            parts.append(said("held out {loss}", loss=f"{picture.held_out[-1].loss:.4f}"))
         if picture.tokens_per_second:
-            parts.append(f"{picture.tokens_per_second:,.0f} tokens/s")
+            parts.append(said("{speed} tokens/s", speed=f"{picture.tokens_per_second:,.0f}"))
         if picture.peak_bytes:
             parts.append(f"{picture.peak_bytes / GIB:.1f} GiB")
     if picture.seconds_left is not None:
-        parts.append(f"{duration(picture.seconds_left)} left")
+        parts.append(said("{time} left", time=duration(picture.seconds_left)))
     return "  ".join(parts)
+
+
+def _rate(picture: Picture) -> str:
+    """`, 1,798 tokens/s`; empty: not known."""
+    speed = picture.tokens_per_second
+    return said(", {speed} tokens/s", speed=f"{speed:,.0f}") if speed else ""
 
 
 def _head(sheet: Sheet, picture: Picture) -> None:
     """The run and its state, and below them how far it is."""
     where = [str(picture.backend)]
     if picture.world_size:
-        where.append(f"{picture.world_size} rank{'s' * (picture.world_size != 1)}")
-    state = Text(f"  {picture.state}", style=STATE_STYLE.get(picture.state, "bold red"))
+        ranks = "{count} rank" if picture.world_size == 1 else "{count} ranks"
+        where.append(said(ranks, count=picture.world_size))
+    state = Text(f"  {sheet.text(said(picture.state))}", style=STATE_STYLE.get(picture.state, "bold red"))
     right = Text(" · ".join(where) if sheet.fancy else ", ".join(where), style="dim") + state
     name = Text(sheet.text(picture.run), style="bold")
     name.truncate(max(8, sheet.width - right.cell_len - 3), overflow="ellipsis" if sheet.fancy else "crop")
@@ -164,13 +174,14 @@ def _head(sheet: Sheet, picture: Picture) -> None:
 def _position(sheet: Sheet, picture: Picture) -> None:
     """The phase, its count and the time left; below them a bar, if the end is known."""
     now = picture.phases[-1]
-    left = f"{duration(picture.seconds_left)} left" if picture.seconds_left is not None else ""
+    left = said("{time} left", time=duration(picture.seconds_left)) if picture.seconds_left is not None else ""
     if not left and now.started and picture.state in ("RUNNING", "PENDING"):
-        left = f"for {duration(max(0.0, picture.read_at - now.started))}"
-    text = Text(f" {picture.phase_text}", style="bold")
+        left = said("for {time}", time=duration(max(0.0, picture.read_at - now.started)))
+    left = sheet.text(left)
+    text = Text(f" {sheet.text(said(picture.phase_text))}", style="bold")
     if picture.count is not None:
-        text.append(f"  {amount(picture.count)}", style="")
-    text.append(" " * max(2, sheet.width - text.cell_len - len(left) - 1) + left, style="")
+        text.append(f"  {sheet.text(amount(picture.count))}", style="")
+    text.append(" " * max(2, sheet.width - text.cell_len - cell_len(left) - 1) + left, style="")
     sheet.add(text)
     if picture.count is not None and picture.count.total:
         sheet.add(_bar(sheet, min(1.0, picture.count.done / picture.count.total), sheet.width - 2))
@@ -185,37 +196,50 @@ def _bar(sheet: Sheet, share: float, width: int, style: str = "cyan") -> Text:
 def amount(count: Count) -> str:
     """`step 31 of 63, 49%` · `3.1 of 15.2 GB` · `1,200 records`."""
     if count.unit == "bytes":
-        total = f" of {count.total / 1e9:.2f}" if count.total else ""
-        return f"{count.done / 1e9:.2f}{total} GB"
+        done = f"{count.done / 1e9:.2f}"
+        total = f"{count.total / 1e9:.2f}" if count.total else ""
+        return said("{done} of {total} GB", done=done, total=total) if total else f"{done} GB"
     if count.unit == "steps":
         share = f", {count.done / count.total:.0%}" if count.total else ""
-        return f"step {count.done} of {count.total or '?'}{share}"
-    about = "about " if count.unit == "records" and count.total and count.total > 10_000 else ""
-    return f"{count.done:,}{f' of {about}{count.total:,}' if count.total else ''} {count.unit}"
+        return said("step {step} of {total}", step=count.done, total=count.total or "?") + share
+    unit = said(count.unit)
+    if not count.total:
+        return f"{count.done:,} {unit}"
+    many = count.unit == "records" and count.total > 10_000
+    return said(
+        "{done} of about {total} {unit}" if many else "{done} of {total} {unit}",
+        done=f"{count.done:,}", total=f"{count.total:,}", unit=unit,
+    )  # fmt: skip
 
 
 def _numbers(sheet: Sheet, picture: Picture, *, loss: bool = True) -> None:
     if picture.loss is not None and loss:
         value = Text(f"{picture.loss:.4f}", style="bold")
         if picture.loss_smoothed is not None and len(picture.curve) > 2:
-            value.append(f"   smoothed {picture.loss_smoothed:.4f}", style="")
-        sheet.row("loss", value)
+            value.append(sheet.text(said("   smoothed {loss}", loss=f"{picture.loss_smoothed:.4f}")), style="")
+        sheet.row(said("loss"), value)
     measured = over_same_records(picture.held_out)
     if measured:
         first, last = measured[0], measured[-1]
-        change = f"{first.loss:.4f} to {last.loss:.4f}" if len(measured) > 1 else f"{last.loss:.4f}"
-        on = f", on {last.records} records" if last.records else ""
-        sheet.row("held out", f"{change}, after step {last.step}{on}")
+        change = f"{last.loss:.4f}"
+        if len(measured) > 1:
+            change = said("{first} to {last}", first=f"{first.loss:.4f}", last=change)
+        on = said(", on {count} records", count=last.records) if last.records else ""
+        sheet.row(said("held out"), said("{change}, after step {step}", change=change, step=last.step) + on)
     if picture.best is not None:
-        kept = ", the adapter" if picture.adapter_step == picture.best.step else ""
-        sheet.row("best", f"step {picture.best.step}, {picture.best.metric} {picture.best.value:.4f}{kept}")
+        kept = said(", the adapter") if picture.adapter_step == picture.best.step else ""
+        best = f"{said(picture.best.metric)} {picture.best.value:.4f}{kept}"
+        sheet.row(said("best"), said("step {step}, {best}", step=picture.best.step, best=best))
     if picture.learning_rate is not None and picture.phase == "train":
-        norm = f"   gradient norm {picture.grad_norm:.2f}" if picture.grad_norm is not None else ""
+        length = picture.grad_norm
+        norm = said("   gradient norm {norm}", norm=f"{length:.2f}") if length is not None else ""
         epoch = f"   epoch {picture.epoch:.2f}" if picture.epoch is not None else ""
-        sheet.row("rate", f"{picture.learning_rate:.2e}{norm}{epoch}")
+        sheet.row(said("rate"), f"{picture.learning_rate:.2e}{norm}{epoch}")
     if picture.tokens_per_second and picture.phase == "train":
-        planned = f", {picture.speed_share:.0%} of the planned speed" if picture.speed_share else ""
-        sheet.row("speed", f"{picture.tokens_per_second:,.0f} tokens/s{planned}")
+        share = picture.speed_share
+        planned = said(", {share} of the planned speed", share=f"{share:.0%}") if share else ""
+        speed = said("{speed} tokens/s", speed=f"{picture.tokens_per_second:,.0f}")
+        sheet.row(said("speed"), speed + planned)
     _memory(sheet, picture)
 
 
@@ -227,11 +251,16 @@ def _memory(sheet: Sheet, picture: Picture) -> None:
     plan = picture.planned_bytes
     if len(ranks) > 2:
         least, most = min(rank.peak_bytes or 0 for rank in ranks), max(rank.peak_bytes or 0 for rank in ranks)
-        shown = f"{least / GIB:.1f} to {most / GIB:.1f} GiB on {len(ranks)} ranks"
+        sizes = said(
+            "{least} to {most} GiB on {count} ranks",
+            least=f"{least / GIB:.1f}", most=f"{most / GIB:.1f}", count=len(ranks),
+        )  # fmt: skip
     else:
         several = len(ranks) > 1 or picture.world_size != 1
-        shown = "   ".join(f"{f'rank {r.rank} ' if several else ''}{(r.peak_bytes or 0) / GIB:.1f} GiB" for r in ranks)
-    sheet.row("memory", f"{shown}{f', planned {plan / GIB:.1f} GiB' if plan else ''}")
+        each = [(said("rank {rank} ", rank=one.rank) if several else "", (one.peak_bytes or 0) / GIB) for one in ranks]
+        sizes = "   ".join(f"{name}{size:.1f} GiB" for name, size in each)
+    planned = said(", planned {size} GiB", size=f"{plan / GIB:.1f}") if plan else ""
+    sheet.row(said("memory"), sizes + planned)
 
 
 def _places(sheet: Sheet, picture: Picture, most: int) -> None:
@@ -240,14 +269,18 @@ def _places(sheet: Sheet, picture: Picture, most: int) -> None:
     for node in late[:most] if picture.state == "RUNNING" else ():
         beat = ""
         if _is_late(node, picture):
-            beat = f", no sign of life for {duration(picture.read_at - (node.heartbeat or 0))}"
-        ranks = f"rank{'s' * (len(node.ranks) != 1)} {_span([rank.rank for rank in node.ranks])}" if node.ranks else ""
-        more = f"   and {len(late) - most} more nodes" if node is late[:most][-1] and len(late) > most else ""
-        sheet.row(f"node {node.node_rank}", f"{node.host} {ranks}{beat}{more}", "yellow" if beat else "", most=1)
+            beat = said(", no sign of life for {time}", time=duration(picture.read_at - (node.heartbeat or 0)))
+        several = "rank {ranks}" if len(node.ranks) == 1 else "ranks {ranks}"
+        ranks = said(several, ranks=_span([rank.rank for rank in node.ranks])) if node.ranks else ""
+        last = node is late[:most][-1] and len(late) > most
+        more = said("   and {count} more nodes", count=len(late) - most) if last else ""
+        name = said("node {number}", number=node.node_rank)
+        sheet.row(name, f"{node.host} {ranks}{beat}{more}", "yellow" if beat else "", most=1)
     behind = [phase for phase in picture.phases[:-1] if phase.started and phase.ended]
     if behind:
         joint = " · " if sheet.fancy else ", "
-        sheet.row("done", joint.join(f"{_short(phase)} {duration(_took(phase))}" for phase in behind), "dim", most=1)
+        done = joint.join(f"{said(_short(phase))} {duration(_took(phase))}" for phase in behind)
+        sheet.row(said("done"), done, "dim", most=1)
 
 
 def _is_late(node: Node, picture: Picture) -> bool:
@@ -266,25 +299,27 @@ def _short(phase: Phase) -> str:
 
 
 def _span(ranks: Sequence[int]) -> str:
-    return str(ranks[0]) if len(ranks) == 1 else f"{min(ranks)} to {max(ranks)}"
+    return str(ranks[0]) if len(ranks) == 1 else said("{first} to {last}", first=min(ranks), last=max(ranks))
 
 
 def _rank(rank: Rank) -> str:
     if rank.signal:
-        return f"rank {rank.rank} ended by signal {rank.signal}"
-    return f"rank {rank.rank} pid {rank.pid}" if rank.exit_code is None else f"rank {rank.rank} exit {rank.exit_code}"
+        return said("rank {rank} ended by signal {signal}", rank=rank.rank, signal=rank.signal)
+    if rank.exit_code is None:
+        return said("rank {rank} pid {pid}", rank=rank.rank, pid=rank.pid)
+    return said("rank {rank} exit {code}", rank=rank.rank, code=rank.exit_code)
 
 
 def _verdict(sheet: Sheet, picture: Picture) -> None:
     verdict = picture.verdict
     assert verdict is not None
-    sheet.paragraph(verdict.line, TONE_STYLE[verdict.tone])
-    sheet.paragraph(verdict.reason, "dim")
+    sheet.paragraph(shown(verdict.line), TONE_STYLE[verdict.tone])
+    sheet.paragraph(shown(verdict.reason), "dim")
 
 
 def _failure(sheet: Sheet, picture: Picture, most: int) -> None:
     failure = picture.failure or {}
-    sheet.row("cause", f"{failure.get('cause')}: {failure.get('message')}", "red", most=most)
+    sheet.row(said("cause"), f"{failure.get('cause')}: {shown(str(failure.get('message')))}", "red", most=most)
 
 
 def _chart(sheet: Sheet, picture: Picture, room: int, width: int | None = None) -> list[Text]:
@@ -295,9 +330,9 @@ def _chart(sheet: Sheet, picture: Picture, room: int, width: int | None = None) 
     held_out = [(point.step, point.loss) for point in over_same_records(picture.held_out)]
     curve = [(point.step, point.smoothed) for point in picture.curve]
     last = picture.total_steps if picture.phase == "train" else None
-    title = Text("  training loss", style="cyan")
+    title = Text(f"  {sheet.text(said('training loss'))}", style="cyan")
     if held_out:
-        title += Text("   o held out", style="magenta")
+        title += Text(f"   o {sheet.text(said('held out'))}", style="magenta")
     lines = chart(curve, held_out, width=(width or sheet.width) - 2, height=height - 2, last=last, fancy=sheet.fancy)
     found = [title, *(Text("  ") + line for line in lines)]
     for line in found:
@@ -314,7 +349,7 @@ def _events(sheet: Sheet, picture: Picture, room: int) -> list[Text]:
         lines = Sheet(sheet.width, sheet.encoding)
         style = "yellow" if event.event in ("warning", "restart", "node_lost") else ""
         clock = time.strftime("%H:%M:%S", time.localtime(event.time)) if event.time else ""
-        lines.row(clock, event.text, style, most=3)
+        lines.row(clock, shown(event.text), style, most=3)
         if len(found) + len(lines.lines) > room - 1:
             break
         found = [*lines.lines, *found]
@@ -339,6 +374,8 @@ def score_rows(scores: Sequence[Score], shown: Callable[[str], str] = str) -> li
     for score in scores:
         digits = 4 if score.metric == "loss" else 3
         before = "-" if score.before is None else f"{score.before:.{digits}f}"
-        task = score.task or (f"records of {', '.join(score.over)}" if score.over else "all records")
-        rows.append((shown(task), str(score.records or ""), score.metric, before, f"{score.after:.{digits}f}"))
+        task = said("all records")
+        if score.task or score.over:
+            task = score.task or said("records of {tasks}", tasks=", ".join(score.over))
+        rows.append((shown(task), str(score.records or ""), said(score.metric), before, f"{score.after:.{digits}f}"))
     return rows

@@ -1,4 +1,4 @@
-"""help.po and errors.po: what commands say in English, each with its Chinese, in the form that translators know.
+"""help.po, errors.po, views.po: what commands say in English, each with its Chinese, in the form that translators know.
 
 A msgid of errors.po is a template: `{path}: no such file` stands for every text with something in place of `{path}`.
 Whoever raises an error writes an f-string as everywhere; docs/messages.py finds it and writes the template. In a

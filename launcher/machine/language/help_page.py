@@ -7,12 +7,12 @@ two columns.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator
 
 import click
 
 from launcher.machine.language import catalogue
+from launcher.machine.language.spoken import columns
 
 _EXTRA = re.compile(r"(?s)(.*?)(?:  \[(.*)\])?")
 """A help text and what Click adds to it: `  [default: 8; required]`."""
@@ -36,10 +36,6 @@ def chinese(text: str) -> str:
     for ours, theirs in _EXTRAS.items():
         extra = extra.replace(ours, theirs)
     return f"{said}  [{extra}]"
-
-
-def columns(text: str) -> int:
-    return sum(2 if unicodedata.east_asian_width(one) in "WF" else 1 for one in text)
 
 
 def wrapped(text: str, width: int) -> list[str]:

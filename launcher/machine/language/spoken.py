@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from launcher.errors import ZlaunchError
 
@@ -28,6 +31,55 @@ def shown(text: str) -> str:
     from launcher.machine.language.bilingual import in_chinese
 
     return in_chinese(text)
+
+
+def said(text: str, **values: Any) -> str:
+    """A label or a line of a view, such as `step {step} of {total}`, filled with values."""
+    if is_chinese():
+        from launcher.machine.language import catalogue
+
+        text = catalogue.of("views").get(text) or text
+    return text.format(**values)
+
+
+def columns(text: str) -> int:
+    """Columns of a terminal: a Chinese character takes two."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import east_asian_width
+
+    return sum(2 if east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def padded(text: str, width: int) -> str:
+    """`f"{text:<{width}}"` by columns."""
+    return text + " " * (width - columns(text))
+
+
+@contextlib.contextmanager
+def heard() -> Iterator[int | None]:
+    """A descriptor for what a program of ours writes to standard error, whose lines are shown in the user's language.
+
+    None: they are English as they come.
+    """
+    if not is_chinese():
+        yield None
+        return
+    reader, writer = os.pipe()
+
+    def listen() -> None:
+        with os.fdopen(reader, encoding="utf-8", errors="backslashreplace") as lines:
+            for line in lines:
+                with contextlib.suppress(OSError):  # the terminal is gone: the program must not wait for a full pipe
+                    say(line.rstrip("\n"))
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        yield writer
+    finally:
+        os.close(writer)
+        listener.join(2.0)  # something that outlives the program may hold the other end
 
 
 def say(text: str) -> None:

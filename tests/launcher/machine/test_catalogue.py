@@ -120,7 +120,7 @@ def test_a_terminal_without_unicode_gets_chinese_in_its_own_encoding(tmp_path: P
 def test_a_help_page_is_chinese_and_fits_the_terminal(name: list[str], tmp_path: Path) -> None:
     page = zlaunch(*name, "--help", cwd=tmp_path, ZLAUNCH_LANG="zh").stdout.splitlines()
     assert page[0].startswith("用法：")
-    assert max(map(help_page.columns, page)) <= 80
+    assert max(map(spoken.columns, page)) <= 80
     left = [line for line in page[1:] if re.search(r"[a-z]{3,} [a-z]{2,} [a-z]{2,}", line)]
     assert left == []
 
@@ -130,7 +130,7 @@ def test_lines_of_chinese_keep_their_characters_and_the_width(width: int) -> Non
     text = "按 Ctrl-C 或关闭终端，会在保存检查点后停止运行；`zlaunch status` 可再次查看。加 --detach 则不需要终端。"
     lines = help_page.wrapped(text, width)
     assert "".join("".join(lines).split()) == "".join(text.split())
-    assert all(help_page.columns(line) <= width + 2 for line in lines)  # a punctuation mark stays with its word
+    assert all(spoken.columns(line) <= width + 2 for line in lines)  # a punctuation mark stays with its word
     assert not any(line.startswith(("，", "。", "；")) for line in lines)
 
 
@@ -150,6 +150,32 @@ def test_every_code_is_explained_in_both_languages_and_every_explained_code_is_u
         assert all(english), code
         assert all(re.search(CHINESE, text) for text in chinese), code
         assert not any(re.search(CHINESE, text) for text in english), code
+
+
+@pytest.mark.parametrize(("text", "chinese"), catalogue.of("views").items())
+def test_a_text_of_a_view_keeps_its_fields(text: str, chinese: str) -> None:
+    fields = sorted(name for _, name, _ in catalogue.pieces(text) if name)
+    assert sorted(name for _, name, _ in catalogue.pieces(chinese) if name) == fields
+
+
+def test_views_of_a_job_are_chinese_and_its_file_is_still_a_job(tmp_path: Path) -> None:
+    written = zlaunch("init", cwd=tmp_path, ZLAUNCH_LANG="zh")
+    assert written.stdout.startswith("已写出 job.yaml")
+    lines = (tmp_path / "job.yaml").read_text(encoding="utf-8").splitlines()
+    assert max(map(spoken.columns, lines[1:])) <= 120
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/train.jsonl").write_text('{"instruction": "a", "output": "b"}\n')
+    words = ["local", "--dry-run", "--device", "cpu", "--set", "model.source=random"]
+    rendered = zlaunch(*words, cwd=tmp_path, ZLAUNCH_LANG="zh")
+    assert rendered.returncode == 0, rendered.stderr
+    head, *reasons, counts = rendered.stdout.splitlines()
+    assert head.startswith("已写出 ")
+    assert counts == "  进程 1 个，节点 1 个；什么都没有启动"
+    assert reasons
+    assert all(re.search(CHINESE, line) for line in reasons), reasons
+    planned = zlaunch("plan", "--model", "qwen3-8b", "--gpu", "4090", cwd=tmp_path, ZLAUNCH_LANG="zh").stdout
+    named = [line for line in planned.splitlines() if re.match(r"  \S+ +\d+\.\d\d GiB", line)]
+    assert len({spoken.columns(line.partition(" GiB")[0]) for line in named}) == 1, planned
 
 
 def test_an_error_keeps_its_code_for_python() -> None:
