@@ -330,6 +330,8 @@ class Training(Section, frozen=True, kw_only=True):
     """Stop after this many measurements in a row that are no better than the best one before; null: never."""
     early_stopping_min_delta: float = 0.0
     """By how much a measurement must be better to count for early_stopping_patience."""
+    checkpoint_copies: int | Literal["auto"] = "auto"
+    """Hosts that keep each checkpoint, where they share no file system (train/training/copies.py). auto: 2."""
     log_every: int = 1
     """Steps between lines of metrics.jsonl."""
     hang_timeout: float | Literal["auto"] = "auto"
@@ -469,6 +471,7 @@ RANGES: dict[str, Range] = {
     "train.keep_checkpoints": Range(1),
     "train.early_stopping_patience": Range(1),
     "train.early_stopping_min_delta": Range(0),
+    "train.checkpoint_copies": Range(1),
     "train.log_every": Range(1),
     "train.hang_timeout": Range(1),
     "eval.every": Range(0),

@@ -39,8 +39,7 @@ from train.model.load import load_for_training, load_tokenizer, weights_counted
 from train.rundir.counter import Lines, doing
 from train.rundir.run_files import RunDir, write_atomic, write_json
 from train.training.evaluator import Evaluator, InferenceOnly
-from train.training.loss import AnswerLoss
-from train.training.precision import autocast_for
+from train.training.loss import AnswerLoss, autocast_for
 from train.training.result import prediction_lines
 
 

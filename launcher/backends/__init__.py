@@ -1,7 +1,7 @@
 """Where runs go: a plain table from the name in run.json to the class, imported only when used.
 
-Offers: backend_of(name) and backend_of_run(run) -> Backend, target_of(name, job) -> Target; the protocols and their
-fakes in base.py; container_choice.choose_container(), the engine and image of a run.
+Offers: backend_of(name) and backend_of_run(run) -> Backend, target_of(name, job) and target_to_resume(name, job) ->
+Target; the protocols and their fakes in base.py; container_choice.choose_container(), the engine and image of a run.
 May import: errors, node, machine, job, remote, plan, rundir, images.
 """
 
@@ -55,3 +55,11 @@ def target_of(name: str, job: JobSpec) -> Target:
     UsageError, and TargetError for a place that lacks what the job asks for.
     """
     return backend_of(name).target(job)
+
+
+def target_to_resume(name: str, job: JobSpec) -> Target:
+    """The same for a run that started before: an elastic one leaves out hosts that do not answer."""
+    from launcher.backends.base import Shrinks
+
+    backend = backend_of(name)
+    return backend.target_of_living(job) if job.elastic and isinstance(backend, Shrinks) else backend.target(job)

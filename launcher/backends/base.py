@@ -86,6 +86,14 @@ class Pulls(Protocol):
         """
 
 
+@runtime_checkable
+class Shrinks(Protocol):
+    """A backend whose elastic runs go on with the hosts that are left, and take the others in again."""
+
+    def target_of_living(self, job: JobSpec) -> Target:
+        """Return the facts about those hosts of the job that answer. Raises as `target` does if none answers."""
+
+
 class Copy(NamedTuple):
     """What a run has on another machine."""
 

@@ -6,13 +6,13 @@ import shutil
 
 import click
 
-from launcher.backends import backend_of, backend_of_run, current_state, target_of
+from launcher.backends import backend_of, backend_of_run, current_state, target_to_resume
 from launcher.backends.local.devices import refuse_procs_on_gpus
 from launcher.commands.options import run_options
 from launcher.errors import TargetError, UsageError
 from launcher.job.load import read_job
 from launcher.job.spec import Job
-from launcher.lifecycle import checks, submit, sweep, sweep_array, sweep_in_turn
+from launcher.lifecycle import cancel, checks, submit, sweep, sweep_array, sweep_in_turn
 from launcher.lifecycle.attach import launch, print_rendered
 from launcher.plan.types import Target
 from launcher.rundir import summary
@@ -28,12 +28,19 @@ from launcher.rundir.directory import RunDir
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key of the job. May be repeated."
 )
+@click.option(
+    "--rejoin",
+    is_flag=True,
+    help="Take hosts in again that an elastic run went on without: stop it after a checkpoint, then continue on all of "
+    "its hosts that answer.",
+)
 @run_options
 def resume(
     run: str,
     gpus: int | None,
     procs: int | None,
     overrides: tuple[str, ...],
+    rejoin: bool,
     dry_run: bool,
     detach: bool,
     as_json: bool,
@@ -44,10 +51,12 @@ def resume(
     """
     found = sweep.find_run_or_sweep(run)
     if isinstance(found, sweep.Sweep):
-        changes = {"--gpus": gpus, "--procs": procs, "--set": overrides, "--dry-run": dry_run}
+        changes = {"--gpus": gpus, "--procs": procs, "--set": overrides, "--rejoin": rejoin, "--dry-run": dry_run}
         refuse_changes_of_sweep(found, [flag for flag, value in changes.items() if value], detach)
         return resume_sweep(found, as_json=as_json)
     refuse_local_flags(found, gpus or procs)
+    if rejoin and not dry_run:
+        stop_to_rejoin(found, as_json=as_json)
     if not dry_run:
         found.claim("resume")  # before the question, so that no other command starts or ends the run after it
     try:
@@ -90,6 +99,19 @@ def resume_run(
         if overrides or gpus or procs:
             click.echo(f"{found.run_id} is unchanged: give these options again to resume it later", err=True)
         raise
+
+
+def stop_to_rejoin(run: RunDir, *, as_json: bool) -> None:
+    """Stop an elastic run after a checkpoint. Raises UsageError for any other run."""
+    if run.record.backend != "ssh" or not read_job(run.job_yaml).spec.elastic:
+        raise UsageError(
+            f"--rejoin is for elastic runs on SSH hosts, and {run.run_id} is none",
+            hint=f"zlaunch resume {run.run_id}",
+            code="ZL-OPT-01",
+        )
+    result = cancel.cancel_run(run, checkpoint=True)
+    if not as_json and result.was not in cancel.OVER:
+        click.echo(f"stopped after {_starting_point(run).removeprefix('from ')}")
 
 
 def refuse_changes_of_sweep(points: sweep.Sweep, flags: list[str], detach: bool) -> None:
@@ -142,7 +164,7 @@ def resume_sweep(points: sweep.Sweep, *, as_json: bool) -> int:
 def current_target(job: Job, backend: str) -> Target:
     """The target as it is now. Missing inputs are reported before any host is contacted."""
     checks.check_inputs(job.spec, backend)
-    return target_of(backend, job.spec)
+    return target_to_resume(backend, job.spec)
 
 
 def _starting_point(run: RunDir) -> str:

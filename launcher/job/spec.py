@@ -72,6 +72,9 @@ class TrainSpec(Section, frozen=True):
     keep_checkpoints: int = 2
     early_stopping_patience: int | None = None
     early_stopping_min_delta: float = 0.0
+    checkpoint_copies: int | Auto = "auto"
+    """Hosts that keep each checkpoint, so that a run can go on when its first host is gone. auto: 2 where the hosts
+    share no file system."""
     log_every: int = 1
     hang_timeout: float | Auto = "auto"
     """Seconds without a step after which the stacks of all ranks are taken and the run fails or restarts.

@@ -10,7 +10,10 @@ from typing import IO, Any
 
 import click
 
+from launcher.backends import target_to_resume
 from launcher.backends.base import Backend
+from launcher.errors import TargetError
+from launcher.job.load import read_job
 from launcher.job.spec import Job
 from launcher.lifecycle import checks, submit
 from launcher.lifecycle.interrupted import StartInterrupted, cancel_start, state_after_cancel, stop
@@ -106,7 +109,38 @@ def attach(run: RunDir, backend: Backend, *, smoke: bool = False, as_json: bool 
     # The run may have been resumed while its results were copied here.
     with contextlib.suppress(OSError):  # a full disk must not hide how the run ended
         run.update_record(only_if=lambda record: record.start == start, state=state.value)
+    if _goes_on_without_first_host(run, state):
+        return _go_on(run, backend, smoke=smoke, as_json=as_json)
     return conclude(run, state, smoke=smoke, as_json=as_json)
+
+
+TAKEN_OVER = "taken_over"
+"""In run.json under `extra`: how often the run went on without its first host."""
+
+
+def _goes_on_without_first_host(run: RunDir, state: RunState) -> bool:
+    """Whether an elastic run has lost the host that leads it. Its agents go on without any other host by themselves."""
+    failure = summary.failure(run) or {} if state is RunState.FAILED else {}
+    if (failure.get("cause"), failure.get("node_rank")) != ("lost_host", 0):
+        return False
+    spec = read_job(run.job_yaml).spec
+    return spec.elastic and int(run.record.extra.get(TAKEN_OVER, 0)) < spec.max_restarts
+
+
+def _go_on(run: RunDir, backend: Backend, *, smoke: bool, as_json: bool) -> int:
+    """Start the run again on those of its hosts that answer, from the newest checkpoint that one of them has."""
+    click.echo("the first host is lost; the run goes on with the hosts that answer", err=True)
+    job = read_job(submit.job_to_resume(run))
+    extra = {**run.record.extra, TAKEN_OVER: int(run.record.extra.get(TAKEN_OVER, 0)) + 1}
+    run.claim("resume")
+    try:
+        target = target_to_resume(run.record.backend, job.spec)
+        return launch(job, target, backend, smoke=smoke, as_json=as_json, run=run, extra=extra)
+    except TargetError as error:
+        click.echo(f"it cannot: {error}", err=True)
+        return conclude(run, RunState.FAILED, smoke=smoke, as_json=as_json)
+    finally:
+        run.release()
 
 
 def _summary(run: RunDir, state: RunState) -> dict[str, Any]:

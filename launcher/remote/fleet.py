@@ -70,6 +70,19 @@ class Fleet:
         """Connect to every host. Raises HostsError."""
         self.on_all_hosts("cannot connect", lambda _, session: session.open())
 
+    def open_living(self) -> dict[str, TargetError]:
+        """Connect to every host, and drop those that cannot be reached; return {host: error} of them.
+
+        Raises HostsError if no host can be reached.
+        """
+        opened, failures = self.for_each_host(lambda _, session: session.open())
+        if not opened:
+            results = {self.sessions[rank].name: str(error) for rank, error in failures.items()}
+            raise HostsError("cannot connect: no host can be reached", results)
+        left_out = {self.sessions[rank].name: error for rank, error in failures.items()}
+        self.sessions = [self.sessions[rank] for rank in opened]
+        return left_out
+
     def close(self) -> None:
         for session in self.sessions:  # no threads: this also runs while the interpreter shuts down
             session.close()

@@ -40,7 +40,8 @@ def same(found: dict[int, float], reference: dict[int, float]) -> None:
 
 
 def events(zl: Zl, name: str) -> list[dict[str, Any]]:
-    lines = (zl.runs / zl.run_id / "events.jsonl").read_text().splitlines()
+    file = zl.runs / zl.run_id / "events.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
     return [event for event in map(json.loads, lines) if event["event"] == name]
 
 
@@ -116,6 +117,37 @@ def test_when_a_host_dies_training_continues_from_its_checkpoint_on_the_other_ho
     assert events(zl, "resumed")[-1]["step"] >= 2
     found = losses(run)
     assert max(found) == 60
+    same({step: found[step] for step in alone}, alone)
+
+
+def test_when_the_first_host_dies_training_continues_from_the_copy_on_another_and_the_host_can_join_again(
+    zl: Zl, alone: dict[int, float]
+) -> None:
+    slow = ["--set", "train.checkpoint_every=2", "--set", "train.max_steps=300"]
+    elastic = ["--max-restarts", "1", "--set", "elastic=true", "--set", "heartbeat_timeout=4"]
+    process = zl.start(*zl.ssh_words("--smoke", *slow, *elastic, hosts=["node1", "node2"]))
+    zl.wait(lambda: zl.runs.exists() and list(zl.runs.iterdir()))
+    run = zl.runs / zl.run_id
+    zl.wait(lambda: len(events(zl, "checkpoint")) >= 2, 200)
+    assert events(zl, "checkpoint")[0]["copies"] == 1
+    zl.lab.kill_host("node1")
+    zl.wait(lambda: events(zl, "resumed"), 200)
+    copied = events(zl, "resumed")[-1]["step"]
+    assert copied >= 2
+    zl.wait(lambda: max(losses(run)) > copied + 2, 100)
+    assert zl.ranks("node2", zl.run_id)
+    zl.lab.restore("node1")
+    again = zl.start("resume", zl.run_id, "--rejoin", "--set", f"train.max_steps={copied + 40}")
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 130, output
+    assert "node1 cannot be reached, and the run goes on without it" in output
+    output, _ = again.communicate(timeout=200)
+    assert again.returncode == 0, output
+    assert events(zl, "resumed")[-1]["step"] > copied
+    assert zl.status(zl.run_id)["world_size"] == 2
+    found = losses(run)
+    assert max(found) == copied + 40
+    assert sorted(found) == list(range(1, copied + 41)), "a step is missing"
     same({step: found[step] for step in alone}, alone)
 
 

@@ -6,7 +6,7 @@ checkpoints/step-<n>/
 ├── adapter/              the adapter in PEFT's format, ready to use
 └── COMPLETE              renamed into place last, with the hashes of all files; a directory without it does not count
 
-Rank 0 writes and reads, and sends the others what they need. So only rank 0's disk matters.
+Rank 0 writes and reads, and sends the others what they need. Hosts that do not see its disk keep copies (copies.py).
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _write(place: Path, state: State, content: dict[str, Any], save_adapter: Cal
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary / "state.safetensors")
         write_json(temporary / STATE, content)
         save_adapter(temporary / "adapter", state)
-        _sync_tree(temporary)
+        sync_tree(temporary)
         temporary.rename(place)
         sync_directory(place.parent)
         write_atomic(place / MARKER, manifest(place))
@@ -208,7 +208,7 @@ def _share_state(state: State, world: World) -> State:
     return shared
 
 
-def _sync_tree(directory: Path) -> None:
+def sync_tree(directory: Path) -> None:
     for path in directory.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:

@@ -15,6 +15,7 @@ from train import dist
 from train.config import TrainConfig
 from train.dist import World
 from train.errors import UserError
+from train.training.loss import autocast_for, inference
 from train.training.optimizer import (
     MOMENTS,
     Scaling,
@@ -25,7 +26,6 @@ from train.training.optimizer import (
     step_count,
     trainable,
 )
-from train.training.precision import autocast_for, inference
 
 
 def read_ds_config(path: Path, config: TrainConfig, world_size: int) -> dict[str, Any]:

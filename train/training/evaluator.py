@@ -21,7 +21,7 @@ from train.data.prompts import stop_ids
 from train.data.schedule import spread
 from train.dist import World
 from train.errors import UserError
-from train.training.precision import Autocast, inference
+from train.training.loss import Autocast, inference
 from train.training.strategy import Inference
 
 BATCH_SIZE = 16

@@ -1,4 +1,4 @@
-"""The loss of a micro batch, computed only at labeled positions.
+"""The loss of a micro batch, computed only at labeled positions, and the precision of its forward pass.
 
 With a vocabulary of 50,000 to 150,000 tokens, the output head costs more than the layers of a small model, and an
 instruction record carries loss on a fraction of its tokens. So the head runs only on the positions that predict an
@@ -8,6 +8,8 @@ answer, in chunks. On a GPU Unsloth keeps its own loss, whose kernels never hold
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from train.data.tokens import IGNORED
+from train.dist import World
 from train.fused import plain
 from train.fused.attention import PackedLayout
 from train.training.router import RouterLoss
@@ -167,3 +170,21 @@ def _chunk_loss(head: nn.Module, hidden: torch.Tensor, targets: torch.Tensor, sm
 
 def _sum_of_losses(logits: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:
     return functional.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=smoothing)
+
+
+Autocast = Callable[[], AbstractContextManager[None]]
+"""Makes the context of one forward pass."""
+
+
+def autocast_for(world: World, dtype: torch.dtype) -> Autocast:
+    """Autocast to half precision; nothing for float32."""
+    if dtype == torch.float32:
+        return nullcontext
+    return lambda: torch.autocast(world.device.partition(":")[0], dtype=dtype)
+
+
+@contextmanager
+def inference(autocast: Autocast) -> Iterator[None]:
+    """No gradients, and the precision of training."""
+    with torch.no_grad(), autocast():
+        yield

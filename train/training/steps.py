@@ -32,6 +32,7 @@ from train.rundir.heartbeat import Heartbeat
 from train.rundir.run_files import RunDir, write_atomic, write_json
 from train.training import adapter, checkpoint, deepspeed, model_card, result, start, strategy
 from train.training.checkpoint import Progress
+from train.training.copies import Copies
 from train.training.evaluator import Evaluation, Evaluator, Interrupted
 from train.training.loop import Loop
 from train.training.metrics_log import gpu_memory, peak_memory
@@ -83,6 +84,7 @@ class Run:
     facts: dict[str, Any] = field(init=False)
     """What a checkpoint records beside the progress; see `checkpoint.restore`."""
     # resume, evaluate_and_train
+    copies: Copies = field(init=False)
     progress: Progress = field(init=False)
     # evaluate_and_train
     adapter_step: int = 0
@@ -299,6 +301,8 @@ def _facts(run: Run) -> dict[str, Any]:
 
 def resume(run: Run) -> None:
     """Go on from the newest checkpoint, if there is one."""
+    wanted = run.config.train.checkpoint_copies
+    run.copies = Copies(run.world, run.rundir, 2 if wanted == "auto" else wanted)
     place = start.find_checkpoint(run.config, run.world, run.rundir)
     run.progress = checkpoint.restore(place, run.strategy, run.world, run.facts) or Progress(step=0, measured=0)
     _compare_on(run)
@@ -448,8 +452,10 @@ def _save_checkpoint(run: Run, progress: Progress) -> None:
     _report_memory(run)
     started, keep = time.perf_counter(), run.config.train.keep_checkpoints
     checkpoint.save(run.rundir.checkpoints, run.strategy, run.world, progress, run.facts, save_adapter, keep)
+    run.copies.send(progress.step)
     if run.world.first:
-        run.rundir.event("checkpoint", step=progress.step, seconds=round(time.perf_counter() - started, 3))
+        copies = {"copies": run.copies.hosts} if run.copies.hosts else {}
+        run.rundir.event("checkpoint", step=progress.step, seconds=round(time.perf_counter() - started, 3), **copies)
 
 
 def _report_memory(run: Run) -> None:

@@ -22,7 +22,7 @@ from train.dist import World
 from train.errors import UserError
 from train.memory import shares_itself
 from train.training.deepspeed import DeepSpeedStrategy
-from train.training.loss import AnswerLoss
+from train.training.loss import AnswerLoss, autocast_for, inference
 from train.training.optimizer import (
     Scaling,
     State,
@@ -34,7 +34,6 @@ from train.training.optimizer import (
     state_of,
     trainable,
 )
-from train.training.precision import autocast_for, inference
 from train.training.router import RouterLoss
 
 

@@ -81,6 +81,9 @@ def _copy_newest(run: RunDir, holders: Sequence[Holder]) -> int | None:
     """Copy the newest undamaged checkpoint here and then to the first holder, unless that one has it."""
     first = holders[0]
     newest_there = max(complete_steps(first.files), default=0)
+    if newest_there and run_files.METRICS not in first.files and run.metrics.exists():
+        # It kept copies of checkpoints for a first host that is gone. The curve up to here is on this machine.
+        upload(first.session, first.run_dir, run_files.METRICS, run.metrics)
     for step in complete_steps([*_names_here(run), *(name for holder in holders for name in holder.files)]):
         if step <= newest_there:
             break

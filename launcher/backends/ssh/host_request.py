@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from launcher.backends import container_choice
@@ -29,6 +29,11 @@ class HostRequest:
     pool: dict[str, int | None]
     include: str
     exclude: str
+    left_out: frozenset[str] = frozenset()
+    """Hosts that an elastic run goes on without."""
+
+    def without(self, hosts: Iterable[str]) -> HostRequest:
+        return replace(self, left_out=self.left_out | set(hosts))
 
     @property
     def names(self) -> list[str]:
@@ -41,7 +46,8 @@ class HostRequest:
         return self._select({name: gpus.get(name, 0) if slots is None else slots for name, slots in self.pool.items()})
 
     def _select(self, pool: Mapping[str, int]) -> dict[str, list[int]]:
-        return {name: slots for name, slots in hostfile.select(pool, self.include, self.exclude).items() if slots}
+        selected = hostfile.select(pool, self.include, self.exclude).items()
+        return {name: slots for name, slots in selected if slots and name not in self.left_out}
 
 
 def requested_hosts(ssh: SshSpec) -> HostRequest:

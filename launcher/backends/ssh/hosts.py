@@ -61,6 +61,11 @@ class SshBackend:
         self._survey = survey.survey(job)
         return survey.target(job, self._survey, paths)
 
+    def target_of_living(self, job: JobSpec) -> Target:
+        self._inputs, paths = inputs(job)
+        self._survey = survey.survey(job, living=True)
+        return survey.target(job, self._survey, paths)
+
     def submit(self, run: RunDir, plan: RunPlan, secrets: dict[str, str]) -> tuple[str, ...]:
         """Send the run to its hosts and start its agents. Raises HostsError; then no agent is left running."""
         if self._survey is None:

@@ -10,7 +10,7 @@ import secrets
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from launcher.backends import container_choice
 from launcher.backends.ssh.host_request import HostRequest, fleet_of, requested_hosts
@@ -86,8 +86,8 @@ class Greetings:
     failures: dict[int, TargetError]
 
 
-def survey(job: JobSpec) -> Survey:
-    """Connect to the job's hosts and learn all that planning needs.
+def survey(job: JobSpec, *, living: bool = False) -> Survey:
+    """Connect to the job's hosts and learn all that planning needs. `living`: leave out hosts that cannot be reached.
 
     Raises UsageError, and HostsError with a line per host.
     """
@@ -95,8 +95,16 @@ def survey(job: JobSpec) -> Survey:
     container_choice.runtime_of(job, "ssh")  # refuse an image that no host could run before any host is asked
     fleet = fleet_of(request.names, job.ssh)
     try:
-        fleet.open()
-        return _survey(job, request, fleet)
+        left_out: Mapping[str, TargetError] = {}
+        if living:
+            left_out = fleet.open_living()
+        else:
+            fleet.open()
+        found = _survey(job, request.without(left_out), fleet)
+        notes = [
+            f"{host} cannot be reached, and the run goes on without it: {error}" for host, error in left_out.items()
+        ]
+        return replace(found, notes=(*notes, *found.notes))
     except BaseException:
         fleet.close()
         raise

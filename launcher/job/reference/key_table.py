@@ -394,6 +394,10 @@ ROWS: dict[str, Row] = {
         "最小改进", "一次测量至少要好这么多，才算对 early_stopping_patience 有改进。", "0.01",
         "early_stopping_threshold HF; early_stopping_delta Lightning",
     ),
+    "train.checkpoint_copies": Row(
+        "检查点副本",
+        "保存每个检查点的主机数，使第一台主机失效后训练仍能继续。auto：各主机没有共享文件系统时为 2。", "2",
+    ),
     "train.log_every": Row(
         "记录间隔", "metrics.jsonl 两行之间的步数。", "10",
         "logging_steps HF axolotl; steps_per_print DeepSpeed; logging_first_step HF",

@@ -11,6 +11,7 @@ losses    A small model at the same records per step on one rank and on all host
 speed     A larger model at the same records per step and rank: one rank, as many ranks of one host, and all hosts; on
           instruction records and on dense rows.
 faults    A killed rank, and a host that dies while the run is elastic. Nothing may be left running.
+elastic   The first host dies; the run goes on without it, from a copy of its checkpoint; then the host joins again.
 resume    Ctrl-C on all hosts, then a resume on the first one.
 slurm     A smoke run, a preemption with requeue and resume (`preempt` alone does that), and a host that dies, through
           Slurm.
@@ -25,6 +26,6 @@ runs.py       start runs, follow and measure them
 speeds.py     smoke, losses, speed, network, unsloth, large
 containers.py containers
 models.py     random models, written in a process of its own
-faults.py     faults, resume, slurm
+faults.py     faults, elastic, resume, slurm, preempt
 tables.py     rows as JSON and as Markdown
 """

@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.bench import nodes
 from tests.bench.multi import ROOT
 from tests.bench.nodes.containers import containers
-from tests.bench.nodes.faults import faults, preempt, resume, slurm
+from tests.bench.nodes.faults import elastic, faults, preempt, resume, slurm
 from tests.bench.nodes.hosts import Hosts, simulated
 from tests.bench.nodes.runs import SIZES, OutOfTimeError, RunFailedError, Runner
 from tests.bench.nodes.speeds import LARGE, WAYS, large, losses, network, smoke, speed, unsloth
@@ -26,6 +26,7 @@ from tests.bench.nodes.tables import Table
 PARTS: dict[str, Callable[[Runner], None]] = {
     "smoke": smoke, "losses": losses, "speed": speed, "faults": faults, "resume": resume, "slurm": slurm,
     "containers": containers, "network": network, "unsloth": unsloth, "large": large, "preempt": preempt,
+    "elastic": elastic,
 }  # fmt: skip
 WITH_SLURM = {"slurm", "preempt", "containers"}
 ASKED_FOR = {"preempt", "large"}
@@ -125,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
         runner = Runner(hosts, place, options.models or place / "models", table, deadline, extra)
         size = SIZES[hosts.device]
         shapes = {"speed": size.large, "large": size.huge}
-        shapes |= dict.fromkeys(("losses", "faults", "resume", "slurm", "preempt", "unsloth"), size.small)
+        shapes |= dict.fromkeys(("losses", "faults", "resume", "slurm", "preempt", "unsloth", "elastic"), size.small)
         if wanted := sorted({shapes[part] for part in chosen if part in shapes}):
             write_models(runner, wanted)
         given = {"ways": options.ways}

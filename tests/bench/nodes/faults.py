@@ -45,9 +45,43 @@ def _killed_rank(runner: Runner) -> None:
     runner.table.add("faults", f"kill -9 of a rank on {host}", ok=code == 1 and not left, seconds=seconds, note=note)
 
 
-def _host_dies(runner: Runner, part: str, what: str, run: Path) -> None:
-    """Switch the last host off: the run must go on with the others, from its newest checkpoint."""
-    lab, host = runner.hosts.lab, runner.hosts.names[-1]
+def elastic(runner: Runner) -> None:
+    """The first host dies, and the run goes on from the copy of the checkpoint on another; then the host joins again.
+    The losses are those of a run that nobody disturbed."""
+    hosts = runner.hosts
+    if hosts.lab is None:
+        runner.table.add("elastic", "all", note="not run: only simulated hosts are switched off")
+        return
+    process, run = runner.training([*hosts.words(), *runner.long_job(), *ELASTIC], steps=8)
+    _host_dies(runner, "elastic", "the first host dies", run, hosts.names[0])
+    started = time.monotonic()
+    again, log = runner.start(["resume", run.name, "--rejoin"])
+    runner.ended(process, 60)
+
+    def trains_on() -> list[str]:
+        ranks = hosts.processes(f"ZLAUNCH_RUN_ID={run.name}")
+        return [name for name, found in ranks.items() if any("-m train" in line for line in found)]
+
+    on = (
+        runner.wait(lambda: trains_on() == hosts.names or again.poll() is not None, runner.sizes.seconds)
+        and trains_on()
+    )
+    before = max(line["step"] for line in losses(run))
+    steps = runner.wait(
+        lambda: max(line["step"] for line in losses(run)) > before + 3 or again.poll(), runner.sizes.seconds
+    )
+    seconds = time.monotonic() - started
+    again.send_signal(signal.SIGINT)
+    code = runner.ended(again, 60)
+    ok = bool(steps) and on == hosts.names and code == 130
+    note = f"trains on {', '.join(on)}; left: {runner.left(run.name) or 'nothing'}" if ok else tail(log, 600)
+    runner.table.add("elastic", "the host joins again", ok=ok, seconds=seconds, note=note)
+    _undisturbed(runner, "elastic", run, [*hosts.words(), *runner.long_job()])
+
+
+def _host_dies(runner: Runner, part: str, what: str, run: Path, host: str | None = None) -> None:
+    """Switch a host off, the last one by default: the run must go on with the others, from its newest checkpoint."""
+    lab, host = runner.hosts.lab, host or runner.hosts.names[-1]
     assert lab is not None
     before, started = len(losses(run)), time.monotonic()
     lab.kill_host(host)

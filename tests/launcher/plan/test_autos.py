@@ -13,7 +13,7 @@ from launcher.plan.situation import Situation, model_of
 from tests.beds.planning import on
 from tests.beds.plans import make
 
-WHILE_IT_RUNS = {"model.thinking", "train.hang_timeout"}
+WHILE_IT_RUNS = {"model.thinking", "train.hang_timeout", "train.checkpoint_copies"}
 """Settings that the training program decides: by the records, by the time of the steps."""
 
 
