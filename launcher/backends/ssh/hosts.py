@@ -73,6 +73,7 @@ class SshBackend:
         places = start.places_of(run, self._survey)
         watch = HostWatch(run, self._survey.fleet, places, with_output=plan.train is None)
         if former := recorded_places(run):
+            stop.end_agents_elsewhere(watch, former)
             step = copy_newest_checkpoint(watch, former)
             if step is not None:
                 run.event("checkpoint_moved", step=step, to=places[0].host)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from launcher.backends.base import Copy
-from launcher.backends.ssh.watch import HostWatch
+from launcher.backends.ssh.watch import HostWatch, NodePlace
 from launcher.errors import HostsError, TargetError
 
 SECOND_SIGNAL_PAUSE = 0.7
@@ -35,6 +35,23 @@ def stop_now(watch: HostWatch, nodes: Sequence[int]) -> dict[int, str]:
         watch.call("send_signal", left, number=int(signal.SIGKILL))
         left = watch.wait_until_gone(left, KILL_SECONDS / 2)
     return {node: watch.views[node].error or "its agent cannot be stopped" for node in left}
+
+
+def end_agents_elsewhere(watch: HostWatch, former: Sequence[NodePlace]) -> None:
+    """Before a run starts again: end agents of its own on hosts where it was not any more at its last start.
+
+    An elastic run leaves out a host that is cut off. The agent there may have gone on alone.
+    """
+    known = {(place.host, place.run_dir) for place in former}
+    elsewhere = [node for node, place in enumerate(watch.places) if (place.host, place.run_dir) not in known]
+    if not elsewhere:
+        return
+    watch.poll(nodes=elsewhere, copy=False)
+    alive = [node for node in elsewhere if watch.views[node].alive]
+    if alive:
+        hosts = ", ".join(watch.places[node].host for node in alive)
+        watch.run.event("note", text=f"the run had gone on alone on {hosts}, and is ended there")
+        stop_now(watch, alive)
 
 
 def kill_leftovers(watch: HostWatch, nodes: Sequence[int] | None = None) -> dict[int, TargetError]:
