@@ -64,13 +64,13 @@ cannot be copied.
 """,
 )  # fmt: skip
 CHINESE = Words(
-    """# 任务的键
+    """# 作业的键
 
 *由 `make reference` 根据 schema 生成；请在那里修改。* [English](job.md)
 
-所有键都可省略。`zlaunch init` 写出简短的任务文件，`zlaunch init --full` 写出全部的键。命令行上用 `--set train.epochs=3`
+所有键都可省略。`zlaunch init` 写出简短的作业文件，`zlaunch init --full` 写出全部的键。命令行上用 `--set train.epochs=3`
 设置任何键，用 `--sweep lora.r=8,16` 对每个值训练一次。`zlaunch keys 词` 在终端中搜索本页，也可以用下面其他程序的名称。
-带 YAML 语言服务器的编辑器会按新任务文件首行指明的 schema（`zlaunch schema`）补全并检查各键。
+带 YAML 语言服务器的编辑器会按新作业文件首行指明的 schema（`zlaunch schema`）补全并检查各键。
 """,
     "默认", "选项", "示例", "其他程序",
     """## 其他程序中的名称

@@ -168,6 +168,8 @@ def field_name(node: ast.expr) -> str:
     if isinstance(node, ast.FormattedValue):
         return field_name(node.value)
     if isinstance(node, ast.Call):
+        if _name(node.func) == "get" and node.args and isinstance(node.args[0], ast.Constant):
+            return str(node.args[0].value).strip("_").lower()
         if _name(node.func) in ("join", "str", "repr", "len", "sorted", "map", "max", "min", "quote") and node.args:
             return field_name(node.args[-1])
         return _name(node.func).strip("_") or "value"
@@ -234,8 +236,26 @@ def error_texts() -> set[str]:
         re.sub(":t}", "}", text) for text in CLICK_SAYS
     }
     found = {text for text in found if "{" not in text or sum(map(str.isalpha, _own(text))) >= FEWEST}
+    found |= event_texts()
     same = {re.sub(r"\{\w+\}", "{}", text): text for text in sorted(found, reverse=True)}
     return set(same.values())
+
+
+def event_texts() -> set[str]:
+    """What the views say of the events of a run."""
+    module = Module(ROOT / "launcher/rundir/timeline.py")
+    table = module.constants["_TEXTS"]
+    assert isinstance(table, ast.Dict)
+    found: list[str] = []
+    for value in table.values:
+        if isinstance(value, ast.Lambda):
+            found += module.alternatives(value.body, None)
+        else:
+            returned = (one for one in ast.walk(module.functions[_name(value)]) if isinstance(one, ast.Return))
+            function = module.functions[_name(value)]
+            found += [text for one in returned if one.value for text in module.alternatives(one.value, function)]
+    texts = {text for one in found for text in _lines(one)}
+    return {text for text in texts if sum(map(str.isalpha, _own(text))) >= FEWEST}
 
 
 def view_texts() -> set[str]:

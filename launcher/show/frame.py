@@ -200,8 +200,9 @@ def amount(count: Count) -> str:
         total = f"{count.total / 1e9:.2f}" if count.total else ""
         return said("{done} of {total} GB", done=done, total=total) if total else f"{done} GB"
     if count.unit == "steps":
-        share = f", {count.done / count.total:.0%}" if count.total else ""
-        return said("step {step} of {total}", step=count.done, total=count.total or "?") + share
+        share = f"{count.done / count.total:.0%}" if count.total else ""
+        step = said("step {step} of {total}", step=count.done, total=count.total or "?")
+        return said("{step}, {share}", step=step, share=share) if share else step
     unit = said(count.unit)
     if not count.total:
         return f"{count.done:,} {unit}"

@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.markup import escape
 
 from launcher.machine.interrupts import handled
+from launcher.machine.language.spoken import said, shown
 from launcher.machine.output import printable
 from launcher.rundir import summary
 from launcher.rundir.directory import RunDir
@@ -194,8 +195,8 @@ class _Screen:
     def update(self, state: RunState, notice: str) -> None:
         width, height = self.console.size
         encoding = getattr(self.console.file, "encoding", None) or "utf-8"
-        keys = KEYS if self.keys.are_there else "Ctrl-C: stop the run"
-        footer = ASKED if self.asking else notice or keys
+        keys = said(KEYS) if self.keys.are_there else said("Ctrl-C: stop the run")
+        footer = said(ASKED) if self.asking else shown(notice) or keys
         lines = frame(self.reader.read(state), width=width, height=height, encoding=encoding, footer=footer)
         self.live.update(Group(*lines), refresh=True)
 
@@ -220,9 +221,9 @@ def plain(event: Event) -> str | None:
     """The line of an event for a pipe, as Rich markup; None: none."""
     if event.text is None or event.event not in PLAIN_EVENTS:
         return None
-    text = escape(event.text)
+    text = escape(shown(event.text))
     if event.event == "engine":
-        text = escape(str(event.fields.get("reason")))
+        text = escape(shown(str(event.fields.get("reason"))))
     if event.event == "hang":
-        text += "; the stacks: zlaunch status"
+        text += said("; the stacks: zlaunch status")
     return f"  [yellow]{text}[/yellow]" if event.event in ("restart", "hang") else f"  {text}"

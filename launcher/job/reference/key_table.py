@@ -353,7 +353,7 @@ ROWS: dict[str, Row] = {
         "round_robin_gradients DeepSpeed",
     ),
     "train.ds_config": Row(
-        "DeepSpeed 配置", "自己的 DeepSpeed 配置：JSON 文件或其内容。它设置任务未指定的键；精度由 model.dtype 决定。",
+        "DeepSpeed 配置", "自己的 DeepSpeed 配置：JSON 文件或其内容。它设置作业未指定的键；精度由 model.dtype 决定。",
         "{zero_optimization: {stage: 2}}",
         "deepspeed HF axolotl ms-swift; --deepspeed_config DeepSpeed-launcher; deepspeed_config_file Accelerate",
         label="DeepSpeed configuration",
@@ -569,7 +569,7 @@ ROWS: dict[str, Row] = {
         "swanlab_api_key LLaMA-Factory; swanlab_token ms-swift; hf_token HF",
     ),
     "notify.url": Row(
-        "通知地址", "`$NAME`：保存地址的变量。直接写地址时，读取任务后会从任务中取出。", "$FEISHU_HOOK",
+        "通知地址", "`$NAME`：保存地址的变量。直接写地址时，读取作业后会从作业中取出。", "$FEISHU_HOOK",
         "swanlab_lark_webhook_url LLaMA-Factory; swanlab_webhook_url ms-swift", label="Address",
     ),
     "notify.format": Row(

@@ -7,8 +7,11 @@ _Q = r"(['\"].*?['\"])"
 
 ROWS = (
     # launcher/job/explain.py, ranges.py, yamlfile.py
-    (r"expected (?P<w>.+), got (?P<t>.+)", r"应为 \g<w>，得到的是 \g<t>"),
-    (r"expected (?P<w>a mapping .+|a list .+)", r"应为 \g<w>"),
+    (r"expected at least (\S+), got (?P<t>.+)", r"应至少为 \1，得到的是 \g<t>"),
+    (r"expected above (\S+), at most (\S+), got (?P<t>.+)", r"应大于 \1，至多为 \2，得到的是 \g<t>"),
+    (r"expected above (\S+), got (?P<t>.+)", r"应大于 \1，得到的是 \g<t>"),
+    (r"expected (?P<w>.+), got (?P<t>.+)", r"应为\g<w>，得到的是 \g<t>"),
+    (r"expected (?P<w>a mapping .+|a list .+)", r"应为\g<w>"),
     (r"unknown key `(.+)`", r"没有 `\1` 这个键"),
     (r"missing key `(.+)`", r"缺少键 `\1`"),
     (r"did you mean `(.+)`\?", r"是否想写 `\1`？"),
@@ -99,7 +102,7 @@ ROWS = (
     (
         r"correct (\S+): paths in a job file are relative to the file, paths on the command line to the working "
         r"directory",
-        r"请更正 \1：任务文件中的路径相对于该文件，命令行上的路径相对于工作目录",
+        r"请更正 \1：作业文件中的路径相对于该文件，命令行上的路径相对于工作目录",
     ),
     (r"(/[^:]+) is empty", r"\1 是空的"),
     (r"secrets not set in the environment: (.+)", r"环境中没有设置这些机密变量：\1"),
@@ -186,7 +189,7 @@ ROWS = (
         r"another program holds the rendezvous port; start again \(a new port is picked\)",
         "会合端口被其他程序占用；请重新开始（会选新的端口）",
     ),
-    (r"correct the job; the message above names the place", "请更正任务；上面的信息指出了位置"),
+    (r"correct the job; the message above names the place", "请更正作业；上面的信息指出了位置"),
     (
         r"the engine's words above say why; container\.args adds an argument to its command line, and container\.omit "
         r"leaves one of zlaunch's out",
@@ -205,7 +208,7 @@ ROWS = (
     (
         r"the job needs more of the host's memory than it may have: fewer ranks per host, no offload to the CPU, "
         r"or ask for more \(slurm\.mem, the container's limit\)",
-        "任务所需的主机内存超过了允许的量：请减少每台主机的进程数，不要卸载到 CPU，或请求更多（slurm.mem、容器的限制）",
+        "作业所需的主机内存超过了允许的量：请减少每台主机的进程数，不要卸载到 CPU，或请求更多（slurm.mem、容器的限制）",
     ),
     (
         r"another process sent a signal that nobody asked zlaunch for: a person, a scheduler's limit, systemd-oomd or "

@@ -122,7 +122,7 @@ AUTOS = (
     ),
     (
         rf"{_N} of {_N} records, ten times, because the job compares the measurements",
-        r"\2 条记录中的 \1 条，测量十次，因为任务要比较各次测量",
+        r"\2 条记录中的 \1 条，测量十次，因为作业要比较各次测量",
     ),
     (
         r"the adapter is of the step with the smallest loss on data.eval; its checkpoint is kept",
@@ -141,7 +141,7 @@ AUTOS = (
     (r"the setting of the adapter that lora.adapter names", "取自 lora.adapter 所指的适配器"),
     (r"(\S+) = (.+): (?P<t>the setting of the adapter .+|only PEFT continues .+)", r"\1 = \2：\g<t>"),
     (r"only PEFT continues an adapter with (.+)", r"只有 PEFT 能继续训练带有 \1 的适配器"),
-    (r"from the job, or the default", "来自任务，或为默认值"),
+    (r"from the job, or the default", "来自作业，或为默认值"),
     (
         rf"{_N} records per step / \({_N} per pass x {_N} ranks\)",
         r"每步 \1 条记录 ÷（每次前向 \2 条 × \3 个进程）",
@@ -157,7 +157,7 @@ AUTOS = (
     (r"a directory", "目录"),
     (r"a name in a registry or in an engine's store", "镜像仓库或引擎中的名称"),
     (rf"DefCpuPerGPU={_N} of partition '(.+)'", r"分区 \2 的 DefCpuPerGPU=\1"),
-    (r"(?P<t>.+), the smallest node that can run this", r"\g<t>，为能运行此任务的最小节点"),
+    (r"(?P<t>.+), the smallest node that can run this", r"\g<t>，为能运行此作业的最小节点"),
     (
         rf"a node of partition '(.+)' has {_N} CPUs and {_N} GPUs, at most {_N} per job",
         r"分区 \1 的节点有 \2 个 CPU 和 \3 个 GPU，每个作业最多 \4 个",
@@ -168,11 +168,11 @@ AUTOS = (
     (r"(gpu:\S+) \(features (.+)\) of partition '([^']+)'", r"分区 \3 的 \1（特性 \2）"),
     (
         r"the nodes that can run this have (\d+) to (\d+) MB of memory: slurm.mem requests enough",
-        r"能运行此任务的节点有 \1 至 \2 MB 内存：可用 slurm.mem 请求足够的内存",
+        r"能运行此作业的节点有 \1 至 \2 MB 内存：可用 slurm.mem 请求足够的内存",
     ),
     (
         r"the job says (.+), and Slurm says (.+) \((.+)\); planned for (.+)",
-        r"任务写的是 \1，而 Slurm 报告为 \2（\3）；按 \4 规划",
+        r"作业写的是 \1，而 Slurm 报告为 \2（\3）；按 \4 规划",
     ),
     # train/config.py: remark_on_steps
     (
@@ -236,7 +236,7 @@ COMPAT = (
     (
         r"Unsloth trains embed_tokens and lm_head otherwise than the job says: whole matrices instead of LoRA, and one "
         r"of them where both are tied",
-        "Unsloth 训练 embed_tokens 与 lm_head 的方式与任务不同：训练整个矩阵而非 LoRA，两者绑定时只训练其一",
+        "Unsloth 训练 embed_tokens 与 lm_head 的方式与作业不同：训练整个矩阵而非 LoRA，两者绑定时只训练其一",
     ),
     (r"only PEFT's own loader can continue an adapter", "只有 PEFT 自己的加载器能继续训练适配器"),
     (r"Unsloth's CPU backend has no (\w+) initialization", r"Unsloth 的 CPU 后端没有 \1 初始化"),
@@ -308,7 +308,7 @@ COMPAT = (
     ),
     (
         r"the family has fused layers, the fastest path, and the job asks for plain LoRA",
-        "该家族有融合层，是最快的路径，且任务只用普通 LoRA",
+        "该家族有融合层，是最快的路径，且作业只用普通 LoRA",
     ),
     (r"Unsloth has a fast path for this family", "Unsloth 对该家族有快速路径"),
     (r"(?P<t>.+) \(its CPU backend here\)", r"\g<t>（此处为其 CPU 后端）"),
@@ -391,7 +391,7 @@ COMPAT = (
         r"transformers gives its attention no mask between records",
         "transformers 不给它的注意力加记录之间的掩码",
     ),
-    (r"train.engine=(\w+) in the job", r"任务中 train.engine=\1"),
+    (r"train.engine=(\w+) in the job", r"作业中 train.engine=\1"),
     (r"Unsloth is not installed here", "这里没有安装 Unsloth"),
     (r"lora\.(\w+) is (.+), but the adapter's is (.+)", r"lora.\1 为 \2，而适配器的是 \3"),
     (

@@ -28,9 +28,9 @@ def shown(text: str) -> str:
     """A text of ours as it is shown in a terminal. Lines that are not ours stay as they are."""
     if not is_chinese():
         return text
-    from launcher.machine.language.bilingual import in_chinese
+    from launcher.machine.language import bilingual, catalogue
 
-    return in_chinese(text)
+    return catalogue.of("views").get(text) or bilingual.in_chinese(text)
 
 
 def said(text: str, **values: Any) -> str:

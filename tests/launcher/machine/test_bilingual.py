@@ -186,9 +186,9 @@ def test_lines_places_and_joined_texts_are_texts_in_turn() -> None:
     assert "{instruction: frage, output: answ}" in found[1]
     assert (
         in_chinese("train.epochs: expected a number or null, got 'many'")
-        == "train.epochs: 应为 数字 或 null，得到的是 'many'"
+        == "train.epochs: 应为数字 或 null，得到的是 'many'"
     )
-    assert in_chinese("expected above 0, at most 1, got -1") == "应为 大于 0，至多 1，得到的是 -1"
+    assert in_chinese("expected above 0, at most 1, got -1") == "应大于 0，至多为 1，得到的是 -1"
 
 
 @pytest.mark.parametrize(
