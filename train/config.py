@@ -134,6 +134,8 @@ class Data(Section, frozen=True):
     continued pretraining. Longer ones than max_length become several sequences."""
     document_overlap: int = 0
     """Tokens that a part of a long document repeats of the part before it, as context without loss."""
+    train_on_prompt: bool = False
+    """Train on every token of a sequence, not only on answers. The loss on data.eval is that of answers."""
     on_error: Literal["stop", "skip"] = "stop"
     """What to do about unreadable records (bad JSON, missing keys, empty answers). Duplicates are only reported."""
     system: str | None = None

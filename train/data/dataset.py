@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -147,6 +147,7 @@ class Data:
         entry = self._train_entry(tokenizer)
         parts = split.parts(entry, self.config.data)
         part = self._part("train", self.config.data.train_sources, entry, chosen=parts and parts.trained)
+        part = replace(part, tokens=replace(part.tokens, whole=self.config.data.train_on_prompt))
         if not len(part.tokens):
             raise DataError(nothing_to_train(self.config.data, parts), code="ZL-DATA-03")
         if not part.sampler(self.config.train.seed).epoch_size:

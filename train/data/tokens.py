@@ -41,6 +41,8 @@ class Tokens:
     """Answers that each sequence holds of its conversation; the last may be cut. None: all."""
     next_turn: tuple[int, int] | None = None
     """(token, prediction): where this token carries loss, the model predicts another one: prompts.AnswerEnds."""
+    whole: bool = False
+    """Every token but the first of a sequence carries loss (data.train_on_prompt), not only marked ones."""
     places: npt.NDArray[np.int64] | None = None
     """Where among `offsets` each sequence is, if these are a selection; None: all, in order."""
 
@@ -56,6 +58,8 @@ class Tokens:
     @cached_property
     def loss_tokens(self) -> npt.NDArray[np.int64]:
         """Tokens with loss per sequence."""
+        if self.whole:
+            return np.asarray(self.lengths - 1)
         if self.counted is not None:
             return np.asarray(self.counted, dtype=np.int64)
         sums = np.concatenate([[0], np.cumsum(self.labelled, dtype=np.int64)])
@@ -74,8 +78,8 @@ class Tokens:
         wanted = tokens[1:]
         if self.next_turn is not None:
             token, prediction = self.next_turn
-            wanted = np.where(wanted == token, np.int32(prediction), wanted)
-        return np.where(labelled[1:], wanted, np.int32(IGNORED))
+            wanted = np.where((wanted == token) & labelled[1:], np.int32(prediction), wanted)
+        return wanted if self.whole else np.where(labelled[1:], wanted, np.int32(IGNORED))
 
     def prompt_size(self, index: int) -> int:
         """Return the number of tokens before the last answer."""

@@ -292,6 +292,7 @@ def _facts(run: Run) -> dict[str, Any]:
         "data": {
             "sequences": len(run.train_part.tokens),
             "tokens": int(run.train_part.lengths.sum()),
+            **({"train_on_prompt": True} if config.data.train_on_prompt else {}),
             **{name: value for name in _MIXING if (value := getattr(config.data, name)) != getattr(Mixed(), name)},
         },
         "trained_modules": targets.trained_modules(parameters),

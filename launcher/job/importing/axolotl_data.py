@@ -37,7 +37,8 @@ def carry(words: Words, context: Context) -> None:
         sources.finish(key)
     words.unused("there are test_datasets", "val_set_size")
     _template(words, kinds - {""}, context)
-    words.lost("only answers carry loss", "train_on_inputs")
+    if words.flag("train_on_inputs"):
+        draft.set("data.train_on_prompt", True, "train_on_inputs")
     words.refuse("pre-training on plain text; zlaunch does supervised fine-tuning", "pretraining_dataset")
     words.unused("zlaunch tokenizes in the background, shuffles, and reports duplicates", "dataset_prepared_path",
                  "shuffle_merged_datasets", "shuffle_before_merging_datasets", "dataset_processes", "dataset_num_proc",

@@ -186,7 +186,8 @@ def _loss(words: Words) -> None:
     draft = words.draft
     if words.flag("mask_history"):
         draft.set("data.turns", "last", "mask_history")
-    words.lost("only answers carry loss", "train_on_prompt")
+    if words.flag("train_on_prompt"):
+        words.draft.set("data.train_on_prompt", True, "train_on_prompt")
     words.unused("padding never carries loss", "ignore_pad_token_for_loss")
 
 

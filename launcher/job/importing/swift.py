@@ -75,6 +75,8 @@ def _method(words: Words) -> None:
         words.unused("LoRA+ is lora.plus_ratio", "optimizer")
     else:
         optimizing.optimizer(words, "optimizer")
+    if words.tree.get("loss_type") in ("loss_scale", "cross_entropy", "causal_lm"):
+        words.unused("the cross-entropy, weighted as loss_scale says", "loss_type")
     words.lost("zlaunch has the plain cross-entropy", "enable_dft_loss", "loss_type")
     words.carry("train.router_loss", "router_aux_loss_coef", words.number)
 
@@ -158,6 +160,8 @@ def _template(words: Words) -> None:
     for part in scale.split("+"):
         if part == "last_round":
             draft.set("data.turns", "last", "loss_scale")
+        elif part == "all":
+            draft.set("data.train_on_prompt", True, "loss_scale: all")
         elif part == "ignore_empty_think":
             reason = "model.thinking: an empty thought is part of the prompt here, without loss"
             draft.differs.append(Note("loss_scale", part, reason))

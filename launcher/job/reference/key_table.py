@@ -142,6 +142,10 @@ ROWS: dict[str, Row] = {
     "data.document_overlap": Row(
         "文档重叠", "长文档的每一部分重复前一部分末尾的词元数，只作上文，不计损失。", "64",
     ),
+    "data.train_on_prompt": Row(
+        "也训练提示", "训练序列的每个词元，而不只是回答。data.eval 上的损失仍只计回答。", "true",
+        "train_on_prompt LLaMA-Factory; train_on_inputs axolotl", label="Train on prompts",
+    ),
     "data.on_error": Row(
         "无法读取的记录", "遇到无法读取的记录（错误的 JSON、缺少字段、空回答）时停止或跳过。重复只会提示。", "skip",
         "strict ms-swift",

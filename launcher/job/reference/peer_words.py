@@ -260,8 +260,6 @@ OTHERS: dict[str, tuple[str, str]] = {
     "loraplus_lr_embedding": ("", "LoRA+ has the ratio of B to A alone: lora.plus_ratio"),
     "bias": ("", "biases are not trained"),
     "lora_bias": ("", "biases are not trained"),
-    "train_on_inputs": ("", "only answers carry loss"),
-    "train_on_prompt": ("", "only answers carry loss"),
     "completion_only_loss": ("", "always so: only answers carry loss"),
     "rope_scaling": ("", "positions are as the model's config.json has them"),
     "rope_theta": ("", "positions are as the model's config.json has them"),

@@ -99,6 +99,7 @@ def test_turns_are_read_by_the_names_of_the_file(tmp_path: Path) -> None:
          {"train.early_stopping_patience": 3, "eval.keep_best": "loss"}),
         ({"model_quantization_config": "Mxfp4Config", "model_quantization_config_kwargs": {"dequantize": True}}, {}),
         ({"peft_init_lora_weights": "olora"}, {"lora.init": "olora"}),
+        ({"train_on_inputs": True}, {"data.train_on_prompt": True}),
         ({"gptq": True}, {"model.quantization": "published"}),
         ({"base_model": "a/B-BNB-NF4-BF16", "load_in_4bit": True}, {"model.quantization": "nf4"}),
         ({"embedding_lr": 1e-5}, {"train.learning_rates": None}),
@@ -137,7 +138,7 @@ def test_other_training_is_refused(tmp_path: Path, words: Any) -> None:
     "words",
     [
         {"no_such_word": 1}, {"optimizer": "soap"}, {"lr_scheduler": "rex"}, {"lora_target_parameters": ["experts"]},
-        {"train_on_inputs": True}, {"relora": True}, {"tokens": ["<a>"]}, {"base_model": "a/B-16E-Linearized-bnb-nf4"},
+        {"relora": True}, {"tokens": ["<a>"]}, {"base_model": "a/B-16E-Linearized-bnb-nf4"},
         {"cosine_constant_lr_ratio": 0.5}, {"optimizer": "muon", "fsdp_config": {"fsdp_version": 2}},
         {"datasets": [{"path": "a/b", "type": "alpaca"}, {"path": "c/d", "type": "chat_template"}]},
         {"datasets": [{"path": "a/b", "type": {"field_output": "answer", "format": "[INST] {instruction}"}}]},

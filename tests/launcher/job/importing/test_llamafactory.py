@@ -124,6 +124,7 @@ def test_held_out_records_are_a_part_of_files_and_of_data_sets_of_the_hub(
         ({"val_size": 0.1, "eval_strategy": "epoch"}, {"eval.keep_best": "none"}),
         ({"model_name_or_path": "someone/Model-7B-AWQ"}, {"model.quantization": "published"}),
         ({"model_name_or_path": "someone/Model-7B-bnb-4bit"}, {"model.quantization": "nf4"}),
+        ({"train_on_prompt": True}, {"data.train_on_prompt": True}),
         ({"optim": "adafactor"}, {"train.optimizer": "adafactor"}), ({"use_muon": True}, {"train.optimizer": "muon"}),
         ({"neftune_noise_alpha": 5, "label_smoothing_factor": 0.1},
          {"train.neftune_alpha": 5, "train.label_smoothing": 0.1}),
@@ -169,7 +170,7 @@ def test_what_zlaunch_does_not_train_is_refused_with_the_word_and_the_reason(
     [
         {"no_such_word": 1}, {"lr_scheduler_type": "greedy"}, {"optim": "sgd"}, {"optim_args": "a=1"},
         {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"num_cycles": 2}},
-        {"rope_scaling": "yarn"}, {"train_on_prompt": True},
+        {"rope_scaling": "yarn"}, {"use_dft_loss": True},
         {"model_name_or_path": "someone/Model-7B-AQLM-2Bit"}, {"quantization_bit": 3, "quantization_method": "hqq"},
         {"adapter_name_or_path": "a,b"}, {"mix_strategy": "interleave_under"}, {"template": "default"},
     ],
