@@ -144,8 +144,9 @@ class Data(Section, frozen=True):
     """Names of the data for our keys, as in {instruction: 问题, output: 答案}. Several are joined as lines."""
     roles: dict[str, str | tuple[str, ...]] = {}
     """Names of the data for our roles, as in {user: [客户, 买家], assistant: 客服}."""
-    replace: dict[str, str] = {}
-    """Texts of the records to replace, as in {'{{NAME}}': Ada}."""
+    replace: dict[str, str | tuple[str, str]] = {}
+    """Texts of the records to replace, as in {'{{NAME}}': Ada}. Of two, as in [小爱, Ada], the first is for records
+    with Chinese characters."""
     chat_template: str | None = None
     """A Jinja chat template instead of the tokenizer's own. A job may name one (`chatml`, ...) or its file."""
 

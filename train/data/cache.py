@@ -451,13 +451,15 @@ def _describe_duplicates(
 
 def _open(place: Path, made: bool, shown: tuple[str, ...], recipe: Recipe) -> Entry:
     meta = _renamed(msgspec.json.decode((place / "meta.json").read_bytes(), type=Meta), shown)
-    arrays = {name: _mapped(place / f"{name}.npy") for name in ("offsets", "kept", "counted", "answers")}
     tokens = Tokens(
         tokens=_raw(place / "tokens.bin", np.int32),
         labelled=_raw(place / "labelled.bin", np.bool_),
         dropped=Dropped(meta.too_long, meta.cut),
         next_turn=recipe.next_turn,
-        **arrays,
+        offsets=_mapped(place / "offsets.npy"),
+        kept=_mapped(place / "kept.npy"),
+        counted=_mapped(place / "counted.npy"),
+        answers=_mapped(place / "answers.npy"),
     )
     return Entry(place, meta, tokens, made)
 

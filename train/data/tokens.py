@@ -41,10 +41,10 @@ class Tokens:
     """Answers that each sequence holds of its conversation; the last may be cut. None: all."""
     next_turn: tuple[int, int] | None = None
     """(token, prediction): where this token carries loss, the model predicts another one: prompts.AnswerEnds."""
-    whole: bool = False
-    """Every token but the first of a sequence carries loss (data.train_on_prompt), not only marked ones."""
     places: npt.NDArray[np.int64] | None = None
     """Where among `offsets` each sequence is, if these are a selection; None: all, in order."""
+    whole: bool = False
+    """Every token but the first of a sequence carries loss (data.train_on_prompt), not only marked ones."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1 if self.places is None else len(self.places)

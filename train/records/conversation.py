@@ -61,8 +61,8 @@ class RecordOptions:
     """(key of the data, our key) pairs."""
     roles: tuple[tuple[str, str], ...] = ()
     """(role of the data, our role) pairs."""
-    replace: tuple[tuple[str, str], ...] = ()
-    """(text in a record, its replacement) pairs."""
+    replace: tuple[tuple[str, str | tuple[str, str]], ...] = ()
+    """(text in a record, its replacement) pairs. Of two, the first is for records with Chinese characters."""
     documents: bool = False
     """Whether a text alone is a record."""
 

@@ -12,7 +12,7 @@ and an empty cell is an absent key. Pure.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from train.errors import DataError
@@ -94,7 +94,7 @@ def to_conversation(value: Any, options: RecordOptions = PLAIN) -> Conversation:
     if known is None:
         raise Unreadable(_unknown_keys(value, shown))
     _read_common(value, reader)
-    for old, new in options.replace:
+    for old, new in _replacements(options, reader.messages):
         reader.messages[:] = [(role, text.replace(old, new)) for role, text in reader.messages]
     _add_system(value, reader, options)
     dropped = _finish(value, reader)
@@ -103,13 +103,25 @@ def to_conversation(value: Any, options: RecordOptions = PLAIN) -> Conversation:
     return Conversation(reader.messages, reader.details(), ignored, dropped)
 
 
+_CHINESE = re.compile("[\u3400-\u9fff]")
+
+
+def _replacements(options: RecordOptions, messages: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
+    """data.replace for a record."""
+    if not options.replace:
+        return
+    chinese = any(_CHINESE.search(text) for _, text in messages)
+    for old, new in options.replace:
+        yield old, new if isinstance(new, str) else new[0 if chinese else 1]
+
+
 def _has_answers(value: Mapping[str, Any]) -> bool:
     return any(not is_absent(value.get(key)) for key in TURN_LISTS) or any(q in value and a in value for q, a in PAIRS)
 
 
 def _document(value: Mapping[str, Any], shown: Mapping[str, str], options: RecordOptions) -> Conversation:
     text = _part(value, "text", required=True)
-    for old, new in options.replace:
+    for old, new in _replacements(options, [(DOCUMENT, text)]):
         text = text.replace(old, new)
     if not text or text.isspace():
         raise Empty("the text is empty")

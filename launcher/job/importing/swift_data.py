@@ -116,7 +116,7 @@ def _columns(words: Words) -> None:
 
 def _names(words: Words) -> None:
     """model_name and model_author, which stand for {{NAME}} and {{AUTHOR}} in swift/self-cognition."""
-    draft, found = words.draft, {}
+    draft, found = words.draft, dict[str, Any]()
     used = "self-cognition" in str(words.tree.get("dataset"))
     for word, mark in (("model_name", "{{NAME}}"), ("model_author", "{{AUTHOR}}")):
         value: Any = words.take(word)
@@ -126,9 +126,6 @@ def _names(words: Words) -> None:
         if not used:
             draft.unused.append(Note(word, value, "only for swift/self-cognition"))
             continue
-        found[mark] = named[-1]
-        if len(set(named)) > 1:
-            reason = "one name for Chinese and English records: change data.replace"
-            draft.lost.append(Note(word, value, reason))
+        found[mark] = named[:2] if len(set(named)) > 1 else named[0]
     if found:
         draft.set("data.replace", found, "model_name, model_author")

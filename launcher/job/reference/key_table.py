@@ -169,7 +169,8 @@ ROWS: dict[str, Row] = {
         "LLaMA-Factory",
     ),
     "data.replace": Row(
-        "替换文字", "要在记录中替换的文字，如 {'{{NAME}}': 小智}。", "{'{{NAME}}': Ada, '{{AUTHOR}}': the Ada team}",
+        "替换文字", "要在记录中替换的文字，如 {'{{NAME}}': 小智}。若为两个，如 [小智, Ada]，第一个用于含中文的记录。",
+        "{'{{NAME}}': Ada, '{{AUTHOR}}': the Ada team}",
         "model_name ms-swift; model_author ms-swift",
     ),
     "data.chat_template": Row(

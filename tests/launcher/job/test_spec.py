@@ -94,7 +94,7 @@ def test_an_unknown_key_far_from_all_lists_the_section():
             ["unknown key `data.eval[0].weigt`", "`data.eval[0].weight`?"],
         ),
         ("train.zero_stage=4", ["train.zero_stage: expected 0, 1, 2, 3 or auto, got 4"]),
-        ("model.quantization=nf5", ["model.quantization: expected none, nf4, int8 or fp8, got 'nf5'"]),
+        ("model.quantization=nf5", ["model.quantization: expected none, nf4, int8, fp8 or published, got 'nf5'"]),
         ("train.global_batch_size=0", ["train.global_batch_size", "at least 1"]),
         ("train.learning_rate=nan", ["train.learning_rate: expected above 0, at most 1, got nan"]),
         ("lora.dropout=1.5", ["lora.dropout", "0 to 0.99"]),

@@ -116,6 +116,19 @@ def test_an_absent_file_and_an_unknown_kind_are_mistakes_not_bugs(tmp_path: Path
         refuse(str(tmp_path / "a.docx"))
 
 
+def test_of_two_replacements_the_first_is_for_records_with_chinese() -> None:
+    from train.records.conversation import RecordOptions
+    from train.records.formats import to_conversation
+
+    options = RecordOptions(replace=(("{{NAME}}", ("小黄", "Xiao Huang")),))
+    for question, answer, expected in (
+        ("你是谁？", "I am {{NAME}}", "I am 小黄"),
+        ("Who are you?", "{{NAME}}", "Xiao Huang"),
+    ):
+        found = to_conversation({"instruction": question, "output": answer}, options)
+        assert found.messages[-1] == ("assistant", expected)
+
+
 def test_texts_are_replaced_as_the_job_says() -> None:
     from train.records.conversation import RecordOptions
     from train.records.formats import to_conversation

@@ -82,6 +82,10 @@ def test_the_accumulation_that_is_not_given_makes_sixteen_records(tmp_path: Path
             {"train.early_stopping_patience": 3, "eval.keep_best": "loss"},
         ),
         ("--early_stop_interval 3", {"train.early_stopping_patience": None}),
+        (
+            "--dataset swift/self-cognition --model_name 小黄 'Xiao Huang' --model_author me",
+            {"data.replace": {"{{NAME}}": ["小黄", "Xiao Huang"], "{{AUTHOR}}": "me"}},
+        ),
         ("--save_strategy epoch", {"train.checkpoint_every": "epoch"}),
         ("--truncation_strategy right", {"data.overlong": "cut"}),
         ("--tuner_backend unsloth", {"train.engine": "unsloth"}),
