@@ -17,7 +17,7 @@ ALIASES = {
     "stop": ("cancel",), "kill": ("cancel",), "scancel": ("cancel",),
     "tail": ("logs", "-f"), "log": ("logs",), "attach": ("watch",), "top": ("watch",),
     "show": ("status",), "info": ("status",), "describe": ("status",),
-    "delete": ("rm",), "remove": ("rm",), "evaluate": ("eval",), "infer": ("generate",),
+    "delete": ("rm",), "remove": ("rm",), "evaluate": ("eval",), "infer": ("generate", "predict"),
 }  # fmt: skip
 """Words for a command of ours that does the same."""
 TRAIN = ("train", "run", "sft", "finetune", "fine-tune", "launch", "submit", "start", "pt", "sweep")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from train.data.recipe import Recipe
@@ -12,7 +13,7 @@ from train.errors import DataError
 from train.records import files, formats
 from train.records.chunk import Broken
 from train.records.conversation import Unreadable
-from train.records.conversations import Problem, Record
+from train.records.conversations import Problem, Record, unusable
 
 FIRST = 3
 
@@ -42,6 +43,45 @@ def _objects(paths: Sequence[str], recipe: Recipe) -> Iterator[tuple[str, int, A
         for chunk in files.chunks(path):
             for line, value in files.objects(chunk, recipe.options.column_names):
                 yield chunk.shown, line, value
+
+
+@dataclass(frozen=True)
+class Question:
+    """A record to be answered."""
+
+    value: Any
+    """The record as it was read."""
+    messages: tuple[tuple[str, str], ...]
+    prompt: list[int]
+    """Tokens before the answer, exactly as in training."""
+
+
+def questions(tokenizer: Tokenizer, path: str) -> Iterator[Question | Problem]:
+    """Every record of a source, of any form, with an answer or without. Raises DataError for an unreadable source."""
+    for shown, line, value in _objects([path], tokenizer.recipe):
+        if isinstance(value, Broken):
+            yield Problem(shown, line, value.text)
+            continue
+        try:
+            found = formats.to_question(value, tokenizer.recipe.options)
+        except Unreadable as error:
+            yield Problem(shown, line, str(error))
+            continue
+        messages, details = tuple(found.messages), found.details
+        asked = messages[:-1]  # without the record's own answer
+        if details is not None:  # what the record says of its own answer is no part of the question
+            fields = {place: field for place, field in details.fields.items() if place < len(asked)}
+            details = replace(details, fields=fields, untrained=frozenset())
+        plain = details is None or not details.shape_the_text
+        prompt = tokenizer.prompt_ids(asked) if plain else tokenizer.trained_prompt(asked, details)
+        if prompt is None:
+            yield Problem(shown, line, "the chat template cannot show this record")
+            continue
+        yield Question(value, asked, prompt)
+
+
+def unusable_questions(path: str, problems: Sequence[Problem], count: int) -> DataError:
+    return unusable(path, problems, count)
 
 
 def _entries(tokenizer: Tokenizer, shown: str, line: int, value: Any) -> list[dict[str, Any]]:

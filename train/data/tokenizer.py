@@ -91,9 +91,9 @@ class Tokenizer:
             return self._encoded(Rendered(self.template.prompt_text(protected), (), 0)).ids
         return self.encode_one(self.template.prompt_text(messages))[0]
 
-    def trained_prompt(self, messages: Turns) -> list[int] | None:
+    def trained_prompt(self, messages: Turns, details: Details | None = None) -> list[int] | None:
         """The tokens before the answer to `messages` in a training sequence; None if the template refuses these."""
-        done = self.records([Record((*messages, ("assistant", "ok")), "probe", 1)])
+        done = self.records([Record((*messages, ("assistant", "ok")), "probe", 1, None, details)])
         if done.problems:
             return None
         size = done.lengths[-1]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from train.errors import DataError
@@ -127,6 +128,42 @@ def _document(value: Mapping[str, Any], shown: Mapping[str, str], options: Recor
         raise Empty("the text is empty")
     others = (key for key, item in value.items() if key not in ("text", *_COMMON) and not is_absent(item))
     return Conversation([(DOCUMENT, text)], None, tuple(shown.get(key, key) for key in others))
+
+
+def to_question(value: Any, options: RecordOptions = PLAIN) -> Conversation:
+    """The conversation of a record up to its last answer, which may be missing. Raises Unreadable.
+
+    A missing answer is filled in for reading, so every form of records is read as for training; the last answer of the
+    result is that one or the record's own.
+    """
+    found = {"messages": value} if isinstance(value, list) else value
+    if not isinstance(found, Mapping):
+        raise Unreadable(f"expected an object, got {type(value).__name__}")
+    names, _ = renamed(found, dict(options.columns)) if options.columns else (found, {})
+    turns = next((key for key in TURN_LISTS if isinstance(names.get(key), list) and names[key]), None)
+    plain = replace(options, columns=(), documents=False)
+    if turns is not None:
+        return _question_of_turns(names, turns, plain)
+    if not any(q in names and not is_absent(names.get(a)) for q, a in PAIRS):
+        lone = next((q for q, _ in PAIRS if not is_absent(names.get(q))), None)
+        if lone is not None:
+            names = {**names, next(a for q, a in PAIRS if q == lone): "?"}
+    return to_conversation(names, plain)
+
+
+def _question_of_turns(value: Mapping[str, Any], key: str, options: RecordOptions) -> Conversation:
+    try:
+        own = to_conversation(value, options)
+        if own.dropped_turns == 0:
+            return own
+    except Unreadable as error:
+        if "there is no answer" not in str(error):
+            raise
+    last = value[key][-1]
+    if not isinstance(last, Mapping) or {"role", "from"}.isdisjoint(last):
+        raise Unreadable("the last turn is no question")
+    filled = {"role": "assistant", "content": "?"} if "role" in last else {"from": "assistant", "value": "?"}
+    return to_conversation({**value, key: [*value[key], filled]}, options)
 
 
 def check_columns(options: RecordOptions) -> None:
