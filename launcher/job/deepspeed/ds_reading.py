@@ -179,10 +179,18 @@ def _asks_for_something(value: Any, rule: Rule) -> bool:
     return value not in (None, False) and not any(value == off and type(value) is type(off) for off in rule.off)
 
 
+_ON_NVME = {
+    "train.offload": "a resumed run could not put states back that DeepSpeed keeps on NVMe only",
+    "train.offload_param": "DeepSpeed ends a run on NVMe at the first layer with more weights than its buffers, "
+    "whose number and size nobody can tell beforehand",
+}
+"""What was seen on two CPU ranks with DeepSpeed 0.19 (docs/deepspeed.md)."""
+
+
 def _set(found: DsConfig, key: str, value: Any, name: str) -> None:
     """Set a key of the job. Raises Refusal for a value that the job does not accept."""
     if key.startswith("train.offload") and value == "nvme":
-        raise refuse(name, "nothing is kept on NVMe; the memory of the host is supported", hint='set "device": "cpu"')
+        raise refuse(name, _ON_NVME[key], hint='set "device": "cpu"')
     accepted = JOB_RANGES.get(key)
     if _is_whole(value) and key not in FLOATS:
         value = min(int(value), MOST - 1)  # as good as no limit

@@ -48,7 +48,8 @@ def carry(words: Words, context: Context) -> None:
                  "dataloader_prefetch_factor", "timeout_preprocess", "memory_preprocess", "total_num_tokens",
                  "min_sample_len", "shuffle_buffer")  # fmt: skip
     words.lost("zlaunch reads files, not streams", "streaming")
-    words.lost("zlaunch shuffles every epoch", "curriculum_sampling")
+    if words.flag("curriculum_sampling"):
+        draft.set("data.order", "given", "curriculum_sampling")
 
 
 def _add(sources: Sources, entry: Mapping[str, Any], context: Context) -> str:

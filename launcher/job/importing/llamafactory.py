@@ -204,7 +204,8 @@ def _others(words: Words) -> None:
                  "preprocessing_batch_size", "tokenized_path", "cache_dir", "buffer_size",
                  "use_fast_tokenizer", "data_shared_file_system")  # fmt: skip
     words.lost("special tokens of a text are encoded as text", "split_special_tokens")
-    words.lost("zlaunch shuffles every epoch", "disable_shuffling")
+    if words.flag("disable_shuffling"):
+        words.draft.set("data.order", "given", "disable_shuffling")
     trainer_arguments.early_stopping(words, "early_stopping_steps")
     parallel = [name for name in words.tree if name.endswith("_parallel_size")]
     words.unused("one, as here", *(name for name in parallel if words.tree[name] in (0, 1)))

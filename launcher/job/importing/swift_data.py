@@ -50,7 +50,9 @@ def carry(words: Words, context: Context) -> None:
     words.unused("zlaunch tokenizes in the background and keeps it", "dataset_num_proc", "load_from_cache_file",
                  "lazy_tokenize", "download_mode", "shuffle_buffer_size", "packing_num_proc", "packing_length",
                  "data_shard")  # fmt: skip
-    words.unused("train.seed also orders the records", "dataset_shuffle", "val_dataset_shuffle", "data_seed",
+    if not words.flag("dataset_shuffle", default=True):
+        draft.set("data.order", "given", "dataset_shuffle")
+    words.unused("train.seed also orders the records", "val_dataset_shuffle", "data_seed",
                  "train_dataloader_shuffle")  # fmt: skip
     if words.flag("streaming"):
         reason = "the whole data set is read and shuffled"

@@ -100,6 +100,7 @@ def test_turns_are_read_by_the_names_of_the_file(tmp_path: Path) -> None:
         ({"model_quantization_config": "Mxfp4Config", "model_quantization_config_kwargs": {"dequantize": True}}, {}),
         ({"peft_init_lora_weights": "olora"}, {"lora.init": "olora"}),
         ({"train_on_inputs": True}, {"data.train_on_prompt": True}),
+        ({"curriculum_sampling": True}, {"data.order": "given"}),
         ({"gptq": True}, {"model.quantization": "published"}),
         ({"base_model": "a/B-BNB-NF4-BF16", "load_in_4bit": True}, {"model.quantization": "nf4"}),
         ({"embedding_lr": 1e-5}, {"train.learning_rates": None}),

@@ -68,6 +68,7 @@ def test_the_accumulation_that_is_not_given_makes_sixteen_records(tmp_path: Path
         ("--quant_method bnb --quant_bits 4", {"model.quantization": "nf4"}),
         ("--packing true --max_length 2048", {"train.batch_tokens": 16 * 2048}),
         ("--loss_scale all --loss_type loss_scale", {"data.train_on_prompt": True}),
+        ("--dataset_shuffle false", {"data.order": "given"}),
         ("--loss_scale last_round", {"data.turns": "last"}),
         ("--use_hf true", {"model.source": None}),
         ("--lorap_lr_ratio 16 --optimizer lorap", {"lora.plus_ratio": 16}),
