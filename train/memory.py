@@ -598,6 +598,8 @@ def _fused_per_token(shape: Shape, setting: MemoryCase) -> tuple[float, float]:
         saved += 2 * (shape.q_width + shape.kv_width) + 4 * (shape.heads + shape.kv_heads)
     # the MLP: the gradient coming in, that of the residual stream, and the inner activation (gate and up are reused)
     mlp = 2 * 2 * shape.hidden + 2 * shape.intermediate
+    if setting.quantization == "fp8":
+        mlp += 2 * shape.intermediate  # the gradients of gate and up in fp8, made with the inner activation
     # attention: the gradient coming in and that of the attention's output, the gradients of q, k, v, the same rotated
     # back, and the kernel's float32 sum over queries
     heads = 2 * shape.hidden + 2 * shape.q_width + 2 * 2 * qkv + 4 * shape.q_width

@@ -66,6 +66,9 @@ SHORT_UP_TO = 1024
 """Rows whose records are at most this long go to our kernels. At twice the length flash is as fast
 (docs/performance.md)."""
 
+MOST_QUERIES = 16
+"""Query heads per key head that our kernels take; GLM has 16."""
+
 
 @dataclass(frozen=True)
 class Form:
@@ -103,7 +106,9 @@ def forward(
 def _are_short(query: Tensor, key: Tensor, layout: PackedLayout) -> bool:
     if (layout.dense and layout.longest >= DENSE_FROM) or query.dtype == torch.float32:
         return False
-    return layout.longest <= SHORT_UP_TO and query.shape[-1] in (64, 128) and query.shape[1] <= 8 * key.shape[1]
+    return (
+        layout.longest <= SHORT_UP_TO and query.shape[-1] in (64, 128) and query.shape[1] <= MOST_QUERIES * key.shape[1]
+    )
 
 
 def _choose_kernel(

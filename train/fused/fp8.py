@@ -25,6 +25,8 @@ from torch.nn import functional
 
 from train.fused.linears import LoraMaps
 
+Quantized = tuple[Tensor, Tensor]
+"""float8_e4m3fn [rows, width], scales float32 [rows]: the matrix is about the first times the second."""
 FP8 = torch.float8_e4m3fn
 LARGEST = 448.0
 """The largest number of float8_e4m3fn."""
@@ -41,8 +43,8 @@ def _triton() -> Any:
     return fp8_triton
 
 
-def quantize_rows(x: Tensor, factors: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """x [rows, width] -> (float8_e4m3fn [rows, width], scales float32 [rows]); x is about the first times the second.
+def quantize_rows(x: Tensor, factors: Tensor | None = None) -> Quantized:
+    """Quantize x [rows, width].
 
     The scale maps the largest magnitude of a row to the largest number of the format. A row of zeros has scale 1.
     `factors` float32 [width]: multiply each row by them first.
@@ -56,8 +58,8 @@ def quantize_rows(x: Tensor, factors: Tensor | None = None) -> tuple[Tensor, Ten
 
 
 def matmul(
-    x: tuple[Tensor, Tensor],
-    weight: tuple[Tensor, Tensor],
+    x: Quantized,
+    weight: Quantized,
     lora: tuple[Tensor, Tensor] | None,
     bias: Tensor | None,
     residual: Tensor | None,
@@ -111,7 +113,7 @@ class Fp8Linear(LoraMaps):
     def _zeros(self, *shape: int) -> Tensor:
         return torch.zeros(*shape, device=self.device, dtype=self.dtype)
 
-    def _empty_fp8(self, rows: int, width: int) -> tuple[Tensor, Tensor]:
+    def _empty_fp8(self, rows: int, width: int) -> Quantized:
         scales = torch.empty(rows, device=self.device, dtype=torch.float32)
         return torch.empty(rows, width, device=self.device, dtype=FP8), scales
 
@@ -124,7 +126,7 @@ class Fp8Linear(LoraMaps):
             base.weight.data = base.weight.data.new_empty(0)
 
     @staticmethod
-    def _quantize(source: Tensor, target: tuple[Tensor, Tensor]) -> None:
+    def _quantize(source: Tensor, target: Quantized) -> None:
         parts = (part.split(QUANTIZED_ROWS) for part in (source, *target))
         for part, out, scale in zip(*parts, strict=True):
             values, found = quantize_rows(part.contiguous())
@@ -167,19 +169,41 @@ class Fp8Linear(LoraMaps):
         """Return uninitialized outputs [tokens, N]."""
         return torch.empty(tokens, self.outputs, device=self.device, dtype=self.dtype)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x [tokens, K] -> (outputs [tokens, N] + residual, x A' [tokens, e] for `gradients`)."""
+    def quantized_workspace(self, tokens: int) -> Quantized | None:
+        """Return an uninitialized input in fp8, for the kernel that computes the input."""
+        return self._empty_fp8(tokens, self.inputs)
+
+    def quantized_gradient_workspace(self, tokens: int) -> Quantized | None:
+        """Return uninitialized outputs in fp8, for the kernel that computes their gradient.
+
+        None where the gradient is multiplied by the scales of shared weights first.
+        """
+        return None if self.sharded else self._empty_fp8(tokens, self.outputs)
+
+    def forward(
+        self, x: Tensor, residual: Tensor | None = None, out: Tensor | None = None, quantized: Quantized | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """x [tokens, K] -> (outputs [tokens, N] + residual, x A' [tokens, e] for `gradients`).
+
+        `quantized`: x in fp8, if it exists already.
+        """
         lora_inner = x @ self.a.t()
         lora = (lora_inner, self.b) if self.lora_width else None
         out = self.gradient_workspace(len(x)) if out is None else out
-        return matmul(quantize_rows(x), self.weight, lora, self.bias, residual, out), lora_inner
+        return matmul(quantized or quantize_rows(x), self.weight, lora, self.bias, residual, out), lora_inner
 
-    def backward(self, grad: Tensor, *, needs_input_grad: bool = True) -> tuple[Tensor | None, Tensor]:
-        """grad [tokens, N] -> (gradient of the input [tokens, K] or None, gradient of x A' [tokens, e])."""
+    def backward(
+        self, grad: Tensor, *, needs_input_grad: bool = True, quantized: Quantized | None = None
+    ) -> tuple[Tensor | None, Tensor]:
+        """grad [tokens, N] -> (gradient of the input [tokens, K] or None, gradient of x A' [tokens, e]).
+
+        `quantized`: grad in fp8, if it exists already.
+        """
         grad_lora_inner = grad @ self.b
         if not needs_input_grad:
             return None, grad_lora_inner
         lora = (grad_lora_inner, self.a_transposed) if self.lora_width else None
         out = self.workspace(len(grad))
-        quantized = quantize_rows(grad, self.weight[1] if self.sharded else None)
+        if quantized is None:
+            quantized = quantize_rows(grad, self.weight[1] if self.sharded else None)
         return matmul(quantized, self.transposed, lora, None, None, out), grad_lora_inner

@@ -4,6 +4,9 @@
 
 Every function computes in float32 and rounds once at the end. Triton is imported only for CUDA tensors. Rows of outputs
 may be strided: train/fused/model.py stores LoRA's inner activations between them.
+
+Where the next product takes fp8 (train/fused/fp8.py), `quantized` gets the rounded result in that form too:
+float8_e4m3fn [rows, width] and scales [rows], as `quantize_rows` would make them, but without reading the result again.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from train.fused.fp8 import Quantized, quantize_rows
+
 
 @functools.cache
 def _triton() -> Any:
@@ -23,13 +28,20 @@ def _triton() -> Any:
     return kernels_triton
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Tensor:
+def _quantize(x: Tensor, quantized: Quantized | None) -> None:
+    if quantized is not None:
+        for out, part in zip(quantized, quantize_rows(x), strict=True):
+            out.copy_(part)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, quantized: Quantized | None = None) -> Tensor:
     """out = weight * x / rms(x) for each row; return 1/rms, float32 [rows].  x, out [rows, width]."""
     if x.is_cuda:
-        return _triton().rms_norm(x, weight, eps, out)
+        return _triton().rms_norm(x, weight, eps, out, quantized)
     x32 = x.float()
     inverse_rms = torch.rsqrt(x32.square().mean(-1) + eps)
     out.copy_((x32 * inverse_rms[:, None]).to(x.dtype) * weight)
+    _quantize(out, quantized)
     return inverse_rms
 
 
@@ -41,14 +53,22 @@ def recompute_rms_norm(x: Tensor, weight: Tensor, inverse_rms: Tensor) -> Tensor
 
 
 def rms_norm_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, inverse_rms: Tensor, skip: Tensor | None, out: Tensor
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    inverse_rms: Tensor,
+    skip: Tensor | None,
+    out: Tensor,
+    quantized: Quantized | None = None,
 ) -> Tensor:
     """Write to `out` the gradient of the norm's input plus `skip`, the gradient of the residual connection."""
     if x.is_cuda:
-        return _triton().rms_norm_backward(grad, x, weight, inverse_rms, skip, out)
+        return _triton().rms_norm_backward(grad, x, weight, inverse_rms, skip, out, quantized)
     scaled, unit = grad.float() * weight.float(), x.float() * inverse_rms[:, None]
     grad_x = inverse_rms[:, None] * (scaled - unit * (scaled * unit).mean(-1, keepdim=True))
-    return out.copy_(grad_x if skip is None else grad_x + skip.float())
+    out.copy_(grad_x if skip is None else grad_x + skip.float())
+    _quantize(out, quantized)
+    return out
 
 
 def apply_rope(
@@ -116,29 +136,35 @@ def apply_rope_backward(
 def apply_rope_interleaved(x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, *, inverse: bool = False) -> None:
     """Apply GLM's interleaved rotary embedding in place, or its inverse to a gradient.
 
-    x [rows, heads, dim]: of the first 2 * cos.shape[1] elements of a head, adjacent ones are rotated as pairs.
-    This uses torch on a GPU too: these elements are a hundredth of a layer's memory traffic.
+    x [rows, heads, dim], heads contiguous: of the first 2 * cos.shape[1] elements of a head, adjacent ones are rotated
+    as pairs.
     """
+    if x.is_cuda:
+        return _triton().apply_rope_interleaved(x, cos, sin, positions, inverse=inverse)
     rotated = x[..., : 2 * cos.shape[1]]
     first, second = rotated.float().unflatten(-1, (-1, 2)).unbind(-1)
     c, s = cos[positions][:, None], sin[positions][:, None]
     s = -s if inverse else s
     rotated.copy_(torch.stack([first * c - second * s, second * c + first * s], dim=-1).flatten(-2))
-
-
-def swiglu(gate_up: Tensor, out: Tensor) -> None:
-    """out = silu(gate) * up;  gate_up [rows, 2 * width] is gate and up side by side, out [rows, width]."""
-    if gate_up.is_cuda:
-        return _triton().swiglu(gate_up, out)
-    gate, up = gate_up.float().chunk(2, dim=-1)
-    out.copy_((functional.silu(gate) * up).to(out.dtype))
     return None
 
 
-def swiglu_backward(gate_up: Tensor, grad: Tensor) -> None:
-    """Replace `gate_up` by its gradient, and `grad` [rows, width] by swiglu's output, which LoRA's A needs."""
+def swiglu(gate_up: Tensor, out: Tensor, quantized: Quantized | None = None) -> None:
+    """out = silu(gate) * up;  gate_up [rows, 2 * width] is gate and up side by side, out [rows, width]."""
     if gate_up.is_cuda:
-        return _triton().swiglu_backward(gate_up, grad)
+        return _triton().swiglu(gate_up, out, quantized)
+    gate, up = gate_up.float().chunk(2, dim=-1)
+    out.copy_((functional.silu(gate) * up).to(out.dtype))
+    return _quantize(out, quantized)
+
+
+def swiglu_backward(gate_up: Tensor, grad: Tensor, quantized: Quantized | None = None) -> None:
+    """Replace `gate_up` by its gradient, and `grad` [rows, width] by swiglu's output, which LoRA's A needs.
+
+    `quantized` gets the gradient: [rows, 2 * width].
+    """
+    if gate_up.is_cuda:
+        return _triton().swiglu_backward(gate_up, grad, quantized)
     gate, up = gate_up.float().clone().chunk(2, dim=-1)
     grad32 = grad.float().clone()  # float() of a float32 tensor is the tensor itself
     sigmoid = torch.sigmoid(gate)
@@ -147,7 +173,7 @@ def swiglu_backward(gate_up: Tensor, grad: Tensor) -> None:
     grad.copy_((silu * up).to(grad.dtype))
     gate_up[:, :width] = (grad32 * up * sigmoid * (1 + gate - silu)).to(gate_up.dtype)
     gate_up[:, width:] = (grad32 * silu).to(gate_up.dtype)
-    return None
+    return _quantize(gate_up, quantized)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

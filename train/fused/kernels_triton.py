@@ -1,4 +1,8 @@
-"""Triton versions of train/fused/kernels.py. One program per row, or per block of a row; arithmetic in float32."""
+"""Triton versions of train/fused/kernels.py. One program per row, or per block of a row; arithmetic in float32.
+
+With `quantized`, a kernel also writes its result in fp8. That takes the largest magnitude of a whole row, so one program
+has the row, and quantizes what it has just rounded: the result equals that of a pass of its own.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,32 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+Quantized = tuple[Tensor, Tensor]
+"""float8_e4m3fn [rows, width], scales float32 [rows] (train/fused/fp8.py)."""
+
 
 def _warps(block: int) -> int:
     return 4 if block <= 2048 else 8 if block <= 8192 else 16
 
 
 @triton.jit
-def _rms_norm(x, x_row, weight, out, out_row, inverse_rms, width, eps, RECOMPUTE: tl.constexpr, BLOCK: tl.constexpr):
+def _row_scale(largest):
+    return tl.where(largest > 0.0, largest / 448.0, 1.0)
+
+
+@triton.jit
+def _store_quantized(value, values, scales, row, width, offsets, mask):
+    """Store a row that one program holds whole."""
+    scale = _row_scale(tl.max(tl.abs(value), axis=0))
+    tl.store(scales + row, scale)
+    tl.store(values + row * width + offsets, (value / scale).to(tl.float8e4nv), mask=mask)
+
+
+@triton.jit
+def _rms_norm(
+    x, x_row, weight, out, out_row, values, scales, inverse_rms, width, eps,
+    RECOMPUTE: tl.constexpr, FP8: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     offsets = tl.arange(0, BLOCK)
     mask = offsets < width
@@ -26,36 +49,47 @@ def _rms_norm(x, x_row, weight, out, out_row, inverse_rms, width, eps, RECOMPUTE
     factor = tl.load(weight + offsets, mask=mask, other=0.0).to(tl.float32)
     # rounded to the model's dtype before the weight is applied, as in transformers
     unit = (value * scale).to(out.dtype.element_ty).to(tl.float32)
-    tl.store(out + row * out_row + offsets, (unit * factor).to(out.dtype.element_ty), mask=mask)
+    result = (unit * factor).to(out.dtype.element_ty)
+    tl.store(out + row * out_row + offsets, result, mask=mask)
+    if FP8:
+        _store_quantized(result.to(tl.float32), values, scales, row, width, offsets, mask)
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Tensor:
+def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, quantized: Quantized | None) -> Tensor:
     inverse_rms = torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
-    _launch_rms_norm(x, weight, out, inverse_rms, eps, recompute=False)
+    _launch_rms_norm(x, weight, out, inverse_rms, eps, quantized, recompute=False)
     return inverse_rms
 
 
 def recompute_rms_norm(x: Tensor, weight: Tensor, inverse_rms: Tensor) -> Tensor:
     out = torch.empty_like(x)
-    _launch_rms_norm(x, weight, out, inverse_rms, 0.0, recompute=True)
+    _launch_rms_norm(x, weight, out, inverse_rms, 0.0, None, recompute=True)
     return out
 
 
 def _launch_rms_norm(
-    x: Tensor, weight: Tensor, out: Tensor, inverse_rms: Tensor, eps: float, *, recompute: bool
+    x: Tensor,
+    weight: Tensor,
+    out: Tensor,
+    inverse_rms: Tensor,
+    eps: float,
+    quantized: Quantized | None,
+    *,
+    recompute: bool,
 ) -> None:
     rows, width = x.shape
     block = triton.next_power_of_2(width)
+    values, scales = quantized or (out, inverse_rms)
     _rms_norm[(rows,)](
-        x, x.stride(0), weight, out, out.stride(0), inverse_rms, width, eps,
-        RECOMPUTE=recompute, BLOCK=block, num_warps=_warps(block),
+        x, x.stride(0), weight, out, out.stride(0), values, scales, inverse_rms, width, eps,
+        RECOMPUTE=recompute, FP8=quantized is not None, BLOCK=block, num_warps=_warps(block),
     )  # fmt: skip
 
 
 @triton.jit
 def _rms_norm_backward(
-    grad, grad_row, x, x_row, weight, inverse_rms, skip, skip_row, out, out_row, width,
-    SKIP: tl.constexpr, BLOCK: tl.constexpr,
+    grad, grad_row, x, x_row, weight, inverse_rms, skip, skip_row, out, out_row, values, scales, width,
+    SKIP: tl.constexpr, FP8: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     offsets = tl.arange(0, BLOCK)
@@ -67,18 +101,28 @@ def _rms_norm_backward(
     result = scale * (scaled - unit * (tl.sum(scaled * unit, axis=0) / width))
     if SKIP:
         result += tl.load(skip + row * skip_row + offsets, mask=mask, other=0.0).to(tl.float32)
-    tl.store(out + row * out_row + offsets, result.to(out.dtype.element_ty), mask=mask)
+    result = result.to(out.dtype.element_ty)
+    tl.store(out + row * out_row + offsets, result, mask=mask)
+    if FP8:
+        _store_quantized(result.to(tl.float32), values, scales, row, width, offsets, mask)
 
 
 def rms_norm_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, inverse_rms: Tensor, skip: Tensor | None, out: Tensor
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    inverse_rms: Tensor,
+    skip: Tensor | None,
+    out: Tensor,
+    quantized: Quantized | None,
 ) -> Tensor:
     rows, width = x.shape
     block = triton.next_power_of_2(width)
     other = grad if skip is None else skip
+    values, scales = quantized or (out, inverse_rms)
     _rms_norm_backward[(rows,)](
-        grad, grad.stride(0), x, x.stride(0), weight, inverse_rms, other, other.stride(0), out, out.stride(0), width,
-        SKIP=skip is not None, BLOCK=block, num_warps=_warps(block),
+        grad, grad.stride(0), x, x.stride(0), weight, inverse_rms, other, other.stride(0), out, out.stride(0), values,
+        scales, width, SKIP=skip is not None, FP8=quantized is not None, BLOCK=block, num_warps=_warps(block),
     )  # fmt: skip
     return out
 
@@ -200,43 +244,157 @@ def apply_rope_backward(
 
 
 @triton.jit
-def _swiglu(gate_up, gate_up_row, out, out_row, width, BLOCK: tl.constexpr):
+def _apply_rope_interleaved(
+    x, x_row, cos, sin, positions,
+    COUNT: tl.constexpr, DIM: tl.constexpr, HEADS: tl.constexpr, PAIRS: tl.constexpr, HALF: tl.constexpr,
+    INVERSE: tl.constexpr,
+):  # fmt: skip
+    """Rotate the first 2 * HALF elements of each head of a row in place. Adjacent elements are loaded together."""
     row = tl.program_id(0).to(tl.int64)
-    offsets = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    mask = offsets < width
-    gate = tl.load(gate_up + row * gate_up_row + offsets, mask=mask, other=0.0).to(tl.float32)
-    up = tl.load(gate_up + row * gate_up_row + width + offsets, mask=mask, other=0.0).to(tl.float32)
-    tl.store(out + row * out_row + offsets, (gate * tl.sigmoid(gate) * up).to(out.dtype.element_ty), mask=mask)
+    head = tl.arange(0, HEADS)
+    pair = tl.arange(0, PAIRS)
+    element = tl.arange(0, 2 * PAIRS)
+    mask = (head < COUNT)[:, None] & (element < 2 * HALF)[None, :]
+    place = x + row * x_row + head[:, None] * DIM + element[None, :]
+    position = tl.load(positions + row)
+    c = tl.load(cos + position * HALF + pair, mask=pair < HALF, other=0.0)[None, :]
+    s = tl.load(sin + position * HALF + pair, mask=pair < HALF, other=0.0)[None, :]
+    if INVERSE:
+        s = -s
+    value = tl.load(place, mask=mask, other=0.0).to(tl.float32)
+    first, second = tl.split(tl.reshape(value, (HEADS, PAIRS, 2)))
+    rotated = tl.join(first * c - second * s, second * c + first * s)
+    tl.store(place, tl.reshape(rotated, (HEADS, 2 * PAIRS)).to(x.dtype.element_ty), mask=mask)
+
+
+def apply_rope_interleaved(x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, *, inverse: bool) -> None:
+    rows, count, dim = x.shape
+    half = cos.shape[1]
+    _apply_rope_interleaved[(rows,)](
+        x, x.stride(0), cos, sin, positions, COUNT=count, DIM=dim, HEADS=triton.next_power_of_2(count),
+        PAIRS=triton.next_power_of_2(half), HALF=half, INVERSE=inverse, num_warps=4,
+    )  # fmt: skip
 
 
 @triton.jit
-def _swiglu_backward(gate_up, gate_up_row, grad, grad_row, width, BLOCK: tl.constexpr):
-    """Overwrite gate and up with their gradients, and `grad` with the product."""
+def _swiglu_of(gate_up, gate_up_row, row, width, offsets, mask, dtype: tl.constexpr):
+    gate = tl.load(gate_up + row * gate_up_row + offsets, mask=mask, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + row * gate_up_row + width + offsets, mask=mask, other=0.0).to(tl.float32)
+    return (gate * tl.sigmoid(gate) * up).to(dtype)
+
+
+@triton.jit
+def _quantize_stored(x, values, scales, row, largest, width: tl.constexpr, BLOCK: tl.constexpr):
+    """Quantize a row that this program has just stored at x: it comes from the cache."""
+    scale = _row_scale(tl.max(largest, axis=0))
+    tl.store(scales + row, scale)
+    tl.debug_barrier()
+    for start in range(0, width, BLOCK):
+        offsets = start + tl.arange(0, BLOCK)
+        mask = offsets < width
+        value = tl.load(x + offsets, mask=mask, other=0.0).to(tl.float32)
+        tl.store(values + row * width + offsets, (value / scale).to(tl.float8e4nv), mask=mask)
+
+
+@triton.jit
+def _swiglu_fp8(gate_up, gate_up_row, out, out_row, values, scales, width: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
-    offsets = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    mask = offsets < width
+    dtype = out.dtype.element_ty
+    offsets = tl.arange(0, BLOCK)
+    if width <= BLOCK:
+        mask = offsets < width
+        product = _swiglu_of(gate_up, gate_up_row, row, width, offsets, mask, dtype)
+        tl.store(out + row * out_row + offsets, product, mask=mask)
+        _store_quantized(product.to(tl.float32), values, scales, row, width, offsets, mask)
+    else:
+        largest = tl.zeros((BLOCK,), tl.float32)
+        for start in range(0, width, BLOCK):
+            mask = start + offsets < width
+            product = _swiglu_of(gate_up, gate_up_row, row, width, start + offsets, mask, dtype)
+            largest = tl.maximum(largest, tl.abs(product.to(tl.float32)))
+            tl.store(out + row * out_row + start + offsets, product, mask=mask)
+        _quantize_stored(out + row * out_row, values, scales, row, largest, width, BLOCK)
+
+
+@triton.jit
+def _swiglu_gradients(gate_up, gate_up_row, grad, grad_row, row, width, offsets, mask):
+    """Overwrite gate and up with their gradients, which are returned, and `grad` with the product."""
+    dtype = gate_up.dtype.element_ty
     gate = tl.load(gate_up + row * gate_up_row + offsets, mask=mask, other=0.0).to(tl.float32)
     up = tl.load(gate_up + row * gate_up_row + width + offsets, mask=mask, other=0.0).to(tl.float32)
     g = tl.load(grad + row * grad_row + offsets, mask=mask, other=0.0).to(tl.float32)
     sigmoid = tl.sigmoid(gate)
     silu = gate * sigmoid
-    dtype = gate_up.dtype.element_ty
+    d_gate = (g * up * sigmoid * (1.0 + gate - silu)).to(dtype)
+    d_up = (g * silu).to(dtype)
     tl.store(grad + row * grad_row + offsets, (silu * up).to(dtype), mask=mask)
-    tl.store(gate_up + row * gate_up_row + offsets, (g * up * sigmoid * (1.0 + gate - silu)).to(dtype), mask=mask)
-    tl.store(gate_up + row * gate_up_row + width + offsets, (g * silu).to(dtype), mask=mask)
+    tl.store(gate_up + row * gate_up_row + offsets, d_gate, mask=mask)
+    tl.store(gate_up + row * gate_up_row + width + offsets, d_up, mask=mask)
+    return d_gate, d_up
+
+
+@triton.jit
+def _swiglu_backward_fp8(
+    gate_up, gate_up_row, grad, grad_row, values, scales, width: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """As `_swiglu_backward`; the gradients of gate and up are quantized as one row."""
+    row = tl.program_id(0).to(tl.int64)
+    offsets = tl.arange(0, BLOCK)
+    if width <= BLOCK:
+        mask = offsets < width
+        d_gate, d_up = _swiglu_gradients(gate_up, gate_up_row, grad, grad_row, row, width, offsets, mask)
+        gate32, up32 = d_gate.to(tl.float32), d_up.to(tl.float32)
+        scale = _row_scale(tl.max(tl.maximum(tl.abs(gate32), tl.abs(up32)), axis=0))
+        tl.store(scales + row, scale)
+        start = values + row * 2 * width
+        tl.store(start + offsets, (gate32 / scale).to(tl.float8e4nv), mask=mask)
+        tl.store(start + width + offsets, (up32 / scale).to(tl.float8e4nv), mask=mask)
+    else:
+        largest = tl.zeros((BLOCK,), tl.float32)
+        for start in range(0, width, BLOCK):
+            mask = start + offsets < width
+            d_gate, d_up = _swiglu_gradients(gate_up, gate_up_row, grad, grad_row, row, width, start + offsets, mask)
+            largest = tl.maximum(largest, tl.maximum(tl.abs(d_gate.to(tl.float32)), tl.abs(d_up.to(tl.float32))))
+        _quantize_stored(gate_up + row * gate_up_row, values, scales, row, largest, 2 * width, BLOCK)
+
+
+@triton.jit
+def _swiglu(gate_up, gate_up_row, out, out_row, width, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    offsets = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = offsets < width
+    product = _swiglu_of(gate_up, gate_up_row, row, width, offsets, mask, out.dtype.element_ty)
+    tl.store(out + row * out_row + offsets, product, mask=mask)
+
+
+@triton.jit
+def _swiglu_backward(gate_up, gate_up_row, grad, grad_row, width, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    offsets = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    _swiglu_gradients(gate_up, gate_up_row, grad, grad_row, row, width, offsets, offsets < width)
 
 
 _SWIGLU_BLOCK = 2048
+FP8_FORWARD = {"BLOCK": 16384, "num_warps": 32}
+FP8_BACKWARD = {"BLOCK": 4096, "num_warps": 16}
+"""A row that is wider than BLOCK is read again, so the rows in flight must fit the L2 cache: many threads per row."""
 
 
-def swiglu(gate_up: Tensor, out: Tensor) -> None:
+def swiglu(gate_up: Tensor, out: Tensor, quantized: Quantized | None) -> None:
     rows, width = out.shape
+    if quantized is not None:
+        _swiglu_fp8[(rows,)](gate_up, gate_up.stride(0), out, out.stride(0), *quantized, width, **FP8_FORWARD)
+        return
     grid = (rows, triton.cdiv(width, _SWIGLU_BLOCK))
     _swiglu[grid](gate_up, gate_up.stride(0), out, out.stride(0), width, BLOCK=_SWIGLU_BLOCK, num_warps=8)
 
 
-def swiglu_backward(gate_up: Tensor, grad: Tensor) -> None:
+def swiglu_backward(gate_up: Tensor, grad: Tensor, quantized: Quantized | None) -> None:
     rows, width = grad.shape
+    if quantized is not None:
+        strides = gate_up.stride(0), grad.stride(0)
+        _swiglu_backward_fp8[(rows,)](gate_up, strides[0], grad, strides[1], *quantized, width, **FP8_BACKWARD)
+        return
     grid = (rows, triton.cdiv(width, _SWIGLU_BLOCK))
     _swiglu_backward[grid](gate_up, gate_up.stride(0), grad, grad.stride(0), width, BLOCK=_SWIGLU_BLOCK, num_warps=8)
 

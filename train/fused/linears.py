@@ -188,7 +188,15 @@ class Linear(LoraMaps):
         """Return uninitialized outputs [tokens, N] that `backward` accepts as a gradient without a copy."""
         return _empty_padded(tokens, self.outputs, self.lora_width, self.a)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def quantized_workspace(self, tokens: int) -> None:
+        """Only train.fused.fp8.Fp8Linear takes its input in another form."""
+
+    def quantized_gradient_workspace(self, tokens: int) -> None:
+        """Only train.fused.fp8.Fp8Linear takes gradients in another form."""
+
+    def forward(
+        self, x: Tensor, residual: Tensor | None = None, out: Tensor | None = None, quantized: None = None
+    ) -> tuple[Tensor, Tensor]:
         """x [tokens, K + e] from `workspace` -> (outputs [tokens, N] + residual, x A' [tokens, e] for `gradients`)."""
         lora_inner = x[:, : self.inputs] @ self.a.t()
         x[:, self.inputs :] = lora_inner
@@ -197,7 +205,9 @@ class Linear(LoraMaps):
             product.add_(self.bias)
         return product, lora_inner
 
-    def backward(self, grad: Tensor, *, needs_input_grad: bool = True) -> tuple[Tensor | None, Tensor]:
+    def backward(
+        self, grad: Tensor, *, needs_input_grad: bool = True, quantized: None = None
+    ) -> tuple[Tensor | None, Tensor]:
         """grad [tokens, N] -> (gradient of the input [tokens, K] or None, gradient of x A' [tokens, e])."""
         padded_grad = _with_extra_columns(grad, self.lora_width)
         grad_lora_inner = padded_grad[:, self.outputs :]

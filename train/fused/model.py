@@ -30,7 +30,7 @@ from train.dist import World
 from train.families import FUSED_TYPES, unfused_reason
 from train.fused import attention, kernels
 from train.fused.attention import PackedLayout
-from train.fused.fp8 import Fp8Linear
+from train.fused.fp8 import Fp8Linear, Quantized
 from train.fused.linears import Linear
 from train.fused.sharded import Shards, free, gathered, unshard
 from train.memory import CHUNK_BYTES
@@ -142,9 +142,10 @@ class _Layer:
         """x [tokens, hidden] -> (output of the same shape, what the backward pass needs)."""
         tokens = x.shape[0]
         workspace = self.qkv.workspace(tokens)
-        inverse_rms1 = kernels.rms_norm(x, self.norm1, self.eps, workspace[:, : self.qkv.inputs])
-        qkv, lora_inner_qkv = self.qkv.forward(workspace)
-        del workspace
+        quantized = self.qkv.quantized_workspace(tokens)
+        inverse_rms1 = kernels.rms_norm(x, self.norm1, self.eps, workspace[:, : self.qkv.inputs], quantized)
+        qkv, lora_inner_qkv = self.qkv.forward(workspace, quantized=quantized)
+        del workspace, quantized
         heads = qkv.view(tokens, -1, self.dim)
         rope_heads = self.queries + self.keys
         rotated = heads if self.head_norms is None else torch.empty_like(heads[:, :rope_heads])
@@ -161,12 +162,16 @@ class _Layer:
         post_attention, lora_inner_o = self.o.forward(workspace, residual=x)
         del workspace, out
         workspace = self.gate_up.workspace(tokens)
-        inverse_rms2 = kernels.rms_norm(post_attention, self.norm2, self.eps, workspace[:, : self.gate_up.inputs])
-        gate_up, lora_inner_up = self.gate_up.forward(workspace, out=self.gate_up.gradient_workspace(tokens))
-        del workspace
+        quantized = self.gate_up.quantized_workspace(tokens)
+        normed = workspace[:, : self.gate_up.inputs]
+        inverse_rms2 = kernels.rms_norm(post_attention, self.norm2, self.eps, normed, quantized)
+        out = self.gate_up.gradient_workspace(tokens)
+        gate_up, lora_inner_up = self.gate_up.forward(workspace, out=out, quantized=quantized)
+        del workspace, normed, out, quantized
         workspace = self.down.workspace(tokens)
-        kernels.swiglu(gate_up, workspace[:, : self.down.inputs])
-        hidden, lora_inner_down = self.down.forward(workspace, residual=post_attention)
+        quantized = self.down.quantized_workspace(tokens)
+        kernels.swiglu(gate_up, workspace[:, : self.down.inputs], quantized)
+        hidden, lora_inner_down = self.down.forward(workspace, residual=post_attention, quantized=quantized)
         lora_inner = (lora_inner_qkv, lora_inner_o, lora_inner_up, lora_inner_down)
         saved = _Saved(
             inverse_rms1,
@@ -186,22 +191,28 @@ class _Layer:
     ) -> tuple[Tensor | None, list[Tensor]]:
         """grad, x [tokens, hidden] -> (gradient of x, gradients of `parameters`). Overwrites tensors of `saved`."""
         lora_inner_qkv, lora_inner_o, lora_inner_up, lora_inner_down = saved.lora_inner
-        d_activation, d_lora_inner = self.down.backward(grad)
+        tokens = grad.shape[0]
+        d_activation, d_lora_inner = self.down.backward(grad, quantized=_quantized_of(grad))
         assert d_activation is not None
-        kernels.swiglu_backward(saved.gate_up, d_activation)  # d_activation now holds the activation itself
+        quantized = self.gate_up.quantized_gradient_workspace(tokens)
+        kernels.swiglu_backward(saved.gate_up, d_activation, quantized)  # d_activation now holds the activation itself
         down_grads = self.down.gradients(d_activation, lora_inner_down, grad, d_lora_inner)
         del d_activation
-        d_norm, d_lora_inner = self.gate_up.backward(saved.gate_up)
+        d_norm, d_lora_inner = self.gate_up.backward(saved.gate_up, quantized=quantized)
         assert d_norm is not None
+        del quantized
         normed = kernels.recompute_rms_norm(saved.post_attention, self.norm2, saved.inverse_rms2)
         up_grads = self.gate_up.gradients(normed, lora_inner_up, saved.gate_up, d_lora_inner)
         del normed
-        tokens = grad.shape[0]
         out = self.o.gradient_workspace(tokens)
-        grad = kernels.rms_norm_backward(d_norm, saved.post_attention, self.norm2, saved.inverse_rms2, grad, out)
+        quantized = self.o.quantized_gradient_workspace(tokens)
+        grad = kernels.rms_norm_backward(
+            d_norm, saved.post_attention, self.norm2, saved.inverse_rms2, grad, out, quantized
+        )
         del d_norm
-        d_attended, d_lora_inner = self.o.backward(grad)
+        d_attended, d_lora_inner = self.o.backward(grad, quantized=quantized)
         assert d_attended is not None
+        del quantized
         o_grads = self.o.gradients(saved.attended, lora_inner_o, grad, d_lora_inner)
         d_qkv = self._attention_backward(d_attended, saved, batch)
         del d_attended
@@ -212,7 +223,9 @@ class _Layer:
         if d_norm is not None:
             # the backward pass of the previous layer begins with its `down`, which has the same shape
             out = self.down.gradient_workspace(tokens)
-            result = kernels.rms_norm_backward(d_norm, x, self.norm1, saved.inverse_rms1, grad, out)
+            quantized = self.down.quantized_gradient_workspace(tokens)
+            result = kernels.rms_norm_backward(d_norm, x, self.norm1, saved.inverse_rms1, grad, out, quantized)
+            _hand_on(result, quantized)
         return result, [*qkv_grads, *o_grads, *up_grads, *down_grads]
 
     def _attention_backward(self, grad: Tensor, saved: _Saved, batch: Batch) -> Tensor:
@@ -235,6 +248,18 @@ class _Layer:
         if dv.data_ptr() != out[:, rope_heads:].data_ptr():
             out[:, rope_heads:] = dv
         return out.flatten(1)
+
+
+def _hand_on(grad: Tensor, quantized: Quantized | None) -> None:
+    """Keep a gradient's fp8 form with it: autograd hands the same tensor to the previous layer."""
+    if quantized is not None:
+        grad.fp8_form = quantized, grad._version  # type: ignore[attr-defined]
+
+
+def _quantized_of(grad: Tensor) -> Quantized | None:
+    """The fp8 form of a gradient, if `_hand_on` left one and nothing has changed the gradient since."""
+    quantized, version = getattr(grad, "fp8_form", (None, None))
+    return quantized if version == grad._version else None
 
 
 class _LayerFunction(torch.autograd.Function):

@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model  # noqa: E402
 from transformers import AutoConfig, AutoModelForCausalLM  # noqa: E402
 
 from train.fused import fp8  # noqa: E402
+from train.fused import model as model_module  # noqa: E402
 from train.fused.model import fuse  # noqa: E402
 from train.training.loss import AnswerLoss  # noqa: E402
 
@@ -118,6 +119,39 @@ def test_the_model_learns_in_fp8_as_without(kind: str, targets: list[str]) -> No
             curves[-1].append(float(loss.detach()))
     assert curves[0][-1] < 0.9 * curves[0][0]
     assert all(abs(a - b) < 0.02 * a for a, b in zip(*curves, strict=True)), curves
+
+
+def test_only_inputs_without_a_kernel_before_them_are_quantized_in_passes_of_their_own(monkeypatch: Any) -> None:
+    """Attention's output in both layers, the gradients of q, k and v in the upper one, and the gradient of the loss."""
+    model, ids = fuse(small(), fp8=True), torch.randint(0, 96, (3, 20))
+    passes: list[int] = []
+    pass_of_its_own = fp8.quantize_rows
+
+    def counted(x: Any) -> Any:
+        passes.append(x.shape[1])
+        return pass_of_its_own(x)
+
+    monkeypatch.setattr(fp8, "quantize_rows", counted)
+    model(ids, ids).backward()
+    assert passes == [64, 64, 64, 128]
+    found = {name: p.grad.clone() for name, p in model.model.named_parameters() if p.grad is not None}
+    model.model.zero_grad()
+    monkeypatch.setattr("train.fused.model._quantized_of", lambda grad: None)
+    monkeypatch.setattr(fp8.Fp8Linear, "quantized_workspace", lambda *_: None)
+    monkeypatch.setattr(fp8.Fp8Linear, "quantized_gradient_workspace", lambda *_: None)
+    passes.clear()
+    model(ids, ids).backward()
+    assert len(passes) == 15
+    assert all(torch.equal(p.grad, found[name]) for name, p in model.model.named_parameters() if name in found)
+
+
+def test_a_gradient_that_was_changed_on_the_way_is_quantized_again() -> None:
+    grad = torch.randn(3, 16)
+    model_module._hand_on(grad, fp8.quantize_rows(grad))
+    assert model_module._quantized_of(grad) is not None
+    assert model_module._quantized_of(grad.clone()) is None
+    grad.mul_(2)
+    assert model_module._quantized_of(grad) is None
 
 
 def test_generation_reads_the_quantized_weights_which_are_the_only_ones() -> None:

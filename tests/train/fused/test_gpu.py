@@ -69,6 +69,23 @@ def test_rotary_embeddings_agree_in_both_directions(normed: bool) -> None:
         assert distance(gpu_back, back) < 5e-3
 
 
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize(("heads", "dim", "pairs"), [(34, 128, 32), (5, 96, 24), (3, 16, 8)])
+def test_interleaved_rotary_embeddings_agree(heads: int, dim: int, pairs: int, inverse: bool) -> None:
+    x, positions = normal(33, heads + 2, dim), torch.arange(33) % 17
+    cos, sin = torch.rand(64, pairs), torch.rand(64, pairs)
+    on_gpu = x.cuda()
+    kernels.apply_rope_interleaved(
+        on_gpu[:, 1:-1], cos.cuda(), sin.cuda(), positions.cuda(), inverse=inverse
+    )  # fmt: skip
+    untouched = x.clone()
+    kernels.apply_rope_interleaved(x[:, 1:-1], cos, sin, positions, inverse=inverse)
+    assert distance(on_gpu, x) < 3e-3
+    assert torch.equal(on_gpu[:, 0].cpu(), untouched[:, 0])
+    assert torch.equal(on_gpu[:, -1].cpu(), untouched[:, -1])
+    assert torch.equal(on_gpu[..., 2 * pairs :].cpu(), untouched[..., 2 * pairs :])
+
+
 def test_swiglu_agrees_in_both_directions() -> None:
     gate_up, grad = normal(19, 2 * 3000), normal(19, 3000)
     out, gpu_out = normal(19, 3000), torch.zeros(19, 3016, dtype=torch.bfloat16, device="cuda")
@@ -91,14 +108,17 @@ def test_cross_entropy_agrees(vocab: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lengths", "heads"),
-    [((7, 130, 1, 300, 90), 2), ((1024, 1024), 2), ((64,) * 4, 8), ((700, 33), 2), ((512, 65, 128), 1)],
-)
-def test_attention_of_packed_records_equals_each_alone(lengths: tuple[int, ...], heads: int) -> None:
-    total = sum(lengths)
-    q, k, v, g = normal(total, 8, 128), normal(total, heads, 128), normal(total, heads, 128), normal(total, 8, 128)
-    beside = torch.full((total, 8 * 128 + 16), float("nan"), dtype=torch.bfloat16, device="cuda")
-    out, plain = beside[:, : 8 * 128].unflatten(1, (8, 128)), torch.empty(total, 8, 128)
+    ("lengths", "queries", "heads"),
+    [
+        ((7, 130, 1, 300, 90), 8, 2), ((1024, 1024), 8, 2), ((64,) * 4, 8, 8), ((700, 33), 8, 2),
+        ((512, 65, 128), 8, 1), ((7, 130, 1, 300, 90), 32, 2),
+    ],
+)  # fmt: skip
+def test_attention_of_packed_records_equals_each_alone(lengths: tuple[int, ...], queries: int, heads: int) -> None:
+    total, width = sum(lengths), queries * 128
+    q, k, v, g = (normal(total, count, 128) for count in (queries, heads, heads, queries))
+    beside = torch.full((total, width + 16), float("nan"), dtype=torch.bfloat16, device="cuda")
+    out, plain = beside[:, :width].unflatten(1, (queries, 128)), torch.empty(total, queries, 128)
     whole, backward = attention.forward(*(x.cuda() for x in (q, k, v)), PackedLayout.from_lengths(lengths, "cuda"), out)
     wanted, wanted_backward = attention.forward(
         *(x.float() for x in (q, k, v)), PackedLayout.from_lengths(lengths, "cpu"), plain
@@ -106,8 +126,8 @@ def test_attention_of_packed_records_equals_each_alone(lengths: tuple[int, ...],
     assert distance(whole, wanted) < 1e-2
     assert torch.equal(out, whole)
     assert torch.equal(plain, wanted)
-    assert beside[:, 8 * 128 :].isnan().all()
-    workspace = torch.empty(total, 8 + 2 * heads, 128)
+    assert beside[:, width:].isnan().all()
+    workspace = torch.empty(total, queries + 2 * heads, 128)
     found_all = backward(g.cuda(), workspace.bfloat16().cuda())
     for found, right in zip(found_all, wanted_backward(g.float(), workspace), strict=True):
         assert distance(found, right) < 2e-2
@@ -279,6 +299,45 @@ def test_fp8_products_agree(shape: tuple[int, int, int]) -> None:
             fp8.matmul(on_cpu, weight, lora, *addends, out)
             fp8.matmul(tuple(part.cuda() for part in on_cpu), gpu_weight, gpu_lora, *gpu_addends, gpu_out)  # type: ignore[arg-type]
             assert distance(gpu_out, out) < 4e-3
+
+
+@hopper
+@pytest.mark.parametrize("width", [416, 4096, 14336, 28672])
+def test_kernels_quantize_as_a_pass_of_its_own_does(width: int) -> None:
+    """Also rows of zeros, and rows that a program does not hold whole."""
+    from train.fused import fp8
+
+    def check(quantized: Any, result: Any) -> None:
+        values, scales = fp8.quantize_rows(result)
+        assert torch.equal(quantized[1], scales)
+        assert torch.equal(quantized[0].view(torch.uint8), values.view(torch.uint8))
+
+    def empty(columns: int) -> Any:
+        return torch.empty(37, columns, dtype=fp8.FP8, device="cuda"), torch.empty(37, device="cuda")
+
+    x, w, g, skip = (normal(*shape).cuda() for shape in ((37, width), (width,), (37, width), (37, width)))
+    x[5] = 0
+    out = torch.zeros(37, width + 16, dtype=x.dtype, device="cuda")[:, :width]
+    quantized = empty(width)
+    inverse = kernels.rms_norm(x, w, 1e-5, out, quantized)
+    check(quantized, out)
+    quantized = empty(width)
+    kernels.rms_norm_backward(g, x, w, inverse, skip, out, quantized)
+    check(quantized, out)
+    gate_up, grad = normal(37, 2 * width).cuda(), normal(37, width).cuda()
+    gate_up[5], grad[6] = 0, 0
+    plain_gate_up, plain_grad, plain = gate_up.clone(), grad.clone(), torch.empty_like(out)
+    quantized = empty(width)
+    kernels.swiglu(gate_up, out, quantized)
+    kernels.swiglu(gate_up, plain)
+    assert torch.equal(out, plain)
+    check(quantized, out)
+    quantized = empty(2 * width)
+    kernels.swiglu_backward(gate_up, grad, quantized)
+    kernels.swiglu_backward(plain_gate_up, plain_grad)
+    assert torch.equal(gate_up, plain_gate_up)
+    assert torch.equal(grad, plain_grad)
+    check(quantized, gate_up)
 
 
 @hopper
