@@ -27,7 +27,6 @@ from train.dist import World  # noqa: E402
 from train.errors import UserError, report  # noqa: E402
 from train.rundir.heartbeat import Heartbeat  # noqa: E402
 from train.rundir.run_files import RunDir  # noqa: E402
-from train.training import start  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,6 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
         world = dist.from_environment(config.device)
         rundir = RunDir(config.run_dir, node=world.node_rank, rank=world.rank)
         dist.prepare(world)
+        dist.wake_gpu(world)
+        from train.training import start  # imports torch
+
         start.check_config(config, world)
         status = train(config, world, rundir)
     except Exception as error:
@@ -61,7 +63,7 @@ def train(config: TrainConfig, world: World, rundir: RunDir) -> int:
     """Take every step of a run, in order; returns the exit status."""
     signs = Heartbeat(config.train.hang_timeout)
     signs.working("start")
-    from train.training import steps  # imports torch: a mistake in train.json is reported without that wait
+    from train.training import start, steps  # import torch: a mistake in train.json is reported without that wait
 
     config = start.continue_adapter(config, world, rundir)
     run = steps.Run(config, world, rundir, STARTED, signs)

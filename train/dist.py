@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import io
 import os
 import sys
@@ -92,6 +93,27 @@ def prepare(world: World) -> None:
     os.environ["LOCAL_RANK"] = str(world.local_rank)  # Unsloth and DeepSpeed read it
     if os.environ.get("TORCH_CUDA_ARCH_LIST") == "9.0a":  # some CUDA images; DeepSpeed cannot parse it
         os.environ["TORCH_CUDA_ARCH_LIST"] = "9.0"
+
+
+def wake_gpu(world: World) -> threading.Thread | None:
+    """Create the context of this rank's GPU in a thread, while Python imports torch.
+
+    That takes the driver about a second. It needs neither torch nor Python's lock: torch uses the same context, the
+    primary one of the device.
+    """
+    if world.device == "cpu":
+        return None
+
+    def create() -> None:
+        with contextlib.suppress(OSError, AttributeError):  # no driver: torch says so
+            driver = ctypes.CDLL("libcuda.so.1")
+            context = ctypes.c_void_p()
+            if driver.cuInit(0) == 0:
+                driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), world.local_rank)
+
+    thread = threading.Thread(target=create, name="wake-gpu", daemon=True)
+    thread.start()
+    return thread
 
 
 def check_device(world: World) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from train.dist import from_environment, starts_early
+from train.dist import from_environment, starts_early, wake_gpu
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,45 @@ def test_the_group_is_there_before_the_model_where_the_model_is_loaded_in_parts(
 ) -> None:
     world = from_environment(kind, {"WORLD_SIZE": "2", "RANK": "0"})
     assert starts_early(world, engine=engine, zero_stage=zero_stage) is early
+
+
+class Driver:
+    """Stands for libcuda: what was called."""
+
+    def __init__(self, status: int = 0) -> None:
+        self.calls: list[tuple[str, int]] = []
+        self.status = status
+
+    def cuInit(self, flags: int) -> int:
+        self.calls.append(("init", flags))
+        return self.status
+
+    def cuDevicePrimaryCtxRetain(self, context: object, device: int) -> int:
+        self.calls.append(("context", device))
+        return 0
+
+
+@pytest.mark.parametrize(("status", "calls"), [(0, [("init", 0), ("context", 1)]), (100, [("init", 0)])])
+def test_the_context_of_the_ranks_own_gpu_is_created_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, status: int, calls: list[tuple[str, int]]
+) -> None:
+    driver = Driver(status)
+    monkeypatch.setattr("ctypes.CDLL", lambda name: driver)
+    thread = wake_gpu(from_environment("cuda", {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}))
+    assert thread is not None
+    thread.join()
+    assert driver.calls == calls
+
+
+def test_a_missing_driver_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr("ctypes.CDLL", missing)
+    thread = wake_gpu(from_environment("cuda", {}))
+    assert thread is not None
+    thread.join()
+    assert wake_gpu(from_environment("cpu", {})) is None
 
 
 LEAVES = """

@@ -1,6 +1,6 @@
 """Triton versions of train/fused/kernels.py. One program per row, or per block of a row; arithmetic in float32.
 
-With `quantized`, a kernel also writes its result in fp8. That takes the largest magnitude of a whole row, so one program
+With `quantized`, a kernel also writes its result in fp8. That takes the largest magnitude of a row, so one program
 has the row, and quantizes what it has just rounded: the result equals that of a pass of its own.
 """
 

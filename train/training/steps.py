@@ -20,9 +20,10 @@ from train.data.prompts import end_ids, set_template, template_facts
 from train.data.tokens import fingerprint
 from train.dist import World
 from train.memory import shares_itself
-from train.model import choose, end_token, limits, targets
+from train.model import choose, early_weights, end_token, limits, targets
 from train.model.adapt import adapt
 from train.model.base import BaseModel, family_at, family_of_job, local_directory
+from train.model.early_weights import EarlyWeights
 from train.model.load import Loaded, load_for_training, load_tokenizer, weights_counted
 from train.model.read_ahead import read_ahead
 from train.rundir.best import Best
@@ -55,6 +56,8 @@ class Run:
     choice: choose.EngineChoice = field(init=False)
     ds_config: dict[str, Any] | None = field(init=False)
     """None without DeepSpeed."""
+    early: EarlyWeights | None = None
+    """The model's weights on their way to the GPU."""
     # load_model
     data: Data = field(init=False)
     base: BaseModel = field(init=False)
@@ -125,6 +128,8 @@ def choose_engine(run: Run) -> None:
     if world.local_rank == 0 and config.model.path and local.is_dir():
         read_ahead(local)
     run.choice = choose.choose_engine(config, family_of_job(config))
+    if config.model.path and local.is_dir():
+        run.early = early_weights.begin(config, world, run.choice.engine, local)
     if world.first:
         run.rundir.event("engine", engine=run.choice.engine, reason=run.choice.reason)
         print(f"engine {run.choice.engine}: {run.choice.reason}", flush=True)
@@ -146,8 +151,10 @@ def load_model(run: Run) -> None:
     config, world = run.config, run.world
     run.data = Data(config, run.rundir)
     run.base = local_directory(config, run.rundir, run.data.texts)
-    if world.local_rank == 0 and run.base.directory != Path(config.model.path).expanduser().resolve():
-        read_ahead(run.base.directory)
+    if run.base.directory != Path(config.model.path).expanduser().resolve():
+        if world.local_rank == 0:
+            read_ahead(run.base.directory)
+        run.early = early_weights.begin(config, world, run.choice.engine, run.base.directory)
     counted = Counter(run.rundir, "model", "weights").at if world.first else None
     tokenizer = load_tokenizer(config, run.base)
     limits.check(config, run.base, tokenizer, run.data.first_from)
@@ -156,7 +163,7 @@ def load_model(run: Run) -> None:
     deepspeed = run.ds_config is not None
     if dist.starts_early(world, engine=run.choice.engine, zero_stage=config.train.zero_stage):
         dist.start(world, deepspeed=deepspeed, watched=run.heartbeat.watched)
-    with weights_counted(counted):
+    with weights_counted(counted), early_weights.handed_to_transformers(run.early):
         run.loaded = load_for_training(config, world, run.base, run.choice.engine, run.ds_config, tokenizer)
     dist.start(world, deepspeed=deepspeed, watched=run.heartbeat.watched)
     set_template(run.loaded.tokenizer, config.data.chat_template, config.model.thinking)

@@ -67,7 +67,7 @@ def run_case(case: Case, held: Held, out: Path) -> dict[str, Any]:
     from train.training.loop import Loop
 
     key = (case.engine, case.shape, case.quantization, case.checkpointing and case.engine == "peft", case.zero)
-    if held.key != key:
+    if held.key != key or case.quantization == "fp8":  # fp8 layers take the weights out of the model
         held.model = None
         gc.collect()
         torch.cuda.empty_cache()
