@@ -19,6 +19,7 @@ receives one line of JSON per result.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -388,10 +389,22 @@ def large(bench: Bench) -> None:
         _tell_speed(bench, f"70B {kind}, dense 2 x 2,048", setting, run, {})
 
 
+def settled_rate(lines: list[dict[str, Any]]) -> float:
+    """Tokens per second: the median of the steps after SETTLED.
+
+    The first run of all compiles kernels in later steps too, where a row has another shape: a mean once made one GPU so
+    slow that two had 113% of its rate.
+    """
+    settled = lines[SETTLED - 1 :]
+    return statistics.median(
+        (after["tokens"] - before["tokens"]) / (after["time"] - before["time"])
+        for before, after in itertools.pairwise(settled)
+    )
+
+
 def _tell_speed(bench: Bench, workload: str, setting: Setting, run: Path, alone: dict[str, float]) -> None:
     """Print a row. `alone` keeps the rate of one GPU per workload."""
-    lines = metrics(run)[SETTLED - 1 :]
-    rate = (lines[-1]["tokens"] - lines[0]["tokens"]) / (lines[-1]["time"] - lines[0]["time"])
+    rate = settled_rate(metrics(run))
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     peak, predicted = ((result["peak_memory_bytes"][key] or 0) / 2**30 for key in ("measured", "predicted"))
     if setting.ranks == 1:

@@ -105,3 +105,25 @@ def test_a_profile_says_how_long_the_gpu_computed_talked_and_waited() -> None:
         "80.0% computing, 10.0% waiting, 10.0% only communicating",
         "0.2 ms of NCCL, 0.1 of them hidden behind computation",
     ]
+
+
+def test_cases_in_fp8_each_have_their_own_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The fp8 layers take the weights out of the model: a second case of the shape found none."""
+    from tests.bench.gpu import cases, models, ours
+
+    monkeypatch.setitem(models.SHAPES, "small", replace(models.SHAPES["llama3-8b"], layers=2, vocab=300, **NARROW))
+    held, lines = ours.Held(), []
+    for workload in ("dense:2x16", "dense:1x32", "dense:2x16"):
+        case = cases.Case(shape="small", workload=workload, quantization="fp8", steps=1, warmup=1)
+        lines.append(ours.run_case(case, held, tmp_path))
+    assert lines[0]["losses"] == lines[2]["losses"] != lines[1]["losses"]
+
+
+def test_a_step_that_still_compiles_does_not_slow_the_rate_of_a_run() -> None:
+    from tests.bench.multi import settled_rate
+
+    seconds = [60.0, 9.0, 1.0, 1.0, 7.0, 1.0, 1.1, 0.9]
+    times = [sum(seconds[: at + 1]) for at in range(len(seconds))]
+    assert settled_rate([{"tokens": 500 * (at + 1), "time": time} for at, time in enumerate(times)]) == pytest.approx(
+        500
+    )
