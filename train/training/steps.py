@@ -20,12 +20,11 @@ from train.data.prompts import end_ids, set_template, template_facts
 from train.data.tokens import fingerprint
 from train.dist import World
 from train.memory import shares_itself
-from train.model import choose, early_weights, end_token, limits, targets
+from train.model import choose, end_token, limits, targets
 from train.model.adapt import adapt
 from train.model.base import BaseModel, family_at, family_of_job, local_directory
-from train.model.early_weights import EarlyWeights
 from train.model.load import Loaded, load_for_training, load_tokenizer, weights_counted
-from train.model.read_ahead import read_ahead
+from train.model.read_ahead import EarlyWeights, begin_copying, handed_to_transformers, read_ahead
 from train.rundir.best import Best
 from train.rundir.checkpoints import complete
 from train.rundir.counter import Counter
@@ -129,7 +128,7 @@ def choose_engine(run: Run) -> None:
         read_ahead(local)
     run.choice = choose.choose_engine(config, family_of_job(config))
     if config.model.path and local.is_dir():
-        run.early = early_weights.begin(config, world, run.choice.engine, local)
+        run.early = begin_copying(config, world, run.choice.engine, local)
     if world.first:
         run.rundir.event("engine", engine=run.choice.engine, reason=run.choice.reason)
         print(f"engine {run.choice.engine}: {run.choice.reason}", flush=True)
@@ -154,7 +153,7 @@ def load_model(run: Run) -> None:
     if run.base.directory != Path(config.model.path).expanduser().resolve():
         if world.local_rank == 0:
             read_ahead(run.base.directory)
-        run.early = early_weights.begin(config, world, run.choice.engine, run.base.directory)
+        run.early = begin_copying(config, world, run.choice.engine, run.base.directory)
     counted = Counter(run.rundir, "model", "weights").at if world.first else None
     tokenizer = load_tokenizer(config, run.base)
     limits.check(config, run.base, tokenizer, run.data.first_from)
@@ -163,7 +162,7 @@ def load_model(run: Run) -> None:
     deepspeed = run.ds_config is not None
     if dist.starts_early(world, engine=run.choice.engine, zero_stage=config.train.zero_stage):
         dist.start(world, deepspeed=deepspeed, watched=run.heartbeat.watched)
-    with weights_counted(counted), early_weights.handed_to_transformers(run.early):
+    with weights_counted(counted), handed_to_transformers(run.early):
         run.loaded = load_for_training(config, world, run.base, run.choice.engine, run.ds_config, tokenizer)
     dist.start(world, deepspeed=deepspeed, watched=run.heartbeat.watched)
     set_template(run.loaded.tokenizer, config.data.chat_template, config.model.thinking)

@@ -19,8 +19,8 @@ from train.config import Data, Lora, Model, TrainConfig, Training  # noqa: E402
 from train.dist import World  # noqa: E402
 from train.errors import UserError  # noqa: E402
 from train.model.base import BaseModel  # noqa: E402
-from train.model.early_weights import EarlyWeights, begin, handed_to_transformers  # noqa: E402
 from train.model.load import load_plain  # noqa: E402
+from train.model.read_ahead import EarlyWeights, begin_copying, handed_to_transformers  # noqa: E402
 
 GPU = World(0, 0, 1, 1, 0, "cuda:0", "nccl")
 
@@ -106,7 +106,7 @@ def test_transformers_reads_files_itself_again_afterwards(saved: Path) -> None:
 def test_only_a_rank_that_holds_the_weights_as_they_are_copies_them(saved: Path, tmp_path: Path) -> None:
     def begun(world: World = GPU, engine: str = "fused", place: Path = saved, **settings: Any) -> bool:
         model = Model(dtype="float32", quantization=settings.pop("quantization", "none"))
-        found = begin(config(model, **settings), world, engine, place)
+        found = begin_copying(config(model, **settings), world, engine, place)
         if found is not None:
             found.close()
         return found is not None
