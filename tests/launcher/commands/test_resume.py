@@ -144,6 +144,12 @@ def test_a_sweep_none_of_whose_points_could_be_rendered_is_resumed(cwd: Path, mo
 # ----------------------------------------------------------------------------------------------------------- dry run
 
 
+def test_only_elastic_runs_on_hosts_take_hosts_in_again(run: RunDir) -> None:
+    with pytest.raises(UsageError, match="--rejoin is for elastic runs on SSH hosts"):
+        zlaunch("resume", run.run_id, "--rejoin")
+    assert run.record.state == "SUCCEEDED"
+
+
 def test_a_dry_run_writes_what_the_resume_would_use_and_nothing_of_the_run(run: RunDir) -> None:
     before = content(run)
     words = ["resume", run.run_id, "--set", "train.max_steps=600", "--set", "name=other", "--dry-run"]

@@ -66,3 +66,21 @@ def test_an_input_that_cannot_be_read_here_is_no_broken_connection(tmp_path: Pat
 def test_an_interpreter_below_the_home_is_found_by_the_hosts_own_shell() -> None:
     assert shell_path("~/my env/bin/python") == "\"$HOME\"/'my env/bin/python'"
     assert shell_path("/opt/a b/python") == "'/opt/a b/python'"
+
+
+def test_hosts_that_cannot_be_reached_are_dropped_and_named_unless_none_can_be() -> None:
+    fleet = Fleet(["a", "b", "c"], Options(), "python3")
+
+    def refuse() -> None:
+        raise HostError("connection refused")
+
+    for session in fleet.sessions:
+        session.open = refuse if session.name == "b" else (lambda: None)  # type: ignore[method-assign]
+    assert {host: str(error) for host, error in fleet.open_living().items()} == {"b": "connection refused"}
+    assert [session.name for session in fleet.sessions] == ["a", "c"]
+    assert fleet.open_living() == {}
+    for session in fleet.sessions:
+        session.open = refuse  # type: ignore[method-assign]
+    with pytest.raises(HostsError, match="no host can be reached") as failed:
+        fleet.open_living()
+    assert sorted(failed.value.results) == ["a", "c"]

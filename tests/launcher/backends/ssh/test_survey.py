@@ -30,6 +30,13 @@ def test_excluded_hosts_and_hosts_without_slots_are_not_connected_to(tmp_path: P
     assert requested_hosts(ssh(hosts=str(file), include="d:1@a")).slots({}) == {"a": [0, 1], "d": [1]}
 
 
+def test_a_request_without_a_host_keeps_the_slots_and_filters_of_the_others():
+    request = requested_hosts(ssh(hosts="a,b,c", slots=4, include="a:0@b:1,2")).without(["a"])
+    assert request.names == ["b"]
+    assert request.slots({}) == {"b": [1, 2]}
+    assert request.without(["b"]).names == []
+
+
 def test_a_long_list_of_hosts_is_no_file_name() -> None:
     assert len(requested_hosts(ssh(hosts=",".join(f"node{i}" for i in range(200)))).names) == 200
 
