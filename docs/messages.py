@@ -31,7 +31,7 @@ SHOWN = {"say"}
 VIEW = "said"
 """The function whose first argument is a text of a view, with named fields; or a name, looked up in WORDS."""
 WORDS = (
-    "PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED", "STOPPED", "LOST",
+    "DRY RUN", "PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED", "STOPPED", "LOST",
     "records", "tokens", "weights", "steps", "task", "metric", "before", "after", "value", "prompt", "expected",
     "loss", "accuracy", "exact_match", "macro_f1", "unreadable", "duplicates", "conflicts", "over-long",
     "sequences", "turns", "with loss", "measured on", "mean", "median", "max", "training", "evaluation", "tokenizer",
@@ -272,9 +272,12 @@ def view_texts() -> set[str]:
 
 
 def _constants(node: ast.expr) -> Iterator[str]:
-    for part in ast.walk(node):
-        if isinstance(part, ast.Constant) and isinstance(part.value, str):
-            yield part.value
+    """The texts that an expression chooses from; what is computed is a name of WORDS."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    elif isinstance(node, ast.IfExp):
+        yield from _constants(node.body)
+        yield from _constants(node.orelse)
 
 
 def write(name: str, texts: set[str]) -> None:

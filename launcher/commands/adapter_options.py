@@ -76,11 +76,11 @@ def find_run_with_adapter(text: str) -> RunDir:
     return run
 
 
-def run_module(run: RunDir, args: Sequence[str]) -> int:
+def run_module(run: RunDir, args: Sequence[str], *, ours_only: bool = False) -> int:
     """Run `python ARGS` on this terminal with the run's interpreter, in its directory; returns the exit status.
 
     Our own interpreter gets our own train package, which also reads runs of older versions. Any other interpreter gets
-    the snapshot of train/ in the run's code/.
+    the snapshot of train/ in the run's code/. `ours_only`: all that it prints are texts of ours, and no answer.
     """
     plan = run.read_plan()
     python = plan.get("launch", {}).get("python")
@@ -93,8 +93,8 @@ def run_module(run: RunDir, args: Sequence[str]) -> int:
     if ours:
         facts.check_python(python, NEEDED)
     environ = trainer.environment(None if ours else run.code, output.child_encoding())
-    with spoken.heard() as stderr:
-        return process.passthrough([python, *args], env=environ, cwd=run.path, stderr=stderr)
+    with spoken.heard() as stderr, spoken.heard(ours_only, output=True) as stdout:
+        return process.passthrough([python, *args], env=environ, cwd=run.path, stdout=stdout, stderr=stderr)
 
 
 def answer_options(*, max_new_tokens: int) -> Callable[[Function], Function]:

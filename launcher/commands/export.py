@@ -80,7 +80,7 @@ def export(
     if compares:
         args += ["--prompts", str(prompts), "--max-new-tokens", str(max_new_tokens)]
         args += [flag for flag, given in (("--verify", verify), ("--json", as_json)) if given]
-    return run_module(found, args)
+    return run_module(found, args, ours_only=not as_json)
 
 
 def _directory(kind: str, chosen: Sequence[str]) -> str:

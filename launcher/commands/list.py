@@ -13,6 +13,7 @@ from rich.cells import cell_len
 
 from launcher.backends import BACKENDS, current_state
 from launcher.errors import ZlaunchError
+from launcher.machine.language.spoken import padded, said, shown
 from launcher.machine.output import printable
 from launcher.rundir import curve, find, reading
 from launcher.rundir.directory import RunDir
@@ -94,13 +95,15 @@ def _rendered(run: RunDir) -> dict[str, Any]:
 def _line(row: dict[str, Any], width: int) -> str:
     """One line, with the run in a column of `width` columns of the terminal."""
     created = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["created"]))
-    loss = f"step {row['step']} loss {row['loss']:.4f}" if row["loss"] is not None else ""
+    loss = (
+        said("step {step} loss {loss}", step=row["step"], loss=f"{row['loss']:.4f}") if row["loss"] is not None else ""
+    )
     pad = " " * (width - cell_len(row["run"]))
-    line = f"{row['state']:<10} {created}  {row['backend']:<6} {row['run']}{pad}  {loss}".rstrip()
+    line = f"{padded(said(row['state']), 10)} {created}  {row['backend']:<6} {row['run']}{pad}  {loss}".rstrip()
     if "error" in row:
-        line += f"  (last known state: {row['error'].splitlines()[0]})"
+        line += said("  (last known state: {reason})", reason=shown(row["error"].splitlines()[0]))
     if not row.get("verdict"):
         return line
-    verdict = row["verdict"]["line"]
-    fits = len(line) + 2 + len(verdict) <= shutil.get_terminal_size((120, 24)).columns
+    verdict = shown(row["verdict"]["line"])
+    fits = cell_len(line) + 2 + cell_len(verdict) <= shutil.get_terminal_size((120, 24)).columns
     return f"{line}  {verdict}" if fits else f"{line}\n{'':<11}{verdict}"

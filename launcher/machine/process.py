@@ -209,7 +209,12 @@ ENDING_SECONDS = 5.0
 
 
 def passthrough(
-    argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None, stderr: int | None = None
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdout: int | None = None,
+    stderr: int | None = None,
 ) -> int:
     """Run a command on the streams of this terminal; return its exit status, 128 + n after signal n.
 
@@ -229,7 +234,7 @@ def passthrough(
     try:
         with handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), pass_on):
             with handled((signal.SIGHUP,), signal.SIG_IGN):  # the child inherits this: only we tell it of the hang-up
-                children.append(subprocess.Popen(list(argv), env=env, cwd=cwd, stderr=stderr))
+                children.append(subprocess.Popen(list(argv), env=env, cwd=cwd, stdout=stdout, stderr=stderr))
             code = _wait_or_end(children[0], asked)
     except OSError as error:
         why = f"cannot be started: {error.strerror}"

@@ -35,7 +35,7 @@ def print_outcome(run: RunDir, state: RunState, *, output: IO[str]) -> None:
     print_verdict(picture, console)
     if state is RunState.SUCCEEDED and picture.adapter:
         best = picture.best if picture.best and picture.adapter_step == picture.best.step else None
-        of = f" (step {best.step}, the best by {best.metric})" if best else ""
+        of = said(" (step {step}, the best by {metric})", step=best.step, metric=said(best.metric)) if best else ""
         console.print(f"{said('adapter')}: {escape(picture.adapter)}{of}", highlight=False, soft_wrap=True)
     if picture.is_program:
         console.print(f"{said('output')}: zlaunch logs {escape(run.run_id)}", highlight=False, soft_wrap=True)

@@ -36,6 +36,11 @@ ROWS = (
     (r"(\S+): copying results", r"正在从 \1 取回结果"),
     (r"(\S+): send the (?:run directory|input files)", r"正在把文件发送到 \1"),
     # train/exports
+    (r"prompt same, answer same: (.+)", r"提示相同，回答相同：\1"),
+    (r"prompt not told, answer same: (.+)", r"服务没有给出提示，回答相同：\1"),
+    (r"prompt (\S+|not told), answer same but for rounding: (.+)", r"回答除舍入误差外相同（提示：\1）：\2"),
+    (r"prompt (\S+|not told), answer (\S+): (.+)", r"不同！提示：\1，回答：\2：\3"),
+    (r"(\d+) of (\d+) prompts agree with (.+)", r"\2 个提示中有 \1 个与 \3 一致"),
     (r"an adapter for (.+)", r"\1 的适配器"),
     (r"(\S+) GB of weights in (\S+)", r"权重 \1 GB，类型 \2"),
     (

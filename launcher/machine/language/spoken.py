@@ -57,12 +57,12 @@ def padded(text: str, width: int) -> str:
 
 
 @contextlib.contextmanager
-def heard() -> Iterator[int | None]:
+def heard(when: bool = True, *, output: bool = False) -> Iterator[int | None]:
     """A descriptor for what a program of ours writes to standard error, whose lines are shown in the user's language.
 
-    None: they are English as they come.
+    `output`: to standard output. None: they are English as they come.
     """
-    if not is_chinese():
+    if not (when and is_chinese()):
         yield None
         return
     reader, writer = os.pipe()
@@ -71,7 +71,7 @@ def heard() -> Iterator[int | None]:
         with os.fdopen(reader, encoding="utf-8", errors="backslashreplace") as lines:
             for line in lines:
                 with contextlib.suppress(OSError):  # the terminal is gone: the program must not wait for a full pipe
-                    say(line.rstrip("\n"))
+                    print(shown(line.rstrip("\n")), file=sys.stdout if output else sys.stderr, flush=True)
 
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
