@@ -56,6 +56,13 @@ def test_the_wheel_says_that_its_packages_are_typed(wheel):
     assert {"launcher/py.typed", "train/py.typed", "zlaunch/py.typed"} <= set(zipfile.ZipFile(wheel).namelist())
 
 
+def test_the_wheel_speaks_chinese(installed, tmp_path):
+    said = run(installed, "-c", "import os; os.environ['ZLAUNCH_LANG'] = 'zh'\n"
+               "from launcher.machine.language.spoken import said, shown\n"
+               "print(said('held-out records'), shown('no hosts are given'))", cwd=tmp_path).stdout  # fmt: skip
+    assert said == "留出记录 没有给出主机\n"
+
+
 def git(*arguments: str, cwd: Path = ROOT) -> str:
     return subprocess.run(["git", *arguments], cwd=cwd, check=True, capture_output=True, text=True).stdout.strip()
 
