@@ -61,6 +61,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("launcher.commands.export:export", "Write the adapter, merged weights or an Ollama model."),
     "chat": ("launcher.commands.chat:chat", "Talk to a run's adapter."),
     "convert": ("launcher.commands.convert:convert", "Convert a ChatGLM or Baichuan checkpoint."),
+    "push": ("launcher.commands.push:push", "Send a run's adapter to the Hugging Face Hub."),
     "predict": ("launcher.commands.predict:predict", "Answer every record of a file with a run's adapter."),
     "generate": ("launcher.commands.generate:generate", "Answer a prompt with a run's adapter."),
 }
