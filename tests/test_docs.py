@@ -69,7 +69,7 @@ def names_of_a_run() -> set[str]:
     made = [run_files.node_record(0), run_files.node_logs(0), run_files.rank_log(0, 0), run_files.rank_error(0)]
     ours += [*made, run_files.signals(0), run_files.tracker_log("<name>")]
     ours += [item.name for item in vars(directory.RunDir).values() if isinstance(item, directory.RunFile)]
-    theirs = [str(value) for name, value in vars(rundir.RunDir("/run")).items() if name not in ("path", "node", "rank")]
+    theirs = [str(value) for value in vars(rundir.RunDir("/run")).values() if isinstance(value, Path)]
     return {name.rpartition("/")[2] for name in ours + theirs}
 
 

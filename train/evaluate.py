@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         world = dist.from_environment(device)
         dist.prepare(world)
         dist.check_device(world)
-        rundir = RunDir(options.run_dir, node=world.node_rank, rank=world.rank)
+        rundir = RunDir(options.run_dir, node=world.node_rank, rank=world.rank, is_over=True)
         adapter = find_adapter(rundir.path, options.checkpoint)
         config = evaluation_config(adapter.config, options, world, device)
         place = options.out or rundir.evaluations / Path(options.data or "eval").stem

@@ -1,4 +1,4 @@
-"""`zlaunch clean`: remove dry runs, interrupted removals, old checkpoints and cached tokens."""
+"""`zlaunch clean`: remove dry runs, interrupted removals, old checkpoints and caches."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from launcher.lifecycle.cleaning import Kept, Waste
     "--keep-last", type=click.IntRange(min=1), metavar="N",
     help="Of every run that is over, keep the N newest checkpoints and the best one, and remove the others.",
 )  # fmt: skip
-@click.option("--caches", is_flag=True, help="Remove cached tokens that were not used for a day.")
+@click.option("--caches", is_flag=True, help="Remove the bytecode of libraries, and cached tokens not used for a day.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def clean(keep_last: int | None, caches: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Remove what is of no more use on this machine: dry runs, and what an interrupted removal has left.
 
-    With --keep-last also old checkpoints, and with --caches the tokens of data sets. What may be of a living run stays.
+    With --keep-last also old checkpoints, and with --caches tokens of data sets and bytecode.
+    What may be of a living run stays.
     """
     with ExitStack() as stack:
         found = [*cleaning.dry_runs(stack), *cleaning.interrupted_removals()]
         found += cleaning.old_checkpoints(keep_last, stack) if keep_last else []
-        found += cleaning.cached_tokens() if caches else []
+        found += cleaning.caches() if caches else []
         waste = [one for one in found if isinstance(one, Waste)]
         kept = [one for one in found if isinstance(one, Kept)]
         total = sum(one.bytes for one in waste)

@@ -1,4 +1,4 @@
-"""What takes space and is of no more use: dry runs, interrupted removals, old checkpoints, cached tokens."""
+"""What takes space and is of no more use: dry runs, interrupted removals, old checkpoints, caches."""
 
 from __future__ import annotations
 
@@ -136,22 +136,25 @@ def _step(path: Path) -> int:
     return int(path.name.rpartition("-")[2])
 
 
-def cached_tokens() -> Found:
-    """Entries of the cache of tokens that were not used for a day. No entry while a run lives on this machine.
+def caches() -> Found:
+    """Cached tokens that were not used for a day, and the bytecode of libraries; nothing while a run lives here.
 
     Converted checkpoints stay: adapters name them as their base.
     """
-    cache = Path(os.environ.get("ZLAUNCH_CACHE") or Path.home() / ".cache" / "zlaunch") / "tokens"
+    cache = Path(os.environ.get("ZLAUNCH_CACHE") or Path.home() / ".cache" / "zlaunch")
     if next(processes.run_processes(), None):
         yield Kept(str(cache), "a run lives on this machine")
         return
     now = time.time()
-    for path in _directories(cache, hidden=True):
+    for path in _directories(cache / "tokens", hidden=True):
         used = path.stat().st_mtime
         if path.name != "digests" and (now - used > RECENT or path.name.startswith(files.REMOVING)):
             yield Waste("tokens", path, files.disk_usage(path))
         elif path.name != "digests":
             yield Kept(str(path), f"used {(now - used) / 3600:.0f} hours ago")
+    for path in _directories(cache, hidden=True):
+        if path.name.removeprefix(files.REMOVING) == "bytecode":
+            yield Waste("bytecode", path, files.disk_usage(path))
 
 
 def _directories(folder: Path, *, hidden: bool = False) -> list[Path]:

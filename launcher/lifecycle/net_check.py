@@ -16,9 +16,9 @@ from typing import Any
 from launcher.backends import backend_of, target_of
 from launcher.backends.checklist import Cell, Row
 from launcher.backends.own_allocation import hostnames
-from launcher.errors import TargetError, UsageError
+from launcher.errors import TargetError, UsageError, ZlaunchError
 from launcher.job.spec import Job
-from launcher.lifecycle import submit
+from launcher.lifecycle import removal, submit
 from launcher.lifecycle.attach import follow
 from launcher.machine import installation, process
 from launcher.plan.agent_plan import SOCKETS
@@ -69,7 +69,10 @@ def measure_hosts(job: Job) -> Measured:
     submit.submit(run, plan, backend_of("ssh"), {})
     with Path(os.devnull).open("w") as nothing:
         state = follow(run, backend_of("ssh"), output=nothing)
-    return Measured(tuple(name for name, _ in target.hosts), _read(run, state))
+    measured = Measured(tuple(name for name, _ in target.hosts), _read(run, state))
+    with contextlib.suppress(ZlaunchError), contextlib.ExitStack() as stack:  # a host that is gone by now: `zlaunch rm`
+        removal.remove(removal.run_removal(run, stack, local=False))
+    return measured
 
 
 def _read(run: RunDir, state: RunState) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def span_of(lines: Sequence[dict[str, Any]], record: RunRecord | None) -> tuple[
     times = [event["time"] for event in events]
     started = (record.submitted if record else None) or min(times, default=None)
     ends: list[float] = []
-    for event in events:  # `zlaunch eval` adds events after the end of a run
+    for event in events:  # before 0.2.0 `zlaunch eval` added events after the end of a run
         if event.get("event") in STARTS:
             ends.clear()
         elif event.get("event") in ENDS:

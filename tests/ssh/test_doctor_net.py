@@ -32,6 +32,8 @@ def test_the_rate_between_hosts_is_measured_and_later_plans_reckon_with_it(zl: Z
     assert all(host["moved"]["eth0"] > largest for host in found["places"])  # the bytes went this way
     assert found["bytes_per_second"] > 1e7
     assert 0 < found["latency_seconds"] < 1
+    assert not list(zl.runs.glob("doctor-net*"))  # what measured is no run of the user
+    assert not [host for host in hosts if "doctor-net" in zl.lab.run(host, ["ls", "/root/zlaunch/runs"]).stdout]
     kept = json.loads((zl.home / "cache/zlaunch/network.json").read_text())
     assert [(one["hosts"], one["bytes_per_second"]) for one in kept] == [(hosts, found["bytes_per_second"])]
 

@@ -21,8 +21,10 @@ REQUESTS = ("checkpoint", "stop")
 class RunDir:
     """Name the files of one run's directory, and make small writes to it."""
 
-    def __init__(self, path: str | os.PathLike[str], *, node: int = 0, rank: int = 0) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, node: int = 0, rank: int = 0, is_over: bool = False) -> None:
+        """`is_over`: the run has ended, so its events stay as they are."""
         self.path = Path(path).resolve()
+        self.is_over = is_over
         self.node = node
         self.rank = rank
         self.metrics = self.path / "metrics.jsonl"
@@ -46,6 +48,8 @@ class RunDir:
 
     def event(self, event: str, **fields: Any) -> None:
         """Append a line about this node and rank to events.jsonl."""
+        if self.is_over:
+            return
         append_line(
             self.events, {"time": round(time.time(), 3), "event": event, "node": self.node, "rank": self.rank, **fields}
         )

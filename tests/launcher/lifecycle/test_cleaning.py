@@ -101,11 +101,12 @@ def test_the_newest_checkpoints_and_the_best_one_are_kept(root: Path, tmp_path: 
     assert living.checkpoint_steps() == [2, 3]
 
 
-def test_only_unused_tokens_of_our_own_cache_are_removed(
+def test_only_unused_tokens_and_bytecode_of_our_own_cache_are_removed(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokens, converted = tmp_path / "cache" / "tokens", tmp_path / "cache" / "converted" / "x"
-    for path in (tokens / "old", tokens / "new", tokens / "digests", converted):
+    bytecode = tmp_path / "cache" / "bytecode"
+    for path in (tokens / "old", tokens / "new", tokens / "digests", converted, bytecode / "usr" / "lib"):
         path.mkdir(parents=True)
         (path / "data").write_text("x" * 5000)
     (tmp_path / "away").mkdir()
@@ -117,6 +118,7 @@ def test_only_unused_tokens_of_our_own_cache_are_removed(
         assert "lives on this machine" in clean("--caches")["kept"][0]["reason"]
     monkeypatch.setattr(processes, "run_processes", lambda: iter(()))
     done = clean("--caches")
-    assert [row["path"] for row in done["directories"]] == [str(tokens / "old")]
+    assert [row["path"] for row in done["directories"]] == [str(tokens / "old"), str(bytecode)]
+    assert not bytecode.exists()
     assert sorted(path.name for path in tokens.iterdir()) == ["digests", "link", "new"]
     assert converted.exists()

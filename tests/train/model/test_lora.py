@@ -305,6 +305,7 @@ def test_exports_merge_every_kind_and_qlora_in_16_bits(runs: dict[str, Path], tm
 
 def test_two_ranks_give_the_evaluation_of_one(runs: dict[str, Path], tmp_path: Path) -> None:
     (run, *words) = (str(runs["nf4-dora"]), "--device", "cpu")
+    events = (runs["nf4-dora"] / "events.jsonl").read_bytes()
     one = tools(tmp_path, ("train.evaluate", ["--run-dir", run, *words, "--out", str(tmp_path / "one")]))
     assert one[0][0] == 0, one[0][1]
     ranks = Ranks(2, ["-m", "train.evaluate", "--run-dir", run, *words, "--out", str(tmp_path / "two")])
@@ -314,3 +315,4 @@ def test_two_ranks_give_the_evaluation_of_one(runs: dict[str, Path], tmp_path: P
     assert scores[0]["tasks"] == scores[1]["tasks"]
     lines = [(tmp_path / name / "predictions.jsonl").read_text() for name in ("one", "two")]
     assert lines[0] == lines[1]
+    assert (runs["nf4-dora"] / "events.jsonl").read_bytes() == events  # the run is over
