@@ -39,6 +39,32 @@ def test_faults_leave_no_process_and_a_run_that_can_be_resumed() -> None:
     assert outcome.found == (), outcome.summary
 
 
+def test_a_case_that_is_wrong_leaves_evidence_of_its_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.torture import evidence
+    from tests.torture.fault_beds import Case, LocalBed
+
+    monkeypatch.setattr(evidence, "PLACE", tmp_path / "evidence")
+    case = Case(LocalBed(), tmp_path, "the-secret-of-the-case")
+    run = case.runs / "tiny-20260101-000000-ab12"
+    (run / "nodes").mkdir(parents=True)
+    (run / "plan.json").write_text("{}")
+    (run / "nodes" / "node-0.json").write_text("{}")
+    (case.runs / ".secrets").mkdir()
+    (case.runs / ".secrets" / "x.json").write_text(case.secret)
+    environ = {**os.environ, "ZLAUNCH_RUN_ID": run.name, "TORTURE_SECRET": case.secret}
+    left = subprocess.Popen(["sleep", "60"], env=environ)
+    try:
+        place = evidence.take(case, 7, "processes left")
+    finally:
+        left.kill()
+        left.wait()
+    found = (place / "processes.txt").read_text()
+    assert f"== {left.pid}: sleep 60" in found
+    assert "-- status: Name:\tsleep" in found
+    assert (place / "runs" / run.name / "nodes" / "node-0.json").exists()
+    assert not [path for path in place.rglob("*") if path.is_file() and case.secret in path.read_text()]
+
+
 def test_a_case_that_hangs_crashes_or_takes_too_much_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.torture.bounded.WALL_SECONDS", 5.0)
     monkeypatch.setattr("tests.torture.bounded.SECONDS", 0.1)
