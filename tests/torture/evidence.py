@@ -52,7 +52,8 @@ def _processes(run: str) -> list[str]:
             continue
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_bytes()
-            if words and run.encode() in words + (entry / "environ").read_bytes():
+            cwd = os.fsencode((entry / "cwd").readlink())
+            if words and run.encode() in words + (entry / "environ").read_bytes() + cwd:
                 found.append(_process(entry, words))
         if len(found) == MOST:
             break

@@ -210,6 +210,24 @@ class TrainingBed(LocalBed):
             return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 
+_LOOK = """
+import os, sys
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    place, seen = "/proc/" + pid, b""
+    try:
+        for name in ("cmdline", "environ"):
+            seen += open(place + "/" + name, "rb").read()
+        for name in ("cwd", *("fd/" + number for number in os.listdir(place + "/fd"))):
+            seen += os.fsencode(os.readlink(place + "/" + name))
+    except OSError:
+        pass
+    if int(pid) != os.getpid() and sys.argv[1].encode() in seen:
+        print(pid, open(place + "/cmdline", "rb").read().replace(bytes(1), b" ").decode(errors="replace")[:200])
+"""
+"""Prints the processes of a host that have to do with a run: an agent is forked by the far end, so neither its command
+line nor its environment names the run, but its directory does."""
+
+
 class SshBed:
     """Two hosts of the lab; each has its own disk."""
 
@@ -237,8 +255,8 @@ class SshBed:
         found = []
         for host in self.hosts:
             with contextlib.suppress(RuntimeError):
-                texts = (f"ZLAUNCH_RUN_ID={case.run.name}", f"zlaunch/runs/{case.run.name}")
-                found += [f"{host}: {line}" for line in self.lab.processes(host, *texts)]
+                words = [self.lab.python, "-S", "-c", _LOOK, case.run.name]
+                found += [f"{host}: {line}" for line in self.lab.run(host, words, check=False).stdout.splitlines()]
         return [*found, *_left_here(case)]
 
     def collect(self, case: Case) -> None:

@@ -26,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from launcher.node.agent.launch import DEFAULTS
 from tests.torture import evidence
 from tests.torture.bounded import Outcome, Tally, Wrong, outcome, source
 from tests.torture.fault_beds import PATIENCE, PROGRAM, Case, SshBed, TrainingBed, beds, wait_for
@@ -138,8 +139,7 @@ def _after(case: Case, shown: str, fault: str, before: set[str], rnd: random.Ran
         raise Wrong(f"traceback of the launcher: {shown}: {case.output[-400:]}")
     if not case.run.is_dir():
         return "never started"
-    seconds = 180 if case.bed.name == "slurm" else 60  # a controller that was down hears late that a job has ended
-    if left := wait_for(lambda: not case.bed.left(case), seconds) is None and case.bed.left(case):
+    if left := wait_for(lambda: not case.bed.left(case), _seconds_to_end(case)) is None and case.bed.left(case):
         raise Wrong(f"processes left: {shown}: {left[:3]}: {case.output[-300:]}")
     case.environ.clear()
     state = _state(case, shown)
@@ -168,6 +168,15 @@ def _after(case: Case, shown: str, fault: str, before: set[str], rnd: random.Ran
     if new := _outside(case) - before:
         raise Wrong(f"files outside of the run: {shown}: {sorted(new)[:5]}")
     return verdict
+
+
+def _seconds_to_end(case: Case) -> float:
+    """In which a run must be over, whatever was done to it."""
+    if case.bed.name == "slurm":
+        return 180  # a controller that was down hears late that a job has ended
+    started = any('"ranks_started"' in line for line in _lines(case.run / "events.jsonl"))
+    # A host that goes off between its agent's start and that agent's first word to the first node is waited for.
+    return 60 if started or case.bed.name != "ssh" else 60 + float(DEFAULTS["start_timeout"])
 
 
 def _apply(case: Case, fault: str, rnd: random.Random) -> str:
