@@ -57,8 +57,9 @@ def phases_of(
     found = _reported(start)
     if not found:
         begun = start[0].get("time") if start else None
-        started = state is RunState.RUNNING or ranks or any(event.get("event") == "ranks_started" for event in start)
-        name = "rendered" if rendered else "program" if program and started else "starting" if started else "queued"
+        ran = ranks or any(event.get("event") == "ranks_started" for event in start)
+        started = ran or state is RunState.RUNNING
+        name = "rendered" if rendered else "program" if program and ran else "starting" if started else "queued"
         found.append((name, begun, None))
     if state.is_final:
         ends = [event["time"] for event in start if event.get("event") in ENDINGS and "time" in event]
