@@ -115,13 +115,18 @@ Yi, DeepSeek's distilled models, TinyLlama and SmolLM2 are Llama or Qwen to tran
 second on one H100 beside Unsloth stand in [performance.md](performance.md).
 
 {families}
-## Models that plain transformers and PEFT train
+## Further architectures
+
+Where *engines* begins with `fused`, the layers of the families above compute these models too: norms behind attention
+and MLP, sliding windows, layers without positions, partly rotated heads, GELU, and factors of scores, logits and the
+residual stream. Their losses and gradients equal those of transformers. Checkpoints with dropout (Seed-OSS) or with a
+rotary embedding that depends on the length (LongRoPE, as in Phi-4-mini) and the other rows are trained by plain
+transformers and PEFT.
 
 A tiny random checkpoint of each row is trained, resumed, evaluated, asked and exported on a CPU by every run of the
 test suite; losses and gradients of packed rows are compared with those of single records. `make long` also trains each
-row on nf4 and int8 weights, and compares the losses of two ranks under ZeRO-2 and ZeRO-3 with those of one. On GPUs
-these rows were not measured. Unsloth is taken only if the job says `train.engine: unsloth`, because it was not measured
-to be faster with them.
+row on nf4 and int8 weights, and compares the losses of two ranks under ZeRO-2 and ZeRO-3 with those of one. Unsloth is
+taken only if the job says `train.engine: unsloth`, because it was not measured to be faster with them.
 
 {others}
 *Packed rows*: attention goes by the lengths of the records, as in the fused layers, so `train.packing: auto` packs on a
@@ -159,14 +164,15 @@ _QUANTIZATIONS = ("nf4", "int8", "fp8")
 def models_page() -> str:
     """Every family and architecture with the settings that no rule refuses."""
     heads = {"family": "| models | `model_type` | engines | packed rows | quantized | ZeRO |", "any": ""}
-    heads["any"] = "| models | `model_type` | experts | sees | packed rows | quantized | ZeRO |"
+    heads["any"] = "| models | `model_type` | engines | experts | sees | packed rows | quantized | ZeRO |"
     named = [family for family in families.FAMILIES if family.name != families.ANY.name]
     table = [heads["family"], "|---|---|---|---|---|---|", *map(_family_row, named)]
-    others = [heads["any"], "|---|---|---|---|---|---|---|"]
+    others = [heads["any"], "|---|---|---|---|---|---|---|---|"]
     for one in families.ARCHITECTURES:
         family = _known(one)
         types = ", ".join(f"`{name}`" for name in one.model_types)
-        marks = f"{'yes' if one.mixture else ''} | {'yes' if one.sees else ''}"
+        engines = ", ".join(engine for engine in family.engines if engine != "unsloth")
+        marks = f"{engines} | {'yes' if one.mixture else ''} | {'yes' if one.sees else ''}"
         others.append(f"| {one.title} | {types} | {marks} | {_settings(family)} |")
     reasons: dict[str, list[str]] = {}
     for one in families.ARCHITECTURES:

@@ -14,7 +14,10 @@ from typing import Any, Literal
 
 Engine = Literal["fused", "unsloth", "peft"]
 
-FUSED_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3", "glm"})
+FUSED_TYPES = frozenset(
+    ("llama", "mistral", "qwen2", "qwen3", "glm", "gemma3", "gemma3_text", "phi3", "ministral", "glm4", "smollm3",
+     "granite", "ernie4_5", "seed_oss", "exaone4")
+)  # fmt: skip
 """`model_type` (after conversion) of the models whose layers train/fused/model.py computes."""
 
 MARKER = "zlaunch_family"
@@ -352,7 +355,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture("Gemma 3", ("gemma3", "gemma3_text"), sees=True),
     Architecture("Gemma 4", ("gemma4", "gemma4_text"), balanced=False, sees=True),  # one of them has experts
     Architecture("Phi-3, Phi-4", ("phi3",)),
-    Architecture("Ministral", ("ministral", "ministral3")),
+    Architecture("Ministral", ("ministral",)),
+    Architecture("Ministral 3", ("ministral3",)),
     Architecture("Mistral Small 3", ("mistral3",), sees=True),
     Architecture("Mixtral", ("mixtral",), mixture=True),
     Architecture("GLM-4-0414", ("glm4",)),
@@ -386,14 +390,16 @@ def _plain(config: Mapping[str, Any]) -> Family:
     found, experts = _ARCHITECTURE_OF.get(str(config.get("model_type"))), has_experts(config)
     if found is None:
         return replace(ANY, experts=True) if experts else ANY
-    text = config.get("text_config")
-    dropout = (text if isinstance(text, Mapping) else config).get("attention_dropout")
-    masked = found.masked or ("its attention has dropout" if dropout else "")
+    masked = found.masked or ("its attention has dropout" if _has_dropout(config, "attention_dropout") else "")
     unpacked = found.unpacked or ("" if found.maskable else masked)
+    fused = str(config.get("model_type")) in FUSED_TYPES
+    unfused = unfused_reason(config) if fused else ""
     return replace(
         ANY,
         title=found.title,
         why=_UNMEASURED,
+        engines=("fused", *ANY.engines) if fused and not unfused else ANY.engines,
+        unfused=unfused,
         packs=not unpacked,
         unpacked=unpacked,
         masked=masked,
@@ -432,19 +438,35 @@ def _without_fused(family: Family, config: Mapping[str, Any]) -> Family:
 
 def unfused_reason(config: Mapping[str, Any]) -> str:
     """Return why the fused layers do not support a model with this config.json, or an empty string."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling")
-    rope = rope if isinstance(rope, Mapping) else {}
-    kind = config.get("model_type")
+    text = config.get("text_config")
+    config = text if isinstance(text, Mapping) else config
+    scalings = {one.get("rope_type", one.get("type")) for one in _scalings(config)}
+    usual = "gelu_pytorch_tanh" if str(config.get("model_type")).startswith("gemma") else "silu"
+    activation = config.get("hidden_activation") or config.get("hidden_act") or usual
     checks = (
-        (config.get("hidden_act", "silu") != "silu", "its activation is not silu"),
-        (bool(config.get("mlp_bias")), "its MLP has biases"),
-        (bool(config.get("use_sliding_window")), "it attends within a sliding window"),
-        # transformers' default is 4096
-        (kind == "mistral" and config.get("sliding_window", 4096) is not None, "it attends within a sliding window"),
-        (bool(config.get("attention_dropout")), "its attention has dropout"),
-        (rope.get("rope_type", rope.get("type")) in ("dynamic", "longrope"), "its rotary embedding depends on length"),
+        (activation != usual, f"its activation is not {usual}"),
+        (bool(config.get("mlp_bias") or config.get("use_bias")), "its MLP has biases"),
+        (_has_dropout(config), "its layers have dropout"),
+        (bool({"dynamic", "longrope", "su"} & scalings), "its rotary embedding depends on length"),
+        (
+            any(config.get(name) is not None for name in ("attn_logit_softcapping", "final_logit_softcapping")),
+            "it caps scores or logits",
+        ),
+        (bool(config.get("use_bidirectional_attention")), "its tokens see later ones"),
     )
     return next((reason for failed, reason in checks if failed), "")
+
+
+_DROPOUTS = ("attention_dropout", "residual_dropout", "resid_pdrop", "embd_pdrop")
+
+
+def _has_dropout(config: Mapping[str, Any], *names: str) -> bool:
+    """Whether layers have dropout of these names; none: of any."""
+    text = config.get("text_config")
+    config = text if isinstance(text, Mapping) else config
+    unsaid = 0.1 if config.get("model_type") == "seed_oss" else 0.0  # transformers' defaults
+    usual = dict.fromkeys(("attention_dropout", "residual_dropout"), unsaid)
+    return any(config.get(name, usual.get(name)) for name in names or _DROPOUTS)
 
 
 def needs_conversion(config: Mapping[str, Any]) -> bool:

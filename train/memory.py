@@ -223,6 +223,7 @@ def from_config(config: Mapping[str, Any]) -> Shape:
     if isinstance(config.get("text_config"), Mapping):
         config = config["text_config"]
     kind = str(config.get("model_type", "llama"))
+    config = {**_UNSAID.get(kind, {}), **config}
     missing: list[str] = []
 
     def number(*keys: str, default: int | None = None) -> int:
@@ -256,9 +257,9 @@ def from_config(config: Mapping[str, Any]) -> Shape:
         kv_heads=kv_heads,
         head_dim=_latent_head(config) or number("head_dim", "kv_channels", default=hidden // heads),
         vocab=number("padded_vocab_size", default=vocab),
-        tied=bool(config.get("tie_word_embeddings", kind in ("gemma", "gemma2"))),
+        tied=bool(config.get("tie_word_embeddings", kind in ("gemma", "gemma2", "gemma3_text"))),
         qkv_bias=bias,
-        qk_norm=kind in ("qwen3", "qwen3_moe"),
+        qk_norm=kind in ("qwen3", "qwen3_moe", "gemma3_text", "exaone4"),
         family=family_of(config).becomes or kind,
         experts=experts,
         latent=_latent_weights(config, hidden, heads),
@@ -266,6 +267,10 @@ def from_config(config: Mapping[str, Any]) -> Shape:
     )
 
 
+_UNSAID: dict[str, dict[str, int]] = {
+    "gemma3_text": {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262_208}
+}
+"""What published checkpoints leave to transformers' defaults."""
 _ACTIVE = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts")
 _SHARED = ("n_shared_experts", "moe_num_shared_experts", "num_shared_expert")
 _SHARED_WIDTH = ("shared_expert_intermediate_size", "shared_intermediate_size")
@@ -596,6 +601,8 @@ def _fused_per_token(shape: Shape, setting: MemoryCase) -> tuple[float, float]:
     )
     if shape.qk_norm:
         saved += 2 * (shape.q_width + shape.kv_width) + 4 * (shape.heads + shape.kv_heads)
+    if shape.family in ("gemma3_text", "glm4", "exaone4"):
+        saved += 2 * 2 * shape.hidden + 8  # what attention and MLP give to the norms behind them, and 1/rms
     # the MLP: the gradient coming in, that of the residual stream, and the inner activation (gate and up are reused)
     mlp = 2 * 2 * shape.hidden + 2 * shape.intermediate
     if setting.quantization == "fp8":

@@ -83,7 +83,7 @@ class Decoder:
         for layer in model.layers:
             layer.refresh()
         self.cache = _Cache(model, slots, capacity)
-        self.cos, self.sin = model.rotary(capacity, self.cache.lengths.device)
+        self.tables = model.rotary(capacity, self.cache.lengths.device)
         self.tokens = torch.zeros_like(self.cache.lengths)
         """The newest token of each slot, which the model has not read."""
         self._graph: Any = None
@@ -139,12 +139,12 @@ class Decoder:
         layout = PackedLayout.from_lengths(tuple(sizes.tolist()), device)
         slot_of_token, within_prompts = slots.repeat_interleave(sizes).to(device), packed_attention(layout)
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> tuple[Tensor, attention.Backward]:
-            self.cache.keys[layer][slot_of_token, positions] = k
-            self.cache.values[layer][slot_of_token, positions] = v
+        def attend(layer: Any, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> tuple[Tensor, attention.Backward]:
+            self.cache.keys[layer.index][slot_of_token, positions] = k
+            self.cache.values[layer.index][slot_of_token, positions] = v
             return within_prompts(layer, q, k, v, out)
 
-        hidden = self._layers(ids, Batch(positions, self.cos, self.sin, attend))
+        hidden = self._layers(ids, Batch(positions, self.tables, attend))
         slots = slots.to(device)
         self.tokens[slots] = self._pick(hidden[sizes.to(device).cumsum(0) - 1])
         self.cache.lengths[slots] = sizes.to(device)
@@ -174,18 +174,19 @@ class Decoder:
         return graph
 
     def _advance(self) -> None:
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> tuple[Tensor, attention.Backward]:
-            attend_to_cache(q, k, v, self.cache.keys[layer], self.cache.values[layer], self.cache.lengths, out)
+        def attend(layer: Any, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> tuple[Tensor, attention.Backward]:
+            keys, values = self.cache.keys[layer.index], self.cache.values[layer.index]
+            attend_to_cache(q, k, v, keys, values, self.cache.lengths, out, layer.form.attention)
             return out, _no_backward
 
-        hidden = self._layers(self.tokens, Batch(self.cache.lengths, self.cos, self.sin, attend))
+        hidden = self._layers(self.tokens, Batch(self.cache.lengths, self.tables, attend))
         self.tokens.copy_(self._pick(hidden))
         self.cache.lengths.add_(1).clamp_(max=self.capacity - 1)
 
     def _layers(self, ids: Tensor, batch: Batch) -> Tensor:
         """ids [tokens] -> hidden states [tokens, hidden]."""
         with torch.no_grad(), torch.autocast(ids.device.type, enabled=False):
-            hidden: Tensor = self.model.embedding(ids)
+            hidden = self.model.embed(ids)
             for layer in self.model.layers:
                 hidden, _ = layer.forward(hidden, batch)
         return hidden
@@ -195,7 +196,7 @@ class Decoder:
         normed = torch.empty_like(hidden)
         kernels.rms_norm(hidden, self.model.norm, self.model.eps, normed)
         with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
-            logits = (normed @ self.model.head.t()).float()
+            logits = (normed @ self.model.head.t()).float() * self.model.logit_scale
         if not self.temperature:
             return logits.argmax(-1)
         likely, ids = logits.topk(min(MOST_LIKELY, logits.shape[-1]))
@@ -206,23 +207,40 @@ class Decoder:
 
 
 def attend_to_cache(
-    q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, out: Tensor
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lengths: Tensor,
+    out: Tensor,
+    form: attention.Form | None = None,
 ) -> None:
     """Store the key and value of one token per slot, and let its query attend to all tokens of the slot so far.
 
     q, out [slots, heads, dim]; k, v [slots, key heads, dim]; keys, values [slots, capacity, key heads, dim];
     lengths [slots]: the tokens before this one.
     """
+    form = form or attention.Form()
     if q.is_cuda:
         from train.fused import decoding_triton
 
-        decoding_triton.attend_to_cache(q, k, v, keys, values, lengths, out)
+        window = keys.shape[1] if form.window is None else form.window
+        decoding_triton.attend_to_cache(q, k, v, keys, values, lengths, out, form.scale_of(q), window)
         return
     slots = torch.arange(len(q), device=q.device)
     keys[slots, lengths], values[slots, lengths] = k, v
-    seen = torch.arange(keys.shape[1], device=q.device) <= lengths[:, None]
+    places = torch.arange(keys.shape[1], device=q.device)
+    seen = places <= lengths[:, None]
+    if form.window is not None:
+        seen &= places > lengths[:, None] - form.window
     found = functional.scaled_dot_product_attention(
-        q[:, :, None], keys.transpose(1, 2), values.transpose(1, 2), attn_mask=seen[:, None, None], enable_gqa=True
+        q[:, :, None],
+        keys.transpose(1, 2),
+        values.transpose(1, 2),
+        attn_mask=seen[:, None, None],
+        enable_gqa=True,
+        scale=form.scale,
     )
     out.copy_(found[:, :, 0])
 

@@ -16,7 +16,7 @@ LEAST_ROWS = 16
 
 @triton.jit
 def _attend(
-    q, k, v, keys, values, lengths, out, q_row, k_row, v_row, out_row, slot_row, token_row, log2_scale,
+    q, k, v, keys, values, lengths, out, q_row, k_row, v_row, out_row, slot_row, token_row, log2_scale, window,
     GROUP: tl.constexpr, ROWS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """A program has all query heads of one slot that share keys. Powers of two instead of e, as `log2_scale` says."""
@@ -35,7 +35,8 @@ def _attend(
     row_max = tl.sum(query.to(tl.float32) * new_key.to(tl.float32)[None, :], 1) * log2_scale
     row_sum = tl.full([ROWS], 1.0, tl.float32)
     acc = tl.zeros([ROWS, WIDTH], tl.float32) + new_value.to(tl.float32)[None, :]
-    for start in range(0, length, KEYS):
+    first = tl.maximum(length - window + 1, 0)
+    for start in range(first, length, KEYS):
         token = start + tl.arange(0, KEYS)
         at = start_of_slot + token[:, None] * token_row + dim[None, :]
         seen = (token < length)[:, None] & is_dim[None, :]
@@ -53,14 +54,15 @@ def _attend(
 
 
 def attend_to_cache(
-    q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, out: Tensor
-) -> None:
+    q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, out: Tensor, scale: float,
+    window: int,
+) -> None:  # fmt: skip
     slots, heads, dim = q.shape
     kv_heads = k.shape[1]
     group = heads // kv_heads
     _attend[(slots, kv_heads)](
         q, k, v, keys, values, lengths, out, q.stride(0), k.stride(0), v.stride(0), out.stride(0),
-        keys.stride(0), keys.stride(1), math.log2(math.e) / math.sqrt(dim),
+        keys.stride(0), keys.stride(1), math.log2(math.e) * scale, window,
         GROUP=group, ROWS=max(LEAST_ROWS, triton.next_power_of_2(group)), DIM=dim,
         WIDTH=max(LEAST_ROWS, triton.next_power_of_2(dim)), KEYS=KEYS, num_warps=4,
     )  # fmt: skip

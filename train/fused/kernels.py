@@ -38,9 +38,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, quantized: Quan
     """out = weight * x / rms(x) for each row; return 1/rms, float32 [rows].  x, out [rows, width]."""
     if x.is_cuda:
         return _triton().rms_norm(x, weight, eps, out, quantized)
-    x32 = x.float()
-    inverse_rms = torch.rsqrt(x32.square().mean(-1) + eps)
-    out.copy_((x32 * inverse_rms[:, None]).to(x.dtype) * weight)
+    inverse_rms = torch.rsqrt(x.float().square().mean(-1) + eps)
+    out.copy_(recompute_rms_norm(x, weight, inverse_rms))
     _quantize(out, quantized)
     return inverse_rms
 
@@ -49,7 +48,13 @@ def recompute_rms_norm(x: Tensor, weight: Tensor, inverse_rms: Tensor) -> Tensor
     """Recompute rms_norm's output from its saved 1/rms."""
     if x.is_cuda:
         return _triton().recompute_rms_norm(x, weight, inverse_rms)
-    return (x.float() * inverse_rms[:, None]).to(x.dtype) * weight
+    unit = x.float() * inverse_rms[:, None]
+    return (unit * weight).to(x.dtype) if _rounds_once(x, weight) else unit.to(x.dtype) * weight
+
+
+def _rounds_once(x: Tensor, weight: Tensor) -> bool:
+    """Gemma multiplies by its weights in float32; the others round to the model's dtype before."""
+    return weight.dtype == torch.float32 != x.dtype
 
 
 def rms_norm_backward(
@@ -149,30 +154,59 @@ def apply_rope_interleaved(x: Tensor, cos: Tensor, sin: Tensor, positions: Tenso
     return None
 
 
-def swiglu(gate_up: Tensor, out: Tensor, quantized: Quantized | None = None) -> None:
-    """out = silu(gate) * up;  gate_up [rows, 2 * width] is gate and up side by side, out [rows, width]."""
+def apply_rope_in_part(x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, *, inverse: bool = False) -> None:
+    """Rotate the two halves of the first 2 * cos.shape[1] elements of each head in place, or a gradient back.
+
+    x [rows, heads, dim]. This uses torch on a GPU too: it is a small part of a layer's memory traffic.
+    """
+    rotated = x[..., : 2 * cos.shape[1]]
+    first, second = rotated.float().chunk(2, dim=-1)
+    c, s = cos[positions][:, None], sin[positions][:, None]
+    s = -s if inverse else s
+    rotated.copy_(torch.cat([first * c - second * s, second * c + first * s], dim=-1))
+
+
+GELU_ROOT, GELU_CUBE = 0.7978845608028654, 0.044715
+"""gelu(x) = x / 2 * (1 + tanh(GELU_ROOT * (x + GELU_CUBE * x^3))): Hendrycks and Gimpel 2016, arXiv 1606.08415."""
+
+
+def swiglu(gate_up: Tensor, out: Tensor, quantized: Quantized | None = None, *, gelu: bool = False) -> None:
+    """out = silu(gate) * up;  gate_up [rows, 2 * width] is gate and up side by side, out [rows, width].
+
+    gelu: with GELU by its tanh formula in the place of SiLU.
+    """
+    if gate_up.is_cuda and gelu:
+        _triton().geglu(gate_up, out)
+        return _quantize(out, quantized)
     if gate_up.is_cuda:
         return _triton().swiglu(gate_up, out, quantized)
     gate, up = gate_up.float().chunk(2, dim=-1)
-    out.copy_((functional.silu(gate) * up).to(out.dtype))
+    activated = functional.gelu(gate, approximate="tanh") if gelu else functional.silu(gate)
+    out.copy_((activated * up).to(out.dtype))
     return _quantize(out, quantized)
 
 
-def swiglu_backward(gate_up: Tensor, grad: Tensor, quantized: Quantized | None = None) -> None:
+def swiglu_backward(gate_up: Tensor, grad: Tensor, quantized: Quantized | None = None, *, gelu: bool = False) -> None:
     """Replace `gate_up` by its gradient, and `grad` [rows, width] by swiglu's output, which LoRA's A needs.
 
     `quantized` gets the gradient: [rows, 2 * width].
     """
+    if gate_up.is_cuda and gelu:
+        _triton().geglu_backward(gate_up, grad)
+        return _quantize(gate_up, quantized)
     if gate_up.is_cuda:
         return _triton().swiglu_backward(gate_up, grad, quantized)
     gate, up = gate_up.float().clone().chunk(2, dim=-1)
     grad32 = grad.float().clone()  # float() of a float32 tensor is the tensor itself
-    sigmoid = torch.sigmoid(gate)
-    silu = gate * sigmoid
+    # both are the gate times a sigmoid, of the gate or of twice the tanh's argument
+    inner = 2 * GELU_ROOT * (gate + GELU_CUBE * gate**3) if gelu else gate
+    slope = 2 * GELU_ROOT * (1 + 3 * GELU_CUBE * gate**2) if gelu else 1.0
+    sigmoid = torch.sigmoid(inner)
+    activated = gate * sigmoid
     width = grad.shape[1]
-    grad.copy_((silu * up).to(grad.dtype))
-    gate_up[:, :width] = (grad32 * up * sigmoid * (1 + gate - silu)).to(gate_up.dtype)
-    gate_up[:, width:] = (grad32 * silu).to(gate_up.dtype)
+    grad.copy_((activated * up).to(grad.dtype))
+    gate_up[:, :width] = (grad32 * up * sigmoid * (1 + (gate - activated) * slope)).to(gate_up.dtype)
+    gate_up[:, width:] = (grad32 * activated).to(gate_up.dtype)
     return _quantize(gate_up, quantized)
 
 

@@ -35,7 +35,7 @@ def _store_quantized(value, values, scales, row, width, offsets, mask):
 @triton.jit
 def _rms_norm(
     x, x_row, weight, out, out_row, values, scales, inverse_rms, width, eps,
-    RECOMPUTE: tl.constexpr, FP8: tl.constexpr, BLOCK: tl.constexpr,
+    RECOMPUTE: tl.constexpr, FP8: tl.constexpr, ROUND: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     offsets = tl.arange(0, BLOCK)
@@ -47,8 +47,9 @@ def _rms_norm(
         scale = 1.0 / tl.sqrt(tl.sum(value * value, axis=0) / width + eps)
         tl.store(inverse_rms + row, scale)
     factor = tl.load(weight + offsets, mask=mask, other=0.0).to(tl.float32)
-    # rounded to the model's dtype before the weight is applied, as in transformers
-    unit = (value * scale).to(out.dtype.element_ty).to(tl.float32)
+    unit = value * scale
+    if ROUND:  # to the model's dtype before the weight is applied, as in transformers; Gemma's float32 weights are not
+        unit = unit.to(out.dtype.element_ty).to(tl.float32)
     result = (unit * factor).to(out.dtype.element_ty)
     tl.store(out + row * out_row + offsets, result, mask=mask)
     if FP8:
@@ -82,7 +83,8 @@ def _launch_rms_norm(
     values, scales = quantized or (out, inverse_rms)
     _rms_norm[(rows,)](
         x, x.stride(0), weight, out, out.stride(0), values, scales, inverse_rms, width, eps,
-        RECOMPUTE=recompute, FP8=quantized is not None, BLOCK=block, num_warps=_warps(block),
+        RECOMPUTE=recompute, FP8=quantized is not None, ROUND=weight.dtype == out.dtype, BLOCK=block,
+        num_warps=_warps(block),
     )  # fmt: skip
 
 
@@ -397,6 +399,56 @@ def swiglu_backward(gate_up: Tensor, grad: Tensor, quantized: Quantized | None) 
         return
     grid = (rows, triton.cdiv(width, _SWIGLU_BLOCK))
     _swiglu_backward[grid](gate_up, gate_up.stride(0), grad, grad.stride(0), width, BLOCK=_SWIGLU_BLOCK, num_warps=8)
+
+
+@triton.jit
+def _gelu_parts(gate):
+    """(argument of the sigmoid that GELU multiplies by, its derivative): train/fused/kernels.py."""
+    inner = 1.5957691216057308 * (gate + 0.044715 * gate * gate * gate)
+    slope = 1.5957691216057308 * (1.0 + 0.134145 * gate * gate)
+    return inner, slope
+
+
+@triton.jit
+def _geglu(gate_up, gate_up_row, out, out_row, width, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    offsets = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = offsets < width
+    gate = tl.load(gate_up + row * gate_up_row + offsets, mask=mask, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + row * gate_up_row + width + offsets, mask=mask, other=0.0).to(tl.float32)
+    inner, _ = _gelu_parts(gate)
+    tl.store(out + row * out_row + offsets, (gate * tl.sigmoid(inner) * up).to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _geglu_backward(gate_up, gate_up_row, grad, grad_row, width, BLOCK: tl.constexpr):
+    """As `_swiglu_backward`."""
+    row = tl.program_id(0).to(tl.int64)
+    offsets = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = offsets < width
+    gate = tl.load(gate_up + row * gate_up_row + offsets, mask=mask, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + row * gate_up_row + width + offsets, mask=mask, other=0.0).to(tl.float32)
+    g = tl.load(grad + row * grad_row + offsets, mask=mask, other=0.0).to(tl.float32)
+    inner, slope = _gelu_parts(gate)
+    sigmoid = tl.sigmoid(inner)
+    activated = gate * sigmoid
+    d_gate = g * up * sigmoid * (1.0 + (gate - activated) * slope)
+    dtype = gate_up.dtype.element_ty
+    tl.store(grad + row * grad_row + offsets, (activated * up).to(dtype), mask=mask)
+    tl.store(gate_up + row * gate_up_row + offsets, d_gate.to(dtype), mask=mask)
+    tl.store(gate_up + row * gate_up_row + width + offsets, (g * activated).to(dtype), mask=mask)
+
+
+def geglu(gate_up: Tensor, out: Tensor) -> None:
+    rows, width = out.shape
+    grid = (rows, triton.cdiv(width, _SWIGLU_BLOCK))
+    _geglu[grid](gate_up, gate_up.stride(0), out, out.stride(0), width, BLOCK=_SWIGLU_BLOCK, num_warps=8)
+
+
+def geglu_backward(gate_up: Tensor, grad: Tensor) -> None:
+    rows, width = grad.shape
+    grid = (rows, triton.cdiv(width, _SWIGLU_BLOCK))
+    _geglu_backward[grid](gate_up, gate_up.stride(0), grad, grad.stride(0), width, BLOCK=_SWIGLU_BLOCK, num_warps=8)
 
 
 @triton.jit

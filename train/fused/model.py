@@ -1,4 +1,4 @@
-"""LoRA training of Llama-like models (Llama, Mistral, Qwen, GLM), with one hand-written backward pass per layer.
+"""LoRA training of Llama-like models, with one hand-written backward pass per layer; forms.py has how they differ.
 
 A decoder layer is a single autograd function. Compared to a layer of many functions it
   - saves fewer activations: the residual stream twice, rotated queries/keys/values, attention's output, gate and up;
@@ -30,14 +30,15 @@ from train.dist import World
 from train.families import FUSED_TYPES, unfused_reason
 from train.fused import attention, kernels
 from train.fused.attention import PackedLayout
+from train.fused.forms import Tables, form_of, norm_weight, tables
 from train.fused.fp8 import Fp8Linear, Quantized
 from train.fused.linears import Linear
 from train.fused.sharded import Shards, free, gathered, unshard
 from train.memory import CHUNK_BYTES
 
 IGNORED = -100
-Attend = Callable[[int, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, attention.Backward]]
-"""(index of the layer, query, key, value, out) -> as train.fused.attention.forward."""
+Attend = Callable[[Any, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, attention.Backward]]
+"""(the layer, query, key, value, out) -> as train.fused.attention.forward."""
 SCALE_ROWS = 2048
 """Rows of the gradient that are converted to float32 at a time."""
 
@@ -48,30 +49,33 @@ class Batch:
 
     positions: Tensor
     """[tokens]"""
-    cos: Tensor
-    sin: Tensor
-    """[positions, dim / 2]"""
+    tables: Tables
     attend: Attend
 
 
 def packed_attention(layout: PackedLayout) -> Attend:
     """Attention within the records of a packed row."""
-    return lambda _layer, q, k, v, out: attention.forward(q, k, v, layout, out)
+    return lambda layer, q, k, v, out: attention.forward(q, k, v, layout, out, layer.form.attention)
 
 
 @dataclass
 class _Saved:
     """What a layer saves for its backward pass."""
 
-    inverse_rms1: Tensor  # 1/rms before attention
+    inverse_rms1: Tensor | None  # 1/rms before attention
     qkv: Tensor  # rotated in place; as projected if heads are normalized
     rotated: Tensor  # qkv itself, or the normalized and rotated queries and keys
     attended: Tensor
     attention_backward: attention.Backward
     post_attention: Tensor  # the residual stream after attention
-    inverse_rms2: Tensor  # 1/rms before the MLP
+    inverse_rms2: Tensor | None  # 1/rms before the MLP
     gate_up: Tensor
     lora_inner: tuple[Tensor, Tensor, Tensor, Tensor]  # X A' of qkv, o, gate_up, down
+    added: tuple[_Added, _Added]
+
+
+_Added = tuple[Tensor, Tensor] | None
+"""Output of attention or of the MLP and its 1/rms, if a norm stands behind it."""
 
 
 class _Layer:
@@ -79,26 +83,18 @@ class _Layer:
 
     def __init__(self, index: int, layer: Any, config: Any, *, sharded: bool, fp8: bool) -> None:
         self.index = index
-        attention_module = layer.self_attn
-        self.dim: int = attention_module.head_dim
-        self.queries = config.num_attention_heads
-        self.keys = config.num_key_value_heads
+        self.form = form_of(index, layer, config)
+        self.dim, self.queries, self.keys = self.form.dim, self.form.queries, self.form.keys
         linear = partial(Fp8Linear if fp8 else Linear, sharded=sharded)
-        self.qkv = linear([attention_module.q_proj, attention_module.k_proj, attention_module.v_proj])
-        self.o = linear([attention_module.o_proj])
-        merged = hasattr(layer.mlp, "gate_up_proj")  # GLM's layers have one linear layer for both
-        gate_up_modules = [layer.mlp.gate_up_proj] if merged else [layer.mlp.gate_proj, layer.mlp.up_proj]
-        self.gate_up = linear(gate_up_modules)
-        self.interleaved_rope = config.model_type == "glm"
-        """Whether adjacent elements of a head are rotated as pairs, instead of one element of each half."""
-        self.down = linear([layer.mlp.down_proj])
+        module, mlp = layer.self_attn, layer.mlp
+        merged = hasattr(module, "qkv_proj")  # Phi-3
+        self.qkv = linear([module.qkv_proj] if merged else [module.q_proj, module.k_proj, module.v_proj])
+        self.o = linear([module.o_proj])
+        merged = hasattr(mlp, "gate_up_proj")  # layers of GLM and Phi-3 have one linear layer for both
+        self.gate_up = linear([mlp.gate_up_proj] if merged else [mlp.gate_proj, mlp.up_proj])
+        self.down = linear([mlp.down_proj])
         self.fp8 = fp8
         self.shards: Shards | None = None
-        self.norm1, self.norm2 = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
-        self.eps = float(config.rms_norm_eps)
-        self.head_norms: tuple[Tensor, Tensor, float] | None = None
-        if hasattr(attention_module, "q_norm"):
-            self.head_norms = (attention_module.q_norm.weight, attention_module.k_norm.weight, self.eps)
 
     @contextmanager
     def weights_gathered(self, *, direction: int, transposed: bool = False) -> Iterator[None]:
@@ -140,39 +136,29 @@ class _Layer:
 
     def forward(self, x: Tensor, batch: Batch) -> tuple[Tensor, _Saved]:
         """x [tokens, hidden] -> (output of the same shape, what the backward pass needs)."""
-        tokens = x.shape[0]
+        form, tokens = self.form, x.shape[0]
         workspace = self.qkv.workspace(tokens)
-        quantized = self.qkv.quantized_workspace(tokens)
-        inverse_rms1 = kernels.rms_norm(x, self.norm1, self.eps, workspace[:, : self.qkv.inputs], quantized)
+        inverse_rms1, quantized = self._norm(self.qkv, x, form.before_attention, workspace)
         qkv, lora_inner_qkv = self.qkv.forward(workspace, quantized=quantized)
         del workspace, quantized
         heads = qkv.view(tokens, -1, self.dim)
         rope_heads = self.queries + self.keys
-        rotated = heads if self.head_norms is None else torch.empty_like(heads[:, :rope_heads])
-        if self.interleaved_rope:
-            kernels.apply_rope_interleaved(heads[:, :rope_heads], batch.cos, batch.sin, batch.positions)
-        else:
-            kernels.apply_rope(
-                heads, rotated, batch.cos, batch.sin, batch.positions, self.queries, self.keys, self.head_norms
-            )
+        rotated = self._rotate(heads, batch)
         q, k, v = rotated[:, : self.queries], rotated[:, self.queries : rope_heads], heads[:, rope_heads:]
         workspace = self.o.workspace(tokens)
         out = workspace[:, : self.o.inputs].unflatten(1, (self.queries, self.dim))
-        attended, attention_backward = batch.attend(self.index, q, k, v, out)
-        post_attention, lora_inner_o = self.o.forward(workspace, residual=x)
+        attended, attention_backward = batch.attend(self, q, k, v, out)
+        post_attention, lora_inner_o, added1 = self._add(self.o, workspace, x, form.behind_attention)
         del workspace, out
         workspace = self.gate_up.workspace(tokens)
-        quantized = self.gate_up.quantized_workspace(tokens)
-        normed = workspace[:, : self.gate_up.inputs]
-        inverse_rms2 = kernels.rms_norm(post_attention, self.norm2, self.eps, normed, quantized)
+        inverse_rms2, quantized = self._norm(self.gate_up, post_attention, form.before_mlp, workspace)
         out = self.gate_up.gradient_workspace(tokens)
         gate_up, lora_inner_up = self.gate_up.forward(workspace, out=out, quantized=quantized)
-        del workspace, normed, out, quantized
+        del workspace, out, quantized
         workspace = self.down.workspace(tokens)
         quantized = self.down.quantized_workspace(tokens)
-        kernels.swiglu(gate_up, workspace[:, : self.down.inputs], quantized)
-        hidden, lora_inner_down = self.down.forward(workspace, residual=post_attention, quantized=quantized)
-        lora_inner = (lora_inner_qkv, lora_inner_o, lora_inner_up, lora_inner_down)
+        kernels.swiglu(gate_up, workspace[:, : self.down.inputs], quantized, gelu=form.gelu)
+        hidden, lora_inner_down, added2 = self._add(self.down, workspace, post_attention, form.behind_mlp, quantized)
         saved = _Saved(
             inverse_rms1,
             heads,
@@ -182,72 +168,150 @@ class _Layer:
             post_attention,
             inverse_rms2,
             gate_up,
-            lora_inner,
+            (lora_inner_qkv, lora_inner_o, lora_inner_up, lora_inner_down),
+            (added1, added2),
         )
         return hidden, saved
+
+    def _norm(
+        self, linear: Linear, x: Tensor, weight: Tensor | None, workspace: Tensor
+    ) -> tuple[Tensor | None, Quantized | None]:
+        """Write the input of `linear` to its workspace; return (1/rms, the input in fp8), None where there is none."""
+        out = workspace[:, : linear.inputs]
+        if weight is None:
+            out.copy_(x)
+            return None, None
+        quantized = linear.quantized_workspace(len(x))
+        return kernels.rms_norm(x, weight, self.form.eps, out, quantized), quantized
+
+    def _rotate(self, heads: Tensor, batch: Batch) -> Tensor:
+        """Normalize and rotate queries and keys: in place, or to a new tensor if heads are normalized."""
+        form, rope_heads = self.form, self.queries + self.keys
+        if form.rope == "none":
+            return heads
+        cos, sin = batch.tables[form.table]
+        if form.rope != "halves":
+            rotate = kernels.apply_rope_interleaved if form.rope == "pairs" else kernels.apply_rope_in_part
+            rotate(heads[:, :rope_heads], cos, sin, batch.positions)
+            return heads
+        rotated = heads if form.head_norms is None else torch.empty_like(heads[:, :rope_heads])
+        kernels.apply_rope(heads, rotated, cos, sin, batch.positions, self.queries, self.keys, form.head_norms)
+        return rotated
+
+    def _add(
+        self,
+        linear: Linear,
+        workspace: Tensor,
+        residual: Tensor,
+        norm: Tensor | None,
+        quantized: Quantized | None = None,
+    ) -> tuple[Tensor, Tensor, _Added]:
+        """(the residual stream with the output of `linear`, X A' of `linear`, what a norm behind it needs)."""
+        form = self.form
+        if norm is None and form.residual == 1.0:
+            total, lora_inner = linear.forward(workspace, residual=residual, quantized=quantized)
+            return total, lora_inner, None
+        output, lora_inner = linear.forward(workspace, quantized=quantized)
+        if norm is None:
+            return torch.add(residual, output, alpha=form.residual), lora_inner, None
+        normed = torch.empty_like(residual)
+        inverse_rms = kernels.rms_norm(output, norm, form.eps, normed)
+        return normed.add_(residual), lora_inner, (output, inverse_rms)
+
+    def _add_backward(self, linear: Linear, grad: Tensor, norm: Tensor | None, added: _Added) -> Tensor:
+        """Gradient of the residual stream -> gradient of the output of `linear`."""
+        if norm is not None:
+            assert added is not None
+            out = linear.gradient_workspace(len(grad))
+            return kernels.rms_norm_backward(grad, added[0], norm, added[1], None, out)
+        if self.form.residual == 1.0:
+            return grad
+        return torch.mul(grad, self.form.residual, out=linear.gradient_workspace(len(grad)))
 
     def backward(
         self, grad: Tensor, x: Tensor, saved: _Saved, batch: Batch, *, needs_input_grad: bool
     ) -> tuple[Tensor | None, list[Tensor]]:
         """grad, x [tokens, hidden] -> (gradient of x, gradients of `parameters`). Overwrites tensors of `saved`."""
+        form = self.form
         lora_inner_qkv, lora_inner_o, lora_inner_up, lora_inner_down = saved.lora_inner
         tokens = grad.shape[0]
-        d_activation, d_lora_inner = self.down.backward(grad, quantized=_quantized_of(grad))
+        d_output = self._add_backward(self.down, grad, form.behind_mlp, saved.added[1])
+        d_activation, d_lora_inner = self.down.backward(d_output, quantized=_quantized_of(d_output))
         assert d_activation is not None
         quantized = self.gate_up.quantized_gradient_workspace(tokens)
-        kernels.swiglu_backward(saved.gate_up, d_activation, quantized)  # d_activation now holds the activation itself
-        down_grads = self.down.gradients(d_activation, lora_inner_down, grad, d_lora_inner)
-        del d_activation
+        # d_activation then holds the activation itself
+        kernels.swiglu_backward(saved.gate_up, d_activation, quantized, gelu=form.gelu)
+        down_grads = self.down.gradients(d_activation, lora_inner_down, d_output, d_lora_inner)
+        del d_activation, d_output
         d_norm, d_lora_inner = self.gate_up.backward(saved.gate_up, quantized=quantized)
         assert d_norm is not None
         del quantized
-        normed = kernels.recompute_rms_norm(saved.post_attention, self.norm2, saved.inverse_rms2)
+        normed = self._normed(saved.post_attention, form.before_mlp, saved.inverse_rms2)
         up_grads = self.gate_up.gradients(normed, lora_inner_up, saved.gate_up, d_lora_inner)
         del normed
-        out = self.o.gradient_workspace(tokens)
-        quantized = self.o.quantized_gradient_workspace(tokens)
-        grad = kernels.rms_norm_backward(
-            d_norm, saved.post_attention, self.norm2, saved.inverse_rms2, grad, out, quantized
-        )
+        grad = _norm_backward(self.o, d_norm, saved.post_attention, form.before_mlp, saved.inverse_rms2, grad)
         del d_norm
-        d_attended, d_lora_inner = self.o.backward(grad, quantized=quantized)
+        d_output = self._add_backward(self.o, grad, form.behind_attention, saved.added[0])
+        d_attended, d_lora_inner = self.o.backward(d_output, quantized=_quantized_of(d_output))
         assert d_attended is not None
-        del quantized
-        o_grads = self.o.gradients(saved.attended, lora_inner_o, grad, d_lora_inner)
+        o_grads = self.o.gradients(saved.attended, lora_inner_o, d_output, d_lora_inner)
+        del d_output
         d_qkv = self._attention_backward(d_attended, saved, batch)
         del d_attended
         d_norm, d_lora_inner = self.qkv.backward(d_qkv, needs_input_grad=needs_input_grad)
-        normed = kernels.recompute_rms_norm(x, self.norm1, saved.inverse_rms1)
+        normed = self._normed(x, form.before_attention, saved.inverse_rms1)
         qkv_grads = self.qkv.gradients(normed, lora_inner_qkv, d_qkv, d_lora_inner)
         result = None
         if d_norm is not None:
             # the backward pass of the previous layer begins with its `down`, which has the same shape
-            out = self.down.gradient_workspace(tokens)
-            quantized = self.down.quantized_gradient_workspace(tokens)
-            result = kernels.rms_norm_backward(d_norm, x, self.norm1, saved.inverse_rms1, grad, out, quantized)
-            _hand_on(result, quantized)
+            result = _norm_backward(self.down, d_norm, x, form.before_attention, saved.inverse_rms1, grad)
         return result, [*qkv_grads, *o_grads, *up_grads, *down_grads]
+
+    def _normed(self, x: Tensor, weight: Tensor | None, inverse_rms: Tensor | None) -> Tensor:
+        if weight is None or inverse_rms is None:
+            return x
+        return kernels.recompute_rms_norm(x, weight, inverse_rms)
 
     def _attention_backward(self, grad: Tensor, saved: _Saved, batch: Batch) -> Tensor:
         """Gradient of attention's output -> gradient of the output of `self.qkv`, [tokens, N]."""
-        tokens = grad.shape[0]
+        form, tokens = self.form, grad.shape[0]
         rope_heads = self.queries + self.keys
         out = self.qkv.gradient_workspace(tokens).view(saved.qkv.shape)
         dq, dk, dv = saved.attention_backward(grad.view(tokens, self.queries, self.dim), out)
-        raw = None if self.head_norms is None else saved.qkv
-        weights = (None, None) if self.head_norms is None else self.head_norms[:2]
+        raw = None if form.head_norms is None else saved.qkv
+        weights = (None, None) if form.head_norms is None else form.head_norms[:2]
         for first_head, part, weight in ((0, dq, weights[0]), (self.queries, dk, weights[1])):
-            norm = None if weight is None else (weight, self.eps)
-            if self.interleaved_rope:
-                head_grads = out[:, first_head : first_head + part.shape[1]]
-                if part.data_ptr() != head_grads.data_ptr():
-                    head_grads.copy_(part)
-                kernels.apply_rope_interleaved(head_grads, batch.cos, batch.sin, batch.positions, inverse=True)
+            if form.rope == "halves":
+                cos, sin = batch.tables[form.table]
+                norm = None if weight is None else (weight, form.eps)
+                kernels.apply_rope_backward(part, first_head, raw, out, cos, sin, batch.positions, norm)
                 continue
-            kernels.apply_rope_backward(part, first_head, raw, out, batch.cos, batch.sin, batch.positions, norm)
+            head_grads = out[:, first_head : first_head + part.shape[1]]
+            if part.data_ptr() != head_grads.data_ptr():
+                head_grads.copy_(part)
+            if form.rope != "none":
+                cos, sin = batch.tables[form.table]
+                rotate = kernels.apply_rope_interleaved if form.rope == "pairs" else kernels.apply_rope_in_part
+                rotate(head_grads, cos, sin, batch.positions, inverse=True)
         if dv.data_ptr() != out[:, rope_heads:].data_ptr():
             out[:, rope_heads:] = dv
         return out.flatten(1)
+
+
+def _norm_backward(
+    following: Linear, grad: Tensor, x: Tensor, weight: Tensor | None, inverse_rms: Tensor | None, skip: Tensor
+) -> Tensor:
+    """Gradient of the input of a norm, or of what stands there without one, plus that of the residual connection.
+
+    `following`: whose backward pass comes next, and may take the gradient in fp8.
+    """
+    out = following.gradient_workspace(len(grad))
+    if weight is None or inverse_rms is None:
+        return torch.add(grad, skip, out=out)
+    quantized = following.quantized_gradient_workspace(len(grad))
+    found = kernels.rms_norm_backward(grad, x, weight, inverse_rms, skip, out, quantized)
+    _hand_on(found, quantized)
+    return found
 
 
 def _hand_on(grad: Tensor, quantized: Quantized | None) -> None:
@@ -296,7 +360,14 @@ class _HeadFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, label_positions: Tensor, targets: Tensor, head: Tensor, norm: Tensor, eps: float
+        ctx: Any,
+        x: Tensor,
+        label_positions: Tensor,
+        targets: Tensor,
+        head: Tensor,
+        norm: Tensor,
+        eps: float,
+        scale: float = 1.0,
     ) -> Tensor:
         all_labeled = len(label_positions) == len(x)
         labeled = x if all_labeled else x.index_select(0, label_positions)
@@ -306,9 +377,13 @@ class _HeadFunction(torch.autograd.Function):
         losses = []
         for part, labels in zip(normed.split(rows), targets.split(rows), strict=True):
             logits = part @ head.t()
+            if scale != 1.0:
+                logits.mul_(scale)
             losses.append(kernels.cross_entropy(logits, labels))
             if ctx.needs_input_grad[0]:
                 torch.mm(logits, head, out=part)  # overwrite the normed states with their gradient
+                if scale != 1.0:
+                    part.mul_(scale)
             del logits
         if ctx.needs_input_grad[0]:
             dx = kernels.rms_norm_backward(normed, labeled, norm, inverse, None, torch.empty_like(labeled))
@@ -324,10 +399,10 @@ class _HeadFunction(torch.autograd.Function):
         for part, out in zip(dx.split(SCALE_ROWS), scaled.split(SCALE_ROWS), strict=True):
             # The factor stays in float32: rounded to bfloat16 it would change every gradient of a step by up to 0.4%.
             torch.mul(part.to(torch.promote_types(part.dtype, torch.float32)), grads[0], out=out)
-        return scaled, None, None, None, None, None
+        return scaled, None, None, None, None, None, None
 
 
-_MAPS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj")
+_MAPS = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj")
 _SHARDED = tuple(f"{name}{part}.weight" for name in _MAPS for part in ("", ".base_layer"))
 """Name suffixes of the weights that ranks shard under ZeRO-3."""
 
@@ -348,37 +423,45 @@ class FusedModel(nn.Module):
         self.model = model
         self.checkpointing = checkpointing
         base = _base_of(model)
-        self.eps = float(base.config.rms_norm_eps)
+        decoder, config = base.get_decoder(), base.config.get_text_config()
+        self.eps = float(config.rms_norm_eps)
         self._base = [base]  # in a list, so that it is not registered twice: self.model contains it
+        self._decoder = [decoder]
         if world is not None:
-            unshard(p for name, p in base.named_parameters() if not name.endswith(_SHARDED))
+            shared = {id(p) for name, p in decoder.layers.named_parameters() if name.endswith(_SHARDED)}
+            unshard(p for p in base.parameters() if id(p) not in shared)
         sharded = world is not None
         self.layers = [
-            _Layer(index, layer, base.config, sharded=sharded, fp8=fp8) for index, layer in enumerate(base.model.layers)
+            _Layer(index, layer, config, sharded=sharded, fp8=fp8) for index, layer in enumerate(decoder.layers)
         ]
         if world is not None:
-            self._shard(base, world, inside_hosts, fp8)
-        self._tables: tuple[Tensor, Tensor] | None = None
+            self._shard(decoder, world, inside_hosts, fp8)
+        self.norm = norm_weight(decoder.norm)
+        """The weight of the norm before the output head, [hidden]."""
+        self.embedding_scale = float(getattr(decoder, "embedding_multiplier", 1.0))
+        self.logit_scale = 1.0 / float(getattr(config, "logits_scaling", 1.0))
+        self._tables: Tables | None = None
+        self._positions = 0
 
     @property
     def embedding(self) -> nn.Module:
-        return self._base[0].model.embed_tokens  # type: ignore[no-any-return]
+        return self._decoder[0].embed_tokens  # type: ignore[no-any-return]
 
-    @property
-    def norm(self) -> Tensor:
-        """The weight of the norm before the output head, [hidden]."""
-        return self._base[0].model.norm.weight  # type: ignore[no-any-return]
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """[tokens] -> the residual stream before the first layer, [tokens, hidden]."""
+        found: Tensor = self.embedding(input_ids)
+        return found if self.embedding_scale == 1.0 else found * self.embedding_scale
 
     @property
     def head(self) -> Tensor:
         """The output head, [vocabulary, hidden]."""
-        return self._base[0].lm_head.weight  # type: ignore[no-any-return]
+        return self._base[0].get_output_embeddings().weight  # type: ignore[no-any-return]
 
-    def _shard(self, base: Any, world: World, inside_hosts: bool, fp8: bool) -> None:
+    def _shard(self, decoder: Any, world: World, inside_hosts: bool, fp8: bool) -> None:
         """Shard the layers' weights across the ranks (train/fused/sharded.py)."""
         sharers = dist.on_my_host(world) if inside_hosts else dist.everyone(world)
         shards = Shards(sharers, self._whole_weights(), transposes=fp8)
-        for layer, hf_layer in zip(self.layers, base.model.layers, strict=True):
+        for layer, hf_layer in zip(self.layers, decoder.layers, strict=True):
             layer.shards = shards
             # generation calls transformers' own layers for each token: after the last layer comes the first again
             following = (layer.index + 1) % len(self.layers)
@@ -416,23 +499,21 @@ class FusedModel(nn.Module):
             label_positions = torch.nonzero(flat != IGNORED).flatten()
         if position_ids is None:
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
-        cos, sin = self.rotary(layout.longest, input_ids.device)
-        batch = Batch(position_ids.reshape(-1), cos, sin, packed_attention(layout))
-        hidden = self.embedding(input_ids.reshape(-1))
+        tables = self.rotary(layout.longest, input_ids.device)
+        batch = Batch(position_ids.reshape(-1), tables, packed_attention(layout))
+        hidden = self.embed(input_ids.reshape(-1))
         for layer in self.layers:
             layer.refresh()
             hidden = _LayerFunction.apply(hidden, layer, batch, self.checkpointing, *layer.parameters)
         return _HeadFunction.apply(  # type: ignore[no-any-return]
-            hidden, label_positions, flat[label_positions], self.head, self.norm, self.eps
+            hidden, label_positions, flat[label_positions], self.head, self.norm, self.eps, self.logit_scale
         )
 
-    def rotary(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return cos and sin for at least `length` positions, [positions, dim / 2] float32."""
-        if self._tables is None or len(self._tables[0]) < length:
-            at = torch.arange(max(length, 4096), device=device)[None]
-            cos, sin = self._base[0].model.rotary_emb(torch.zeros(1, device=device, dtype=torch.float32), at)
-            half = cos.shape[-1] // 2
-            self._tables = cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous()
+    def rotary(self, length: int, device: torch.device) -> Tables:
+        """Return cos and sin for at least `length` positions."""
+        if self._tables is None or self._positions < length:
+            self._positions = max(length, 4096)
+            self._tables = tables(self._decoder[0], self._positions, device)
         return self._tables
 
 

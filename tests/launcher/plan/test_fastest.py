@@ -157,7 +157,7 @@ def test_a_suggested_larger_gpu_is_planned_with_its_own_values() -> None:
     assert (larger.candidate.dtype, larger.candidate.engine) == ("bfloat16", "fused")
 
 
-@pytest.mark.parametrize("model", ["sliding", "dynamic", "wrapped", "untyped", "gemma"])
+@pytest.mark.parametrize("model", ["dynamic", "wrapped", "untyped", "gemma"])
 def test_a_model_without_fused_layers_is_not_planned_for_them(model: str) -> None:
     outcome = answer(model, {}, on("h100"))
     assert isinstance(outcome, Candidate)

@@ -170,10 +170,12 @@ PHI3 = {
     [
         (CHATGLM2, ("lora.dropout=0.1",), "the fused layers do not support LoRA dropout"),
         (CHATGLM2, (), "fused layers here, the fastest path measured"),
-        (PHI3, (), "Unsloth was not measured to be faster with it"),
+        (PHI3, (), "fused layers here, the fastest path measured"),
+        ({**PHI3, "rope_scaling": {"type": "longrope"}}, (), "its rotary embedding depends on length"),
+        ({**PHI3, "model_type": "olmo3"}, (), "Unsloth was not measured to be faster with it"),
         (CHATGLM2, ("train.engine=peft",), ""),
     ],
-    ids=["dropout", "fused", "phi3", "named"],
+    ids=["dropout", "fused", "phi3", "longrope", "olmo3", "named"],
 )
 def test_train_json_has_the_reason_of_an_engine_that_the_plan_chose(
     config: dict[str, Any], settings: tuple[str, ...], words: str

@@ -86,15 +86,16 @@ def test_interleaved_rotary_embeddings_agree(heads: int, dim: int, pairs: int, i
     assert torch.equal(on_gpu[..., 2 * pairs :].cpu(), untouched[..., 2 * pairs :])
 
 
-def test_swiglu_agrees_in_both_directions() -> None:
+@pytest.mark.parametrize("gelu", [False, True])
+def test_swiglu_agrees_in_both_directions(gelu: bool) -> None:
     gate_up, grad = normal(19, 2 * 3000), normal(19, 3000)
     out, gpu_out = normal(19, 3000), torch.zeros(19, 3016, dtype=torch.bfloat16, device="cuda")
-    kernels.swiglu(gate_up, out)
+    kernels.swiglu(gate_up, out, gelu=gelu)
     gpu_gate_up, gpu_grad = gate_up.cuda(), grad.cuda()
-    kernels.swiglu(gpu_gate_up, gpu_out[:, :3000])
+    kernels.swiglu(gpu_gate_up, gpu_out[:, :3000], gelu=gelu)
     assert distance(gpu_out[:, :3000], out) < 3e-3
-    kernels.swiglu_backward(gate_up, grad)
-    kernels.swiglu_backward(gpu_gate_up, gpu_grad)
+    kernels.swiglu_backward(gate_up, grad, gelu=gelu)
+    kernels.swiglu_backward(gpu_gate_up, gpu_grad, gelu=gelu)
     assert distance(gpu_gate_up, gate_up) < 3e-3
     assert distance(gpu_grad, grad) < 3e-3
 
@@ -131,6 +132,79 @@ def test_attention_of_packed_records_equals_each_alone(lengths: tuple[int, ...],
     found_all = backward(g.cuda(), workspace.bfloat16().cuda())
     for found, right in zip(found_all, wanted_backward(g.float(), workspace), strict=True):
         assert distance(found, right) < 2e-2
+
+
+FORMS = [
+    ((700, 33, 64), 64, attention.Form(scale=0.05)),
+    ((1500, 700), 128, attention.Form(window=512)),
+    ((1500, 3, 700), 256, attention.Form(scale=256**-0.5, window=1024)),
+    ((300, 200), 256, attention.Form()),
+    ((1024, 1024), 128, attention.Form(window=100)),
+    ((2100, 40), 96, attention.Form(scale=0.2)),
+]
+
+
+@pytest.mark.parametrize(("lengths", "dim", "form"), FORMS, ids=str)
+def test_attention_by_scale_and_window_equals_each_alone(
+    lengths: tuple[int, ...], dim: int, form: attention.Form
+) -> None:
+    total, heads, kv_heads = sum(lengths), 8, 2
+    q, k, v = normal(total, heads, dim), normal(total, kv_heads, dim), normal(total, kv_heads, dim)
+    g = normal(total, heads, dim)
+    out, plain = torch.empty_like(q).cuda(), torch.empty(total, heads, dim)
+    layout = PackedLayout.from_lengths(lengths, "cuda")
+    whole, backward = attention.forward(*(x.cuda() for x in (q, k, v)), layout, out, form)
+    wanted, wanted_backward = attention.forward(
+        *(x.float() for x in (q, k, v)), PackedLayout.from_lengths(lengths, "cpu"), plain, form
+    )
+    assert distance(whole, wanted) < 1e-2
+    workspace = torch.empty(total, heads + 2 * kv_heads, dim)
+    found_all = backward(g.cuda(), workspace.bfloat16().cuda())
+    for found, right in zip(found_all, wanted_backward(g.float(), workspace), strict=True):
+        assert distance(found, right) < 2e-2
+
+
+def test_norms_with_weights_in_float32_round_once() -> None:
+    x, w = normal(37, 640), torch.rand(640) + 0.5
+    out, gpu_out = torch.empty_like(x), torch.empty_like(x).cuda()
+    inverse = kernels.rms_norm(x, w, 1e-6, out)
+    gpu_inverse = kernels.rms_norm(x.cuda(), w.cuda(), 1e-6, gpu_out)
+    exact = x.double() * torch.rsqrt(x.double().square().mean(-1, keepdim=True) + 1e-6) * w.double()
+    assert torch.equal(out, exact.bfloat16())
+    assert float((gpu_out.cpu() != out).float().mean()) < 1e-2
+    again = kernels.recompute_rms_norm(x.cuda(), w.cuda(), gpu_inverse)
+    assert torch.equal(again, gpu_out)
+    assert distance(gpu_inverse, inverse) < 1e-5
+
+
+FURTHER: dict[str, dict[str, Any]] = {
+    "gemma3_text": {"sliding_window": 24, "query_pre_attn_scalar": 100},
+    "granite": {"embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.4},
+    "phi3": {"pad_token_id": 0},
+    "glm4": {"attention_bias": True, "pad_token_id": 0,
+             "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+    "smollm3": {"pad_token_id": 0},
+    "ernie4_5": {},
+    "ministral": {"sliding_window": 24},
+    "exaone4": {"sliding_window": 24},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FURTHER)
+def test_further_families_learn_and_their_gradients_are_as_near_to_float32_as_the_plain_ones(kind: str) -> None:
+    plain, fused, exact = (Small(kind, 0, fast, floats) for fast, floats in WAYS)
+    curves = [exact.curve(20)]
+    errors = []
+    for other in (plain, fused):
+        other.take(exact)
+    wanted = exact.gradients()
+    for other in (plain, fused):
+        found = other.gradients()
+        errors.append(mean([distance(found[name], value) ** 2 for name, value in wanted.items()]) ** 0.5)
+    assert errors[1] < 1.1 * errors[0], errors
+    curves.append(Small(kind, 0, True, False).curve(20))
+    assert curves[1][-1] < 0.7 * curves[1][0]
+    assert distance_of_curves(*curves) < 0.05
 
 
 KINDS = ("llama", "qwen3", "qwen2")
@@ -181,6 +255,7 @@ def test_the_first_update_lowers_the_loss_as_it_does_in_float32(kind: str) -> No
         assert fused == pytest.approx(exact, rel=0.03)
 
 
+LINEAR = ("q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj")
 WAYS = (False, False), (True, False), (False, True)
 """(fused?, float32 throughout?): plain, fused, and what both are compared with."""
 
@@ -207,9 +282,10 @@ class Small:
         config = AutoConfig.for_model(
             kind, vocab_size=512, hidden_size=512, intermediate_size=1024, num_hidden_layers=4, num_attention_heads=8,
             num_key_value_heads=4, head_dim=64, max_position_embeddings=512, tie_word_embeddings=False,
+            **FURTHER.get(kind, {}),
         )  # fmt: skip
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).cuda()
-        targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+        targets = [name for name in LINEAR if any(name == part.rpartition(".")[2] for part, _ in model.named_modules())]
         self.model = get_peft_model(
             model, LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules=targets)
         )
@@ -352,8 +428,9 @@ def test_the_model_learns_in_fp8(kind: str) -> None:
     assert mean(apart) < 0.03, apart
 
 
+@pytest.mark.parametrize("form", [attention.Form(), attention.Form(scale=0.07, window=64)], ids=str)
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(32, 8, 128), (4, 4, 64), (32, 2, 128), (6, 2, 80)])
-def test_attention_to_a_cache_agrees(heads: int, kv_heads: int, dim: int) -> None:
+def test_attention_to_a_cache_agrees(heads: int, kv_heads: int, dim: int, form: attention.Form) -> None:
     """Slots with nothing before the token, with less than a block of keys, exactly one, and several."""
     from train.fused.decoding import attend_to_cache
 
@@ -364,8 +441,8 @@ def test_attention_to_a_cache_agrees(heads: int, kv_heads: int, dim: int) -> Non
     keys, values = normal(slots, 320, kv_heads, dim), normal(slots, 320, kv_heads, dim)
     on_gpu = [x.cuda() for x in (keys, values, lengths)]
     out, gpu_out = torch.zeros(slots, heads, dim, dtype=q.dtype), torch.zeros(slots, heads, dim, dtype=q.dtype).cuda()
-    attend_to_cache(*wide.cuda().split([heads, kv_heads, kv_heads], dim=1), *on_gpu, gpu_out)
-    attend_to_cache(q, k, v, keys, values, lengths, out)
+    attend_to_cache(*wide.cuda().split([heads, kv_heads, kv_heads], dim=1), *on_gpu, gpu_out, form)
+    attend_to_cache(q, k, v, keys, values, lengths, out, form)
     assert distance(gpu_out, out) < 5e-3
     assert torch.equal(on_gpu[0].cpu(), keys)
     assert torch.equal(on_gpu[1].cpu(), values)
@@ -391,8 +468,8 @@ def test_answers_are_those_of_single_passes(kind: str) -> None:
     for place, prompt in enumerate(prompts):
         ids = torch.tensor([*prompt, *found[place]], device="cuda")
         layout = PackedLayout.from_lengths((len(ids),), "cuda")
-        cos, sin = fused.rotary(len(ids), ids.device)
-        hidden = decoder._layers(ids, Batch(torch.arange(len(ids), device="cuda"), cos, sin, packed_attention(layout)))
+        tables = fused.rotary(len(ids), ids.device)
+        hidden = decoder._layers(ids, Batch(torch.arange(len(ids), device="cuda"), tables, packed_attention(layout)))
         normed = torch.empty_like(hidden)
         kernels.rms_norm(hidden, fused.norm, fused.eps, normed)
         logits = (normed @ fused.head.t()).float()[len(prompt) - 1 : -1]

@@ -17,6 +17,24 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 64}},
     "mistral": {"sliding_window": None},
+    "mistral-window": {"sliding_window": 5},
+    "qwen2-window": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
+    "ministral": {"sliding_window": 4, "head_dim": 8},
+    "gemma3_text": {"head_dim": 8, "sliding_window": 4, "query_pre_attn_scalar": 24,
+                    "layer_types": ["sliding_attention", "full_attention"]},
+    "phi3": {"pad_token_id": 0},
+    "phi3-part": {"pad_token_id": 0,
+                  "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+    "phi3-window": {"pad_token_id": 0, "sliding_window": 6},
+    "smollm3": {"no_rope_layers": [1, 0], "pad_token_id": 0},
+    "granite": {"embedding_multiplier": 3.0, "logits_scaling": 4.0, "residual_multiplier": 0.3,
+                "attention_multiplier": 0.2},
+    "glm4": {"head_dim": 8, "attention_bias": True, "pad_token_id": 0,
+             "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+    "ernie4_5": {},
+    "seed_oss": {"head_dim": 8, "attention_dropout": 0.0, "residual_dropout": 0.0, "attention_out_bias": True},
+    "exaone4": {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]},
+    "exaone4-global": {"sliding_window": None, "layer_types": ["full_attention"] * 2},
     "qwen2": {},
     "qwen3": {"head_dim": 8},
     "glm": {"head_dim": 8, "attention_bias": True, "pad_token_id": 0,
@@ -38,8 +56,10 @@ def build(name: str, layers: int = 2, **lora: Any) -> Any:
     model = AutoModelForCausalLM.from_config(config).double()
     for parameter in model.parameters():
         parameter.data.normal_(std=0.2)  # norms and biases too, so that a forgotten one shows
-    mlp = ["gate_up_proj"] if name == "glm" else ["gate_proj", "up_proj"]
-    targets = ["q_proj", "k_proj", "v_proj", "o_proj", *mlp, "down_proj"]
+    kind = name.partition("-")[0]
+    mlp = ["gate_up_proj"] if kind in ("glm", "glm4", "phi3") else ["gate_proj", "up_proj"]
+    heads = ["qkv_proj"] if kind == "phi3" else ["q_proj", "k_proj", "v_proj"]
+    targets = [*heads, "o_proj", *mlp, "down_proj"]
     settings = {"r": 8, "lora_alpha": 24, "target_modules": targets, **lora}
     adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
     for parameter in adapted.parameters():
@@ -77,7 +97,15 @@ def gradients(model: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "r", "checkpointing"),
     [(name, 8, False) for name in CONFIGS]
-    + [("llama", 4, False), ("llama", 8, True), ("qwen2", 3, False), ("qwen3", 8, True), ("glm", 4, True)],
+    + [
+        ("gemma3_text", 3, True),
+        ("granite", 3, True),
+        ("llama", 4, False),
+        ("llama", 8, True),
+        ("qwen2", 3, False),
+        ("qwen3", 8, True),
+        ("glm", 4, True),
+    ],
 )
 def test_loss_and_gradients_of_a_packed_row_equal_the_plain_engines_record_by_record(
     name: str, r: int, checkpointing: bool

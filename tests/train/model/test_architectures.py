@@ -23,6 +23,8 @@ from train.compat import Combination
 from train.config import Lora, load
 from train.data.tokens import IGNORED
 from train.fused.attention import PackedLayout
+from train.fused.model import fuse
+from train.fused.model import unsupported_reason as fused_reason
 from train.model.load import load_plain
 from train.model.lora_places import places
 from train.training.loss import AnswerLoss
@@ -200,6 +202,13 @@ def test_packed_rows_give_the_losses_and_gradients_of_single_records_or_are_refu
     family = families.family_of(config)
     assert not loss.takes_layout or not family.masked
     assert loss.takes_layout or family.masked or refused
+    assert ("fused" in family.engines) is (fused_reason(loss.model) is None)
+    if "fused" in family.engines:
+        value, fast = _loss_and_gradient(
+            fuse(loss.model), **{**row, "layout": PackedLayout.from_lengths(LENGTHS, "cpu")}
+        )
+        assert value == pytest.approx(separate, rel=1e-5)
+        assert float((fast - whole).norm() / whole.norm()) < 1e-3
     again, _ = _loss_and_gradient(loss, input_ids=records[0][None], labels=_shifted(records[0])[None])
     assert again == pytest.approx(single[0][0], rel=1e-5)  # a padded row after packed ones
 
