@@ -51,6 +51,8 @@ class Combination:
     """Label smoothing."""
     embeddings: bool = False
     """The job asks for LoRA on the embeddings or the output head, or trains both of them in full."""
+    rope: str = "none"
+    """How the job scales the rotary embedding."""
     router_loss: bool = False
     """The job adds a loss that balances the load of experts."""
     wide: bool = False
@@ -79,6 +81,7 @@ class Combination:
             noise=config.train.neftune_alpha is not None,
             smoothing=config.train.label_smoothing > 0,
             embeddings=_names_embeddings(config.lora),
+            rope=config.model.rope_scaling,
             router_loss=config.train.router_loss != 0,
             wide=bool(config.lora.modules_to_save) or not _usual(config.lora.target_modules),
         )
@@ -406,6 +409,18 @@ RULES: tuple[Rule, ...] = (
         "bucket",
     ),
     Rule(
+        lambda s: s.rope == "dynamic" and s.engine == "fused",
+        "the fused layers do not support a rotary embedding that depends on the length of the row",
+        "train.engine",
+        "auto",
+    ),
+    Rule(
+        lambda s: s.rope != "none" and s.engine == "unsloth",
+        "Unsloth scales the rotary embedding by a rule of its own",
+        "train.engine",
+        "peft",
+    ),
+    Rule(
         lambda s: s.router_loss and bool(s.family.unbalanced),
         lambda s: (
             f"a loss of routers balances the load of experts, and for {s.family.title} there is none: "
@@ -468,7 +483,7 @@ def check_length(max_length: int, most: int | None) -> list[Refusal]:
     """Refuse a data.max_length beyond the `most` positions of a model."""
     if most is None or max_length <= most:
         return []
-    said = f"data.max_length={max_length}, but the model has {most} positions"
+    said = f"data.max_length={max_length}, but the model has {most} positions; model.rope_scaling stretches them"
     return [Refusal(said, f"data.max_length: {most}", {})]
 
 

@@ -56,6 +56,11 @@ class Model(Section, frozen=True):
     a CPU."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model."""
+    rope_scaling: Literal["none", "linear", "dynamic", "yarn", "llama3"] = "none"
+    """How to stretch the rotary embedding (RoPE) over rows that are longer than the model's positions. A merged export
+    has it in its config.json; an adapter needs it wherever its base model is loaded."""
+    rope_factor: float | Literal["auto"] = "auto"
+    """How many times as many positions `rope_scaling` gives. auto: as many as data.max_length needs, rounded up."""
     thinking: Literal["auto", "on", "off"] = "auto"
     """Whether answers begin with thoughts, for chat templates whose prompts differ for them. auto: on if a training
     record has thoughts. off: thoughts of records are left out."""
@@ -447,6 +452,7 @@ RANGES: dict[str, Range] = {
     "lora.layers_to_transform": Range(0),  # of each
     "lora.dropout": Range(0, 0.99),
     "lora.plus_ratio": POSITIVE,
+    "model.rope_factor": Range(1, above=True),
     "train.epochs": POSITIVE,
     "train.max_steps": Range(1),
     "train.learning_rate": Range(0, 1, above=True),

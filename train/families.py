@@ -8,6 +8,7 @@ To add a family, add a row.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -502,6 +503,41 @@ def max_positions(config: Mapping[str, Any]) -> int | None:
         if kind == "yarn":
             return max(found, round(factor * (scaling.get("original_max_position_embeddings") or found)))
     return found
+
+
+def with_rope(config: Mapping[str, Any], kind: str, factor: float | str, max_length: int) -> Mapping[str, Any]:
+    """config.json with its rotary embedding scaled as model.rope_scaling says; `factor` may be "auto".
+
+    The keys are those of transformers 5. Raises ValueError with the reason why this model's cannot be scaled.
+    """
+    if kind == "none":
+        return config
+    text = config.get("text_config")
+    own = dict(text) if isinstance(text, Mapping) else dict(config)
+    positions = max_positions(config)
+    scaled = {str(one.get("rope_type", one.get("type", "default"))) for one in _scalings(own)} - {"default"}
+    if config.get(MARKER) or family_of(config).positions == "alibi":
+        raise ValueError("only checkpoints in transformers' own layout with rotary embeddings can be scaled")
+    if scaled:
+        raise ValueError(f"the rotary embedding in its config.json is scaled already: {', '.join(sorted(scaled))}")
+    parameters = {**(own.get("rope_parameters") or {})}
+    if any(isinstance(value, Mapping) for value in parameters.values()) or "mrope_section" in str(own):
+        raise ValueError("its layers have several rotary embeddings")
+    if positions is None:
+        raise ValueError("its config.json does not say how many positions it has")
+    found = float(math.ceil(max_length / positions)) if isinstance(factor, str) else float(factor)
+    if found <= 1:
+        raise ValueError(f"its {positions} positions are enough for data.max_length={max_length}")
+    if own.get("rope_theta") is not None:
+        parameters.setdefault("rope_theta", own["rope_theta"])
+    parameters |= {"rope_type": kind, "factor": found}
+    if kind in ("yarn", "llama3"):
+        parameters["original_max_position_embeddings"] = positions
+    if kind == "llama3":  # those of Llama 3.1
+        parameters |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+        own["max_position_embeddings"] = round(positions * found)
+    own |= {"rope_parameters": parameters, "rope_scaling": None}
+    return {**config, "text_config": own} if isinstance(text, Mapping) else own
 
 
 def _scalings(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:

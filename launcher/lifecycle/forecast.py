@@ -114,7 +114,7 @@ def model_of(wanted: JobSpec) -> tuple[Model, Shape]:
     path = wanted.model.path
     if not path:
         raise SpecError("no model to plan for", hint="name a job file, or use --model", code="ZL-JOB-03")
-    found = situation.model_of(path, facts.model_files(path, wanted.env).config)
+    found = situation.model_of(path, situation.scaled(wanted, facts.model_files(path, wanted.env).config))
     if found.shape is not None:
         return found, found.shape
     if found.unknown:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from launcher.errors import CompatibilityError
+from launcher.job.spec import JobSpec
 from launcher.plan import gpus
 from launcher.plan.between_hosts import USUAL_RATE
 from launcher.plan.types import Target
@@ -94,6 +96,16 @@ class Model:
     """What config.json lacks for a shape."""
     positions: int | None = None
     """The most tokens of a record; None: not known, or no limit."""
+
+
+def scaled(spec: JobSpec, config: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """config.json with model.rope_scaling of the job. Raises CompatibilityError."""
+    wanted = spec.model
+    try:
+        return config and families.with_rope(config, wanted.rope_scaling, wanted.rope_factor, spec.data.max_length)
+    except ValueError as error:
+        hint = "set model.rope_scaling: none"
+        raise CompatibilityError(f"model.rope_scaling: {error}", hint=hint) from None
 
 
 def model_of(path: str, config: Mapping[str, Any] | None) -> Model:

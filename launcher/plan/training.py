@@ -9,7 +9,7 @@ from launcher.job.deepspeed import ds_settings
 from launcher.job.spec import JobSpec
 from launcher.plan.autos import settled
 from launcher.plan.fastest import choose, is_of_network
-from launcher.plan.situation import Situation, model_of
+from launcher.plan.situation import Situation, model_of, scaled
 from launcher.plan.types import Reason, Target
 from train import memory
 from train.config import MEASUREMENTS, MOST_COST, TrainConfig, Training, loss_schedule, steps_of
@@ -30,7 +30,7 @@ class Configured:
 
 def configure(spec: JobSpec, target: Target, run_id: str, model_config: dict[str, Any] | None) -> Configured:
     """Raises BatchError, CompatibilityError, and DoesNotFit where memory can be predicted."""
-    situation, model = Situation.at(target), model_of(spec.model.path, model_config)
+    situation, model = Situation.at(target), model_of(spec.model.path, scaled(spec, model_config))
     hidden = model.shape.hidden if model.shape else None
     spec = ds_settings.for_target(spec, target.world_size, hidden)
     best, reasons = choose(spec, model, situation)

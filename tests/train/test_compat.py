@@ -59,6 +59,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"quantization": "int8", "zero_stage": 3}, "bitsandbytes issue 1451", "train.zero_stage: 2"),
     ({"family": MIXTURE, "quantization": "nf4"}, "experts", "model.quantization: none"),
     ({"family": MIXTURE, "quantization": "int8"}, "experts", "model.quantization: none"),
+    ({"engine": "fused", "rope": "dynamic"}, "depends on the length", "train.engine: auto"),
+    ({"engine": "unsloth", "rope": "yarn"}, "a rule of its own", "train.engine: peft"),
     ({"family": PHI, "router_loss": True}, "it has no experts", "train.router_loss: 0"),
     ({"family": MIXTURE, "engine": "unsloth", "router_loss": True}, "its own loss", "train.engine: peft"),
     ({"init": "pissa", "quantization": "nf4"}, "decomposed", "lora.init: default"),
@@ -175,6 +177,7 @@ def test_the_advice_leads_to_working_settings_from_every_combination() -> None:
         "adapter": (False, True),
         "dropout": (False, True),
         "embeddings": (False, True),
+        "rope": ("none", "dynamic"),
         "router_loss": (False, True),
         "wide": (False, True),
     }
@@ -183,8 +186,8 @@ def test_the_advice_leads_to_working_settings_from_every_combination() -> None:
     kept = ("family", "device", "capability", "dora", "adapter", "dropout", "embeddings", "wide", "noise", "smoothing")
     kept = (*kept, "own_ranks")
     combinations = itertools.islice(
-        itertools.product(*values.values()), 0, None, 641
-    )  # 641 shares no factor with the sizes
+        itertools.product(*values.values()), 0, None, 1283
+    )  # 1283 shares no factor with the sizes
     for combination in combinations:
         settings = Combination(**dict(zip(values, combination, strict=True)))
         end = corrected(settings)

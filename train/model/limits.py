@@ -1,12 +1,13 @@
 """What a model has room for: positions, and rows of the embedding for token ids.
 
 Beyond them a CPU raises an IndexError, and a GPU ends with an assertion of a kernel, both long after the model was
-loaded. RoPE beyond its positions fails silently.
+loaded. RoPE beyond its positions fails silently; model.rope_scaling stretches it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from train import compat, families
@@ -28,7 +29,7 @@ FirstFrom = Callable[[Any, int], tuple[str, int, int] | None]
 
 def check(config: TrainConfig, base: BaseModel, tokenizer: Any, first_from: FirstFrom) -> None:
     """Raise UserError for records that are too long for the model, or hold tokens that it lacks."""
-    found = read_config(base.directory) or {}
+    found = rope_of(config, read_config(base.directory) or {})
     for refusal in compat.check_length(config.data.max_length, families.max_positions(found)):
         if config.model.source != "random":
             raise UserError(refusal.reason, f"set {refusal.instead}", code="ZL-PLAN-01")
@@ -66,3 +67,33 @@ def check_prompt(model: Any, ids: Sequence[int]) -> None:
             f"the conversation needs the token id {max(ids)}, and the model has only ids below {rows}",
             code="ZL-MODEL-08",
         )
+
+
+def with_scaled_rope(config: TrainConfig, source: str | Path, revision: str | None = None) -> Any:
+    """The configuration of the model at `source`, its rotary embedding scaled as the job says. Raises UserError."""
+    from transformers import AutoConfig
+
+    found = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=config.model.trust_remote_code)
+    text = found.get_text_config()
+    if not getattr(text, "rope_parameters", None):
+        raise UserError(
+            f"model.rope_scaling: {type(text).__name__} has no rotary embedding", _LEAVE_ROPE, code="ZL-PLAN-01"
+        )
+    scaled = rope_of(config, text.to_dict())
+    text.rope_parameters = dict(scaled["rope_parameters"])
+    own = "original_max_position_embeddings"
+    if hasattr(text, own) and own in scaled["rope_parameters"]:
+        setattr(text, own, scaled["rope_parameters"][own])  # Phi's, which transformers would put in the place of ours
+    text.max_position_embeddings = scaled["max_position_embeddings"]
+    return found
+
+
+_LEAVE_ROPE = "set model.rope_scaling: none"
+
+
+def rope_of(config: TrainConfig, model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """config.json of a model with the job's model.rope_scaling. Raises UserError."""
+    try:
+        return families.with_rope(model, config.model.rope_scaling, config.model.rope_factor, config.data.max_length)
+    except ValueError as error:
+        raise UserError(f"model.rope_scaling: {error}", _LEAVE_ROPE, code="ZL-PLAN-01") from None

@@ -122,6 +122,8 @@ def load_plain(
     """
     register_types(Path(source))
     options = quantization_options(config, dtype)
+    if config.model.rope_scaling != "none":
+        options["config"] = limits.with_scaled_rope(config, source, revision)
     if _published_in_mxfp4(source):
         from transformers import Mxfp4Config
 

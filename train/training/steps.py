@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 import time
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from train.dist import World
 from train.memory import shares_itself
 from train.model import choose, end_token, limits, targets
 from train.model.adapt import adapt
-from train.model.base import BaseModel, family_at, family_of_job, local_directory
+from train.model.base import BaseModel, family_at, family_of_job, local_directory, read_config
 from train.model.load import Loaded, load_for_training, load_tokenizer, weights_counted
 from train.model.read_ahead import EarlyWeights, begin_copying, handed_to_transformers, read_ahead
 from train.rundir.best import Best
@@ -157,6 +158,8 @@ def load_model(run: Run) -> None:
     counted = Counter(run.rundir, "model", "weights").at if world.first else None
     tokenizer = load_tokenizer(config, run.base)
     limits.check(config, run.base, tokenizer, run.data.first_from)
+    if config.model.rope_scaling != "none":
+        _tell_rope(run)
     if world.local_rank == 0:
         run.data.prefetch(lambda: load_tokenizer(config, run.base))
     deepspeed = run.ds_config is not None
@@ -166,6 +169,16 @@ def load_model(run: Run) -> None:
         run.loaded = load_for_training(config, world, run.base, run.choice.engine, run.ds_config, tokenizer)
     dist.start(world, deepspeed=deepspeed, watched=run.heartbeat.watched)
     set_template(run.loaded.tokenizer, config.data.chat_template, config.model.thinking)
+
+
+def _tell_rope(run: Run) -> None:
+    """Say how the rotary embedding is scaled, and that whoever loads the base model elsewhere has to do the same."""
+    scaled = limits.rope_of(run.config, read_config(run.base.directory) or {})
+    text = scaled.get("text_config")
+    parameters = dict((text if isinstance(text, dict) else scaled)["rope_parameters"])
+    said = f"the adapter needs its base model with rope_parameters {json.dumps(parameters)}; a merged export has them"
+    run.warnings.append(said)
+    _warn(run, said)
 
 
 def add_adapter(run: Run) -> None:

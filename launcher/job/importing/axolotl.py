@@ -98,8 +98,9 @@ def _model(words: Words) -> None:
             draft.set("train.router_loss", weight, f"{word}.output_router_logits")
             if set(asked) <= {"output_router_logits", "router_aux_loss_coef"}:
                 words.take(word)
+    trainer_arguments.rope(words)
     words.lost("zlaunch loads the model as its config.json says", "model_config", "overrides_of_model_config",
-               "overrides_of_model_kwargs", "rope_scaling", "cls_model_config", "reinit_weights")  # fmt: skip
+               "overrides_of_model_kwargs", "cls_model_config", "reinit_weights")  # fmt: skip
     words.lost(
         "the tokenizer is the model's", "tokenizer_config", "tokenizer_save_jinja_files", "added_tokens_overrides"
     )

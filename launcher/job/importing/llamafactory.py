@@ -109,7 +109,8 @@ def _model(words: Words) -> None:
     if words.flag("pure_bf16"):
         draft.set("model.dtype", "bfloat16", "pure_bf16")
     words.lost("model.dtype: the adapter is trained in float32", "upcast_layernorm", "upcast_lmhead_output")
-    words.lost("zlaunch does not change positions", "rope_scaling", "shift_attn", "mixture_of_depths")
+    trainer_arguments.rope(words)
+    words.lost("zlaunch does not change positions", "shift_attn", "mixture_of_depths")
     words.lost("zlaunch adds no tokens", "add_tokens", "add_special_tokens", "new_special_tokens_config",
                "resize_vocab")  # fmt: skip
     words.carry("train.router_loss", "moe_aux_loss_coef", words.number)

@@ -104,7 +104,10 @@ def _model(words: Words, context: Context) -> None:
     if words.text("bnb_4bit_quant_type", "nf4") != "nf4":
         draft.lost.append(Note("bnb_4bit_quant_type", words.tree["bnb_4bit_quant_type"], "zlaunch has nf4"))
     words.unused("as zlaunch does it", "bnb_4bit_use_double_quant", "bnb_4bit_compute_dtype", "bnb_4bit_quant_storage")
-    words.lost("zlaunch does not change positions", "rope_scaling", "max_model_len")
+    trainer_arguments.rope(words)
+    if words.given("max_model_len") and "model.rope_scaling" in draft.settings:
+        words.differs("model.rope_factor: auto gives the positions that data.max_length needs", "max_model_len")
+    words.unused("the model's own positions, of which data.max_length takes what it needs", "max_model_len")
     words.lost("zlaunch adds no tokens", "new_special_tokens")
 
 

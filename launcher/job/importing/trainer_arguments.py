@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher.job.importing import deepspeed_words, optimizing
-from launcher.job.importing.draft import Context, Draft, Note, Words, is_off, set_batch
+from launcher.job.importing.draft import Context, Draft, Note, Words, is_off, parsed_json, set_batch
 from launcher.job.trackers import TRACKERS
 
 
@@ -257,3 +257,22 @@ def sharded(words: Words, *names: str) -> None:
 def is_meant(tree: Mapping[str, Any]) -> bool:
     """Whether a mapping looks like arguments of the Trainer."""
     return "per_device_train_batch_size" in tree or {"output_dir", "learning_rate"} <= set(tree)
+
+
+ROPE = ("linear", "dynamic", "yarn", "llama3")
+
+
+def rope(words: Words) -> None:
+    """`rope_scaling`: a name, or a mapping of transformers with its type and factor."""
+    given = words.tree.get("rope_scaling")
+    if isinstance(given, str) and given.strip().startswith("{"):
+        given = parsed_json(given, "rope_scaling")
+    kind = given.get("rope_type", given.get("type")) if isinstance(given, Mapping) else given
+    factor = given.get("factor") if isinstance(given, Mapping) else None
+    if kind not in ROPE:
+        words.lost(f"model.rope_scaling has {', '.join(ROPE)}", "rope_scaling")
+        return
+    words.take("rope_scaling")
+    words.draft.set("model.rope_scaling", kind, "rope_scaling")
+    if isinstance(factor, (int, float)):
+        words.draft.set("model.rope_factor", factor, "rope_scaling.factor")

@@ -81,6 +81,15 @@ ROWS: dict[str, Row] = {
     "model.trust_remote_code": Row(
         "信任远程代码", "运行模型自带的 Python 代码。", "true", "trust_remote_code HF LLaMA-Factory axolotl",
     ),
+    "model.rope_scaling": Row(
+        "RoPE 缩放", "如何把旋转位置编码（RoPE）扩展到比模型位置数更长的行。合并导出的 config.json 中含有它；"
+        "单独使用适配器时，加载基础模型的地方都需要它。", "yarn",
+        "rope_scaling HF LLaMA-Factory axolotl ms-swift", label="RoPE scaling",
+    ),
+    "model.rope_factor": Row(
+        "RoPE 倍数", "rope_scaling 使位置数变为几倍。auto：data.max_length 所需的倍数，向上取整。", "4",
+        "max_model_len ms-swift", label="RoPE factor",
+    ),
     "model.thinking": Row(
         "思考",
         "回答是否以思考内容开头（用于因此改变提问方式的对话模板）。auto：训练记录含思考内容时为 on。off："

@@ -11,6 +11,8 @@ from typing import NamedTuple
 from launcher.job.reference.key_table import ROWS
 
 DIFFERENCES: dict[str, str] = {
+    "rope_scaling": "a mapping: its type, and its factor as `model.rope_factor`",
+    "max_model_len": "divided by the model's positions",
     # model
     "use_cpu": "true is `cpu`",
     "use_hf": "false, the default of ms-swift, is `modelscope`",
@@ -261,7 +263,6 @@ OTHERS: dict[str, tuple[str, str]] = {
     "bias": ("", "biases are not trained"),
     "lora_bias": ("", "biases are not trained"),
     "completion_only_loss": ("", "always so: only answers carry loss"),
-    "rope_scaling": ("", "positions are as the model's config.json has them"),
     "rope_theta": ("", "positions are as the model's config.json has them"),
     "resize_vocab": ("", "the vocabulary is that of the tokenizer"),
     "special_tokens": ("", "tokens are those of the tokenizer; lora.modules_to_save trains their embeddings"),

@@ -301,7 +301,15 @@ COMPAT = (
     ),
     (r"this model's attention is unknown", "未知该模型的注意力"),
     (r"there is no GPU to offload from", "没有 GPU，无可卸载"),
-    (r"data.max_length=(\d+), but the model has (\d+) positions", r"data.max_length=\1，而模型只有 \2 个位置"),
+    (
+        r"the fused layers do not support a rotary embedding that depends on the length of the row",
+        "融合层不支持随行长变化的旋转位置编码",
+    ),
+    (r"Unsloth scales the rotary embedding by a rule of its own", "Unsloth 按自己的规则缩放旋转位置编码"),
+    (
+        r"data.max_length=(\d+), but the model has (\d+) positions; model.rope_scaling stretches them",
+        r"data.max_length=\1，而模型只有 \2 个位置；model.rope_scaling 可以扩展",
+    ),
     (
         r"float16 overflows and needs loss scaling; these GPUs compute bfloat16 as fast",
         "float16 会溢出并需要损失缩放；这些 GPU 计算 bfloat16 一样快",

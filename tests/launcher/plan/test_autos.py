@@ -13,8 +13,8 @@ from launcher.plan.situation import Situation, model_of
 from tests.beds.planning import on
 from tests.beds.plans import make
 
-WHILE_IT_RUNS = {"model.thinking", "train.hang_timeout", "train.checkpoint_copies"}
-"""Settings that the training program decides: by the records, by the time of the steps."""
+WHILE_IT_RUNS = {"model.thinking", "train.hang_timeout", "train.checkpoint_copies", "model.rope_factor"}
+"""Settings that the training program decides: by the records, by the time of the steps, by the model's positions."""
 
 
 def test_every_setting_that_a_job_may_leave_open_has_its_rule():

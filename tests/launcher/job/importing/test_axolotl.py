@@ -170,3 +170,23 @@ def test_the_loss_of_routers_keeps_its_weight(
     draft = drafted(tmp_path, **words)
     assert job_of(draft, tmp_path).train.router_loss == weight
     assert [note.word for note in draft.lost if note.word in words] == lost
+
+
+@pytest.mark.parametrize(
+    ("given", "scaling", "factor"),
+    [
+        ({"type": "dynamic", "factor": 2.0}, "dynamic", 2.0),
+        ({"rope_type": "yarn", "factor": 4}, "yarn", 4),
+        ("linear", "linear", "auto"),
+    ],
+)
+def test_scaled_positions_are_translated(tmp_path: Path, given: Any, scaling: str, factor: float | str) -> None:
+    draft = drafted(tmp_path, rope_scaling=given)
+    job = job_of(draft, tmp_path)
+    assert (job.model.rope_scaling, job.model.rope_factor) == (scaling, factor)
+    assert [note.word for note in draft.lost] == []
+
+
+def test_a_scaling_that_zlaunch_lacks_is_named(tmp_path: Path) -> None:
+    draft = drafted(tmp_path, rope_scaling={"type": "longrope", "factor": 2.0})
+    assert [note.word for note in draft.lost] == ["rope_scaling"]

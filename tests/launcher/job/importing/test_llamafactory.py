@@ -170,7 +170,7 @@ def test_what_zlaunch_does_not_train_is_refused_with_the_word_and_the_reason(
     [
         {"no_such_word": 1}, {"lr_scheduler_type": "greedy"}, {"optim": "sgd"}, {"optim_args": "a=1"},
         {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"num_cycles": 2}},
-        {"rope_scaling": "yarn"}, {"use_dft_loss": True},
+        {"rope_scaling": "longrope"}, {"use_dft_loss": True},
         {"model_name_or_path": "someone/Model-7B-AQLM-2Bit"}, {"quantization_bit": 3, "quantization_method": "hqq"},
         {"adapter_name_or_path": "a,b"}, {"mix_strategy": "interleave_under"}, {"template": "default"},
     ],

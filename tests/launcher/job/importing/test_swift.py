@@ -104,7 +104,7 @@ def test_options_become_keys_and_nothing_is_lost(tmp_path: Path, options: str, s
     [
         "--no_such_word 1", "--optimizer muonclip", "--loss_scale hermes", "--init_weights corda",
         "--quant_method eetq", "--dataset swift/self-cognition:qwen3",
-        "--rope_scaling yarn", "--external_plugins a.py", "--optim_args a=1",
+        "--rope_scaling longrope", "--external_plugins a.py", "--optim_args a=1",
         "--model_author $(whoami)", "--new_special_tokens a.txt", "--interleave_prob 0.5 0.5",
     ],
 )  # fmt: skip
@@ -133,3 +133,18 @@ def test_the_loss_of_routers_keeps_its_weight(tmp_path: Path) -> None:
     assert job_of(draft, tmp_path).train.router_loss == 1e-3
     assert draft.whole
     assert drafted(tmp_path).value("train.router_loss", 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "scaling", "factor"),
+    [
+        ("--rope_scaling yarn --max_model_len 65536", "yarn", "auto"),
+        ("""--rope_scaling '{"type": "linear", "factor": 4.0}'""", "linear", 4.0),
+        ("", "none", "auto"),
+    ],
+)
+def test_scaled_positions_are_translated(tmp_path: Path, options: str, scaling: str, factor: float | str) -> None:
+    draft = drafted(tmp_path, options)
+    job = job_of(draft, tmp_path)
+    assert (job.model.rope_scaling, job.model.rope_factor) == (scaling, factor)
+    assert draft.whole
