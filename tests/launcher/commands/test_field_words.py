@@ -131,7 +131,10 @@ def test_the_reference_lists_every_key_within_80_columns() -> None:
         ("num_train_epochs", ["train.epochs"]),
         ("lora_rank", ["lora.r"]),
         ("--nproc-per-node", ["local.gpus"]),
-        ("学习率", ["lora.plus_ratio", "train.learning_rate", "train.scheduler", "train.warmup_ratio"]),
+        (
+            "学习率",
+            ["lora.plus_ratio", "train.learning_rate", "train.learning_rates", "train.scheduler", "train.warmup_ratio"],
+        ),
         ("ZeRO stage", ["train.zero_stage"]),
         ("notify", ["notify.url", "notify.format", "notify.sign", "notify.command", "notify.on"]),
         ("val_size", ["data.eval"]),

@@ -27,7 +27,7 @@ def test_every_key_of_the_schema_is_a_field() -> None:
 @pytest.mark.parametrize(
     ("key", "kind", "default", "choices"),
     [
-        ("model.quantization", "choice", "none", ("none", "nf4", "int8", "fp8")),
+        ("model.quantization", "choice", "none", ("none", "nf4", "int8", "fp8", "published")),
         ("train.zero_stage", "choice", "auto", ("auto", "0", "1", "2", "3")),
         ("train.gradient_checkpointing", "choice", "auto", ("auto", "true", "false")),
         ("eval.after", "switch", "true", ()),
