@@ -65,7 +65,7 @@ def _text_of_template(value: Any, base: Path) -> Any:
     """
     if not isinstance(value, str) or "{{" in value or "{%" in value or not value.strip():
         return value
-    file = base / Path(value).expanduser()
+    file = Path(_absolute(value, base))
     try:
         return file.read_text(encoding="utf-8") if file.is_file() else value
     except (OSError, UnicodeDecodeError) as error:

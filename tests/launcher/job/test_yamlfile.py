@@ -42,6 +42,7 @@ HOSTILE = {
     "large": ("name: '" + "a" * 50_000_000 + "'", "more than 131,072 characters"),
     "many-keys": ("env: {" + ",".join(f"K{number}: v" for number in range(11000)) + "}", "expands to more than"),
     "no-such-user": ("data: {train: ~nosuchuser/x}", "~nosuchuser/x: this machine has no such user"),
+    "no-such-user-template": ("data: {chat_template: ~nosuchuser/x}", "~nosuchuser/x: this machine has no such user"),
     "no-such-user-model": ("model: {path: ~nosuchuser/x}", "~nosuchuser/x: this machine has no such user"),
 }
 
