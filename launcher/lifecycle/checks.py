@@ -21,7 +21,10 @@ from launcher.rundir.directory import RunDir
 from train.config import HUBS, Data, Source, quotas
 from train.rundir import checkpoints
 
-RECORDED = ("seed", "global_batch_size", "train.optimizer", "lora.r", "lora.alpha", "lora.rslora", "lora.init")
+RECORDED = (
+    "seed", "global_batch_size", "train.optimizer", "lora.r", "lora.alpha", "lora.rslora", "lora.init",
+    "lora.rank_pattern", "lora.alpha_pattern", "lora.layers_to_transform",
+)  # fmt: skip
 """Settings that a checkpoint records, and that later starts cannot change (train.training.checkpoint)."""
 
 
@@ -41,7 +44,8 @@ def check_checkpoint_settings(run: RunDir, run_plan: RunPlan) -> None:
     now = {"seed": numbers.seed, "global_batch_size": numbers.global_batch_size, "train.optimizer": numbers.optimizer}
     recorded = {"train.optimizer": "adamw", **recorded}  # an older version had no other
     if run_plan.train.lora.adapter is None:  # else they are the adapter's, and version 0.1 recorded the job's
-        now.update({f"lora.{key}": value for key, value in msgspec.structs.asdict(run_plan.train.lora).items()})
+        as_recorded = msgspec.json.decode(msgspec.json.encode(run_plan.train.lora))
+        now.update({f"lora.{key}": value for key, value in as_recorded.items()})
     for name in RECORDED:
         if name in now and recorded.get(name, now[name]) != now[name]:
             raise UsageError(

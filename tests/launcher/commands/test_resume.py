@@ -22,6 +22,7 @@ from tests.beds.places import ROOT
 
 LOCAL = ["local", "job.yaml", "--device", "cpu"]
 MADE_WITH = {"seed": 3407, "global_batch_size": 64, "lora.r": 16, "lora.alpha": 32.0, "lora.rslora": False}
+MADE_WITH |= {"lora.rank_pattern": {}, "lora.alpha_pattern": {}, "lora.layers_to_transform": []}
 
 
 def zlaunch(*words: str) -> Result:
@@ -94,6 +95,8 @@ def test_options_for_local_ranks_are_refused_for_runs_on_other_machines(
         ("train.optimizer=lion", "made with train.optimizer adamw"),
         ("lora.alpha=8", "lora.alpha 32"),
         ("lora.rslora=true", "lora.rslora"),
+        ("lora.rank_pattern={q_proj: 2}", "lora.rank_pattern"),
+        ("lora.layers_to_transform=[1]", "lora.layers_to_transform"),
         ("train.seed=1", "seed 3407"),
         ("train.global_batch_size=32", "global_batch_size 64"),
     ],

@@ -25,6 +25,12 @@ from tests.torture import hostile_answers
 from tests.torture.hostile_answers import Bench, Channel, Connected, connect_to, framed, invoke
 
 
+@pytest.fixture(autouse=True)
+def connections_are_real_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The campaign replaces how a session connects; other tests of this process must not meet that."""
+    monkeypatch.setattr(Session, "_connect", Session._connect)
+
+
 def test_every_operation_of_the_far_end_has_its_answer() -> None:
     assert host_answers.ANSWERS.keys() == OPERATIONS.keys()
 
