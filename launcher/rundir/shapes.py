@@ -128,13 +128,34 @@ class Launch(msgspec.Struct):
     kill_after: Seconds | msgspec.UnsetType = msgspec.UNSET
 
 
+class PlannedSteps(msgspec.Struct):
+    epochs: float | None = None
+    max_steps: Count | None = None
+
+
+class PlannedEval(msgspec.Struct):
+    after: bool = True
+
+
+class PlannedTraining(msgspec.Struct):
+    """Of `train` in plan.json what views read; `train.config` is its whole schema"""
+
+    predicted_peak_bytes: float | None = None
+    predicted_tokens_per_second: float | None = None
+    train: PlannedSteps | None = None
+    eval: PlannedEval | None = None
+    model: dict[str, Any] | None = None
+    data: dict[str, Any] | None = None
+    lora: dict[str, Any] | None = None
+
+
 class Plan(msgspec.Struct):
     """plan.json"""
 
     schema: int = 1
     launch: Launch | msgspec.UnsetType = msgspec.UNSET
     backend: str | msgspec.UnsetType = msgspec.UNSET
-    train: dict[str, Any] | None = None
+    train: PlannedTraining | None = None
     slurm: dict[str, Any] | None = None
 
 

@@ -149,6 +149,8 @@ def damage(run: RunDir) -> list[str]:
             found.append(f"{path.name}: the last line is cut off")
         if text := (_not_understood if path == run.events else _without_loss)(lines, damaged):
             found.append(f"{path.name}: {text}")
+        if path == run.metrics and (text := _half_told(run, lines)):
+            found.append(f"{path.name}: {text}")
     if text := _missing(run):
         found.append(f"{run.events.name}: {text}")
     return found
@@ -171,6 +173,22 @@ def _without_loss(lines: Sequence[bytes], damaged: Sequence[int]) -> str:
     """Lines of metrics.jsonl that are in no curve; empty: none."""
     found = sorted({number for number, line in enumerate(lines, 1) if line and b'loss"' not in line} - {*damaged})
     return f"{len(found)} with neither loss nor eval_loss, the first is line {found[0]}" if found else ""
+
+
+_OF_A_STEP = ("step", "epoch", "learning_rate", "grad_norm", "tokens", "tokens_per_second", "peak_memory_bytes", "time")
+"""What the training program writes beside the loss of each step, of this version and of 0.1.0."""
+
+
+def _half_told(run: RunDir, lines: Sequence[bytes]) -> str:
+    """What the line of the last step lacks, which commands show; empty: nothing. Programs of users write their own."""
+    try:
+        if not (run.read_json(run.plan_json) or {}).get("train"):
+            return ""
+    except RunNotFound:
+        return ""
+    number = next((number for number in range(len(lines), 0, -1) if b'"loss"' in lines[number - 1]), 0)
+    lacking = [name for name in _OF_A_STEP if number and f'"{name}"'.encode() not in lines[number - 1]]
+    return f"line {number} lacks {', '.join(lacking)}" if lacking else ""
 
 
 def _missing(run: RunDir) -> str:

@@ -122,7 +122,24 @@ def test_a_line_of_metrics_that_is_in_no_curve_is_told(tmp_path: Path) -> None:
     assert damage(recorded.run) == [
         f"metrics.jsonl: 1 cut off, the first is line {first + 1}",
         f"metrics.jsonl: 1 with neither loss nor eval_loss, the first is line {first}",
+        f"metrics.jsonl: line {first + 2} lacks epoch, learning_rate, grad_norm, tokens, tokens_per_second, "
+        "peak_memory_bytes, time",
     ]
+
+
+@pytest.mark.parametrize("lost", ["peak_memory_bytes", "learning_rate", "time", "step"])
+def test_what_the_last_step_lacks_is_told_unless_a_program_of_the_user_wrote_it(tmp_path: Path, lost: str) -> None:
+    recorded = ended(tmp_path)
+    lines = [json.loads(line) for line in recorded.run.metrics.read_text().splitlines()]
+    del lines[-1][lost]
+    recorded.run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    told = [f"metrics.jsonl: line {len(lines)} lacks {lost}"]
+    if lost == "step":
+        told.insert(0, f"metrics.jsonl: 1 cut off, the first is line {len(lines)}")
+    assert damage(recorded.run) == told
+    own = ended(tmp_path / "program", program=True)
+    own.run.metrics.write_text('{"step": 1, "loss": 2.0}\n')
+    assert damage(own.run) == []
 
 
 def written_events() -> set[str]:
