@@ -144,9 +144,6 @@ class PlannedTraining(msgspec.Struct):
     predicted_tokens_per_second: float | None = None
     train: PlannedSteps | None = None
     eval: PlannedEval | None = None
-    model: dict[str, Any] | None = None
-    data: dict[str, Any] | None = None
-    lora: dict[str, Any] | None = None
 
 
 class Plan(msgspec.Struct):
