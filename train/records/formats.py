@@ -329,4 +329,5 @@ def _unknown_keys(value: Mapping[str, Any], shown: Mapping[str, str]) -> str:
 
 
 def _is_record(value: Any) -> bool:
-    return isinstance(value, Mapping) and not KEYS.isdisjoint(value) and {"role", "from"}.isdisjoint(value)
+    keys = KEYS - {"text"}  # turns of other forms have it too
+    return isinstance(value, Mapping) and not keys.isdisjoint(value) and {"role", "from"}.isdisjoint(value)

@@ -94,7 +94,7 @@ def test_a_loss_that_is_not_finite_leaves_the_scores() -> None:
     from train.training.evaluator import Evaluator
 
     unused: Any = None
-    part: Any = SimpleNamespace(records=[SimpleNamespace(answer="yes", task=None)])
+    part: Any = SimpleNamespace(asked=[0], records=[SimpleNamespace(answer="yes", task=None)])
     evaluator = Evaluator(unused, unused, part, unused, unused, unused, lambda: False)
     assert evaluator.scored(["yes"], float("nan"))["loss"] is None
     assert evaluator.scored(["yes"], 1.5) == {"loss": 1.5, "records": 1, "accuracy": 1.0, "tasks": {}}

@@ -39,7 +39,11 @@ def transformers_own(values: list[float], metric: str, patience: int, min_delta:
 
 @pytest.mark.parametrize("metric", ["loss", "accuracy"])
 @pytest.mark.parametrize("seed", range(6))
-def test_the_best_step_and_the_end_are_those_of_transformers(tmp_path: Path, metric: str, seed: int) -> None:
+def test_the_best_step_and_the_end_are_those_of_transformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: str, seed: int
+) -> None:
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # TrainingArguments would join the group that they speak of
+        monkeypatch.delenv(name, raising=False)
     from msgspec.structs import replace
 
     from train.rundir.best import Best

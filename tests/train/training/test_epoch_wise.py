@@ -22,6 +22,7 @@ def test_saves_evaluations_and_warm_up_come_at_the_steps_that_the_job_says(
         "train.max_steps": None, "train.epochs": 2, "train.global_batch_size": 4, "train.adam_beta2": 0.95,
         "train.gradient_accumulation_steps": 2, "train.checkpoint_every": "epoch", "train.keep_checkpoints": 9,
         "train.warmup_steps": 4, "train.scheduler": "constant", "eval.every": "0.4 epochs", "eval.after": False,
+        "eval.keep_best": "none",
     }  # fmt: skip
     run: Path = configure("epoch-wise", **over)
     train(run)
