@@ -74,7 +74,7 @@ class Combination:
             packing=config.train.packing,
             dora=config.lora.dora,
             init=config.lora.init,
-            own_ranks=bool(config.lora.rank_pattern or config.lora.alpha_pattern or config.lora.layers_to_transform),
+            own_ranks=config.lora.has_own_ranks,
             adapter=config.lora.adapter is not None,
             dropout=config.lora.dropout > 0,
             optimizer=config.train.optimizer,

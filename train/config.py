@@ -257,6 +257,11 @@ class Lora(Section, frozen=True):
     adapter: str | None = None
     """Directory of an existing adapter (PEFT format) to continue from."""
 
+    @property
+    def has_own_ranks(self) -> bool:
+        """Whether modules or layers have another rank or scale than the others, or no adapter."""
+        return bool(self.rank_pattern or self.alpha_pattern or self.layers_to_transform)
+
 
 class Training(Section, frozen=True, kw_only=True):
     """Resolved numbers: global_batch_size = micro_batch_size * gradient_accumulation_steps * world_size."""

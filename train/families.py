@@ -9,6 +9,7 @@ To add a family, add a row.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -296,6 +297,11 @@ _BY_ARCHITECTURE = {architecture: family for family in FAMILIES for architecture
 
 STOP_TOKENS = frozenset(token for family in FAMILIES for token in family.stop_tokens)
 """Tokens at which some family stops."""
+
+
+def names_module(pattern: str, name: str) -> bool:
+    """Whether PEFT takes a pattern of an adapter for a module: it stands for the whole name, or for its last parts."""
+    return re.match(rf"(.*\.)?({pattern})$", name) is not None
 
 
 def family_of(config: Mapping[str, Any]) -> Family:

@@ -11,12 +11,11 @@ of transformers and PEFT line by line; Unsloth's were fitted to measurements (do
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from train.families import EXPERTS, family_of
+from train.families import EXPERTS, family_of, names_module
 
 Quantization = Literal["none", "nf4", "int8", "fp8", "published"]
 EngineName = Literal["fused", "unsloth", "peft"]
@@ -363,7 +362,7 @@ class OwnRanks:
         joined = [whole for whole, parts in _FUSED_NAMES.items() if name in parts]
         names = [f"model.layers.{layer}.{part}.{one}" for one in (name, *joined)]
         for pattern, rank in self.ranks:
-            if any(re.match(rf"(.*\.)?({pattern})$", one) for one in names):
+            if any(names_module(pattern, one) for one in names):
                 return rank
         return r
 

@@ -2,9 +2,8 @@
 
 Every step sums the gradients of the adapter over the ranks, under each ZeRO stage. Under ZeRO-3 every pass also gathers
 the weights of the layers twice: for the forward, and for the backward, with or without recomputing. In fp8 they are one
-byte each. Where the ranks
-of each host share the weights among themselves, none cross the network. The numbers are those of one link between two
-hosts: a ring of all ranks crosses it once for each direction.
+byte each. Where the ranks of each host share the weights among themselves, none cross the network. The numbers are
+those of one link between two hosts: a ring of all ranks crosses it once for each direction.
 
 How much of the gathering hides behind the work was measured on two hosts with one H200 each (docs/nodes.md).
 """
@@ -45,9 +44,8 @@ def traffic_of(shape: Shape, case: MemoryCase, hosts: int, passes: int) -> Traff
         return Traffic()
     others = (case.world_size - 1) / case.world_size
     crosses = case.zero_stage == 3 and case.weight_ranks is None
-    gathered = (
-        shape.layers * shape.layer_weights * (1 if case.quantization == "fp8" else case.weight_bytes) if crosses else 0
-    )
+    each = 1 if case.quantization == "fp8" else case.weight_bytes
+    gathered = shape.layers * shape.layer_weights * each if crosses else 0
     return Traffic(
         2 * others * 4 * memory.lora_parameters(shape, case.lora_r, case.lora_targets, case.lora_own),
         passes * 2 * others * gathered,

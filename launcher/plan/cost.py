@@ -84,12 +84,5 @@ def _targets(spec: JobSpec, shape: Shape) -> tuple[str, ...] | None:
     targets, lora = spec.lora.target_modules, spec.lora
     if isinstance(targets, tuple) and "auto" not in targets:
         return targets
-    plain = not (
-        lora.dropout
-        or lora.dora
-        or lora.init != "default"
-        or lora.rank_pattern
-        or lora.alpha_pattern
-        or lora.layers_to_transform
-    )
+    plain = not (lora.dropout or lora.dora or lora.init != "default")
     return None if shape.experts is None or plain else memory.ATTENTION

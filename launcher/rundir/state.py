@@ -137,8 +137,10 @@ def damaged_records(run: RunDir) -> dict[Path, str]:
 def damage(run: RunDir) -> list[str]:
     """What is wrong with the plan, node records, events and metrics of a run."""
     found = [f"{path.relative_to(run.path)}: {reason}" for path, reason in damaged_records(run).items()]
+    plan = None
     with contextlib.suppress(RunNotFound):  # unreadable: every command says so
-        if trouble := run.plan_trouble(run.read_json(run.plan_json)):
+        plan = run.read_json(run.plan_json)
+        if trouble := run.plan_trouble(plan):
             found.append(f"{run.plan_json.name}: {trouble}, so what the run trains is not known")
     for path, shape in ((run.events, shapes.Event), (run.metrics, shapes.Metric)):
         lines = jsonl.complete_lines(path)
@@ -149,7 +151,7 @@ def damage(run: RunDir) -> list[str]:
             found.append(f"{path.name}: the last line is cut off")
         if text := (_not_understood if path == run.events else _without_loss)(lines, damaged):
             found.append(f"{path.name}: {text}")
-        if path == run.metrics and (text := _half_told(run, lines)):
+        if path == run.metrics and (plan or {}).get("train") and (text := _half_told(lines)):
             found.append(f"{path.name}: {text}")
     if text := _missing(run):
         found.append(f"{run.events.name}: {text}")
@@ -179,13 +181,8 @@ _OF_A_STEP = ("step", "epoch", "learning_rate", "grad_norm", "tokens", "tokens_p
 """What the training program writes beside the loss of each step, of this version and of 0.1.0."""
 
 
-def _half_told(run: RunDir, lines: Sequence[bytes]) -> str:
+def _half_told(lines: Sequence[bytes]) -> str:
     """What the line of the last step lacks, which commands show; empty: nothing. Programs of users write their own."""
-    try:
-        if not (run.read_json(run.plan_json) or {}).get("train"):
-            return ""
-    except RunNotFound:
-        return ""
     number = next((number for number in range(len(lines), 0, -1) if b'"loss"' in lines[number - 1]), 0)
     lacking = [name for name in _OF_A_STEP if number and f'"{name}"'.encode() not in lines[number - 1]]
     return f"line {number} lacks {', '.join(lacking)}" if lacking else ""

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from train.config import Lora
 from train.errors import UserError
+from train.families import names_module
 from train.model.lora_places import Places
 
 ADAPTED = ".lora_A."
 """In the names of an adapter's parameters, after the name of the module."""
-
-
-def fits(pattern: str, name: str) -> bool:
-    """Whether PEFT takes a pattern for a module: it stands for the whole name, or for its last parts."""
-    return re.match(rf"(.*\.)?({pattern})$", name) is not None
 
 
 def check_before(lora: Lora, model: Any, found: Places) -> None:
@@ -28,7 +23,7 @@ def check_before(lora: Lora, model: Any, found: Places) -> None:
             "list the modules, or have the regular expression of lora.target_modules name the layers",
             code="ZL-MODEL-06",
         )
-    if found.parameters and (lora.rank_pattern or lora.alpha_pattern or lora.layers_to_transform):
+    if found.parameters and lora.has_own_ranks:
         raise UserError(
             f"{_first_key(lora)}: the experts of this model have LoRA of one rank in all layers",
             "name modules without experts in lora.target_modules, such as [q_proj, k_proj, v_proj, o_proj]",
@@ -62,7 +57,7 @@ def check_patterns(lora: Lora, names: Iterable[str], which: str = "") -> None:
     }  # fmt: skip
     for key, mapping in patterns.items():
         for pattern in mapping:
-            if not any(fits(pattern, name) for name in names):
+            if not any(names_module(pattern, name) for name in names):
                 example = max(names, key=len, default="model.layers.0.self_attn.q_proj")
                 raise UserError(
                     f"{key}: {pattern!r} fits no {which + ' ' if which else ''}module",
