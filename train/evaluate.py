@@ -26,7 +26,7 @@ from train.answers.trained import (
     TrainedAdapter,
     adapter_tokenizer,
     add_checkpoint_option,
-    best_device,
+    device_and_world,
     find_adapter,
 )
 from train.config import HUBS, TrainConfig
@@ -46,10 +46,7 @@ from train.training.result import prediction_lines
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
-        device = best_device() if options.device == "auto" else options.device
-        world = dist.from_environment(device)
-        dist.prepare(world)
-        dist.check_device(world)
+        device, world = device_and_world(options.device)
         rundir = RunDir(options.run_dir, node=world.node_rank, rank=world.rank, is_over=True)
         adapter = find_adapter(rundir.path, options.checkpoint)
         config = evaluation_config(adapter.config, options, world, device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -16,6 +17,7 @@ from launcher.job.load import read_job
 from launcher.machine import facts, output, process, trainer
 from launcher.machine.language import spoken
 from launcher.rundir.directory import RunDir
+from train.config import HUBS
 
 device_option = click.option(
     "--device",
@@ -97,27 +99,56 @@ def run_module(run: RunDir, args: Sequence[str], *, ours_only: bool = False) -> 
         return process.passthrough([python, *args], env=environ, cwd=run.path, stdout=stdout, stderr=stderr)
 
 
+def on_all_gpus(device: str, args: Sequence[str]) -> list[str]:
+    """Arguments of Python that run a module of the training program on every GPU of this machine, one rank each."""
+    gpus = len(facts.local_gpus()) if device != "cpu" else 0
+    ranks = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
+    return [*(ranks if gpus > 1 else []), *args]
+
+
+def records_argument(data: str) -> str:
+    """A file of records as the training program finds it, which runs elsewhere; a name on a hub as it is."""
+    return data if data.startswith(HUBS) else str(Path(data).absolute())
+
+
+temperature_option = click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="Sampling temperature; 0 picks the most likely token.",
+)
+base_option = click.option("--base", is_flag=True, help="Use the base model without the adapter, for comparison.")
+
+
+def max_new_tokens_option(default: int) -> Callable[[Function], Function]:
+    """Add `--max-new-tokens`."""
+    return click.option(
+        "--max-new-tokens",
+        type=click.IntRange(min=1),
+        default=default,
+        show_default=True,
+        help="Maximum number of tokens per answer.",
+    )
+
+
+def refuse_checkpoint_of_base(base: bool, checkpoint: str | None) -> None:
+    """Raise UsageError for --base with --checkpoint."""
+    if base and checkpoint:
+        raise UsageError(
+            "--base is the model without an adapter, and --checkpoint names one: give one of them", code="ZL-OPT-01"
+        )
+
+
 def answer_options(*, max_new_tokens: int) -> Callable[[Function], Function]:
     """Add the options for generating answers."""
     options = [
         device_option,
         checkpoint_option,
         click.option("--system", help="System message (default: data.system of the run)."),
-        click.option(
-            "--max-new-tokens",
-            type=click.IntRange(min=1),
-            default=max_new_tokens,
-            show_default=True,
-            help="Maximum number of tokens per answer.",
-        ),
-        click.option(
-            "--temperature",
-            type=click.FloatRange(min=0),
-            default=0.0,
-            show_default=True,
-            help="Sampling temperature; 0 picks the most likely token.",
-        ),
-        click.option("--base", is_flag=True, help="Use the base model without the adapter, for comparison."),
+        max_new_tokens_option(max_new_tokens),
+        temperature_option,
+        base_option,
     ]
     return compose(options)
 
@@ -127,10 +158,7 @@ def answer_args(values: dict[str, Any]) -> list[str]:
 
     Each is one argument `--name=value`, because a text may begin with a dash.
     """
-    if values.get("base") and values.get("checkpoint"):
-        raise UsageError(
-            "--base is the model without an adapter, and --checkpoint names one: give one of them", code="ZL-OPT-01"
-        )
+    refuse_checkpoint_of_base(values["base"], values.get("checkpoint"))
     options = {key.replace("_", "-"): value for key, value in values.items() if value is not None}
     flags = ["--base"] if options.pop("base") else []
     return [*(f"--{name}={value}" for name, value in options.items()), *flags]

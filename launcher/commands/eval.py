@@ -16,10 +16,11 @@ from launcher.commands.adapter_options import (
     checkpoint_option,
     device_option,
     find_run_with_adapter,
+    on_all_gpus,
+    records_argument,
     run_module,
 )
 from launcher.errors import UsageError
-from launcher.machine import facts
 from launcher.rundir.directory import RunDir
 from train.config import HUBS
 
@@ -70,16 +71,11 @@ def measure(
 
     `chosen`: which adapter, by `checkpoint_args`.
     """
-    gpus = len(facts.local_gpus()) if device != "cpu" else 0
     directory = found.evaluations / directory_name(data, chosen)
     args = ["-m", "train.evaluate", "--run-dir", str(found.path), "--device", device, "--out", str(directory)]
-    if data:
-        args += ["--data", data if data.startswith(HUBS) else str(Path(data).absolute())]
+    args += ["--data", records_argument(data)] if data else []
     args += ["--max-records", str(max_records)] if max_records else []
-    args += chosen
-    if gpus > 1:
-        args = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}", *args]
-    status = run_module(found, args)
+    status = run_module(found, on_all_gpus(device, [*args, *chosen]))
     return status, ({} if status else found.read_json(directory / "scores.json") or {}), directory
 
 

@@ -66,6 +66,16 @@ def answers_and_ends(
 
     `synced` is for ZeRO-3: a rank goes on until all have finished, because each forward pass is a collective.
     """
+    width = max(len(prompt) for prompt in prompts)
+    settings = generation_config(tokenizer, limits.room_for(model, width, max_new_tokens), stop)
+    answers = generated(model, tokenizer, prompts, settings, synced=synced)
+    return [(decode(tokenizer, ids, stop), any(token in stop for token in ids)) for ids in answers]
+
+
+def generated(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], settings: Any, *, synced: bool = False
+) -> list[list[int]]:
+    """What generate() adds to each token prompt by a GenerationConfig, one row per answer; padded on the left."""
     import torch
 
     device = model.get_input_embeddings().weight.device
@@ -76,13 +86,9 @@ def answers_and_ends(
         ids[row, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
         mask[row, width - len(prompt) :] = 1
     out = model.generate(
-        input_ids=ids.to(device),
-        attention_mask=mask.to(device),
-        generation_config=generation_config(tokenizer, limits.room_for(model, width, max_new_tokens), stop),
-        synced_gpus=synced,
+        input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=settings, synced_gpus=synced
     )
-    answers = [row[width:].tolist() for row in out]
-    return [(decode(tokenizer, ids, stop), any(token in stop for token in ids)) for ids in answers]
+    return [row[width:].tolist() for row in out]
 
 
 def decode(tokenizer: Any, ids: list[int], stop: list[int]) -> str:

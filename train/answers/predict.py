@@ -10,7 +10,6 @@ OUT.part-<rank>; a later call with the same settings goes on from these, on any 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import itertools
 import json
 import os
@@ -23,10 +22,10 @@ from typing import Any
 
 from train import dist
 from train.answers.fused_answers import FusedAnswers, fused_for_answers
-from train.answers.generation import decode, generation_config
-from train.answers.trained import add_checkpoint_option, best_device, find_adapter, load_adapted, trained_stop_ids
+from train.answers.generation import decode, generated, generation_config
+from train.answers.trained import add_checkpoint_option, device_and_world, find_adapter, load_adapted, trained_stop_ids
 from train.config import Data
-from train.data.preview import Question, questions, unusable_questions
+from train.data.preview import Question, identity, questions, unusable_questions
 from train.data.recipe import Recipe
 from train.data.tokenizer import Tokenizer
 from train.dist import World
@@ -45,11 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     bytecode.keep()
     try:
-        device = best_device() if options.device == "auto" else options.device
-        world = dist.from_environment(device)
-        dist.prepare(world)
-        dist.check_device(world)
-        predict(options, world, device)
+        _device, world = device_and_world(options.device)
+        predict(options, world)
     except Exception as error:
         return report(error, None, None, int(os.environ.get("RANK", "0")))
     dist.stop()
@@ -74,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def predict(options: argparse.Namespace, world: World, device: str) -> None:
+def predict(options: argparse.Namespace, world: World) -> None:
     """Answer what is not answered yet, and join the parts (a collective). Raises UserError."""
     if options.answers > 1 and not options.temperature:
         raise UserError(
@@ -153,7 +149,7 @@ def line(place: int, question: Question, answers: Sequence[str]) -> dict[str, An
     return {"number": place, **value, **given}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Writing:
     """The model that writes, and how."""
 
@@ -161,6 +157,10 @@ class Writing:
     tokenizer: Any
     stop: list[int]
     options: argparse.Namespace
+    writer: FusedAnswers | None = None
+    """The last one of the fused layers: it holds keys, values and a CUDA graph."""
+    longest: int = 0
+    """Most tokens of a prompt that `writer` takes."""
 
     @cached_property
     def fused(self) -> Any:
@@ -172,38 +172,34 @@ class Writing:
         prompts = [question.prompt for _, question in batch]
         for prompt in prompts:
             limits.check_prompt(self.model, prompt)
-        options = self.options
-        fused = self.fused
-        if fused is not None:
-            write = FusedAnswers(
-                fused, self.tokenizer, longest=max(map(len, prompts)), max_new_tokens=options.max_new_tokens,
-                stop=self.stop, slots=None,
-            )  # fmt: skip
+        if self.fused is not None:
+            write = self._writer_for(max(map(len, prompts)))
             return [[text] for text, _ in write(prompts, lambda count: None)]
         return self._generated(prompts, number)
+
+    def _writer_for(self, longest: int) -> FusedAnswers:
+        """For prompts of up to this many tokens; mostly the one before, because the longest of a window come first."""
+        if self.writer is None or self.longest < longest:
+            self.writer, self.longest = None, longest  # frees its memory for the next one
+            self.writer = FusedAnswers(
+                self.fused, self.tokenizer, longest=longest, max_new_tokens=self.options.max_new_tokens,
+                stop=self.stop, slots=None,
+            )  # fmt: skip
+        return self.writer
 
     def _generated(self, prompts: Sequence[Sequence[int]], number: int) -> list[list[str]]:
         import torch
 
-        options, width = self.options, max(map(len, prompts))
-        ids = torch.full((len(prompts), width), self.tokenizer.pad_token_id, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
-            mask[row, width - len(prompt) :] = 1
-        room = limits.room_for(self.model, width, options.max_new_tokens)
+        options = self.options
+        room = limits.room_for(self.model, max(map(len, prompts)), options.max_new_tokens)
         settings = generation_config(self.tokenizer, room, self.stop, options.temperature)
-        settings.num_return_sequences = options.answers
+        settings.num_return_sequences = each = options.answers
         if options.temperature:
             settings.top_p, settings.top_k = options.top_p, 0
         torch.manual_seed((options.seed << 32) + number)
-        device = self.model.device
         with torch.no_grad():
-            out = self.model.generate(
-                input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=settings
-            )
-        texts = [decode(self.tokenizer, row[width:].tolist(), self.stop) for row in out]
-        each = options.answers
+            found = generated(self.model, self.tokenizer, prompts, settings)
+        texts = [decode(self.tokenizer, ids, self.stop) for ids in found]
         return [texts[start : start + each] for start in range(0, len(texts), each)]
 
 
@@ -256,7 +252,7 @@ def _request(out: Path) -> Path:
 def _check_request(options: argparse.Namespace, out: Path, adapter: str, world: World) -> None:
     """Parts of an earlier call are of the same records and settings, or a UserError."""
     settings = {key: value for key, value in vars(options).items() if key not in ("out", "device", "run_dir")}
-    settings |= {"adapter": adapter, "data": _digest(options.data)}
+    settings |= {"adapter": adapter, "data": identity(options.data)}
     text = json.dumps(settings, sort_keys=True, default=str)
     try:
         if _parts(out) and _request(out).read_text(encoding="utf-8") != text:
@@ -270,18 +266,6 @@ def _check_request(options: argparse.Namespace, out: Path, adapter: str, world: 
             write_atomic(_request(out), text)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror}", code="ZL-FILE-02") from error
-
-
-def _digest(path: str) -> str:
-    """Hash of a file's content; the path itself of anything else."""
-    place = Path(path)
-    if not place.is_file():
-        return path
-    found = hashlib.blake2b(digest_size=16)
-    with place.open("rb") as file:
-        while block := file.read(1 << 22):
-            found.update(block)
-    return found.hexdigest()
 
 
 if __name__ == "__main__":

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from train import dist
 from train.answers.average import averaged
 from train.config import TrainConfig, load
 from train.data.prompts import keep_template, stop_ids
+from train.dist import World
 from train.errors import UserError, first_line
 from train.model.base import fetched
 from train.model.load import load_plain, weights_counted
@@ -169,6 +171,15 @@ def trained_stop_ids(adapter: TrainedAdapter, tokenizer: Any, config: Any) -> li
         return stop_ids(tokenizer, config)
     found = recorded["eos_token_id"]
     return list(found) if isinstance(found, list) else [found]
+
+
+def device_and_world(named: str) -> tuple[str, World]:
+    """(device, this rank's place among those that torchrun started) for `--device`. Raises UserError."""
+    device = best_device() if named == "auto" else named
+    world = dist.from_environment(device)
+    dist.prepare(world)
+    dist.check_device(world)
+    return device, world
 
 
 def best_device() -> str:

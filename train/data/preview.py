@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from train.data.recipe import Recipe
@@ -131,3 +132,8 @@ def _keys(value: Any) -> Iterator[str]:
             yield str(key)
         if isinstance(item, list) and key in (*formats.TURN_LISTS, "history"):
             yield from (f"{key}[].{name}" for turn in item if isinstance(turn, Mapping) for name in turn)
+
+
+def identity(path: str) -> str:
+    """The hash of a file's content; the path itself of anything else. Raises DataError."""
+    return files.digest(path) if Path(path).is_file() else path

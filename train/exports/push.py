@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 import tempfile
 from pathlib import Path
@@ -19,8 +18,8 @@ from pathlib import Path
 from train.answers.trained import find_adapter
 from train.errors import UserError, first_line, guard_output, report
 from train.exports.kinds import checkpoint_name, export
+from train.model.base import HUB_ID
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _NOT_SENT = ("export.json",)
 """Holds conversations of the check, for `export --verify`."""
 
@@ -44,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 def push(options: argparse.Namespace) -> str:
     """Export the adapter and upload it; returns the address. Raises UserError."""
     for key, name in (("--to", options.to), ("--base-model", options.base_model)):
-        if name is not None and not _HUB_ID.fullmatch(name):
+        if name is not None and not HUB_ID.fullmatch(name):
             raise UserError(f"{key}: expected OWNER/NAME, got {name!r}", code="ZL-OPT-01")
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / "adapter"
@@ -59,7 +58,7 @@ def push(options: argparse.Namespace) -> str:
 def name_base(adapter: Path, base: str, named: str | None) -> None:
     """Name the base model in adapter_config.json and the card as others can load it. Raises UserError."""
     public = named or base
-    if not _HUB_ID.fullmatch(public) or (named is None and Path(public).exists()):
+    if not HUB_ID.fullmatch(public) or (named is None and Path(public).exists()):
         raise UserError(
             f"the base model is a local directory, {Path(base).name}, which nobody else can load",
             "name it on the hub: --base-model OWNER/NAME",
@@ -73,7 +72,7 @@ def name_base(adapter: Path, base: str, named: str | None) -> None:
     text = card.read_text(encoding="utf-8")
     head, _, rest = text.removeprefix("---\n").partition("\n---")
     lines = [line for line in head.split("\n") if not line.startswith("base_model:")]
-    shown = Path(base).name if not _HUB_ID.fullmatch(base) else base
+    shown = Path(base).name if not HUB_ID.fullmatch(base) else base
     rest = rest.replace(json.dumps(shown), json.dumps(public)).replace(f"serve {shown} ", f"serve {public} ")
     rest = rest.replace(f"adapter for {shown},", f"adapter for {public},").replace(f"| {shown} ", f"| {public} ")
     card.write_text("---\n" + "\n".join([f"base_model: {public}", *lines]) + "\n---" + rest, encoding="utf-8")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ from train.model.gguf import dequantize, find_gguf, gguf_architecture
 from train.model.random import make_random
 from train.rundir.counter import count_in, doing
 from train.rundir.run_files import RunDir
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+"""OWNER/NAME, by which others can load a model."""
 
 
 @dataclass(frozen=True)

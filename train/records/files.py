@@ -95,13 +95,7 @@ DOCUMENT_BYTES = 16 << 20
 
 
 def cut_text(path: str, shown: str) -> Iterator[Chunk]:
-    with Path(path).open("rb") as file:
-        start, line = 0, 1
-        while block := file.read(DOCUMENT_BYTES):
-            block += file.readline()
-            end = start + len(block)
-            yield Chunk("text", path, shown, start, end, line)
-            start, line = end, line + block.count(b"\n")
+    return cut_lines(path, shown, "text", DOCUMENT_BYTES)
 
 
 def read_text(chunk: Chunk) -> Objects:

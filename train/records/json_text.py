@@ -22,13 +22,14 @@ from train.records.formats import KEYS
 from train.records.turns import LOSS_KEYS
 
 
-def cut_lines(path: str, shown: str) -> Iterator[Chunk]:
+def cut_lines(path: str, shown: str, kind: str = "lines", size: int | None = None) -> Iterator[Chunk]:
+    """Parts of whole lines, each of about `size` bytes (None: CHUNK_BYTES)."""
     with Path(path).open("rb") as file:
         start, line = 0, 1
-        while block := file.read(CHUNK_BYTES):
+        while block := file.read(size or CHUNK_BYTES):
             block += file.readline()
             end = start + len(block)
-            yield Chunk("lines", path, shown, start, end, line)
+            yield Chunk(kind, path, shown, start, end, line)
             start, line = end, line + block.count(b"\n")
 
 

@@ -6,14 +6,12 @@ Pure. It names files without their directories, because paths often hold names o
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from train.config import HUBS, Data, TrainConfig
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+from train.model.base import HUB_ID
 
 
 def card(
@@ -30,7 +28,7 @@ def card(
 
     `sees`: the base model has more parts than its text model, and so another class of transformers loads it.
     """
-    on_hub = _HUB_ID.fullmatch(base) is not None
+    on_hub = HUB_ID.fullmatch(base) is not None
     shown = base if on_hub else Path(base).name
     head = {"library_name": "peft", "pipeline_tag": "text-generation", "tags": ["lora", "zlaunch"]}
     front = "\n".join(

@@ -164,12 +164,7 @@ def _adapter(words: Words) -> None:
     words.carry("lora.plus_ratio", "loraplus_lr_ratio", words.number)
     words.carry("lora.adapter", "lora_model_dir", words.text)
     start = words.text("peft_init_lora_weights", "true") or "true"
-    if start.startswith("pissa"):
-        draft.set("lora.init", "pissa", "peft_init_lora_weights")
-    elif start in ("gaussian", "olora", "orthogonal"):
-        draft.set("lora.init", start, "peft_init_lora_weights")
-    elif start not in ("true", "false"):
-        draft.lost.append(Note("peft_init_lora_weights", start, "its weights come from data or another decomposition"))
+    trainer_arguments.start_of_lora(draft, "peft_init_lora_weights", start)
     for key, theirs in (("rank_pattern", "lora_rank_pattern"), ("alpha_pattern", "lora_alpha_pattern")):
         if isinstance(found := words.take(theirs), dict) and found:
             draft.set(f"lora.{key}", found, theirs)

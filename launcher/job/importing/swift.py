@@ -134,12 +134,7 @@ def _adapter(words: Words) -> None:
     words.carry("lora.dora", "use_dora", words.flag)
     words.carry("lora.plus_ratio", "lorap_lr_ratio", words.number)
     start = words.text("init_weights") or words.text("init_lora_weights") or "true"
-    if start.startswith("pissa"):
-        draft.set("lora.init", "pissa", "init_weights")
-    elif start in ("gaussian", "olora", "orthogonal"):
-        draft.set("lora.init", start, "init_weights")
-    elif start not in ("true", "false", "kaiming"):
-        draft.lost.append(Note("init_weights", start, "its weights come from data or another decomposition"))
+    trainer_arguments.start_of_lora(draft, "init_weights", start, "kaiming")
     adapters = words.names("adapters") or words.names("resume_from_checkpoint")
     if len(adapters) == 1:
         draft.set("lora.adapter", adapters[0], "adapters")

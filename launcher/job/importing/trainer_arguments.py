@@ -259,6 +259,16 @@ def is_meant(tree: Mapping[str, Any]) -> bool:
     return "per_device_train_batch_size" in tree or {"output_dir", "learning_rate"} <= set(tree)
 
 
+def start_of_lora(draft: Draft, word: str, start: str, *same: str) -> None:
+    """PEFT's init_lora_weights, by its name in `word`. `same`: further names of the default start."""
+    if start.startswith("pissa"):
+        draft.set("lora.init", "pissa", word)
+    elif start in ("gaussian", "olora", "orthogonal"):
+        draft.set("lora.init", start, word)
+    elif start not in ("true", "false", *same):
+        draft.lost.append(Note(word, start, "its weights come from data or another decomposition"))
+
+
 ROPE = ("linear", "dynamic", "yarn", "llama3")
 
 
