@@ -42,16 +42,32 @@ def main(place: Path) -> None:
     own = RunDir(place / ("shared" if rank < 2 else "apart"))
     copies = Copies(world, own, 2)
     assert copies.members == [0, 2], copies.members
+    dist.wait(world)  # each rank removes its own
     assert not list(own.checkpoints.glob(".seen-*"))
     for step in (1, 2, 3):
         if rank == 0:
             written(own, step)
+            with own.metrics.open("a") as file:
+                file.write(f'{{"step": {step}}}\n' * (1 if step == 2 else 50_000))
         if rank == 0 and step == 3:
             remove(own.checkpoints / "step-2")  # step 1 is the best one
         dist.wait(world)
         copies.send(step)
     dist.wait(world)
     assert steps(own) == ["step-1", "step-3"]
+    assert own.metrics.read_bytes() == (place / "shared" / "metrics.jsonl").read_bytes()
+    dist.wait(world)
+    if rank == 0:  # a resumed run has cut the file
+        own.metrics.write_text('{"step": 1}\n')
+        written(own, 4)
+    dist.wait(world)
+    Copies(world, own, 2).send(4)
+    dist.wait(world)
+    assert own.metrics.read_text() == '{"step": 1}\n'
+    dist.wait(world)
+    if rank == 0:
+        remove(own.checkpoints / "step-4")
+    dist.wait(world)
     assert [damage(path) for path in complete(own.checkpoints)] == [None] * len(steps(own))
     assert not list(own.checkpoints.glob(".*")), "something is left"
 

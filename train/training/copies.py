@@ -1,8 +1,8 @@
 """Copies of checkpoints on further hosts, for ranks whose hosts share no file system.
 
 Rank 0 writes checkpoints to its own host. Where another host does not see them there, its first rank gets the same
-bytes and keeps the same ones. So a run can go on when the first host is gone: a resume takes the newest checkpoint of
-all hosts. A copy that fails is reported and never ends the training.
+bytes and keeps the same ones, with the metrics up to there. So a run can go on when the first host is gone: a resume
+takes the newest checkpoint of all hosts. A copy that fails is reported and never ends the training.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ class Copies:
         self.group: Any = None
         self.members: list[int] = []
         """Ranks that hold a checkpoint: 0 and those that copy."""
+        self._sent = 0
+        """Bytes of metrics.jsonl that the others have. A resumed run has cut the file, so its start sends it anew."""
         if not world.many or wanted < 2:
             return
         self.members = [0, *_apart(world, rundir.checkpoints)[: wanted - 1]]
@@ -55,24 +57,31 @@ class Copies:
 
         place = self.rundir.checkpoints / f"step-{step}"
         kept = [path.name for path in complete(place.parent)]
-        box: list[Any] = [(_files_of(place), kept) if self.world.first else None]
+        box: list[Any] = [(_files_of(place), kept, _size(self.rundir.metrics)) if self.world.first else None]
         group.broadcast_object_list(box, src=0, group=self.group, device=_device(self.world))
+        files, kept, lines = box[0]
         failed = None
         if self.world.first:
-            self._original(place, box[0][0])
+            for name, size in files:
+                self._send(place / name, size)
+            self._send(self.rundir.metrics, lines - self._sent, self._sent)
         else:
-            failed = self._copy(place, *box[0])
+            failed = self._copy(place, files, kept)
+            failed = self._receive(self.rundir.metrics, lines - self._sent, self._sent) or failed
+        self._sent = lines
         answers: list[Any] = [None] * len(self.members)
         group.all_gather_object(answers, failed and f"{os.uname().nodename}: {failed}", group=self.group)
         if self.world.first:
             for told in filter(None, answers):
                 self.rundir.event("warning", text=f"the checkpoint of step {step} was not copied to {told}")
 
-    def _original(self, place: Path, files: list[tuple[str, int]]) -> None:
-        for name, size in files:
-            with (place / name).open("rb") as file:
-                for at in range(0, size, CHUNK):
-                    self._exchange(min(CHUNK, size - at), file.read(min(CHUNK, size - at)))
+    def _send(self, source: Path, size: int, start: int = 0) -> None:
+        if not size:
+            return
+        with source.open("rb") as file:
+            file.seek(start)
+            for at in range(0, size, CHUNK):
+                self._exchange(min(CHUNK, size - at), file.read(min(CHUNK, size - at)))
 
     def _copy(self, place: Path, files: list[tuple[str, int]], kept: list[str]) -> str | None:
         """Returns why the copy failed. Everything is received anyway: the other ranks take part in each exchange."""
@@ -101,12 +110,15 @@ class Copies:
             return str(error)
         return None
 
-    def _receive(self, target: Path | None, size: int) -> str | None:
+    def _receive(self, target: Path | None, size: int, start: int = 0) -> str | None:
+        """Write what rank 0 sends, from a place in the file on. Returns why that failed."""
         failed, file = None, None
         if target is not None:
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                file = target.open("wb")
+                file = target.open("r+b" if start else "wb")
+                file.seek(start)
+                file.truncate()
             except OSError as error:
                 failed = str(error)
         for at in range(0, size, CHUNK):
@@ -140,6 +152,10 @@ def _device(world: World) -> Any:
     import torch
 
     return torch.device(world.device)
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
 
 
 def _files_of(place: Path) -> list[tuple[str, int]]:
