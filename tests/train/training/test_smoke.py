@@ -63,7 +63,10 @@ def test_a_run_resumed_after_ctrl_c_ends_with_the_adapter_of_an_undisturbed_run(
     run = next(tmp_path.glob("runs/*"))
     assert attached.returncode == 130, out
     assert processes_of(run.name) == []
-    assert list(run.glob("checkpoints/step-*/COMPLETE"))  # where it stopped, and maybe the best step before
+    saved = {int(place.parent.name[5:]) for place in run.glob("checkpoints/step-*/COMPLETE")}
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    best = [event["step"] for event in map(json.loads, (run / "events.jsonl").open()) if event["event"] == "best"]
+    assert saved == {max(line["step"] for line in lines), *best[-1:]}  # where it stopped, and the best step
     resumed = json.loads(zlaunch(tmp_path, "resume", run.name, "--json").stdout.splitlines()[-1])
     assert resumed["state"] == "SUCCEEDED"
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
